@@ -1,0 +1,82 @@
+"""The broker process: `python -m axon_zmq.broker`, as supervisord starts it.
+
+It takes plain values and imports neither pydantic nor pydantic_ai, so that it starts at once and stays
+small; `axon-zmq broker` is the same with the values from the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import os
+import resource
+import secrets
+import sys
+from pathlib import Path
+from typing import IO
+
+from axon_zmq import __version__, endpoints, limits, logs
+from axon_zmq.broker import loop
+from axon_zmq.broker.core import Broker
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.supervise import lifeline
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m axon_zmq.broker", description="Serve clients; see axon-zmq.")
+    parser.add_argument("--frontend", required=True, help="where clients connect, such as tcp://127.0.0.1:5570")
+    parser.add_argument("--run-dir", required=True, type=Path, help="for the socket to the workers")
+    parser.add_argument("--workers", type=int, default=0, help="how many to wait for after the start")
+    parser.add_argument("--log-level", default="info")
+    for bound in dataclasses.fields(limits.BrokerLimits):
+        parser.add_argument(f"--{bound.name.replace('_', '-')}", type=int, default=bound.default)
+    return parser.parse_args(argv)
+
+
+def _lock(run_dir: Path) -> IO[str]:
+    """Hold the run directory: binding a live ipc path again would take it away from its broker."""
+    file = (run_dir / "broker.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"another broker serves {str(run_dir)!r}: stop it or set AXON_RUN_DIR") from None
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _raise_file_limit() -> None:
+    """A descriptor for each client: use what the system grants."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until a signal; 0 when stopped, 2 when it cannot be started as configured."""
+    options = _arguments(sys.argv[1:] if argv is None else argv)
+    lifeline.hold()
+    logs.configure("broker", options.log_level)
+    bounds = limits.BrokerLimits(
+        **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}
+    )
+    try:
+        frontend = endpoints.check_frontend(options.frontend)
+        run_dir = endpoints.private_directory(options.run_dir.absolute())
+        backend = endpoints.backend_endpoint(run_dir)
+        _raise_file_limit()
+        with _lock(run_dir):
+            loop.serve(
+                lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now),
+                frontend,
+                backend,
+                bounds.max_body,
+            )
+    except ConfigurationError as error:
+        loop.log.error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

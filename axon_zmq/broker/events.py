@@ -1,0 +1,104 @@
+"""What can happen to the broker, and what it can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Final, NamedTuple
+
+CONTROL: Final = b""
+"""In place of a client's identity: the message is between broker and worker."""
+
+RunKey = tuple[bytes, bytes]
+"""Client identity and request id."""
+
+
+class FromClient(NamedTuple):
+    """A message arrived from a client, `frames` without its identity."""
+
+    client: bytes
+    frames: list[bytes]
+
+
+class FromWorker(NamedTuple):
+    """A control message arrived from a worker: `ready`, `progress` or `leaving`."""
+
+    worker: bytes
+    kind: bytes
+    body: bytes
+
+
+class Ended(NamedTuple):
+    """A worker's terminal message was relayed."""
+
+    worker: bytes
+    client: bytes
+    id: bytes
+
+
+class WorkerGone(NamedTuple):
+    """A worker's link is down, and all that it had sent was read."""
+
+    worker: bytes
+    relayed: Container[RunKey]
+    """The runs of which something was relayed: they are never started again."""
+
+
+class ClientGone(NamedTuple):
+    """A send found no such client."""
+
+    client: bytes
+
+
+class ClientBack(NamedTuple):
+    """A send to a client that was gone went through."""
+
+    client: bytes
+
+
+class ClientBlocked(NamedTuple):
+    """A client's outbox is full."""
+
+    client: bytes
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+class Stop(NamedTuple):
+    """The broker is about to exit: what only waits is told so."""
+
+
+Event = FromClient | FromWorker | Ended | WorkerGone | ClientGone | ClientBack | ClientBlocked | Tick | Stop
+
+# --- effects ---------------------------------------------------------------------------------------
+
+
+class ToClient(NamedTuple):
+    """Send `[kind, id, body]` to a client, in its framing."""
+
+    client: bytes
+    kind: bytes
+    id: bytes
+    body: bytes
+
+
+class ToWorker(NamedTuple):
+    """Send `[client, kind, id, *rest]` to a worker."""
+
+    worker: bytes
+    client: bytes
+    kind: bytes
+    id: bytes
+    rest: tuple[bytes, ...]
+
+
+class Note(NamedTuple):
+    """Write a line to the log."""
+
+    level: int
+    text: str
+    id: bytes = b""
+
+
+Effect = ToClient | ToWorker | Note

@@ -1,0 +1,289 @@
+"""The broker's sockets: poll once, drain without waiting, apply what the core decided.
+
+The reply path is `_drain_backend`: a worker's message `[worker, client, kind, id, body]` goes to the
+client as `[kind, id, body]`, each frame received and sent once, nothing unpacked. The core hears of it
+only when the kind is terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.core import DELIMITER, SINGLE, Broker
+from axon_zmq.broker.events import (
+    CONTROL,
+    ClientBack,
+    ClientBlocked,
+    ClientGone,
+    Effect,
+    Ended,
+    Event,
+    FromClient,
+    FromWorker,
+    Note,
+    RunKey,
+    Stop,
+    Tick,
+    ToClient,
+    ToWorker,
+    WorkerGone,
+)
+from axon_zmq.broker.outboxes import Outboxes
+from axon_zmq.errors import ConfigurationError
+
+log = logging.getLogger("axon_zmq.broker")
+
+BATCH = 256
+"""Messages taken from one socket before the other has its turn."""
+RETRY_OUTBOX = 0.01
+"""Seconds between two tries to empty the outboxes: a ROUTER cannot be polled for one peer."""
+REMEMBERED_LOST = 1000
+"""Lost workers whose late messages are still recognised; they can only come within milliseconds."""
+LONGEST_POLL = 0.5
+"""Seconds of the longest poll: a bound on how late anything unforeseen is noticed."""
+
+
+class Loop:
+    """One broker process: the core, its two ROUTER sockets and the clients' outboxes."""
+
+    def __init__(self, core: Broker, frontend: str, backend: str, max_body: int) -> None:
+        self._core = core
+        self._outboxes = Outboxes()
+        self._relayed: set[RunKey] = set()
+        """Runs of which something went to the client: they may not be started again."""
+        self._lost_workers: set[bytes] = set()
+        """Workers declared lost lately, whose late messages are dropped."""
+        self._workers: set[bytes] = set()
+        self._stopping = False
+        self._context = zmq.Context()
+        self._front = self._context.socket(zmq.ROUTER)
+        self._back = self._context.socket(zmq.ROUTER)
+        self._wakeup, self._signals = socket.socketpair()
+        self._open(frontend, backend, max_body)
+        self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+
+    def _open(self, frontend: str, backend: str, max_body: int) -> None:
+        for router in (self._front, self._back):
+            router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            router.setsockopt(zmq.LINGER, 1000)
+        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP keepalive finds dead hosts.
+        self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
+        self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
+        self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        self._front.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        # To a worker goes at most one message a slot, and what steers it; never wait for one.
+        self._back.setsockopt(zmq.SNDHWM, 0)
+        for router, endpoint in ((self._back, backend), (self._front, frontend)):
+            try:
+                router.bind(endpoint)
+            except zmq.ZMQError as fault:
+                self._context.destroy(linger=0)
+                raise ConfigurationError(
+                    f"cannot listen on {endpoint}: {fault.strerror}; stop who holds it or set another AXON_FRONTEND"
+                ) from None
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._wakeup.setblocking(False)
+        self._signals.setblocking(False)
+        signal.set_wakeup_fd(self._signals.fileno())
+        poller = zmq.Poller()
+        for readable in (self._front, self._back, self._monitor, self._wakeup):
+            poller.register(readable, zmq.POLLIN)
+        log.info("broker %s serves %s", self._core.boot, self._front.last_endpoint.decode())
+        try:
+            while not self._stopping:
+                ready = dict(poller.poll(self._poll_ms()))
+                if self._back in ready:
+                    self._drain_backend(BATCH)
+                if self._front in ready:
+                    self._drain_frontend()
+                if self._monitor in ready:
+                    self._find_lost_workers()
+                if self._outboxes.waiting:
+                    self._flush_outboxes()
+                if time.monotonic() >= self._core.next_timer():
+                    self._receive(Tick())
+        finally:
+            self._close()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        log.info("stopping on %s", signal.Signals(number).name)
+        self._stopping = True
+
+    def _poll_ms(self) -> int:
+        wait = min(LONGEST_POLL, self._core.next_timer() - time.monotonic())
+        if self._outboxes.waiting:
+            wait = min(wait, RETRY_OUTBOX)
+        return max(0, int(wait * 1000) + 1)
+
+    def _close(self) -> None:
+        self._receive(Stop())
+        self._flush_outboxes()
+        signal.set_wakeup_fd(-1)
+        self._back.disable_monitor()
+        self._monitor.close()
+        self._front.close()
+        self._back.close()
+        self._context.term()
+
+    # --- workers to clients: the fast path ---------------------------------------------------------
+
+    def _drain_backend(self, most: int) -> bool:
+        """Relay up to `most` messages; whether the socket was read empty."""
+        recv = self._back.recv
+        dont_wait = zmq.NOBLOCK
+        for _ in range(most):
+            try:
+                worker = recv(dont_wait)
+            except zmq.Again:
+                return True
+            client = recv()
+            if client == CONTROL:
+                self._control(worker, recv(), recv())
+                continue
+            kind, id, body = recv(), recv(), recv()
+            if worker in self._lost_workers:
+                continue
+            self._relay(client, kind, id, body)
+            if kind in wire.TERMINAL_KINDS:
+                self._relayed.discard((client, id))
+                self._receive(Ended(worker, client, id))
+            else:
+                self._relayed.add((client, id))
+        return False
+
+    def _relay(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
+        """Send one message to a client, or keep it in the client's outbox, or notice that it is gone."""
+        if client in self._outboxes.waiting or not self._send(client, kind, id, body):
+            if self._outboxes.add(client, kind, id, body):
+                self._receive(ClientBlocked(client))
+
+    def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
+        """Send now. False where the client's pipe is full; True where it was sent or the client is gone."""
+        send = self._front.send
+        more = zmq.NOBLOCK | zmq.SNDMORE
+        try:
+            send(client, more)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as fault:
+            if fault.errno != zmq.EHOSTUNREACH:
+                raise
+            self._client_is_gone(client)
+            return True
+        if client in self._core.gone:
+            self._receive(ClientBack(client))
+        framing = self._core.framing.get(client)
+        if framing:
+            if framing & DELIMITER:
+                send(b"", more)
+            if framing & SINGLE:
+                send(wire.framed(kind, id, body), zmq.NOBLOCK)
+                return True
+        send(kind, more)
+        send(id, more)
+        send(body, zmq.NOBLOCK)
+        return True
+
+    def _client_is_gone(self, client: bytes) -> None:
+        self._outboxes.forget(client)
+        if client not in self._core.gone:
+            self._receive(ClientGone(client))
+
+    def _flush_outboxes(self) -> None:
+        for client in list(self._outboxes.waiting):
+            self._outboxes.flush(client, self._send)
+
+    # --- clients to workers ------------------------------------------------------------------------
+
+    def _drain_frontend(self) -> None:
+        front = self._front
+        for _ in range(BATCH):
+            try:
+                client = front.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            frames: list[bytes] = []
+            while front.getsockopt(zmq.RCVMORE):
+                frame = front.recv()
+                if len(frames) <= limits.MAX_FRAMES:
+                    frames.append(frame)
+            if len(frames) > limits.MAX_FRAMES:
+                log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
+            else:
+                self._receive(FromClient(client, frames))
+
+    # --- workers -----------------------------------------------------------------------------------
+
+    def _control(self, worker: bytes, kind: bytes, body: bytes) -> None:
+        if kind == b"ready":
+            self._workers.add(worker)
+            self._lost_workers.discard(worker)
+        self._receive(FromWorker(worker, kind, body))
+
+    def _find_lost_workers(self) -> None:
+        """A link went down: read all that workers have sent, then ask who is still there."""
+        while self._monitor.poll(0):
+            parse_monitor_message(self._monitor.recv_multipart())
+        while not self._drain_backend(BATCH):
+            pass
+        for worker in list(self._workers):
+            if not self._tell(worker, (CONTROL, b"there")):
+                self._worker_is_gone(worker)
+
+    def _worker_is_gone(self, worker: bytes) -> None:
+        self._workers.discard(worker)
+        if len(self._lost_workers) >= REMEMBERED_LOST:
+            self._lost_workers.clear()
+        self._lost_workers.add(worker)
+        self._receive(WorkerGone(worker, self._relayed))
+
+    def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
+        try:
+            self._back.send_multipart((worker, *frames), zmq.NOBLOCK)
+        except zmq.ZMQError as fault:
+            if fault.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    # --- the core ----------------------------------------------------------------------------------
+
+    def _receive(self, event: Event) -> None:
+        for effect in self._core.receive(event, time.monotonic()):
+            self._apply(effect)
+
+    def _apply(self, effect: Effect) -> None:
+        match effect:
+            case ToClient(client, kind, id, body):
+                self._relay(client, kind, id, body)
+                if kind == b"error":
+                    self._relayed.discard((client, id))
+            case ToWorker(worker, client, kind, id, rest):
+                if not self._tell(worker, (client, kind, id, *rest)):
+                    log.warning("worker %r went before it could be told %s", worker, kind.decode())
+            case Note(level, text, id):
+                log.log(level, text, extra={"run": id.decode("utf-8", "backslashreplace") or "-"})
+
+
+def serve(make_core: Callable[[float], Broker], frontend: str, backend: str, max_body: int) -> None:
+    """Bind and serve until a signal.
+
+    Raises:
+        ConfigurationError: An endpoint cannot be bound.
+    """
+    Loop(make_core(time.monotonic()), frontend, backend, max_body).run()

@@ -1,0 +1,104 @@
+"""What the broker remembers: requests, workers, clients, and the pools that join them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from axon_zmq import limits
+from axon_zmq.broker.events import RunKey
+from axon_zmq.broker.queues import FairQueue
+from axon_zmq.broker.states import REQUEST, WORKER, RequestEvent, RequestState, WorkerEvent, WorkerState, step
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One request, from its admission until it is forgotten."""
+
+    client: bytes
+    id: bytes
+    kind: str
+    digest: bytes
+    header_frame: bytes = b""
+    body: bytes = b""
+    """Kept while it may still be dispatched, then dropped."""
+    deadline: float = float("inf")
+    attempts: int = 0
+    max_attempts: int = 1
+    keep: bool = False
+    """`on_disconnect: "keep"`."""
+    state: RequestState = RequestState.QUEUED
+    worker: bytes | None = None
+    """Who holds it, or held it when it ended."""
+    started: float = 0.0
+    terminal: bytes | None = None
+    """The body of the `error` by which the broker ended it."""
+
+    @property
+    def key(self) -> RunKey:
+        return self.client, self.id
+
+    def step(self, event: RequestEvent) -> None:
+        self.state = step(REQUEST, self.state, event)
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process, as it registered."""
+
+    identity: bytes
+    mode: str
+    slots: int
+    name: str
+    seen: float
+    """When it last made progress."""
+    state: WorkerState = WorkerState.READY
+    runs: dict[RunKey, Run] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.runs) if self.state is WorkerState.READY else 0
+
+    def step(self, event: WorkerEvent) -> None:
+        self.state = step(WORKER, self.state, event)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One mode: its workers and what waits for them."""
+
+    mode: str
+    empty_since: float
+    """Since when it has had no worker; only meaningful while it has none."""
+    workers: dict[bytes, Worker] = field(default_factory=dict)
+    queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
+    mean_seconds: float = 1.0
+    """Moving average of a run's time, for `retry_after_ms`."""
+
+    def idlest(self, now: float) -> Worker | None:
+        """The worker with the most free slots among those that make progress."""
+        ready = (w for w in self.workers.values() if w.free > 0 and now - w.seen < limits.PROGRESS_TIMEOUT)
+        return max(ready, key=lambda worker: worker.free, default=None)
+
+    def retry_after_ms(self) -> int:
+        """About when what waits now will have been served: 100 ms to one minute."""
+        slots = sum(worker.slots for worker in self.workers.values()) or 1
+        return int(min(60.0, max(0.1, self.queue.count * self.mean_seconds / slots)) * 1000)
+
+    def to_wire(self) -> dict[str, int]:
+        return {
+            "workers": len(self.workers),
+            "free": sum(max(0, worker.free) for worker in self.workers.values()),
+            "queued": self.queue.count,
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One identity that has unfinished requests, or lately said who it is."""
+
+    open: dict[bytes, Run] = field(default_factory=dict)
+    gone_since: float | None = None
+    instance: str = ""
+    shared_until: float = 0.0
+    """While another process was seen under this identity."""
+    instance_seen: float = 0.0

@@ -1,0 +1,87 @@
+"""Where the daemon listens: endpoints checked before any socket sees them, and the run directory's files."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from pathlib import Path
+
+from axon_zmq.errors import ConfigurationError
+
+MAX_IPC_PATH = 107
+"""Bytes of a unix socket's path: `sun_path` less its closing NUL."""
+
+
+def check_frontend(endpoint: str) -> str:
+    """Check the endpoint that clients connect to: `tcp://127.0.0.1:5570`, `tcp://localhost:5570` or `ipc://path`.
+
+    Raises:
+        ConfigurationError: It is no such endpoint, or one that other machines could reach.
+    """
+    if endpoint.startswith("ipc://"):
+        return check_ipc(endpoint)
+    address, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
+    if not _loopback(address):
+        raise ConfigurationError(
+            f"AXON_FRONTEND {endpoint!r} would be open to other machines, without encryption or keys: "
+            "bind 127.0.0.1 and reach it through a tunnel"
+        )
+    return endpoint
+
+
+def _loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_ipc(endpoint: str) -> str:
+    """Check the length of an `ipc://` path, which the kernel would cut or refuse.
+
+    Raises:
+        ConfigurationError: The path is too long.
+    """
+    if len(os.fsencode(endpoint.removeprefix("ipc://"))) > MAX_IPC_PATH:
+        raise ConfigurationError(f"{endpoint!r} is over {MAX_IPC_PATH} bytes: set AXON_RUN_DIR to a shorter path")
+    return endpoint
+
+
+def backend_endpoint(run_dir: Path) -> str:
+    """The socket between broker and workers, inside the run directory."""
+    return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
+
+
+_OUR_FILES = frozenset((".gitignore", "supervisord.log", "broker.lock"))
+
+
+def private_directory(run_dir: Path) -> Path:
+    """Make the run directory 0700 and ours, creating it where it is missing.
+
+    A directory that others may read is closed only when it is empty or already a run directory: nobody
+    who writes `AXON_RUN_DIR=/tmp` finds `/tmp` closed.
+
+    Raises:
+        ConfigurationError: It belongs to someone else, holds something else, or is no directory.
+    """
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = run_dir.stat()
+        if status.st_uid != os.geteuid():
+            raise ConfigurationError(f"run directory {str(run_dir)!r} belongs to another user: set AXON_RUN_DIR")
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            names = set(os.listdir(run_dir))
+            if names and not names & _OUR_FILES:
+                raise ConfigurationError(
+                    f"run directory {str(run_dir)!r} is open to others and holds other files: "
+                    "set AXON_RUN_DIR to a new directory"
+                )
+            run_dir.chmod(0o700)
+    except OSError as fault:
+        raise ConfigurationError(f"run directory {str(run_dir)!r}: {fault.strerror}; set AXON_RUN_DIR") from None
+    return run_dir

@@ -1,0 +1,112 @@
+"""Every bound of the daemon, with its unit and its reason.
+
+What a client meets is also in `pong.limits`. Those that an operator may set are fields of
+`BrokerLimits`; the rest follow from the contract or from how the parts behave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- the contract's numbers ------------------------------------------------------------------------
+
+PROTOCOL = 1
+"""Version of the client protocol, the header's `v`."""
+BACKEND_PROTOCOL = 1
+"""Version of the protocol between broker and workers."""
+MAX_ID = 64
+"""Bytes of a request id. A UUID with a prefix fits; the broker keeps each id for the resume window."""
+MAX_ECHOED_ID = 256
+"""Bytes up to which an id that is too long is still echoed in the error that says so."""
+MAX_FRAMES = 64
+"""Frames of one message; more are dropped unread. Four are all that is ever needed."""
+MAX_HEADER = 16 * KIB
+"""Bytes of a header. It holds a dozen small keys, of which `tracestate` is the longest."""
+MAX_TRACE = 1024
+"""Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
+OVERSIZE_FACTOR = 4
+"""A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
+MAX_ATTEMPTS = 10
+"""Most times that a run may be started, whatever its header asks for."""
+DEFAULT_TIMEOUT_MS = 600_000
+"""A run's time when its header names none: ten minutes."""
+DESCRIBE_TIMEOUT = 10.0
+"""Seconds after which a `describe` that no worker took is given up."""
+
+# --- times, in seconds -----------------------------------------------------------------------------
+
+RESUME_WINDOW = 60.0
+"""How long an ended run is remembered, to answer a repeated id or a `resume`."""
+SETTLE_TIME = 2.0
+"""How long a new broker waits for workers to register before it judges ids unknown."""
+ALIVE_INTERVAL = 2.0
+"""Between two `alive` messages to a client with unfinished requests."""
+CLIENT_SILENCE = 5.0
+"""A client that hears nothing for this long while requests are open sends a `ping`."""
+CLIENT_GRACE = 15.0
+"""How long a client may be gone before `on_disconnect` decides over its runs."""
+SHARED_WINDOW = 10.0
+"""Two `ping` instances within this time under one identity are two processes sharing it."""
+NO_WORKER_GRACE = 10.0
+"""How long a mode may be without any worker before its queue is answered `no_worker`.
+supervisord needs 1 to 3 s to bring one back."""
+PROGRESS_INTERVAL = 1.0
+"""Between two `progress` messages of a worker, sent by the loop that does its work."""
+PROGRESS_TIMEOUT = 4.0
+"""A worker that made no progress for this long is given no new run until it does."""
+END_GRACE = 0.05
+"""How long a cancelled or timed-out run may take to hand over its partial answer before the worker
+answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
+STUCK_GRACE = 10.0
+"""How long an ended run's code may go on holding its slot before the worker process is replaced."""
+DRAIN_TIME = 60.0
+"""How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
+
+# --- sizes -----------------------------------------------------------------------------------------
+
+REPLAY_BYTES_PER_RUN = 8 * MIB
+"""Messages of one run that its worker keeps for replay; the oldest go first."""
+REPLAY_BYTES_PER_WORKER = 128 * MIB
+"""The same over all runs of a worker; the runs that ended first are forgotten first."""
+CLIENT_OUTBOX_BYTES = 8 * MIB
+"""What waits in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+ALL_OUTBOX_BYTES = 256 * MIB
+"""The same over all clients; the client that passes it is the slow one."""
+REMEMBERED_RUNS = 100_000
+"""Ended runs that the broker remembers at most, about 0.5 KiB each; the oldest go first."""
+REMEMBERED_CLIENTS = 100_000
+"""Idle client identities whose framing the broker remembers at most."""
+MAX_SCHEMA = 256 * KIB
+"""Bytes of one JSON Schema, packed."""
+MAX_NESTING = 64
+"""Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """The bounds that an operator may set (`AXON_` and the name in capitals)."""
+
+    max_body: int = 16 * MIB
+    """Bytes of one request body. Over it: `too_large`."""
+    max_timeout_ms: int = 3_600_000
+    """Most that `timeout_ms` may ask for."""
+    max_queued: int = 10_000
+    """Runs that wait in one mode. Over it: `overloaded`."""
+    max_queued_per_client: int = 1_000
+    """Runs of one client that wait in one mode: one client cannot fill the queue for all."""
+    max_queued_bytes: int = 256 * MIB
+    """Bodies that wait, over all modes and clients."""
+
+    def to_wire(self) -> dict[str, int]:
+        """`pong.limits`: these, and the fixed ones that a client library checks before it sends."""
+        return {
+            **asdict(self),
+            "max_id": MAX_ID,
+            "max_header": MAX_HEADER,
+            "max_schema": MAX_SCHEMA,
+            "default_timeout_ms": DEFAULT_TIMEOUT_MS,
+            "resume_window_ms": int(RESUME_WINDOW * 1000),
+        }

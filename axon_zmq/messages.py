@@ -1,0 +1,250 @@
+"""The contract's messages as types: what a run request may hold, and what a client gets back.
+
+Requests are checked with pydantic, once each. What a stream brings is read into plain dataclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from axon_zmq.errors import RequestError
+
+# --- what a client sends ---------------------------------------------------------------------------
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+M = TypeVar("M", bound=BaseModel)
+OutputMode = Literal["tool", "native", "prompted"]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
+
+
+class UrlPart(_Checked):
+    """A part of a prompt that the model's provider, or pydantic-ai, fetches."""
+
+    kind: Literal["image-url", "audio-url", "document-url", "video-url"]
+    url: Annotated[str, Field(min_length=1, max_length=65536)]
+    media_type: Name | None = None
+    identifier: Name | None = None
+    force_download: bool = False
+    vendor_metadata: dict[str, Any] | None = None
+
+
+class BinaryPart(_Checked):
+    """A part of a prompt with its bytes (msgpack bin)."""
+
+    kind: Literal["binary"]
+    data: Annotated[bytes, Field(strict=False)]
+    media_type: Name
+    identifier: Name | None = None
+    vendor_metadata: dict[str, Any] | None = None
+
+
+class Retries(_Checked):
+    """pydantic-ai's `AgentRetries`."""
+
+    tools: Annotated[int, Field(ge=0, le=100)] | None = None
+    output: Annotated[int, Field(ge=0, le=100)] | None = None
+
+
+def _kind_of_part(part: Any) -> str:
+    if isinstance(part, str):
+        return "<text>"
+    if isinstance(part, dict) and part.get("kind") == "binary":
+        return "<binary>"
+    return "<url>"
+
+
+def _map_or(other: str) -> Callable[[Any], str]:
+    return lambda value: "<map>" if isinstance(value, dict | BaseModel) else other
+
+
+Part = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[UrlPart, Tag("<url>")] | Annotated[BinaryPart, Tag("<binary>")],
+    Discriminator(_kind_of_part),
+]
+Prompt = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+]
+RetryBudget = Annotated[
+    Annotated[int, Field(ge=0, le=100), Tag("<number>")] | Annotated[Retries, Tag("<map>")],
+    Discriminator(_map_or("<number>")),
+]
+
+
+class AgentData(_Checked):
+    """An agent that the client defines. Nothing in it is imported or evaluated."""
+
+    name: Name | None = None
+    model: Name | None = None
+    instructions: str | list[str] | None = None
+    system_prompt: str | list[str] | None = None
+    output_schema: dict[str, Any] | None = None
+    output_mode: OutputMode = "tool"
+    model_settings: dict[str, Any] | None = None
+    retries: RetryBudget | None = None
+
+
+class RunRequest(_Checked):
+    """The body of `run_sync`, `run` and `run_stream`."""
+
+    agent: Annotated[
+        Annotated[Name, Tag("<name>")] | Annotated[AgentData, Tag("<map>")], Discriminator(_map_or("<name>"))
+    ]
+    prompt: Prompt | None = None
+    message_history: list[dict[str, Any]] | None = None
+    output_schema: dict[str, Any] | None = None
+    output_mode: OutputMode | None = None
+    deps: Any = None
+    model: Name | None = None
+    model_settings: dict[str, Any] | None = None
+    usage_limits: dict[str, Any] | None = None
+    retries: RetryBudget | None = None
+    events: Literal["text", "all"] = "text"
+    log: Literal["off"] = "off"
+    metadata: dict[str, Any] | None = None
+
+
+class DescribeRequest(_Checked):
+    """The body of `describe`."""
+
+    agent: Name | None = None
+
+
+NOT_SERVED: Final = frozenset(("tools", "toolsets", "deferred_tool_results"))
+"""Keys of the contract that this version does not serve; they are refused as such, not as unknown."""
+
+
+def run_request(body: Mapping[str, Any]) -> RunRequest:
+    """Check the body of a run.
+
+    Raises:
+        RequestError: `invalid_request`; `details.errors` has `{pointer, message}` for each fault.
+    """
+    agent = body.get("agent")
+    for place, held in (("", body), ("/agent", agent if isinstance(agent, dict) else {})):
+        if unserved := sorted(NOT_SERVED & held.keys()):
+            raise invalid([(f"{place}/{unserved[0]}", "is not served by this version of the daemon (pong.features)")])
+    request = checked(RunRequest, body)
+    if request.prompt is None and not request.message_history:
+        raise invalid([("/prompt", "is missing: give a prompt, or a message_history to go on from")])
+    return request
+
+
+def describe_request(body: Mapping[str, Any]) -> DescribeRequest:
+    """Check the body of a `describe`.
+
+    Raises:
+        RequestError: `invalid_request`.
+    """
+    return checked(DescribeRequest, body)
+
+
+def checked(model: type[M], body: Mapping[str, Any]) -> M:
+    """Check a body against one of the models above.
+
+    Raises:
+        RequestError: `invalid_request`.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def invalid(faults: list[tuple[str, str]]) -> RequestError:
+    """An `invalid_request` that names each fault by its JSON pointer."""
+    pointer, message = faults[0]
+    more = f" (and {len(faults) - 1} more, in details.errors)" if len(faults) > 1 else ""
+    details = {"errors": [{"pointer": pointer, "message": message} for pointer, message in faults[:20]]}
+    return RequestError("invalid_request", f"{pointer or '/'}: {message}{more}", details)
+
+
+def from_validation(error: ValidationError, place: str = "") -> RequestError:
+    """An `invalid_request` from pydantic's findings, at `place`; the input itself is not repeated."""
+    return invalid([(place + _pointer(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in error.errors()])
+
+
+def _pointer(loc: tuple[int | str, ...]) -> str:
+    steps = [str(step) for step in loc if not (isinstance(step, str) and step.startswith("<"))]
+    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+def _mend(type: str, message: str) -> str:
+    match type:
+        case "extra_forbidden":
+            return "is unknown: remove it or mend its spelling"
+        case "missing":
+            return "is missing"
+        case _:
+            return message[0].lower() + message[1:]
+
+
+# --- what a client gets ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The daemon has the request; `duplicate` when it had it already."""
+
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One piece of a stream.
+
+    `type` is `text` or `thinking` (`data`: the new characters), `output` (`data`: the structured output
+    so far), `tool_started`, `tool_finished` (`data`: a map) or `event` (`data`: pydantic-ai's own event).
+    `step` counts the model's responses from 1; `part` is the index in that response.
+    """
+
+    seq: int
+    type: str
+    data: Any
+    step: int
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end of a run that succeeded; `messages` are the new ones only, as pydantic-ai writes them."""
+
+    seq: int
+    result: Any
+    usage: Mapping[str, Any]
+    messages: list[Any]
+    finish_reason: str | None
+    model: str | None
+    run_id: str | None
+
+
+Event = Accepted | Chunk | Complete
+"""What a stream of the Python client yields; an `error` is raised instead."""
+
+
+def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
+    """The typed event of a message; None for kinds that this version does not know."""
+    match kind:
+        case b"chunk":
+            return Chunk(body["seq"], body["type"], body.get("data"), body.get("step", 0), body.get("part", 0))
+        case b"complete":
+            return Complete(
+                seq=body.get("seq", 0),
+                result=body.get("result"),
+                usage=body.get("usage") or {},
+                messages=body.get("messages") or [],
+                finish_reason=body.get("finish_reason"),
+                model=body.get("model"),
+                run_id=body.get("run_id"),
+            )
+        case b"accepted":
+            return Accepted(bool(body.get("duplicate")))
+        case _:
+            return None

@@ -1,0 +1,131 @@
+"""Models that need no network: `echo` answers the prompt itself, `synthetic` streams at a given pace.
+
+Both go through pydantic-ai like any other model, so what is measured with them is the real path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+
+from axon_zmq.errors import RequestError
+
+_WORD = re.compile(r"\s*\S+|\s+$")
+
+
+def user_text(messages: list[ModelMessage]) -> str:
+    """The text of the last user prompt; parts that are no text are named by their kind."""
+    for message in reversed(messages):
+        if isinstance(message, ModelRequest):
+            for part in reversed(message.parts):
+                if isinstance(part, UserPromptPart):
+                    return part.content if isinstance(part.content, str) else " ".join(map(_part_text, part.content))
+    return ""
+
+
+def _part_text(part: Any) -> str:
+    return part if isinstance(part, str) else f"[{getattr(part, 'kind', type(part).__name__)}]"
+
+
+def echo() -> FunctionModel:
+    """A model that answers with the prompt, word by word.
+
+    Where the agent has an output tool, it is called with the prompt as its JSON arguments.
+    """
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        text = user_text(messages)
+        if info.output_tools:
+            return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, text)])
+        return ModelResponse(parts=[TextPart(text)])
+
+    async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return answer(messages, info)
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        words = _WORD.findall(user_text(messages)) or [""]
+        for index, word in enumerate(words):
+            if info.output_tools:
+                yield {0: DeltaToolCall(info.output_tools[0].name if index == 0 else None, word)}
+            else:
+                yield word
+
+    return FunctionModel(respond, stream_function=stream, model_name="echo")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a `synthetic` model streams."""
+
+    tokens: int = 50
+    """Deltas; at most a million."""
+    delay_ms: int = 20
+    """Milliseconds between two deltas; at most a minute."""
+    size: int = 5
+    """Characters of each delta; at most 64 Ki."""
+
+
+_MOST = Pace(tokens=1_000_000, delay_ms=60_000, size=65_536)
+
+
+def pace_of(spec: str) -> Pace:
+    """Read `tokens=50,delay_ms=20,size=5`; what is left out has its default.
+
+    Raises:
+        RequestError: `unknown_model`, naming the setting.
+    """
+    settings: dict[str, int] = {}
+    known = [field.name for field in fields(Pace)]
+    for item in filter(None, spec.split(",")):
+        name, _, value = item.partition("=")
+        most = getattr(_MOST, name) if name in known else 0
+        least = 1 if name != "delay_ms" else 0
+        if name not in known or not value.isdecimal() or not least <= int(value) <= most:
+            raise RequestError(
+                "unknown_model",
+                f"synthetic model: {item!r} is not understood; write synthetic:tokens=50,delay_ms=20,size=5, "
+                f"at most {', '.join(f'{name}={getattr(_MOST, name)}' for name in known)}",
+            )
+        settings[name] = int(value)
+    return Pace(**settings)
+
+
+def synthetic(spec: str) -> FunctionModel:
+    """A model for load tests: so many deltas, of so many characters, at that pace.
+
+    Raises:
+        RequestError: `unknown_model`, where the spec is not understood.
+    """
+    pace = pace_of(spec)
+    delta_of = _deltas(pace.size)
+
+    async def respond(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        await asyncio.sleep(pace.tokens * pace.delay_ms / 1000)
+        return ModelResponse(parts=[TextPart("".join(map(delta_of, range(pace.tokens))))])
+
+    async def stream(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for index in range(pace.tokens):
+            # On a schedule, not after a pause: time lost once is not lost again at every delta.
+            await asyncio.sleep(max(0.0, start + index * pace.delay_ms / 1000 - loop.time()))
+            yield delta_of(index)
+
+    return FunctionModel(respond, stream_function=stream, model_name=f"synthetic:{spec}")
+
+
+def _deltas(size: int) -> Callable[[int], str]:
+    """The text of the n-th delta: its number, cut or filled up to the size, so that a gap shows."""
+    return lambda index: f"{index:0{size}d}"[-size:-1] + " " if size > 1 else str(index % 10)
+
+
+def json_words(value: Any) -> list[str]:
+    """A value as JSON, in the pieces in which an offline model streams it."""
+    return _WORD.findall(json.dumps(value))
