@@ -1,0 +1,1 @@
+"""The example agents that ship; `AXON_AGENTS` replaces them with yours."""

@@ -1,0 +1,1 @@
+"""The broker: a pure core that decides, and a thin loop of sockets around it."""

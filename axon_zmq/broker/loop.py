@@ -103,7 +103,7 @@ class Loop:
         poller = zmq.Poller()
         for readable in (self._front, self._back, self._monitor, self._wakeup):
             poller.register(readable, zmq.POLLIN)
-        log.info("broker %s serves %s", self._core.boot, self._front.last_endpoint.decode())
+        log.info("broker %s serves", self._core.boot)
         try:
             while not self._stopping:
                 ready = dict(poller.poll(self._poll_ms()))
@@ -168,9 +168,10 @@ class Loop:
 
     def _relay(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         """Send one message to a client, or keep it in the client's outbox, or notice that it is gone."""
-        if client in self._outboxes.waiting or not self._send(client, kind, id, body):
-            if self._outboxes.add(client, kind, id, body):
-                self._receive(ClientBlocked(client))
+        if client not in self._outboxes.waiting and self._send(client, kind, id, body):
+            return
+        if self._outboxes.add(client, kind, id, body):
+            self._receive(ClientBlocked(client))
 
     def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
         """Send now. False where the client's pipe is full; True where it was sent or the client is gone."""

@@ -23,9 +23,7 @@ class Outboxes:
         in_all: The same over all clients.
     """
 
-    def __init__(
-        self, per_client: int = limits.CLIENT_OUTBOX_BYTES, in_all: int = limits.ALL_OUTBOX_BYTES
-    ) -> None:
+    def __init__(self, per_client: int = limits.CLIENT_OUTBOX_BYTES, in_all: int = limits.ALL_OUTBOX_BYTES) -> None:
         self.waiting: dict[bytes, deque[Message]] = {}
         self._bytes: dict[bytes, int] = {}
         self._all_bytes = 0

@@ -35,9 +35,11 @@ class Run:
 
     @property
     def key(self) -> RunKey:
+        """Where the broker finds it."""
         return self.client, self.id
 
     def step(self, event: RequestEvent) -> None:
+        """Go on in its life cycle."""
         self.state = step(REQUEST, self.state, event)
 
 
@@ -56,9 +58,11 @@ class Worker:
 
     @property
     def free(self) -> int:
+        """Runs that it may be given now; below zero where slots were taken out of service."""
         return self.slots - len(self.runs) if self.state is WorkerState.READY else 0
 
     def step(self, event: WorkerEvent) -> None:
+        """Go on in its life cycle."""
         self.state = step(WORKER, self.state, event)
 
 
@@ -85,6 +89,7 @@ class Pool:
         return int(min(60.0, max(0.1, self.queue.count * self.mean_seconds / slots)) * 1000)
 
     def to_wire(self) -> dict[str, int]:
+        """The mode's entry in a `pong`."""
         return {
             "workers": len(self.workers),
             "free": sum(max(0, worker.free) for worker in self.workers.values()),

@@ -1,0 +1,1 @@
+"""The workers: the only place that imports pydantic_ai and runs agents."""

@@ -55,7 +55,7 @@ class Models:
         """Let a model that an agent brought along use the provider that others of its kind have."""
         provider = getattr(model, "_provider", None)
         if isinstance(provider, Provider):
-            model._provider = self._share(provider)  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+            vars(model)["_provider"] = self._share(provider)
 
     def _make(self, name: str) -> Model:
         kind, _, spec = name.partition(":")

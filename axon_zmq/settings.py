@@ -1,0 +1,145 @@
+"""What an operator may set: `AXON_*` in the environment, or the same names in `axon.toml`."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from axon_zmq import endpoints, limits
+from axon_zmq.errors import ConfigurationError
+
+Workers = Annotated[int, Field(ge=0, le=256)]
+Slots = Annotated[int, Field(ge=1, le=65536)]
+_DEFAULTS: Final = limits.BrokerLimits()
+EXAMPLES: Final = {
+    "echo": "axon_zmq.agents.echo:agent",
+    "assistant": "axon_zmq.agents.assistant:make",
+    "weather": "axon_zmq.agents.weather:agent",
+}
+"""The agents that ship, served where the operator names none."""
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Environment goes before `axon.toml` (or the file that AXON_CONFIG names)."""
+
+    model_config = SettingsConfigDict(env_prefix="AXON_", extra="forbid", env_ignore_empty=True)
+
+    frontend: str = Field("tcp://127.0.0.1:5570", description="Where clients connect.")
+    run_dir: Path = Field(Path("run"), description="Sockets, pids and logs; 0700.")
+    run_sync_workers: Workers = Field(2, description="Processes of mode run_sync.")
+    run_workers: Workers = Field(2, description="Processes of mode run.")
+    run_stream_workers: Workers = Field(2, description="Processes of mode run_stream.")
+    run_sync_slots: Slots = Field(4, description="Runs at a time in a run_sync process, each a thread.")
+    run_slots: Slots = Field(256, description="Runs at a time in a run process.")
+    run_stream_slots: Slots = Field(1024, description="Runs at a time in a run_stream process.")
+    agents: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=lambda: dict(EXAMPLES), description="name=module:attribute, comma-separated, or a table."
+    )
+    model: str | None = Field(None, description="Default model, such as openai-chat:gpt-5-mini.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of all processes.")
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        limits.DRAIN_TIME, description="How long a stopping worker finishes its runs."
+    )
+    max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(_DEFAULTS.max_body, description="Bytes of a body.")
+    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(_DEFAULTS.max_timeout_ms, description="Most of timeout_ms.")
+    max_queued: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued, description="Runs waiting in a mode.")
+    max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
+        _DEFAULTS.max_queued_per_client, description="Runs of one client waiting in a mode."
+    )
+    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _read_agents(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return dict(_agent_pair(item.strip()) for item in value.split(",") if item.strip())
+
+    @field_validator("agents")
+    @classmethod
+    def _check_agents(cls, agents: dict[str, str]) -> dict[str, str]:
+        for name, target in agents.items():
+            module, colon, attribute = target.partition(":")
+            if not (
+                name and colon and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+            ):
+                raise ValueError(f"{name}={target} is no agent: write name=module:attribute")
+        return agents
+
+    @field_validator("frontend")
+    @classmethod
+    def _check_frontend(cls, value: str) -> str:
+        try:
+            return endpoints.check_frontend(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        file = Path(os.environ.get("AXON_CONFIG", "axon.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    def workers(self) -> dict[str, int]:
+        """Processes for each mode."""
+        return {"run_sync": self.run_sync_workers, "run": self.run_workers, "run_stream": self.run_stream_workers}
+
+    def slots(self, mode: str) -> int:
+        """Runs at a time in one process of a mode."""
+        return {"run_sync": self.run_sync_slots, "run": self.run_slots, "run_stream": self.run_stream_slots}[mode]
+
+    def bounds(self) -> limits.BrokerLimits:
+        """What the broker takes of these."""
+        return limits.BrokerLimits(
+            max_body=self.max_body,
+            max_timeout_ms=self.max_timeout_ms,
+            max_queued=self.max_queued,
+            max_queued_per_client=self.max_queued_per_client,
+            max_queued_bytes=self.max_queued_bytes,
+        )
+
+
+def _agent_pair(item: str) -> tuple[str, str]:
+    name, equals, target = item.partition("=")
+    if not equals:
+        raise ValueError(f"{item!r} is no agent: write name=module:attribute")
+    return name.strip(), target.strip()
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: A value is wrong, or a name is unknown; the message names both.
+    """
+    known = {f"AXON_{name.upper()}" for name in Settings.model_fields} | {"AXON_CONFIG"}
+    for name in os.environ:
+        if name.startswith("AXON_") and name not in known and (near := get_close_matches(name, known, 1, 0.85)):
+            raise ConfigurationError(f"{name} is no setting; did you mean {near[0]}?")
+    if (file := os.environ.get("AXON_CONFIG")) and not Path(file).is_file():
+        raise ConfigurationError(f"AXON_CONFIG names {file!r}, which is not there")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = [f"AXON_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigurationError("; ".join(faults)) from None
+    except ValueError as error:
+        raise ConfigurationError(f"axon.toml: {error}") from None

@@ -1,0 +1,85 @@
+"""A worker process: `python -m axon_zmq.worker`, as supervisord starts it; `axon-zmq worker` is the same."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from axon_zmq import endpoints, logs, settings, wire
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.supervise import lifeline
+
+log = logging.getLogger("axon_zmq.worker")
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m axon_zmq.worker", description="Run agents; see axon-zmq.")
+    parser.add_argument("--mode", required=True, choices=wire.MODES)
+    parser.add_argument("--name", required=True, help="the program's name in supervisorctl status")
+    parser.add_argument("--run-dir", required=True, type=Path, help="the broker's")
+    return parser.parse_args(argv)
+
+
+async def serve(mode: str, name: str, endpoint: str, configured: settings.Settings) -> None:
+    """Work until SIGTERM or SIGINT, and then until what is open has ended."""
+    # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
+    from axon_zmq.worker.agents import Registry
+    from axon_zmq.worker.host import Host
+    from axon_zmq.worker.jobs import Mode
+    from axon_zmq.worker.link import Link
+    from axon_zmq.worker.models import Models
+    from axon_zmq.worker.run import RunMode
+    from axon_zmq.worker.run_stream import RunStreamMode
+    from axon_zmq.worker.run_sync import RunSyncMode
+
+    def registry(private: bool = False) -> Registry:
+        return Registry(configured.agents, Models(configured.model), private=private)
+
+    slots = configured.slots(mode)
+    own = registry()
+    executors: dict[str, Mode] = {
+        "run_sync": RunSyncMode(slots, registry),
+        "run": RunMode(own),
+        "run_stream": RunStreamMode(own),
+    }
+    # What was imported stays: it need not be looked at again at every collection.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
+    identity = f"{name}.{secrets.token_hex(8)}".encode()
+    host = Host(name, mode, executors[mode], slots, own, partial(Link, endpoint, identity))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, host.leave)
+    await host.serve(configured.drain_seconds)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Work until a signal; 0 when stopped, 2 when it cannot be started as configured."""
+    options = _arguments(sys.argv[1:] if argv is None else argv)
+    lifeline.hold()
+    try:
+        configured = settings.load()
+        logs.configure(options.name, configured.log_level)
+        run_dir = endpoints.private_directory(options.run_dir.absolute())
+        endpoint = endpoints.backend_endpoint(run_dir)
+    except ConfigurationError as error:
+        logs.configure(options.name, "info")
+        log.error("%s", error)
+        return 2
+    asyncio.run(serve(options.mode, options.name, endpoint, configured))
+    logging.shutdown()
+    # A thread that a tool blocks would hold up an ordinary exit for ever.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""From a request's body to the arguments of `Agent.run`, and from its result to the body of `complete`.
+
+The three modes differ only in how they call the agent; everything before and after is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai import Agent, AgentRunResult, NativeOutput, PromptedOutput, UsageLimits, capture_run_messages
+from pydantic_ai.messages import UserContent
+from pydantic_ai.models import KnownModelName
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RunUsage
+
+from axon_zmq.messages import Retries, from_validation, invalid, run_request
+from axon_zmq.worker import failures, history, schema
+from axon_zmq.worker.agents import Registry
+
+_SETTINGS: Final = TypeAdapter(ModelSettings)
+_USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
+_PROVIDERS: Final = frozenset(
+    name.partition(":")[0].partition("-")[0] for name in get_args(KnownModelName.__value__) if ":" in name
+)
+"""pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of an agent."""
+
+    agent: Agent[Any, Any]
+    prompt: str | list[UserContent] | None
+    options: dict[str, Any]
+    """Keyword arguments that `run`, `run_sync` and `run_stream_events` share."""
+    events: Literal["text", "all"]
+    text_is_output: bool
+    """The structured output comes as text (`native`, `prompted`), not through a tool."""
+    usage: RunUsage = field(default_factory=RunUsage)
+
+    def output_is_wrapped(self) -> bool:
+        """Whether pydantic-ai asks the model for `{"response": output}`, as it does for what is no object."""
+        return '"response"' not in json.dumps(self.agent.output_json_schema(self.options["output_type"]))
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Turn what the agent raises into the contract's error, with the partial answer.
+
+        Raises:
+            AxonError: For whatever the agent raised.
+        """
+        with capture_run_messages() as messages:
+            try:
+                yield
+            except Exception as error:
+                earlier = len(self.options.get("message_history") or ())
+                raise failures.explain(error, messages[earlier:], self.usage) from error
+
+
+def build(body: Mapping[str, Any], registry: Registry) -> Call:
+    """Check a run's body and prepare the call.
+
+    Raises:
+        AxonError: `invalid_request`, `unknown_agent`, `unknown_model`, `model_auth`, `too_large`.
+    """
+    request = run_request(body)
+    options: dict[str, Any] = {
+        "message_history": history.load(request.message_history),
+        "usage_limits": _usage_limits(request.usage_limits),
+        "metadata": request.metadata,
+        "infer_name": False,
+    }
+    data = request.agent
+    settings = request.model_settings
+    retries = request.retries
+    if isinstance(data, str):
+        registered = registry.named(data)
+        agent = registered.agent
+        options["deps"] = registered.deps(request.deps)
+        if model := request.model or (agent.model if isinstance(agent.model, str) else None):
+            options["model"] = registry.models.named(model)
+        output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
+    else:
+        agent = registry.from_data(data, request.model)
+        options["deps"] = request.deps
+        settings = {**(data.model_settings or {}), **(settings or {})}
+        retries = data.retries if retries is None else retries
+        output = _output(data.output_schema, request.output_mode or data.output_mode, "/agent/output_schema")
+        if request.output_schema is not None:
+            output = _output(request.output_schema, request.output_mode or data.output_mode, "/output_schema")
+    options["model_settings"] = _model_settings(settings)
+    options["retries"] = retries.model_dump(exclude_none=True) if isinstance(retries, Retries) else retries
+    options["output_type"] = output
+    call = Call(
+        agent=agent,
+        prompt=history.prompt(request.prompt),
+        options=options,
+        events=request.events,
+        text_is_output=isinstance(output or agent.output_type, NativeOutput | PromptedOutput),
+    )
+    options["usage"] = call.usage
+    return call
+
+
+def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
+    return None if output_schema is None else schema.output_type(output_schema, mode, pointer)
+
+
+def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
+    if not settings:
+        return None
+    known = ModelSettings.__annotations__
+    for key in settings:
+        if key not in known and key.partition("_")[0] not in _PROVIDERS:
+            raise invalid([(f"/model_settings/{key}", "is unknown: remove it or mend its spelling")])
+    try:
+        checked = _SETTINGS.validate_python({key: value for key, value in settings.items() if key in known})
+    except ValidationError as error:
+        raise from_validation(error, "/model_settings") from None
+    own = {key: value for key, value in settings.items() if key not in known}
+    return cast("ModelSettings", {**checked, **own})
+
+
+def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
+    if usage_limits is None:
+        return None
+    known = {field.name for field in dataclasses.fields(UsageLimits)}
+    if unknown := [key for key in usage_limits if key not in known]:
+        raise invalid([(f"/usage_limits/{unknown[0]}", f"is unknown; known are {', '.join(sorted(known))}")])
+    try:
+        return _USAGE_LIMITS.validate_python(usage_limits)
+    except ValidationError as error:
+        raise from_validation(error, "/usage_limits") from None
+
+
+def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
+    """The body of `complete`, but for its `seq`."""
+    response = result.response
+    return {
+        "result": result.output,
+        "usage": dataclasses.asdict(result.usage),
+        "messages": history.dump(result.new_messages()),
+        "finish_reason": response.finish_reason,
+        "model": response.model_name,
+        "run_id": result.run_id,
+    }

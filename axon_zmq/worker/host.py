@@ -1,0 +1,306 @@
+"""A worker's runs: started, relayed, ended, and replayed to who asks again.
+
+A run that is cancelled or out of time is answered at once, with its partial answer where its code
+hands it over within `END_GRACE`. Code that goes on regardless keeps its slot: the slot is taken out of
+service, and after `STUCK_GRACE` the process leaves so that supervisord brings a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from hashlib import blake2b
+from typing import Any, Final
+
+from axon_zmq import limits, wire
+from axon_zmq.errors import AxonError, RequestError
+from axon_zmq.logs import current_run
+from axon_zmq.messages import describe_request
+from axon_zmq.worker import packing, tracing
+from axon_zmq.worker.agents import Registry
+from axon_zmq.worker.jobs import Job, Mode
+from axon_zmq.worker.link import Link
+from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+
+log = logging.getLogger(__name__)
+
+REASONS: Final[Mapping[str, tuple[str, str]]] = {
+    "cancelled": ("cancelled", "cancelled by the client"),
+    "client_gone": ("cancelled", "its client went away"),
+    "deadline": ("deadline_exceeded", "timeout_ms passed during the run"),
+    "slow_consumer": ("slow_consumer", "the client read too slowly"),
+    "shutting_down": ("shutting_down", "the worker had to stop before the run was done"),
+}
+"""Why a run may be asked to end, and the error that it ends with."""
+
+
+class Host:
+    """The runs of one worker process.
+
+    Args:
+        name: The program's name in `supervisorctl status`.
+        mode_name: `run_sync`, `run` or `run_stream`.
+        mode: What runs the agents.
+        slots: Runs at a time.
+        registry: For `describe`.
+        connect: Makes the link, given `received` and `connected`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mode_name: str,
+        mode: Mode,
+        slots: int,
+        registry: Registry,
+        connect: Callable[[Callable[[list[bytes]], None], Callable[[], None]], Link],
+    ) -> None:
+        self._name = name
+        self._mode_name = mode_name
+        self._mode = mode
+        self._slots = slots
+        self._registry = registry
+        self._jobs: dict[tuple[bytes, bytes], Job] = {}
+        self._stuck = 0
+        self._shelf = Shelf()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pack = packing.packer()
+        self._leave = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._link = connect(self._received, self._register)
+
+    def __repr__(self) -> str:
+        return f"<Host {self._name} {len(self._jobs)} of {self._slots} slots, {self._stuck} stuck>"
+
+    async def serve(self, drain_time: float) -> None:
+        """Work until told to leave; then finish what there is, at most for `drain_time` seconds."""
+        link = asyncio.create_task(self._link.serve())
+        progress = asyncio.create_task(self._report())
+        leave = asyncio.create_task(self._leave.wait())
+        try:
+            done, _ = await asyncio.wait((link, progress, leave), return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {leave}:
+                task.result()  # raises: link and progress never end by themselves
+            await self._drain(drain_time)
+        finally:
+            for task in (link, progress, leave):
+                task.cancel()
+            self._link.close()
+
+    def leave(self) -> None:
+        """Take no more runs and go when those that are open have ended."""
+        self._leave.set()
+
+    async def _drain(self, drain_time: float) -> None:
+        self._link.control(b"leaving", {})
+        log.info("leaving with %d open runs", len(self._jobs))
+        if not await self._empty(drain_time):
+            for job in list(self._jobs.values()):
+                self._end(job, "shutting_down")
+            await self._empty(2 * limits.END_GRACE)
+        try:
+            await asyncio.wait_for(self._link.room(), 1.0)
+        except TimeoutError:
+            log.warning("the broker did not take the last messages")
+
+    async def _empty(self, most_seconds: float) -> bool:
+        self._idle.clear()
+        if all(job.ended for job in self._jobs.values()):
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), most_seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- what the broker is told -------------------------------------------------------------------
+
+    def _register(self) -> None:
+        """Say what this worker is and what it holds."""
+        holds = [
+            {
+                "client": client,
+                "id": id,
+                **outbox.identity._asdict(),
+                "seq": outbox.seq,
+                "ended": outbox.ended_at is not None,
+            }
+            for (client, id), outbox in self._shelf
+        ]
+        ready = {"mode": self._mode_name, "slots": self._slots - self._stuck, "name": self._name, "holds": holds}
+        self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
+
+    async def _report(self) -> None:
+        while True:
+            self._link.control(b"progress", {"open": len(self._jobs)})
+            self._shelf.tidy(time.monotonic())
+            await asyncio.sleep(limits.PROGRESS_INTERVAL)
+
+    # --- what the broker asks ----------------------------------------------------------------------
+
+    def _received(self, frames: list[bytes]) -> None:
+        client, kind, *rest = frames
+        if kind in _RUN_KINDS:
+            self._start(client, kind, rest)
+        elif kind == b"end":
+            self._asked_to_end(client, rest[0], wire.unpack(rest[1], "end")["reason"])
+        elif kind == b"resume":
+            self._resume(client, rest[0], wire.unpack(rest[1], "resume").get("from", 1))
+        elif kind == b"describe":
+            self._describe(client, rest[0], rest[2])
+
+    def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
+        id, header_frame, body, lease = rest
+        now = time.monotonic()
+        deadline = wire.unpack(lease, "the lease")["deadline"]
+        job = Job(
+            client=client,
+            id=id,
+            kind=kind,
+            header=wire.unpack(header_frame, "the header"),
+            body=body,
+            started=now,
+            outbox=Outbox(self._pack, Identity(kind.decode(), blake2b(body, digest_size=16).digest(), deadline)),
+            send=self._send,
+            congested=self._link.congested,
+            room=self._link.room,
+        )
+        self._jobs[job.key] = job
+        self._shelf.add(job.key, job.outbox)
+        job.timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._end, job, "deadline")
+        task = asyncio.create_task(self._work(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, job: Job) -> None:
+        current_run.set(job.name)
+        try:
+            with _traced(job.header):
+                body = await self._mode.execute(job)
+            self._complete(job, body)
+        except Exception as error:
+            self._fail(job, error)
+        finally:
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
+        """The run's code is done: its slot is free."""
+        if self._jobs.get(job.key) is job:
+            del self._jobs[job.key]
+        if job.stuck:
+            job.stuck = False
+            self._stuck -= 1
+            self._register()
+
+    # --- how a run ends ----------------------------------------------------------------------------
+
+    def _asked_to_end(self, client: bytes, id: bytes, reason: str) -> None:
+        job = self._jobs.get((client, id))
+        if job is not None and not job.ended:
+            self._end(job, reason)
+        elif reason == "cancelled":
+            body = {"of": "cancel", "error_type": "invalid_request", "message": "the run has already ended"}
+            self._link.send(client, b"refused", id, wire.pack(body))
+
+    def _end(self, job: Job, reason: str) -> None:
+        """Ask a run's code to end, and answer for it where it does not."""
+        if job.ended or job.reason is not None:
+            return
+        job.reason = reason
+        job.token.cancel()
+        asyncio.get_running_loop().call_later(limits.END_GRACE, self._answer_for, job)
+
+    def _answer_for(self, job: Job) -> None:
+        if job.ended:
+            return
+        job.stuck = True
+        self._stuck += 1
+        self._register()  # before the terminal message frees the slot in the broker's eyes
+        self._fail(job, AxonError.of("cancelled", ""))
+        asyncio.get_running_loop().call_later(limits.STUCK_GRACE, self._replace_if_stuck, job)
+
+    def _replace_if_stuck(self, job: Job) -> None:
+        if job.stuck:
+            log.error("run %s still holds its slot: this process leaves, to be replaced", job.name)
+            self.leave()
+
+    def _complete(self, job: Job, body: dict[str, Any]) -> None:
+        if job.ended:
+            return
+        self._terminal(job, b"complete", body)
+        self._log_end(job, "complete")
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if job.ended:
+            return
+        if not isinstance(error, AxonError):
+            error = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+        if job.reason is not None and error.error_type == "cancelled":
+            error_type, message = REASONS[job.reason]
+            error = AxonError.of(error_type, message, error.details)
+        if error.error_type in ("internal", "tool_failed"):
+            self._log_trace(job, error)
+        try:
+            self._terminal(job, b"error", error.to_body())
+        except AxonError:
+            error.details.pop("partial", None)  # it holds what cannot be packed
+            self._terminal(job, b"error", error.to_body())
+        self._log_end(job, error.error_type)
+
+    def _terminal(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
+        packed = job.outbox.put(kind, body)
+        job.ended = True
+        if job.timer is not None:
+            job.timer.cancel()
+        self._shelf.end(job.key, time.monotonic())
+        self._link.send(job.client, kind, job.id, packed)
+        if all(other.ended for other in self._jobs.values()):
+            self._idle.set()
+
+    def _log_end(self, job: Job, how: str) -> None:
+        took = (time.monotonic() - job.started) * 1000
+        log.info(
+            "%s %s after %.0f ms, %d messages", job.kind.decode(), how, took, job.outbox.seq, extra={"run": job.name}
+        )
+
+    def _log_trace(self, job: Job, error: AxonError) -> None:
+        """Where the code failed, without the exception's text: that may hold a prompt."""
+        cause = error.__cause__ or error
+        trace = "".join(traceback.format_tb(cause.__traceback__))
+        log.error("%s in\n%s", type(cause).__name__, trace, extra={"run": job.name})
+
+    # --- messages ----------------------------------------------------------------------------------
+
+    def _send(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
+        if not job.ended:
+            self._link.send(job.client, kind, job.id, job.outbox.put(kind, body))
+
+    def _resume(self, client: bytes, id: bytes, start: int) -> None:
+        outbox = self._shelf.get((client, id))
+        if outbox is None:
+            error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
+            self._link.send(client, b"error", id, wire.error_body(error))
+            return
+        replay = outbox.replay(start)
+        body = {"from": replay.start, "gap": replay.gap, "open_calls": []}
+        self._link.send(client, b"resumed", id, wire.pack(body))
+        for message in replay.messages:
+            self._link.send(client, message.kind, id, message.body)
+
+    def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
+        try:
+            request = describe_request(wire.unpack(body, "the body"))
+            self._link.send(client, b"catalog", id, self._pack(self._registry.describe(request.agent)))
+        except AxonError as error:
+            self._link.send(client, b"error", id, wire.error_body(error))
+
+
+_RUN_KINDS: Final = frozenset(mode.encode() for mode in wire.MODES)
+
+
+def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:
+    return tracing.continued(header) if "traceparent" in header else nullcontext()

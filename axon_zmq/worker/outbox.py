@@ -1,0 +1,123 @@
+"""A run's outgoing messages: numbered from 1, and kept for who asks again. No I/O.
+
+`seq` is what makes a stream whole for the client, so it is given here and nowhere else, from the first
+message on. What was sent is kept, bounded in bytes, until the resume window after the end has passed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from axon_zmq import limits
+
+RunKey = tuple[bytes, bytes]
+
+
+class Message(NamedTuple):
+    """One message of a run, as it goes out."""
+
+    kind: bytes
+    body: bytes
+
+
+class Identity(NamedTuple):
+    """What a broker that does not know a run must be told of it."""
+
+    kind: str
+    digest: bytes
+    """Of the body, so that a repeated id is recognised."""
+    deadline: float
+
+
+class Replay(NamedTuple):
+    """What is due to a client that asked for everything from some `seq` on."""
+
+    start: int
+    """The first `seq` that follows; above what was asked means a gap."""
+    gap: bool
+    messages: list[Message]
+
+
+class Outbox:
+    """One run's messages.
+
+    Args:
+        pack: Packs a body.
+        identity: Which run it is.
+        most_bytes: What is kept for replay; the oldest messages go first.
+    """
+
+    __slots__ = ("_kept", "_most_bytes", "_pack", "bytes", "ended_at", "identity", "seq")
+
+    def __init__(
+        self, pack: Callable[[Any], bytes], identity: Identity, most_bytes: int = limits.REPLAY_BYTES_PER_RUN
+    ) -> None:
+        self.identity = identity
+        self.seq = 0
+        """Of the last message."""
+        self.ended_at: float | None = None
+        self.bytes = 0
+        self._kept: deque[Message] = deque()
+        self._pack = pack
+        self._most_bytes = most_bytes
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended_at is not None else "open"
+        return f"<Outbox {state}, seq {self.seq}, {len(self._kept)} kept, {self.bytes} bytes>"
+
+    def put(self, kind: bytes, body: dict[str, Any]) -> bytes:
+        """Number, pack and keep one message; its packed body.
+
+        Raises:
+            ModelError: `invalid_output`, where it cannot be packed; then the number is not used.
+        """
+        packed = self._pack({"seq": self.seq + 1, **body})
+        self.seq += 1
+        self._kept.append(Message(kind, packed))
+        self.bytes += len(packed)
+        while self.bytes > self._most_bytes and len(self._kept) > 1:
+            self.bytes -= len(self._kept.popleft().body)
+        return packed
+
+    def replay(self, start: int) -> Replay:
+        """What is kept from `seq` `start` on."""
+        oldest = self.seq - len(self._kept) + 1
+        first = max(start, oldest)
+        return Replay(first, first > start, list(self._kept)[first - oldest :])
+
+
+class Shelf:
+    """All outboxes of a worker: open ones, and ended ones until the resume window has passed."""
+
+    def __init__(self, most_bytes: int = limits.REPLAY_BYTES_PER_WORKER) -> None:
+        self._outboxes: OrderedDict[RunKey, Outbox] = OrderedDict()
+        self._most_bytes = most_bytes
+
+    def __iter__(self) -> Iterator[tuple[RunKey, Outbox]]:
+        return iter(self._outboxes.items())
+
+    def get(self, key: RunKey) -> Outbox | None:
+        """The outbox of a run, if it is still kept."""
+        return self._outboxes.get(key)
+
+    def add(self, key: RunKey, outbox: Outbox) -> None:
+        """Keep a new run's outbox."""
+        self._outboxes[key] = outbox
+
+    def end(self, key: RunKey, now: float) -> None:
+        """A run has ended: its outbox is kept for the resume window, behind those that ended before."""
+        self._outboxes[key].ended_at = now
+        self._outboxes.move_to_end(key)
+
+    def tidy(self, now: float) -> None:
+        """Forget ended runs whose window has passed, and the oldest of them where all take too many bytes."""
+        total = sum(outbox.bytes for outbox in self._outboxes.values())
+        for key, outbox in list(self._outboxes.items()):
+            if outbox.ended_at is None:
+                continue
+            if now < outbox.ended_at + limits.RESUME_WINDOW and total <= self._most_bytes:
+                break
+            total -= outbox.bytes
+            del self._outboxes[key]

@@ -1,0 +1,28 @@
+"""Mode `run`: many runs at a time on one loop, each with `await Agent.run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axon_zmq import wire
+from axon_zmq.worker import calls
+from axon_zmq.worker.agents import Registry
+from axon_zmq.worker.jobs import Job
+
+
+class RunMode:
+    """The executor of a `run` worker."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def execute(self, job: Job) -> dict[str, Any]:
+        """Run the agent; the body of `complete`.
+
+        Raises:
+            AxonError: Whatever the contract calls it that went wrong.
+        """
+        call = calls.build(wire.unpack(job.body, "the body"), self._registry)
+        with call.explained():
+            result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
+        return calls.completed(result)
