@@ -144,7 +144,7 @@ def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
     response = result.response
     return {
         "result": result.output,
-        "usage": dataclasses.asdict(result.usage),
+        "usage": history.usage(result.usage),
         "messages": history.dump(result.new_messages()),
         "finish_reason": response.finish_reason,
         "model": response.model_name,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.toolsets import FunctionToolset
@@ -50,7 +50,7 @@ def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage)
             {
                 "text": history.last_text(messages),
                 "messages": history.dump(list(messages)),
-                "usage": dataclasses.asdict(usage),
+                "usage": history.usage(usage),
             },
         )
     return made
@@ -72,10 +72,24 @@ def _refined(code: str, error: Exception) -> str:
 
 
 def _message(error: Exception) -> str:
-    cause = error.__cause__
-    if isinstance(error, ai.UnexpectedModelBehavior) and isinstance(cause, Exception):
-        return f"{error.message}: {cause}"
-    return str(error)
+    if not isinstance(error, ai.UnexpectedModelBehavior):
+        return str(error)
+    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
+    return f"{error.message}: {faults or error.__cause__}" if error.__cause__ else str(error)
+
+
+def _faults(cause: BaseException | None) -> list[dict[str, str]]:
+    """What was wrong with an answer or a tool call, without the answer itself."""
+    if isinstance(cause, ValidationError):
+        errors = cause.errors()
+    else:
+        content = getattr(getattr(cause, "tool_retry", None), "content", None)
+        errors = content if isinstance(content, list) else []
+    return [{"pointer": _pointer(fault["loc"]), "message": fault["msg"]} for fault in errors]
+
+
+def _pointer(loc: tuple[int | str, ...]) -> str:
+    return "".join(f"/{step}" for step in loc if not str(step).startswith("function-"))
 
 
 def _details(error: Exception) -> dict[str, Any]:
@@ -88,6 +102,8 @@ def _details(error: Exception) -> dict[str, Any]:
             details["provider_code"] = error.provider_error_code
     if isinstance(error, ai.ModelHTTPError):
         details["status_code"] = error.status_code
+    if faults := _faults(error.__cause__):
+        details["errors"] = faults
     return details
 
 

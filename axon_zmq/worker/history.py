@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +19,13 @@ from pydantic_ai.messages import (
     UserContent,
     VideoUrl,
 )
+from pydantic_ai.usage import RunUsage
 
 from axon_zmq.messages import BinaryPart, UrlPart, from_validation, invalid
 
 _URLS = {"image-url": ImageUrl, "audio-url": AudioUrl, "document-url": DocumentUrl, "video-url": VideoUrl}
+
+_ALWAYS = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
 
 
 def prompt(parts: str | Sequence[str | UrlPart | BinaryPart] | None) -> str | list[UserContent] | None:
@@ -81,6 +85,12 @@ def _local_download(value: Any) -> str | None:
 def dump(messages: list[ModelMessage]) -> list[Any]:
     """Messages as maps, for packing."""
     return ModelMessagesTypeAdapter.dump_python(messages)
+
+
+def usage(spent: RunUsage) -> dict[str, Any]:
+    """What a run has cost: pydantic-ai's own fields, those that every run has and those that are not zero."""
+    counts = dataclasses.asdict(spent)
+    return {name: count for name, count in counts.items() if count or name in _ALWAYS}
 
 
 def last_text(messages: Sequence[ModelMessage]) -> str:

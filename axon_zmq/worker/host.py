@@ -136,9 +136,9 @@ class Host:
 
     async def _report(self) -> None:
         while True:
+            await asyncio.sleep(limits.PROGRESS_INTERVAL)
             self._link.control(b"progress", {"open": len(self._jobs)})
             self._shelf.tidy(time.monotonic())
-            await asyncio.sleep(limits.PROGRESS_INTERVAL)
 
     # --- what the broker asks ----------------------------------------------------------------------
 

@@ -123,7 +123,9 @@ def synthetic(spec: str) -> FunctionModel:
 
 def _deltas(size: int) -> Callable[[int], str]:
     """The text of the n-th delta: its number, cut or filled up to the size, so that a gap shows."""
-    return lambda index: f"{index:0{size}d}"[-size:-1] + " " if size > 1 else str(index % 10)
+    if size == 1:
+        return lambda index: str(index % 10)
+    return lambda index: f"{index:0{size - 1}d}"[1 - size :] + " "
 
 
 def json_words(value: Any) -> list[str]:

@@ -1,0 +1,231 @@
+"""A client's side of the contract, without I/O: what to send, and what a message means.
+
+`ClientCore` keeps the rules that every client must: the sequence of each run, `resume` after a gap, a
+new broker or a lost message, and the `ping` that asks whether anybody is there. Frames go out through
+`outgoing` and come in through `receive`; time is passed in.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from axon_zmq import limits, wire
+from axon_zmq.errors import AxonError, RequestError, RunEndedError
+from axon_zmq.messages import Complete, Event, event_of
+
+HEADER_KEYS: Final = ("timeout_ms", "max_attempts", "ack", "on_disconnect", "traceparent", "tracestate")
+"""Options of a run that the broker reads."""
+BODY_KEYS: Final = (
+    "message_history",
+    "output_schema",
+    "output_mode",
+    "deps",
+    "model",
+    "model_settings",
+    "usage_limits",
+    "retries",
+    "events",
+    "metadata",
+)
+"""Options of a run that the worker reads, beside agent and prompt."""
+PATIENCE: Final = 10.0
+"""Seconds over a request's own time that its terminal message is waited for."""
+RESUME_AGAIN: Final = 2.0
+"""Seconds after which a `resume` that brought nothing is sent again."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One unfinished request.
+
+    `inbox` holds what has come and was not taken: events, and at the end an `AxonError` or, for
+    `describe` and `ping`, the body.
+    """
+
+    id: bytes
+    kind: str
+    deadline: float
+    last_seq: int = 0
+    resumed_at: float = float("-inf")
+    ended: bool = False
+    inbox: deque[Event | AxonError | dict[str, Any]] = field(default_factory=lambda: deque[Any]())
+
+
+class ClientCore:
+    """The requests of one DEALER identity. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.outgoing: deque[list[bytes]] = deque()
+        """Frames to send, in order."""
+        self.open: dict[bytes, Request] = {}
+        self.max_body = limits.BrokerLimits().max_body
+        """The daemon's bound, once a `pong` has told it."""
+        self._instance = secrets.token_hex(8)
+        self._boot: str | None = None
+        self._heard_at = float("-inf")
+        self._pinged_at = float("-inf")
+        self._miscounted = False
+
+    def __repr__(self) -> str:
+        return f"<ClientCore {len(self.open)} open, boot {self._boot}>"
+
+    # --- what to send ------------------------------------------------------------------------------
+
+    def run(
+        self, kind: str, agent: str | Mapping[str, Any], prompt: Any, options: Mapping[str, Any], now: float
+    ) -> Request:
+        """Start a run.
+
+        Args:
+            kind: `run_sync`, `run` or `run_stream`.
+            agent: A registered name, or an agent as data.
+            prompt: Text, a list of parts, or None to go on from `message_history`.
+            options: Any of `HEADER_KEYS` and `BODY_KEYS`, and `id`.
+            now: Seconds of a monotonic clock.
+
+        Raises:
+            TypeError: An option is unknown.
+            RequestError: `too_large`, or an id that is open already.
+        """
+        if unknown := options.keys() - {"id", *HEADER_KEYS, *BODY_KEYS}:
+            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; known are {', '.join((*HEADER_KEYS, *BODY_KEYS))}")
+        header = {key: options[key] for key in HEADER_KEYS if options.get(key) is not None}
+        body = {key: options[key] for key in BODY_KEYS if options.get(key) is not None}
+        if prompt is not None:
+            body["prompt"] = prompt
+        timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
+        return self._send(kind, options.get("id"), header, {"agent": agent, **body}, now + timeout)
+
+    def describe(self, agent: str | None, now: float) -> Request:
+        """Ask for the agents."""
+        return self._send("describe", None, {}, {"agent": agent} if agent else {}, now + limits.DESCRIBE_TIMEOUT)
+
+    def ping(self, now: float, timeout: float) -> Request:
+        """Ask who is there."""
+        return self._send("ping", None, {"instance": self._instance}, {}, now + timeout - PATIENCE)
+
+    def cancel(self, id: bytes) -> None:
+        """Ask a run to end; its own terminal message says how it did."""
+        self.outgoing.append([b"cancel", id])
+
+    def _send(
+        self, kind: str, id: bytes | str | None, header: Mapping[str, Any], body: Mapping[str, Any], deadline: float
+    ) -> Request:
+        name = id.encode() if isinstance(id, str) else id or secrets.token_hex(16).encode()
+        if name in self.open:
+            raise RequestError("invalid_request", f"a request with id {name!r} is open already")
+        packed = wire.pack(body) if body else b""
+        if len(packed) > self.max_body:
+            raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
+        request = self.open[name] = Request(name, kind, deadline + PATIENCE)
+        self.outgoing.append([kind.encode(), name, wire.pack(header) if header else b"", packed])
+        return request
+
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for it any more: cancel it if it is a run, and forget it."""
+        if self.open.pop(request.id, None) is not None and request.kind in wire.RUN_KINDS:
+            self.cancel(request.id)
+
+    # --- what came ---------------------------------------------------------------------------------
+
+    def receive(self, frames: list[bytes], now: float) -> Request | None:
+        """Take one message; the request that it was for, if there is something new in its inbox."""
+        self._heard_at = now
+        if len(frames) < 3:
+            return None
+        kind, id, packed = frames[-3:]  # from the tail: stale frames may stand in front after a reconnect
+        if kind == b"alive":
+            self._alive(wire.unpack(packed, "alive"), now)
+            return None
+        request = self.open.get(id)
+        if request is None:
+            return None
+        body = wire.unpack(packed, kind.decode("ascii", "replace"))
+        seq = body.get("seq")
+        if seq is not None and not self._in_order(request, seq, now):
+            return None
+        return request if self._take(request, kind, body, now) else None
+
+    def _in_order(self, request: Request, seq: int, now: float) -> bool:
+        if seq == request.last_seq + 1:
+            request.last_seq = seq
+            return True
+        if seq > request.last_seq:
+            self._resume(request, now)
+        return False
+
+    def _take(self, request: Request, kind: bytes, body: dict[str, Any], now: float) -> bool:
+        match kind:
+            case b"error":
+                self._end(request, AxonError.from_body(body))
+            case b"pong":
+                self.max_body = body.get("limits", {}).get("max_body", self.max_body)
+                self._met(body.get("boot"), now)
+                self._end(request, body)
+            case b"catalog":
+                self._end(request, body)
+            case b"resumed":
+                if body.get("gap"):
+                    lost = f"messages {request.last_seq + 1} to {body['from'] - 1} are no longer kept"
+                    self._end(request, RunEndedError("slow_consumer", lost))
+                    self.cancel(request.id)
+                    return True
+                return False
+            case _:
+                event = event_of(kind, body)
+                if event is None:
+                    return False
+                if isinstance(event, Complete):
+                    self._end(request, event)
+                else:
+                    request.inbox.append(event)
+        return True
+
+    def _end(self, request: Request, last: Event | AxonError | dict[str, Any]) -> None:
+        request.inbox.append(last)
+        request.ended = True
+        self.open.pop(request.id, None)
+
+    # --- who is there ------------------------------------------------------------------------------
+
+    def _alive(self, body: Mapping[str, Any], now: float) -> None:
+        self._met(body.get("boot"), now)
+        mine = sum(request.kind != "ping" for request in self.open.values())
+        wrong = body.get("open") != mine
+        if wrong and self._miscounted:
+            self._resume_all(now)
+        self._miscounted = wrong and not self._miscounted
+
+    def _met(self, boot: str | None, now: float) -> None:
+        if self._boot is not None and boot != self._boot:
+            self._resume_all(now)
+        self._boot = boot
+
+    def _resume_all(self, now: float) -> None:
+        for request in self.open.values():
+            if request.kind in wire.RUN_KINDS:
+                self._resume(request, now)
+
+    def _resume(self, request: Request, now: float) -> None:
+        if now - request.resumed_at >= RESUME_AGAIN:
+            request.resumed_at = now
+            self.outgoing.append([b"resume", request.id, wire.pack({"from": request.last_seq + 1})])
+
+    def tick(self, now: float) -> list[Request]:
+        """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""
+        if self.open and now - max(self._heard_at, self._pinged_at) > limits.CLIENT_SILENCE:
+            self._pinged_at = now
+            self.outgoing.append([b"ping", _PROBE, wire.pack({"instance": self._instance})])
+            self.open.setdefault(_PROBE, Request(_PROBE, "ping", now + limits.CLIENT_SILENCE))
+        overdue = [request for request in self.open.values() if now > request.deadline]
+        for request in overdue:
+            self._end(request, RunEndedError("deadline_exceeded", "the daemon did not answer", {"by": "client"}))
+        return overdue
+
+
+_PROBE: Final = b"probe"
+"""The id of pings that the core sends by itself; nobody waits for their answer."""
