@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 from axon_zmq.errors import ConfigurationError
 
@@ -57,7 +59,8 @@ def backend_endpoint(run_dir: Path) -> str:
     return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
 
 
-_OUR_FILES = frozenset((".gitignore", "supervisord.log", "broker.lock"))
+LOCK = "broker.lock"
+_OUR_FILES = frozenset((".gitignore", "supervisord.log", LOCK))
 
 
 def private_directory(run_dir: Path) -> Path:
@@ -75,7 +78,7 @@ def private_directory(run_dir: Path) -> Path:
         if status.st_uid != os.geteuid():
             raise ConfigurationError(f"run directory {str(run_dir)!r} belongs to another user: set AXON_RUN_DIR")
         if stat.S_IMODE(status.st_mode) != 0o700:
-            names = set(os.listdir(run_dir))
+            names = {path.name for path in run_dir.iterdir()}
             if names and not names & _OUR_FILES:
                 raise ConfigurationError(
                     f"run directory {str(run_dir)!r} is open to others and holds other files: "
@@ -85,3 +88,32 @@ def private_directory(run_dir: Path) -> Path:
     except OSError as fault:
         raise ConfigurationError(f"run directory {str(run_dir)!r}: {fault.strerror}; set AXON_RUN_DIR") from None
     return run_dir
+
+
+def hold_lock(run_dir: Path) -> IO[str]:
+    """Hold the run directory: binding a live ipc path again would take it away from its broker.
+
+    Raises:
+        ConfigurationError: Another broker holds it.
+    """
+    file = (run_dir / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"another broker serves {str(run_dir)!r}: stop it or set AXON_RUN_DIR") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def lock_holder(run_dir: Path) -> str | None:
+    """The pid of the broker that holds the run directory, or None."""
+    try:
+        with (run_dir / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return (run_dir / LOCK).read_text() or "?"
+    return None

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
-import os
 import resource
 import secrets
 import sys
 from pathlib import Path
-from typing import IO
 
 from axon_zmq import __version__, endpoints, limits, logs
 from axon_zmq.broker import loop
@@ -32,18 +29,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     for bound in dataclasses.fields(limits.BrokerLimits):
         parser.add_argument(f"--{bound.name.replace('_', '-')}", type=int, default=bound.default)
     return parser.parse_args(argv)
-
-
-def _lock(run_dir: Path) -> IO[str]:
-    """Hold the run directory: binding a live ipc path again would take it away from its broker."""
-    file = (run_dir / "broker.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(f"another broker serves {str(run_dir)!r}: stop it or set AXON_RUN_DIR") from None
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 def _raise_file_limit() -> None:
@@ -65,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         run_dir = endpoints.private_directory(options.run_dir.absolute())
         backend = endpoints.backend_endpoint(run_dir)
         _raise_file_limit()
-        with _lock(run_dir):
+        with endpoints.hold_lock(run_dir):
             loop.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now),
                 frontend,

@@ -17,6 +17,8 @@ from typing import Final, TypeVar
 
 
 class RequestState(Enum):
+    """Where a request is."""
+
     QUEUED = "queued"
     RUNNING = "running"
     ENDING = "ending"
@@ -25,6 +27,8 @@ class RequestState(Enum):
 
 
 class RequestEvent(Enum):
+    """What can happen to a request."""
+
     DISPATCH = "dispatch"
     ASK_TO_END = "ask to end"
     TERMINAL = "terminal"
@@ -36,18 +40,22 @@ class RequestEvent(Enum):
 
 
 class WorkerState(Enum):
+    """Where a worker is."""
+
     READY = "ready"
     LEAVING = "leaving"
     LOST = "lost"
 
 
 class WorkerEvent(Enum):
+    """What can happen to a worker."""
+
     READY = "ready"
     LEAVE = "leave"
     LOSE = "lose"
 
 
-class IllegalTransition(RuntimeError):
+class IllegalTransitionError(RuntimeError):
     """An event that the table does not allow in this state: a fault of the broker's, never of a client's."""
 
 
@@ -78,9 +86,9 @@ def step(table: Mapping[tuple[S, E], S], state: S, event: E) -> S:
     """The state after an event.
 
     Raises:
-        IllegalTransition: The table has no such row.
+        IllegalTransitionError: The table has no such row.
     """
     try:
         return table[state, event]
     except KeyError:
-        raise IllegalTransition(f"{event.name} in state {state.name}") from None
+        raise IllegalTransitionError(f"{event.name} in state {state.name}") from None

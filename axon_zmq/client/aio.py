@@ -160,7 +160,7 @@ class AsyncClient:
         request = self._core.describe(agent, time.monotonic())
         return (await self._answer(request))["agents"]
 
-    async def ping(self, timeout: float = 5.0) -> dict[str, Any]:
+    async def ping(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109 -- what is said when it passes is ours
         """The `pong`: version, limits, workers and queue of each mode.
 
         Raises:

@@ -92,7 +92,7 @@ class ClientCore:
             RequestError: `too_large`, or an id that is open already.
         """
         if unknown := options.keys() - {"id", *HEADER_KEYS, *BODY_KEYS}:
-            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; known are {', '.join((*HEADER_KEYS, *BODY_KEYS))}")
+            raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join((*HEADER_KEYS, *BODY_KEYS))}")
         header = {key: options[key] for key in HEADER_KEYS if options.get(key) is not None}
         body = {key: options[key] for key in BODY_KEYS if options.get(key) is not None}
         if prompt is not None:

@@ -48,6 +48,7 @@ class Job:
 
     @property
     def key(self) -> RunKey:
+        """Client and id."""
         return self.client, self.id
 
     @property

@@ -1,0 +1,138 @@
+"""The supervisord configuration: one `[program]` for the broker and one for each worker slot.
+
+One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. The
+broker starts first and stops last. Nothing in it is an expansion that can be unset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from axon_zmq.settings import Settings
+
+HERE: Final = "%(here)s"
+"""supervisord's own name for the directory of the configuration file; always set."""
+BROKER_STOP_SECONDS: Final = 10
+"""A stopping broker hands over what waits in its outboxes, for a second at most."""
+START_SECONDS: Final = 2
+"""A process that lives this long has started; an import error shows within it."""
+RETRIES: Final = 10
+"""Starts in a row, each a second later than the one before, until a program is FATAL."""
+_BAKED: Final = ("agents", "model", "log_level", "drain_seconds", "run_sync_slots", "run_slots", "run_stream_slots")
+"""Settings that workers read from their environment."""
+
+
+def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
+    """The configuration for these settings.
+
+    Args:
+        settings: A relative `run_dir` is taken from the file's own directory.
+        python: The interpreter; the plain name is found on supervisord's PATH.
+        directory: Where the processes run: agents' modules are imported from there.
+    """
+    run_dir = settings.run_dir.as_posix() if settings.run_dir.is_absolute() else f"{HERE}/{settings.run_dir.as_posix()}"
+    place = _escaped(run_dir)
+    lines = [
+        "; Written by `axon-zmq conf`: change the settings (AXON_* or axon.toml) and render it again.",
+        "; Start: supervisord -c FILE    Look: supervisorctl -c FILE status    Logs: beside the sockets.",
+        "",
+        "[unix_http_server]",
+        f"file={place}/supervisor.sock",
+        "chmod=0700",
+        "",
+        "[supervisord]",
+        f"logfile={place}/supervisord.log",
+        "logfile_maxbytes=10MB",
+        "logfile_backups=5",
+        f"pidfile={place}/supervisord.pid",
+        f"childlogdir={place}",
+        "umask=077",
+        *_environment(settings),
+        "",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        "",
+        "[supervisorctl]",
+        f"serverurl=unix://{place}/supervisor.sock",
+    ]
+    for name, arguments, priority, stop_seconds in _programs(settings, run_dir):
+        lines += [
+            "",
+            f"[program:{name}]",
+            f"command={_escaped(shlex.join([python, *arguments]))}",
+            f"directory={_escaped(directory)}",
+            f"priority={priority}",
+            "autorestart=true",
+            f"startsecs={START_SECONDS}",
+            f"startretries={RETRIES}",
+            f"stopwaitsecs={stop_seconds}",
+            "killasgroup=true",
+            "redirect_stderr=true",
+            f"stdout_logfile={place}/{name}.log",
+            "stdout_logfile_maxbytes=10MB",
+            "stdout_logfile_backups=5",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def broker_arguments(settings: Settings, run_dir: str) -> list[str]:
+    """The broker's command line behind the interpreter: plain values, so that it need not read settings."""
+    bounds = settings.bounds()
+    changed = [
+        f"--{bound.name.replace('_', '-')}={getattr(bounds, bound.name)}"
+        for bound in dataclasses.fields(bounds)
+        if getattr(bounds, bound.name) != bound.default
+    ]
+    if settings.log_level != "info":
+        changed.append(f"--log-level={settings.log_level}")
+    workers = sum(settings.workers().values())
+    return [
+        "-m",
+        "axon_zmq.broker",
+        f"--frontend={settings.frontend}",
+        f"--run-dir={run_dir}",
+        f"--workers={workers}",
+        *changed,
+    ]
+
+
+def worker_arguments(mode: str, name: str, run_dir: str) -> list[str]:
+    """A worker's command line behind the interpreter."""
+    return ["-m", "axon_zmq.worker", f"--mode={mode}", f"--name={name}", f"--run-dir={run_dir}"]
+
+
+def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str], int, int]]:
+    """Name, arguments, priority and seconds to stop of each program."""
+    yield "broker", broker_arguments(settings, run_dir), 10, BROKER_STOP_SECONDS
+    for mode, slots in settings.workers().items():
+        for slot in range(1, slots + 1):
+            name = f"{mode}-{slot}"
+            yield name, worker_arguments(mode, name, run_dir), 20, int(settings.drain_seconds) + 10
+
+
+def _environment(settings: Settings) -> list[str]:
+    """What differs from the defaults, so that the file means the same wherever it is started."""
+    pairs: list[str] = []
+    for name in _BAKED:
+        value = getattr(settings, name)
+        if value != Settings.model_fields[name].get_default(call_default_factory=True):
+            text = ",".join(f"{key}={target}" for key, target in value.items()) if name == "agents" else str(value)
+            pairs.append(f'AXON_{name.upper()}="{_escaped(text)}"')
+    return [f"environment={','.join(pairs)}"] if pairs else []
+
+
+def _escaped(text: str) -> str:
+    """Text in which supervisord expands nothing but its own `%(here)s`."""
+    return text.replace("%", "%%").replace(f"%{HERE}", HERE)
+
+
+def write(settings: Settings, python: str, directory: Path) -> Path:
+    """Render into the run directory, readable by its owner alone; the file's path."""
+    path = settings.run_dir / "supervisord.conf"
+    path.touch(mode=0o600)
+    path.write_text(render(settings, python=python, directory=str(directory)), encoding="utf-8")
+    return path

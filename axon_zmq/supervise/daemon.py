@@ -1,0 +1,111 @@
+"""The whole daemon in the foreground: `axon-zmq serve`, which is a supervisord and what it starts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from axon_zmq import endpoints
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.settings import Settings
+from axon_zmq.supervise import conf
+
+
+class Daemon:
+    """A supervisord of our own, as a child process.
+
+    Args:
+        settings: `run_dir` is made absolute.
+        directory: Where agents' modules are imported from.
+    """
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        run_dir = endpoints.private_directory(settings.run_dir.absolute())
+        endpoints.backend_endpoint(run_dir)
+        endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")  # supervisord adds its pid at first
+        self.settings = settings.model_copy(update={"run_dir": run_dir})
+        self.conf = conf.write(self.settings, sys.executable, directory)
+        self._asked = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and from now on pass SIGTERM and SIGINT on to it.
+
+        Raises:
+            ConfigurationError: Another daemon holds the run directory or the frontend.
+        """
+        self._check_free()
+        with open(self.settings.run_dir / "supervisord.log", "ab", opener=_private) as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
+                preexec_fn=_before_supervisord,
+            )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _check_free(self) -> None:
+        if holder := endpoints.lock_holder(self.settings.run_dir):
+            raise ConfigurationError(
+                f"a daemon (broker pid {holder}) serves {str(self.settings.run_dir)!r} already: "
+                "stop it, or set AXON_RUN_DIR and AXON_FRONTEND for another"
+            )
+        address, _, port = self.settings.frontend.removeprefix("tcp://").rpartition(":")
+        if self.settings.frontend.startswith("tcp://"):
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address.strip("[]"), int(port)))
+                except OSError as fault:
+                    raise ConfigurationError(
+                        f"cannot listen on {self.settings.frontend}: {fault.strerror}; set another AXON_FRONTEND"
+                    ) from None
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked += 1
+        self.stop(at_once=self._asked > 1)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal has asked it to stop."""
+        return self._asked > 0
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask supervisord to stop: workers finish what they have; or kill it, and all with it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait for supervisord's end; 0 where it was asked to stop."""
+        assert self._process is not None
+        code = self._process.wait()
+        return 0 if self.stopping else code or 1
+
+    def check_alive(self) -> None:
+        """Look whether it is still there.
+
+        Raises:
+            ConfigurationError: It has ended by itself.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise ConfigurationError(f"the daemon ended: see the logs in {str(self.settings.run_dir)!r}")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _before_supervisord() -> None:
+    """In supervisord before it starts: it stops in order when `serve` itself is killed; its files are private."""
+    os.umask(0o077)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

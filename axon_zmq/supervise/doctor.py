@@ -1,0 +1,100 @@
+"""`axon-zmq doctor`: what keeps a daemon from starting or serving, found before it does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from axon_zmq import __version__, endpoints, settings
+from axon_zmq.errors import AxonError, ConfigurationError
+
+
+class Finding(NamedTuple):
+    """One thing looked at."""
+
+    good: bool
+    what: str
+    found: str
+    mend: str = ""
+
+
+def examine(endpoint: str | None) -> Iterator[Finding]:
+    """Look at everything in turn; what a wrong finding makes pointless is left out.
+
+    Args:
+        endpoint: The daemon to look for; the settings' own where left out.
+    """
+    packages = ("pydantic-ai-slim", "pyzmq", "msgpack", "supervisor")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    python = platform.python_version()
+    yield Finding(
+        sys.version_info >= (3, 11),
+        "versions",
+        f"axon_zmq {__version__}, Python {python}, {versions}",
+        "use Python 3.11 or newer",
+    )
+    try:
+        configured = settings.load()
+    except ConfigurationError as error:
+        yield Finding(False, "settings", str(error), "correct the variable, or axon.toml")
+        return
+    yield Finding(True, "settings", f"frontend {configured.frontend}, workers {configured.workers()}")
+    try:
+        run_dir = endpoints.private_directory(configured.run_dir.absolute())
+        endpoints.backend_endpoint(run_dir)
+        yield Finding(True, "run directory", str(run_dir))
+    except ConfigurationError as error:
+        yield Finding(False, "run directory", str(error), "set AXON_RUN_DIR to a short path of your own")
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which("supervisord", path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
+    yield Finding(bool(found), "supervisord", found or "not on PATH", "activate the environment: . .venv/bin/activate")
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield Finding(hard >= 4096, "open files", f"at most {hard}, one a client", "raise `ulimit -Hn`")
+    yield from _agents(configured)
+    yield _daemon(endpoint or configured.frontend)
+
+
+def _agents(configured: settings.Settings) -> Iterator[Finding]:
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 -- as a worker, which runs as `python -m`
+    from axon_zmq.worker.agents import Registry
+    from axon_zmq.worker.models import Models
+
+    models = Models(configured.model)
+    for name, entry in Registry(configured.agents, models).describe(None)["agents"].items():
+        fault: Any = entry.get("error")
+        target = configured.agents[name]
+        yield Finding(fault is None, f"agent {name}", fault or target, f"mend {target} or its entry in AXON_AGENTS")
+    if configured.model is not None:
+        try:
+            models.named(configured.model)
+            yield Finding(True, "model", configured.model)
+        except AxonError as error:
+            yield Finding(False, "model", error.message, "correct AXON_MODEL, or set the provider's key")
+
+
+def _daemon(endpoint: str) -> Finding:
+    from axon_zmq.client import AsyncClient
+
+    async def ask() -> dict[str, Any]:
+        async with AsyncClient(endpoint) as client:
+            return await client.ping(2.0)
+
+    try:
+        pong = asyncio.run(ask())
+    except AxonError:
+        return Finding(True, "daemon", f"none answers at {endpoint} yet: start it with `axon-zmq serve`")
+    empty = [mode for mode, pool in pong["modes"].items() if not pool["workers"]]
+    return Finding(
+        not empty,
+        "daemon",
+        f"{endpoint}, version {pong['version']}, modes {pong['modes']}",
+        f"no worker for {', '.join(empty)}: look at supervisorctl status and the logs",
+    )

@@ -1,0 +1,96 @@
+"""What `axon-zmq serve` shows once it is ready: a request through each mode, and what to try next."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from axon_zmq.client import AsyncClient
+from axon_zmq.errors import ConfigurationError, UnavailableError
+from axon_zmq.messages import Chunk
+from axon_zmq.settings import Settings
+from axon_zmq.supervise.daemon import Daemon
+
+GREETER: Final = {"model": "echo"}
+"""An agent as data, so that it is there whatever `AXON_AGENTS` says."""
+START_TIMEOUT: Final = 60.0
+"""Seconds for all processes to register; about 3 are usual on two cores."""
+SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
+
+
+def wait_for_workers(daemon: Daemon, out: Console) -> bool:
+    """Wait until all workers have registered; False where a signal came before.
+
+    Raises:
+        ConfigurationError: The daemon ended, or took too long.
+    """
+    started = time.monotonic()
+    ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT))
+    if ready:
+        out.print(f"ready after {time.monotonic() - started:.1f} s\n")
+    return ready
+
+
+async def _all_there(daemon: Daemon, give_up: float) -> bool:
+    wanted = daemon.settings.workers()
+    async with AsyncClient(daemon.settings.frontend) as client:
+        while not daemon.stopping:
+            daemon.check_alive()
+            if time.monotonic() > give_up:
+                where = str(daemon.settings.run_dir)
+                raise ConfigurationError(f"not ready after {START_TIMEOUT:g} s: see the logs in {where!r}")
+            try:
+                pong = await client.ping(0.5)
+            except UnavailableError:
+                continue
+            if not pong["settling"] and all(pong["modes"][mode]["workers"] >= n for mode, n in wanted.items()):
+                return True
+            await asyncio.sleep(0.05)
+    return False
+
+
+async def greet(settings: Settings, out: Console) -> None:
+    """Send one request through each mode that has workers and show the answers arriving."""
+    async with AsyncClient(settings.frontend) as client:
+        if settings.run_sync_workers:
+            done = await client.run_sync(GREETER, "Hello from Agent.run_sync")
+            out.print(f"run_sync    {done.result}", markup=False)
+        if settings.run_workers:
+            done = await client.run(GREETER, "Hello from Agent.run")
+            out.print(f"run         {done.result}", markup=False)
+        if settings.run_stream_workers:
+            out.print("run_stream  ", end="")
+            await _show_stream(client, out)
+
+
+async def _show_stream(client: AsyncClient, out: Console) -> None:
+    started = time.monotonic()
+    pieces = 0
+    async with client.stream(SPEAKER, "Count for me") as stream:
+        async for event in stream:
+            if isinstance(event, Chunk):
+                pieces += 1
+                out.print(f"{event.data.strip()}·", end="", markup=False)
+                out.file.flush()
+    out.print(f" {pieces} pieces in {time.monotonic() - started:.2f} s")
+
+
+def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
+    """The endpoint, and three things to try."""
+    where = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
+    steps: list[tuple[str, Any]] = [
+        ("a stream", f"axon-zmq stream{where} weather 'Oslo and Rome?'"),
+        ("the agents", f"axon-zmq agents{where}"),
+        ("the processes", f"supervisorctl -c {conf} status"),
+    ]
+    out.print(f"\nserving on {settings.frontend} — Ctrl-C stops it\ntry next, from another terminal:", markup=False)
+    for what, command in steps:
+        out.print(f"  {what:<14} .venv/bin/{command}" if _in_checkout() else f"  {what:<14} {command}", markup=False)
+
+
+def _in_checkout() -> bool:
+    return Path(".venv/bin/axon-zmq").exists()

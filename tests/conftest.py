@@ -1,0 +1,190 @@
+"""A real broker and real workers on free ports and in temporary folders, and raw DEALERs to talk to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from axon_zmq import Client, wire
+
+PATIENCE = 20.0
+"""Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
+    """The first truthy answer; polls, because what is waited for is another process."""
+    give_up = time.monotonic() + seconds
+    while not (answer := true()):
+        assert time.monotonic() < give_up, f"waited {seconds:g} s for {what}"
+        time.sleep(0.01)
+    return answer
+
+
+class Daemon:
+    """Broker and workers as plain child processes, without supervisord: quick to start, easy to kill."""
+
+    def __init__(self, run_dir: Path, **env: str) -> None:
+        self.run_dir = run_dir
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self.env = {**os.environ, "AXON_FRONTEND": self.endpoint, "AXON_RUN_DIR": str(run_dir), **env}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_broker(self, *more: str) -> None:
+        self._start("broker", "axon_zmq.broker", f"--frontend={self.endpoint}", *more)
+
+    def start_worker(self, mode: str, number: int = 1) -> str:
+        name = f"{mode}-{number}"
+        self._start(name, "axon_zmq.worker", f"--mode={mode}", f"--name={name}")
+        return name
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        with (self.run_dir / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments, f"--run-dir={self.run_dir}"],
+                env=self.env,
+                cwd=ROOT / "tests",
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def log(self, name: str) -> str:
+        return (self.run_dir / f"{name}.log").read_text()
+
+    def wait(self, **workers: int) -> None:
+        """Until so many workers of each mode are there."""
+        with Client(self.endpoint) as client:
+
+            def there() -> bool:
+                pong = client.ping(PATIENCE)
+                return not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items())
+
+            wait_until(there, f"workers {workers}")
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait(PATIENCE)
+        self.processes.clear()
+
+
+@contextmanager
+def running(*modes: str, broker: tuple[str, ...] = (), **env: str) -> Iterator[Daemon]:
+    """A daemon with one worker for each named mode (a mode may be named again), stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="axon-") as folder:
+        daemon = Daemon(Path(folder), **env)
+        try:
+            daemon.start_broker(*broker)
+            for number, mode in enumerate(modes, 1):
+                daemon.start_worker(mode, number)
+            daemon.wait(**{mode: modes.count(mode) for mode in modes})
+            yield daemon
+        except BaseException:
+            for name in daemon.processes:
+                print(f"--- {name}\n{daemon.log(name)}", file=sys.stderr)
+            raise
+        finally:
+            daemon.stop()
+
+
+class Dealer:
+    """A raw DEALER: frames as any client in any language would send them."""
+
+    def __init__(self, endpoint: str, identity: bytes | None = None) -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        if identity:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+
+    def send(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> None:
+        """Maps are packed; bytes go as they are."""
+        frames = [part if isinstance(part, bytes) else wire.pack(part or {}) for part in (header, body)]
+        self.socket.send_multipart([kind, id, *frames])
+
+    def recv(self, seconds: float = PATIENCE, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
+        """The next message that is no `alive`."""
+        give_up = time.monotonic() + seconds
+        while True:
+            assert self.socket.poll(max(0, int((give_up - time.monotonic()) * 1000))), f"nothing came in {seconds} s"
+            kind, id, body = self.socket.recv_multipart()[-3:]
+            if alive or kind != b"alive":
+                return kind, id, wire.unpack(body, "the body")
+
+    def silent(self, seconds: float = 0.3) -> bool:
+        return not self.socket.poll(int(seconds * 1000))
+
+    def until_end(self, id: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+        """Every message of one request, its terminal one last."""
+        messages = []
+        while True:
+            kind, of, body = self.recv()
+            if of == id:
+                messages.append((kind, body))
+                if kind in wire.TERMINAL_KINDS:
+                    return messages
+
+    def ask(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> tuple[bytes, dict[str, Any]]:
+        """Send, and the terminal message (or the `refused` or `pong`) that answers."""
+        self.send(kind, id, header, body)
+        while True:
+            answer, of, reply = self.recv()
+            if of == id and (answer in wire.TERMINAL_KINDS or answer in (b"pong", b"refused")):
+                return answer, reply
+
+    def close(self) -> None:
+        self.socket.close(0)
+        self._context.term()
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Daemon]:
+    """One daemon for all tests that leave it as it was."""
+    with running("run_sync", "run", "run_stream", AXON_AGENTS=AGENTS) as shared:
+        yield shared
+
+
+AGENTS = (
+    "echo=axon_zmq.agents.echo:agent,assistant=axon_zmq.agents.assistant:make,weather=axon_zmq.agents.weather:agent,"
+    "broken=sample_agents:no_such_agent,slow=sample_agents:slow,stubborn=sample_agents:stubborn,"
+    "raising=sample_agents:raising,thinker=sample_agents:thinker,typed=sample_agents:typed"
+)
+
+
+@pytest.fixture
+def dealer(daemon: Daemon) -> Iterator[Dealer]:
+    connected = Dealer(daemon.endpoint)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    with Client(daemon.endpoint) as connected:
+        yield connected

@@ -1,0 +1,89 @@
+"""Agents that misbehave, for the tests; imported by workers, by the names in `conftest.AGENTS`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from pydantic import BaseModel
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, DeltaToolCalls, FunctionModel
+
+
+def _calls_first_tool_once(text: str = "done") -> FunctionModel:
+    """A model that calls the agent's first tool, and then answers with its result."""
+
+    def step(messages: list[ModelMessage], info: AgentInfo) -> ToolCallPart | str:
+        last = messages[-1]
+        assert isinstance(last, ModelRequest)
+        returned = [part for part in last.parts if isinstance(part, ToolReturnPart)]
+        return f"{text}: {returned[0].content}" if returned else ToolCallPart(info.function_tools[0].name, {})
+
+    async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        part = step(messages, info)
+        return ModelResponse(parts=[TextPart(part) if isinstance(part, str) else part])
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        part = step(messages, info)
+        if isinstance(part, str):
+            yield part
+        else:
+            yield {0: DeltaToolCall(part.tool_name, "{}", tool_call_id=part.tool_call_id)}
+
+    return FunctionModel(respond, stream_function=stream, model_name="scripted")
+
+
+slow = Agent(_calls_first_tool_once(), name="slow")
+
+
+@slow.tool_plain
+def sleep_in_a_thread() -> str:
+    """Blocks its own thread only."""
+    time.sleep(1)
+    return "slept"
+
+
+stubborn = Agent(_calls_first_tool_once(), name="stubborn")
+
+
+@stubborn.tool_plain
+async def block_the_loop() -> str:
+    """Blocks the loop that runs it, and so cannot be cancelled."""
+    time.sleep(60)
+    return "never"
+
+
+raising = Agent(_calls_first_tool_once(), name="raising")
+
+
+@raising.tool_plain
+def divide() -> float:
+    """Raises, as tools do."""
+    return 1 / 0
+
+
+async def _think(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[object]:
+    yield {0: DeltaThinkingPart(content="let me ")}
+    yield {0: DeltaThinkingPart(content="think")}
+    await asyncio.sleep(0)
+    yield "the "
+    yield "answer"
+
+
+thinker = Agent(FunctionModel(stream_function=_think), name="thinker")  # type: ignore[arg-type]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+typed = Agent(_calls_first_tool_once("deps"), name="typed", deps_type=Person)
+
+
+@typed.tool
+def who(ctx: RunContext[Person]) -> str:
+    """Tells the deps."""
+    return f"{ctx.deps.name} is {ctx.deps.age}"

@@ -1,0 +1,108 @@
+"""The three modes, for real: what comes, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from axon_zmq import AxonError, Client
+from axon_zmq.messages import Chunk, Complete
+
+MODES = ("run_sync", "run", "run_stream")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_answers_with_result_usage_and_new_messages(dealer, mode):
+    kind, body = dealer.ask(mode.encode(), b"1", None, {"agent": "echo", "prompt": "hello there"})
+    assert kind == b"complete"
+    assert body["result"] == "hello there"
+    assert body["usage"]["requests"] == 1
+    assert [message["kind"] for message in body["messages"]] == ["request", "response"]
+    assert body["model"] == "echo"
+    assert body["run_id"]
+
+
+def test_run_stream_sends_each_delta_as_one_chunk_with_gapless_seq(dealer):
+    dealer.send(b"run_stream", b"1", None, {"agent": "echo", "prompt": "one two three"})
+    messages = dealer.until_end(b"1")
+    assert [body["seq"] for _, body in messages] == [1, 2, 3, 4]
+    assert [body["data"] for kind, body in messages if kind == b"chunk"] == ["one", " two", " three"]
+    assert {(body["type"], body["step"], body["part"]) for kind, body in messages if kind == b"chunk"} == {
+        ("text", 1, 0)
+    }
+
+
+def test_thinking_comes_as_chunks_of_its_own(client: Client):
+    events = list(client.stream("thinker", "?"))
+    assert [(e.type, e.data) for e in events if isinstance(e, Chunk)] == [
+        ("thinking", "let me "),
+        ("thinking", "think"),
+        ("text", "the "),
+        ("text", "answer"),
+    ]
+    assert events[-1].result == "the answer"
+
+
+def test_tool_events_and_partial_output_and_steps(client: Client):
+    *chunks, complete = client.stream("weather", "Oslo?")
+    kinds = [chunk.type for chunk in chunks]
+    assert kinds[:2] == ["tool_started", "tool_finished"]
+    assert set(kinds[2:]) == {"output"}
+    assert chunks[0].data["name"] == "temperature"
+    assert chunks[0].data["args"] == {"place": "Oslo"}
+    assert chunks[1].data["outcome"] == "success"
+    assert chunks[1].data["call_id"] == chunks[0].data["call_id"]
+    assert [chunk.step for chunk in chunks] == [1, 1] + [2] * (len(chunks) - 2)
+    assert chunks[-1].data == complete.result == {"summary": "Oslo: -3 °C", "celsius": {"Oslo": -3.0}}
+
+
+def test_all_events_are_pydantic_ais_own(client: Client):
+    *chunks, complete = client.stream("weather", "Oslo?", events="all")
+    assert {chunk.type for chunk in chunks} == {"event"}
+    kinds = [chunk.data["event_kind"] for chunk in chunks]
+    assert kinds[0] == "part_start"
+    assert {"part_delta", "function_tool_call", "function_tool_result", "final_result"} <= set(kinds)
+    assert isinstance(complete, Complete)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_conversation_goes_on_from_its_messages(client: Client, mode):
+    first = _run(client, mode, "echo", "my name is Ada")
+    second = _run(client, mode, "echo", "and yours?", message_history=first.messages)
+    assert len(second.messages) == 2  # the new ones only
+    third = _run(client, mode, {"model": "echo"}, None, message_history=[*first.messages, second.messages[0]])
+    assert third.result == "and yours?"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bytes_and_times_stay_themselves_on_the_way(client: Client, mode):
+    parts = ["see ", {"kind": "binary", "data": b"\x89PNG\x00\xff", "media_type": "image/png"}]
+    done = _run(client, mode, "echo", parts)
+    content = done.messages[0]["parts"][0]["content"]
+    assert content[1]["data"] == b"\x89PNG\x00\xff"
+    assert done.messages[0]["parts"][0]["timestamp"].tzinfo is not None
+    again = _run(client, mode, "echo", "more", message_history=done.messages)
+    assert again.result == "more"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deps_are_checked_against_the_agents_own_type(client: Client, mode):
+    assert _run(client, mode, "typed", "?", deps={"name": "Ada", "age": 36}).result == "deps: Ada is 36"
+    with pytest.raises(AxonError) as caught:
+        _run(client, mode, "typed", "?", deps={"name": "Ada", "age": "old"})
+    assert caught.value.error_type == "invalid_request"
+    assert caught.value.details["errors"][0]["pointer"] == "/deps/age"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_raising_tool_is_named_and_what_came_before_is_kept(client: Client, mode):
+    with pytest.raises(AxonError) as caught:
+        _run(client, mode, "raising", "?")
+    assert caught.value.error_type == "tool_failed"
+    assert "divide" in caught.value.message
+    assert caught.value.details["partial"]["messages"][1]["parts"][0]["tool_name"] == "divide"
+
+
+def _run(client: Client, mode: str, agent, prompt, **options) -> Complete:
+    if mode == "run_stream":
+        return client.stream(agent, prompt, **options).complete()
+    return getattr(client, mode)(agent, prompt, **options)
