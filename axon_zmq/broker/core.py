@@ -71,7 +71,7 @@ class Broker:
         self._expected_workers = expected_workers
         self._settled_at = now + limits.SETTLE_TIME
         self._pools = {mode: Pool(mode, empty_since=now) for mode in wire.MODES}
-        self._describes = Pool("describe", empty_since=now)
+        self._describes = Pool("describe", empty_since=now, takes_slots=False)
         self._workers: dict[bytes, Worker] = {}
         self._clients: OrderedDict[bytes, Client] = OrderedDict()
         self._runs: dict[RunKey, Run] = {}
@@ -306,7 +306,7 @@ class Broker:
             run.step(RequestEvent.DISPATCH)
             run.worker, run.started = worker.identity, now
             run.attempts += 1
-            worker.runs[run.key] = run
+            worker.hold(run)
             lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
             self._tell(run, run.kind.encode(), run.header_frame, run.body, lease)
             if run.max_attempts == run.attempts:
@@ -326,7 +326,7 @@ class Broker:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
         run.body = run.header_frame = b""
         if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
-            worker.runs.pop(run.key, None)
+            worker.release(run)
         if (client := self._clients.get(run.client)) is not None:
             client.open.pop(run.id, None)
             if not client.open:
@@ -416,7 +416,7 @@ class Broker:
             run.step(RequestEvent.TERMINAL)
             self._release(run, now)
         else:
-            worker.runs[key] = run
+            worker.hold(run)
             self._client(run.client).open[run.id] = run
 
     def _worker_gone(self, identity: bytes, relayed: Container[RunKey], now: float) -> None:

@@ -38,6 +38,11 @@ class Run:
         """Where the broker finds it."""
         return self.client, self.id
 
+    @property
+    def takes_slot(self) -> bool:
+        """Whether it needs a free slot; a describe is answered beside the runs."""
+        return self.kind != "describe"
+
     def step(self, event: RequestEvent) -> None:
         """Go on in its life cycle."""
         self.state = step(REQUEST, self.state, event)
@@ -55,11 +60,24 @@ class Worker:
     """When it last made progress."""
     state: WorkerState = WorkerState.READY
     runs: dict[RunKey, Run] = field(default_factory=dict)
+    """What it holds: runs, which take a slot each, and describes, which take none."""
+    busy: int = 0
+    """Slots that are taken."""
 
     @property
     def free(self) -> int:
         """Runs that it may be given now; below zero where slots were taken out of service."""
-        return self.slots - len(self.runs) if self.state is WorkerState.READY else 0
+        return self.slots - self.busy if self.state is WorkerState.READY else 0
+
+    def hold(self, run: Run) -> None:
+        """Take a run."""
+        self.runs[run.key] = run
+        self.busy += run.takes_slot
+
+    def release(self, run: Run) -> None:
+        """Be done with a run, if it has it."""
+        if self.runs.pop(run.key, None) is not None:
+            self.busy -= run.takes_slot
 
     def step(self, event: WorkerEvent) -> None:
         """Go on in its life cycle."""
@@ -73,15 +91,22 @@ class Pool:
     mode: str
     empty_since: float
     """Since when it has had no worker; only meaningful while it has none."""
+    takes_slots: bool = True
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     mean_seconds: float = 1.0
     """Moving average of a run's time, for `retry_after_ms`."""
 
     def idlest(self, now: float) -> Worker | None:
-        """The worker with the most free slots among those that make progress."""
-        ready = (w for w in self.workers.values() if w.free > 0 and now - w.seen < limits.PROGRESS_TIMEOUT)
-        return max(ready, key=lambda worker: worker.free, default=None)
+        """The worker with the most free slots among those that make progress and can take one more."""
+        able = (
+            worker
+            for worker in self.workers.values()
+            if worker.state is WorkerState.READY
+            and now - worker.seen < limits.PROGRESS_TIMEOUT
+            and (worker.free > 0 or not self.takes_slots)
+        )
+        return max(able, key=lambda worker: worker.free, default=None)
 
     def retry_after_ms(self) -> int:
         """About when what waits now will have been served: 100 ms to one minute."""

@@ -1,0 +1,438 @@
+"""A fake OpenAI, in a process of its own: `python -m axon_zmq.testing.provider` prints its base URL.
+
+It speaks Chat Completions (`openai-chat:…` in pydantic-ai) and Responses (`openai:…`), streamed or not,
+on loopback only. The model's name says how it behaves: see `BEHAVIOURS`. It answers with the last
+message, word by word; where the request has tools and that message is a JSON object, it calls one:
+`{"tool's name": {its arguments}}`, or, with other keys, the last tool (an agent's output) with all of it.
+`GET /stats` tells what it has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final, Literal, Self
+
+from axon_zmq.supervise import lifeline
+
+_WORD: Final = re.compile(r"\s*\S+|\s+$")
+_PATIENCE: Final = 20.0
+"""Seconds that the process may take to start, or to tell its statistics."""
+_STALL: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What a model of the fake provider does; the defaults answer at once and well."""
+
+    status: int = 200
+    code: str | None = None
+    """OpenAI's machine-readable error code, where `status` is an error."""
+    message: str = ""
+    """The error's text; `{key}` becomes the API key that the client sent."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    pause: float = 0.0
+    """Seconds before each delta."""
+    finish: Literal["stop", "length"] = "stop"
+    refuses: bool = False
+    breaks: Literal["close", "stall"] | None = None
+    """What happens half-way through the answer, in place of the rest."""
+    nonsense: bytes | None = None
+    """What is sent in place of an answer, called JSON or a stream all the same."""
+
+
+BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
+    "ok": Behaviour(),
+    "slow": Behaviour(pause=0.05),
+    # Some providers repeat the whole key; OpenAI's own repeats its ends.
+    "unauthorized": Behaviour(401, "invalid_api_key", "Incorrect API key provided: {key}."),
+    "not-found": Behaviour(404, "model_not_found", "The model `not-found` does not exist."),
+    "rate-limited": Behaviour(429, "rate_limit_exceeded", "Rate limit reached.", {"Retry-After": "7"}),
+    "quota": Behaviour(429, "insufficient_quota", "You exceeded your current quota."),
+    "broken": Behaviour(500, "server_error", "The server had an error."),
+    "unavailable": Behaviour(503, None, "The engine is not available."),
+    "context": Behaviour(400, "context_length_exceeded", "This model's maximum context length is 8 tokens."),
+    "rejected": Behaviour(400, "invalid_value", "Invalid value: 'temperature'."),
+    "filtered": Behaviour(refuses=True),
+    "cut": Behaviour(breaks="close"),
+    "stall": Behaviour(breaks="stall"),
+    "garbage": Behaviour(nonsense=b"<html>It works!"),
+    "misshapen": Behaviour(nonsense=b'{"choices": [], "output": []}'),
+    "length": Behaviour(finish="length"),
+}
+"""By the model's name; any other name is `not-found`."""
+
+
+# --- what is asked, and what is answered -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, before it is put into the words of one of the two APIs."""
+
+    model: str
+    kind: Literal["text", "refusal", "call"]
+    pieces: Sequence[str]
+    """Its deltas: of the text, of the refusal, or of the tool's arguments."""
+    tool: str
+    finish: Literal["stop", "length"]
+
+    @property
+    def whole(self) -> str:
+        """All pieces."""
+        return "".join(self.pieces)
+
+
+def _answer(request: Mapping[str, Any], behaviour: Behaviour) -> Answer:
+    """The answer to a request of either API: their differences in what is asked are small."""
+    items: Any = request.get("messages") or request.get("input")
+    last: Mapping[str, Any] = {"role": "user", "content": items} if isinstance(items, str) else items[-1]
+    text = _text(last.get("content") or last.get("output"))
+    if behaviour.refuses:
+        return Answer(request["model"], "refusal", ("I cannot", " help with that."), "", "stop")
+    tools = [str(tool.get("function", tool)["name"]) for tool in request.get("tools") or ()]
+    if tools and last.get("role") == "user" and (arguments := _json_object(text)) is not None:
+        tool = next((name for name in tools if arguments.keys() == {name}), None)
+        text = json.dumps(arguments[tool] if tool else arguments)
+        return Answer(request["model"], "call", _words(text), tool or tools[-1], "stop")
+    words = _words(text)
+    if behaviour.finish == "length":
+        words = words[: (len(words) + 1) // 2]
+    return Answer(request["model"], "text", words, "", behaviour.finish)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part.get("text", f"[{part.get('type')}]") for part in content or ())
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text) or [text]
+
+
+# --- Chat Completions ------------------------------------------------------------------------------
+
+
+def chat_completion(answer: Answer) -> dict[str, Any]:
+    """The whole answer, as `POST /v1/chat/completions` gives it."""
+    message = {"role": "assistant", "content": None, **_chat_part(answer, answer.whole, first=True)}
+    return _chat("chat.completion", answer, {"message": message, "finish_reason": _chat_finish(answer)})
+
+
+def chat_events(answer: Answer) -> Iterator[str]:
+    """The same as a stream of server-sent events."""
+    for index, piece in enumerate(answer.pieces):
+        delta = _chat_part(answer, piece, first=index == 0)
+        yield _event(_chat("chat.completion.chunk", answer, {"delta": delta, "finish_reason": None}))
+    end = {"delta": {}, "finish_reason": _chat_finish(answer)}
+    yield _event(_chat("chat.completion.chunk", answer, end))
+    yield "data: [DONE]\n\n"
+
+
+def _chat(object: str, answer: Answer, choice: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": "chatcmpl-1", "object": object, "created": int(time.time()), "model": answer.model}
+    made["choices"] = [{"index": 0, **choice}]
+    if choice["finish_reason"]:
+        spent = len(answer.pieces)
+        made["usage"] = {"prompt_tokens": 1, "completion_tokens": spent, "total_tokens": 1 + spent}
+    return made
+
+
+def _chat_part(answer: Answer, piece: str, first: bool) -> dict[str, Any]:
+    if answer.kind != "call":
+        return {"content" if answer.kind == "text" else "refusal": piece}
+    call: dict[str, Any] = {"index": 0, "function": {"arguments": piece}}
+    if first:
+        call |= {"id": "call_1", "type": "function", "function": {"name": answer.tool, "arguments": piece}}
+    return {"tool_calls": [call]}
+
+
+def _chat_finish(answer: Answer) -> str:
+    return "tool_calls" if answer.kind == "call" else answer.finish
+
+
+# --- Responses -------------------------------------------------------------------------------------
+
+
+def response(answer: Answer) -> dict[str, Any]:
+    """The whole answer, as `POST /v1/responses` gives it."""
+    cut = answer.finish == "length"
+    spent = len(answer.pieces)
+    return {
+        **_pending_response(answer),
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": [_item(answer, answer.whole)],
+        "usage": {
+            "input_tokens": 1,
+            "output_tokens": spent,
+            "total_tokens": 1 + spent,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+
+
+_DELTAS: Final[Mapping[str, str]] = {
+    "text": "response.output_text.delta",
+    "refusal": "response.refusal.delta",
+    "call": "response.function_call_arguments.delta",
+}
+
+
+def response_events(answer: Answer) -> Iterator[str]:
+    """The same as a stream of server-sent events."""
+    whole = response(answer)
+    place = {"output_index": 0, "item_id": "item_1", "content_index": 0}
+    yield _event({"type": "response.created", "sequence_number": 0, "response": _pending_response(answer)})
+    yield _event({"type": "response.output_item.added", "sequence_number": 1, **place, "item": _item(answer, "")})
+    for number, piece in enumerate(answer.pieces, 2):
+        yield _event({"type": _DELTAS[answer.kind], "sequence_number": number, **place, "delta": piece})
+    number = len(answer.pieces) + 2
+    done = {"type": "response.output_item.done", "sequence_number": number, "item": whole["output"][0]}
+    yield _event({**place, **done})
+    yield _event({"type": f"response.{whole['status']}", "sequence_number": number + 1, "response": whole})
+
+
+def _pending_response(answer: Answer) -> dict[str, Any]:
+    made = {"id": "resp_1", "object": "response", "created_at": int(time.time()), "model": answer.model}
+    defaults = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None}
+    return {**made, **defaults, "status": "in_progress", "output": []}
+
+
+def _item(answer: Answer, content: str) -> dict[str, Any]:
+    item: dict[str, Any] = {"id": "item_1", "status": "completed"}
+    if answer.kind == "call":
+        return {**item, "type": "function_call", "call_id": "call_1", "name": answer.tool, "arguments": content}
+    part: dict[str, Any] = {"type": "refusal", "refusal": content}
+    if answer.kind == "text":
+        part = {"type": "output_text", "text": content, "annotations": []}
+    return {**item, "type": "message", "role": "assistant", "content": [part]}
+
+
+def _event(data: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"
+
+
+_APIS: Final = {
+    "/v1/chat/completions": (chat_completion, chat_events),
+    "/v1/responses": (response, response_events),
+}
+
+
+# --- the server ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Stats:
+    """What the provider has seen since it was started."""
+
+    requests: int = 0
+    connections: int = 0
+    """TCP connections that brought a request; `GET /stats` is none."""
+    open: int = 0
+    """Answers under way."""
+    abandoned: int = 0
+    """Answers that the client did not wait for: it closed the connection."""
+    models: dict[str, int] = field(default_factory=dict[str, int])
+    """Requests by model."""
+
+
+class _Tally:
+    """The statistics, counted by many threads."""
+
+    def __init__(self) -> None:
+        self._stats = Stats()
+        self._lock = threading.Lock()
+
+    def add(self, **counts: int) -> None:
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self._stats, name, getattr(self._stats, name) + count)
+
+    def model(self, name: str) -> None:
+        with self._lock:
+            self._stats.models[name] = self._stats.models.get(name, 0) + 1
+
+    def packed(self) -> bytes:
+        with self._lock:
+            return json.dumps(asdict(self._stats)).encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One TCP connection and its requests, on a thread of its own."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(self, tally: _Tally, *connection: Any) -> None:
+        self._tally = tally
+        self._is_new = True
+        super().__init__(*connection)  # serves the connection until it is closed
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: stderr is the test's."""
+
+    def do_GET(self) -> None:
+        """Tell the statistics."""
+        if self.path == "/stats":
+            self._send(200, self._tally.packed())
+        else:
+            self._fail(Behaviour(404, None, "there is POST /v1/chat/completions, POST /v1/responses, GET /stats"))
+
+    def do_POST(self) -> None:
+        """Answer as the model's name says."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path not in _APIS:
+            self._fail(Behaviour(404, None, f"there is no {self.path}"))
+            return
+        request = json.loads(body)
+        self._tally.add(requests=1, connections=int(self._is_new), open=1)
+        self._tally.model(request["model"])
+        self._is_new = False
+        try:
+            self._answer(request, BEHAVIOURS.get(request["model"], BEHAVIOURS["not-found"]))
+        except ConnectionError:
+            self._tally.add(abandoned=1)
+            self.close_connection = True
+        finally:
+            self._tally.add(open=-1)
+
+    def _answer(self, request: Mapping[str, Any], behaviour: Behaviour) -> None:
+        if behaviour.status != 200:
+            self._fail(behaviour)
+            return
+        streamed = bool(request.get("stream"))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        pieces = self._pieces(request, behaviour, streamed)
+        if behaviour.breaks is None:
+            self._deliver(pieces, behaviour.pause)
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self._deliver(pieces[: len(pieces) // 2], behaviour.pause)
+            if behaviour.breaks == "stall":
+                self._pause(_STALL)
+            self.close_connection = True
+
+    def _pieces(self, request: Mapping[str, Any], behaviour: Behaviour, streamed: bool) -> list[bytes]:
+        if behaviour.nonsense is not None:
+            return [b"data: %s\n\n" % behaviour.nonsense if streamed else behaviour.nonsense]
+        answer = _answer(request, behaviour)
+        whole, events = _APIS[self.path]
+        if streamed:
+            return [event.encode() for event in events(answer)]
+        text = json.dumps(whole(answer)).encode()
+        size = len(text) // (len(answer.pieces) + 1) + 1  # as many pieces as a stream has: it takes as long
+        return [text[start : start + size] for start in range(0, len(text), size)]
+
+    def _deliver(self, pieces: Sequence[bytes], pause: float) -> None:
+        for piece in pieces:
+            self._pause(pause)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; a client that goes meanwhile is noticed at once, as ConnectionError."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        if poll.poll(seconds * 1000) and not self.connection.recv(1, socket.MSG_PEEK):
+            raise ConnectionResetError("the client has gone")
+
+    def _fail(self, behaviour: Behaviour) -> None:
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        message = behaviour.message.replace("{key}", key)
+        kind = "server_error" if behaviour.status >= 500 else "invalid_request_error"
+        error = {"message": message, "type": kind, "param": None, "code": behaviour.code}
+        self._send(behaviour.status, json.dumps({"error": error}).encode(), behaviour.headers)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the base URL and serve until killed, or until the parent process has gone."""
+    parser = argparse.ArgumentParser(prog="python -m axon_zmq.testing.provider", description="A fake OpenAI.")
+    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
+    options = parser.parse_args(argv)
+    lifeline.hold(always=True)
+    with _Server(("127.0.0.1", options.port), partial(_Handler, _Tally())) as server:
+        print(f"http://127.0.0.1:{server.server_port}/v1", flush=True)
+        server.serve_forever()
+
+
+class FakeProvider:
+    """The fake provider as a child process: `with FakeProvider() as provider`.
+
+    Give a daemon `OPENAI_BASE_URL=provider.base_url` and any `OPENAI_API_KEY`. The process also goes
+    when the thread that started it ends.
+    """
+
+    def __init__(self) -> None:
+        self.base_url = ""
+        """Ends in `/v1`; known once it was entered."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<FakeProvider {self.base_url or 'not started'}>"
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "axon_zmq.testing.provider"]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        assert self._process.stdout is not None
+        self.base_url = self._process.stdout.readline().strip()
+        if not self.base_url:
+            raise RuntimeError(f"the fake provider did not start: it ended with {self._process.wait(_PATIENCE)}")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate(timeout=_PATIENCE)
+
+    def stats(self) -> Stats:
+        """What it has seen so far."""
+        address = self.base_url.removeprefix("http://").removesuffix("/v1")
+        connection = HTTPConnection(address, timeout=_PATIENCE)
+        try:
+            connection.request("GET", "/stats")
+            return Stats(**json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+
+
+if __name__ == "__main__":
+    main()

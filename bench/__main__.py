@@ -1,0 +1,41 @@
+"""`python -m bench`: measure, print the table and then one line of JSON; see `docs/performance.md`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from bench import measure, processes, report
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description="What the daemon costs, beside the same without."
+    )
+    parser.add_argument("--quick", action="store_true", help="a few seconds: that it works, not how fast")
+    parser.add_argument("--rounds", type=int, help="how many rounds, at least 3")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    return parser.parse_args()
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure everything, within about two minutes; only 127.0.0.1 is used."""
+    options = _arguments()
+    processes.end_on_sigterm()
+    plan = measure.QUICK if options.quick else measure.FULL
+    rounds = max(3, options.rounds or plan.rounds)
+    rows = measure.run(plan, rounds, _say)
+    where = report.machine()
+    print(report.as_text(rows))
+    print(json.dumps(report.as_json(rows, where, rounds), ensure_ascii=False))
+    if options.write:
+        report.write(report.as_markdown(rows, where, rounds))
+
+
+if __name__ == "__main__":
+    main()

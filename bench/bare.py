@@ -1,0 +1,72 @@
+"""Bare pydantic-ai in a process of its own: the same agents, called as any program would call them.
+
+A line `[what, tasks, each]` on stdin asks for a measurement, a line of JSON on stdout answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from axon_zmq.supervise import lifeline
+from bench import agents
+from bench.numbers import percentiles
+
+PROMPT = "hello there"
+
+
+async def _stream() -> None:
+    async with agents.stream.run_stream_events(PROMPT) as events:
+        async for _event in events:
+            pass
+
+
+async def _run() -> None:
+    await agents.echo.run(PROMPT)
+
+
+async def _cpu(call: Callable[[], Awaitable[None]], tasks: int, each: int) -> float:
+    """Microseconds of this process for each call, `tasks` at a time."""
+
+    async def repeat() -> None:
+        for _ in range(each):
+            await call()
+
+    before = time.process_time()
+    await asyncio.gather(*(repeat() for _ in range(tasks)))
+    return (time.process_time() - before) * 1e6 / (tasks * each)
+
+
+async def _latency(count: int) -> dict[str, float]:
+    """Milliseconds of one run at a time."""
+    took: list[float] = []
+    for _ in range(count):
+        start = time.perf_counter()
+        await _run()
+        took.append((time.perf_counter() - start) * 1000)
+    return percentiles(took)
+
+
+async def answer(what: str, tasks: int, each: int) -> dict[str, float]:
+    """Do one measurement."""
+    match what:
+        case "stream":
+            return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
+        case "run":
+            return {"server": await _cpu(_run, tasks, each)}
+        case _:
+            return await _latency(each)
+
+
+async def main() -> None:
+    """Answer until stdin ends."""
+    for line in sys.stdin:
+        print(json.dumps(await answer(*json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    lifeline.hold()
+    asyncio.run(main())

@@ -1,0 +1,103 @@
+"""Raw DEALERs, so that what is measured is the daemon and not a client library."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from typing import Any
+
+import zmq
+
+from axon_zmq import wire
+from bench.processes import PATIENCE
+
+_BATCH = 256
+
+
+class Crowd:
+    """Some clients, each with one request at a time.
+
+    Args:
+        endpoint: The daemon's, or the naive loop's.
+        size: How many clients.
+    """
+
+    def __init__(self, endpoint: str, size: int) -> None:
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._ids = count(1)
+        self._dealers = [self._connect(endpoint, number) for number in range(size)]
+
+    def _connect(self, endpoint: str, number: int) -> zmq.Socket[bytes]:
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, f"bench-{number}".encode())
+        dealer.setsockopt(zmq.RCVHWM, 0)  # it reads without end, as chumak does: the server never waits for it
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(endpoint)
+        self._poller.register(dealer, zmq.POLLIN)
+        return dealer
+
+    def __len__(self) -> int:
+        return len(self._dealers)
+
+    def exchange(self, kind: bytes, body: dict[str, Any], each: int) -> int:
+        """Each client makes `each` requests, one after the other; how many chunks came."""
+        packed = wire.pack(body)
+        left = dict.fromkeys(self._dealers, each)
+        chunks = 0
+        for dealer in self._dealers:
+            self._send(dealer, kind, packed)
+        while left:
+            ready = self._poller.poll(PATIENCE * 1000)
+            if not ready:
+                raise RuntimeError(f"{len(left)} clients waited {PATIENCE:g} s for an answer")
+            for dealer, _ in ready:
+                came, ended = _take(dealer)
+                chunks += came
+                if ended:
+                    left[dealer] -= 1
+                    if left[dealer]:
+                        self._send(dealer, kind, packed)
+                    else:
+                        del left[dealer]
+        return chunks
+
+    def latencies(self, kind: bytes, body: dict[str, Any], times: int) -> list[float]:
+        """The first client makes requests one after the other: milliseconds from packing to unpacked."""
+        dealer = self._dealers[0]
+        took: list[float] = []
+        for _ in range(times):
+            start = time.perf_counter()
+            self._send(dealer, kind, wire.pack(body))
+            while True:
+                kind_of, _id, packed = dealer.recv_multipart()
+                answer = wire.unpack(packed, "the body")
+                if kind_of == b"complete":
+                    break
+                assert kind_of == b"alive", answer
+            took.append((time.perf_counter() - start) * 1000)
+        return took
+
+    def _send(self, dealer: zmq.Socket[bytes], kind: bytes, packed: bytes) -> None:
+        dealer.send_multipart([kind, b"%d" % next(self._ids), b"", packed])
+
+    def close(self) -> None:
+        """Close all."""
+        self._context.destroy(linger=0)
+
+
+def _take(dealer: zmq.Socket[bytes]) -> tuple[int, bool]:
+    """Read up to a batch: how many chunks, and whether the request ended."""
+    chunks = 0
+    for _ in range(_BATCH):
+        try:
+            kind, _id, body = dealer.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            break
+        if kind == b"chunk":
+            chunks += 1
+        elif kind == b"complete":
+            return chunks, True
+        elif kind == b"error":
+            raise RuntimeError(f"the daemon answered {wire.unpack(body, 'the error')}")
+    return chunks, False

@@ -1,0 +1,41 @@
+"""The comparison for the relay: the textbook loop between two ROUTERs, whole messages, one for each poll.
+
+It does nothing else: no check, no bookkeeping, no bound on what waits.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import zmq
+
+from axon_zmq import wire
+from axon_zmq.broker.events import CONTROL
+from axon_zmq.supervise import lifeline
+
+
+def relay(frontend: str, backend: str) -> None:
+    """Relay for ever between clients and the one worker."""
+    context = zmq.Context()
+    front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+    front.setsockopt(zmq.SNDHWM, 0)
+    back.bind(backend)
+    worker = back.recv_multipart()[0]
+    front.bind(frontend)
+    lease = wire.pack({"deadline": float("inf"), "attempt": 1})
+    poller = zmq.Poller()
+    poller.register(front, zmq.POLLIN)
+    poller.register(back, zmq.POLLIN)
+    while True:
+        ready = dict(poller.poll())
+        if back in ready:
+            _worker, client, *message = back.recv_multipart()
+            if client != CONTROL:
+                front.send_multipart([client, *message])
+        if front in ready:
+            back.send_multipart([worker, *front.recv_multipart(), lease])
+
+
+if __name__ == "__main__":
+    lifeline.hold()
+    relay(*sys.argv[1:])

@@ -1,0 +1,166 @@
+"""The processes of a run: started in a folder of their own, watched for CPU time, ended with this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from axon_zmq import Client
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 30.0
+"""Seconds that anything may take before the run is given up."""
+AFTERMATH = 0.02
+"""Seconds after the last reply before CPU time is read: what a request leaves behind is its own."""
+_LINUX_CPU_CLOCK = 2
+"""CPUCLOCK_SCHED: a process's user and system time, all its threads, in nanoseconds."""
+
+
+class Process:
+    """One child process."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str, **env: str) -> None:
+        self._log = folder / f"{name}.log"
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=_environment(env),
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def cpu(self) -> float:
+        """Seconds of user and system time so far."""
+        return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
+
+    def ask(self, what: str, *numbers: int) -> dict[str, float]:
+        """One line to its stdin, one line of JSON from its stdout."""
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.write(json.dumps([what, *numbers]).encode() + b"\n")
+        self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{what} failed:\n{self.log()}")
+        return json.loads(answer)
+
+    def log(self) -> str:
+        """The end of what it said on stderr."""
+        return self._log.read_text()[-2000:]
+
+    def stop(self) -> None:
+        """Kill it: nothing here has anything to save."""
+        self._child.kill()
+        self._child.communicate()
+
+
+class Cpu:
+    """CPU time of some processes over a `with` block, by name, in microseconds."""
+
+    def __init__(self, **processes: Process) -> None:
+        self._processes = processes
+        self.spent: dict[str, float] = {}
+
+    def __enter__(self) -> Cpu:
+        self._before = {name: process.cpu() for name, process in self._processes.items()}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        time.sleep(AFTERMATH)
+        self.spent = {name: (process.cpu() - self._before[name]) * 1e6 for name, process in self._processes.items()}
+
+    def per(self, count: int) -> dict[str, float]:
+        """For each of `count` things; `server` is the sum where there are several processes."""
+        each = {name: spent / count for name, spent in self.spent.items()}
+        return each if len(each) == 1 else {**each, "server": sum(each.values())}
+
+
+class Site:
+    """A folder, a free port, and the processes that were started there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        self.backend = f"ipc://{folder / 'broker.sock'}"
+        self._processes: list[Process] = []
+
+    def start(self, name: str, *arguments: str, **env: str) -> Process:
+        """Start `python -m arguments`."""
+        process = Process(self.folder, name, *arguments, **env)
+        self._processes.append(process)
+        return process
+
+    def broker(self, workers: int) -> Process:
+        """Start the real broker."""
+        arguments = (f"--frontend={self.endpoint}", f"--run-dir={self.folder}", f"--workers={workers}")
+        return self.start("broker", "axon_zmq.broker", *arguments)
+
+    def worker(self, mode: str) -> Process:
+        """Start a real worker, with the agents that are measured."""
+        arguments = (f"--mode={mode}", f"--name={mode}", f"--run-dir={self.folder}")
+        return self.start(
+            mode, "axon_zmq.worker", *arguments, AXON_AGENTS="echo=bench.agents:echo,stream=bench.agents:stream"
+        )
+
+    def wait_for(self, *modes: str) -> None:
+        """Until a worker of each mode is there."""
+        give_up = time.monotonic() + PATIENCE
+        with Client(self.endpoint) as client:
+            while time.monotonic() < give_up:
+                pong = client.ping(PATIENCE)
+                if not pong["settling"] and all(pong["modes"][mode]["workers"] for mode in modes):
+                    return
+                time.sleep(0.02)
+        raise RuntimeError(f"no daemon after {PATIENCE:g} s:\n{self.logs()}")
+
+    def logs(self) -> str:
+        """What the processes said last."""
+        return "\n".join(process.log() for process in self._processes)
+
+    def stop(self) -> None:
+        """End every process."""
+        for process in self._processes:
+            process.stop()
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """A place for processes; they are ended and the folder is removed at the end."""
+    with TemporaryDirectory(prefix="axon-bench-") as folder:
+        made = Site(Path(folder))
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def _environment(env: dict[str, str]) -> dict[str, str]:
+    """Ours, without the operator's settings; children die with this process, as under supervisord."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
+    return {**plain, "PYTHONPATH": str(ROOT), "SUPERVISOR_ENABLED": "1", **env}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack, so that the processes are ended."""
+
+    def leave(*_: Any) -> None:
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, leave)

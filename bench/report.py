@@ -1,0 +1,84 @@
+"""The table, for a terminal and for `docs/performance.md`, and the same as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from bench.measure import Row
+from bench.processes import ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: end -->"
+
+
+def machine() -> dict[str, str]:
+    """Where and with what it was measured."""
+    packages = ("axon-zmq", "pydantic-ai-slim", "pyzmq", "msgpack")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{os.cpu_count()} cores of {_processor()}",
+        "system": f"Linux {platform.release()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "libzmq": zmq.zmq_version(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def as_json(rows: Sequence[Row], where: dict[str, str], rounds: int) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {"where": where, "rounds": rounds, "rows": [asdict(row) for row in rows]}
+
+
+def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
+    """The table, with a line on how it came about."""
+    said = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "machine"))
+    lines = [
+        f"{where['date']}, {where['machine']}; {said}. Median of {rounds} rounds (lowest–highest).",
+        "",
+        "| | unit | axon_zmq | beside it | ratio |",
+        "|---|---|---|---|---|",
+        *(f"| {row.title} | {row.unit} | {row.ours} | {_beside(row)} | {row.ratio or '–'} |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _beside(row: Row) -> str:
+    return f"{row.other} {row.beside}" if row.other else "–"
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The table, for a terminal."""
+    table = [("", "unit", "axon_zmq", "beside it", "ratio")]
+    table += [(row.title, row.unit, str(row.ours), _beside(row), str(row.ratio or "–")) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(_line(cells, widths) for cells in table)
+
+
+def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def write(markdown: str, page: Path = PAGE) -> None:
+    """Replace the table in the page, between its two markers."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _old, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{page} lacks the markers {BEGIN!r} and {END!r}")
+    page.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}")

@@ -1,0 +1,61 @@
+"""A worker without agents: it speaks the backend protocol and sends ready-made chunks, so that only the relay works.
+
+A request's body is `{streams, chunks, pause}`: when so many requests have come, their chunks go out in
+turn, so many each, with so many seconds between two rounds of them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import zmq
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.events import CONTROL
+from axon_zmq.supervise import lifeline
+
+CHUNK = wire.pack({"seq": 300, "type": "text", "data": "0123 ", "step": 1, "part": 0})
+"""What a delta of a model looks like on the wire."""
+END = wire.pack({"seq": 301, "result": "", "usage": {}, "messages": []})
+
+
+def serve(backend: str) -> None:
+    """Answer requests for ever."""
+    dealer = zmq.Context().socket(zmq.DEALER)
+    dealer.connect(backend)
+    ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1024, "name": "source", "holds": []}
+    dealer.send_multipart([CONTROL, b"ready", wire.pack(ready)])
+    runs: list[tuple[bytes, bytes]] = []
+    while True:
+        if not dealer.poll(int(limits.PROGRESS_INTERVAL * 1000)):
+            dealer.send_multipart([CONTROL, b"progress", wire.pack({"open": 0})])
+            continue
+        client, kind, id, *rest = dealer.recv_multipart()
+        if kind == b"run_stream":
+            runs.append((client, id))
+            asked = wire.unpack(rest[1], "the body")
+            if len(runs) == asked["streams"]:
+                _stream(dealer, runs, asked["chunks"], asked["pause"])
+                runs.clear()
+                dealer.send_multipart([CONTROL, b"progress", wire.pack({"open": 0})])
+
+
+def _stream(dealer: zmq.Socket[Any], runs: list[tuple[bytes, bytes]], chunks: int, pause: float) -> None:
+    send = dealer.send
+    for _ in range(chunks):
+        for client, id in runs:
+            send(client, zmq.SNDMORE)
+            send(b"chunk", zmq.SNDMORE)
+            send(id, zmq.SNDMORE)
+            send(CHUNK)
+        if pause:
+            time.sleep(pause)
+    for client, id in runs:
+        dealer.send_multipart([client, b"complete", id, END])
+
+
+if __name__ == "__main__":
+    lifeline.hold()
+    serve(*sys.argv[1:])

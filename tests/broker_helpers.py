@@ -1,0 +1,187 @@
+"""Broker, workers and clients joined in memory: no socket, no clock, no sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.core import Broker
+from axon_zmq.broker.events import (
+    ClientBack,
+    ClientBlocked,
+    ClientGone,
+    Effect,
+    Ended,
+    Event,
+    FromClient,
+    FromWorker,
+    Note,
+    Stop,
+    Tick,
+    ToClient,
+    ToWorker,
+    WorkerGone,
+)
+
+Key = tuple[bytes, bytes]
+
+
+class FakeWorker:
+    """What a worker holds, as its own bookkeeping would say it."""
+
+    def __init__(self, identity: bytes, mode: str, slots: int) -> None:
+        self.identity, self.mode, self.slots = identity, mode, slots
+        self.runs: dict[Key, int] = {}
+        """Open runs, and the `seq` of the last message of each."""
+        self.asked_to_end: list[tuple[bytes, str]] = []
+        self.resumed: list[tuple[Key, int]] = []
+
+
+class Bench:
+    """A broker under test, with everything that it was told to send."""
+
+    def __init__(self, expected_workers: int = 0, settle: bool = True, **bounds: int) -> None:
+        self.now = 1000.0
+        self.broker = Broker("boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now)
+        self.workers: dict[bytes, FakeWorker] = {}
+        self.to_clients: list[ToClient] = []
+        self.dispatched: list[tuple[bytes, Key, dict[str, Any]]] = []
+        """Worker, run and lease of each start."""
+        self.relayed: set[Key] = set()
+        self.notes: list[Note] = []
+        if settle:
+            self.pass_time(limits.SETTLE_TIME)
+            assert not self.broker.settling
+
+    # --- events ------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> list[Effect]:
+        effects = self.broker.receive(event, self.now)
+        for effect in effects:
+            match effect:
+                case ToClient():
+                    self.to_clients.append(effect)
+                case ToWorker():
+                    self._at_worker(effect)
+                case Note():
+                    self.notes.append(effect)
+        return effects
+
+    def send(self, client: bytes, kind: str, id: bytes, header: Any = None, body: Any = None) -> list[ToClient]:
+        """A client's message; the replies to clients that it caused at once."""
+        frames = [
+            kind.encode(),
+            id,
+            *(part if isinstance(part, bytes) else wire.pack(part or {}) for part in (header, body)),
+        ]
+        before = len(self.to_clients)
+        self.feed(FromClient(client, frames))
+        return self.to_clients[before:]
+
+    def pass_time(self, seconds: float) -> list[ToClient]:
+        before = len(self.to_clients)
+        self.now += seconds
+        for worker in self.workers.values():
+            self.feed(FromWorker(worker.identity, b"progress", b""))
+        self.feed(Tick())
+        return self.to_clients[before:]
+
+    def add_worker(self, identity: bytes, mode: str = "run", slots: int = 1, holds: Collection[Any] = ()) -> FakeWorker:
+        worker = self.workers[identity] = FakeWorker(identity, mode, slots)
+        self.register(worker, holds)
+        return worker
+
+    def register(self, worker: FakeWorker, holds: Collection[Any] = (), slots: int | None = None) -> None:
+        ready = {
+            "v": limits.BACKEND_PROTOCOL,
+            "mode": worker.mode,
+            "slots": worker.slots if slots is None else slots,
+            "name": worker.identity.decode(),
+            "holds": list(holds),
+        }
+        self.feed(FromWorker(worker.identity, b"ready", wire.pack(ready)))
+
+    def feed_control(self, worker: FakeWorker, kind: bytes) -> None:
+        self.feed(FromWorker(worker.identity, kind, b""))
+
+    def chunk(self, worker: FakeWorker, key: Key) -> None:
+        worker.runs[key] += 1
+        self.relayed.add(key)
+        self.to_clients.append(ToClient(key[0], b"chunk", key[1], wire.pack({"seq": worker.runs[key]})))
+
+    def finish(self, worker: FakeWorker, key: Key, kind: bytes = b"complete") -> None:
+        """The worker's terminal message, relayed by the loop, which then tells the core."""
+        seq = worker.runs.pop(key) + 1
+        self.relayed.discard(key)
+        self.to_clients.append(ToClient(key[0], kind, key[1], wire.pack({"seq": seq})))
+        self.feed(Ended(worker.identity, *key))
+
+    def lose(self, worker: FakeWorker) -> None:
+        del self.workers[worker.identity]
+        self.feed(WorkerGone(worker.identity, frozenset(self.relayed)))
+
+    def client_gone(self, client: bytes) -> None:
+        self.feed(ClientGone(client))
+
+    def client_back(self, client: bytes) -> None:
+        self.feed(ClientBack(client))
+
+    def client_blocked(self, client: bytes) -> None:
+        self.feed(ClientBlocked(client))
+
+    def stop(self) -> None:
+        self.feed(Stop())
+
+    def _at_worker(self, effect: ToWorker) -> None:
+        worker = self.workers.get(effect.worker)
+        if worker is None:
+            return
+        key = effect.client, effect.id
+        match effect.kind:
+            case b"end":
+                worker.asked_to_end.append((effect.id, wire.unpack(effect.rest[0], "end")["reason"]))
+            case b"resume":
+                worker.resumed.append((key, wire.unpack(effect.rest[0], "resume").get("from", 1)))
+            case _:
+                assert key not in worker.runs, "started twice on one worker"
+                worker.runs[key] = 0
+                self.dispatched.append((worker.identity, key, wire.unpack(effect.rest[2], "the lease")))
+
+    # --- what came of it ---------------------------------------------------------------------------
+
+    def replies(self, client: bytes, id: bytes) -> list[tuple[str, dict[str, Any]]]:
+        """Kind and body of everything that this request got."""
+        return [
+            (sent.kind.decode(), wire.unpack(sent.body, "a reply"))
+            for sent in self.to_clients
+            if (sent.client, sent.id) == (client, id)
+        ]
+
+    def terminals(self, key: Key) -> list[tuple[str, dict[str, Any]]]:
+        return [(kind, body) for kind, body in self.replies(*key) if kind.encode() in wire.TERMINAL_KINDS]
+
+    def holders(self, key: Key) -> list[FakeWorker]:
+        return [worker for worker in self.workers.values() if key in worker.runs]
+
+    def assert_idle(self) -> None:
+        """Nothing is queued, no slot taken, no client kept."""
+        modes = self.pong()["modes"]
+        for mode, pool in modes.items():
+            slots = sum(worker.slots for worker in self.workers.values() if worker.mode == mode)
+            assert pool["queued"] == 0
+            assert pool["free"] == slots, (mode, modes)
+
+    def pong(self) -> dict[str, Any]:
+        [pong] = self.send(b"prober", "ping", b"ping")
+        return wire.unpack(pong.body, "pong")
+
+
+def error_type(replies: list[tuple[str, dict[str, Any]]]) -> str:
+    """Of a request that got one error and nothing else."""
+    [(kind, body)] = replies
+    assert kind == "error", replies
+    return body["error_type"]
+
+
+Step = Callable[[Bench], None]

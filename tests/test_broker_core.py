@@ -1,0 +1,473 @@
+"""The broker's rules, one test for each clause, in memory; the rules' numbers are the contract's."""
+
+from __future__ import annotations
+
+import pytest
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.events import ToClient
+from axon_zmq.broker.states import (
+    REQUEST,
+    IllegalTransitionError,
+    RequestEvent,
+    RequestState,
+    WorkerState,
+    step,
+)
+from tests.broker_helpers import Bench, error_type
+
+A, B = b"client-a", b"client-b"
+
+
+def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1", {"timeout_ms": 5000}, {"agent": "echo"})
+    [(worker, key, lease)] = bench.dispatched
+    assert (worker, key) == (b"w", (A, b"1"))
+    assert lease == {"deadline": bench.now + 5, "attempt": 1}
+
+
+def test_the_body_is_passed_on_unopened():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1", None, b"\xc1 not msgpack at all")
+    assert list(worker.runs) == [(A, b"1")]
+
+
+def test_runs_wait_for_a_slot_and_the_terminal_message_frees_it():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    assert list(worker.runs) == [(A, b"1")]
+    bench.finish(worker, (A, b"1"))
+    assert list(worker.runs) == [(A, b"2")]
+    bench.finish(worker, (A, b"2"))
+    bench.assert_idle()
+
+
+def test_each_mode_has_workers_of_its_own():
+    bench = Bench()
+    for mode in wire.MODES:
+        bench.add_worker(mode.encode(), mode)
+        bench.send(A, mode, mode.encode())
+    assert [(worker, key[1]) for worker, key, _ in bench.dispatched] == [(m.encode(),) * 2 for m in wire.MODES]
+
+
+def test_the_idlest_worker_is_chosen():
+    bench = Bench()
+    bench.add_worker(b"small", slots=1)
+    bench.add_worker(b"large", slots=3)
+    for number in range(4):
+        bench.send(A, "run", b"%d" % number)
+    assert [worker for worker, _, _ in bench.dispatched].count(b"large") == 3
+
+
+def test_rule_11_the_queue_is_served_round_robin_over_clients():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"first")
+    for number in range(5):
+        bench.send(A, "run", b"a%d" % number)
+    for number in range(2):
+        bench.send(B, "run", b"b%d" % number)
+    order = []
+    while worker.runs:
+        [key] = worker.runs
+        order.append(key[1])
+        bench.finish(worker, key)
+    assert order == [b"first", b"a0", b"b0", b"a1", b"b1", b"a2", b"a3", b"a4"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "accepted"),
+    [({"max_queued": 3}, 3), ({"max_queued_per_client": 2}, 2), ({"max_queued_bytes": 150}, 1)],
+)
+def test_rule_11_bounds_answer_overloaded_at_once(bounds, accepted):
+    bench = Bench(**bounds)
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"running")
+    answers = [bench.send(A, "run", b"%d" % number, None, b"x" * 100) for number in range(5)]
+    assert [bool(answer) for answer in answers] == [False] * accepted + [True] * (5 - accepted)
+    body = wire.unpack(answers[-1][0].body, "error")
+    assert body["error_type"] == "overloaded"
+    assert body["retryable"] is True
+    assert body["details"]["retry_after_ms"] >= 100
+
+
+def test_one_clients_bound_leaves_room_for_others():
+    bench = Bench(max_queued_per_client=1)
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"running")
+    assert not bench.send(A, "run", b"2")
+    assert bench.send(A, "run", b"3")
+    assert not bench.send(B, "run", b"1")
+
+
+def test_ack_is_sent_when_asked_for():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1", {"ack": True})
+    assert bench.replies(A, b"1") == [("accepted", {"duplicate": False})]
+
+
+def test_rule_10_a_deadline_that_passes_in_the_queue_is_never_started():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2", {"timeout_ms": 1000})
+    bench.pass_time(0.9)
+    assert bench.replies(A, b"2") == []
+    assert bench.broker.next_timer() <= bench.now + 0.1 + 1e-6
+    bench.pass_time(0.11)
+    assert error_type(bench.replies(A, b"2")) == "deadline_exceeded"
+    bench.finish(worker, (A, b"1"))
+    assert len(bench.dispatched) == 1
+
+
+def test_cancel_of_a_queued_run_is_the_brokers():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    bench.send(A, "cancel", b"2")
+    [(kind, body)] = bench.replies(A, b"2")
+    assert (kind, body["error_type"], body["details"]["by"]) == ("error", "cancelled", "broker")
+    assert "seq" not in body
+
+
+def test_rule_2_cancel_of_a_running_run_is_the_workers_to_answer():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "cancel", b"1")
+    bench.send(A, "cancel", b"1")
+    assert worker.asked_to_end == [(b"1", "cancelled")]
+    assert bench.replies(A, b"1") == []
+
+
+def test_rule_3_a_cancel_that_lost_is_refused_and_an_unknown_one_is_an_error():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.finish(worker, (A, b"1"))
+    bench.send(A, "cancel", b"1")
+    assert bench.replies(A, b"1")[-1][0] == "refused"
+    bench.send(A, "cancel", b"nobody")
+    [(kind, body)] = bench.replies(A, b"nobody")
+    assert (kind, body["error_type"], body["details"]["may_have_run"]) == ("error", "unknown_request", True)
+
+
+def test_rule_3_malformed_input_for_an_open_run_is_refused_and_the_run_goes_on():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "no_such_kind", b"1")
+    bench.send(A, "run", b"1", {"unknown": 1})
+    assert [(kind, body["error_type"]) for kind, body in bench.replies(A, b"1")] == [
+        ("refused", "unknown_kind"),
+        ("refused", "invalid_request"),
+    ]
+    bench.finish(worker, (A, b"1"))
+    assert len(bench.terminals((A, b"1"))) == 1
+
+
+def test_rule_4_a_repeated_id_is_one_run_and_attaches():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=5)
+    bench.send(A, "run", b"1", None, b"body")
+    bench.send(A, "run", b"1", None, b"body")
+    assert len(bench.dispatched) == 1
+    assert bench.replies(A, b"1") == [("accepted", {"duplicate": True})]
+    assert worker.resumed == [((A, b"1"), 1)]
+    bench.finish(worker, (A, b"1"))
+    bench.send(A, "run", b"1", None, b"body")
+    assert len(bench.dispatched) == 1
+    assert len(worker.resumed) == 2
+
+
+def test_rule_4_the_same_id_of_another_client_is_another_run():
+    bench = Bench()
+    bench.add_worker(b"w", slots=5)
+    bench.send(A, "run", b"1")
+    bench.send(B, "run", b"1")
+    assert len(bench.dispatched) == 2
+
+
+@pytest.mark.parametrize(("kind", "body"), [("run", b"another"), ("run_stream", b"body")])
+def test_rule_4_a_repeated_id_with_another_kind_or_body_is_refused(kind, body):
+    bench = Bench()
+    bench.add_worker(b"w", slots=5)
+    bench.send(A, "run", b"1", None, b"body")
+    bench.send(A, kind, b"1", None, body)
+    [(answer, reply)] = bench.replies(A, b"1")
+    assert (answer, reply["error_type"], reply["of"]) == ("refused", "invalid_request", kind)
+
+
+def test_rule_4_an_id_is_free_again_after_the_resume_window():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.finish(worker, (A, b"1"))
+    bench.pass_time(limits.RESUME_WINDOW + 1)
+    bench.send(A, "run", b"1")
+    assert len(bench.dispatched) == 2
+
+
+def test_what_the_broker_ended_is_replayed_by_the_broker():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    bench.send(A, "cancel", b"2")
+    bench.send(A, "run", b"2")
+    kinds = [kind for kind, _ in bench.replies(A, b"2")]
+    assert kinds == ["error", "accepted", "resumed", "error"]
+
+
+def test_resume_of_a_queued_run_and_of_an_unknown_one():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    bench.send(A, "resume", b"2", {"from": 1})
+    assert bench.replies(A, b"2") == [("resumed", {"from": 1, "gap": False, "open_calls": []})]
+    bench.send(A, "resume", b"3", {"from": 1})
+    assert error_type(bench.replies(A, b"3")) == "unknown_request"
+
+
+def test_a_lost_workers_runs_end_as_worker_lost_and_its_slots_are_gone():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=2)
+    bench.add_worker(b"other")
+    bench.send(A, "run", b"1", {"max_attempts": 2})
+    bench.send(A, "run", b"2")
+    bench.chunk(worker, (A, b"1"))
+    bench.lose(worker)
+    for id in (b"1", b"2"):
+        [(_, body)] = bench.terminals((A, id))
+        assert (body["error_type"], body["retryable"], body["details"]["by"]) == ("worker_lost", True, "broker")
+    bench.assert_idle()
+
+
+def test_rule_4_another_attempt_only_when_asked_for_and_nothing_was_relayed():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1", {"max_attempts": 2}, b"the body")
+    bench.lose(worker)
+    assert bench.terminals((A, b"1")) == []
+    second = bench.add_worker(b"w2")
+    assert [lease["attempt"] for _, _, lease in bench.dispatched] == [1, 2]
+    bench.lose(second)
+    assert len(bench.terminals((A, b"1"))) == 1
+
+
+def test_a_run_that_was_asked_to_end_is_not_tried_again():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1", {"max_attempts": 5})
+    bench.send(A, "cancel", b"1")
+    bench.lose(worker)
+    assert len(bench.terminals((A, b"1"))) == 1
+
+
+def test_a_leaving_worker_gets_nothing_more_and_finishes_what_it_has():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=2)
+    bench.send(A, "run", b"1")
+    bench.feed_control(worker, b"leaving")
+    bench.send(A, "run", b"2")
+    assert list(worker.runs) == [(A, b"1")]
+    assert bench.pong()["draining"] is True
+    bench.add_worker(b"new")
+    assert [key for _, key, _ in bench.dispatched] == [(A, b"1"), (A, b"2")]
+    bench.finish(worker, (A, b"1"))
+    bench.lose(worker)
+    assert [kind for kind, _ in bench.terminals((A, b"1"))] == ["complete"]
+
+
+def test_a_worker_without_progress_gets_no_new_run_until_it_makes_some():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.now += limits.PROGRESS_TIMEOUT
+    bench.send(A, "run", b"1")
+    assert not worker.runs
+    bench.pass_time(0)
+    assert worker.runs
+
+
+def test_a_stuck_slot_is_taken_out_of_service_and_given_back():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=2)
+    bench.send(A, "run", b"1")
+    bench.register(worker, slots=1)
+    bench.finish(worker, (A, b"1"), b"error")
+    bench.send(A, "run", b"2")
+    bench.send(A, "run", b"3")
+    assert list(worker.runs) == [(A, b"2")]
+    bench.register(worker, slots=2)
+    assert list(worker.runs) == [(A, b"2"), (A, b"3")]
+
+
+def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_says_no_worker():
+    bench = Bench()
+    bench.send(A, "run", b"1")
+    assert bench.replies(A, b"1") == []
+    bench.pass_time(limits.NO_WORKER_GRACE)
+    assert error_type(bench.replies(A, b"1")) == "no_worker"
+    [answer] = bench.send(A, "run", b"2")
+    assert wire.unpack(answer.body, "error")["error_type"] == "no_worker"
+
+
+def test_rule_8_a_client_that_is_gone_for_the_grace_is_cancelled_or_kept_as_it_chose():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=2)
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2", {"on_disconnect": "keep"})
+    bench.send(A, "run", b"3")
+    bench.client_gone(A)
+    bench.pass_time(limits.CLIENT_GRACE - 1)
+    assert worker.asked_to_end == []
+    bench.pass_time(1 + 2 * limits.ALIVE_INTERVAL)
+    assert worker.asked_to_end == [(b"1", "client_gone")]
+    assert error_type(bench.replies(A, b"3")) == "cancelled"
+
+
+@pytest.mark.parametrize("sign", ["a send that reached it", "a message of its own"])
+def test_rule_8_a_client_that_comes_back_in_time_keeps_its_runs(sign):
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.client_gone(A)
+    bench.pass_time(10)
+    if sign == "a message of its own":
+        bench.send(A, "ping", b"p")
+    else:
+        bench.client_back(A)
+    bench.pass_time(30)
+    assert worker.asked_to_end == []
+
+
+def test_rule_9_a_slow_clients_running_runs_are_ended_and_no_others():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=2)
+    bench.send(A, "run", b"1")
+    bench.send(B, "run", b"1")
+    bench.client_blocked(A)
+    assert worker.asked_to_end == [(b"1", "slow_consumer")]
+
+
+def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    sent = [bench.pass_time(limits.ALIVE_INTERVAL) for _ in range(2)]
+    assert sent == [[ToClient(A, b"alive", b"", wire.pack({"boot": "boot", "open": 2}))]] * 2
+    bench.finish(worker, (A, b"1"))
+    bench.finish(worker, (A, b"2"))
+    assert bench.pass_time(limits.ALIVE_INTERVAL) == []
+
+
+def test_pong_tells_when_two_processes_share_an_identity():
+    bench = Bench()
+    pong = lambda instance: wire.unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
+    assert [pong("one"), pong("one"), pong("two"), pong("one")] == [False, False, True, True]
+    bench.pass_time(limits.SHARED_WINDOW + 1)
+    assert pong("one") is False
+
+
+def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_registered():
+    bench = Bench(expected_workers=1, settle=False)
+    body = b"the body"
+    bench.send(A, "run", b"held", None, body)
+    bench.send(A, "resume", b"held", {"from": 3})
+    bench.send(A, "cancel", b"unknown")
+    assert bench.to_clients == []
+    assert bench.pong()["settling"] is True
+    from hashlib import blake2b
+
+    digest = blake2b(body, digest_size=16).digest()
+    hold = {"client": A, "id": b"held", "kind": "run", "digest": digest, "deadline": 2000.0, "seq": 2, "ended": False}
+    worker = bench.add_worker(b"w", holds=[hold])
+    worker.runs[A, b"held"] = 2
+    assert bench.broker.settling is False
+    assert bench.dispatched == []  # never a second run
+    assert bench.replies(A, b"held")[0] == ("accepted", {"duplicate": True})
+    assert worker.resumed == [((A, b"held"), 1), ((A, b"held"), 3)]
+    assert error_type(bench.replies(A, b"unknown")) == "unknown_request"
+    bench.finish(worker, (A, b"held"))
+    bench.assert_idle()
+
+
+def test_settling_ends_by_itself():
+    bench = Bench(expected_workers=7, settle=False)
+    bench.send(A, "run", b"1")
+    bench.add_worker(b"w")
+    assert bench.dispatched == []
+    bench.pass_time(limits.SETTLE_TIME)
+    assert len(bench.dispatched) == 1
+
+
+def test_a_stopping_broker_says_so_to_what_only_waits():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")
+    bench.stop()
+    assert error_type(bench.replies(A, b"2")) == "shutting_down"
+    assert bench.replies(A, b"1") == []
+
+
+def test_describe_needs_a_worker_but_no_slot():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "describe", b"d")
+    assert [key[1] for _, key, _ in bench.dispatched] == [b"1", b"d"]
+    bench.finish(worker, (A, b"d"), b"catalog")
+    bench.send(A, "describe", b"d")  # its id is free at once
+    assert len(bench.dispatched) == 3
+
+
+def test_a_worker_of_another_protocol_version_gets_no_work():
+    bench = Bench()
+    from axon_zmq.broker.events import FromWorker
+
+    bench.feed(FromWorker(b"w", b"ready", wire.pack({"v": 99})))
+    bench.send(A, "run", b"1")
+    assert bench.dispatched == []
+    assert "99" in bench.notes[-1].text
+
+
+def test_an_end_from_a_worker_that_does_not_hold_the_run_changes_nothing():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    other = bench.add_worker(b"other", "run_stream")
+    bench.send(A, "run", b"1")
+    other.runs[A, b"1"] = 0
+    bench.finish(other, (A, b"1"))
+    assert bench.pong()["modes"]["run"]["free"] == 0
+    assert worker.runs
+
+
+def test_memory_of_deadlines_follows_what_waits_not_what_was_served():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=1)
+    for number in range(5000):
+        bench.send(A, "run", b"%d" % number)
+        bench.send(A, "run", b"q%d" % number)
+        bench.finish(worker, (A, b"%d" % number))
+        bench.finish(worker, (A, b"q%d" % number))
+    assert len(bench.broker._deadlines) <= 1001
+
+
+def test_illegal_transitions_raise():
+    with pytest.raises(IllegalTransitionError, match="DISPATCH in state ENDED"):
+        step(REQUEST, RequestState.ENDED, RequestEvent.DISPATCH)
+
+
+def test_nothing_leaves_the_ended_state():
+    assert not [state for state, _ in REQUEST if state is RequestState.ENDED]
+    assert WorkerState.LOST.value == "lost"
