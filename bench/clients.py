@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from itertools import count
 from typing import Any
@@ -26,11 +27,11 @@ class Crowd:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._ids = count(1)
-        self._dealers = [self._connect(endpoint, number) for number in range(size)]
+        self._dealers = [self._connect(endpoint) for _ in range(size)]
 
-    def _connect(self, endpoint: str, number: int) -> zmq.Socket[bytes]:
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.IDENTITY, f"bench-{number}".encode())
+        dealer.setsockopt(zmq.IDENTITY, f"bench-{secrets.token_hex(8)}".encode())
         dealer.setsockopt(zmq.RCVHWM, 0)  # it reads without end, as chumak does: the server never waits for it
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(endpoint)

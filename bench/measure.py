@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from axon_zmq import AsyncClient
 from bench.bare import PROMPT
 from bench.clients import Crowd
 from bench.numbers import Figure, percentiles
-from bench.processes import Cpu, Process, Site, site
+from bench.processes import Cpu, Process, site
 
 Parts = dict[str, float]
 """Figures by the part that they are of, such as `broker`, or `p99`."""
-CROWD = 32
-"""Clients at a time, where it is more than one."""
 NAIVE = "naive loop"
 BARE = "bare pydantic-ai"
 
@@ -28,20 +23,22 @@ class Plan:
     """How much is done in each round."""
 
     rounds: int
+    crowd: int
+    """Clients at a time, where it is more than one."""
     relayed: int
     """Chunks at full speed, over all clients."""
     paced: int
     """Chunks one by one, a millisecond apart."""
     streams: int
-    """Agent streams, over all clients."""
+    """Agent streams, one at a time."""
     runs: int
     """Unary requests, over all clients."""
     timed: int
     """Unary requests one at a time."""
 
 
-FULL = Plan(rounds=5, relayed=64_000, paced=1_000, streams=32, runs=1_600, timed=1_000)
-QUICK = Plan(rounds=3, relayed=3_200, paced=50, streams=1, runs=64, timed=20)
+FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=500)
+QUICK = Plan(rounds=3, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20)
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def _relay(plan: Plan) -> Iterator[list[Comparison]]:
 
         yield [
             compare("1 stream at full speed", 1, plan.relayed),
-            compare(f"{CROWD} streams at full speed", CROWD, plan.relayed),
+            compare(f"{plan.crowd} streams at full speed", plan.crowd, plan.relayed),
             compare("1 stream, one each ms", 1, plan.paced, 0.001),
         ]
 
@@ -149,7 +146,11 @@ def _relayed(crowd: Crowd, process: Process, chunks: int, pause: float) -> Parts
 @contextmanager
 def _agents(plan: Plan) -> Iterator[list[Comparison]]:
     """The whole daemon, and the same agents in process."""
-    with site() as daemon, closing(Crowd(daemon.endpoint, 1)) as one, closing(Crowd(daemon.endpoint, CROWD)) as many:
+    with (
+        site() as daemon,
+        closing(Crowd(daemon.endpoint, 1)) as one,
+        closing(Crowd(daemon.endpoint, plan.crowd)) as many,
+    ):
         broker, run, run_stream = daemon.broker(workers=2), daemon.worker("run"), daemon.worker("run_stream")
         bare = daemon.start("bare", "bench.bare")
         daemon.wait_for("run", "run_stream")
@@ -163,29 +164,22 @@ def _agents(plan: Plan) -> Iterator[list[Comparison]]:
                 partial(bare.ask, "stream", len(crowd), each),
             )
 
-        runs = -(-plan.runs // CROWD)
+        runs = plan.runs // plan.crowd
         yield [
             streams(one, plan.streams),
-            streams(many, -(-plan.streams // CROWD)),
+            streams(many, 1),
             Comparison(
-                f"`run` on `echo`, {CROWD} at a time",
+                f"`run` on `echo`, {plan.crowd} at a time",
                 "µs CPU",
                 BARE,
                 partial(_unary, many, broker, run, runs),
-                partial(bare.ask, "run", CROWD, runs),
+                partial(bare.ask, "run", plan.crowd, runs),
             ),
             Comparison(
                 "`run` on `echo`, one at a time",
                 "ms",
                 BARE,
                 partial(_latency, one, plan.timed),
-                partial(bare.ask, "latency", 1, plan.timed),
-            ),
-            Comparison(
-                "`run` on `echo`, one at a time, through `AsyncClient`",
-                "ms",
-                BARE,
-                partial(_client_latency, daemon, plan.timed),
                 partial(bare.ask, "latency", 1, plan.timed),
             ),
         ]
@@ -205,18 +199,3 @@ def _unary(crowd: Crowd, broker: Process, worker: Process, each: int) -> Parts:
 
 def _latency(crowd: Crowd, times: int) -> Parts:
     return percentiles(crowd.latencies(b"run", {"agent": "echo", "prompt": PROMPT}, times))
-
-
-def _client_latency(daemon: Site, times: int) -> Parts:
-    return asyncio.run(_through_client(daemon.endpoint, times))
-
-
-async def _through_client(endpoint: str, times: int) -> Parts:
-    took: list[float] = []
-    async with AsyncClient(endpoint) as client:
-        await client.ping()
-        for _ in range(times):
-            start = time.perf_counter()
-            await client.run("echo", PROMPT)
-            took.append((time.perf_counter() - start) * 1000)
-    return percentiles(took)

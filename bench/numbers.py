@@ -27,7 +27,7 @@ class Figure:
         return cls(median(rounds), min(rounds), max(rounds))
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)})"
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
 
 
 def _short(value: float) -> str:

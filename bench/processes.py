@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from axon_zmq import Client
 
@@ -72,7 +72,7 @@ class Cpu:
         self._processes = processes
         self.spent: dict[str, float] = {}
 
-    def __enter__(self) -> Cpu:
+    def __enter__(self) -> Self:
         self._before = {name: process.cpu() for name, process in self._processes.items()}
         return self
 

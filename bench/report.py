@@ -18,6 +18,8 @@ from bench.measure import Row
 from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+NOTHING = "-"
+"""In a cell that has no figure."""
 BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: end -->"
 
 
@@ -50,23 +52,23 @@ def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
     """The table, with a line on how it came about."""
     said = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "machine"))
     lines = [
-        f"{where['date']}, {where['machine']}; {said}. Median of {rounds} rounds (lowest–highest).",
+        f"{where['date']}, {where['machine']}; {said}. Median of {rounds} rounds (lowest to highest).",
         "",
         "| | unit | axon_zmq | beside it | ratio |",
         "|---|---|---|---|---|",
-        *(f"| {row.title} | {row.unit} | {row.ours} | {_beside(row)} | {row.ratio or '–'} |" for row in rows),
+        *(f"| {row.title} | {row.unit} | {row.ours} | {_beside(row)} | {row.ratio or NOTHING} |" for row in rows),
     ]
     return "\n".join(lines)
 
 
 def _beside(row: Row) -> str:
-    return f"{row.other} {row.beside}" if row.other else "–"
+    return f"{row.other} {row.beside}" if row.other else NOTHING
 
 
 def as_text(rows: Sequence[Row]) -> str:
     """The table, for a terminal."""
     table = [("", "unit", "axon_zmq", "beside it", "ratio")]
-    table += [(row.title, row.unit, str(row.ours), _beside(row), str(row.ratio or "–")) for row in rows]
+    table += [(row.title, row.unit, str(row.ours), _beside(row), str(row.ratio or NOTHING)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(_line(cells, widths) for cells in table)
 

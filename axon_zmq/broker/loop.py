@@ -224,6 +224,7 @@ class Loop:
                 if len(frames) <= limits.MAX_FRAMES:
                     frames.append(frame)
             if len(frames) > limits.MAX_FRAMES:
+                self._core.dropped += 1
                 log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
             else:
                 self._receive(FromClient(client, frames))

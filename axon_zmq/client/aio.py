@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -89,7 +90,7 @@ class AsyncClient:
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
         self.endpoint = endpoint or os.environ.get("AXON_FRONTEND") or DEFAULT_ENDPOINT
-        self._identity = identity
+        self._identity = identity or f"py-{secrets.token_hex(8)}"
         self._core = ClientCore()
         self._news: dict[bytes, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,24 +101,27 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         self._context = zmq.asyncio.Context()
         self._polled = self._context.socket(zmq.DEALER)
-        if self._identity is not None:
-            self._polled.setsockopt(zmq.IDENTITY, self._identity.encode("ascii"))
+        # Its own, so that after a reconnect it is the same client to the broker.
+        self._polled.setsockopt(zmq.IDENTITY, self._identity.encode("ascii"))
         self._polled.setsockopt(zmq.LINGER, 500)
+        self._monitor = self._polled.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._polled.connect(self.endpoint)
         # Awaited for readiness only; messages are taken and sent without waiting.
         self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(self._polled.underlying)
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(task()) for task in (self._receive, self._tick, self._watch)]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for request in list(self._core.open.values()):
-            self._core.abandon(request)
+        for request in self._core.close():
+            self._tell(request)
         self._flush()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._polled.disable_monitor()
+        self._monitor.close()
         self._polled.close()
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
@@ -220,6 +224,12 @@ class AsyncClient:
                         self._tell(request)
             except zmq.Again:
                 self._flush()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._monitor.recv_multipart()
+            self._core.connected(time.monotonic())
+            self._flush()
 
     async def _tick(self) -> None:
         while True:

@@ -69,6 +69,8 @@ class ClientCore:
         self._heard_at = float("-inf")
         self._pinged_at = float("-inf")
         self._miscounted = False
+        self._connected = False
+        self._silent = False
 
     def __repr__(self) -> str:
         return f"<ClientCore {len(self.open)} open, boot {self._boot}>"
@@ -130,6 +132,14 @@ class ClientCore:
         if self.open.pop(request.id, None) is not None and request.kind in wire.RUN_KINDS:
             self.cancel(request.id)
 
+    def close(self) -> list[Request]:
+        """Nobody will read any more: cancel and end all that is open; the requests that were."""
+        closed = list(self.open.values())
+        for request in closed:
+            self.abandon(request)
+            self._end(request, RunEndedError("cancelled", "the client was closed", {"by": "client"}))
+        return closed
+
     # --- what came ---------------------------------------------------------------------------------
 
     def receive(self, frames: list[bytes], now: float) -> Request | None:
@@ -165,6 +175,9 @@ class ClientCore:
             case b"pong":
                 self.max_body = body.get("limits", {}).get("max_body", self.max_body)
                 self._met(body.get("boot"), now)
+                if self._silent:  # alive, and yet it had nothing to say about what is open here
+                    self._silent = False
+                    self._resume_all(now)
                 self._end(request, body)
             case b"catalog":
                 self._end(request, body)
@@ -192,6 +205,13 @@ class ClientCore:
 
     # --- who is there ------------------------------------------------------------------------------
 
+    def connected(self, now: float) -> None:
+        """The connection is there, or there again: ask who it is, and for what was lost meanwhile."""
+        if self._connected:
+            self._resume_all(now)
+        self._connected = True
+        self._probe(now)
+
     def _alive(self, body: Mapping[str, Any], now: float) -> None:
         self._met(body.get("boot"), now)
         mine = sum(request.kind != "ping" for request in self.open.values())
@@ -218,13 +238,17 @@ class ClientCore:
     def tick(self, now: float) -> list[Request]:
         """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""
         if self.open and now - max(self._heard_at, self._pinged_at) > limits.CLIENT_SILENCE:
-            self._pinged_at = now
-            self.outgoing.append([b"ping", _PROBE, wire.pack({"instance": self._instance})])
-            self.open.setdefault(_PROBE, Request(_PROBE, "ping", now + limits.CLIENT_SILENCE))
+            self._silent = True
+            self._probe(now)
         overdue = [request for request in self.open.values() if now > request.deadline]
         for request in overdue:
             self._end(request, RunEndedError("deadline_exceeded", "the daemon did not answer", {"by": "client"}))
         return overdue
+
+    def _probe(self, now: float) -> None:
+        self._pinged_at = now
+        self.outgoing.append([b"ping", _PROBE, wire.pack({"instance": self._instance})])
+        self.open[_PROBE] = Request(_PROBE, "ping", now + limits.CLIENT_SILENCE)
 
 
 _PROBE: Final = b"probe"

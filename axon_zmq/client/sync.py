@@ -85,6 +85,7 @@ class Client:
         try:
             self._portal.call(self._client.__aexit__, None, None, None)
         finally:
+            self._portal.call(self._portal.stop, True)  # whoever was interrupted in a call waits there no longer
             self._opening.__exit__(None, None, None)
 
     def run(self, agent: Agent, prompt: Any = None, **options: Any) -> Complete:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from http.client import HTTPConnection
@@ -50,7 +51,7 @@ class Behaviour:
     breaks: Literal["close", "stall"] | None = None
     """What happens half-way through the answer, in place of the rest."""
     nonsense: bytes | None = None
-    """What is sent in place of an answer, called JSON or a stream all the same."""
+    """What is sent in place of an answer."""
 
 
 BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
@@ -66,10 +67,13 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "context": Behaviour(400, "context_length_exceeded", "This model's maximum context length is 8 tokens."),
     "rejected": Behaviour(400, "invalid_value", "Invalid value: 'temperature'."),
     "filtered": Behaviour(refuses=True),
+    # JSON can say half a character, and a number over 64 bits; msgpack cannot.
+    "surrogate": Behaviour(400, "half\ud83d", "Half an emoji: \ud83d.", {"Retry-After": "9" * 30}),
     "cut": Behaviour(breaks="close"),
     "stall": Behaviour(breaks="stall"),
-    "garbage": Behaviour(nonsense=b"<html>It works!"),
-    "misshapen": Behaviour(nonsense=b'{"choices": [], "output": []}'),
+    "garbage": Behaviour(nonsense=b"{It works!"),
+    "misshapen": Behaviour(nonsense=b"null"),
+    "webpage": Behaviour(nonsense=b"<html>It works!", headers={"Content-Type": "text/html"}),
     "length": Behaviour(finish="length"),
 }
 """By the model's name; any other name is `not-found`."""
@@ -324,10 +328,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(behaviour)
             return
         streamed = bool(request.get("stream"))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        kind = "text/event-stream" if streamed else "application/json"
+        self._head(200, {"Content-Type": kind, "Transfer-Encoding": "chunked", **behaviour.headers})
         pieces = self._pieces(request, behaviour, streamed)
         if behaviour.breaks is None:
             self._deliver(pieces, behaviour.pause)
@@ -369,13 +371,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(behaviour.status, json.dumps({"error": error}).encode(), behaviour.headers)
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self._head(status, {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})})
+        self.wfile.write(body)
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
 
 
 class _Server(ThreadingHTTPServer):
@@ -391,7 +394,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     lifeline.hold(always=True)
     with _Server(("127.0.0.1", options.port), partial(_Handler, _Tally())) as server:
         print(f"http://127.0.0.1:{server.server_port}/v1", flush=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 class FakeProvider:

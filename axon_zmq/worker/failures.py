@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import download_item
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage
 
@@ -33,6 +35,10 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 )
 _OUTPUT_RETRIES = "Exceeded maximum output retries"
 """How pydantic-ai says that the answer did not fit the schema, each time it was asked."""
+_MOST_TEXT = 1000
+"""Characters of a message; a provider may answer with a whole web page."""
+_MOST_WAIT = 86400.0
+"""Seconds, at most, in `retry_after_ms`; a provider that asks for more is not believed."""
 
 
 def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage) -> AxonError:
@@ -60,22 +66,54 @@ def _classify(error: Exception) -> AxonError:
     if isinstance(error, ai.FallbackExceptionGroup) and isinstance(error.exceptions[-1], Exception):
         return _classify(error.exceptions[-1])
     if (tool := _raising_tool(error)) is not None:
-        return AxonError.of("tool_failed", f"tool {tool!r} raised {type(error).__name__}: {error}", {"tool": tool})
+        message = _text(f"tool {tool!r} raised {type(error).__name__}: {error}")
+        return AxonError.of("tool_failed", message, {"tool": tool})
     for family, code in _CODES:
         if isinstance(error, family):
             return AxonError.of(_refined(code, error), _message(error), _details(error))
+    if (misfit := _misfit(error)) is not None:
+        return misfit
     return AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
 
 
 def _refined(code: str, error: Exception) -> str:
-    return "invalid_output" if code == "model_behavior" and _OUTPUT_RETRIES in str(error) else code
+    if code == "model_behavior" and _OUTPUT_RETRIES in str(error):
+        return "invalid_output"
+    if type(error) is ai.ModelAPIError and not error.in_stream:
+        return "model_behavior"  # no fault that the provider reported: its answer could not be read
+    return code
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, ai.ModelAuthenticationError):
+        return "the provider refused this daemon's credentials"  # its own words may repeat the key
+    if isinstance(error, ai.ModelHTTPError):
+        return _provider_said(error)
+    if isinstance(error, ai.ModelConnectionError) and error.phase:
+        return f"{error.message.rstrip('.')} ({error.phase})"
     if not isinstance(error, ai.UnexpectedModelBehavior):
-        return str(error)
+        return _text(str(error))
+    message = error.message.partition("\n")[0]  # further lines, and `body`, repeat the answer
     faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
-    return f"{error.message}: {faults or error.__cause__}" if error.__cause__ else str(error)
+    return _text(f"{message}: {faults or error.__cause__}" if error.__cause__ else message)
+
+
+def _provider_said(error: ai.ModelHTTPError) -> str:
+    said: Any = error.body
+    while isinstance(said, dict) and (inner := said.get("error") or said.get("message")):
+        said = inner
+    message = f"the provider answered {error.status_code}"
+    if said:
+        message += f": {said}"
+    if error.suggested_model_id is not None:
+        message += f" Did you mean {error.suggested_model_id!r}?"
+    return _text(message)
+
+
+def _text(text: str) -> str:
+    """A text as a message can hold it: bounded, and without half characters, which JSON allows and msgpack does not."""
+    whole = text.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= _MOST_TEXT else whole[:_MOST_TEXT] + " …"
 
 
 def _faults(cause: BaseException | None) -> list[dict[str, str]]:
@@ -97,9 +135,9 @@ def _details(error: Exception) -> dict[str, Any]:
     if isinstance(error, ai.ModelAPIError):
         details["model"] = error.model_name
         if error.retry_after is not None:
-            details["retry_after_ms"] = int(error.retry_after * 1000)
+            details["retry_after_ms"] = int(min(error.retry_after, _MOST_WAIT) * 1000)
         if error.provider_error_code:
-            details["provider_code"] = error.provider_error_code
+            details["provider_code"] = _text(error.provider_error_code)
     if isinstance(error, ai.ModelHTTPError):
         details["status_code"] = error.status_code
     if faults := _faults(error.__cause__):
@@ -111,10 +149,34 @@ def _raising_tool(error: Exception) -> str | None:
     """The name of the Python tool out of which an exception came."""
     if isinstance(error, ai.AgentRunError | ai.UserError):
         return None
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
+    for frame in _frames(error):
         if frame.f_code is FunctionToolset.call_tool.__code__:
             return str(frame.f_locals.get("name", "?"))
-        trace = trace.tb_next
     return None
+
+
+def _misfit(error: Exception) -> AxonError | None:
+    """What pydantic-ai's code for a model's API cannot be blamed for when it raises something of no kind.
+
+    It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
+    falls over answers of another shape than the API's.
+    """
+    frames = list(_frames(error))
+    if any(frame.f_code is download_item.__code__ for frame in frames):
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        return AxonError.of("invalid_request", _text(f"a URL in the prompt could not be fetched: {reason}"))
+    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith("pydantic_ai.models."):
+        return None
+    if isinstance(error, NotImplementedError):
+        return AxonError.of("model_rejected", _text(str(error)))
+    if isinstance(error, AttributeError | LookupError | TypeError):
+        return AxonError.of("model_behavior", _text(f"the provider's answer has another shape: {error}"))
+    return None
+
+
+def _frames(error: Exception) -> Iterator[FrameType]:
+    """The frames that an exception came through, the one that raised it last."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next

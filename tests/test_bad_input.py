@@ -1,0 +1,210 @@
+"""Whatever comes in: one clear answer that names what is wrong, nothing lost, nobody else touched."""
+
+from __future__ import annotations
+
+import math
+
+import msgpack
+import pytest
+
+from axon_zmq import Client, wire
+from tests.conftest import Daemon, Dealer, wait_until
+
+NESTED = 10_000
+ECHO = {"agent": "echo", "prompt": "hi"}
+
+
+@pytest.fixture(scope="module")
+def other(daemon: Daemon):
+    with Client(daemon.endpoint) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def another_client_is_untouched(daemon: Daemon, other: Client):
+    """Around every test here: someone else's stream goes on, whole, and the processes are the same after."""
+    pids = {name: process.pid for name, process in daemon.processes.items()}
+    stream = other.stream({"model": "synthetic:tokens=4,delay_ms=5"}, "x")
+    yield
+    assert len(stream.complete().result) == 20
+    assert other.run("echo", "still there").result == "still there"
+    assert {name: process.pid for name, process in daemon.processes.items()} == pids
+    assert all(process.poll() is None for process in daemon.processes.values())
+
+
+FRAMES = [
+    ([b"run", b"1", b"", wire.pack(ECHO), b"", b""], "malformed_frames", "6 frames"),
+    ([b"run", b"x" * 65, b"", wire.pack(ECHO)], "malformed_frames", "65 bytes"),
+    (["lauf ärger".encode(), b"1"], "unknown_kind", "ASCII"),
+    ([b"no_such_kind", b"1"], "unknown_kind", "'no_such_kind'"),
+    ([b"call_tool", b"1"], "unknown_kind", "'call_tool'"),
+    ([b"run", b"1", b"\xc1", wire.pack(ECHO)], "invalid_msgpack", "the header"),
+    ([b"run", b"1", wire.pack({}) + b"\x00", wire.pack(ECHO)], "invalid_msgpack", "1 bytes follow"),
+    ([b"run", b"1", msgpack.packb([1]), wire.pack(ECHO)], "invalid_msgpack", "must be a map, not list"),
+    ([b"run", b"1", wire.pack({"x": 1}), wire.pack(ECHO)], "invalid_request", "'x' is unknown"),
+    ([b"run", b"1", wire.pack({"credit": 5}), wire.pack(ECHO)], "invalid_request", "'credit' is unknown"),
+    (
+        [b"run", b"1", wire.pack({"timeout_ms": "5"}), wire.pack(ECHO)],
+        "invalid_request",
+        "'timeout_ms' must be an integer",
+    ),
+    ([b"run", b"1", wire.pack({"timeout_ms": True}), wire.pack(ECHO)], "invalid_request", "'timeout_ms'"),
+    ([b"run", b"1", wire.pack({"timeout_ms": 0}), wire.pack(ECHO)], "invalid_request", "'timeout_ms'"),
+    ([b"run", b"1", wire.pack({"timeout_ms": 2**40}), wire.pack(ECHO)], "invalid_request", "at most 3600000"),
+    ([b"run", b"1", wire.pack({"ack": 1}), wire.pack(ECHO)], "invalid_request", "'ack' must be true or false"),
+    ([b"run", b"1", wire.pack({"frames": "two"}), wire.pack(ECHO)], "invalid_request", "'frames' must be 'single'"),
+    ([b"run", b"1", wire.pack({"v": 2}), wire.pack(ECHO)], "unsupported_version", "v is 2"),
+    ([b"run", b"1", b"x" * 20_000, wire.pack(ECHO)], "too_large", "the header has 20000 bytes"),
+    ([b"resume", b"1", wire.pack({"from": 0})], "invalid_request", "'from'"),
+]
+
+
+@pytest.mark.parametrize(("frames", "error_type", "names"), FRAMES, ids=[case[2] for case in FRAMES])
+def test_frames_and_headers(dealer: Dealer, frames, error_type, names):
+    dealer.socket.send_multipart(frames)
+    kind, id, body = dealer.recv()
+    assert (kind, id) == (b"error", frames[1])
+    assert body["error_type"] == error_type
+    assert names in body["message"]
+    assert body["status"] == "error"
+    assert dealer.silent()
+
+
+@pytest.mark.parametrize("frames", [[b"run"], [b""], [b"run", b""], [b"run", b"x" * 300], [b"x"] * 65])
+def test_without_a_readable_id_a_message_is_counted_and_dropped(daemon: Daemon, dealer: Dealer, frames):
+    before = dealer.ask(b"ping", b"p")[1]["dropped"]
+    dealer.socket.send_multipart(frames)
+    assert dealer.ask(b"ping", b"p")[1]["dropped"] == before + 1
+    wait_until(lambda: "dropped a message" in daemon.log("broker"), "a line in the log")
+
+
+def _deep(depth: int) -> bytes:
+    return b"\x81\xa1a" * depth + b"\xc0"
+
+
+BODIES = [
+    (b"\xc1", "invalid_msgpack", "the body"),
+    (wire.pack(ECHO) + b"\x00", "invalid_msgpack", "1 bytes follow"),
+    (msgpack.packb("text"), "invalid_msgpack", "must be a map, not str"),
+    (msgpack.packb({1: 2}), "invalid_msgpack", "key"),
+    (b"\x82\xa1a\x01\xa1a\x02", "invalid_msgpack", "twice"),
+    (wire.pack({**ECHO, "deps": math.nan}), "invalid_msgpack", "NaN or an infinity at /deps"),
+    (wire.pack({**ECHO, "deps": {"x": [1, -math.inf]}}), "invalid_msgpack", "/deps/x/1"),
+    (msgpack.packb({**ECHO, "deps": msgpack.ExtType(5, b"x")}), "invalid_msgpack", "extension type 5"),
+    (b"\x81\xa4deps\xc7\x0c\xff" + b"\xff" * 12, "invalid_msgpack", "the body"),
+    (_deep(NESTED), "invalid_msgpack", "nested"),
+    (b"\xdf\xff\xff\xff\xff", "invalid_msgpack", "the body"),
+    (b"\x81\xa5agent\xa4\xff\xfe\xfd\xfc", "invalid_msgpack", "not UTF-8 (send bytes as bin)"),
+    (b"", "invalid_request", "/agent: is missing"),
+    (wire.pack({"agent": "echo"}), "invalid_request", "/prompt: is missing"),
+    (wire.pack({**ECHO, "promt": "x"}), "invalid_request", "/promt: is unknown"),
+    (wire.pack({"agent": 5, "prompt": "x"}), "invalid_request", "/agent:"),
+    (wire.pack({"agent": "", "prompt": "x"}), "invalid_request", "/agent:"),
+    (wire.pack({"agent": "echo", "prompt": 5}), "invalid_request", "/prompt:"),
+    (wire.pack({"agent": "echo", "prompt": [{"kind": "image-url"}]}), "invalid_request", "/prompt/0/url: is missing"),
+    (wire.pack({"agent": "echo", "prompt": ["x", {"kind": "hologram"}]}), "invalid_request", "/prompt/1/kind"),
+    (wire.pack({**ECHO, "message_history": "x"}), "invalid_request", "/message_history"),
+    (wire.pack({**ECHO, "message_history": [{"kind": "request"}]}), "invalid_request", "/message_history/0"),
+    (wire.pack({**ECHO, "message_history": [{"kind": "x"}]}), "invalid_request", "/message_history/0"),
+    (wire.pack({**ECHO, "output_schema": {"type": "objekt"}}), "invalid_request", "/output_schema/type"),
+    (
+        wire.pack({**ECHO, "output_schema": {"$ref": "http://x/y"}}),
+        "invalid_request",
+        "only references into",
+    ),
+    (wire.pack({**ECHO, "output_schema": {"$ref": "#/$defs/x"}}), "invalid_request", "'#/$defs/x', which is not in it"),
+    (wire.pack({**ECHO, "output_schema": {"items": {"$ref": "#"}}}), "invalid_request", "recursive"),
+    (wire.pack({**ECHO, "output_schema": {"enum": ["x" * 300_000]}}), "too_large", "at most 262144"),
+    (wire.pack({**ECHO, "model_settings": {"temprature": 1}}), "invalid_request", "/model_settings/temprature"),
+    (wire.pack({**ECHO, "model_settings": {"temperature": "hot"}}), "invalid_request", "/model_settings/temperature"),
+    (wire.pack({**ECHO, "usage_limits": {"requests": 1}}), "invalid_request", "/usage_limits/requests"),
+    (wire.pack({**ECHO, "retries": -1}), "invalid_request", "/retries"),
+    (wire.pack({**ECHO, "events": "some"}), "invalid_request", "/events"),
+    (wire.pack({**ECHO, "tools": []}), "invalid_request", "/tools: is not served by this version"),
+    (wire.pack({**ECHO, "log": "info"}), "invalid_request", "/log"),
+    (wire.pack({"agent": "ecko", "prompt": "x"}), "unknown_agent", "did you mean 'echo'"),
+    (wire.pack({"agent": "broken", "prompt": "x"}), "unknown_agent", "could not be loaded"),
+    (wire.pack({**ECHO, "model": "no-such-provider:x"}), "unknown_model", "no-such-provider"),
+    (wire.pack({**ECHO, "model": "synthetic:tokens=0"}), "unknown_model", "'tokens=0'"),
+    (wire.pack({**ECHO, "model": "synthetic:speed=9"}), "unknown_model", "'speed=9'"),
+    (wire.pack({**ECHO, "model": "openai-chat:gpt-5"}), "model_auth", "OPENAI_API_KEY"),
+    (wire.pack({"agent": {"instructions": "x"}, "prompt": "x"}), "invalid_request", "/agent/model: is missing"),
+    (wire.pack({"agent": {"model": "echo", "import": "os"}, "prompt": "x"}), "invalid_request", "/agent/import"),
+    (wire.pack({"agent": {"model": "echo", "toolsets": ["x"]}, "prompt": "x"}), "invalid_request", "/agent/toolsets"),
+]
+
+
+@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize(
+    ("body", "error_type", "names"), BODIES, ids=[f"{n}-{case[2][:30]}" for n, case in enumerate(BODIES)]
+)
+def test_bodies(dealer: Dealer, mode, body, error_type, names):
+    kind, reply = dealer.ask(mode.encode(), b"1", None, body)
+    assert kind == b"error"
+    assert reply["error_type"] == error_type, reply
+    assert names in reply["message"]
+
+
+def test_a_history_may_not_ask_for_downloads_from_the_daemons_own_network(dealer: Dealer):
+    part = {"kind": "image-url", "url": "http://127.0.0.1:1/x.png", "force_download": "allow-local"}
+    history = [{"kind": "request", "parts": [{"part_kind": "user-prompt", "content": [part]}]}]
+    _, reply = dealer.ask(b"run", b"1", None, {**ECHO, "message_history": history})
+    assert reply["error_type"] == "invalid_request"
+    assert "/message_history/0/parts/0/content/0/force_download" in reply["message"]
+
+
+def test_a_body_over_max_body_is_too_large_and_four_times_that_cuts_only_its_sender(daemon: Daemon, dealer: Dealer):
+    most = dealer.ask(b"ping", b"p")[1]["limits"]["max_body"]
+    _, reply = dealer.ask(b"run", b"1", None, b"x" * (most + 1))
+    assert reply["error_type"] == "too_large"
+    assert str(most) in reply["message"]
+    offender = Dealer(daemon.endpoint)
+    try:
+        offender.send(b"run", b"1", None, b"x" * (4 * most + 1))
+        offender.send(b"ping", b"p")  # it reconnects by itself, and is served again
+        assert offender.recv()[:2] == (b"pong", b"p")
+    finally:
+        offender.close()
+
+
+def test_a_repeated_id_with_another_body_is_refused_and_the_first_run_goes_on(dealer: Dealer):
+    dealer.send(b"run_stream", b"1", None, {"agent": {"model": "synthetic:tokens=20,delay_ms=10"}, "prompt": "x"})
+    assert dealer.recv()[0] == b"chunk"
+    dealer.send(b"run_stream", b"1", None, {"agent": "echo", "prompt": "other"})
+    messages = dealer.until_end(b"1")
+    [refused] = [body for kind, body in messages if kind == b"refused"]
+    assert (refused["of"], refused["error_type"]) == ("run_stream", "invalid_request")
+    assert messages[-1][0] == b"complete"
+
+
+def test_output_that_does_not_fit_its_schema_goes_back_to_the_model_and_then_fails(client: Client):
+    from axon_zmq import AxonError
+
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]}
+    assert client.run("echo", '{"n": 5}', output_schema=schema).result == {"n": 5}
+    for wrong, pointer in (('{"n": 1}', "/n"), ('{"m": 5}', "/"), ('{"n": "5"}', "/n")):
+        with pytest.raises(AxonError) as caught:
+            client.run("echo", wrong, output_schema=schema)
+        assert caught.value.error_type == "invalid_output"
+        assert pointer in caught.value.message
+        requests = [m for m in caught.value.details["partial"]["messages"] if m["kind"] == "request"]
+        assert len(requests) >= 2  # the model was asked again, with the reason
+
+
+@pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
+def test_output_modes_and_schemas_that_are_no_objects(client: Client, mode):
+    prompt = '{"response": [1, 2]}'
+    schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
+    assert client.run("echo", prompt, output_schema=schema, output_mode=mode).result == [1, 2]
+    *chunks, complete = client.stream("echo", prompt, output_schema=schema, output_mode=mode)
+    assert complete.result == [1, 2]
+    assert chunks[-1].data in ([1, 2], {"response": [1, 2]})
+
+
+def test_usage_limits_end_a_run(client: Client):
+    from axon_zmq import AxonError
+
+    with pytest.raises(AxonError) as caught:
+        client.run("weather", "Oslo?", usage_limits={"request_limit": 1})
+    assert caught.value.error_type == "usage_limit_exceeded"
+    assert len(caught.value.details["partial"]["messages"]) >= 2
