@@ -55,9 +55,8 @@ class Retries(_Checked):
 def _kind_of_part(part: Any) -> str:
     if isinstance(part, str):
         return "<text>"
-    if isinstance(part, dict) and part.get("kind") == "binary":
-        return "<binary>"
-    return "<url>"
+    kind = part.get("kind") if isinstance(part, dict) else getattr(part, "kind", None)
+    return "<binary>" if kind == "binary" else "<url>"
 
 
 def _map_or(other: str) -> Callable[[Any], str]:

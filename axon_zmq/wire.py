@@ -146,6 +146,9 @@ def _header(kind: str, frame: bytes) -> dict[str, Any]:
     if not frame:
         return {}
     header = unpack(frame, "the header")
+    version = header.get("v")
+    if type(version) is int and version != limits.PROTOCOL:  # first: its keys may be another version's
+        raise RequestError("unsupported_version", f"v is {version}; this daemon speaks {limits.PROTOCOL}")
     checks = HEADERS[kind]
     for key, value in list(header.items()):
         check = checks.get(key)
@@ -157,8 +160,6 @@ def _header(kind: str, frame: bytes) -> dict[str, Any]:
             del header[key]
         elif fault := check(value):
             raise RequestError("invalid_request", f"header key {key!r} {fault}")
-    if header.get("v", limits.PROTOCOL) != limits.PROTOCOL:
-        raise RequestError("unsupported_version", f"v is {header['v']}; this daemon speaks {limits.PROTOCOL}")
     return header
 
 
@@ -250,9 +251,16 @@ def _not_a_number(value: Any, path: str = "") -> str | None:
     return None
 
 
-def packer(default: Callable[[Any], Any] | None = None) -> Callable[[Any], bytes]:
-    """A reusable packing function for one thread: times as timestamps, bytes as bin."""
-    return cast("Callable[[Any], bytes]", msgpack.Packer(datetime=True, default=default).pack)
+def packer(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+    """A reusable packing function for one thread: times as timestamps, bytes as bin.
+
+    Half a character (a lone surrogate, as a model's delta may end with) becomes `?`.
+
+    Args:
+        default: Makes a type that msgpack does not know plainer.
+    """
+    made = msgpack.Packer(datetime=True, default=default, unicode_errors="replace")
+    return cast("Callable[[Any], bytes]", made.pack)
 
 
 def pack(value: Any) -> bytes:

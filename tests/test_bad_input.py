@@ -53,7 +53,7 @@ FRAMES = [
     ([b"run", b"1", wire.pack({"timeout_ms": 2**40}), wire.pack(ECHO)], "invalid_request", "at most 3600000"),
     ([b"run", b"1", wire.pack({"ack": 1}), wire.pack(ECHO)], "invalid_request", "'ack' must be true or false"),
     ([b"run", b"1", wire.pack({"frames": "two"}), wire.pack(ECHO)], "invalid_request", "'frames' must be 'single'"),
-    ([b"run", b"1", wire.pack({"v": 2}), wire.pack(ECHO)], "unsupported_version", "v is 2"),
+    ([b"run", b"1", wire.pack({"v": 2, "new": 1}), wire.pack(ECHO)], "unsupported_version", "v is 2"),
     ([b"run", b"1", b"x" * 20_000, wire.pack(ECHO)], "too_large", "the header has 20000 bytes"),
     ([b"resume", b"1", wire.pack({"from": 0})], "invalid_request", "'from'"),
 ]

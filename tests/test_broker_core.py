@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import pytest
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.events import ToClient
+from axon_zmq.broker.events import FromClient, FromWorker, ToClient
 from axon_zmq.broker.states import (
     REQUEST,
     IllegalTransitionError,
@@ -370,6 +372,13 @@ def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
     assert bench.pass_time(limits.ALIVE_INTERVAL) == []
 
 
+def test_a_req_client_gets_no_alive_in_place_of_its_answer():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.feed(FromClient(A, [b"", b"run", b"1", b"", b""]))
+    assert bench.pass_time(limits.ALIVE_INTERVAL) == []
+
+
 def test_pong_tells_when_two_processes_share_an_identity():
     bench = Bench()
     pong = lambda instance: wire.unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
@@ -386,8 +395,6 @@ def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_regis
     bench.send(A, "cancel", b"unknown")
     assert bench.to_clients == []
     assert bench.pong()["settling"] is True
-    from hashlib import blake2b
-
     digest = blake2b(body, digest_size=16).digest()
     hold = {"client": A, "id": b"held", "kind": "run", "digest": digest, "deadline": 2000.0, "seq": 2, "ended": False}
     worker = bench.add_worker(b"w", holds=[hold])
@@ -426,15 +433,16 @@ def test_describe_needs_a_worker_but_no_slot():
     bench.send(A, "run", b"1")
     bench.send(A, "describe", b"d")
     assert [key[1] for _, key, _ in bench.dispatched] == [b"1", b"d"]
+    bench.send(A, "describe", b"d")
+    bench.send(A, "resume", b"d")
     bench.finish(worker, (A, b"d"), b"catalog")
+    assert [kind for kind, _ in bench.replies(A, b"d")] == ["accepted", "resumed", "resumed", "catalog"]
     bench.send(A, "describe", b"d")  # its id is free at once
     assert len(bench.dispatched) == 3
 
 
 def test_a_worker_of_another_protocol_version_gets_no_work():
     bench = Bench()
-    from axon_zmq.broker.events import FromWorker
-
     bench.feed(FromWorker(b"w", b"ready", wire.pack({"v": 99})))
     bench.send(A, "run", b"1")
     assert bench.dispatched == []

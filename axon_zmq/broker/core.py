@@ -283,9 +283,7 @@ class Broker:
         self._resume(run, 1, _FROM_START)
 
     def _resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        if run.worker in self._workers and run.state is not RequestState.QUEUED:
-            self._tell(run, b"resume", header_frame, b"")
-        elif run.state is RequestState.QUEUED or run.terminal is not None:
+        if run.state is RequestState.QUEUED or run.terminal is not None or not run.takes_slot:
             self._send(run.client, b"resumed", run.id, wire.pack({"from": start, "gap": False, "open_calls": []}))
             if run.terminal is not None:
                 self._send(run.client, b"error", run.id, run.terminal)
@@ -510,7 +508,9 @@ class Broker:
     def _alive(self, now: float) -> None:
         for identity, client in list(self._clients.items()):
             if client.open:
-                self._send(identity, b"alive", b"", wire.pack({"boot": self.boot, "open": len(client.open)}))
+                # A REQ socket takes one reply, and that is the answer.
+                if not self.framing.get(identity, 0) & DELIMITER:
+                    self._send(identity, b"alive", b"", wire.pack({"boot": self.boot, "open": len(client.open)}))
                 if client.gone_since is not None and now - client.gone_since > limits.CLIENT_GRACE:
                     self._end_abandoned(client, now)
 

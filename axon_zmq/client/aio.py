@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import zmq
-import zmq.asyncio
 
 from axon_zmq.client.core import ClientCore, Request
 from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
+from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Event
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
@@ -93,22 +93,21 @@ class AsyncClient:
         self._identity = identity or f"py-{secrets.token_hex(8)}"
         self._core = ClientCore()
         self._news: dict[bytes, asyncio.Event] = {}
-        self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
 
     async def __aenter__(self) -> Self:
-        self._context = zmq.asyncio.Context()
-        self._polled = self._context.socket(zmq.DEALER)
+        self._context = zmq.Context()
+        dealer = self._context.socket(zmq.DEALER)
         # Its own, so that after a reconnect it is the same client to the broker.
-        self._polled.setsockopt(zmq.IDENTITY, self._identity.encode("ascii"))
-        self._polled.setsockopt(zmq.LINGER, 500)
-        self._monitor = self._polled.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._polled.connect(self.endpoint)
-        # Awaited for readiness only; messages are taken and sent without waiting.
-        self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(self._polled.underlying)
-        self._tasks = [asyncio.create_task(task()) for task in (self._receive, self._tick, self._watch)]
+        dealer.setsockopt(zmq.IDENTITY, self._identity.encode("ascii"))
+        dealer.setsockopt(zmq.LINGER, 500)
+        self._dealer = dealer
+        self._monitor = LoopSocket(dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED), self._connected)
+        self._socket = LoopSocket(dealer, self._received)
+        dealer.connect(self.endpoint)
+        self._ticking = asyncio.create_task(self._tick())
         return self
 
     async def __aexit__(
@@ -117,12 +116,10 @@ class AsyncClient:
         for request in self._core.close():
             self._tell(request)
         self._flush()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._polled.disable_monitor()
+        self._ticking.cancel()
+        self._dealer.disable_monitor()
         self._monitor.close()
-        self._polled.close()
+        self._socket.close()
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
     # --- what a program calls ----------------------------------------------------------------------
@@ -214,22 +211,14 @@ class AsyncClient:
         self._news.pop(request.id, None)
         self._flush()
 
-    async def _receive(self) -> None:
-        while True:
-            await self._polled.poll(zmq.POLLIN)
-            try:
-                while True:
-                    frames = self._socket.recv_multipart(zmq.NOBLOCK)
-                    if (request := self._core.receive(frames, time.monotonic())) is not None:
-                        self._tell(request)
-            except zmq.Again:
-                self._flush()
+    def _received(self, frames: list[bytes]) -> None:
+        if (request := self._core.receive(frames, time.monotonic())) is not None:
+            self._tell(request)
+        self._flush()
 
-    async def _watch(self) -> None:
-        while True:
-            await self._monitor.recv_multipart()
-            self._core.connected(time.monotonic())
-            self._flush()
+    def _connected(self, _frames: list[bytes]) -> None:
+        self._core.connected(time.monotonic())
+        self._flush()
 
     async def _tick(self) -> None:
         while True:
@@ -244,8 +233,4 @@ class AsyncClient:
 
     def _flush(self) -> None:
         while self._core.outgoing:
-            try:
-                self._socket.send_multipart(self._core.outgoing[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return  # the pipe is full: the next tick tries again
-            self._core.outgoing.popleft()
+            self._socket.send(self._core.outgoing.popleft())

@@ -78,17 +78,16 @@ class Host:
 
     async def serve(self, drain_time: float) -> None:
         """Work until told to leave; then finish what there is, at most for `drain_time` seconds."""
-        link = asyncio.create_task(self._link.serve())
         progress = asyncio.create_task(self._report())
         leave = asyncio.create_task(self._leave.wait())
         try:
-            done, _ = await asyncio.wait((link, progress, leave), return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {leave}:
-                task.result()  # raises: link and progress never end by themselves
+            await asyncio.wait((progress, leave), return_when=asyncio.FIRST_COMPLETED)
+            if progress.done():
+                progress.result()  # raises: it never ends by itself
             await self._drain(drain_time)
         finally:
-            for task in (link, progress, leave):
-                task.cancel()
+            progress.cancel()
+            leave.cancel()
             self._link.close()
 
     def leave(self) -> None:
@@ -244,12 +243,17 @@ class Host:
             error = AxonError.of(error_type, message, error.details)
         if error.error_type in ("internal", "tool_failed"):
             self._log_trace(job, error)
-        try:
-            self._terminal(job, b"error", error.to_body())
-        except AxonError:
-            error.details.pop("partial", None)  # it holds what cannot be packed
-            self._terminal(job, b"error", error.to_body())
+        self._error(job, error)
         self._log_end(job, error.error_type)
+
+    def _error(self, job: Job, error: AxonError) -> None:
+        """Send a run's `error`; without its partial, or its text, where that cannot be packed."""
+        for body in (error, AxonError.of(error.error_type, error.message), AxonError.of(error.error_type, "")):
+            try:
+                self._terminal(job, b"error", body.to_body())
+            except AxonError:
+                continue
+            return
 
     def _terminal(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
         packed = job.outbox.put(kind, body)

@@ -1,0 +1,107 @@
+"""A ZeroMQ socket on an asyncio loop, without a task, a future or an await for each message.
+
+The socket's file descriptor tells the loop that *something* changed, once: it is edge-triggered, and
+any call on the socket, a send too, may take the news away. So each call here looks at `ZMQ_EVENTS`
+afterwards and schedules the next round itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+
+BATCH: Final = 256
+"""Messages taken in a round before the loop's other callbacks have their turn."""
+
+
+class LoopSocket:
+    """Receives into a callback and sends without waiting; all calls from the loop's own thread.
+
+    Args:
+        socket: Connected or about to be; of a plain `zmq.Context`.
+        received: Takes each message's frames.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], received: Callable[[list[bytes]], None]) -> None:
+        self._socket = socket
+        self._received = received
+        self._waiting: deque[Sequence[bytes]] = deque()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._scheduled = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(socket.fileno(), self._schedule)
+        self._schedule()
+
+    def __repr__(self) -> str:
+        return f"<LoopSocket {'closed' if self._closed else 'open'}, {len(self._waiting)} waiting>"
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send now, or in order as soon as the peer takes it."""
+        if self._waiting:
+            self._flush()
+        if self._waiting or not self._try(frames):
+            self._waiting.append(frames)
+            self._room.clear()
+
+    def congested(self) -> bool:
+        """Whether messages wait here, because the peer is away or slow."""
+        return bool(self._waiting)
+
+    async def room(self) -> None:
+        """Wait until no message waits here."""
+        await self._room.wait()
+
+    def close(self) -> None:
+        """Close; what the socket itself still has leaves within its LINGER."""
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        """Send what waits, and receive a batch."""
+        self._scheduled = False
+        if self._closed:
+            return
+        try:
+            self._flush()
+            for _ in range(BATCH):
+                self._received(self._socket.recv_multipart(zmq.NOBLOCK))
+                if self._closed:
+                    return
+        except zmq.Again:
+            pass
+        finally:
+            self._look()
+
+    def _flush(self) -> None:
+        while self._waiting and self._try(self._waiting[0]):
+            self._waiting.popleft()
+        if not self._waiting:
+            self._room.set()
+
+    def _try(self, frames: Sequence[bytes]) -> bool:
+        send = self._socket.send
+        last = len(frames) - 1
+        try:
+            for index, frame in enumerate(frames):
+                send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
+        except zmq.Again:
+            return False  # of a multipart message only the first frame is ever refused
+        finally:
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        if not self._scheduled and not self._closed and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._schedule()
