@@ -23,6 +23,8 @@ from axon_zmq import __version__, settings
 from axon_zmq.errors import AxonError, ConfigurationError, RequestError, UnavailableError
 
 FAILED, WRONG, NOT_NOW = 1, 2, 3
+THERE = 2.0
+"""Seconds within which a daemon that is there answers."""
 
 app = typer.Typer(
     help=__doc__,
@@ -182,7 +184,7 @@ async def _ping(endpoint: str | None, wait: float) -> dict[str, Any]:
         while True:
             left = give_up - time.monotonic()
             try:
-                pong = await client.ping(max(2.0, min(left, 5.0)))
+                pong = await client.ping(max(THERE, min(left, 5.0)))
                 if not wait or all(pool["workers"] for pool in pong["modes"].values()):
                     return pong
                 if left <= 0:
@@ -215,7 +217,7 @@ async def _describe(endpoint: str | None, name: str | None) -> dict[str, Any]:
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint) as client:
-        await client.ping()
+        await client.ping(THERE)
         return await client.describe(name)
 
 
@@ -241,7 +243,7 @@ async def _run(
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint) as client:
-        await client.ping()
+        await client.ping(THERE)
         done = await getattr(client, mode)(agent, prompt, **options)
     if as_json or not out.is_terminal:
         _line({"kind": "complete", **_fields(done)})
@@ -273,7 +275,7 @@ async def _stream(agent: Any, prompt: str, options: dict[str, Any], endpoint: st
 
     as_lines = as_json or not out.is_terminal
     async with AsyncClient(endpoint) as client:
-        await client.ping()
+        await client.ping(THERE)
         async with client.stream(agent, prompt, **options) as events:
             async for event in events:
                 if as_lines:

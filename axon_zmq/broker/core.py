@@ -287,6 +287,8 @@ class Broker:
             self._send(run.client, b"resumed", run.id, wire.pack({"from": start, "gap": False, "open_calls": []}))
             if run.terminal is not None:
                 self._send(run.client, b"error", run.id, run.terminal)
+        elif run.worker in self._workers:
+            self._tell(run, b"resume", header_frame, b"")
         else:
             error = RequestError(
                 "unknown_request",

@@ -1,0 +1,140 @@
+"""The house's own rules: who may import what, and that the docs name things that are there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "axon_zmq"
+LAYERS = [
+    ["errors"],
+    ["limits"],
+    ["endpoints", "logs", "loopsocket", "wire"],
+    ["settings", "messages", "supervise.lifeline"],
+    ["broker.events", "broker.states", "broker.queues"],
+    ["broker.records"],
+    ["broker.core", "broker.outboxes"],
+    ["broker.loop"],
+    ["broker.__main__"],
+    ["worker"],
+    ["agents"],
+    ["client"],
+    ["testing"],
+    ["supervise"],
+    ["cli"],
+]
+"""From the bottom up; a module imports only from its own layer and those before it."""
+PURE = ["wire", "broker.events", "broker.states", "broker.queues", "broker.records", "broker.core", "worker.outbox"]
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
+    }
+
+
+def layer(name: str) -> int:
+    """The most specific entry's."""
+    matches = [
+        (len(entry), number)
+        for number, entries in enumerate(LAYERS)
+        for entry in entries
+        if name == entry or name.startswith(f"{entry}.")
+    ]
+    return max(matches)[1]
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if not name.endswith("__init__")])
+def test_dependencies_point_down(name):
+    known = modules()
+    for target in imports(known[name]):
+        short = target.removeprefix("axon_zmq.")
+        if target.startswith("axon_zmq.") and short in known:
+            assert layer(short) <= layer(name), f"{name} imports {short}"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_do_no_io(name):
+    roots = {target.split(".")[0] for target in imports(modules()[name])}
+    assert not roots & {"zmq", "asyncio", "time", "pydantic_ai", "socket", "threading", "os"}
+
+
+def test_only_workers_and_agents_import_pydantic_ai():
+    users = {name for name, path in modules().items() if any(i.split(".")[0] == "pydantic_ai" for i in imports(path))}
+    assert {name.split(".")[0] for name in users} == {"worker", "agents"}
+
+
+def test_the_broker_process_loads_neither_pydantic_nor_asyncio_nor_the_rest():
+    code = "import sys, axon_zmq.broker.__main__; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic", "pydantic_ai", "pydantic_settings", "typer", "rich", "openai"} & set(loaded)
+
+
+def test_the_life_of_a_request_in_the_readme_names_functions_that_are_there():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ") and ".py:" in line]
+    assert len(rows) == 10
+    for row in rows:
+        path, _, name = row.split("|")[-2].strip().strip("`").partition(":")
+        tree: ast.AST = ast.parse((ROOT / path).read_text())
+        for step in name.split("."):
+            [tree] = [
+                node
+                for node in ast.iter_child_nodes(tree)
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == step
+            ]
+
+
+def test_the_tree_in_the_architecture_page_names_every_module():
+    page = (ROOT / "docs/architecture.md").read_text()
+    tree = page.split("```text")[1].split("```")[0]
+    named = set(tree.replace(",", " ").split())
+    for name in modules():
+        last = name.rsplit(".", 1)[-1]
+        if last != "__init__" and not name.startswith(("agents.", "testing.", "supervise.")):
+            assert {last, f"{last}.py"} & named, name
+
+
+def test_every_setting_is_in_the_operations_page_with_its_default():
+    from axon_zmq.settings import Settings
+
+    page = (ROOT / "docs/operations.md").read_text()
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = (
+            "\N{EN DASH}"
+            if default is None
+            else "the examples"
+            if name == "agents"
+            else str(default).removesuffix(".0")
+        )
+        [row] = [line for line in page.splitlines() if line.startswith(f"| `AXON_{name.upper()}` |")]
+        assert row.split("|")[2].strip().strip("`") == shown, row
+
+
+def test_no_registry_and_no_path_of_a_machine_is_committed():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    hosts = ["pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "deb.deb" + "ian.org"]
+    for name in listed.stdout.split():
+        if (ROOT / name).suffix in (".msgpack", ".png"):
+            continue
+        text = (ROOT / name).read_text()
+        assert not [host for host in hosts if host in text], name

@@ -1,0 +1,186 @@
+"""The command: what it prints in a pipe and on a terminal, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PATIENCE, Daemon, free_port, wait_until
+
+AXON = Path(sys.executable).parent / "axon-zmq"
+COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "agents", "ping", "doctor"]
+
+
+def axon(daemon: Daemon | None, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    endpoint = {"AXON_FRONTEND": daemon.endpoint} if daemon else {}
+    return subprocess.run(
+        [AXON, *arguments],
+        env={**os.environ, **endpoint, **env},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def on_a_terminal(daemon: Daemon, *arguments: str) -> str:
+    """What a person sees."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [AXON, *arguments],
+        env={**os.environ, "AXON_FRONTEND": daemon.endpoint, "TERM": "xterm", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(master)
+    process.wait(PATIENCE)
+    return seen.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_explains_each_command(command):
+    done = axon(None, *([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    if command is None:
+        assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version():
+    from axon_zmq import __version__
+
+    assert axon(None, "--version").stdout.strip() == __version__
+
+
+def test_run_in_a_pipe_is_a_json_line(daemon):
+    for more in ([], ["--sync"]):
+        done = axon(daemon, "run", "echo", "-", *more, stdin="from a pipe")
+        [line] = lines(done)
+        assert (done.returncode, line["kind"], line["result"]) == (0, "complete", "from a pipe")
+
+
+def test_stream_in_a_pipe_is_json_lines(daemon):
+    done = axon(daemon, "stream", "echo", "one two")
+    assert [(line["kind"], line.get("data")) for line in lines(done)] == [
+        ("chunk", "one"),
+        ("chunk", " two"),
+        ("complete", None),
+    ]
+    assert any(line["type"] == "event" for line in lines(axon(daemon, "stream", "echo", "x", "--all-events"))[:-1])
+
+
+def test_stream_on_a_terminal_is_text(daemon):
+    assert on_a_terminal(daemon, "stream", "echo", "one [two] three") == "one [two] three\n"
+    seen = on_a_terminal(daemon, "stream", "weather", "Oslo?")
+    assert seen.startswith('[temperature {"place":"Oslo"}]\n[success: ')
+    assert '"Oslo": -3.0' in seen
+
+
+def test_run_on_a_terminal(daemon):
+    assert on_a_terminal(daemon, "run", "echo", "hi there") == "hi there\n"
+
+
+def test_an_output_schema_from_a_file(daemon, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    [line] = lines(axon(daemon, "run", "echo", '{"n": 5}', "--output-schema", str(schema)))
+    assert line["result"] == {"n": 5}
+    schema.write_text("{")
+    assert axon(daemon, "run", "echo", "x", "--output-schema", str(schema)).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error_type"),
+    [
+        (["run", "ecko", "x"], 2, "unknown_agent"),
+        (["run", "raising", "x"], 1, "tool_failed"),
+        (["run", "echo", "x", "--model", "no-such:model"], 2, "unknown_model"),
+        (["stream", '{"model": "synthetic:tokens=500"}', "x", "--timeout", "0.3"], 1, "deadline_exceeded"),
+        (["agents", "ecko"], 2, "unknown_agent"),
+    ],
+)
+def test_a_failure_is_a_json_line_a_message_and_an_exit_code(daemon, arguments, code, error_type):
+    done = axon(daemon, *arguments)
+    assert done.returncode == code
+    assert lines(done)[-1]["kind"] == "error"
+    assert lines(done)[-1]["error_type"] == error_type
+    assert done.stderr.startswith(f"error: {error_type}")
+
+
+@pytest.mark.parametrize("arguments", [["run", "echo", "x"], ["stream", "echo", "x"], ["agents"], ["ping"]])
+def test_without_a_daemon_the_exit_code_is_3_and_the_message_says_how_to_start_one(arguments):
+    done = axon(None, *arguments, AXON_FRONTEND=f"tcp://127.0.0.1:{free_port()}")
+    assert done.returncode == 3
+    assert "axon-zmq serve" in done.stderr
+
+
+def test_a_wrong_agent_or_setting_is_2():
+    assert axon(None, "run", "{not json", "x").returncode == 2
+    done = axon(None, "conf", AXON_FRONTEND="tcp://0.0.0.0:1")
+    assert done.returncode == 2
+    assert "open to other machines" in done.stderr
+    assert axon(None, "no-such-command").returncode == 2
+
+
+def test_agents_and_ping(daemon):
+    [agents] = lines(axon(daemon, "agents"))
+    assert {"echo", "broken"} <= agents.keys()
+    [pong] = lines(axon(daemon, "ping", "--wait", "20"))
+    assert pong["modes"]["run"]["workers"] == 1
+    seen = on_a_terminal(daemon, "agents")
+    assert "tool temperature: The temperature of a place" in seen
+    assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
+
+
+def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
+    good = axon(daemon, "doctor", AXON_RUN_DIR=str(tmp_path / "run"))
+    assert good.returncode == 0, good.stdout
+    assert "WRONG" not in good.stdout
+    bad = axon(daemon, "doctor", AXON_RUN_DIR=str(tmp_path / "run"), AXON_AGENTS="mine=no_such_module:agent")
+    assert bad.returncode == 1
+    assert "agent mine: ModuleNotFoundError" in bad.stdout
+    assert "mend" in bad.stdout
+    assert axon(None, "doctor", AXON_FRONTEND="tcp://0.0.0.0:1").returncode == 1
+
+
+def test_broker_and_worker_alone(tmp_path):
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    env = {**os.environ, "AXON_FRONTEND": endpoint, "AXON_RUN_DIR": str(tmp_path / "run")}
+    quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([AXON, *arguments], **quiet) for arguments in (["broker"], ["worker", "run"])]
+    try:
+        alone = Daemon(tmp_path, AXON_FRONTEND=endpoint)
+        alone.endpoint = endpoint
+        done = wait_until(lambda: _answer(alone), "an answer", 30)
+        assert done["result"] == "alone"
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+
+
+def _answer(daemon: Daemon) -> dict | None:
+    done = axon(daemon, "run", "echo", "alone")
+    return lines(done)[-1] if done.returncode == 0 else None

@@ -1,0 +1,240 @@
+"""The Python client: its core in memory, its two faces against the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from axon_zmq import AsyncClient, AxonError, Client, limits, wire
+from axon_zmq.client.core import PATIENCE, RESUME_AGAIN, ClientCore
+from axon_zmq.messages import Chunk, Complete
+from tests.conftest import Daemon, wait_until
+
+# --- the core, in memory ---------------------------------------------------------------------------
+
+
+def started(core: ClientCore, now: float = 0.0, **options):
+    request = core.run("run_stream", "echo", "x", {"id": "1", **options}, now)
+    core.outgoing.clear()
+    return request
+
+
+def message(core: ClientCore, kind: bytes, now: float = 0.0, **body):
+    return core.receive([kind, b"1", wire.pack(body)], now)
+
+
+def chunk(core: ClientCore, seq: int, now: float = 0.0):
+    return message(core, b"chunk", now, seq=seq, type="text", data=str(seq), step=1, part=0)
+
+
+def sent(core: ClientCore) -> list[tuple[bytes, dict]]:
+    kinds = [(frames[0], wire.unpack(frames[2], "header") if len(frames) > 2 else {}) for frames in core.outgoing]
+    core.outgoing.clear()
+    return kinds
+
+
+def test_messages_are_taken_in_order_only():
+    core = ClientCore()
+    request = started(core)
+    assert chunk(core, 1) is request
+    assert chunk(core, 1) is None  # a repetition
+    assert chunk(core, 3) is None  # a gap: dropped, and asked for once
+    assert chunk(core, 4) is None
+    assert sent(core) == [(b"resume", {"from": 2})]
+    assert chunk(core, 2, 0.1) is request
+    assert [event.seq for event in request.inbox] == [1, 2]
+    chunk(core, 5, 1 + RESUME_AGAIN)
+    assert sent(core) == [(b"resume", {"from": 3})]
+
+
+def test_a_terminal_behind_a_gap_waits_for_what_is_missing():
+    core = ClientCore()
+    request = started(core)
+    assert message(core, b"complete", seq=2, result="x") is None
+    assert not request.ended
+    assert sent(core) == [(b"resume", {"from": 1})]
+
+
+def test_a_gap_that_cannot_be_filled_ends_the_run_loudly():
+    core = ClientCore()
+    request = started(core)
+    message(core, b"resumed", **{"from": 7, "gap": True, "open_calls": []})
+    [error] = request.inbox
+    assert isinstance(error, AxonError)
+    assert "messages 1 to 6" in error.message
+    assert (b"cancel", {}) in sent(core)
+
+
+def test_a_new_broker_makes_it_resume_what_is_open():
+    core = ClientCore()
+    started(core)
+    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
+    assert sent(core) == []
+    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    assert sent(core) == [(b"resume", {"from": 1})]
+
+
+def test_two_counts_of_open_requests_that_differ_make_it_resume():
+    core = ClientCore()
+    started(core)
+    for now in (0.0, 2.0):
+        core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 2})], now)
+    assert sent(core) == [(b"resume", {"from": 1})]
+
+
+def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
+    core = ClientCore()
+    started(core)
+    chunk(core, 1)
+    core.tick(limits.CLIENT_SILENCE + 0.1)
+    [(kind, header)] = sent(core)
+    assert kind == b"ping"
+    assert "instance" in header
+    core.receive([b"pong", b"probe", wire.pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
+    assert sent(core) == [(b"resume", {"from": 2})]
+    with pytest.raises(AxonError, match="at most 5"):
+        core.run("run", "echo", "far too long", {}, 6.0)
+
+
+def test_a_reconnect_makes_it_resume():
+    core = ClientCore()
+    core.connected(0.0)
+    started(core)
+    core.connected(1.0)
+    assert [kind for kind, _ in sent(core)] == [b"resume", b"ping"]
+
+
+def test_nothing_is_waited_for_for_ever():
+    core = ClientCore()
+    request = started(core, timeout_ms=1000)
+    core.tick(1.0 + PATIENCE)
+    assert not request.ended
+    core.tick(1.1 + PATIENCE)
+    assert request.ended
+    assert request.inbox[-1].details["by"] == "client"
+
+
+def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
+    core = ClientCore()
+    request = started(core)
+    packed = wire.pack({"seq": 1, "type": "text", "data": "x", "step": 1, "part": 0})
+    assert core.receive([b"stale", b"frame", b"chunk", b"1", packed], 0.0) is request
+    assert core.receive([b"chunk", b"another", packed], 0.0) is None
+    assert core.receive([b"of_the_future", b"1", wire.pack({"a": 1})], 0.0) is None
+    assert core.receive([b"x"], 0.0) is None
+
+
+def test_options_are_checked_before_anything_is_sent():
+    core = ClientCore()
+    with pytest.raises(TypeError, match="unknown option 'promt'"):
+        core.run("run", "echo", "x", {"promt": 1}, 0.0)
+    core.run("run", "echo", "x", {"id": "same"}, 0.0)
+    with pytest.raises(AxonError, match="open already"):
+        core.run("run", "echo", "x", {"id": "same"}, 0.0)
+
+
+# --- its two faces ---------------------------------------------------------------------------------
+
+
+def test_the_async_client_serves_many_requests_at_a_time(daemon: Daemon):
+    async def talk() -> None:
+        async with AsyncClient(daemon.endpoint) as client:
+            answers = await asyncio.gather(*(client.run("echo", f"number {n}") for n in range(50)))
+            assert [answer.result for answer in answers] == [f"number {n}" for n in range(50)]
+
+            async def read(n: int) -> str:
+                stream = client.stream({"model": f"synthetic:tokens={n},delay_ms=1"}, "x")
+                return "".join([event.data async for event in stream if isinstance(event, Chunk)])
+
+            texts = await asyncio.gather(*(read(n) for n in range(1, 30)))
+            assert [len(text) for text in texts] == [5 * n for n in range(1, 30)]
+
+    asyncio.run(talk())
+
+
+def test_leaving_a_stream_early_cancels_the_run(daemon: Daemon):
+    async def talk() -> bytes:
+        async with AsyncClient(daemon.endpoint) as client:
+            async with client.stream({"model": "synthetic:tokens=5000"}, "x") as stream:
+                await anext(stream)
+            pong = await client.ping()
+            while pong["modes"]["run_stream"]["free"] < 1024:
+                pong = await client.ping()
+            return stream.id
+
+    id = asyncio.run(talk())
+    assert any(f"id={id.decode()}" in line and "cancelled" in line for line in daemon.log("run_stream-3").splitlines())
+
+
+def test_a_task_that_is_cancelled_cancels_its_run(daemon: Daemon):
+    async def talk() -> None:
+        async with AsyncClient(daemon.endpoint) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.run({"model": "synthetic:tokens=500"}, "x", id="given-up"), 0.3)
+            await client.run("echo", "x")
+
+    asyncio.run(talk())
+    assert any("id=given-up" in line and "cancelled" in line for line in daemon.log("run-2").splitlines())
+
+
+def test_cancelling_from_outside_raises_what_there_was(client: Client):
+    stream = client.stream({"model": "synthetic:tokens=500"}, "x")
+    first = next(stream)
+    stream.cancel()
+    with pytest.raises(AxonError) as caught:
+        stream.complete()
+    assert caught.value.details["partial"]["text"].startswith(first.data)
+    assert list(stream) == []
+
+
+def test_the_blocking_client_is_usable_from_several_threads(client: Client):
+    answers: dict[int, str] = {}
+
+    def ask(n: int) -> None:
+        answers[n] = client.run("echo", f"thread {n}").result
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == {n: f"thread {n}" for n in range(8)}
+
+
+def test_closing_ends_whoever_still_waits(daemon: Daemon):
+    outcome: list[AxonError] = []
+    pieces: list[Chunk] = []
+    with Client(daemon.endpoint) as client:
+        stream = client.stream({"model": "synthetic:tokens=5000"}, "x")
+
+        def read() -> None:
+            try:
+                for event in stream:
+                    pieces.append(event)
+            except AxonError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_until(lambda: len(pieces) >= 3, "chunks in the other thread")
+    thread.join(10)
+    assert not thread.is_alive()
+    assert outcome
+    assert outcome[0].error_type == "cancelled"
+
+
+def test_events_are_typed(client: Client):
+    accepted, chunk, complete = client.stream("echo", "hi", ack=True)
+    assert accepted.duplicate is False
+    assert chunk == Chunk(1, "text", "hi", 1, 0)
+    assert isinstance(complete, Complete)
+    assert (complete.seq, complete.result, complete.model) == (2, "hi", "echo")
+
+
+def test_nobody_there_is_said_after_the_given_time():
+    with Client("tcp://127.0.0.1:1") as client, pytest.raises(AxonError) as caught:
+        client.ping(0.2)
+    assert caught.value.error_type == "unreachable"
+    assert caught.value.retryable

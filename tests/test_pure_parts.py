@@ -1,0 +1,241 @@
+"""wire, queues, outbox, outboxes, schema: the small pure parts, each on its own."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.outboxes import Outboxes
+from axon_zmq.broker.queues import FairQueue
+from axon_zmq.errors import ERROR_TYPES, AxonError, RequestError
+from axon_zmq.worker import offline, schema
+from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+
+# --- wire ------------------------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.text()
+    | st.binary()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), plain, max_size=5))
+def test_what_is_packed_comes_back(value):
+    assert wire.unpack(wire.pack(value), "it") == value
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_map_or_one_clear_error(data):
+    try:
+        assert isinstance(wire.unpack(data, "it"), dict)
+    except RequestError as error:
+        assert error.error_type == "invalid_msgpack"
+        assert error.message.startswith("it")
+
+
+@given(st.lists(st.binary(max_size=80), max_size=7))
+def test_any_frames_give_a_message_or_one_clear_error(frames):
+    envelope = wire.open_envelope(frames)
+    try:
+        message = wire.parse(envelope.frames, 1000)
+    except RequestError as error:
+        assert ERROR_TYPES[error.error_type].mender == "caller"
+    else:
+        assert message.kind in wire.HEADERS
+
+
+@given(st.sampled_from([b"chunk", b"complete", b"alive"]), st.binary(max_size=64), st.dictionaries(st.text(), plain))
+def test_a_single_frame_is_one_array_with_the_body_as_it_is(kind, id, body):
+    import msgpack
+
+    packed = wire.pack(body)
+    frame = wire.framed(kind, id, packed)
+    assert frame.endswith(packed)
+    assert msgpack.unpackb(frame) == [kind.decode(), id, body]
+    assert msgpack.unpackb(wire.framed(kind, id, b""))[2] == {}
+
+
+def test_every_error_type_has_a_family_and_survives_the_wire():
+    for code in ERROR_TYPES:
+        error = AxonError.of(code, "what", {"by": "broker"})
+        again = AxonError.from_body(wire.unpack(wire.pack(error.to_body()), "error"))
+        assert type(again) is type(error) is not AxonError
+        assert (again.error_type, again.details, again.retryable) == (code, {"by": "broker"}, error.retryable)
+    assert type(AxonError.of("of_the_future", "?", retryable=True)) is AxonError
+
+
+# --- queues ----------------------------------------------------------------------------------------
+
+
+class Item:
+    def __init__(self, client: bytes, number: int) -> None:
+        self.client, self.number, self.body = client, number, b"x" * number
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c", b"d"]), st.integers(0, 9)), max_size=60))
+def test_fairness_while_clients_wait_none_is_served_twice_before_another(arrivals):
+    queue: FairQueue[Item] = FairQueue()
+    waiting: dict[bytes, deque[Item]] = {}
+    for client, number in arrivals:
+        item = Item(client, number)
+        waiting.setdefault(client, deque()).append(item)
+        queue.push(item)
+    served_in_round: set[bytes] = set()
+    while queue.count:
+        item = queue.pop()
+        assert waiting[item.client].popleft() is item  # each client's own order
+        if item.client in served_in_round:
+            assert not [c for c, items in waiting.items() if items and c not in served_in_round]
+            served_in_round = set()
+        served_in_round.add(item.client)
+    assert queue.bytes == 0
+    assert not any(waiting.values())
+
+
+def test_removing_and_giving_back():
+    queue: FairQueue[Item] = FairQueue()
+    items = [Item(b"a", number) for number in (1, 2, 3)]
+    for item in items:
+        queue.push(item)
+    queue.remove(items[1])
+    assert (queue.count, queue.bytes, queue.of_client(b"a")) == (2, 4, 2)
+    first = queue.pop()
+    queue.push_front(first)
+    assert [queue.pop(), queue.pop()] == [items[0], items[2]]
+    with pytest.raises(KeyError):
+        queue.remove(items[1])
+
+
+# --- a run's outbox --------------------------------------------------------------------------------
+
+WHO = Identity("run", b"digest", 1.0)
+
+
+def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
+    outbox = Outbox(wire.pack, WHO)
+    sent = [outbox.put(b"chunk", {"data": word}) for word in "abc"]
+    assert [wire.unpack(body, "it")["seq"] for body in sent] == [1, 2, 3]
+    replay = outbox.replay(2)
+    assert (replay.start, replay.gap, [m.body for m in replay.messages]) == (2, False, sent[1:])
+    assert outbox.replay(4) == (4, False, [])
+
+
+def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
+    outbox = Outbox(wire.pack, WHO, most_bytes=200)
+    for _ in range(10):
+        outbox.put(b"chunk", {"data": "x" * 50})
+    replay = outbox.replay(1)
+    assert replay.gap
+    assert replay.start == 10 - len(replay.messages) + 1
+    assert outbox.bytes <= 200
+
+
+def test_a_message_that_cannot_be_packed_uses_no_number():
+    outbox = Outbox(wire.pack, WHO)
+    with pytest.raises(TypeError):
+        outbox.put(b"chunk", {"data": object()})
+    assert wire.unpack(outbox.put(b"chunk", {}), "it")["seq"] == 1
+
+
+def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
+    shelf = Shelf(most_bytes=1000)
+    for number in range(5):
+        outbox = Outbox(wire.pack, WHO)
+        outbox.put(b"chunk", {"data": "x" * 300})
+        shelf.add((b"a", b"%d" % number), outbox)
+    for number in range(4):
+        shelf.end((b"a", b"%d" % number), float(number))
+    shelf.tidy(4.0)
+    assert [key[1] for key, _ in shelf] == [b"4", b"2", b"3"]  # the open one and the last that ended
+    shelf.tidy(limits.RESUME_WINDOW + 2.5)
+    assert [key[1] for key, _ in shelf] == [b"4", b"3"]
+
+
+# --- the broker's outboxes -------------------------------------------------------------------------
+
+
+def test_a_blocked_client_loses_chunks_but_never_its_terminal():
+    outboxes = Outboxes(per_client=100)
+    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 90)
+    assert outboxes.add(b"a", b"chunk", b"1", b"x" * 20)  # just now
+    assert not outboxes.add(b"a", b"chunk", b"1", b"x")
+    assert not outboxes.add(b"a", b"error", b"1", b"the end")
+    sent: list[tuple[bytes, bytes, bytes, bytes]] = []
+    outboxes.flush(b"a", lambda *message: not sent.append(message))
+    assert [kind for _, kind, _, _ in sent] == [b"chunk", b"chunk", b"error"]
+    assert not outboxes.waiting
+    assert not outboxes.add(b"a", b"chunk", b"2", b"x")  # unblocked
+
+
+def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
+    outboxes = Outboxes(per_client=100, in_all=150)
+    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 90)
+    assert outboxes.add(b"b", b"chunk", b"1", b"x" * 90)
+    outboxes.forget(b"a")
+    outboxes.forget(b"b")
+    assert repr(outboxes) == "<Outboxes 0 clients, 0 blocked, 0 bytes>"
+
+
+def test_flushing_stops_where_the_pipe_is_full_and_keeps_the_order():
+    outboxes = Outboxes()
+    for number in range(3):
+        outboxes.add(b"a", b"chunk", b"%d" % number, b"x")
+    took: list[bytes] = []
+
+    def send(_client: bytes, _kind: bytes, id: bytes, _body: bytes) -> bool:
+        if len(took) == 1:
+            return False
+        took.append(id)
+        return True
+
+    outboxes.flush(b"a", send)
+    assert took == [b"0"]
+    assert [id for _, id, _ in outboxes.waiting[b"a"]] == [b"1", b"2"]
+
+
+# --- schemas and offline models --------------------------------------------------------------------
+
+
+def test_references_are_written_out_and_names_and_data_are_left_alone():
+    given_schema = {
+        "$defs": {"n": {"type": "integer"}},
+        "type": "object",
+        "properties": {"$ref": {"$ref": "#/$defs/n"}, "definitions": {"const": {"$ref": "left alone"}}},
+    }
+    assert schema.self_contained(given_schema, "/s") == {
+        "type": "object",
+        "properties": {"$ref": {"type": "integer"}, "definitions": {"const": {"$ref": "left alone"}}},
+    }
+
+
+def test_references_that_multiply_are_bounded():
+    definitions = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 4} for n in range(12)}
+    bomb = {"$ref": "#/$defs/d0", "$defs": {**definitions, "d12": {"type": "null"}}}
+    with pytest.raises(RequestError, match="20000 values"):
+        schema.self_contained(bomb, "/s")
+
+
+def test_a_schema_nested_too_deep_is_refused():
+    deep: dict[str, object] = {}
+    for _ in range(limits.MAX_NESTING + 1):
+        deep = {"items": deep}
+    with pytest.raises(RequestError, match="nested more than 64 deep"):
+        schema.self_contained(deep, "/s")
+
+
+def test_synthetic_specs():
+    assert offline.pace_of("") == offline.Pace(50, 20, 5)
+    assert offline.pace_of("tokens=3,delay_ms=0,size=1") == offline.Pace(3, 0, 1)
+    for wrong in ("tokens=x", "tokens=-1", "tokens=1000001", "tokens", "size=0", "temperature=1"):
+        with pytest.raises(RequestError, match="unknown_model"):
+            offline.pace_of(wrong)

@@ -1,0 +1,112 @@
+"""Settings: where they come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from axon_zmq import endpoints, settings
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.supervise import conf
+
+
+@pytest.fixture(autouse=True)
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("FRONTEND", "RUN_DIR", "AGENTS", "MODEL", "CONFIG"):
+        monkeypatch.delenv(f"AXON_{name}", raising=False)
+
+
+def test_environment_goes_before_file_and_file_before_defaults(tmp_path, monkeypatch):
+    (tmp_path / "axon.toml").write_text('run_workers = 3\nmodel = "echo"\n[agents]\nmine = "my.module:agent"\n')
+    monkeypatch.setenv("AXON_MODEL", "synthetic:tokens=1")
+    loaded = settings.load()
+    assert (loaded.run_workers, loaded.model, loaded.agents) == (3, "synthetic:tokens=1", {"mine": "my.module:agent"})
+
+
+def test_agents_in_the_environment(monkeypatch):
+    monkeypatch.setenv("AXON_AGENTS", "a=x:y, b = x.z:w ,")
+    assert settings.load().agents == {"a": "x:y", "b": "x.z:w"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("AXON_AGENTS", "echo", "write name=module:attribute"),
+        ("AXON_AGENTS", "echo=os.system", "write name=module:attribute"),
+        ("AXON_AGENTS", "echo=os:system('x')", "write name=module:attribute"),
+        ("AXON_FRONTEND", "tcp://0.0.0.0:5570", "open to other machines"),
+        ("AXON_FRONTEND", "tcp://*:5570", "open to other machines"),
+        ("AXON_FRONTEND", "tcp://192.0.2.1:5570", "open to other machines"),
+        ("AXON_FRONTEND", "5570", "is no endpoint"),
+        ("AXON_FRONTEND", "tcp://127.0.0.1:99999", "is no endpoint"),
+        ("AXON_RUN_WORKERS", "two", "AXON_RUN_WORKERS"),
+        ("AXON_RUN_WORKERS", "-1", "AXON_RUN_WORKERS"),
+        ("AXON_LOG_LEVEL", "loud", "AXON_LOG_LEVEL"),
+        ("AXON_FRONTENT", "x", "did you mean AXON_FRONTEND"),
+        ("AXON_CONFIG", "no-such-file.toml", "is not there"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_mend(monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=says.replace("(", "\\(")):
+        settings.load()
+
+
+@pytest.mark.parametrize("text", ["run_wrokers = 3", "run_workers = [", "agents = 5"])
+def test_a_wrong_file_is_refused(tmp_path, text):
+    (tmp_path / "axon.toml").write_text(text)
+    with pytest.raises(ConfigurationError):
+        settings.load()
+
+
+def test_loopback_frontends_are_taken():
+    for endpoint in (
+        "tcp://127.0.0.1:1",
+        "tcp://127.1.2.3:65535",
+        "tcp://localhost:5570",
+        "tcp://[::1]:5570",
+        "ipc://x",
+    ):
+        assert endpoints.check_frontend(endpoint) == endpoint
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="over 107 bytes"):
+        endpoints.backend_endpoint(tmp_path / ("x" * 100))
+
+
+def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_path):
+    assert endpoints.private_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "precious").touch()
+    with pytest.raises(ConfigurationError, match="open to others"):
+        endpoints.private_directory(shared)
+    assert shared.stat().st_mode & 0o777 == 0o755
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="AXON_RUN_DIR"):
+        endpoints.private_directory(tmp_path / "file")
+
+
+def test_the_configuration_holds_what_differs_from_the_defaults():
+    changed = settings.load(
+        agents={"mine": "my.module:agent"},
+        model="openai:50%",
+        max_queued=5,
+        run_dir=Path("/somewhere else"),
+        run_workers=1,
+    )
+    text = conf.render(changed, python="/opt/py thon", directory="/app")
+    assert 'environment=AXON_AGENTS="mine=my.module:agent",AXON_MODEL="openai:50%%"' in text
+    assert "command='/opt/py thon' -m axon_zmq.broker" in text
+    assert "--max-queued=5" in text
+    assert "'--run-dir=/somewhere else'" in text
+    assert "file=/somewhere else/supervisor.sock" in text
+    assert text.count("[program:run-") == 1
+
+
+def test_no_key_is_ever_written_into_the_configuration(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    assert "secret" not in conf.render(settings.load())
