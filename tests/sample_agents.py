@@ -64,6 +64,28 @@ def divide() -> float:
     return 1 / 0
 
 
+cancelling = Agent(_calls_first_tool_once(), name="cancelling")
+
+
+@cancelling.tool_plain
+async def cancel_itself() -> str:
+    """Raises what only asyncio should."""
+    raise asyncio.CancelledError
+
+
+class Opaque:
+    """A type of deps that no schema can tell."""
+
+
+opaque = Agent(_calls_first_tool_once(), name="opaque", deps_type=Opaque)
+
+
+@opaque.tool_plain
+def nothing() -> int:
+    """An integer that msgpack cannot hold, from a tool that may have it."""
+    return 2**70
+
+
 async def _think(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[object]:
     yield {0: DeltaThinkingPart(content="let me ")}
     yield {0: DeltaThinkingPart(content="think")}

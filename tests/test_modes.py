@@ -102,6 +102,25 @@ def test_a_raising_tool_is_named_and_what_came_before_is_kept(client: Client, mo
     assert caught.value.details["partial"]["messages"][1]["parts"][0]["tool_name"] == "divide"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_agent_that_raises_what_only_asyncio_should_still_gets_its_terminal_message(dealer, mode):
+    kind, body = dealer.ask(mode.encode(), b"1", None, {"agent": "cancelling", "prompt": "?"})
+    assert kind == b"error"
+    assert body["error_type"] in ("internal", "tool_failed", "cancelled")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer, mode):
+    dealer.send(mode.encode(), b"1", None, {"agent": "opaque", "prompt": "?"})
+    kind, body = dealer.until_end(b"1")[-1]
+    assert (kind, body["error_type"]) == (b"error", "invalid_output")
+    assert "msgpack" in body["message"]
+
+
+def test_an_agent_whose_deps_have_no_schema_is_described_and_runs_without_them(client: Client):
+    assert client.describe("opaque")["opaque"]["deps_schema"] is None
+
+
 def _run(client: Client, mode: str, agent, prompt, **options) -> Complete:
     if mode == "run_stream":
         return client.stream(agent, prompt, **options).complete()

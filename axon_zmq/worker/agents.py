@@ -150,13 +150,17 @@ class Registry:
             RequestError: `unknown_agent`.
         """
         if name is not None and name not in self._broken:
-            return {"agents": {name: self.named(name).describe()}}
+            self.named(name)
         names = [*self._registered, *self._broken] if name is None else [name]
         return {"agents": {each: self._entry(each) for each in names}}
 
     def _entry(self, name: str) -> dict[str, Any]:
-        why = self._broken.get(name)
-        return self._registered[name].describe() if why is None else {"error": why}
+        if (why := self._broken.get(name)) is not None:
+            return {"error": why}
+        try:
+            return self._registered[name].describe()
+        except Exception as error:
+            return {"error": f"cannot be described: {type(error).__name__}: {error}"}
 
 
 def _load(target: str, private: bool) -> Agent[Any, Any]:

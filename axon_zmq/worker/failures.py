@@ -73,7 +73,14 @@ def _classify(error: Exception) -> AxonError:
             return AxonError.of(_refined(code, error), _message(error), _details(error))
     if (misfit := _misfit(error)) is not None:
         return misfit
-    return AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+    return internal(error)
+
+
+def internal(error: BaseException) -> AxonError:
+    """The error for what nobody foresaw; it names the type alone, since the text may hold anything."""
+    made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+    made.__cause__ = error
+    return made
 
 
 def _refined(code: str, error: Exception) -> str:

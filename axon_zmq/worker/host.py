@@ -20,7 +20,7 @@ from axon_zmq import limits, wire
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.logs import current_run
 from axon_zmq.messages import describe_request
-from axon_zmq.worker import packing, tracing
+from axon_zmq.worker import failures, packing, tracing
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
@@ -181,7 +181,7 @@ class Host:
             with _traced(job.header):
                 body = await self._mode.execute(job)
             self._complete(job, body)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # of the agent's own: nobody cancels this task
             self._fail(job, error)
         finally:
             self._release(job)
@@ -233,11 +233,11 @@ class Host:
         self._terminal(job, b"complete", body)
         self._log_end(job, "complete")
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
         if job.ended:
             return
         if not isinstance(error, AxonError):
-            error = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+            error = failures.internal(error)
         if job.reason is not None and error.error_type == "cancelled":
             error_type, message = REASONS[job.reason]
             error = AxonError.of(error_type, message, error.details)
@@ -298,9 +298,10 @@ class Host:
     def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:
             request = describe_request(wire.unpack(body, "the body"))
-            self._link.send(client, b"catalog", id, self._pack(self._registry.describe(request.agent)))
+            kind, packed = b"catalog", self._pack(self._registry.describe(request.agent))
         except AxonError as error:
-            self._link.send(client, b"error", id, wire.error_body(error))
+            kind, packed = b"error", wire.error_body(error)
+        self._link.send(client, kind, id, packed)
 
 
 _RUN_KINDS: Final = frozenset(mode.encode() for mode in wire.MODES)
