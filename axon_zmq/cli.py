@@ -107,9 +107,8 @@ def serve(
     except BaseException:
         daemon.stop()
         raise
-    stopped = daemon.stopping or demo
-    out.print("stopped: no process is left" if stopped else f"ended: see the logs in {configured.run_dir}")
-    raise typer.Exit(0 if stopped else code)
+    out.print("stopped: no process is left" if code == 0 else f"ended: see the logs in {configured.run_dir}")
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -8,13 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
 from axon_zmq import endpoints
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.settings import Settings
-from axon_zmq.supervise import conf
+from axon_zmq.supervise import conf, rpc
+
+LOOK = 0.1
+"""Seconds between two looks at supervisord: what it tells of its end is only found by asking."""
 
 
 class Daemon:
@@ -72,32 +76,49 @@ class Daemon:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._asked += 1
-        self.stop(at_once=self._asked > 1)
+        if self._asked > 1 and self._process is not None:
+            self._process.kill()  # and all that it has started with it
 
     @property
     def stopping(self) -> bool:
         """Whether a signal has asked it to stop."""
         return self._asked > 0
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Ask supervisord to stop: workers finish what they have; or kill it, and all with it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+    def stop(self) -> None:
+        """Stop it: workers finish what they have, all at a time, and then the broker goes."""
+        assert self._process is not None
+        self._asked = max(1, self._asked)
+        try:
+            rpc.stop_workers(self.settings.run_dir)
+            while self._process.poll() is None and not rpc.workers_are_gone(self.settings.run_dir):
+                time.sleep(LOOK)
+        except rpc.FAULTS:
+            pass  # it is starting or ending: it stops its processes itself
+        if self._process.poll() is None:
+            self._process.terminate()
+            rpc.wake(self.settings.run_dir)
 
     def wait(self) -> int:
-        """Wait for supervisord's end; 0 where it was asked to stop."""
+        """Wait for its end, or for a signal and then its end; 0 where it was asked to stop."""
         assert self._process is not None
-        code = self._process.wait()
-        return 0 if self.stopping else code or 1
+        while not self.stopping and self._process.poll() is None:
+            time.sleep(LOOK)
+        if self._process.poll() is None:
+            self.stop()
+        while self._process.poll() is None:
+            rpc.wake(self.settings.run_dir)
+            time.sleep(LOOK)
+        return 0 if self.stopping else self._process.returncode or 1
 
     def check_alive(self) -> None:
-        """Look whether it is still there.
+        """Look whether it is still there, and let it look at its processes.
 
         Raises:
             ConfigurationError: It has ended by itself.
         """
         if self._process is not None and self._process.poll() is not None:
             raise ConfigurationError(f"the daemon ended: see the logs in {str(self.settings.run_dir)!r}")
+        rpc.wake(self.settings.run_dir)
 
 
 def _private(path: str, flags: int) -> int:

@@ -69,6 +69,8 @@ class Host:
         self._shelf = Shelf()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pack = packing.packer()
+        self.registered = asyncio.Event()
+        """Set once a broker has been told of this worker."""
         self._leave = asyncio.Event()
         self._idle = asyncio.Event()
         self._link = connect(self._received, self._register)
@@ -132,6 +134,7 @@ class Host:
         ]
         ready = {"mode": self._mode_name, "slots": self._slots - self._stuck, "name": self._name, "holds": holds}
         self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
+        self.registered.set()
 
     async def _report(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -29,7 +30,6 @@ from axon_zmq.worker import calls
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
 
-_EVENT: Final[TypeAdapter[Any]] = TypeAdapter(AgentStreamEvent)
 _EVERY_DELTA: Final = 4096
 """Characters of structured output up to which each delta is read anew; longer ones at each sixteenth."""
 
@@ -65,6 +65,12 @@ class RunStreamMode:
         return calls.completed(result)
 
 
+@cache
+def _event_adapter() -> TypeAdapter[Any]:
+    """Made when it is first asked for: it takes a tenth of a second."""
+    return TypeAdapter(AgentStreamEvent)
+
+
 class Chunks:
     """Turns pydantic-ai's events into chunks: what a reader of the answer needs, and no more.
 
@@ -89,7 +95,7 @@ class Chunks:
     def relay_whole(self, event: AgentStreamEvent) -> None:
         """Send pydantic-ai's own event (`events: "all"`)."""
         self._count_steps(event)
-        self._send("event", _EVENT.dump_python(event), self._step, getattr(event, "index", 0))
+        self._send("event", _event_adapter().dump_python(event), self._step, getattr(event, "index", 0))
 
     def relay(self, event: AgentStreamEvent) -> None:
         """Send what an event means for the reader."""

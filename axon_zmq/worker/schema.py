@@ -9,8 +9,6 @@ from __future__ import annotations
 from itertools import count
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_ai import NativeOutput, PromptedOutput, ToolOutput
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -66,6 +64,8 @@ def self_contained(schema: dict[str, Any], pointer: str) -> dict[str, Any]:
         raise RequestError("too_large", f"{pointer}: the schema has {size} bytes; at most {limits.MAX_SCHEMA}")
     if _deeper_than(schema, limits.MAX_NESTING):
         raise invalid([(pointer, f"the schema is nested more than {limits.MAX_NESTING} deep")])
+    from jsonschema import Draft202012Validator, SchemaError  # here: a tenth of a worker's start
+
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -137,6 +137,8 @@ class _Writer:
 
 
 def _enforced(schema: dict[str, Any]) -> type[Any]:
+    from jsonschema import Draft202012Validator
+
     validator = Draft202012Validator(schema)
     is_object = schema.get("type") == "object"
     inner = core_schema.dict_schema(core_schema.str_schema()) if is_object else core_schema.any_schema()
