@@ -1,6 +1,6 @@
 """Bare pydantic-ai in a process of its own: the same agents, called as any program would call them.
 
-A line `[what, tasks, each]` on stdin asks for a measurement, a line of JSON on stdout answers.
+A line on stdin, such as `["run", 32, 10]`, asks for a measurement; a line of JSON on stdout answers.
 """
 
 from __future__ import annotations
@@ -40,25 +40,26 @@ async def _cpu(call: Callable[[], Awaitable[None]], tasks: int, each: int) -> fl
     return (time.process_time() - before) * 1e6 / (tasks * each)
 
 
-async def _latency(count: int) -> dict[str, float]:
-    """Milliseconds of one run at a time."""
+async def _latency(times: int, pause: float) -> dict[str, float]:
+    """Milliseconds of one run at a time, with a pause before each."""
     took: list[float] = []
-    for _ in range(count):
+    for _ in range(times):
+        await asyncio.sleep(pause)
         start = time.perf_counter()
         await _run()
         took.append((time.perf_counter() - start) * 1000)
     return percentiles(took)
 
 
-async def answer(what: str, tasks: int, each: int) -> dict[str, float]:
+async def answer(what: str, *numbers: float) -> dict[str, float]:
     """Do one measurement."""
-    match what:
-        case "stream":
-            return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
-        case "run":
-            return {"server": await _cpu(_run, tasks, each)}
-        case _:
-            return await _latency(each)
+    if what == "latency":
+        times, pause = numbers
+        return await _latency(int(times), pause)
+    tasks, each = map(int, numbers)
+    if what == "stream":
+        return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
+    return {"server": await _cpu(_run, tasks, each)}
 
 
 async def main() -> None:

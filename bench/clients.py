@@ -49,7 +49,7 @@ class Crowd:
         for dealer in self._dealers:
             self._send(dealer, kind, packed)
         while left:
-            ready = self._poller.poll(PATIENCE * 1000)
+            ready = self._poller.poll(int(PATIENCE * 1000))
             if not ready:
                 raise RuntimeError(f"{len(left)} clients waited {PATIENCE:g} s for an answer")
             for dealer, _ in ready:
@@ -63,11 +63,15 @@ class Crowd:
                         del left[dealer]
         return chunks
 
-    def latencies(self, kind: bytes, body: dict[str, Any], times: int) -> list[float]:
-        """The first client makes requests one after the other: milliseconds from packing to unpacked."""
+    def latencies(self, kind: bytes, body: dict[str, Any], times: int, pause: float) -> list[float]:
+        """The first client makes requests one after the other, with a pause before each.
+
+        Milliseconds of each, from before its body is packed until the answer's is unpacked.
+        """
         dealer = self._dealers[0]
         took: list[float] = []
         for _ in range(times):
+            time.sleep(pause)
             start = time.perf_counter()
             self._send(dealer, kind, wire.pack(body))
             while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ from bench.processes import Cpu, Process, site
 
 Parts = dict[str, float]
 """Figures by the part that they are of, such as `broker`, or `p99`."""
+PAUSE = 0.005
+"""Seconds between two requests, where they are not back to back."""
 NAIVE = "naive loop"
 BARE = "bare pydantic-ai"
 
@@ -35,10 +38,12 @@ class Plan:
     """Unary requests, over all clients."""
     timed: int
     """Unary requests one at a time."""
+    idle: float
+    """Seconds in which nothing is asked."""
 
 
-FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=500)
-QUICK = Plan(rounds=3, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20)
+FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=400, idle=2.0)
+QUICK = Plan(rounds=3, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, idle=0.1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def _rows(comparison: Comparison, rounds: list[tuple[Parts, Parts]]) -> Iterator
 
 
 @contextmanager
-def _relay(plan: Plan) -> Iterator[list[Comparison]]:
+def _relay(plan: Plan) -> Generator[list[Comparison]]:
     """The broker, and the naive loop, each with a worker that sends ready-made chunks."""
     with site() as daemon, site() as naive, ExitStack() as stack:
         broker = daemon.broker(workers=1)
@@ -144,7 +149,7 @@ def _relayed(crowd: Crowd, process: Process, chunks: int, pause: float) -> Parts
 
 
 @contextmanager
-def _agents(plan: Plan) -> Iterator[list[Comparison]]:
+def _agents(plan: Plan) -> Generator[list[Comparison]]:
     """The whole daemon, and the same agents in process."""
     with (
         site() as daemon,
@@ -164,6 +169,15 @@ def _agents(plan: Plan) -> Iterator[list[Comparison]]:
                 partial(bare.ask, "stream", len(crowd), each),
             )
 
+        def latency(how: str, pause: float) -> Comparison:
+            return Comparison(
+                f"`run` on `echo`, one at a time, {how}",
+                "ms",
+                BARE,
+                partial(_latency, one, plan.timed, pause),
+                partial(bare.ask, "latency", plan.timed, pause),
+            )
+
         runs = plan.runs // plan.crowd
         yield [
             streams(one, plan.streams),
@@ -175,13 +189,9 @@ def _agents(plan: Plan) -> Iterator[list[Comparison]]:
                 partial(_unary, many, broker, run, runs),
                 partial(bare.ask, "run", plan.crowd, runs),
             ),
-            Comparison(
-                "`run` on `echo`, one at a time",
-                "ms",
-                BARE,
-                partial(_latency, one, plan.timed),
-                partial(bare.ask, "latency", 1, plan.timed),
-            ),
+            latency("back to back", 0.0),
+            latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
+            Comparison("idle, each second", "ms CPU", "", partial(_idle, broker, run, plan.idle), dict),
         ]
 
 
@@ -197,5 +207,11 @@ def _unary(crowd: Crowd, broker: Process, worker: Process, each: int) -> Parts:
     return cpu.per(len(crowd) * each)
 
 
-def _latency(crowd: Crowd, times: int) -> Parts:
-    return percentiles(crowd.latencies(b"run", {"agent": "echo", "prompt": PROMPT}, times))
+def _latency(crowd: Crowd, times: int, pause: float) -> Parts:
+    return percentiles(crowd.latencies(b"run", {"agent": "echo", "prompt": PROMPT}, times, pause))
+
+
+def _idle(broker: Process, worker: Process, seconds: float) -> Parts:
+    with Cpu(broker=broker, worker=worker) as cpu:
+        time.sleep(seconds)
+    return {name: spent / 1000 / seconds for name, spent in cpu.spent.items()}

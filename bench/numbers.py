@@ -26,8 +26,9 @@ class Figure:
         """From one value for each round."""
         return cls(median(rounds), min(rounds), max(rounds))
 
-    def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+    def show(self, unit: str = "") -> str:
+        """The median, and what lay between the rounds."""
+        return f"{_short(self.median)}{unit and ' '}{unit} ({_short(self.low)} to {_short(self.high)})"
 
 
 def _short(value: float) -> str:

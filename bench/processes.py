@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from types import FrameType
+from typing import Self
 
 from axon_zmq import Client
 
@@ -45,7 +46,7 @@ class Process:
         """Seconds of user and system time so far."""
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
 
-    def ask(self, what: str, *numbers: int) -> dict[str, float]:
+    def ask(self, what: str, *numbers: float) -> dict[str, float]:
         """One line to its stdin, one line of JSON from its stdout."""
         assert self._child.stdin and self._child.stdout
         self._child.stdin.write(json.dumps([what, *numbers]).encode() + b"\n")
@@ -135,7 +136,7 @@ class Site:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
+def site() -> Generator[Site]:
     """A place for processes; they are ended and the folder is removed at the end."""
     with TemporaryDirectory(prefix="axon-bench-") as folder:
         made = Site(Path(folder))
@@ -157,10 +158,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM unwind the stack, so that the processes are ended."""
+def bound(seconds: int) -> None:
+    """Give up after so long; then, as after SIGTERM, the stack is unwound and the processes are ended."""
 
-    def leave(*_: Any) -> None:
-        sys.exit(143)
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(f"ended by {signal.Signals(number).name}; after {seconds} s it is SIGALRM")
 
     signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGALRM, leave)
+    signal.alarm(seconds)

@@ -18,6 +18,7 @@ from bench.measure import Row
 from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+HEAD = ("", "axon_zmq", "beside it", "ratio")
 NOTHING = "-"
 """In a cell that has no figure."""
 BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: end -->"
@@ -28,6 +29,7 @@ def machine() -> dict[str, str]:
     packages = ("axon-zmq", "pydantic-ai-slim", "pyzmq", "msgpack")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "machine": f"{os.cpu_count()} cores of {_processor()}",
         "system": f"Linux {platform.release()}",
         "python": platform.python_version(),
@@ -50,27 +52,27 @@ def as_json(rows: Sequence[Row], where: dict[str, str], rounds: int) -> dict[str
 
 def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
     """The table, with a line on how it came about."""
-    said = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "machine"))
+    said = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "machine", "system"))
     lines = [
-        f"{where['date']}, {where['machine']}; {said}. Median of {rounds} rounds (lowest to highest).",
+        f"{where['date']}, {where['machine']}, {where['system']}; {said}.",
+        f"Medians of {rounds} rounds (lowest to highest).",
         "",
-        "| | unit | axon_zmq | beside it | ratio |",
-        "|---|---|---|---|---|",
-        *(f"| {row.title} | {row.unit} | {row.ours} | {_beside(row)} | {row.ratio or NOTHING} |" for row in rows),
+        *(f"| {' | '.join(cells)} |" for cells in (HEAD, ("---",) * len(HEAD), *map(_cells, rows))),
     ]
     return "\n".join(lines)
 
 
-def _beside(row: Row) -> str:
-    return f"{row.other} {row.beside}" if row.other else NOTHING
-
-
 def as_text(rows: Sequence[Row]) -> str:
     """The table, for a terminal."""
-    table = [("", "unit", "axon_zmq", "beside it", "ratio")]
-    table += [(row.title, row.unit, str(row.ours), _beside(row), str(row.ratio or NOTHING)) for row in rows]
+    table = [HEAD, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(_line(cells, widths) for cells in table)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    if row.other is None or row.ratio is None:
+        return row.title, row.ours.show(row.unit), NOTHING, NOTHING
+    return row.title, row.ours.show(row.unit), f"{row.beside} {row.other.show(row.unit)}", row.ratio.show()
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
