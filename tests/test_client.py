@@ -165,7 +165,7 @@ def test_leaving_a_stream_early_cancels_the_run(daemon: Daemon):
             return stream.id
 
     id = asyncio.run(talk())
-    assert any(f"id={id.decode()}" in line and "cancelled" in line for line in daemon.log("run_stream-3").splitlines())
+    wait_until(lambda: _cancelled(daemon, "run_stream-3", id.decode()), "the end of the run")
 
 
 def test_a_task_that_is_cancelled_cancels_its_run(daemon: Daemon):
@@ -176,7 +176,11 @@ def test_a_task_that_is_cancelled_cancels_its_run(daemon: Daemon):
             await client.run("echo", "x")
 
     asyncio.run(talk())
-    assert any("id=given-up" in line and "cancelled" in line for line in daemon.log("run-2").splitlines())
+    wait_until(lambda: _cancelled(daemon, "run-2", "given-up"), "the end of the run")
+
+
+def _cancelled(daemon: Daemon, worker: str, id: str) -> bool:
+    return any(f"id={id}" in line and "cancelled" in line for line in daemon.log(worker).splitlines())
 
 
 def test_cancelling_from_outside_raises_what_there_was(client: Client):

@@ -183,6 +183,7 @@ def test_a_killed_broker_comes_back_and_no_run_is_lost_or_started_twice():
         own.start_broker()
         chunks = [event for event in stream if hasattr(event, "data")]
         assert [chunk.seq for chunk in chunks] == list(range(2, 301))
+        wait_until(lambda: "run_stream complete" in own.log("run_stream-1"), "the line about its end")
         assert own.log("run_stream-1").count("run_stream complete") == 1
         own.wait(run_stream=1)
 
@@ -268,8 +269,8 @@ def test_two_processes_with_one_identity_are_told_so(daemon: Daemon):
 
 def test_every_log_line_about_a_run_has_its_id(daemon: Daemon, dealer: Dealer):
     dealer.ask(b"run", b"find-me-in-the-log", None, {"agent": "raising", "prompt": "a secret prompt"})
-    lines = [line for line in daemon.log("run-2").splitlines() if "find-me-in-the-log" in line]
-    assert len(lines) == 2  # where the tool raised, and how the run ended
+    about = lambda: [line for line in daemon.log("run-2").splitlines() if "find-me-in-the-log" in line]  # noqa: E731
+    lines = wait_until(lambda: len(about()) == 2 and about(), "where the tool raised, and how the run ended")
     assert "id=find-me-in-the-log" in lines[0]
     assert "tool_failed" in lines[1]
     assert not any("a secret prompt" in daemon.log(name) for name in daemon.processes)

@@ -119,22 +119,23 @@ def test_serve_is_ready_soon_private_and_survives_a_kill_of_each_process():
         assert daemon.family().keys() == PROGRAMS | {"supervisord"}
         before = daemon.family()
         with Client(daemon.endpoint) as client:
-            for name in ("run-1", "run_sync-2", "run_stream-1", "broker"):
+            killed = {"run-1", "run_sync-2", "run_stream-1", "broker"}
+            for name in killed:
                 before[name].kill()
-            wait_until(lambda: daemon.family().keys() == PROGRAMS | {"supervisord"}, "the processes", 30)
+
+            def back() -> bool:
+                now = daemon.family()
+                return now.keys() == before.keys() and all(now[name].pid != before[name].pid for name in killed)
+
+            wait_until(back, "the processes", 60)
             after = daemon.family()
-            assert {name for name in PROGRAMS if after[name].pid != before[name].pid} == {
-                "run-1",
-                "run_sync-2",
-                "run_stream-1",
-                "broker",
-            }
-            wait_until(lambda: all_there(client), "all workers", 30)
+            assert {name for name in PROGRAMS if after[name].pid != before[name].pid} == killed
+            wait_until(lambda: all_there(client), "all workers", 60)
             assert client.run_sync("echo", "again").result == "again"
-            wait_until(lambda: set(status(daemon.run_dir).values()) == {"RUNNING"}, "supervisorctl status", 30)
+            wait_until(lambda: set(status(daemon.run_dir).values()) == {"RUNNING"}, "supervisorctl status", 60)
             client.run("echo", "where is it", id="look-for-this")
-            logs = [path.read_text() for path in daemon.run_dir.glob("run-*.log")]
-            assert any("id=look-for-this" in line for line in logs)
+            logs = lambda: "".join(path.read_text() for path in daemon.run_dir.glob("run-*.log"))  # noqa: E731
+            wait_until(lambda: "id=look-for-this" in logs(), "a line about the run")
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(30) == 0
         assert daemon.family() == {}
