@@ -41,7 +41,9 @@ AgentName = Annotated[str, typer.Argument(help='A registered name, or an agent a
 Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")]
 Model = Annotated[str | None, typer.Option(help="Model in place of the agent's, such as synthetic:tokens=20.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that the run may take.", min=0.001)]
-Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that the answer must fit.", exists=True)]
+Schema = Annotated[
+    Path | None, typer.Option(help="File with a JSON Schema that the answer must fit.", exists=True, dir_okay=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, as in a pipe.")]
 
 
@@ -57,8 +59,10 @@ def main() -> None:
     """The console script."""
     try:
         app()
-    except ConfigurationError as error:
+    except (ConfigurationError, AxonError) as error:
         _fail(str(error), WRONG)
+    except (ValueError, OSError) as error:  # an endpoint, a file or a text that is none
+        _fail(f"{type(error).__name__}: {error}", WRONG)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -161,7 +165,7 @@ def doctor(endpoint: Endpoint = None) -> None:
 
 @app.command()
 def ping(
-    wait: Annotated[float, typer.Option(help="Seconds to wait until each mode has a worker.", min=0)] = 0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until each configured mode has a worker.", min=0)] = 0,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
@@ -178,13 +182,14 @@ def ping(
 async def _ping(endpoint: str | None, wait: float) -> dict[str, Any]:
     from axon_zmq.client import AsyncClient
 
+    wanted = [mode for mode, processes in settings.load().workers().items() if processes]
     give_up = time.monotonic() + wait
-    async with AsyncClient(endpoint) as client:
+    async with AsyncClient(endpoint or settings.load().frontend) as client:
         while True:
             left = give_up - time.monotonic()
             try:
                 pong = await client.ping(max(THERE, min(left, 5.0)))
-                if not wait or all(pool["workers"] for pool in pong["modes"].values()):
+                if not wait or all(pong["modes"][mode]["workers"] for mode in wanted):
                     return pong
                 if left <= 0:
                     raise UnavailableError("no_worker", f"after {wait:g} s a mode has no worker: {pong['modes']}")
@@ -215,7 +220,7 @@ def agents(
 async def _describe(endpoint: str | None, name: str | None) -> dict[str, Any]:
     from axon_zmq.client import AsyncClient
 
-    async with AsyncClient(endpoint) as client:
+    async with AsyncClient(endpoint or settings.load().frontend) as client:
         await client.ping(THERE)
         return await client.describe(name)
 
@@ -241,7 +246,7 @@ async def _run(
 ) -> None:
     from axon_zmq.client import AsyncClient
 
-    async with AsyncClient(endpoint) as client:
+    async with AsyncClient(endpoint or settings.load().frontend) as client:
         await client.ping(THERE)
         done = await getattr(client, mode)(agent, prompt, **options)
     if as_json or not out.is_terminal:
@@ -273,7 +278,7 @@ async def _stream(agent: Any, prompt: str, options: dict[str, Any], endpoint: st
     from axon_zmq.messages import Chunk, Complete
 
     as_lines = as_json or not out.is_terminal
-    async with AsyncClient(endpoint) as client:
+    async with AsyncClient(endpoint or settings.load().frontend) as client:
         await client.ping(THERE)
         async with client.stream(agent, prompt, **options) as events:
             async for event in events:
@@ -327,7 +332,7 @@ def _agent(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        _fail(f"the agent is no JSON: {error}", WRONG)
+        _fail(f"the agent is not valid JSON: {error}", WRONG)
 
 
 def _prompt(text: str) -> str:

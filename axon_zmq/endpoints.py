@@ -22,9 +22,12 @@ def check_frontend(endpoint: str) -> str:
         ConfigurationError: It is no such endpoint, or one that other machines could reach.
     """
     if endpoint.startswith("ipc://"):
+        if endpoint.startswith("ipc://@"):
+            raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} would be open to all users here: write ipc://path")
         return check_ipc(endpoint)
     address, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not endpoint.startswith("tcp://") or not colon or not is_port:
         raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
     if not _loopback(address):
         raise ConfigurationError(
@@ -90,17 +93,22 @@ def private_directory(run_dir: Path) -> Path:
     return run_dir
 
 
-def hold_lock(run_dir: Path) -> IO[str]:
-    """Hold the run directory: binding a live ipc path again would take it away from its broker.
+def hold_lock(path: Path) -> IO[str]:
+    """Hold a run directory or an ipc frontend: binding a live ipc path again takes it away from its broker.
+
+    Args:
+        path: Of the lock file.
 
     Raises:
         ConfigurationError: Another broker holds it.
     """
-    file = (run_dir / LOCK).open("a+")
+    file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigurationError(f"another broker serves {str(run_dir)!r}: stop it or set AXON_RUN_DIR") from None
+        raise ConfigurationError(
+            f"another broker holds {str(path)!r}: stop it, or set AXON_RUN_DIR and AXON_FRONTEND"
+        ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

@@ -60,6 +60,8 @@ PROGRESS_TIMEOUT = 4.0
 END_GRACE = 0.05
 """How long a cancelled or timed-out run may take to hand over its partial answer before the worker
 answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
+LONGEST_END_GRACE = 1.0
+"""The same where the worker's loop itself is late, as when hundreds of runs are cancelled at once."""
 STUCK_GRACE = 10.0
 """How long an ended run's code may go on holding its slot before the worker process is replaced."""
 DRAIN_TIME = 60.0
@@ -71,8 +73,14 @@ REPLAY_BYTES_PER_RUN = 8 * MIB
 """Messages of one run that its worker keeps for replay; the oldest go first."""
 REPLAY_BYTES_PER_WORKER = 128 * MIB
 """The same over all runs of a worker; the runs that ended first are forgotten first."""
+CLIENT_PIPE = 100
+"""Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM)."""
+CLIENT_OUTBOX_MESSAGES = 10_000
+"""Messages that may wait for one client, beside the bytes; more of a client that floods are dropped."""
 CLIENT_OUTBOX_BYTES = 8 * MIB
 """What waits in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+COMPLAINTS_PER_SECOND = 20
+"""Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""
 ALL_OUTBOX_BYTES = 256 * MIB
 """The same over all clients; the client that passes it is the slow one."""
 REMEMBERED_RUNS = 100_000

@@ -68,7 +68,7 @@ Part = Annotated[
     Discriminator(_kind_of_part),
 ]
 Prompt = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=10_000, fail_fast=True), Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
 ]
 RetryBudget = Annotated[
@@ -97,7 +97,7 @@ class RunRequest(_Checked):
         Annotated[Name, Tag("<name>")] | Annotated[AgentData, Tag("<map>")], Discriminator(_map_or("<name>"))
     ]
     prompt: Prompt | None = None
-    message_history: list[dict[str, Any]] | None = None
+    message_history: Annotated[list[dict[str, Any]], Field(max_length=10_000, fail_fast=True)] | None = None
     output_schema: dict[str, Any] | None = None
     output_mode: OutputMode | None = None
     deps: Any = None
@@ -116,6 +116,9 @@ class DescribeRequest(_Checked):
     agent: Name | None = None
 
 
+_OUR_MAPS: Final = frozenset(("agent", "prompt", "retries", "model_settings", "usage_limits"))
+MOST_FAULTS: Final = 1_000
+"""Faults of one body that are still looked at: a list of a million wrong parts has a million."""
 NOT_SERVED: Final = frozenset(("tools", "toolsets", "deferred_tool_results"))
 """Keys of the contract that this version does not serve; they are refused as such, not as unknown."""
 
@@ -152,9 +155,20 @@ def checked(model: type[M], body: Mapping[str, Any]) -> M:
         RequestError: `invalid_request`.
     """
     try:
-        return model.model_validate(body)
+        return model.model_validate(_without_nil(body))
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def _without_nil(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without its nils, which mean absent, and likewise in the maps of ours that it holds."""
+    return {key: _plain(value) if key in _OUR_MAPS else value for key, value in body.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def invalid(faults: list[tuple[str, str]]) -> RequestError:
@@ -167,7 +181,10 @@ def invalid(faults: list[tuple[str, str]]) -> RequestError:
 
 def from_validation(error: ValidationError, place: str = "") -> RequestError:
     """An `invalid_request` from pydantic's findings, at `place`; the input itself is not repeated."""
-    return invalid([(place + _pointer(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in error.errors()])
+    if (count := error.error_count()) > MOST_FAULTS:
+        return invalid([(place, f"has {count} faults: see docs/protocol.md for its shape")])
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return invalid([(place + _pointer(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in faults])
 
 
 def _pointer(loc: tuple[int | str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,6 +22,8 @@ from axon_zmq.errors import ConfigurationError
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
+_NAME: Final = re.compile(r"[\w.-]+")
+_TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -70,10 +73,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_agents(cls, agents: dict[str, str]) -> dict[str, str]:
         for name, target in agents.items():
-            module, colon, attribute = target.partition(":")
-            if not (
-                name and colon and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
-            ):
+            if not _NAME.fullmatch(name) or not _TARGET.fullmatch(target):
                 raise ValueError(f"{name}={target} is no agent: write name=module:attribute")
         return agents
 

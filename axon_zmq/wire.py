@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, cast
 
 import msgpack
@@ -19,9 +20,13 @@ from axon_zmq.errors import AxonError, RequestError
 MODES: Final = ("run_sync", "run", "run_stream")
 """pydantic-ai's execution modes; each is a pool of workers."""
 RUN_KINDS: Final = frozenset(MODES)
+CONTROL: Final = b""
+"""In place of a client's identity: the message is between broker and worker."""
 TERMINAL_KINDS: Final = frozenset((b"complete", b"error", b"catalog"))
 """Kinds that end an id."""
 
+RunKey = tuple[bytes, bytes]
+"""Client identity and request id."""
 Check = Callable[[Any], str | None]
 """Tells what is wrong with a header's value, or None."""
 
@@ -166,6 +171,17 @@ def _header(kind: str, frame: bytes) -> dict[str, Any]:
 def framed(kind: bytes, id: bytes, body: bytes) -> bytes:
     """The one frame of a `frames: "single"` client: a msgpack array of kind, id and the body as it is."""
     return b"\x93" + pack(kind.decode("ascii")) + pack(id) + (body or b"\x80")
+
+
+def digest(body: bytes) -> bytes:
+    """What tells a repeated request from another one under the same id; 16 bytes."""
+    return blake2b(body, digest_size=16).digest()
+
+
+def shown(name: bytes) -> str:
+    """An identity, id or kind for a log line or a message: printable, whatever its bytes, and not long."""
+    text = name[: limits.MAX_ECHOED_ID].decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def error_body(error: AxonError, **more: Any) -> bytes:

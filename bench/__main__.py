@@ -19,7 +19,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few seconds: that it works, not how fast")
     parser.add_argument("--rounds", type=int, help="how many rounds, at least 3")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("--quick has no figures to write")
+    return options
 
 
 def _say(what: str) -> None:
@@ -31,7 +34,7 @@ def main() -> None:
     options = _arguments()
     processes.bound(LONGEST)
     plan = measure.QUICK if options.quick else measure.FULL
-    rounds = max(3, options.rounds or plan.rounds)
+    rounds = plan.rounds if options.quick else max(3, options.rounds or plan.rounds)
     where = report.machine()
     rows = measure.run(plan, rounds, _say)
     print(report.as_text(rows))

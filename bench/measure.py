@@ -43,7 +43,7 @@ class Plan:
 
 
 FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=400, idle=2.0)
-QUICK = Plan(rounds=3, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, idle=0.1)
+QUICK = Plan(rounds=1, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, idle=0.1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import sys
 import zmq
 
 from axon_zmq import wire
-from axon_zmq.broker.events import CONTROL
 from axon_zmq.supervise import lifeline
 
 
@@ -30,7 +29,7 @@ def relay(frontend: str, backend: str) -> None:
         ready = dict(poller.poll())
         if back in ready:
             _worker, client, *message = back.recv_multipart()
-            if client != CONTROL:
+            if client != wire.CONTROL:
                 front.send_multipart([client, *message])
         if front in ready:
             back.send_multipart([worker, *front.recv_multipart(), lease])

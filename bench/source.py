@@ -13,7 +13,6 @@ from typing import Any
 import zmq
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.events import CONTROL
 from axon_zmq.supervise import lifeline
 
 CHUNK = wire.pack({"seq": 300, "type": "text", "data": "0123 ", "step": 1, "part": 0})
@@ -26,11 +25,11 @@ def serve(backend: str) -> None:
     dealer = zmq.Context().socket(zmq.DEALER)
     dealer.connect(backend)
     ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1024, "name": "source", "holds": []}
-    dealer.send_multipart([CONTROL, b"ready", wire.pack(ready)])
+    dealer.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
     runs: list[tuple[bytes, bytes]] = []
     while True:
         if not dealer.poll(int(limits.PROGRESS_INTERVAL * 1000)):
-            dealer.send_multipart([CONTROL, b"progress", wire.pack({"open": 0})])
+            dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
             continue
         client, kind, id, *rest = dealer.recv_multipart()
         if kind == b"run_stream":
@@ -39,7 +38,7 @@ def serve(backend: str) -> None:
             if len(runs) == asked["streams"]:
                 _stream(dealer, runs, asked["chunks"], asked["pause"])
                 runs.clear()
-                dealer.send_multipart([CONTROL, b"progress", wire.pack({"open": 0})])
+                dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
 
 
 def _stream(dealer: zmq.Socket[Any], runs: list[tuple[bytes, bytes]], chunks: int, pause: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from axon_zmq import limits, wire
@@ -135,7 +135,7 @@ class Bench:
 
     def _at_worker(self, effect: ToWorker) -> None:
         worker = self.workers.get(effect.worker)
-        if worker is None:
+        if worker is None or effect.client == wire.CONTROL:
             return
         key = effect.client, effect.id
         match effect.kind:
@@ -182,6 +182,3 @@ def error_type(replies: list[tuple[str, dict[str, Any]]]) -> str:
     [(kind, body)] = replies
     assert kind == "error", replies
     return body["error_type"]
-
-
-Step = Callable[[Bench], None]

@@ -173,7 +173,7 @@ def daemon() -> Iterator[Daemon]:
 AGENTS = (
     "echo=axon_zmq.agents.echo:agent,assistant=axon_zmq.agents.assistant:make,weather=axon_zmq.agents.weather:agent,"
     "broken=sample_agents:no_such_agent,slow=sample_agents:slow,stubborn=sample_agents:stubborn,"
-    "raising=sample_agents:raising,cancelling=sample_agents:cancelling,opaque=sample_agents:opaque,thinker=sample_agents:thinker,typed=sample_agents:typed"
+    "raising=sample_agents:raising,cancelling=sample_agents:cancelling,exiting=sample_agents:exiting,odd=sample_agents:odd,opaque=sample_agents:opaque,thinker=sample_agents:thinker,typed=sample_agents:typed"
 )
 
 

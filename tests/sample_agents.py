@@ -73,6 +73,24 @@ async def cancel_itself() -> str:
     raise asyncio.CancelledError
 
 
+exiting = Agent(_calls_first_tool_once(), name="exiting")
+
+
+@exiting.tool_plain
+def exit_now() -> str:
+    """Does what no tool should."""
+    raise SystemExit(3)
+
+
+odd = Agent(_calls_first_tool_once(), name="odd")
+
+
+@odd.tool_plain
+def odd_answer() -> dict[object, object]:
+    """A map that msgpack would take and other languages would not."""
+    return {1: "one", "nan": float("nan")}
+
+
 class Opaque:
     """A type of deps that no schema can tell."""
 

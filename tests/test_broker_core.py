@@ -10,6 +10,7 @@ from axon_zmq import limits, wire
 from axon_zmq.broker.events import FromClient, FromWorker, ToClient
 from axon_zmq.broker.states import (
     REQUEST,
+    WORKER,
     IllegalTransitionError,
     RequestEvent,
     RequestState,
@@ -19,6 +20,11 @@ from axon_zmq.broker.states import (
 from tests.broker_helpers import Bench, error_type
 
 A, B = b"client-a", b"client-b"
+
+
+def error_type_of(sent: list[ToClient]) -> str:
+    [answer] = sent
+    return wire.unpack(answer.body, "error")["error_type"]
 
 
 def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
@@ -126,6 +132,59 @@ def test_rule_10_a_deadline_that_passes_in_the_queue_is_never_started():
     assert error_type(bench.replies(A, b"2")) == "deadline_exceeded"
     bench.finish(worker, (A, b"1"))
     assert len(bench.dispatched) == 1
+
+
+def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_nothing():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2", {"timeout_ms": 1000})
+    bench.now += 1.1  # and no Tick
+    bench.finish(worker, (A, b"1"))
+    assert len(bench.dispatched) == 1
+    assert error_type(bench.replies(A, b"2")) == "deadline_exceeded"
+
+
+def test_rule_10_time_counts_from_arrival_also_while_settling():
+    bench = Bench(settle=False)
+    bench.send(A, "run", b"1", {"timeout_ms": 3000})
+    bench.add_worker(b"w")
+    bench.pass_time(limits.SETTLE_TIME)
+    assert bench.dispatched[0][2]["deadline"] == 1003.0
+
+
+def test_what_was_held_is_answered_when_the_broker_stops():
+    bench = Bench(settle=False)
+    bench.send(A, "run", b"1")
+    bench.stop()
+    assert error_type(bench.replies(A, b"1")) == "shutting_down"
+
+
+def test_a_queue_of_no_length_still_serves_who_need_not_wait():
+    bench = Bench(max_queued=0, max_queued_bytes=0)
+    bench.add_worker(b"w")
+    assert bench.send(A, "run", b"1", None, b"body") == []
+    assert error_type_of(bench.send(A, "run", b"2")) == "overloaded"
+
+
+@pytest.mark.parametrize(
+    "ready", [b"\xc1", wire.pack({"v": 1}), wire.pack({"v": 1, "mode": "new", "slots": 1, "name": "n", "holds": []})]
+)
+def test_a_worker_that_registers_wrongly_is_noted_and_gets_nothing(ready):
+    bench = Bench()
+    bench.feed(FromWorker(b"w", b"ready", ready))
+    assert bench.notes[-1].level >= 40
+    assert bench.pong()["modes"]["run"]["workers"] == 0
+
+
+def test_a_flood_of_bad_messages_writes_few_lines():
+    bench = Bench()
+    for _ in range(1000):
+        bench.send(A, "nonsense", b"1")
+    bench.now += 2
+    bench.send(A, "nonsense", b"1")
+    assert len(bench.notes) < 2 * limits.COMPLAINTS_PER_SECOND
+    assert any("980 more" in note.text for note in bench.notes)
 
 
 def test_cancel_of_a_queued_run_is_the_brokers():
@@ -303,12 +362,12 @@ def test_a_stuck_slot_is_taken_out_of_service_and_given_back():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
-    bench.register(worker, slots=1)
+    bench.feed(FromWorker(worker.identity, b"slots", wire.pack({"slots": 1})))
     bench.finish(worker, (A, b"1"), b"error")
     bench.send(A, "run", b"2")
     bench.send(A, "run", b"3")
     assert list(worker.runs) == [(A, b"2")]
-    bench.register(worker, slots=2)
+    bench.feed(FromWorker(worker.identity, b"slots", wire.pack({"slots": 2})))
     assert list(worker.runs) == [(A, b"2"), (A, b"3")]
 
 
@@ -396,7 +455,16 @@ def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_regis
     assert bench.to_clients == []
     assert bench.pong()["settling"] is True
     digest = blake2b(body, digest_size=16).digest()
-    hold = {"client": A, "id": b"held", "kind": "run", "digest": digest, "deadline": 2000.0, "seq": 2, "ended": False}
+    hold = {
+        "client": A,
+        "id": b"held",
+        "kind": "run",
+        "digest": digest,
+        "deadline": 2000.0,
+        "keep": False,
+        "seq": 2,
+        "ended": False,
+    }
     worker = bench.add_worker(b"w", holds=[hold])
     worker.runs[A, b"held"] = 2
     assert bench.broker.settling is False
@@ -476,6 +544,6 @@ def test_illegal_transitions_raise():
         step(REQUEST, RequestState.ENDED, RequestEvent.DISPATCH)
 
 
-def test_nothing_leaves_the_ended_state():
+def test_nothing_leaves_the_last_states():
     assert not [state for state, _ in REQUEST if state is RequestState.ENDED]
-    assert WorkerState.LOST.value == "lost"
+    assert not [state for state, _ in WORKER if state is WorkerState.LOST]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
+import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client, limits, wire
 from axon_zmq.client.core import PATIENCE, RESUME_AGAIN, ClientCore
@@ -92,7 +94,7 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
     [(kind, header)] = sent(core)
     assert kind == b"ping"
     assert "instance" in header
-    core.receive([b"pong", b"probe", wire.pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
+    core.receive([b"pong", core._probe_id, wire.pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
     assert sent(core) == [(b"resume", {"from": 2})]
     with pytest.raises(AxonError, match="at most 5"):
         core.run("run", "echo", "far too long", {}, 6.0)
@@ -135,7 +137,199 @@ def test_options_are_checked_before_anything_is_sent():
         core.run("run", "echo", "x", {"id": "same"}, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [
+        (b"chunk", b"\xc1"),
+        (b"chunk", wire.pack({"seq": 1})),
+        (b"chunk", wire.pack({"seq": "1", "type": "text"})),
+        (b"complete", wire.pack([])),
+        (b"resumed", wire.pack({"gap": True})),
+    ],
+)
+def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed):
+    core = ClientCore()
+    request = started(core)
+    assert core.receive([kind, b"1", packed], 0.0) is request
+    assert request.ended
+    [error] = request.inbox
+    assert (error.error_type, error.details) == ("internal", {"by": "client"})
+    assert error.message.startswith("the daemon's answer cannot be read: ")
+    assert sent(core) == [(b"cancel", {})]
+    assert not core.open
+
+
+def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
+    core = ClientCore()
+    request = started(core)
+    core.connected(0.0)
+    core.outgoing.clear()
+    bound = core.max_body
+    assert core.receive([b"alive", b"", b"\xc1"], 0.0) is None
+    core.receive([b"pong", core._probe_id, b"\xc1"], 0.0)
+    for body in ({"limits": None}, {"limits": {"max_body": "x"}, "boot": 7}, {"limits": [], "boot": None}):
+        core.connected(0.0)
+        core.receive([b"pong", core._probe_id, wire.pack(body)], 0.0)
+    assert core.max_body == bound
+    assert not request.ended
+    assert chunk(core, 1) is request
+
+
+def test_an_abandoned_request_is_cancelled_and_ended():
+    core = ClientCore()
+    request = started(core)
+    chunk(core, 1)
+    core.abandon(request)
+    [error] = request.inbox
+    assert (error.error_type, error.details) == ("cancelled", {"by": "client"})
+    assert request.ended
+    assert sent(core) == [(b"cancel", {})]
+    again = started(core)
+    core.abandon(request)  # long ended: its id is another request's now
+    assert sent(core) == []
+    assert core.open == {b"1": again}
+
+
+@pytest.mark.parametrize("id", ["", b"", "x" * (limits.MAX_ID + 1), "\u00e9" * (limits.MAX_ID // 2 + 1)])
+def test_an_id_that_the_daemon_would_refuse_is_refused_here(id):
+    core = ClientCore()
+    with pytest.raises(AxonError, match="must have 1 to 64") as caught:
+        core.run("run", "echo", "x", {"id": id}, 0.0)
+    assert caught.value.error_type == "invalid_request"
+    assert not core.outgoing
+
+
+def test_a_request_may_have_the_id_probe():
+    core = ClientCore()
+    core.connected(0.0)
+    request = core.run("run", "echo", "x", {"id": "probe"}, 0.0)
+    core.connected(1.0)
+    assert core.open[b"probe"] is request
+    assert len(core._probe_id) <= limits.MAX_ID
+    assert core._probe_id != ClientCore()._probe_id
+
+
+def test_an_idle_spell_is_no_silence():
+    core = ClientCore()
+    core.connected(0.0)
+    core.receive([b"pong", core._probe_id, wire.pack({"boot": "one"})], 0.0)
+    started(core, 100.0)
+    core.tick(100.5)
+    assert sent(core) == []
+    core.tick(100.1 + limits.CLIENT_SILENCE)
+    assert [kind for kind, _ in sent(core)] == [b"ping"]
+
+
 # --- its two faces ---------------------------------------------------------------------------------
+
+NOBODY = "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("face", [AsyncClient, Client])
+def test_a_wrong_endpoint_or_identity_is_told_at_once(face):
+    with pytest.raises(ValueError, match="write tcp://127.0.0.1:5570 or ipc://path"):
+        face("nonsense")
+    for identity in ("\u00e9", "", "x" * 201):
+        with pytest.raises(ValueError, match="write 1 to 200 ASCII characters"):
+            face(NOBODY, identity=identity)
+
+
+def test_entering_that_fails_leaves_nothing_behind():
+    async def enter() -> None:
+        files = Path("/proc/self/fd")
+        before = len(list(files.iterdir()))
+        with pytest.raises(zmq.ZMQError):
+            await AsyncClient("nonsense://x").__aenter__()
+        assert len(list(files.iterdir())) == before
+
+    asyncio.run(enter())
+    before = threading.active_count()
+    with pytest.raises(zmq.ZMQError):
+        Client("nonsense://x").__enter__()
+    assert threading.active_count() == before
+
+
+def test_a_closed_stream_ends_whoever_reads_it():
+    async def talk() -> None:
+        async with AsyncClient(NOBODY) as client:
+            stream = client.stream("echo", "x")
+            waiting = [asyncio.create_task(anext(stream, None)) for _ in range(2)]
+            await asyncio.sleep(0)
+            await stream.aclose()
+            first, second = await asyncio.gather(*waiting, return_exceptions=True)
+            assert isinstance(first, AxonError)
+            assert first.error_type == "cancelled"
+            assert second is None
+            assert await anext(stream, None) is None
+
+            stream = client.stream("echo", "x")
+            await stream.aclose()
+            with pytest.raises(AxonError, match="cancelled"):
+                await anext(stream)
+            left_open = client.stream("echo", "x")
+        with pytest.raises(AxonError, match="the client was closed"):
+            await anext(left_open)
+        await left_open.aclose()
+
+    asyncio.run(talk())
+
+
+def test_a_closed_stream_ends_the_thread_that_reads_it():
+    outcome: list[AxonError] = []
+    with Client(NOBODY) as client:
+        stream = client.stream("echo", "x")
+
+        def read() -> None:
+            try:
+                next(stream, None)
+            except AxonError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_until(lambda: client._client._news, "the thread that waits")
+        stream.close()
+        thread.join(10)
+        assert [error.error_type for error in outcome] == ["cancelled"]
+    stream.close()
+
+
+def test_the_async_client_is_used_inside_with_only():
+    async def talk() -> None:
+        client = AsyncClient(NOBODY)
+        for _ in ("before", "after"):
+            for call in (
+                lambda: client.run("echo", "x"),
+                lambda: client.ping(),
+                lambda: client.describe(),
+                lambda: client.cancel("1"),
+            ):
+                with pytest.raises(RuntimeError, match=r"use it as `async with AsyncClient\(\) as client`"):
+                    await call()
+            with pytest.raises(RuntimeError, match="use it as"):
+                client.stream("echo", "x")
+            assert not client._core.outgoing
+            assert not client._core.open
+            async with client:
+                with pytest.raises(RuntimeError, match="entered already"):
+                    await client.__aenter__()
+
+    asyncio.run(talk())
+
+
+def test_the_blocking_client_is_used_inside_with_only():
+    client = Client(NOBODY)
+    for _ in ("before", "after"):
+        for call in (
+            lambda: client.run("echo", "x"),
+            lambda: client.stream("echo", "x"),
+            lambda: client.ping(),
+            lambda: client.cancel("1"),
+        ):
+            with pytest.raises(RuntimeError, match=r"use it as `with Client\(\) as client`"):
+                call()
+        with client, pytest.raises(RuntimeError, match="entered already"):
+            client.__enter__()
 
 
 def test_the_async_client_serves_many_requests_at_a_time(daemon: Daemon):
@@ -238,7 +432,7 @@ def test_events_are_typed(client: Client):
 
 
 def test_nobody_there_is_said_after_the_given_time():
-    with Client("tcp://127.0.0.1:1") as client, pytest.raises(AxonError) as caught:
+    with Client(NOBODY) as client, pytest.raises(AxonError) as caught:
         client.ping(0.2)
     assert caught.value.error_type == "unreachable"
     assert caught.value.retryable

@@ -28,7 +28,7 @@ def test_cancel_ends_a_running_run_at_once_with_what_there_was(dealer: Dealer, m
     *chunks, (kind, body) = dealer.until_end(b"1")
     assert time.monotonic() - asked < 2
     assert (kind, body["error_type"], body["retryable"]) == (b"error", "cancelled", False)
-    assert body["seq"] == (chunks[-1][1]["seq"] + 1 if chunks else body["seq"])
+    assert body["seq"] == 1 + sum(kind == b"chunk" for kind, _ in chunks) + (mode == "run_stream")
     assert body["details"].keys() >= ({"partial"} if mode == "run_stream" else set())
     if mode == "run_stream":
         assert body["details"]["partial"]["text"].startswith("0000 0001"[:4])
@@ -256,6 +256,69 @@ def test_a_client_that_vanishes_has_its_runs_cancelled():
         wait_until(lambda: "is gone, with 1 open" in own.log("broker"), "the broker's notice")
         wait_until(lambda: "id=gone" in own.log("run_stream-1"), "the end of its run", limits.CLIENT_GRACE + 10)
         assert "run_stream cancelled" in own.log("run_stream-1")
+
+
+def test_every_death_of_a_worker_is_noticed_soon():
+    """The monitor's word may be early, and a send then still finds the dying link: it is asked again."""
+    with running("run") as own, Client(own.endpoint) as client:
+        for number in range(2, 10):
+            dealer = Dealer(own.endpoint)
+            dealer.send(b"run", b"1", None, LONG)
+            wait_until(lambda: client.ping()["modes"]["run"]["free"] == 255, "the start")
+            own.kill(f"run-{number - 1}")
+            kind, body = dealer.until_end(b"1")[-1]
+            assert (kind, body["error_type"]) == (b"error", "worker_lost")
+            dealer.close()
+            own.start_worker("run", number)
+            own.wait(run=1)
+
+
+def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, client: Client):
+    other = client.stream({"model": "synthetic:tokens=30,delay_ms=10"}, "x")
+    for mode in MODES:
+        dealer.send(mode.encode(), mode.encode(), None, {"agent": "exiting", "prompt": "x"})
+        kind, body = dealer.until_end(mode.encode())[-1]
+        assert (kind, body["error_type"]) in ((b"error", "internal"), (b"error", "tool_failed"))
+    assert len(other.complete().result) == 150
+    assert client.run("echo", "still here").result == "still here"
+
+
+def test_many_cancels_at_once_keep_their_partial_answers():
+    with running("run_stream") as own:
+        dealer = Dealer(own.endpoint)
+        for number in range(200):
+            dealer.send(b"run_stream", b"%d" % number, None, LONG)
+        seen: set[bytes] = set()
+        while len(seen) < 200:
+            kind, id, _ = dealer.recv()
+            assert kind == b"chunk"
+            seen.add(id)
+        for id in seen:
+            dealer.send(b"cancel", id)
+        partial = 0
+        while seen:
+            kind, id, body = dealer.recv()
+            if kind == b"error":
+                seen.discard(id)
+                partial += bool(body["details"].get("partial", {}).get("text"))
+        assert partial == 200
+        wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run_stream"]["free"] == 1024, "all slots")
+        dealer.close()
+
+
+def test_nil_is_absent_in_bodies(dealer: Dealer):
+    agent = {"model": "echo", "instructions": None, "output_mode": None, "model_settings": {"temperature": None}}
+    body = {"agent": agent, "prompt": ["hi", {"kind": "binary", "data": b"x", "media_type": "a/b", "identifier": None}]}
+    more = dict.fromkeys(("events", "log", "output_mode", "model_settings", "usage_limits", "retries", "deps"))
+    assert dealer.ask(b"run", b"1", {"timeout_ms": None, "frames": None}, {**body, **more})[0] == b"complete"
+    assert dealer.ask(b"resume", b"1", {"from": None})[0] == b"complete"
+
+
+def test_answers_have_string_keys_and_no_nan(client: Client):
+    done = client.run("odd", "x")
+    assert "{'1': 'one', 'nan': None}" in str(done.messages)
+    *chunks, _ = client.stream("odd", "x")
+    assert chunks[1].data["result"] == {"1": "one", "nan": None}
 
 
 def test_two_processes_with_one_identity_are_told_so(daemon: Daemon):

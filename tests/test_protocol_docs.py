@@ -202,7 +202,7 @@ def test_a_pong_is_as_golden_and_says_what_the_page_says():
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if "seq" in f.value], ids=named)
 def test_a_worker_packs_the_golden_messages(fixture):
-    outbox = Outbox(packing.packer(), Identity("run", b"", 0.0))
+    outbox = Outbox(packing.packer(), Identity("run", b"", 0.0, keep=False))
     for _ in range(fixture.value["seq"] - 1):
         outbox.put(b"chunk", {})
     body = {key: value for key, value in fixture.value.items() if key != "seq"}

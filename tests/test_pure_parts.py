@@ -118,7 +118,7 @@ def test_removing_and_giving_back():
 
 # --- a run's outbox --------------------------------------------------------------------------------
 
-WHO = Identity("run", b"digest", 1.0)
+WHO = Identity("run", b"digest", 1.0, keep=False)
 
 
 def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
@@ -161,15 +161,33 @@ def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
     assert [key[1] for key, _ in shelf] == [b"4", b"3"]
 
 
+def test_open_runs_lose_their_oldest_messages_where_all_take_too_much():
+    shelf = Shelf(most_bytes=10_000)
+    for number in range(4):
+        outbox = Outbox(wire.pack, WHO)
+        for _ in range(10):
+            outbox.put(b"chunk", {"data": "x" * 500})
+        shelf.add((b"a", b"%d" % number), outbox)
+    shelf.tidy(0.0)
+    assert sum(outbox.bytes for _, outbox in shelf) <= 11_000
+    assert all(outbox.replay(10).messages for _, outbox in shelf)
+
+
+def test_names_are_shown_in_one_printable_line():
+    assert wire.shown(b"caf\xc3\xa9-1") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}-1"
+    assert wire.shown(b"a\n2026 forged\x1b[2J\xff") == "a\\n2026 forged\\x1b[2J\\\\xff"
+
+
 # --- the broker's outboxes -------------------------------------------------------------------------
 
 
 def test_a_blocked_client_loses_chunks_but_never_its_terminal():
-    outboxes = Outboxes(per_client=100)
-    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 90)
-    assert outboxes.add(b"a", b"chunk", b"1", b"x" * 20)  # just now
-    assert not outboxes.add(b"a", b"chunk", b"1", b"x")
-    assert not outboxes.add(b"a", b"error", b"1", b"the end")
+    outboxes = Outboxes(per_client=2000)
+    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 1500)
+    assert outboxes.add(b"a", b"chunk", b"1", b"x" * 200)
+    assert outboxes.add(b"a", b"chunk", b"2", b"x")  # dropped, and said each time: this run may be new
+    assert outboxes.add(b"a", b"pong", b"3", b"x")
+    outboxes.add(b"a", b"error", b"1", b"the end")
     sent: list[tuple[bytes, bytes, bytes, bytes]] = []
     outboxes.flush(b"a", lambda *message: not sent.append(message))
     assert [kind for _, kind, _, _ in sent] == [b"chunk", b"chunk", b"error"]
@@ -177,10 +195,19 @@ def test_a_blocked_client_loses_chunks_but_never_its_terminal():
     assert not outboxes.add(b"a", b"chunk", b"2", b"x")  # unblocked
 
 
+def test_answers_over_twice_the_bound_become_slow_consumer():
+    outboxes = Outboxes(per_client=1000)
+    for id in (b"1", b"2", b"3"):
+        outboxes.add(b"a", b"complete", id, b"x" * 1500)
+    kept = list(outboxes.waiting[b"a"])
+    assert [kind for kind, _, _ in kept] == [b"complete", b"complete", b"error"]
+    assert wire.unpack(kept[-1][2], "it")["error_type"] == "slow_consumer"
+
+
 def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
-    outboxes = Outboxes(per_client=100, in_all=150)
-    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 90)
-    assert outboxes.add(b"b", b"chunk", b"1", b"x" * 90)
+    outboxes = Outboxes(per_client=1000, in_all=1500)
+    assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 700)
+    assert outboxes.add(b"b", b"chunk", b"1", b"x" * 700)
     outboxes.forget(b"a")
     outboxes.forget(b"b")
     assert repr(outboxes) == "<Outboxes 0 clients, 0 blocked, 0 bytes>"

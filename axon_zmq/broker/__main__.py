@@ -11,6 +11,7 @@ import dataclasses
 import resource
 import secrets
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from axon_zmq import __version__, endpoints, limits, logs
@@ -50,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         run_dir = endpoints.private_directory(options.run_dir.absolute())
         backend = endpoints.backend_endpoint(run_dir)
         _raise_file_limit()
-        with endpoints.hold_lock(run_dir):
+        with ExitStack() as locks:
+            locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
+            if frontend.startswith("ipc://"):
+                locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
             loop.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now),
                 frontend,

@@ -12,7 +12,6 @@ import heapq
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterator, Mapping
-from hashlib import blake2b
 from itertools import count
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ from axon_zmq.broker.events import (
     FromClient,
     FromWorker,
     Note,
-    RunKey,
     Stop,
     Tick,
     ToClient,
@@ -37,6 +35,7 @@ from axon_zmq.broker.events import (
 from axon_zmq.broker.records import Client, Pool, Run, Worker
 from axon_zmq.broker.states import RequestEvent, RequestState, WorkerEvent, WorkerState
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
+from axon_zmq.wire import CONTROL, RunKey
 
 FEATURES: Final = ("ack", "cancel", "events", "output_schema", "resume", "single")
 """`pong.features`: optional parts of the contract that this daemon serves."""
@@ -76,12 +75,16 @@ class Broker:
         self._clients: OrderedDict[bytes, Client] = OrderedDict()
         self._runs: dict[RunKey, Run] = {}
         self._ended: deque[tuple[float, Run]] = deque()
-        self._held: list[FromClient] = []
+        self._held: list[tuple[float, FromClient]] = []
+        """What came while settling, and when."""
         self._held_bytes = 0
         self._deadlines: list[tuple[float, int, Run]] = []
         self._order = count()
         self._next_alive = now + limits.ALIVE_INTERVAL
         self._effects: list[Effect] = []
+        self._complaints = 0
+        """Log lines about bad input in this second."""
+        self._complaints_since = now
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{mode} {pool.to_wire()}" for mode, pool in self._pools.items())
@@ -112,6 +115,8 @@ class Broker:
             case Tick():
                 self._tick(now)
             case Stop():
+                if self.settling:
+                    self._settle(now)
                 for pool in self._all_pools():
                     self._end_all(pool, lambda _: UnavailableError("shutting_down", "the daemon is stopping"), now)
         effects, self._effects = self._effects, []
@@ -128,7 +133,7 @@ class Broker:
 
     # --- from clients ------------------------------------------------------------------------------
 
-    def _from_client(self, event: FromClient, now: float) -> None:
+    def _from_client(self, event: FromClient, now: float, arrived: float | None = None) -> None:
         client = event.client
         self._client_back(client)
         envelope = wire.open_envelope(event.frames)
@@ -137,29 +142,39 @@ class Broker:
         try:
             message = wire.parse(envelope.frames, self.bounds.max_body)
         except RequestError as error:
-            self._malformed(client, envelope, error)
+            self._malformed(client, envelope, error, now)
             return
         if "frames" in message.header:
             self._set_framing(client, SINGLE)
         if message.kind == "ping":
             self._ping(client, message, now)
         elif self.settling and message.kind != "describe" and (client, message.id) not in self._runs:
-            self._hold(event, message)
+            self._hold(event, message, now)
         elif message.kind in ("cancel", "resume"):
             self._about_a_run(client, message, now)
         else:
-            self._request(client, message, now)
+            self._request(client, message, now, now if arrived is None else arrived)
 
-    def _malformed(self, client: bytes, envelope: wire.Envelope, error: RequestError) -> None:
+    def _malformed(self, client: bytes, envelope: wire.Envelope, error: RequestError, now: float) -> None:
         if not envelope.id:
             self.dropped += 1
-            self._note(logging.WARNING, f"dropped a message of {_show(client)}: {error.message}")
+            self._complain(f"dropped a message of {wire.shown(client)}: {error.message}", b"", now)
             return
         if (client, envelope.id) in self._runs:
-            self._refuse(client, envelope.id, _show(envelope.frames[0]), error)
+            self._refuse(client, envelope.id, wire.shown(envelope.frames[0]), error)
         else:
             self._send(client, b"error", envelope.id, wire.error_body(error))
-        self._note(logging.WARNING, f"{error} (from {_show(client)})", envelope.id)
+        self._complain(f"{error} (from {wire.shown(client)})", envelope.id, now)
+
+    def _complain(self, text: str, id: bytes, now: float) -> None:
+        """A log line about what a client sent; of a flood of them some, and their number."""
+        if now - self._complaints_since >= 1.0:
+            if (more := self._complaints - limits.COMPLAINTS_PER_SECOND) > 0:
+                self._note(logging.WARNING, f"{more} more messages were malformed or refused")
+            self._complaints, self._complaints_since = 0, now
+        self._complaints += 1
+        if self._complaints <= limits.COMPLAINTS_PER_SECOND:
+            self._note(logging.WARNING, text, id)
 
     def _set_framing(self, client: bytes, flag: int) -> None:
         self.framing[client] = self.framing.get(client, 0) | flag
@@ -168,7 +183,7 @@ class Broker:
             if idle is not None:
                 del self.framing[idle]
 
-    def _hold(self, event: FromClient, message: wire.ClientMessage) -> None:
+    def _hold(self, event: FromClient, message: wire.ClientMessage, now: float) -> None:
         self._held_bytes += len(message.body)
         if len(self._held) >= self.bounds.max_queued or self._held_bytes > self.bounds.max_queued_bytes:
             self._held_bytes -= len(message.body)
@@ -176,7 +191,7 @@ class Broker:
             error = UnavailableError("overloaded", "the daemon has just started and holds too much already", retry)
             self._send(event.client, b"error", message.id, wire.error_body(error))
         else:
-            self._held.append(event)
+            self._held.append((now, event))
 
     def _ping(self, client: bytes, message: wire.ClientMessage, now: float) -> None:
         known = self._client(client)
@@ -216,8 +231,8 @@ class Broker:
         else:
             self._ask_to_end(run, "cancelled")
 
-    def _request(self, client: bytes, message: wire.ClientMessage, now: float) -> None:
-        digest = blake2b(message.body, digest_size=16).digest()
+    def _request(self, client: bytes, message: wire.ClientMessage, now: float, arrived: float) -> None:
+        digest = wire.digest(message.body)
         if (earlier := self._runs.get((client, message.id))) is not None:
             self._repeat(earlier, message, digest)
             return
@@ -229,14 +244,14 @@ class Broker:
             digest=digest,
             header_frame=message.header_frame,
             body=message.body,
-            deadline=now + (limits.DESCRIBE_TIMEOUT if message.kind == "describe" else timeout_ms / 1000),
+            deadline=arrived + (limits.DESCRIBE_TIMEOUT if message.kind == "describe" else timeout_ms / 1000),
             max_attempts=message.header.get("max_attempts", 1),
             keep=message.header.get("on_disconnect") == "keep",
         )
         pool = self._pool(run)
         if error := self._inadmissible(pool, run, timeout_ms, now):
             self._send(client, b"error", run.id, wire.error_body(error))
-            self._note(logging.WARNING, f"{error} (from {_show(client)})", run.id)
+            self._complain(f"{error} (from {wire.shown(client)})", run.id, now)
             return
         self._runs[run.key] = run
         self._client(client).open[run.id] = run
@@ -262,6 +277,8 @@ class Broker:
             )
         if not pool.workers and now - pool.empty_since > limits.NO_WORKER_GRACE:
             return _no_worker(pool)
+        if not pool.queue.count and pool.idlest(now) is not None:
+            return None  # it need not wait
         mine = pool.queue.of_client(run.client)
         waiting_bytes = sum(p.queue.bytes for p in self._all_pools()) + len(run.body)
         for what, waiting, most in (
@@ -303,6 +320,9 @@ class Broker:
         """Give waiting requests to free workers, one client after the other."""
         while pool.queue.count and (worker := pool.idlest(now)) is not None:
             run = pool.queue.pop()
+            if run.deadline <= now:
+                self._end(run, _too_late(), now)
+                continue
             run.step(RequestEvent.DISPATCH)
             run.worker, run.started = worker.identity, now
             run.attempts += 1
@@ -349,7 +369,7 @@ class Broker:
         run.terminal = wire.error_body(error)
         self._release(run, now)
         self._send(run.client, b"error", run.id, run.terminal)
-        self._note(logging.WARNING, f"{run.kind} of {_show(run.client)} ended: {error}", run.id)
+        self._note(logging.WARNING, f"{run.kind} of {wire.shown(run.client)} ended: {error}", run.id)
 
     def _ask_to_end(self, run: Run, reason: str) -> None:
         if run.state is RequestState.RUNNING:
@@ -369,25 +389,34 @@ class Broker:
     def _from_worker(self, identity: bytes, kind: bytes, body: bytes, now: float) -> None:
         worker = self._workers.get(identity)
         if kind == b"ready":
-            self._ready(identity, wire.unpack(body, "ready"), now)
+            try:
+                self._ready(identity, wire.unpack(body, "ready"), now)
+            except (RequestError, KeyError, TypeError) as fault:
+                self._note(logging.ERROR, f"{wire.shown(identity)} registers as nobody understands: {fault!r}")
         elif worker is None:
-            self._note(logging.WARNING, f"{_show(kind)} from {_show(identity)}, which is not registered")
+            self._note(logging.WARNING, f"{wire.shown(kind)} from {wire.shown(identity)}, which is not registered")
         elif kind == b"progress":
             was_silent = now - worker.seen >= limits.PROGRESS_TIMEOUT
             worker.seen = now
             if was_silent:
                 self._dispatch_all(now)
+        elif kind == b"slots":
+            worker.slots = wire.unpack(body, "slots").get("slots", worker.slots)
+            self._dispatch_all(now)
         elif kind == b"leaving":
             worker.step(WorkerEvent.LEAVE)
+            self._effects.append(ToWorker(identity, CONTROL, b"left", b"", ()))
             self._note(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
 
     def _ready(self, identity: bytes, body: Mapping[str, Any], now: float) -> None:
         if body.get("v") != limits.BACKEND_PROTOCOL:
-            self._note(logging.ERROR, f"{_show(identity)} speaks backend protocol {body.get('v')}: it gets no work")
+            self._note(logging.ERROR, f"{wire.shown(identity)} speaks protocol {body.get('v')}: it gets no work")
             return
         mode, slots, name = body["mode"], body["slots"], body["name"]
         worker = self._workers.get(identity)
-        if worker is None:
+        if mode not in self._pools:
+            self._note(logging.ERROR, f"worker {name} serves mode {mode!r}, which this broker does not know")
+        elif worker is None:
             worker = self._workers[identity] = Worker(identity, mode, slots, name, seen=now)
             self._pools[mode].workers[identity] = self._describes.workers[identity] = worker
             for held in body["holds"]:
@@ -409,6 +438,7 @@ class Broker:
             run.step(RequestEvent.DISPATCH)
         elif run is None:
             run = self._runs[key] = Run(*key, kind=held["kind"], digest=held["digest"], state=RequestState.RUNNING)
+            run.keep = held["keep"]
         else:
             return
         run.worker, run.started, run.deadline = worker.identity, now, held["deadline"]
@@ -450,7 +480,7 @@ class Broker:
         if known is not None and known.open and known.gone_since is None:
             known.gone_since = now
             self.gone.add(client)
-            self._note(logging.INFO, f"client {_show(client)} is gone, with {len(known.open)} open requests")
+            self._note(logging.INFO, f"client {wire.shown(client)} is gone, with {len(known.open)} open requests")
 
     def _client_back(self, client: bytes) -> None:
         if client in self.gone:
@@ -459,8 +489,10 @@ class Broker:
 
     def _client_blocked(self, client: bytes) -> None:
         if (known := self._clients.get(client)) is not None:
-            self._note(logging.WARNING, f"client {_show(client)} reads too slowly: its running requests are ended")
-            for run in list(known.open.values()):
+            running = [run for run in known.open.values() if run.state is RequestState.RUNNING]
+            if running:
+                self._note(logging.WARNING, f"client {wire.shown(client)} is too slow: {len(running)} runs are ended")
+            for run in running:
                 self._ask_to_end(run, "slow_consumer")
 
     def _end_abandoned(self, known: Client, now: float) -> None:
@@ -497,7 +529,7 @@ class Broker:
         while self._deadlines and self._deadlines[0][0] <= now:
             run = heapq.heappop(self._deadlines)[2]
             if run.state is RequestState.QUEUED:
-                self._end_queued(run, RunEndedError("deadline_exceeded", "timeout_ms passed in the queue"), now)
+                self._end_queued(run, _too_late(), now)
         while self._ended and self._ended[0][0] <= now:
             self._forget(self._ended.popleft()[1])
         for pool in self._all_pools():
@@ -520,8 +552,8 @@ class Broker:
         self.settling = False
         held, self._held, self._held_bytes = self._held, [], 0
         self._note(logging.INFO, f"settled with {len(self._workers)} workers; {len(held)} messages were held")
-        for event in held:
-            self._from_client(event, now)
+        for arrived, event in held:
+            self._from_client(event, now, arrived)
 
     # --- small things ------------------------------------------------------------------------------
 
@@ -560,6 +592,5 @@ def _no_worker(pool: Pool) -> AxonError:
     return UnavailableError("no_worker", message, {"retry_after_ms": int(limits.NO_WORKER_GRACE * 1000)})
 
 
-def _show(name: bytes) -> str:
-    """An identity, id or kind for a log line or a message, whatever its bytes."""
-    return name[:64].decode("utf-8", "backslashreplace")
+def _too_late() -> AxonError:
+    return RunEndedError("deadline_exceeded", "timeout_ms passed in the queue")

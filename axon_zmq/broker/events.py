@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-CONTROL: Final = b""
-"""In place of a client's identity: the message is between broker and worker."""
-
-RunKey = tuple[bytes, bytes]
-"""Client identity and request id."""
+from axon_zmq.wire import RunKey
 
 
 class FromClient(NamedTuple):

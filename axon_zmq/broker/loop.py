@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from axon_zmq import limits, wire
 from axon_zmq.broker.core import DELIMITER, SINGLE, Broker
 from axon_zmq.broker.events import (
-    CONTROL,
     ClientBack,
     ClientBlocked,
     ClientGone,
@@ -30,7 +28,6 @@ from axon_zmq.broker.events import (
     FromClient,
     FromWorker,
     Note,
-    RunKey,
     Stop,
     Tick,
     ToClient,
@@ -39,6 +36,7 @@ from axon_zmq.broker.events import (
 )
 from axon_zmq.broker.outboxes import Outboxes
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.wire import CONTROL, RunKey
 
 log = logging.getLogger("axon_zmq.broker")
 
@@ -46,6 +44,13 @@ BATCH = 256
 """Messages taken from one socket before the other has its turn."""
 RETRY_OUTBOX = 0.01
 """Seconds between two tries to empty the outboxes: a ROUTER cannot be polled for one peer."""
+PROBE_INTERVAL = 2.0
+"""Seconds between two looks whether each worker's link is still there."""
+SUSPECT_INTERVAL = 0.02
+SUSPECT_TIME = 1.0
+"""After a link went down: seconds between looks, and for how long. ZeroMQ tells of it before a send finds out."""
+LAST_WORDS = 64
+"""Batches read of a lost worker's, at most, before it is declared so."""
 REMEMBERED_LOST = 1000
 """Lost workers whose late messages are still recognised; they can only come within milliseconds."""
 LONGEST_POLL = 0.5
@@ -63,11 +68,14 @@ class Loop:
         self._lost_workers: set[bytes] = set()
         """Workers declared lost lately, whose late messages are dropped."""
         self._workers: set[bytes] = set()
+        self._probe_at = 0.0
+        self._suspect_until = 0.0
+        self._flush_at = 0.0
         self._stopping = False
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
-        self._wakeup, self._signals = socket.socketpair()
+        self._wakeup, self._wakeup_end = socket.socketpair()
         self._open(frontend, backend, max_body)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
@@ -77,6 +85,8 @@ class Loop:
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
             router.setsockopt(zmq.LINGER, 1000)
         # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP keepalive finds dead hosts.
+        self._front.setsockopt(zmq.IPV6, int("[" in frontend))
+        self._front.setsockopt(zmq.SNDHWM, limits.CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
         self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
@@ -98,8 +108,8 @@ class Loop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._wakeup.setblocking(False)
-        self._signals.setblocking(False)
-        signal.set_wakeup_fd(self._signals.fileno())
+        self._wakeup_end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_end.fileno())
         poller = zmq.Poller()
         for readable in (self._front, self._back, self._monitor, self._wakeup):
             poller.register(readable, zmq.POLLIN)
@@ -111,11 +121,15 @@ class Loop:
                     self._drain_backend(BATCH)
                 if self._front in ready:
                     self._drain_frontend()
+                now = time.monotonic()
                 if self._monitor in ready:
-                    self._find_lost_workers()
-                if self._outboxes.waiting:
+                    self._link_went_down(now)
+                if now >= self._probe_at:
+                    self._probe_workers(now)
+                if self._outboxes.waiting and now >= self._flush_at:
+                    self._flush_at = now + RETRY_OUTBOX
                     self._flush_outboxes()
-                if time.monotonic() >= self._core.next_timer():
+                if now >= self._core.next_timer():
                     self._receive(Tick())
         finally:
             self._close()
@@ -125,7 +139,7 @@ class Loop:
         self._stopping = True
 
     def _poll_ms(self) -> int:
-        wait = min(LONGEST_POLL, self._core.next_timer() - time.monotonic())
+        wait = min(LONGEST_POLL, min(self._core.next_timer(), self._probe_at) - time.monotonic())
         if self._outboxes.waiting:
             wait = min(wait, RETRY_OUTBOX)
         return max(0, int(wait * 1000) + 1)
@@ -162,7 +176,7 @@ class Loop:
             if kind in wire.TERMINAL_KINDS:
                 self._relayed.discard((client, id))
                 self._receive(Ended(worker, client, id))
-            else:
+            elif kind not in _ABOUT_ENDED_RUNS:
                 self._relayed.add((client, id))
         return False
 
@@ -237,15 +251,23 @@ class Loop:
             self._lost_workers.discard(worker)
         self._receive(FromWorker(worker, kind, body))
 
-    def _find_lost_workers(self) -> None:
-        """A link went down: read all that workers have sent, then ask who is still there."""
+    def _link_went_down(self, now: float) -> None:
+        """Look for whose it was, now and for a while: the monitor's word may be early."""
         while self._monitor.poll(0):
-            parse_monitor_message(self._monitor.recv_multipart())
-        while not self._drain_backend(BATCH):
-            pass
-        for worker in list(self._workers):
-            if not self._tell(worker, (CONTROL, b"there")):
-                self._worker_is_gone(worker)
+            self._monitor.recv_multipart()
+        self._suspect_until = now + SUSPECT_TIME
+        self._probe_at = now
+
+    def _probe_workers(self, now: float) -> None:
+        """Ask which workers' links are there; of one that is gone, read all that it had sent first."""
+        self._probe_at = now + (SUSPECT_INTERVAL if now < self._suspect_until else PROBE_INTERVAL)
+        gone = [worker for worker in self._workers if not self._tell(worker, (CONTROL, b"there"))]
+        if gone:
+            for _ in range(LAST_WORDS):
+                if self._drain_backend(BATCH):
+                    break
+        for worker in gone:
+            self._worker_is_gone(worker)
 
     def _worker_is_gone(self, worker: bytes) -> None:
         self._workers.discard(worker)
@@ -277,9 +299,19 @@ class Loop:
                     self._relayed.discard((client, id))
             case ToWorker(worker, client, kind, id, rest):
                 if not self._tell(worker, (client, kind, id, *rest)):
-                    log.warning("worker %r went before it could be told %s", worker, kind.decode())
+                    self._probe_at = 0.0
+                    log.warning("its worker went before it could be told %s", kind.decode(), extra=_about(id))
             case Note(level, text, id):
-                log.log(level, text, extra={"run": id.decode("utf-8", "backslashreplace") or "-"})
+                log.log(level, text, extra=_about(id))
+
+
+_ABOUT_ENDED_RUNS = frozenset((b"resumed", b"refused"))
+"""Kinds that may follow a run's terminal message."""
+
+
+def _about(id: bytes) -> dict[str, str]:
+    """What names the run in a log line."""
+    return {"run": wire.shown(id) or "-"}
 
 
 def serve(make_core: Callable[[float], Broker], frontend: str, backend: str, max_body: int) -> None:

@@ -7,9 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 from axon_zmq import limits, wire
+from axon_zmq.errors import RunEndedError
 
-_MAY_BE_DROPPED: Final = frozenset((b"chunk", b"log"))
-"""Kinds that a slow consumer loses; the terminal that says so is never dropped."""
+_TOO_SLOW: Final = wire.error_body(
+    RunEndedError("slow_consumer", "the client read too slowly for its answer", {"by": "broker"})
+)
+"""In place of an answer for which there is no more room."""
+_OVERHEAD: Final = 200
+"""Bytes that a waiting message takes beside its body."""
 
 Message = tuple[bytes, bytes, bytes]
 """kind, id, body"""
@@ -35,16 +40,19 @@ class Outboxes:
         return f"<Outboxes {len(self.waiting)} clients, {len(self._blocked)} blocked, {self._all_bytes} bytes>"
 
     def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
-        """Keep a message behind the others; whether the client has just become blocked.
+        """Keep a message behind the others; whether the client's running requests must be ended.
 
-        While a client is blocked its chunks are dropped: its runs are being ended as `slow_consumer`,
-        and terminals, which need a place each, are all that is kept.
+        While a client is blocked only terminals are kept, and of those over twice the bound only that
+        the client was too slow.
         """
-        if client in self._blocked and kind in _MAY_BE_DROPPED:
-            return False
+        if client in self._blocked:
+            if kind not in wire.TERMINAL_KINDS or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES:
+                return True
+            if self._over(client, 2):
+                kind, body = b"error", _TOO_SLOW
         self.waiting.setdefault(client, deque()).append((kind, id, body))
-        self._account(client, len(body))
-        if client in self._blocked or not self._over(client):
+        self._account(client, len(body) + _OVERHEAD)
+        if not self._over(client, 1):
             return False
         self._blocked.add(client)
         return True
@@ -59,7 +67,7 @@ class Outboxes:
             if self.waiting.get(client) is not messages:
                 return  # the client is gone, and its outbox with it
             messages.popleft()
-            self._account(client, -len(body))
+            self._account(client, -len(body) - _OVERHEAD)
         self.forget(client)
 
     def forget(self, client: bytes) -> None:
@@ -68,12 +76,9 @@ class Outboxes:
         self._all_bytes -= self._bytes.pop(client, 0)
         self._blocked.discard(client)
 
-    def _over(self, client: bytes) -> bool:
-        return self._bytes[client] > self._per_client or self._all_bytes > self._in_all
+    def _over(self, client: bytes, times: int) -> bool:
+        return self._bytes[client] > times * self._per_client or self._all_bytes > times * self._in_all
 
     def _account(self, client: bytes, bytes: int) -> None:
         self._bytes[client] = self._bytes.get(client, 0) + bytes
         self._all_bytes += bytes
-
-
-assert not _MAY_BE_DROPPED & wire.TERMINAL_KINDS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from axon_zmq import limits
-from axon_zmq.broker.events import RunKey
 from axon_zmq.broker.queues import FairQueue
 from axon_zmq.broker.states import REQUEST, WORKER, RequestEvent, RequestState, WorkerEvent, WorkerState, step
+from axon_zmq.wire import RunKey
 
 
 @dataclass(slots=True, eq=False)

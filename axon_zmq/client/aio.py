@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,6 +18,9 @@ from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Event
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
+MAX_IDENTITY: Final = 200
+"""Bytes of a client's identity; ZeroMQ takes 255."""
+USAGE: Final = "use it as `async with AsyncClient() as client`"
 TICK: Final = 0.5
 """Seconds between two looks at what is overdue."""
 Agent = str | Mapping[str, Any]
@@ -43,8 +46,6 @@ class RunStream:
         return self
 
     async def __anext__(self) -> Event:
-        if self._request.ended and not self._request.inbox:
-            raise StopAsyncIteration
         item = await self._client._next(self._request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if isinstance(item, AxonError):
             raise item
@@ -67,7 +68,7 @@ class RunStream:
         await self._client.cancel(self.id)
 
     async def aclose(self) -> None:
-        """Cancel the run if it is open, and forget it."""
+        """Cancel the run if it is open, and forget it; whoever reads it meanwhile gets `cancelled`."""
         self._client._abandon(self._request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def __aenter__(self) -> Self:
@@ -75,6 +76,52 @@ class RunStream:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+
+def _endpoint(given: str | None) -> str:
+    endpoint = given or os.environ.get("AXON_FRONTEND") or DEFAULT_ENDPOINT
+    if "://" not in endpoint:
+        raise ValueError(f"{endpoint!r} is no endpoint: write {DEFAULT_ENDPOINT} or ipc://path")
+    return endpoint
+
+
+def _identity(given: str | None) -> bytes:
+    identity = f"py-{secrets.token_hex(8)}" if given is None else given
+    if not identity.isascii() or not 1 <= len(identity) <= MAX_IDENTITY:
+        raise ValueError(f"{identity!r} is no identity: write 1 to {MAX_IDENTITY} ASCII characters, or leave it out")
+    return identity.encode("ascii")
+
+
+class _Link:
+    """A connected DEALER and its monitor on the running loop; where it cannot be made, nothing of it stays."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        identity: bytes,
+        received: Callable[[list[bytes]], None],
+        connected: Callable[[list[bytes]], None],
+    ) -> None:
+        self._context = zmq.Context()
+        try:
+            dealer = self._dealer = self._context.socket(zmq.DEALER)
+            # Its own, so that after a reconnect it is the same client to the broker.
+            dealer.setsockopt(zmq.IDENTITY, identity)
+            dealer.setsockopt(zmq.LINGER, 500)
+            monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            dealer.connect(endpoint)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._monitor = LoopSocket(monitor, connected)
+        self._socket = LoopSocket(dealer, received)
+        self.send = self._socket.send
+
+    async def close(self) -> None:
+        self._dealer.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
 
 class AsyncClient:
@@ -86,41 +133,38 @@ class AsyncClient:
         endpoint: The daemon's frontend; `AXON_FRONTEND` or tcp://127.0.0.1:5570 where left out.
         identity: The DEALER's own name, ASCII, at most 200 bytes, unique among processes; a random one
             where left out. With a stable one, runs started with `on_disconnect="keep"` can be resumed.
+
+    Raises:
+        ValueError: The endpoint or the identity is none.
     """
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
-        self.endpoint = endpoint or os.environ.get("AXON_FRONTEND") or DEFAULT_ENDPOINT
-        self._identity = identity or f"py-{secrets.token_hex(8)}"
+        self.endpoint = _endpoint(endpoint)
+        self._identity = _identity(identity)
         self._core = ClientCore()
-        self._news: dict[bytes, asyncio.Event] = {}
+        self._link: _Link | None = None
+        self._news: dict[Request, asyncio.Event] = {}
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
 
     async def __aenter__(self) -> Self:
-        self._context = zmq.Context()
-        dealer = self._context.socket(zmq.DEALER)
-        # Its own, so that after a reconnect it is the same client to the broker.
-        dealer.setsockopt(zmq.IDENTITY, self._identity.encode("ascii"))
-        dealer.setsockopt(zmq.LINGER, 500)
-        self._dealer = dealer
-        self._monitor = LoopSocket(dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED), self._connected)
-        self._socket = LoopSocket(dealer, self._received)
-        dealer.connect(self.endpoint)
+        if self._link is not None:
+            raise RuntimeError(f"this client is entered already: {USAGE}, once")
+        self._link = _Link(self.endpoint, self._identity, self._received, self._connected)
         self._ticking = asyncio.create_task(self._tick())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        link = self._opened()
         for request in self._core.close():
             self._tell(request)
         self._flush()
         self._ticking.cancel()
-        self._dealer.disable_monitor()
-        self._monitor.close()
-        self._socket.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+        self._link = None
+        await link.close()
 
     # --- what a program calls ----------------------------------------------------------------------
 
@@ -149,6 +193,7 @@ class AsyncClient:
 
     async def cancel(self, id: bytes | str) -> None:
         """Ask a run to end; whoever waits for it gets `cancelled`, with what there was."""
+        self._opened()
         self._core.cancel(id.encode() if isinstance(id, str) else id)
         self._flush()
 
@@ -158,6 +203,7 @@ class AsyncClient:
         Raises:
             AxonError: `unknown_agent`, `no_worker`.
         """
+        self._opened()
         request = self._core.describe(agent, time.monotonic())
         return (await self._answer(request))["agents"]
 
@@ -167,17 +213,26 @@ class AsyncClient:
         Raises:
             UnavailableError: Nobody answered within `timeout` seconds.
         """
+        self._opened()
         request = self._core.ping(time.monotonic(), timeout)
         try:
             return await asyncio.wait_for(self._answer(request), timeout)
-        except (TimeoutError, RunEndedError):
+        except (TimeoutError, RunEndedError) as fault:
+            if isinstance(fault, RunEndedError) and fault.error_type != "deadline_exceeded":
+                raise
             raise UnavailableError(
                 "unreachable", f"no daemon answers at {self.endpoint} within {timeout:g} s", retryable=True
             ) from None
 
     # --- inside ------------------------------------------------------------------------------------
 
+    def _opened(self) -> _Link:
+        if self._link is None:
+            raise RuntimeError(f"this client is not connected: {USAGE}")
+        return self._link
+
     def _start(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any]) -> Request:
+        self._opened()
         request = self._core.run(kind, agent, prompt, options, time.monotonic())
         self._flush()
         return request
@@ -199,16 +254,19 @@ class AsyncClient:
 
     async def _next(self, request: Request) -> Event | AxonError | dict[str, Any]:
         while not request.inbox:
-            news = self._news.setdefault(request.id, asyncio.Event())
+            if request.ended:
+                raise StopAsyncIteration
+            news = self._news.setdefault(request, asyncio.Event())
             news.clear()
             await news.wait()
         if request.ended:
-            self._news.pop(request.id, None)
+            self._news.pop(request, None)
         return request.inbox.popleft()
 
     def _abandon(self, request: Request) -> None:
         self._core.abandon(request)
-        self._news.pop(request.id, None)
+        self._tell(request)
+        self._news.pop(request, None)
         self._flush()
 
     def _received(self, frames: list[bytes]) -> None:
@@ -228,9 +286,9 @@ class AsyncClient:
             self._flush()
 
     def _tell(self, request: Request) -> None:
-        if (news := self._news.get(request.id)) is not None:
+        if (news := self._news.get(request)) is not None:
             news.set()
 
     def _flush(self) -> None:
         while self._core.outgoing:
-            self._socket.send(self._core.outgoing.popleft())
+            self._opened().send(self._core.outgoing.popleft())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ RESUME_AGAIN: Final = 2.0
 """Seconds after which a `resume` that brought nothing is sent again."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One unfinished request.
 
@@ -65,6 +66,8 @@ class ClientCore:
         self.max_body = limits.BrokerLimits().max_body
         """The daemon's bound, once a `pong` has told it."""
         self._instance = secrets.token_hex(8)
+        self._probe_id = b"probe-" + secrets.token_hex(16).encode()
+        """The id of pings that the core sends by itself; nobody waits for their answer."""
         self._boot: str | None = None
         self._heard_at = float("-inf")
         self._pinged_at = float("-inf")
@@ -91,7 +94,7 @@ class ClientCore:
 
         Raises:
             TypeError: An option is unknown.
-            RequestError: `too_large`, or an id that is open already.
+            RequestError: `too_large`, or an id that is open already, empty or over 64 bytes.
         """
         if unknown := options.keys() - {"id", *HEADER_KEYS, *BODY_KEYS}:
             raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join((*HEADER_KEYS, *BODY_KEYS))}")
@@ -100,45 +103,67 @@ class ClientCore:
         if prompt is not None:
             body["prompt"] = prompt
         timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
-        return self._send(kind, options.get("id"), header, {"agent": agent, **body}, now + timeout)
+        return self._send(kind, options.get("id"), header, {"agent": agent, **body}, now, timeout)
 
     def describe(self, agent: str | None, now: float) -> Request:
         """Ask for the agents."""
-        return self._send("describe", None, {}, {"agent": agent} if agent else {}, now + limits.DESCRIBE_TIMEOUT)
+        return self._send("describe", None, {}, {"agent": agent} if agent else {}, now, limits.DESCRIBE_TIMEOUT)
 
     def ping(self, now: float, timeout: float) -> Request:
         """Ask who is there."""
-        return self._send("ping", None, {"instance": self._instance}, {}, now + timeout - PATIENCE)
+        return self._send("ping", None, {"instance": self._instance}, {}, now, timeout - PATIENCE)
 
     def cancel(self, id: bytes) -> None:
         """Ask a run to end; its own terminal message says how it did."""
         self.outgoing.append([b"cancel", id])
 
     def _send(
-        self, kind: str, id: bytes | str | None, header: Mapping[str, Any], body: Mapping[str, Any], deadline: float
+        self,
+        kind: str,
+        id: bytes | str | None,
+        header: Mapping[str, Any],
+        body: Mapping[str, Any],
+        now: float,
+        timeout: float,
     ) -> Request:
-        name = id.encode() if isinstance(id, str) else id or secrets.token_hex(16).encode()
-        if name in self.open:
-            raise RequestError("invalid_request", f"a request with id {name!r} is open already")
+        name = self._name(id)
         packed = wire.pack(body) if body else b""
         if len(packed) > self.max_body:
             raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
-        request = self.open[name] = Request(name, kind, deadline + PATIENCE)
-        self.outgoing.append([kind.encode(), name, wire.pack(header) if header else b"", packed])
+        packed_header = wire.pack(header) if header else b""
+        if not self.open:
+            self._heard_at = now  # while nothing was open, silence meant nothing
+        request = self.open[name] = Request(name, kind, now + timeout + PATIENCE)
+        self.outgoing.append([kind.encode(), name, packed_header, packed])
         return request
 
+    def _name(self, id: bytes | str | None) -> bytes:
+        if id is None:
+            return secrets.token_hex(16).encode()
+        name = id.encode() if isinstance(id, str) else id
+        if not 1 <= len(name) <= limits.MAX_ID:
+            raise RequestError("invalid_request", f"the id has {len(name)} bytes; it must have 1 to {limits.MAX_ID}")
+        if name in self.open:
+            raise RequestError("invalid_request", f"a request with id {name!r} is open already")
+        return name
+
     def abandon(self, request: Request) -> None:
-        """Nobody waits for it any more: cancel it if it is a run, and forget it."""
-        if self.open.pop(request.id, None) is not None and request.kind in wire.RUN_KINDS:
-            self.cancel(request.id)
+        """Nobody waits for it any more: cancel it if it is a run, and end it; what was not read is dropped."""
+        request.inbox.clear()
+        self._give_up(request, RunEndedError("cancelled", "nobody waits for it any more", {"by": "client"}))
 
     def close(self) -> list[Request]:
         """Nobody will read any more: cancel and end all that is open; the requests that were."""
         closed = list(self.open.values())
         for request in closed:
-            self.abandon(request)
-            self._end(request, RunEndedError("cancelled", "the client was closed", {"by": "client"}))
+            self._give_up(request, RunEndedError("cancelled", "the client was closed", {"by": "client"}))
         return closed
+
+    def _give_up(self, request: Request, error: AxonError) -> None:
+        if not request.ended:
+            if request.kind in wire.RUN_KINDS:
+                self.cancel(request.id)
+            self._end(request, error)
 
     # --- what came ---------------------------------------------------------------------------------
 
@@ -149,16 +174,25 @@ class ClientCore:
             return None
         kind, id, packed = frames[-3:]  # from the tail: stale frames may stand in front after a reconnect
         if kind == b"alive":
-            self._alive(wire.unpack(packed, "alive"), now)
+            with suppress(RequestError):
+                self._alive(wire.unpack(packed, "alive"), now)
             return None
         request = self.open.get(id)
         if request is None:
             return None
+        try:
+            return request if self._read(request, kind, packed, now) else None
+        except (RequestError, LookupError, TypeError, AttributeError) as fault:
+            why = f"the daemon's answer cannot be read: {type(fault).__name__}: {fault}"
+            self._give_up(request, RunEndedError("internal", why, {"by": "client"}))
+            return request
+
+    def _read(self, request: Request, kind: bytes, packed: bytes, now: float) -> bool:
         body = wire.unpack(packed, kind.decode("ascii", "replace"))
         seq = body.get("seq")
         if seq is not None and not self._in_order(request, seq, now):
-            return None
-        return request if self._take(request, kind, body, now) else None
+            return False
+        return self._take(request, kind, body, now)
 
     def _in_order(self, request: Request, seq: int, now: float) -> bool:
         if seq == request.last_seq + 1:
@@ -173,7 +207,7 @@ class ClientCore:
             case b"error":
                 self._end(request, AxonError.from_body(body))
             case b"pong":
-                self.max_body = body.get("limits", {}).get("max_body", self.max_body)
+                self._learn(body.get("limits"))
                 self._met(body.get("boot"), now)
                 if self._silent:  # alive, and yet it had nothing to say about what is open here
                     self._silent = False
@@ -184,8 +218,7 @@ class ClientCore:
             case b"resumed":
                 if body.get("gap"):
                     lost = f"messages {request.last_seq + 1} to {body['from'] - 1} are no longer kept"
-                    self._end(request, RunEndedError("slow_consumer", lost))
-                    self.cancel(request.id)
+                    self._give_up(request, RunEndedError("slow_consumer", lost))
                     return True
                 return False
             case _:
@@ -220,7 +253,13 @@ class ClientCore:
             self._resume_all(now)
         self._miscounted = wrong and not self._miscounted
 
-    def _met(self, boot: str | None, now: float) -> None:
+    def _learn(self, bounds: Any) -> None:
+        if isinstance(bounds, dict) and type(max_body := bounds.get("max_body")) is int:
+            self.max_body = max_body
+
+    def _met(self, boot: Any, now: float) -> None:
+        if not isinstance(boot, str):
+            return
         if self._boot is not None and boot != self._boot:
             self._resume_all(now)
         self._boot = boot
@@ -247,9 +286,5 @@ class ClientCore:
 
     def _probe(self, now: float) -> None:
         self._pinged_at = now
-        self.outgoing.append([b"ping", _PROBE, wire.pack({"instance": self._instance})])
-        self.open[_PROBE] = Request(_PROBE, "ping", now + limits.CLIENT_SILENCE)
-
-
-_PROBE: Final = b"probe"
-"""The id of pings that the core sends by itself; nobody waits for their answer."""
+        self.outgoing.append([b"ping", self._probe_id, wire.pack({"instance": self._instance})])
+        self.open[self._probe_id] = Request(self._probe_id, "ping", now + limits.CLIENT_SILENCE)

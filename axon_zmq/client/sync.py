@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
-from typing import Any, Self, TypeVar
+from contextlib import ExitStack
+from typing import Any, Final, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -12,13 +12,52 @@ from axon_zmq.client.aio import Agent, AsyncClient, RunStream
 from axon_zmq.messages import Complete, Event
 
 T = TypeVar("T")
+USAGE: Final = "use it as `with Client() as client`"
+
+
+class _Bridge:
+    """The way from any thread to a client on a loop of its own."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._portal: BlockingPortal | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._portal is not None
+
+    def connect(self) -> None:
+        if self._portal is not None:
+            raise RuntimeError(f"this client is entered already: {USAGE}, once")
+        with ExitStack() as opening:
+            portal = opening.enter_context(start_blocking_portal())
+            portal.call(self._client.__aenter__)
+            self._opening = opening.pop_all()
+        self._portal = portal
+
+    def close(self) -> None:
+        portal = self._opened()
+        try:
+            portal.call(self._client.__aexit__, None, None, None)
+        finally:
+            self._portal = None
+            portal.call(portal.stop, True)  # whoever was interrupted in a call waits there no longer
+            self._opening.close()
+
+    def call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return self._opened().call(call)
+
+    def _opened(self) -> BlockingPortal:
+        if self._portal is None:
+            raise RuntimeError(f"this client is not connected: {USAGE}")
+        return self._portal
 
 
 class SyncRunStream:
     """One streamed run: an iterator of `Chunk`s that ends with a `Complete`; see `RunStream`."""
 
-    def __init__(self, portal: BlockingPortal, stream: RunStream) -> None:
-        self._portal = portal
+    def __init__(self, bridge: _Bridge, stream: RunStream) -> None:
+        self._bridge = bridge
         self._stream = stream
 
     @property
@@ -31,7 +70,7 @@ class SyncRunStream:
 
     def __next__(self) -> Event:
         try:
-            return self._portal.call(self._stream.__anext__)
+            return self._bridge.call(self._stream.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -41,15 +80,16 @@ class SyncRunStream:
         Raises:
             AxonError: The run failed.
         """
-        return self._portal.call(self._stream.complete)
+        return self._bridge.call(self._stream.complete)
 
     def cancel(self) -> None:
         """Ask the run to end; iterating on raises `cancelled` with what there was."""
-        self._portal.call(self._stream.cancel)
+        self._bridge.call(self._stream.cancel)
 
     def close(self) -> None:
-        """Cancel the run if it is open, and forget it."""
-        self._portal.call(self._stream.aclose)
+        """Cancel the run if it is open, and forget it; whoever reads it meanwhile gets `cancelled`."""
+        if self._bridge.connected:  # leaving the client has ended the run
+            self._bridge.call(self._stream.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +106,7 @@ class Client:
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
         self._client = AsyncClient(endpoint, identity=identity)
+        self._bridge = _Bridge(self._client)
 
     def __repr__(self) -> str:
         return f"<Client {self.endpoint}>"
@@ -76,44 +117,36 @@ class Client:
         return self._client.endpoint
 
     def __enter__(self) -> Self:
-        self._opening: AbstractContextManager[BlockingPortal] = start_blocking_portal()
-        self._portal = self._opening.__enter__()
-        self._portal.call(self._client.__aenter__)
+        self._bridge.connect()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
-            self._portal.call(self._client.__aexit__, None, None, None)
-        finally:
-            self._portal.call(self._portal.stop, True)  # whoever was interrupted in a call waits there no longer
-            self._opening.__exit__(None, None, None)
+        self._bridge.close()
 
     def run(self, agent: Agent, prompt: Any = None, **options: Any) -> Complete:
         """Run an agent in mode `run` and wait for its answer; see `AsyncClient.run`."""
-        return self._wait(lambda: self._client.run(agent, prompt, **options))
+        return self._bridge.call(lambda: self._client.run(agent, prompt, **options))
 
     def run_sync(self, agent: Agent, prompt: Any = None, **options: Any) -> Complete:
         """Run an agent in mode `run_sync` and wait for its answer; see `AsyncClient.run`."""
-        return self._wait(lambda: self._client.run_sync(agent, prompt, **options))
+        return self._bridge.call(lambda: self._client.run_sync(agent, prompt, **options))
 
     def stream(self, agent: Agent, prompt: Any = None, **options: Any) -> SyncRunStream:
         """Start an agent in mode `run_stream`; iterate over what this returns."""
-        return SyncRunStream(self._portal, self._portal.call(lambda: self._client.stream(agent, prompt, **options)))
+
+        async def start() -> RunStream:  # on the client's own loop
+            return self._client.stream(agent, prompt, **options)
+
+        return SyncRunStream(self._bridge, self._bridge.call(start))
 
     def cancel(self, id: bytes | str) -> None:
         """Ask a run to end; whoever waits for it gets `cancelled`, with what there was."""
-        self._wait(lambda: self._client.cancel(id))
+        self._bridge.call(lambda: self._client.cancel(id))
 
     def describe(self, agent: str | None = None) -> dict[str, Any]:
         """The agents by name; see `AsyncClient.describe`."""
-        return self._wait(lambda: self._client.describe(agent))
+        return self._bridge.call(lambda: self._client.describe(agent))
 
     def ping(self, timeout: float = 5.0) -> dict[str, Any]:
         """The `pong`; see `AsyncClient.ping`."""
-        return self._wait(lambda: self._client.ping(timeout))
-
-    def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        async def awaited() -> T:
-            return await call()
-
-        return self._portal.call(awaited)
+        return self._bridge.call(lambda: self._client.ping(timeout))

@@ -130,9 +130,9 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%%").replace(f"%{HERE}", HERE)
 
 
-def write(settings: Settings, python: str, directory: Path) -> Path:
-    """Render into the run directory, readable by its owner alone; the file's path."""
-    path = settings.run_dir / "supervisord.conf"
-    path.touch(mode=0o600)
-    path.write_text(render(settings, python=python, directory=str(directory)), encoding="utf-8")
-    return path
+def write(settings: Settings, path: Path, python: str, directory: Path) -> None:
+    """Render into a file, readable by its owner alone, whole or not at all."""
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(render(settings, python=python, directory=str(directory)), encoding="utf-8")
+    new.replace(path)

@@ -34,17 +34,19 @@ class Daemon:
         endpoints.backend_endpoint(run_dir)
         endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")  # supervisord adds its pid at first
         self.settings = settings.model_copy(update={"run_dir": run_dir})
-        self.conf = conf.write(self.settings, sys.executable, directory)
+        self.conf = run_dir / "supervisord.conf"
+        self._directory = directory
         self._asked = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and from now on pass SIGTERM and SIGINT on to it.
+        """Start it, and from now on stop it at SIGTERM, SIGINT and SIGHUP.
 
         Raises:
             ConfigurationError: Another daemon holds the run directory or the frontend.
         """
         self._check_free()
+        conf.write(self.settings, self.conf, sys.executable, self._directory)
         with open(self.settings.run_dir / "supervisord.log", "ab", opener=_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
@@ -54,7 +56,7 @@ class Daemon:
                 start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
                 preexec_fn=_before_supervisord,
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _check_free(self) -> None:

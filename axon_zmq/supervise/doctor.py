@@ -59,7 +59,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Finding(hard >= 4096, "open files", f"at most {hard}, one a client", "raise `ulimit -Hn`")
     yield from _agents(configured)
-    yield _daemon(endpoint or configured.frontend)
+    yield _daemon(endpoint or configured.frontend, configured)
 
 
 def _agents(configured: settings.Settings) -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
             yield Finding(False, "model", error.message, "correct AXON_MODEL, or set the provider's key")
 
 
-def _daemon(endpoint: str) -> Finding:
+def _daemon(endpoint: str, configured: settings.Settings) -> Finding:
     from axon_zmq.client import AsyncClient
 
     async def ask() -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _daemon(endpoint: str) -> Finding:
         pong = asyncio.run(ask())
     except AxonError:
         return Finding(True, "daemon", f"none answers at {endpoint} yet: start it with `axon-zmq serve`")
-    empty = [mode for mode, pool in pong["modes"].items() if not pool["workers"]]
+    empty = [mode for mode, wanted in configured.workers().items() if wanted and not pong["modes"][mode]["workers"]]
     return Finding(
         not empty,
         "daemon",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -82,15 +84,20 @@ async def _show_stream(client: AsyncClient, out: Console) -> None:
 def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
     """The endpoint, and three things to try."""
     where = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
+    agent = "weather" if "weather" in settings.agents else next(iter(settings.agents), '\'{"model": "echo"}\'')
     steps: list[tuple[str, Any]] = [
-        ("a stream", f"axon-zmq stream{where} weather 'Oslo and Rome?'"),
+        ("a stream", f"axon-zmq stream{where} {agent} 'Oslo and Rome?'"),
         ("the agents", f"axon-zmq agents{where}"),
         ("the processes", f"supervisorctl -c {conf} status"),
     ]
     out.print(f"\nserving on {settings.frontend} — Ctrl-C stops it\ntry next, from another terminal:", markup=False)
     for what, command in steps:
-        out.print(f"  {what:<14} .venv/bin/{command}" if _in_checkout() else f"  {what:<14} {command}", markup=False)
+        out.print(f"  {what:<14} {_bin()}{command}", markup=False)
 
 
-def _in_checkout() -> bool:
-    return Path(".venv/bin/axon-zmq").exists()
+def _bin() -> str:
+    """How a shell here finds this environment's commands, if they are not on its PATH."""
+    beside = Path(sys.executable).parent
+    if beside == Path.cwd() / ".venv/bin":
+        return ".venv/bin/"
+    return "" if shutil.which("axon-zmq") == str(beside / "axon-zmq") else f"{beside}/"

@@ -10,10 +10,10 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from axon_zmq import endpoints, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
@@ -54,6 +54,7 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
+    log.info("serves %s with %d slots; %r", mode, slots, registry)
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve(configured.drain_seconds)
     warming.cancel()
@@ -79,18 +80,19 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     from axon_zmq.worker import calls
 
     await host.registered.wait()
-    call = calls.build({"agent": {"model": "echo"}, "prompt": "warm"}, registry)
-    calls.completed(await call.agent.run(call.prompt, **call.options))
-    if model is not None:
-        try:
+    try:
+        call = calls.build({"agent": {"model": "echo"}, "prompt": "warm"}, registry)
+        calls.completed(await call.agent.run(call.prompt, **call.options))
+        if model is not None:
             registry.models.named(model)
-        except AxonError as error:
-            log.error("AXON_MODEL: %s", error)
-    # What was imported stays: it need not be looked at again at every collection.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
-    gc.enable()
+    except AxonError as error:
+        log.error("AXON_MODEL: %s", error)
+    finally:
+        # What was imported stays: it need not be looked at again at every collection.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 50, 100)
+        gc.enable()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,10 +109,23 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(options.name, "info")
         log.error("%s", error)
         return 2
-    asyncio.run(serve(options.mode, options.name, endpoint, configured))
+    _run(serve(options.mode, options.name, endpoint, configured))
     logging.shutdown()
-    # A thread that a tool blocks would hold up an ordinary exit for ever.
+    # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
     os._exit(0)
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """Run a loop to the end of `serving`; a tool that calls `sys.exit` ends its own run, not the loop."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    main_task = loop.create_task(serving)
+    while not main_task.done():
+        try:
+            loop.run_until_complete(main_task)
+        except SystemExit:
+            if main_task.done():
+                raise
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Registered:
         if self.agent.deps_type is NoneType and value is not None:
             raise invalid([("/deps", f"agent {self.name!r} takes no deps: leave it out")])
         if self.deps_adapter is None:
+            if value is not None and self.agent.deps_type is not object:
+                raise invalid([("/deps", f"agent {self.name!r} takes deps of a type that cannot come over the wire")])
             return value
         try:
             return self.deps_adapter.validate_python(value)
@@ -95,7 +97,7 @@ class Registry:
         for name, target in targets.items():
             try:
                 agent = _load(target, private)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._broken[name] = f"{type(error).__name__}: {error}"
                 log.error("agent %r (%s) cannot be loaded: %s", name, target, self._broken[name])
                 continue

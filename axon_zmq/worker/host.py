@@ -12,8 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final
 
 from axon_zmq import limits, wire
@@ -28,6 +27,8 @@ from axon_zmq.worker.outbox import Identity, Outbox, Shelf
 
 log = logging.getLogger(__name__)
 
+LEAVE_TIMEOUT: Final = 1.0
+"""Seconds that a leaving worker waits for the broker's word; there may be no broker."""
 REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "cancelled": ("cancelled", "cancelled by the client"),
     "client_gone": ("cancelled", "its client went away"),
@@ -72,6 +73,8 @@ class Host:
         self.registered = asyncio.Event()
         """Set once a broker has been told of this worker."""
         self._leave = asyncio.Event()
+        self._may_go = asyncio.Event()
+        """The broker knows that this worker leaves."""
         self._idle = asyncio.Event()
         self._link = connect(self._received, self._register)
 
@@ -98,6 +101,8 @@ class Host:
 
     async def _drain(self, drain_time: float) -> None:
         self._link.control(b"leaving", {})
+        with suppress(TimeoutError):  # what the broker had sent before it knew comes before its answer
+            await asyncio.wait_for(self._may_go.wait(), LEAVE_TIMEOUT)
         log.info("leaving with %d open runs", len(self._jobs))
         if not await self._empty(drain_time):
             for job in list(self._jobs.values()):
@@ -134,7 +139,12 @@ class Host:
         ]
         ready = {"mode": self._mode_name, "slots": self._slots - self._stuck, "name": self._name, "holds": holds}
         self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
+        if self._leave.is_set():
+            self._link.control(b"leaving", {})
         self.registered.set()
+
+    def _tell_slots(self) -> None:
+        self._link.control(b"slots", {"slots": self._slots - self._stuck})
 
     async def _report(self) -> None:
         while True:
@@ -151,22 +161,26 @@ class Host:
         elif kind == b"end":
             self._asked_to_end(client, rest[0], wire.unpack(rest[1], "end")["reason"])
         elif kind == b"resume":
-            self._resume(client, rest[0], wire.unpack(rest[1], "resume").get("from", 1))
+            self._resume(client, rest[0], wire.unpack(rest[1], "resume").get("from") or 1)
         elif kind == b"describe":
             self._describe(client, rest[0], rest[2])
+        elif kind == b"left":
+            self._may_go.set()
 
     def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, header_frame, body, lease = rest
         now = time.monotonic()
         deadline = wire.unpack(lease, "the lease")["deadline"]
+        header = wire.unpack(header_frame, "the header")
+        keep = header.get("on_disconnect") == "keep"
         job = Job(
             client=client,
             id=id,
             kind=kind,
-            header=wire.unpack(header_frame, "the header"),
+            header=header,
             body=body,
             started=now,
-            outbox=Outbox(self._pack, Identity(kind.decode(), blake2b(body, digest_size=16).digest(), deadline)),
+            outbox=Outbox(self._pack, Identity(kind.decode(), wire.digest(body), deadline, keep)),
             send=self._send,
             congested=self._link.congested,
             room=self._link.room,
@@ -184,7 +198,7 @@ class Host:
             with _traced(job.header):
                 body = await self._mode.execute(job)
             self._complete(job, body)
-        except (Exception, asyncio.CancelledError) as error:  # of the agent's own: nobody cancels this task
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # the agent's own: nobody ends this task
             self._fail(job, error)
         finally:
             self._release(job)
@@ -196,7 +210,7 @@ class Host:
         if job.stuck:
             job.stuck = False
             self._stuck -= 1
-            self._register()
+            self._tell_slots()
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -214,20 +228,28 @@ class Host:
             return
         job.reason = reason
         job.token.cancel()
-        asyncio.get_running_loop().call_later(limits.END_GRACE, self._answer_for, job)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + limits.END_GRACE
+        loop.call_at(due, self._answer_for, job, due, due + limits.LONGEST_END_GRACE)
 
-    def _answer_for(self, job: Job) -> None:
+    def _answer_for(self, job: Job, due: float, give_up: float) -> None:
         if job.ended:
+            return
+        loop = asyncio.get_running_loop()
+        if due + limits.END_GRACE < loop.time() < give_up:
+            # It is the loop that is late, and with it the run's own end: many may be ending at once.
+            again = loop.time() + limits.END_GRACE
+            loop.call_at(again, self._answer_for, job, again, give_up)
             return
         job.stuck = True
         self._stuck += 1
-        self._register()  # before the terminal message frees the slot in the broker's eyes
+        self._tell_slots()  # before the terminal message frees the slot in the broker's eyes
         self._fail(job, AxonError.of("cancelled", ""))
         asyncio.get_running_loop().call_later(limits.STUCK_GRACE, self._replace_if_stuck, job)
 
     def _replace_if_stuck(self, job: Job) -> None:
         if job.stuck:
-            log.error("run %s still holds its slot: this process leaves, to be replaced", job.name)
+            log.error("still holds its slot: this process leaves, to be replaced", extra={"run": job.name})
             self.leave()
 
     def _complete(self, job: Job, body: dict[str, Any]) -> None:
@@ -307,7 +329,7 @@ class Host:
         self._link.send(client, kind, id, packed)
 
 
-_RUN_KINDS: Final = frozenset(mode.encode() for mode in wire.MODES)
+_RUN_KINDS: Final = frozenset(kind.encode() for kind in wire.RUN_KINDS)
 
 
 def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:

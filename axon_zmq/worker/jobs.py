@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from pydantic_ai import CancellationToken
 
-from axon_zmq.worker.outbox import Outbox, RunKey
+from axon_zmq import wire
+from axon_zmq.wire import RunKey
+from axon_zmq.worker.outbox import Outbox
 
 
 class Mode(Protocol):
@@ -54,7 +56,7 @@ class Job:
     @property
     def name(self) -> str:
         """The id, for log lines."""
-        return self.id.decode("utf-8", "backslashreplace")
+        return wire.shown(self.id)
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`."""

@@ -11,7 +11,6 @@ from typing import Any
 import zmq
 
 from axon_zmq import wire
-from axon_zmq.broker.events import CONTROL
 from axon_zmq.loopsocket import LoopSocket
 
 
@@ -54,7 +53,7 @@ class Link:
 
     def control(self, kind: bytes, body: dict[str, Any]) -> None:
         """Send a message to the broker itself."""
-        self._socket.send((CONTROL, kind, wire.pack(body)))
+        self._socket.send((wire.CONTROL, kind, wire.pack(body)))
 
     def close(self) -> None:
         """Close, giving what was sent a second to leave."""

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from axon_zmq import limits
-
-RunKey = tuple[bytes, bytes]
+from axon_zmq.wire import RunKey
 
 
 class Message(NamedTuple):
@@ -29,6 +28,8 @@ class Identity(NamedTuple):
     digest: bytes
     """Of the body, so that a repeated id is recognised."""
     deadline: float
+    keep: bool
+    """`on_disconnect: "keep"`."""
 
 
 class Replay(NamedTuple):
@@ -77,9 +78,13 @@ class Outbox:
         self.seq += 1
         self._kept.append(Message(kind, packed))
         self.bytes += len(packed)
-        while self.bytes > self._most_bytes and len(self._kept) > 1:
-            self.bytes -= len(self._kept.popleft().body)
+        self.trim(self._most_bytes)
         return packed
+
+    def trim(self, most_bytes: int) -> None:
+        """Forget the oldest messages until the rest is within the bound; the last one stays."""
+        while self.bytes > most_bytes and len(self._kept) > 1:
+            self.bytes -= len(self._kept.popleft().body)
 
     def replay(self, start: int) -> Replay:
         """What is kept from `seq` `start` on."""
@@ -112,7 +117,10 @@ class Shelf:
         self._outboxes.move_to_end(key)
 
     def tidy(self, now: float) -> None:
-        """Forget ended runs whose window has passed, and the oldest of them where all take too many bytes."""
+        """Forget ended runs whose window has passed, and what is over the bound of all together.
+
+        The runs that ended first go first; then the largest of the open ones lose their older half.
+        """
         total = sum(outbox.bytes for outbox in self._outboxes.values())
         for key, outbox in list(self._outboxes.items()):
             if outbox.ended_at is None:
@@ -121,3 +129,9 @@ class Shelf:
                 break
             total -= outbox.bytes
             del self._outboxes[key]
+        for outbox in sorted(self._outboxes.values(), key=lambda outbox: -outbox.bytes):
+            if total <= self._most_bytes:
+                break
+            before = outbox.bytes
+            outbox.trim(before // 2)
+            total -= before - outbox.bytes
