@@ -167,7 +167,7 @@ def _without_nil(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: item for key, item in value.items() if item is not None}
+        return _without_nil(value)
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

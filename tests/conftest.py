@@ -170,11 +170,14 @@ def daemon() -> Iterator[Daemon]:
         yield shared
 
 
-AGENTS = (
-    "echo=axon_zmq.agents.echo:agent,assistant=axon_zmq.agents.assistant:make,weather=axon_zmq.agents.weather:agent,"
-    "broken=sample_agents:no_such_agent,slow=sample_agents:slow,stubborn=sample_agents:stubborn,"
-    "raising=sample_agents:raising,cancelling=sample_agents:cancelling,exiting=sample_agents:exiting,odd=sample_agents:odd,opaque=sample_agents:opaque,thinker=sample_agents:thinker,typed=sample_agents:typed"
+SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")
+SAMPLES = ("slow", "stubborn", "raising", "cancelling", "exiting", "odd", "opaque", "thinker", "typed")
+AGENTS = ",".join(
+    [f"{name}=axon_zmq.agents.{target}" for name, _, target in (pair.partition(".") for pair in SHIPPED)]
+    + [f"{name}=sample_agents:{name}" for name in SAMPLES]
+    + ["broken=sample_agents:no_such_agent"]
 )
+"""What the shared daemon serves."""
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_the_broker_refuses_and_ends_as_golden():
     assert asked.send("run", {}, RUN_BODY) == []
     like("refused", asked.send("run", {}, b"\x80"))
     like("error_unknown_request", Asked().send("resume", {"from": 3}))
-    like("error_overloaded", Asked(max_queued_per_client=0).send("run", {}, RUN_BODY))
+    like("error_overloaded", Asked(worker=False, max_queued_per_client=0).send("run", {}, RUN_BODY))
     waiting = Asked(worker=False)
     waiting.send("run", {"timeout_ms": 1}, RUN_BODY)
     like("error_by_broker", [m for m in waiting.tick(limits.SETTLE_TIME + 1) if m[0] == "error"])

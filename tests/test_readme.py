@@ -98,3 +98,30 @@ def test_the_settings_file_of_the_operations_page_is_taken(tmp_path, monkeypatch
     monkeypatch.delenv("AXON_MODEL", raising=False)
     loaded = settings.load()
     assert (loaded.run_workers, loaded.agents) == (4, {"support": "my_app.agents:support"})
+
+
+def test_an_agent_of_ones_own_as_the_readme_shows_it(tmp_path):
+    """The module and the variables of the README, with another port, and without a provider to answer."""
+    python, shell = (
+        next(block.code for block in snippets.blocks(README) if block.role is None and block.language == language)
+        for language in ("python", "sh")
+    )
+    (tmp_path / "my_agents.py").write_text(python)
+    run_dir = tmp_path / "run"
+    env = {**os.environ, "AXON_RUN_DIR": str(run_dir), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
+    env |= {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_STREAM_WORKERS": "0"}
+    daemon = subprocess.Popen(
+        ["bash", "-c", shell.replace("./scripts/run", f"exec {ROOT}/scripts/run")],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ask = [BIN / "axon-zmq", "agents", "support"]
+        asked = lambda: subprocess.run(ask, env=env, capture_output=True, text=True)  # noqa: E731
+        done = wait_until(lambda: (answer := asked()).returncode == 0 and answer, "the agent", 60)
+        assert '"output_schema"' in done.stdout
+    finally:
+        daemon.terminate()
+        assert daemon.wait(30) == 0

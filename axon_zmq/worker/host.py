@@ -236,7 +236,7 @@ class Host:
         if job.ended:
             return
         loop = asyncio.get_running_loop()
-        if due + limits.END_GRACE < loop.time() < give_up:
+        if due + limits.LATE < loop.time() < give_up:
             # It is the loop that is late, and with it the run's own end: many may be ending at once.
             again = loop.time() + limits.END_GRACE
             loop.call_at(again, self._answer_for, job, again, give_up)
