@@ -31,10 +31,11 @@ def serve(backend: str) -> None:
         if not dealer.poll(int(limits.PROGRESS_INTERVAL * 1000)):
             dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
             continue
-        client, kind, id, *rest = dealer.recv_multipart()
+        client, kind, *rest = dealer.recv_multipart()
         if kind == b"run_stream":
+            id, _header, body, _lease = rest
             runs.append((client, id))
-            asked = wire.unpack(rest[1], "the body")
+            asked = wire.unpack(body, "the body")
             if len(runs) == asked["streams"]:
                 _stream(dealer, runs, asked["chunks"], asked["pause"])
                 runs.clear()

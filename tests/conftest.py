@@ -158,6 +158,12 @@ class Dealer:
             if of == id and (answer in wire.TERMINAL_KINDS or answer in (b"pong", b"refused")):
                 return answer, reply
 
+    def __enter__(self) -> Dealer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.socket.close(0)
         self._context.term()

@@ -284,8 +284,7 @@ def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, cli
 
 
 def test_many_cancels_at_once_keep_their_partial_answers():
-    with running("run_stream") as own:
-        dealer = Dealer(own.endpoint)
+    with running("run_stream") as own, Dealer(own.endpoint) as dealer:
         for number in range(200):
             dealer.send(b"run_stream", b"%d" % number, None, LONG)
         seen: set[bytes] = set()
@@ -303,7 +302,6 @@ def test_many_cancels_at_once_keep_their_partial_answers():
                 partial += bool(body["details"].get("partial", {}).get("text"))
         assert partial == 200
         wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run_stream"]["free"] == 1024, "all slots")
-        dealer.close()
 
 
 def test_nil_is_absent_in_bodies(dealer: Dealer):

@@ -228,18 +228,23 @@ class Host:
             return
         job.reason = reason
         job.token.cancel()
-        loop = asyncio.get_running_loop()
-        due = loop.time() + limits.END_GRACE
-        loop.call_at(due, self._answer_for, job, due, due + limits.LONGEST_END_GRACE)
+        self._look_later(job, time.monotonic() + limits.LONGEST_END_GRACE, looks=2)
 
-    def _answer_for(self, job: Job, due: float, give_up: float) -> None:
+    def _look_later(self, job: Job, give_up: float, looks: int) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + limits.END_GRACE / 2
+        loop.call_at(due, self._answer_for, job, due, give_up, looks - 1)
+
+    def _answer_for(self, job: Job, due: float, give_up: float, looks: int) -> None:
+        """Answer for a run whose code does not, once the loop was on time at two looks in a row.
+
+        While it is late, as when hundreds of runs end at once, the run's own end is late too.
+        """
         if job.ended:
             return
-        loop = asyncio.get_running_loop()
-        if due + limits.LATE < loop.time() < give_up:
-            # It is the loop that is late, and with it the run's own end: many may be ending at once.
-            again = loop.time() + limits.END_GRACE
-            loop.call_at(again, self._answer_for, job, again, give_up)
+        late = asyncio.get_running_loop().time() > due + limits.LATE
+        if (late or looks) and time.monotonic() < give_up:
+            self._look_later(job, give_up, looks=2 if late else looks)
             return
         job.stuck = True
         self._stuck += 1
