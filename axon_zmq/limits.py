@@ -75,8 +75,8 @@ REPLAY_BYTES_PER_RUN = 8 * MIB
 """Messages of one run that its worker keeps for replay; the oldest go first."""
 REPLAY_BYTES_PER_WORKER = 128 * MIB
 """The same over all runs of a worker; the runs that ended first are forgotten first."""
-CLIENT_PIPE = 100
-"""Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM)."""
+CLIENT_PIPE = 250
+"""Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
 CLIENT_OUTBOX_MESSAGES = 10_000
 """Messages that may wait for one client, beside the bytes; more of a client that floods are dropped."""
 CLIENT_OUTBOX_BYTES = 8 * MIB

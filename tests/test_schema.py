@@ -156,7 +156,7 @@ def test_keywords_beside_a_reference_hold_too():
 
 def test_all_of_beside_a_reference_is_kept():
     given = {"$ref": "#/$defs/base", "allOf": [{"required": ["b"]}], "$defs": {"base": BASE}}
-    assert schema.self_contained(given, "/s")["allOf"] == [BASE, {"required": ["b"]}]
+    assert schema.self_contained(given, "/s")["allOf"] == [BASE, {"allOf": [{"required": ["b"]}]}]
 
 
 def test_remarks_beside_a_reference_replace():
@@ -166,10 +166,21 @@ def test_remarks_beside_a_reference_replace():
 
 @pytest.mark.parametrize(
     "target",
-    [{"properties": 5}, {"allOf": 5}, {"$ref": 5}, {"items": [{}]}, {"pattern": 5}, {"patternProperties": []}],
+    [
+        {"properties": 5},
+        {"allOf": 5},
+        {"$ref": 5},
+        {"items": [{}]},
+        {"pattern": 5},
+        {"patternProperties": []},
+        {"$ref": "#/$defs/any", "allOf": 5},
+    ],
 )
 def test_what_is_referred_to_must_be_a_schema(target):
-    refused({"$ref": "#/x/y", "x": {"y": target}}, "is no JSON Schema|only references into")
+    refused(
+        {"$ref": "#/x/y", "x": {"y": target}, "$defs": {"any": {"type": "object"}}},
+        "is no JSON Schema|only references into",
+    )
 
 
 def test_pointers_through_lists_and_percent_encoding():
@@ -189,6 +200,20 @@ def test_references_to_true_and_false():
     given = {"properties": {"a": {"$ref": "#/$defs/t"}, "b": {"$ref": "#/$defs/f"}}, "$defs": {"t": True, "f": False}}
     assert judge(given)({"a": 1})
     assert not judge(given)({"b": 1})
+
+
+def test_the_deepest_schema_is_judged():
+    chain = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}", "minItems": 1} for n in range(30)}
+    fits = judge({"$ref": "#/$defs/d0", "$defs": {**chain, "d30": {"items": {"type": "integer"}}}})
+    assert fits([1])
+    assert not fits([])
+    assert not fits(["x"])
+    deep, value = {"type": "integer"}, 1
+    for _ in range(63):
+        deep, value = {"items": deep}, [value]
+    assert judge(deep)(value)
+    assert judge({"$ref": "#/$defs/deep", "$defs": {"deep": deep["items"]["items"]}})(value[0][0])
+    assert not judge(deep)([value])
 
 
 def test_references_that_nest_or_copy_without_end_are_refused():

@@ -42,7 +42,7 @@ log = logging.getLogger("axon_zmq.broker")
 
 BATCH = 256
 """Messages taken from one socket before the other has its turn."""
-RETRY_OUTBOX = 0.01
+RETRY_OUTBOX = 0.001
 """Seconds between two tries to empty the outboxes: a ROUTER cannot be polled for one peer."""
 PROBE_INTERVAL = 2.0
 """Seconds between two looks whether each worker's link is still there."""

@@ -36,8 +36,19 @@ _REPEATED: Final = 300
 _MOST_UNEVALUATED: Final = 8
 """Schemas with `unevaluated…` inside one another: each doubles the work."""
 _SCHEMAS: Final = frozenset(
-    "additionalProperties contains contentSchema else if items not propertyNames then unevaluatedItems"
-    " unevaluatedProperties".split()
+    (
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    )
 )
 """Keywords whose value is a schema."""
 _LISTS_OF_SCHEMAS: Final = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
@@ -46,7 +57,9 @@ _MAPS_OF_SCHEMAS: Final = frozenset(("properties", "patternProperties", "depende
 """Keywords whose value maps names of the author's own to schemas."""
 _WRITTEN_OUT: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
 """Keywords without meaning once the references are written out."""
-_REMARKS: Final = frozenset("$comment default deprecated description examples readOnly title writeOnly".split())
+_REMARKS: Final = frozenset(
+    ("$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly")
+)
 """Keywords that judge nothing, and may replace those of what is referred to."""
 _ATOM: Final = re.compile(r"\\[pPxuU]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.", re.DOTALL)
 """What stands for one character in a pattern."""
@@ -182,7 +195,7 @@ class _Writer:
             raise self._invalid(f"has over {_MOST_BYTES} bytes when its references are written out")
 
     def _compile(self, patterns: Iterable[str]) -> None:
-        for pattern in self._patterns.symmetric_difference(patterns) - self._patterns:
+        for pattern in set(patterns) - self._patterns:
             self._patterns.add(pattern)
             if len(self._patterns) > _MOST_PATTERNS:
                 raise self._invalid(f"has over {_MOST_PATTERNS} patterns")
@@ -198,7 +211,7 @@ class _Writer:
         if plain.keys() <= _REMARKS:
             return {**target, **plain}
         kind = {"type": target["type"]} if "type" in target else {}
-        return {**kind, **plain, "allOf": [target, *plain.get("allOf", ())]}
+        return {**kind, **plain, "allOf": [target, {"allOf": plain["allOf"]}] if "allOf" in plain else [target]}
 
     def _named(self, ref: Any) -> dict[str, Any]:
         if not isinstance(ref, str) or (ref != "#" and not ref.startswith("#/")):
@@ -272,7 +285,8 @@ def _checker() -> Any:
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
 
-    parts = {uri: dict(REGISTRY.contents(uri)) for uri in REGISTRY if "/2020-12/" in uri}
+    specified: Any = REGISTRY
+    parts: dict[str, Any] = {uri: dict(specified.contents(uri)) for uri in specified if "/2020-12/" in uri}
     for part in parts.values():
         del part["$schema"]
     registry: Any = Registry()
