@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import zmq
@@ -158,7 +158,7 @@ class Dealer:
             if of == id and (answer in wire.TERMINAL_KINDS or answer in (b"pong", b"refused")):
                 return answer, reply
 
-    def __enter__(self) -> Dealer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -209,7 +209,7 @@ def test_the_deepest_schema_is_judged():
     assert not fits([])
     assert not fits(["x"])
     deep, value = {"type": "integer"}, 1
-    for _ in range(63):
+    for _ in range(62):
         deep, value = {"items": deep}, [value]
     assert judge(deep)(value)
     assert judge({"$ref": "#/$defs/deep", "$defs": {"deep": deep["items"]["items"]}})(value[0][0])
