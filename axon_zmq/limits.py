@@ -77,9 +77,10 @@ REPLAY_BYTES_PER_WORKER = 128 * MIB
 """The same over all runs of a worker; the runs that ended first are forgotten first."""
 CLIENT_PIPE = 250
 """Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
-CLIENT_OUTBOX_MESSAGES = 10_000
-"""Messages that may wait for one client, beside the bytes; more of a client that floods are dropped."""
-CLIENT_OUTBOX_BYTES = 8 * MIB
+CLIENT_OUTBOX_MESSAGES = 200_000
+"""Messages that may wait for a client that was blocked; more than its outbox of the smallest chunks and all
+its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""
+CLIENT_OUTBOX_BYTES = 16 * MIB
 """What waits in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
 COMPLAINTS_PER_SECOND = 20
 """Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""

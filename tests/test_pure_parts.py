@@ -195,6 +195,14 @@ def test_a_blocked_client_loses_chunks_but_never_its_terminal():
     assert not outboxes.add(b"a", b"chunk", b"2", b"x")  # unblocked
 
 
+def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_terminal():
+    outboxes = Outboxes()
+    while not outboxes.add(b"a", b"chunk", b"1", b""):
+        pass
+    outboxes.add(b"a", b"error", b"1", b"the end")
+    assert outboxes.waiting[b"a"][-1] == (b"error", b"1", b"the end")
+
+
 def test_answers_over_twice_the_bound_become_slow_consumer():
     outboxes = Outboxes(per_client=1000)
     for id in (b"1", b"2", b"3"):
