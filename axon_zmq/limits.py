@@ -21,6 +21,8 @@ MAX_ID = 64
 """Bytes of a request id. A UUID with a prefix fits; the broker keeps each id for the resume window."""
 MAX_ECHOED_ID = 256
 """Bytes up to which an id that is too long is still echoed in the error that says so."""
+MAX_CALL_ID = 512
+"""Characters of a tool call's id. Providers' have 30 or so."""
 MAX_FRAMES = 64
 """Frames of one message; more are dropped unread. Four are all that is ever needed."""
 MAX_HEADER = 16 * KIB
@@ -29,6 +31,8 @@ MAX_TRACE = 1024
 """Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
 OVERSIZE_FACTOR = 4
 """A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
+MAX_STEERS = 16
+"""`steer`s that are held for a run which still waits in the queue."""
 MAX_ATTEMPTS = 10
 """Most times that a run may be started, whatever its header asks for."""
 DEFAULT_TIMEOUT_MS = 600_000
@@ -92,6 +96,8 @@ REMEMBERED_CLIENTS = 100_000
 """Idle client identities whose framing the broker remembers at most."""
 MAX_SCHEMA = 256 * KIB
 """Bytes of one JSON Schema, packed."""
+MAX_TOOLS = 256
+"""Tools of the client's in one request, and toolsets of one agent as data. Providers take 128 or so."""
 MAX_NESTING = 64
 """Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 

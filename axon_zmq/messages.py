@@ -11,11 +11,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from axon_zmq import limits
 from axon_zmq.errors import RequestError
 
 # --- what a client sends ---------------------------------------------------------------------------
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""What every provider takes."""
 M = TypeVar("M", bound=BaseModel)
 OutputMode = Literal["tool", "native", "prompted"]
 
@@ -77,6 +80,21 @@ RetryBudget = Annotated[
 ]
 
 
+class ClientTool(_Checked):
+    """A tool that lives in the client."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    """JSON Schema of its arguments, an object."""
+    returns: dict[str, Any] | None = None
+    """JSON Schema of its result."""
+    mode: Literal["live", "deferred"] = "live"
+    approval: bool = False
+    timeout_ms: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    sequential: bool = False
+
+
 class AgentData(_Checked):
     """An agent that the client defines. Nothing in it is imported or evaluated."""
 
@@ -88,6 +106,8 @@ class AgentData(_Checked):
     output_mode: OutputMode = "tool"
     model_settings: dict[str, Any] | None = None
     retries: RetryBudget | None = None
+    toolsets: Annotated[list[Name], Field(max_length=limits.MAX_TOOLS)] | None = None
+    """Names of toolsets that the operator registered."""
 
 
 class RunRequest(_Checked):
@@ -98,6 +118,8 @@ class RunRequest(_Checked):
     ]
     prompt: Prompt | None = None
     message_history: Annotated[list[dict[str, Any]], Field(max_length=10_000, fail_fast=True)] | None = None
+    tools: Annotated[list[ClientTool], Field(max_length=limits.MAX_TOOLS)] | None = None
+    deferred_tool_results: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     output_mode: OutputMode | None = None
     deps: Any = None
@@ -106,8 +128,43 @@ class RunRequest(_Checked):
     usage_limits: dict[str, Any] | None = None
     retries: RetryBudget | None = None
     events: Literal["text", "all"] = "text"
-    log: Literal["off"] = "off"
+    log: Literal["off", "debug", "info", "warning", "error", "critical"] = "off"
     metadata: dict[str, Any] | None = None
+
+
+class CallRequest(_Checked):
+    """The body of `call_tool`."""
+
+    tool: Name
+    args: dict[str, Any] = Field(default_factory=dict[str, Any])
+    agent: Name | None = None
+    deps: Any = None
+
+
+class ToolFault(_Checked):
+    """Why a tool of the client's has no result."""
+
+    message: str
+    retry: bool = False
+    """Whether the model is asked to try again, or told that the tool failed."""
+
+
+class ToolResult(_Checked):
+    """The body of `tool_result`."""
+
+    result: Any = None
+    content: Prompt | None = None
+    """More for the model, beside the result."""
+    metadata: Any = None
+    """For the application alone: it comes back in the run's messages."""
+    error: ToolFault | None = None
+
+
+class Steer(_Checked):
+    """The body of `steer`."""
+
+    content: Prompt
+    priority: Literal["asap", "when_idle"] = "asap"
 
 
 class DescribeRequest(_Checked):
@@ -116,11 +173,11 @@ class DescribeRequest(_Checked):
     agent: Name | None = None
 
 
-_OUR_MAPS: Final = frozenset(("agent", "prompt", "retries", "model_settings", "usage_limits"))
+_OUR_MAPS: Final = frozenset(
+    ("agent", "prompt", "retries", "model_settings", "usage_limits", "tools", "content", "error")
+)
 MOST_FAULTS: Final = 1_000
 """Faults of one body that are still looked at: a list of a million wrong parts has a million."""
-NOT_SERVED: Final = frozenset(("tools", "toolsets", "deferred_tool_results"))
-"""Keys of the contract that this version does not serve; they are refused as such, not as unknown."""
 
 
 def run_request(body: Mapping[str, Any]) -> RunRequest:
@@ -129,27 +186,33 @@ def run_request(body: Mapping[str, Any]) -> RunRequest:
     Raises:
         RequestError: `invalid_request`; `details.errors` has `{pointer, message}` for each fault.
     """
-    agent = body.get("agent")
-    for place, held in (("", body), ("/agent", agent if isinstance(agent, dict) else {})):
-        if unserved := sorted(NOT_SERVED & held.keys()):
-            raise invalid([(f"{place}/{unserved[0]}", "is not served by this version of the daemon (pong.features)")])
     request = checked(RunRequest, body)
     if request.prompt is None and not request.message_history:
         raise invalid([("/prompt", "is missing: give a prompt, or a message_history to go on from")])
+    if request.deferred_tool_results is not None and not request.message_history:
+        raise invalid([("/message_history", "is missing: deferred_tool_results belong to the calls in it")])
+    seen: set[str] = set()
+    for index, tool in enumerate(request.tools or ()):
+        if tool.name in seen:
+            raise invalid([(f"/tools/{index}/name", f"{tool.name!r} is the name of another tool too")])
+        seen.add(tool.name)
     return request
 
 
-def describe_request(body: Mapping[str, Any]) -> DescribeRequest:
-    """Check the body of a `describe`.
+def tool_result(body: Mapping[str, Any]) -> ToolResult:
+    """Check the body of a `tool_result`.
 
     Raises:
         RequestError: `invalid_request`.
     """
-    return checked(DescribeRequest, body)
+    answer = checked(ToolResult, body)
+    if answer.error is not None and answer.model_fields_set != {"error"}:
+        raise invalid([("/error", "stands alone: a tool that failed has no result")])
+    return answer
 
 
 def checked(model: type[M], body: Mapping[str, Any]) -> M:
-    """Check a body against one of the models above.
+    """Check a body against one of the models above; nil means absent.
 
     Raises:
         RequestError: `invalid_request`.
@@ -239,9 +302,50 @@ class Complete:
     finish_reason: str | None
     model: str | None
     run_id: str | None
+    deferred: Mapping[str, Any] | None = None
+    """In place of a result: `{calls, approvals}`, each a list of `{call_id, name, args}`."""
 
 
-Event = Accepted | Chunk | Complete
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model calls a tool of the client's; it is answered with a `tool_result`."""
+
+    seq: int
+    call_id: str
+    name: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCancelled:
+    """The answer to a tool call is no longer wanted."""
+
+    seq: int
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A record that the run's code logged; `level` as Python names it, in lower case."""
+
+    seq: int
+    level: str
+    message: str
+    logger: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that was sent about a run could not be taken; the run goes on."""
+
+    of: str
+    error_type: str
+    message: str
+    call_id: str | None
+
+
+Event = Accepted | Chunk | Complete | ToolCall | ToolCancelled | Log | Refused
 """What a stream of the Python client yields; an `error` is raised instead."""
 
 
@@ -259,7 +363,17 @@ def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
                 finish_reason=body.get("finish_reason"),
                 model=body.get("model"),
                 run_id=body.get("run_id"),
+                deferred=body.get("deferred"),
             )
+        case b"tool_call":
+            return ToolCall(body["seq"], body["call_id"], body["name"], body.get("args") or {})
+        case b"tool_cancelled":
+            return ToolCancelled(body["seq"], body["call_id"])
+        case b"log":
+            fields = body.get("fields") or {}
+            return Log(body["seq"], body["level"], body["message"], body.get("logger", ""), fields)
+        case b"refused":
+            return Refused(body["of"], body["error_type"], body["message"], body.get("call_id"))
         case b"accepted":
             return Accepted(bool(body.get("duplicate")))
         case _:

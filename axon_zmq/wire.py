@@ -19,7 +19,9 @@ from axon_zmq.errors import AxonError, RequestError
 
 MODES: Final = ("run_sync", "run", "run_stream")
 """pydantic-ai's execution modes; each is a pool of workers."""
-RUN_KINDS: Final = frozenset(MODES)
+POOLS: Final[Mapping[str, str]] = {**{mode: mode for mode in MODES}, "call_tool": "run"}
+"""The kinds that are runs, and the mode whose workers take each."""
+RUN_KINDS: Final = frozenset(POOLS)
 CONTROL: Final = b""
 """In place of a client's identity: the message is between broker and worker."""
 TERMINAL_KINDS: Final = frozenset((b"complete", b"error", b"catalog"))
@@ -77,6 +79,9 @@ HEADERS: Final[Mapping[str, Mapping[str, Check]]] = {
     "run_sync": _RUN_HEADER,
     "run": _RUN_HEADER,
     "run_stream": _RUN_HEADER,
+    "call_tool": _RUN_HEADER,
+    "tool_result": {**_ANY_HEADER, "call_id": _text(limits.MAX_CALL_ID)},
+    "steer": _ANY_HEADER,
     "cancel": _ANY_HEADER,
     "resume": {**_ANY_HEADER, "from": _integer(1, 2**53), "upto": _integer(0, 2**53)},
     "describe": _ANY_HEADER,
@@ -187,6 +192,11 @@ def shown(name: bytes) -> str:
 def error_body(error: AxonError, **more: Any) -> bytes:
     """The packed body of an `error` message."""
     return pack({**more, **error.to_body()})
+
+
+def refused_body(of: str, error: AxonError, **more: Any) -> bytes:
+    """The packed body of a `refused` message; `of` is the kind that could not be taken."""
+    return pack({"of": of, "error_type": error.error_type, "message": error.message, **more})
 
 
 # --- bounded msgpack -------------------------------------------------------------------------------

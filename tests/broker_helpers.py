@@ -36,6 +36,8 @@ class FakeWorker:
         """Open runs, and the `seq` of the last message of each."""
         self.asked_to_end: list[tuple[bytes, str]] = []
         self.resumed: list[tuple[Key, int]] = []
+        self.told: list[tuple[str, bytes, bytes]] = []
+        """Kind, id and body of everything else about a run."""
 
 
 class Bench:
@@ -143,6 +145,10 @@ class Bench:
                 worker.asked_to_end.append((effect.id, wire.unpack(effect.rest[0], "end")["reason"]))
             case b"resume":
                 worker.resumed.append((key, wire.unpack(effect.rest[0], "resume").get("from", 1)))
+            case b"gone" | b"back":
+                worker.told.append((effect.kind.decode(), effect.id, b""))
+            case b"tool_result" | b"steer":
+                worker.told.append((effect.kind.decode(), effect.id, effect.rest[1]))
             case _:
                 assert key not in worker.runs, "started twice on one worker"
                 worker.runs[key] = 0

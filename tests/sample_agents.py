@@ -127,3 +127,20 @@ typed = Agent(_calls_first_tool_once("deps"), name="typed", deps_type=Person)
 def who(ctx: RunContext[Person]) -> str:
     """Tells the deps."""
     return f"{ctx.deps.name} is {ctx.deps.age}"
+
+
+def _same_ids(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    results = [
+        str(part.content)
+        for message in messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, ToolReturnPart)
+    ]
+    if len(results) < 2:
+        return ModelResponse(parts=[ToolCallPart("weather", {"place": "Oslo"}, tool_call_id="call_0")])
+    return ModelResponse(parts=[TextPart(" ".join(results))])
+
+
+same_ids = Agent(FunctionModel(_same_ids), name="same_ids")
+"""Its model numbers the calls of each response anew, as some providers do."""

@@ -37,7 +37,20 @@ from axon_zmq.broker.states import RequestEvent, RequestState, WorkerEvent, Work
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
 from axon_zmq.wire import CONTROL, RunKey
 
-FEATURES: Final = ("ack", "cancel", "events", "output_schema", "resume", "single")
+FEATURES: Final = (
+    "ack",
+    "call_tool",
+    "cancel",
+    "deferred",
+    "events",
+    "log",
+    "output_schema",
+    "resume",
+    "single",
+    "steer",
+    "tools",
+    "toolsets",
+)
 """`pong.features`: optional parts of the contract that this daemon serves."""
 DELIMITER: Final = 1
 """Framing flag: the client is REQ-style, its replies start with an empty frame."""
@@ -150,7 +163,7 @@ class Broker:
             self._ping(client, message, now)
         elif self.settling and message.kind != "describe" and (client, message.id) not in self._runs:
             self._hold(event, message, now)
-        elif message.kind in ("cancel", "resume"):
+        elif message.kind in _ABOUT_A_RUN:
             self._about_a_run(client, message, now)
         else:
             self._request(client, message, now, now if arrived is None else arrived)
@@ -224,12 +237,28 @@ class Broker:
             self._send(client, b"error", message.id, wire.error_body(error))
         elif message.kind == "resume":
             self._resume(run, message.header.get("from", 1), message.header_frame)
-        elif run.state is RequestState.QUEUED:
-            self._end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
         elif run.state is RequestState.ENDED:
-            self._refuse(client, run.id, "cancel", RequestError("invalid_request", "the run has already ended"))
-        else:
+            self._refuse_message(run, message, "the run has already ended")
+        elif run.state is RequestState.QUEUED:
+            self._about_a_queued_run(run, message, now)
+        elif message.kind == "cancel":
             self._ask_to_end(run, "cancelled")
+        else:
+            self._pass_on(run, message.kind.encode(), message.header_frame, message.body)
+
+    def _about_a_queued_run(self, run: Run, message: wire.ClientMessage, now: float) -> None:
+        queue = self._pool(run).queue
+        room = self.bounds.max_queued_bytes - self._waiting_bytes()
+        match message.kind:
+            case "cancel":
+                self._end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
+            case "steer" if len(run.steers) < limits.MAX_STEERS and room >= len(message.body):
+                run.steers.append((message.header_frame, message.body))
+                queue.grow(len(message.body))
+            case "steer":
+                self._refuse_message(run, message, "it has not started yet, and too much waits already", "overloaded")
+            case _:
+                self._refuse_message(run, message, "it has not started yet, and called no tool")
 
     def _request(self, client: bytes, message: wire.ClientMessage, now: float, arrived: float) -> None:
         digest = wire.digest(message.body)
@@ -280,7 +309,7 @@ class Broker:
         if not pool.queue.count and pool.idlest(now) is not None:
             return None  # it need not wait
         mine = pool.queue.of_client(run.client)
-        waiting_bytes = sum(p.queue.bytes for p in self._all_pools()) + len(run.body)
+        waiting_bytes = self._waiting_bytes() + run.size
         for what, waiting, most in (
             ("of this client wait", mine + 1, bounds.max_queued_per_client),
             ("wait", pool.queue.count + 1, bounds.max_queued),
@@ -290,6 +319,9 @@ class Broker:
                 message = f"as many {pool.mode} requests {what} as may: {most}"
                 return UnavailableError("overloaded", message, {"retry_after_ms": pool.retry_after_ms()})
         return None
+
+    def _waiting_bytes(self) -> int:
+        return sum(pool.queue.bytes for pool in self._all_pools())
 
     def _repeat(self, run: Run, message: wire.ClientMessage, digest: bytes) -> None:
         if (message.kind, digest) != (run.kind, run.digest):
@@ -329,6 +361,11 @@ class Broker:
             worker.hold(run)
             lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
             self._tell(run, run.kind.encode(), run.header_frame, run.body, lease)
+            for header, body in run.steers:
+                self._pass_on(run, b"steer", header, body)
+            run.steers.clear()
+            if run.client in self.gone:
+                self._tell(run, b"gone")
             if run.max_attempts == run.attempts:
                 run.body = run.header_frame = b""
 
@@ -345,6 +382,7 @@ class Broker:
     def _release(self, run: Run, now: float) -> None:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
         run.body = run.header_frame = b""
+        run.steers.clear()
         if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
             worker.release(run)
         if (client := self._clients.get(run.client)) is not None:
@@ -370,6 +408,11 @@ class Broker:
         self._release(run, now)
         self._send(run.client, b"error", run.id, run.terminal)
         self._note(logging.WARNING, f"{run.kind} of {wire.shown(run.client)} ended: {error}", run.id)
+
+    def _pass_on(self, run: Run, kind: bytes, header_frame: bytes, body: bytes) -> None:
+        """Give a run what its client has sent for it; a second start would know nothing of that."""
+        run.max_attempts = run.attempts
+        self._tell(run, kind, header_frame, body)
 
     def _ask_to_end(self, run: Run, reason: str) -> None:
         if run.state is RequestState.RUNNING:
@@ -425,6 +468,9 @@ class Broker:
         else:
             worker.step(WorkerEvent.READY)
             worker.slots, worker.seen = slots, now
+            for run in worker.runs.values():  # it takes all clients to be there again
+                if run.client in self.gone:
+                    self._tell(run, b"gone")
         if self.settling and 0 < self._expected_workers <= len(self._workers):
             self._settle(now)
         self._dispatch_all(now)
@@ -480,12 +526,20 @@ class Broker:
         if known is not None and known.open and known.gone_since is None:
             known.gone_since = now
             self.gone.add(client)
+            self._tell_holders(known, b"gone")
             self._note(logging.INFO, f"client {wire.shown(client)} is gone, with {len(known.open)} open requests")
 
     def _client_back(self, client: bytes) -> None:
         if client in self.gone:
             self.gone.discard(client)
-            self._clients[client].gone_since = None
+            known = self._clients[client]
+            known.gone_since = None
+            self._tell_holders(known, b"back")
+
+    def _tell_holders(self, known: Client, kind: bytes) -> None:
+        for run in known.open.values():
+            if run.state is not RequestState.QUEUED:
+                self._tell(run, kind)
 
     def _client_blocked(self, client: bytes) -> None:
         if (known := self._clients.get(client)) is not None:
@@ -558,7 +612,7 @@ class Broker:
     # --- small things ------------------------------------------------------------------------------
 
     def _pool(self, run: Run) -> Pool:
-        return self._pools.get(run.kind, self._describes)
+        return self._pools[wire.POOLS[run.kind]] if run.kind in wire.POOLS else self._describes
 
     def _all_pools(self) -> Iterator[Pool]:
         yield from self._pools.values()
@@ -575,14 +629,20 @@ class Broker:
     def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         self._effects.append(ToClient(client, kind, id, body))
 
-    def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError) -> None:
-        body = {"of": of, "error_type": error.error_type, "message": error.message}
-        self._send(client, b"refused", id, wire.pack(body))
+    def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
+        self._send(client, b"refused", id, wire.refused_body(of, error, **more))
+
+    def _refuse_message(
+        self, run: Run, message: wire.ClientMessage, why: str, error_type: str = "invalid_request"
+    ) -> None:
+        more = {"call_id": message.header["call_id"]} if "call_id" in message.header else {}
+        self._refuse(run.client, run.id, message.kind, AxonError.of(error_type, why), **more)
 
     def _note(self, level: int, text: str, id: bytes = b"") -> None:
         self._effects.append(Note(level, text, id))
 
 
+_ABOUT_A_RUN: Final = frozenset(("cancel", "resume", "steer", "tool_result"))
 _DUPLICATE: Final = {flag: wire.pack({"duplicate": flag}) for flag in (False, True)}
 _FROM_START: Final = wire.pack({"from": 1})
 

@@ -9,8 +9,15 @@ from typing import Generic, Protocol, TypeVar
 class Waiting(Protocol):
     """What a queue needs to know of a request."""
 
-    client: bytes
-    body: bytes
+    @property
+    def client(self) -> bytes:
+        """Whose it is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait with it; the same from `push` to `pop`, but for `grow`."""
+        ...
 
 
 T = TypeVar("T", bound=Waiting)
@@ -70,6 +77,10 @@ class FairQueue(Generic[T]):
             del self._clients[request.client]
         self._account(-1, request)
 
+    def grow(self, bytes: int) -> None:
+        """A request that waits has become larger."""
+        self.bytes += bytes
+
     def _account(self, sign: int, request: T) -> None:
         self.count += sign
-        self.bytes += sign * len(request.body)
+        self.bytes += sign * request.size

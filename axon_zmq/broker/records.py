@@ -21,6 +21,8 @@ class Run:
     header_frame: bytes = b""
     body: bytes = b""
     """Kept while it may still be dispatched, then dropped."""
+    steers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    """Header and body of what came for it while it waits."""
     deadline: float = float("inf")
     attempts: int = 0
     max_attempts: int = 1
@@ -37,6 +39,11 @@ class Run:
     def key(self) -> RunKey:
         """Where the broker finds it."""
         return self.client, self.id
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait with it."""
+        return len(self.body) + sum(len(body) for _, body in self.steers)
 
     @property
     def takes_slot(self) -> bool:

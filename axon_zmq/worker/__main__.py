@@ -38,6 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 async def serve(mode: str, name: str, endpoint: str, configured: settings.Settings) -> None:
     """Work until SIGTERM or SIGINT, and then until what is open has ended."""
     # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
+    from axon_zmq.worker import runlogs
     from axon_zmq.worker.agents import Registry
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
@@ -48,9 +49,10 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
 
     slots = configured.slots(mode)
     registry = make_registry()
-    executor = _executor(mode, slots, registry, make_registry)
+    modes = _modes(mode, slots, registry, make_registry)
     identity = f"{name}.{secrets.token_hex(8)}".encode()
-    host = Host(name, mode, executor, slots, registry, partial(Link, endpoint, identity))
+    runlogs.handler.install()
+    host = Host(name, mode, modes, slots, registry, partial(Link, endpoint, identity))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
@@ -60,28 +62,30 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     warming.cancel()
 
 
-def _executor(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> Mode:
-    """The mode's own module, and no other's: each costs a tenth of a second to import."""
+def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[str, Mode]:
+    """What executes each kind that a mode's workers take: its own modules, each a tenth of a second to import."""
     if mode == "run_sync":
         from axon_zmq.worker.run_sync import RunSyncMode
 
-        return RunSyncMode(slots, make_registry)
+        return {mode: RunSyncMode(slots, make_registry)}
     if mode == "run":
+        from axon_zmq.worker.call_tool import CallTool
         from axon_zmq.worker.run import RunMode
 
-        return RunMode(registry)
+        return {mode: RunMode(registry), "call_tool": CallTool(registry)}
     from axon_zmq.worker.run_stream import RunStreamMode
 
-    return RunStreamMode(registry)
+    return {mode: RunStreamMode(registry)}
 
 
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """Do once what the first run would wait for: imports and schemas, 0.1 s, and the provider of AXON_MODEL."""
+    from axon_zmq.messages import run_request
     from axon_zmq.worker import calls
 
     await host.registered.wait()
     try:
-        call = calls.build({"agent": {"model": "echo"}, "prompt": "warm"}, registry)
+        call = calls.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
         calls.completed(await call.agent.run(call.prompt, **call.options))
         if model is not None:
             registry.models.named(model)

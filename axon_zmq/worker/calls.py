@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_ai import Agent, AgentRunResult, NativeOutput, PromptedOutput, UsageLimits, capture_run_messages
+from pydantic_ai import (
+    Agent,
+    AgentRunResult,
+    DeferredToolRequests,
+    NativeOutput,
+    PromptedOutput,
+    UsageLimits,
+    capture_run_messages,
+)
 from pydantic_ai.messages import UserContent
 from pydantic_ai.models import KnownModelName
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
-from axon_zmq.messages import Retries, from_validation, invalid, run_request
-from axon_zmq.worker import failures, history, schema
+from axon_zmq import wire
+from axon_zmq.messages import Retries, RunRequest, from_validation, invalid, run_request
+from axon_zmq.worker import deferred, failures, history, runlogs, schema
 from axon_zmq.worker.agents import Registry
+from axon_zmq.worker.jobs import Job
+from axon_zmq.worker.remote_tools import RemoteTool, RemoteToolset, remote_tools
 
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
@@ -63,13 +74,28 @@ class Call:
                 raise failures.explain(error, messages[earlier:], self.usage) from error
 
 
-def build(body: Mapping[str, Any], registry: Registry) -> Call:
-    """Check a run's body and prepare the call.
+def of_job(job: Job, registry: Registry) -> Call:
+    """The call of an agent that a run's body asks for, with the tools, the steering and the logs of its client.
+
+    Raises:
+        AxonError: As `build`.
+    """
+    request = run_request(wire.unpack(job.body, "the body"))
+    runlogs.handler.listen(job, request.log)
+    tools = remote_tools(request.tools or ())
+    call = build(request, registry, tools)
+    call.options["metadata"] = job.steering.attached_to(request.metadata)
+    if tools:
+        call.options["toolsets"] = [RemoteToolset(tools, job.remote, job.post)]
+    return call
+
+
+def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> Call:
+    """Prepare the call that a request asks for.
 
     Raises:
         AxonError: `invalid_request`, `unknown_agent`, `unknown_model`, `model_auth`, `too_large`.
     """
-    request = run_request(body)
     options: dict[str, Any] = {
         "message_history": history.load(request.message_history),
         "usage_limits": _usage_limits(request.usage_limits),
@@ -82,12 +108,14 @@ def build(body: Mapping[str, Any], registry: Registry) -> Call:
     if isinstance(data, str):
         registered = registry.named(data)
         agent = registered.agent
+        may_defer = deferred.may_defer(agent)
         options["deps"] = registered.deps(request.deps)
         if model := request.model or (agent.model if isinstance(agent.model, str) else None):
             options["model"] = registry.models.named(model)
         output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
     else:
         agent = registry.from_data(data, request.model)
+        may_defer = True
         options["deps"] = request.deps
         settings = {**(data.model_settings or {}), **(settings or {})}
         retries = data.retries if retries is None else retries
@@ -96,16 +124,26 @@ def build(body: Mapping[str, Any], registry: Registry) -> Call:
             output = _output(request.output_schema, request.output_mode or data.output_mode, "/output_schema")
     options["model_settings"] = _model_settings(settings)
     options["retries"] = retries.model_dump(exclude_none=True) if isinstance(retries, Retries) else retries
+    if request.deferred_tool_results is not None:
+        earlier = options["message_history"] or ()
+        options["deferred_tool_results"] = deferred.results(request.deferred_tool_results, tools, earlier)
+    if output is not None or may_defer or any(tool.kind != "function" for tool in tools):
+        output = deferred.allowed(agent, output)
     options["output_type"] = output
     call = Call(
         agent=agent,
         prompt=history.prompt(request.prompt),
         options=options,
         events=request.events,
-        text_is_output=isinstance(output or agent.output_type, NativeOutput | PromptedOutput),
+        text_is_output=_comes_as_text(output or agent.output_type),
     )
     options["usage"] = call.usage
     return call
+
+
+def _comes_as_text(output: Any) -> bool:
+    types: Sequence[Any] = output if isinstance(output, list | tuple) else [output]
+    return any(isinstance(each, NativeOutput | PromptedOutput) for each in types)
 
 
 def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
@@ -142,8 +180,9 @@ def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
 def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
     """The body of `complete`, but for its `seq`."""
     response = result.response
+    output = result.output
     return {
-        "result": result.output,
+        **({"deferred": deferred.asked(output)} if isinstance(output, DeferredToolRequests) else {"result": output}),
         "usage": history.usage(result.usage),
         "messages": history.dump(result.new_messages()),
         "finish_reason": response.finish_reason,

@@ -14,7 +14,10 @@ from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
+from axon_zmq.messages import invalid
 from axon_zmq.worker import history
+from axon_zmq.worker.remote_tools import ToolFaultRetry, ToolTimeoutRetry
+from axon_zmq.worker.schema import NOT_FITTING
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),
@@ -66,14 +69,25 @@ def _classify(error: Exception) -> AxonError:
     if isinstance(error, ai.FallbackExceptionGroup) and isinstance(error.exceptions[-1], Exception):
         return _classify(error.exceptions[-1])
     if (tool := _raising_tool(error)) is not None:
-        message = _text(f"tool {tool!r} raised {type(error).__name__}: {error}")
-        return AxonError.of("tool_failed", message, {"tool": tool})
+        return raised_by(tool, error)
     for family, code in _CODES:
         if isinstance(error, family):
             return AxonError.of(_refined(code, error), _message(error), _details(error))
-    if (misfit := _misfit(error)) is not None:
-        return misfit
+    if (other := _other_code(error)) is not None:
+        return other
     return internal(error)
+
+
+def raised_by(tool: str, error: Exception) -> AxonError:
+    """The error for what a Python tool raised."""
+    return AxonError.of("tool_failed", _text(f"tool {tool!r} raised {type(error).__name__}: {error}"), {"tool": tool})
+
+
+def timed_out(retry: BaseException | None) -> bool:
+    """Whether a tool did not answer in time: the client's, or a Python tool with a `timeout` (pydantic-ai 2.62)."""
+    return isinstance(retry, ToolTimeoutRetry) or (
+        isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
+    )
 
 
 def internal(error: BaseException) -> AxonError:
@@ -86,6 +100,10 @@ def internal(error: BaseException) -> AxonError:
 def _refined(code: str, error: Exception) -> str:
     if code == "model_behavior" and _OUTPUT_RETRIES in str(error):
         return "invalid_output"
+    if code == "model_behavior" and timed_out(error.__cause__):
+        return "tool_timeout"
+    if code == "model_behavior" and isinstance(error.__cause__, ToolFaultRetry):
+        return "tool_failed"
     if type(error) is ai.ModelAPIError and not error.in_stream:
         return "model_behavior"  # no fault that the provider reported: its answer could not be read
     return code
@@ -126,11 +144,17 @@ def _text(text: str) -> str:
 def _faults(cause: BaseException | None) -> list[dict[str, str]]:
     """What was wrong with an answer or a tool call, without the answer itself."""
     if isinstance(cause, ValidationError):
-        errors = cause.errors()
+        errors = cause.errors(include_url=False, include_input=False)
     else:
         content = getattr(getattr(cause, "tool_retry", None), "content", None)
         errors = content if isinstance(content, list) else []
-    return [{"pointer": _pointer(fault["loc"]), "message": fault["msg"]} for fault in errors]
+    return [{"pointer": pointer, "message": message} for fault in errors for pointer, message in _each(fault)]
+
+
+def _each(fault: Any) -> list[tuple[str, str]]:
+    if fault["type"] == NOT_FITTING:
+        return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
+    return [(_pointer(fault["loc"]), fault["msg"])]
 
 
 def _pointer(loc: tuple[int | str, ...]) -> str:
@@ -162,7 +186,12 @@ def _raising_tool(error: Exception) -> str | None:
     return None
 
 
-def _misfit(error: Exception) -> AxonError | None:
+def misfit(error: ValidationError, place: str) -> AxonError:
+    """An `invalid_request` for a value at `place` that its schema refuses."""
+    return invalid([(place + fault["pointer"], fault["message"]) for fault in _faults(error)])
+
+
+def _other_code(error: Exception) -> AxonError | None:
     """What pydantic-ai's code for a model's API cannot be blamed for when it raises something of no kind.
 
     It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it

@@ -11,15 +11,15 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final
 
 from axon_zmq import limits, wire
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.logs import current_run
-from axon_zmq.messages import describe_request
-from axon_zmq.worker import failures, packing, tracing
+from axon_zmq.messages import DescribeRequest, Steer, checked
+from axon_zmq.worker import failures, packing, runlogs, tracing
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
@@ -45,24 +45,24 @@ class Host:
     Args:
         name: The program's name in `supervisorctl status`.
         mode_name: `run_sync`, `run` or `run_stream`.
-        mode: What runs the agents.
+        modes: What executes each kind that this worker takes.
         slots: Runs at a time.
         registry: For `describe`.
-        connect: Makes the link, given `received` and `connected`.
+        connect: Makes the link, given `received`, `connected` and `disconnected`.
     """
 
     def __init__(
         self,
         name: str,
         mode_name: str,
-        mode: Mode,
+        modes: Mapping[str, Mode],
         slots: int,
         registry: Registry,
-        connect: Callable[[Callable[[list[bytes]], None], Callable[[], None]], Link],
+        connect: Callable[[Callable[[list[bytes]], None], Callable[[], None], Callable[[], None]], Link],
     ) -> None:
         self._name = name
         self._mode_name = mode_name
-        self._mode = mode
+        self._modes = {kind.encode(): mode for kind, mode in modes.items()}
         self._slots = slots
         self._registry = registry
         self._jobs: dict[tuple[bytes, bytes], Job] = {}
@@ -76,7 +76,7 @@ class Host:
         self._may_go = asyncio.Event()
         """The broker knows that this worker leaves."""
         self._idle = asyncio.Event()
-        self._link = connect(self._received, self._register)
+        self._link = connect(self._received, self._register, self._cut_off)
 
     def __repr__(self) -> str:
         return f"<Host {self._name} {len(self._jobs)} of {self._slots} slots, {self._stuck} stuck>"
@@ -125,8 +125,15 @@ class Host:
 
     # --- what the broker is told -------------------------------------------------------------------
 
+    def _cut_off(self) -> None:
+        """The broker is away, and all clients with it."""
+        for job in self._jobs.values():
+            job.remote.pause()
+
     def _register(self) -> None:
-        """Say what this worker is and what it holds."""
+        """Say what this worker is and what it holds; clients that are gone the broker tells of."""
+        for job in self._jobs.values():
+            job.remote.go_on()
         holds = [
             {
                 "client": client,
@@ -156,16 +163,26 @@ class Host:
 
     def _received(self, frames: list[bytes]) -> None:
         client, kind, *rest = frames
-        if kind in _RUN_KINDS:
+        if kind in self._modes:
             self._start(client, kind, rest)
-        elif kind == b"end":
-            self._asked_to_end(client, rest[0], wire.unpack(rest[1], "end")["reason"])
-        elif kind == b"resume":
-            self._resume(client, rest[0], wire.unpack(rest[1], "resume").get("from") or 1)
         elif kind == b"describe":
-            self._describe(client, rest[0], rest[2])
+            self._spawn(self._describe(client, rest[0], rest[2]))
         elif kind == b"left":
             self._may_go.set()
+        elif kind in _ABOUT_A_RUN:
+            self._about_a_run(client, kind, rest)
+
+    def _about_a_run(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
+        id, *more = rest
+        job = self._jobs.get((client, id))
+        if kind == b"end":
+            self._asked_to_end(client, id, wire.unpack(more[0], "end")["reason"])
+        elif kind == b"resume":
+            self._resume(client, id, wire.unpack(more[0], "resume").get("from") or 1)
+        elif kind in _FROM_ITS_CLIENT:
+            self._hear(client, kind, id, *more)
+        elif job is not None and not job.ended:
+            (job.remote.pause if kind == b"gone" else job.remote.go_on)()
 
     def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, header_frame, body, lease = rest
@@ -182,21 +199,26 @@ class Host:
             started=now,
             outbox=Outbox(self._pack, Identity(kind.decode(), wire.digest(body), deadline, keep)),
             send=self._send,
+            loop=asyncio.get_running_loop(),
             congested=self._link.congested,
             room=self._link.room,
         )
         self._jobs[job.key] = job
         self._shelf.add(job.key, job.outbox)
-        job.timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._end, job, "deadline")
-        task = asyncio.create_task(self._work(job))
+        job.timer = job.loop.call_later(max(0.0, deadline - now), self._end, job, "deadline")
+        self._spawn(self._work(job))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, job: Job) -> None:
         current_run.set(job.name)
+        runlogs.current_job.set(job)
         try:
             with _traced(job.header):
-                body = await self._mode.execute(job)
+                body = await self._modes[job.kind].execute(job)
             self._complete(job, body)
         except (Exception, asyncio.CancelledError, SystemExit) as error:  # the agent's own: nobody ends this task
             self._fail(job, error)
@@ -219,15 +241,31 @@ class Host:
         if job is not None and not job.ended:
             self._end(job, reason)
         elif reason == "cancelled":
-            body = {"of": "cancel", "error_type": "invalid_request", "message": "the run has already ended"}
-            self._link.send(client, b"refused", id, wire.pack(body))
+            error = RequestError("invalid_request", "the run has already ended")
+            self._link.send(client, b"refused", id, wire.refused_body("cancel", error))
+
+    def _hear(self, client: bytes, kind: bytes, id: bytes, header_frame: bytes, body: bytes) -> None:
+        """Take what a client says to its run, or refuse it."""
+        call_id = wire.unpack(header_frame, "the header").get("call_id")
+        job = self._jobs.get((client, id))
+        try:
+            if job is None or job.ended:
+                raise RequestError("invalid_request", "the run has already ended")
+            if kind == b"steer":
+                job.hear(checked(Steer, wire.unpack(body, "the body")))
+            elif call_id is None:
+                raise RequestError("invalid_request", "header key 'call_id' is missing: say which call it answers")
+            else:
+                job.remote.take(call_id, body)
+        except AxonError as error:
+            more = {} if call_id is None else {"call_id": call_id}
+            self._link.send(client, b"refused", id, wire.refused_body(kind.decode(), error, **more))
 
     def _end(self, job: Job, reason: str) -> None:
         """Ask a run's code to end, and answer for it where it does not."""
         if job.ended or job.reason is not None:
             return
-        job.reason = reason
-        job.token.cancel()
+        job.end(reason)
         self._look_later(job, time.monotonic() + limits.LONGEST_END_GRACE, looks=2)
 
     def _look_later(self, job: Job, give_up: float, looks: int) -> None:
@@ -286,6 +324,8 @@ class Host:
             return
 
     def _terminal(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
+        runlogs.handler.forget(job)
+        job.remote.drop_all()
         packed = job.outbox.put(kind, body)
         job.ended = True
         if job.timer is not None:
@@ -309,9 +349,10 @@ class Host:
 
     # --- messages ----------------------------------------------------------------------------------
 
-    def _send(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
+    def _send(self, job: Job, kind: bytes, body: dict[str, Any]) -> int:
         if not job.ended:
             self._link.send(job.client, kind, job.id, job.outbox.put(kind, body))
+        return job.outbox.seq
 
     def _resume(self, client: bytes, id: bytes, start: int) -> None:
         outbox = self._shelf.get((client, id))
@@ -319,22 +360,29 @@ class Host:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
             self._link.send(client, b"error", id, wire.error_body(error))
             return
+        job = self._jobs.get((client, id))
         replay = outbox.replay(start)
-        body = {"from": replay.start, "gap": replay.gap, "open_calls": []}
-        self._link.send(client, b"resumed", id, wire.pack(body))
+        body = {
+            "from": replay.start,
+            "gap": replay.gap,
+            "open_calls": [] if job is None else job.remote.listed(),
+            "last": outbox.seq,
+        }
+        self._link.send(client, b"resumed", id, self._pack(body))
         for message in replay.messages:
             self._link.send(client, message.kind, id, message.body)
 
-    def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
+    async def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:
-            request = describe_request(wire.unpack(body, "the body"))
-            kind, packed = b"catalog", self._pack(self._registry.describe(request.agent))
+            request = checked(DescribeRequest, wire.unpack(body, "the body"))
+            kind, packed = b"catalog", self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
             kind, packed = b"error", wire.error_body(error)
         self._link.send(client, kind, id, packed)
 
 
-_RUN_KINDS: Final = frozenset(kind.encode() for kind in wire.RUN_KINDS)
+_FROM_ITS_CLIENT: Final = frozenset((b"tool_result", b"steer"))
+_ABOUT_A_RUN: Final = _FROM_ITS_CLIENT | {b"end", b"resume", b"gone", b"back"}
 
 
 def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:

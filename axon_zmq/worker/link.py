@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from axon_zmq import wire
 from axon_zmq.loopsocket import LoopSocket
@@ -22,6 +23,7 @@ class Link:
         identity: This process's own, never used before.
         received: Takes each message's frames.
         connected: Called whenever a broker is there that may not know this worker.
+        disconnected: Called when the broker is away.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Link:
         identity: bytes,
         received: Callable[[list[bytes]], None],
         connected: Callable[[], None],
+        disconnected: Callable[[], None],
     ) -> None:
         self._context = zmq.Context()
         dealer = self._context.socket(zmq.DEALER)
@@ -37,9 +40,10 @@ class Link:
         dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         dealer.setsockopt(zmq.LINGER, 1000)
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._dealer = dealer
-        self._monitor = LoopSocket(monitor, lambda _frames: connected())
+        news: dict[int, Callable[[], None]] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: connected, zmq.EVENT_DISCONNECTED: disconnected}
+        self._monitor = LoopSocket(monitor, lambda frames: news[parse_monitor_message(frames)["event"]]())
         self._socket = LoopSocket(dealer, received)
         self.congested = self._socket.congested
         """Whether messages wait here, because the broker is away or slower than the runs."""

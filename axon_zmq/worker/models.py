@@ -36,7 +36,7 @@ class Models:
         self._shared: dict[ProviderKey, Provider[Any]] = {}
 
     def named(self, name: str) -> Model:
-        """The model of a name: `echo`, `synthetic:…`, or any that pydantic-ai knows, such as `openai:gpt-5`.
+        """The model of a name: `echo`, `tools`, `synthetic:…`, or any that pydantic-ai knows, such as `openai:gpt-5`.
 
         Raises:
             RequestError: `unknown_model`.
@@ -59,8 +59,8 @@ class Models:
 
     def _make(self, name: str) -> Model:
         kind, _, spec = name.partition(":")
-        if name == "echo":
-            return offline.echo()
+        if name in offline.NAMED:
+            return offline.NAMED[name]()
         if kind == "synthetic":
             return offline.synthetic(spec)
         try:

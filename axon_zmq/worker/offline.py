@@ -1,6 +1,7 @@
-"""Models that need no network: `echo` answers the prompt itself, `synthetic` streams at a given pace.
+"""Models that need no network: `echo` answers the prompt itself, `tools` calls the tools that the prompt
+names, `synthetic` streams at a given pace.
 
-Both go through pydantic-ai like any other model, so what is measured with them is the real path.
+All go through pydantic-ai like any other model, so what is measured with them is the real path.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+from pydantic_core import to_json
 
 from axon_zmq.errors import RequestError
 
@@ -58,6 +68,66 @@ def echo() -> FunctionModel:
                 yield word
 
     return FunctionModel(respond, stream_function=stream, model_name="echo")
+
+
+def tools() -> FunctionModel:
+    """A model that calls tools by the book: the prompt is JSON, a list of `{"name": …, "args": …}`.
+
+    Calls in one list are made at once; a list of lists is one step after another. At the end it answers
+    with a JSON list of what the tools gave back, and of `{"heard": text}` for what it was told meanwhile.
+    """
+
+    def answer(messages: list[ModelMessage]) -> list[TextPart | ToolCallPart]:
+        script, since = _script(messages)
+        if script is None:
+            return [TextPart('write a JSON list of calls as the prompt: [{"name": "a_tool", "args": {}}]')]
+        step = sum(isinstance(message, ModelResponse) for message in since)
+        if step < len(script):
+            return [ToolCallPart(call["name"], call.get("args", {})) for call in script[step]]
+        return [TextPart(to_json(_gathered(since)).decode())]
+
+    async def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=answer(messages))
+
+    async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        for index, part in enumerate(answer(messages)):
+            if isinstance(part, TextPart):
+                for word in _WORD.findall(part.content):
+                    yield word
+            else:
+                yield {index: DeltaToolCall(part.tool_name, tool_call_id=part.tool_call_id)}
+                for word in _WORD.findall(part.args if isinstance(part.args, str) else json.dumps(part.args)):
+                    yield {index: DeltaToolCall(json_args=word)}
+
+    return FunctionModel(respond, stream_function=stream, model_name="tools")
+
+
+def _script(messages: list[ModelMessage]) -> tuple[list[list[dict[str, Any]]] | None, list[ModelMessage]]:
+    """The steps that the last prompt of that kind asks for, and the messages since."""
+    for index in reversed(range(len(messages))):
+        try:
+            calls = json.loads(user_text(messages[index : index + 1]))
+        except ValueError:
+            continue
+        steps = calls if isinstance(calls, list) and calls and isinstance(calls[0], list) else [calls]
+        if all(isinstance(step, list) and all(isinstance(c, dict) and "name" in c for c in step) for step in steps):
+            return steps, messages[index + 1 :]
+    return None, []
+
+
+def _gathered(messages: list[ModelMessage]) -> list[Any]:
+    gathered: list[Any] = []
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolReturnPart):
+                gathered.append(part.content)
+            elif isinstance(part, UserPromptPart):
+                gathered.append({"heard": user_text([ModelRequest(parts=[part])])})
+    return gathered
+
+
+NAMED = {"echo": echo, "tools": tools}
+"""The models that a name alone tells."""
 
 
 @dataclass(frozen=True)

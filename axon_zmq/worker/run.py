@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from axon_zmq import wire
 from axon_zmq.worker import calls
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
@@ -22,7 +21,7 @@ class RunMode:
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = calls.build(wire.unpack(job.body, "the body"), self._registry)
+        call = calls.of_job(job, self._registry)
         with call.explained():
             result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
         return calls.completed(result)

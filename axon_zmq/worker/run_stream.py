@@ -25,7 +25,6 @@ from pydantic_ai.messages import (
 )
 from pydantic_core import from_json, to_json
 
-from axon_zmq import wire
 from axon_zmq.worker import calls
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
@@ -46,7 +45,7 @@ class RunStreamMode:
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = calls.build(wire.unpack(job.body, "the body"), self._registry)
+        call = calls.of_job(job, self._registry)
         chunks = Chunks(job.chunk, call.text_is_output, call.output_is_wrapped)
         relay = chunks.relay_whole if call.events == "all" else chunks.relay
         result = None

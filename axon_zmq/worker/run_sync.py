@@ -10,7 +10,6 @@ from contextvars import copy_context
 from itertools import count
 from typing import Any
 
-from axon_zmq import wire
 from axon_zmq.worker import calls
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
@@ -44,7 +43,7 @@ class RunSyncMode:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(self._run, job))
 
     def _run(self, job: Job) -> dict[str, Any]:
-        call = calls.build(wire.unpack(job.body, "the body"), self._slot.registry)
+        call = calls.of_job(job, self._slot.registry)
         with call.explained():
             result = call.agent.run_sync(call.prompt, cancellation_token=job.token, **call.options)
         return calls.completed(result)

@@ -1,4 +1,4 @@
-"""JSON Schema, enforced: output that does not fit goes back to the model with path and reason.
+"""JSON Schema, enforced: what does not fit goes back to who made it, with path and reason.
 
 pydantic-ai shows a schema to the model and takes what comes back on trust; `jsonschema` (draft 2020-12)
 is the judge here. Schema and answer may both be hostile: patterns run on Rust's regex, which has no
@@ -8,7 +8,7 @@ look-around and takes linear time, and no keyword takes quadratic time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -21,6 +21,14 @@ from axon_zmq import limits, wire
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import OutputMode, invalid
 
+Fault = tuple[str, str]
+"""JSON pointer and reason."""
+_REMEMBERED_SIZE: Final = 8 * limits.KIB
+"""Bytes of a schema that is remembered."""
+_MOST_REMEMBERED: Final = 256
+"""Schemas that are remembered: those of a few agents' tools."""
+NOT_FITTING: Final = "json_schema"
+"""pydantic's type of error for what a schema refuses; its context has `faults`."""
 _SHOWN: Final = 10
 """Faults of one answer that the model is told of."""
 _MOST_NODES: Final = 20_000
@@ -65,6 +73,42 @@ _ATOM: Final = re.compile(r"\\[pPxuU]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.
 """What stands for one character in a pattern."""
 
 
+class Enforced(NamedTuple):
+    """A client's schema, ready to judge values."""
+
+    schema: dict[str, Any]
+    """With its references written out, as models are shown it."""
+    faults: Callable[[Any], list[Fault]]
+    """What is wrong with a value; empty where it fits."""
+
+
+def enforced(schema: dict[str, Any], pointer: str) -> Enforced:
+    """Check a client's schema, which stands at `pointer`, and prepare it.
+
+    The usual ones are remembered, since clients send the same tools with each request and reading a
+    schema takes a millisecond.
+
+    Raises:
+        RequestError: `invalid_request` or `too_large`, as `self_contained`.
+    """
+    packed = wire.pack(schema)
+    return (_remembered if len(packed) <= _REMEMBERED_SIZE else _read)(packed, pointer)
+
+
+def _read(packed: bytes, pointer: str) -> Enforced:
+    schema = self_contained(wire.unpack(packed, "the schema"), pointer)
+    return Enforced(schema, _faults_by(schema))
+
+
+_remembered = lru_cache(maxsize=_MOST_REMEMBERED)(_read)
+
+
+def validator(judge: Enforced) -> SchemaValidator:
+    """pydantic's validator of a tool's arguments, a map that the schema judges."""
+    arguments = core_schema.dict_schema(core_schema.str_schema())
+    return SchemaValidator(core_schema.no_info_after_validator_function(_raising(judge.faults), arguments))
+
+
 def output_type(schema: dict[str, Any], mode: OutputMode, pointer: str) -> Any:
     """pydantic-ai's output type for a schema: what the model answers is checked against it, and retried.
 
@@ -76,7 +120,7 @@ def output_type(schema: dict[str, Any], mode: OutputMode, pointer: str) -> Any:
     Raises:
         RequestError: `invalid_request` or `too_large`, as `self_contained`.
     """
-    made = _enforced(self_contained(schema, pointer))
+    made = _output(enforced(schema, pointer))
     match mode:
         case "native":
             return NativeOutput(made, name=made.__name__)
@@ -401,31 +445,44 @@ def _identity(value: Any) -> Any:
     return type(value).__name__, value if isinstance(value, str) else repr(value)
 
 
-def _enforced(schema: dict[str, Any]) -> type[Any]:
+def _faults_by(schema: dict[str, Any]) -> Callable[[Any], list[Fault]]:
     from referencing import Registry
 
-    validator = _judges()(schema, registry=Registry())
-    is_object = schema.get("type") == "object"
-    inner = core_schema.dict_schema(core_schema.str_schema()) if is_object else core_schema.any_schema()
+    judge = _judges()(schema, registry=Registry())
 
+    def faults(value: Any) -> list[Fault]:
+        found = ((_pointer(fault.absolute_path), fault.message) for fault in judge.iter_errors(value))
+        return sorted(found)[:_SHOWN]
+
+    return faults
+
+
+def _raising(faults_of: Callable[[Any], list[Fault]]) -> Callable[[Any], Any]:
     def judge(value: Any) -> Any:
-        faults = [f"{_pointer(fault.absolute_path) or '/'}: {fault.message}" for fault in validator.iter_errors(value)]
-        if faults:
-            raise PydanticCustomError("json_schema", "{faults}", {"faults": "; ".join(sorted(faults)[:_SHOWN])})
+        if faults := faults_of(value):
+            text = "; ".join(f"{pointer or '/'}: {reason}" for pointer, reason in faults)
+            raise PydanticCustomError(NOT_FITTING, "{text}", {"text": text, "faults": faults})
         return value
+
+    return judge
+
+
+def _output(judge: Enforced) -> type[Any]:
+    is_object = judge.schema.get("type") == "object"
+    inner = core_schema.dict_schema(core_schema.str_schema()) if is_object else core_schema.any_schema()
 
     class Output(dict[str, Any]):
         __is_model_like__ = is_object
 
         @classmethod
         def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-            return core_schema.no_info_after_validator_function(judge, inner)
+            return core_schema.no_info_after_validator_function(_raising(judge.faults), inner)
 
         @classmethod
         def __get_pydantic_json_schema__(cls, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
-            return schema
+            return judge.schema
 
-    Output.__name__ = Output.__qualname__ = _name(schema.get("title", ""))
+    Output.__name__ = Output.__qualname__ = _name(judge.schema.get("title", ""))
     return Output
 
 

@@ -1,0 +1,115 @@
+"""Runs that end with tool calls to be decided elsewhere, and the runs that go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ToolApproved, ToolReturn
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.toolsets import FunctionToolset
+
+from axon_zmq.messages import from_validation, invalid
+from axon_zmq.worker.remote_tools import RemoteTool
+
+PLACE: Final = "/deferred_tool_results"
+_RESULTS: Final = TypeAdapter(DeferredToolResults)
+_KEYS: Final = ("calls", "approvals", "metadata")
+
+
+def results(
+    given: Mapping[str, Any], tools: Sequence[RemoteTool], history: Sequence[ModelMessage]
+) -> DeferredToolResults:
+    """Read `deferred_tool_results`, which answer the last calls in the history.
+
+    Raises:
+        RequestError: `invalid_request`, naming the call: one that was not made, a decision of the wrong
+            kind, a result that is not what the client's tool `returns`, arguments that are not its `parameters`.
+    """
+    if unknown := [key for key in given if key not in _KEYS]:
+        raise invalid([(f"{PLACE}/{unknown[0]}", f"is unknown; known are {', '.join(_KEYS)}")])
+    try:
+        read = _RESULTS.validate_python(given)
+    except ValidationError as error:
+        raise from_validation(error, PLACE) from None
+    called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}
+    by_name = {tool.data.name: tool for tool in tools}
+    for call_id, result in read.calls.items():
+        _check_result(f"{PLACE}/calls/{call_id}", called.get(call_id), by_name, result)
+    for call_id, decision in read.approvals.items():
+        _check_approval(f"{PLACE}/approvals/{call_id}", called.get(call_id), by_name, decision)
+    return read
+
+
+def _last_calls(history: Sequence[ModelMessage]) -> Sequence[ToolCallPart]:
+    return next((message.tool_calls for message in reversed(history) if isinstance(message, ModelResponse)), ())
+
+
+def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool], result: Any) -> None:
+    tool = _called(place, name, tools)
+    if tool is None or isinstance(result, ToolFailed | ModelRetry):
+        return
+    if tool.kind != "external":
+        raise invalid([(place, f"{name!r} waits for a decision: put it into approvals")])
+    if tool.returns is not None:
+        value, inside = (result.return_value, "/return_value") if isinstance(result, ToolReturn) else (result, "")
+        _fits(f"{place}{inside}", tool.returns.faults(value))
+
+
+def _check_approval(place: str, name: str | None, tools: Mapping[str, RemoteTool], decision: Any) -> None:
+    tool = _called(place, name, tools)
+    if tool is None:
+        return
+    if tool.kind != "unapproved":
+        raise invalid([(place, f"{name!r} waits for a result: put it into calls")])
+    if isinstance(decision, ToolApproved) and decision.override_args is not None:
+        _fits(f"{place}/override_args", tool.parameters.faults(decision.override_args))
+
+
+def _called(place: str, name: str | None, tools: Mapping[str, RemoteTool]) -> RemoteTool | None:
+    """The client's tool of a call; None for one of Python's."""
+    if name is None:
+        raise invalid([(place, "is no call of the last response in message_history")])
+    return tools.get(name)
+
+
+def _fits(place: str, faults: Sequence[tuple[str, str]]) -> None:
+    if faults:
+        raise invalid([(place + pointer, reason) for pointer, reason in faults])
+
+
+def asked(requests: DeferredToolRequests) -> dict[str, Any]:
+    """The `deferred` of a `complete`."""
+    return {
+        "calls": [_call(call, requests) for call in requests.calls],
+        "approvals": [_call(call, requests) for call in requests.approvals],
+    }
+
+
+def _call(call: ToolCallPart, requests: DeferredToolRequests) -> dict[str, Any]:
+    made: dict[str, Any] = {"call_id": call.tool_call_id, "name": call.tool_name, "args": call.args_as_dict()}
+    if metadata := requests.metadata.get(call.tool_call_id):
+        made["metadata"] = metadata
+    return made
+
+
+def may_defer(agent: Agent[Any, Any]) -> bool:
+    """Whether an agent's own tools may need an approval or be executed elsewhere."""
+    return any(
+        not isinstance(toolset, FunctionToolset) or any(tool.requires_approval for tool in toolset.tools.values())
+        for toolset in agent.toolsets
+    )
+
+
+def allowed(agent: Agent[Any, Any], output: Any) -> Any:
+    """An output type with which a run may end in deferred calls; None where the agent's own has to do.
+
+    An agent with output validators takes no other output type than its own.
+    """
+    if vars(agent).get("_output_validators"):
+        return output
+    types = agent.output_type if output is None else output
+    listed = list(types) if isinstance(types, list | tuple) else [types]
+    return output if DeferredToolRequests in listed else [*listed, DeferredToolRequests]
