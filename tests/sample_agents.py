@@ -144,3 +144,27 @@ def _same_ids(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
 
 same_ids = Agent(FunctionModel(_same_ids), name="same_ids")
 """Its model numbers the calls of each response anew, as some providers do."""
+
+
+def _careful(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    returned = [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
+    if returned:
+        return ModelResponse(parts=[TextPart(str(returned[-1].content))])
+    return ModelResponse(parts=[ToolCallPart("refund", {"euros": 12})])
+
+
+async def _careful_stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+    [part] = _careful(messages, info).parts
+    if isinstance(part, TextPart):
+        yield part.content
+    elif isinstance(part, ToolCallPart):
+        yield {0: DeltaToolCall(part.tool_name, '{"euros": 12}', tool_call_id=part.tool_call_id)}
+
+
+careful = Agent(FunctionModel(_careful, stream_function=_careful_stream), name="careful")
+
+
+@careful.tool_plain(requires_approval=True)
+def refund(euros: int) -> str:
+    """Pays money back."""
+    return f"refunded {euros}"
