@@ -177,11 +177,14 @@ def daemon() -> Iterator[Daemon]:
 
 
 SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")
-SAMPLES = ("slow", "stubborn", "raising", "cancelling", "exiting", "odd", "opaque", "thinker", "typed", "same_ids", "careful")
+SAMPLES = (
+    *("slow", "stubborn", "raising", "cancelling", "exiting", "odd", "opaque"),
+    *("thinker", "typed", "same_ids", "careful"),
+)
 AGENTS = ",".join(
     [f"{name}=axon_zmq.agents.{target}" for name, _, target in (pair.partition(".") for pair in SHIPPED)]
     + [f"{name}=sample_agents:{name}" for name in SAMPLES]
-    + ["broken=sample_agents:no_such_agent"]
+    + ["logging=sample_agents:logging_", "broken=sample_agents:no_such_agent"]
 )
 """What the shared daemon serves."""
 

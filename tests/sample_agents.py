@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 from collections.abc import AsyncIterator
+from datetime import date
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, DeltaToolCalls, FunctionModel
+
+from axon_zmq.worker.offline import user_text
 
 
 def _calls_first_tool_once(text: str = "done") -> FunctionModel:
@@ -168,3 +173,41 @@ careful = Agent(FunctionModel(_careful, stream_function=_careful_stream), name="
 def refund(euros: int) -> str:
     """Pays money back."""
     return f"refunded {euros}"
+
+
+_log = logging.getLogger("sample.tools")
+
+
+def _asking_once(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    if any(isinstance(part, ToolReturnPart) for message in messages for part in message.parts):
+        return ModelResponse(parts=[TextPart("done")])
+    return ModelResponse(parts=[ToolCallPart("ask", {"place": user_text(messages)})])
+
+
+async def _asking_once_stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+    [part] = _asking_once(messages, info).parts
+    if isinstance(part, TextPart):
+        yield part.content
+    elif isinstance(part, ToolCallPart):
+        yield {0: DeltaToolCall(part.tool_name, json.dumps(part.args), tool_call_id=part.tool_call_id)}
+
+
+logging_ = Agent(FunctionModel(_asking_once, stream_function=_asking_once_stream), name="logging")
+"""Its tool logs."""
+
+
+@logging_.tool_plain
+async def ask(place: str) -> str:
+    """Logs what it does."""
+    _log.debug("in detail: %s", place)
+    extra = {"place": place, "when": date(2026, 1, 2), "raw": b"\x00\xff", "big": 2**70}
+    _log.info("asked for %s", place, extra=extra)
+    await asyncio.to_thread(_log.warning, "from a thread")
+    try:
+        print(1 / 0)
+    except ZeroDivisionError:
+        _log.exception("cannot divide")
+    if place == "flood":
+        for number in range(5000):
+            _log.info("record %d", number)
+    return "logged"

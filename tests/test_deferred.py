@@ -97,7 +97,10 @@ def test_approval_of_a_python_tool(dealer, mode):
         ({"calls": {"nonesuch": 1}}, "/deferred_tool_results/calls/nonesuch"),
         ({"approvals": {"ID": True}}, "/deferred_tool_results/approvals/ID"),
         ({"calls": {"ID": "cold"}}, "/deferred_tool_results/calls/ID"),
-        ({"calls": {"ID": {"kind": "tool-return", "return_value": "cold"}}}, "/deferred_tool_results/calls/ID/return_value"),
+        (
+            {"calls": {"ID": {"kind": "tool-return", "return_value": "cold"}}},
+            "/deferred_tool_results/calls/ID/return_value",
+        ),
         ({"results": {}}, "/deferred_tool_results/results"),
         ({"approvals": {"ID": "yes"}}, "/deferred_tool_results/approvals/ID"),
     ],

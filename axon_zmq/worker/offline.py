@@ -78,13 +78,12 @@ def tools() -> FunctionModel:
     """
 
     def answer(messages: list[ModelMessage]) -> list[TextPart | ToolCallPart]:
-        script, since = _script(messages)
+        script, step, gathered = _script(messages)
         if script is None:
             return [TextPart('write a JSON list of calls as the prompt: [{"name": "a_tool", "args": {}}]')]
-        step = sum(isinstance(message, ModelResponse) for message in since)
         if step < len(script):
             return [ToolCallPart(call["name"], call.get("args", {})) for call in script[step]]
-        return [TextPart(to_json(_gathered(since)).decode())]
+        return [TextPart(to_json(gathered).decode())]
 
     async def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
         return ModelResponse(parts=answer(messages))
@@ -102,28 +101,31 @@ def tools() -> FunctionModel:
     return FunctionModel(respond, stream_function=stream, model_name="tools")
 
 
-def _script(messages: list[ModelMessage]) -> tuple[list[list[dict[str, Any]]] | None, list[ModelMessage]]:
-    """The steps that the last prompt of that kind asks for, and the messages since."""
-    for index in reversed(range(len(messages))):
-        try:
-            calls = json.loads(user_text(messages[index : index + 1]))
-        except ValueError:
-            continue
-        steps = calls if isinstance(calls, list) and calls and isinstance(calls[0], list) else [calls]
-        if all(isinstance(step, list) and all(isinstance(c, dict) and "name" in c for c in step) for step in steps):
-            return steps, messages[index + 1 :]
-    return None, []
-
-
-def _gathered(messages: list[ModelMessage]) -> list[Any]:
-    gathered: list[Any] = []
+def _script(messages: list[ModelMessage]) -> tuple[list[list[dict[str, Any]]] | None, int, list[Any]]:
+    """The steps that the last prompt of that kind asks for, how many are done, and what came of them."""
+    script, step, gathered = None, 0, list[Any]()
     for message in messages:
+        step += isinstance(message, ModelResponse)
         for part in message.parts:
             if isinstance(part, ToolReturnPart):
                 gathered.append(part.content)
             elif isinstance(part, UserPromptPart):
-                gathered.append({"heard": user_text([ModelRequest(parts=[part])])})
-    return gathered
+                text = user_text([ModelRequest(parts=[part])])
+                if (steps := _steps(text)) is None:
+                    gathered.append({"heard": text})
+                else:
+                    script, step, gathered = steps, 0, []
+    return script, step, gathered
+
+
+def _steps(text: str) -> list[list[dict[str, Any]]] | None:
+    try:
+        calls = json.loads(text)
+    except ValueError:
+        return None
+    steps = calls if isinstance(calls, list) and calls and isinstance(calls[0], list) else [calls]
+    named = all(isinstance(step, list) and all(isinstance(c, dict) and "name" in c for c in step) for step in steps)
+    return steps if named else None
 
 
 NAMED = {"echo": echo, "tools": tools}

@@ -136,7 +136,9 @@ def _body(record: logging.LogRecord, job: Job) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | None):
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)[:LONGEST]
+    if isinstance(value, int | float | None):
         return value
     if isinstance(value, str | bytes):
         return value[:LONGEST]
