@@ -410,6 +410,77 @@ def test_rule_8_a_client_that_comes_back_in_time_keeps_its_runs(sign):
     assert worker.asked_to_end == []
 
 
+def test_rule_7_workers_are_told_when_a_client_goes_and_comes_back():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=1)
+    bench.send(A, "run", b"1")
+    bench.send(A, "run", b"2")  # it waits: nobody has to be told
+    bench.client_gone(A)
+    assert worker.told == [("gone", b"1", b"")]
+    bench.register(worker)  # its link was down: it takes all clients to be there
+    assert worker.told == [("gone", b"1", b"")] * 2
+    bench.finish(worker, (A, b"1"))
+    assert worker.told[2:] == [("gone", b"2", b"")]  # started while its client is away
+    bench.client_back(A)
+    assert worker.told[3:] == [("back", b"2", b"")]
+
+
+def test_what_a_client_says_to_its_run_goes_to_the_worker_that_has_it():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    assert bench.send(A, "steer", b"1", None, b"more") == []
+    assert bench.send(A, "tool_result", b"1", {"call_id": "c"}, b"result") == []
+    assert worker.told == [("steer", b"1", b"more"), ("tool_result", b"1", b"result")]
+
+
+def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.finish(worker, (A, b"1"))
+    for kind, header in (("steer", {}), ("tool_result", {"call_id": "c"}), ("cancel", {})):
+        [answer] = bench.send(A, kind, b"1", header)
+        body = wire.unpack(answer.body, "refused")
+        assert (answer.kind, body["of"], body["error_type"]) == (b"refused", kind, "invalid_request")
+        assert body.get("call_id") == header.get("call_id")
+        assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # another client's
+
+
+def test_a_steer_waits_with_its_run_and_is_bounded():
+    bench = Bench(max_queued_bytes=1000)
+    bench.send(A, "run", b"1", None, b"x" * 100)
+    for number in range(limits.MAX_STEERS):
+        assert bench.send(A, "steer", b"1", None, b"%02d" % number) == []
+    assert error_type_of(bench.send(A, "steer", b"1", None, b"one too many")) == "overloaded"
+    bench.send(A, "run", b"2", None, b"y" * 100)
+    assert error_type_of(bench.send(A, "steer", b"2", None, b"z" * 800)) == "overloaded"
+    assert error_type_of(bench.send(A, "tool_result", b"2", {"call_id": "c"}, b"")) == "invalid_request"
+    worker = bench.add_worker(b"w", slots=2)
+    assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(limits.MAX_STEERS)]
+    assert bench.broker._pools["run"].queue.bytes == 0
+
+
+def test_a_run_that_was_told_something_is_not_started_again():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1", {"max_attempts": 3})
+    bench.send(A, "steer", b"1", None, b"more")
+    bench.lose(worker)
+    assert error_type(bench.replies(A, b"1")) == "worker_lost"
+
+
+def test_call_tool_goes_to_the_workers_of_mode_run():
+    bench = Bench()
+    bench.add_worker(b"s", "run_stream")
+    worker = bench.add_worker(b"w")
+    bench.send(A, "call_tool", b"1", None, b"body")
+    assert bench.dispatched[0][:2] == (b"w", (A, b"1"))
+    assert bench.pong()["modes"]["run"]["free"] == 0
+    bench.finish(worker, (A, b"1"))
+    assert bench.pong()["modes"]["run"]["free"] == 1
+
+
 def test_rule_9_a_slow_clients_running_runs_are_ended_and_no_others():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)

@@ -45,11 +45,11 @@ class BrokerMachine(RuleBasedStateMachine):
             self.bench.send(client, "run", id, None, id)
 
     @precondition(lambda self: self.requests)
-    @rule(data=st.data(), kind=st.sampled_from(["cancel", "resume", "nonsense"]))
+    @rule(data=st.data(), kind=st.sampled_from(["cancel", "resume", "steer", "tool_result", "nonsense"]))
     def about(self, data: st.DataObject, kind: str) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
         if kind != "nonsense" or (client, id) in self.bench.broker._runs:  # without a run it gets an error of its own
-            self.bench.send(client, kind, id)
+            self.bench.send(client, kind, id, None, b"body" if kind == "steer" else b"")
 
     @rule(slots=st.integers(1, 3))
     def worker_comes(self, slots: int) -> None:
@@ -106,6 +106,16 @@ class BrokerMachine(RuleBasedStateMachine):
             assert sum(started == key for _, started, _ in self.bench.dispatched) <= attempts
 
     @invariant()
+    def a_run_that_was_told_something_is_not_started_again(self) -> None:
+        for worker in self.bench.workers.values():
+            for kind, id, _ in worker.told:
+                if kind in ("steer", "tool_result"):
+                    starts = [key for _, key, _ in self.bench.dispatched if key[1] == id]
+                    assert starts, "told before it was started"
+                    told_at = worker.identity
+                    assert [w for w, key, _ in self.bench.dispatched if key[1] == id][-1] == told_at
+
+    @invariant()
     def the_first_terminal_is_the_only_one_but_for_replays_of_it(self) -> None:
         for key in self.requests:
             terminals = [(kind, body) for kind, body in self.bench.terminals(key) if not _unknown(body)]
@@ -131,7 +141,7 @@ class BrokerMachine(RuleBasedStateMachine):
         pool = broker._pools["run"]
         # A run that is given back by a lost worker is not turned away for the bound.
         assert pool.queue.count == len(queued)
-        assert pool.queue.bytes == sum(len(run.body) for run in queued)
+        assert pool.queue.bytes == sum(len(run.body) + 4 * len(run.steers) for run in queued)
 
     @invariant()
     def open_requests_of_clients_are_those_without_an_end(self) -> None:

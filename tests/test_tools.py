@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from pydantic_core import to_json
 
-from tests.conftest import Dealer, running
+from tests.conftest import Dealer
 
 MODES = (b"run_sync", b"run", b"run_stream")
 PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}

@@ -42,8 +42,11 @@ class Link:
         dealer.setsockopt(zmq.LINGER, 1000)
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._dealer = dealer
-        news: dict[int, Callable[[], None]] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: connected, zmq.EVENT_DISCONNECTED: disconnected}
-        self._monitor = LoopSocket(monitor, lambda frames: news[parse_monitor_message(frames)["event"]]())
+        self._news: dict[int, Callable[[], None]] = {
+            zmq.EVENT_HANDSHAKE_SUCCEEDED: connected,
+            zmq.EVENT_DISCONNECTED: disconnected,
+        }
+        self._monitor = LoopSocket(monitor, lambda frames: self._news[parse_monitor_message(frames)["event"]]())
         self._socket = LoopSocket(dealer, received)
         self.congested = self._socket.congested
         """Whether messages wait here, because the broker is away or slower than the runs."""
