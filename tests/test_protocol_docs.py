@@ -53,6 +53,7 @@ def test_each_file_is_named_in_the_index_and_each_name_has_its_file():
 def test_there_is_a_golden_message_for_each_kind_that_is_served():
     kinds = {kind for fixture in FIXTURES.values() for kind in fixture.kinds}
     answers = {"accepted", "chunk", "complete", "error", "refused", "resumed", "catalog", "pong", "alive"}
+    answers |= {"tool_call", "tool_cancelled", "log"}
     assert kinds >= answers | set(wire.HEADERS)
 
 
@@ -88,6 +89,8 @@ def test_a_golden_run_request_is_taken_by_the_worker(fixture):
     history.load(request.message_history)
 
 
+EVENTS = ("accepted", "chunk", "complete", "tool_call", "tool_cancelled", "log", "refused")
+
 # --- what the Python client sends -------------------------------------------------------------------
 
 
@@ -122,9 +125,38 @@ def test_the_client_sends_the_golden_describe_ping_cancel_and_resume():
     assert sent[b"resume"] == [FIXTURES["resume_header"].packed]
 
 
+@pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["tool_result"] and f.part == "body"], ids=named)
+def test_a_golden_tool_result_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+    assert messages.tool_result(fixture.value).model_fields_set == fixture.value.keys()
+    core = ClientCore()
+    core.run("run", "echo", "one two", {"id": "1"}, 0.0)
+    core.receive([b"tool_call", b"1", wire.pack(FIXTURES["tool_call"].value | {"seq": 1})], 0.0)
+    core.answer(b"1", "call_1", fixture.value)
+    header = FIXTURES["tool_result_header"].packed
+    assert core.outgoing[-1] == [b"tool_result", b"1", header, fixture.packed]
+
+
+@pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["steer"]], ids=named)
+def test_a_golden_steer_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+    assert messages.checked(messages.Steer, fixture.value).model_fields_set == fixture.value.keys()
+    core = ClientCore()
+    core.run("run", "echo", "one two", {"id": "1"}, 0.0)
+    core.steer(b"1", fixture.value["content"], fixture.value["priority"])
+    assert core.outgoing[-1] == [b"steer", b"1", b"", fixture.packed]
+
+
+@pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["call_tool"]], ids=named)
+def test_a_golden_call_tool_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+    assert messages.checked(messages.CallRequest, fixture.value).model_fields_set == fixture.value.keys()
+    core = ClientCore()
+    options = {key: value for key, value in fixture.value.items() if key not in ("tool", "args")}
+    core.call_tool(fixture.value["tool"], fixture.value["args"], {"id": "1", **options}, 0.0)
+    assert list(core.outgoing) == [[b"call_tool", b"1", b"", fixture.packed]]
+
+
 def test_the_client_understands_the_golden_answers():
     for fixture in MAPS:
-        if fixture.direction == "to client" and fixture.kinds[0] in ("chunk", "complete", "accepted"):
+        if fixture.direction == "to client" and fixture.kinds[0] in EVENTS:
             event = messages.event_of(fixture.kinds[0].encode(), fixture.value)
             assert event is not None
             assert {key: getattr(event, key) for key in fixture.value} == fixture.value
@@ -241,6 +273,40 @@ def test_streamed_messages_have_the_golden_shape(dealer, type):
     assert type in code_in_first_cells("protocol.md")
 
 
+def test_what_tools_and_logs_send_has_the_golden_shape(dealer):
+    script = '[{"name": "weather", "args": {"place": "Oslo"}}, {"name": "book"}, {"name": "book"}]'
+    book = {"name": "book", "mode": "deferred"}
+    weather = {**FIXTURES["run_body_all"].value["tools"][0], "timeout_ms": None}
+    request = {"agent": {"model": "tools"}, "prompt": script, "tools": [weather, book]}
+    dealer.send(b"run", b"1", None, request)
+    _, _, call = dealer.recv()
+    assert lacks(FIXTURES["tool_call"].value, call) == []
+    dealer.send(b"tool_result", b"1", {"call_id": call["call_id"]}, {"result": {"celsius": "cold"}})
+    _, _, refused = dealer.recv()
+    golden = FIXTURES["refused_tool_result"].value
+    assert refused == golden | {"call_id": call["call_id"]}
+    dealer.send(b"resume", b"1", FIXTURES["resume_header"].value | {"from": 1})
+    _, _, resumed = dealer.recv()
+    assert resumed == FIXTURES["resumed_open_calls"].value | {"open_calls": [call], "last": call["seq"]}
+    dealer.recv()
+    dealer.send(b"tool_result", b"1", {"call_id": call["call_id"]}, {"result": {"celsius": 1}})
+    _, _, done = dealer.recv()
+    assert lacks(FIXTURES["complete_deferred"].value, done) == []
+    assert "result" not in done
+
+
+def test_a_cancelled_call_a_log_and_a_call_tool_have_the_golden_shape(dealer):
+    tool = {"name": "weather", "timeout_ms": 1}
+    dealer.send(b"run", b"1", None, {"agent": {"model": "tools"}, "prompt": '[{"name": "weather"}]', "tools": [tool]})
+    cancelled = next(body for kind, body in dealer.until_end(b"1") if kind == b"tool_cancelled")
+    assert lacks(FIXTURES["tool_cancelled"].value, cancelled) == []
+    dealer.send(b"run", b"2", None, {"agent": "logging", "prompt": "Oslo", "log": "info"})
+    record = next(body for kind, body in dealer.until_end(b"2") if kind == b"log")
+    assert lacks(FIXTURES["log"].value, record) == []
+    _, done = dealer.ask(b"call_tool", b"3", None, FIXTURES["call_tool_body"].value)
+    assert done == FIXTURES["complete_call_tool"].value
+
+
 def test_catalog_and_partial_have_the_golden_shape(dealer):
     kind, catalog = dealer.ask(b"describe", b"1", None, {"agent": "weather"})
     assert kind == b"catalog"
@@ -293,8 +359,12 @@ def _words(cell: str) -> list[str]:
 def test_every_key_of_a_run_request_is_in_the_protocol_page():
     assert messages.RunRequest.model_fields.keys() <= code_in_first_cells("protocol.md")
     page = text_of("protocol.md")
-    for key in {*messages.AgentData.model_fields, *messages.UrlPart.model_fields, *messages.NOT_SERVED}:
+    for key in {*messages.AgentData.model_fields, *messages.UrlPart.model_fields}:
         assert f"`{key}`" in page
+    keys = code_in_first_cells("protocol.md")
+    assert {*messages.ClientTool.model_fields, *messages.ToolResult.model_fields} <= keys
+    for key in {*messages.ToolFault.model_fields, *messages.Steer.model_fields, *messages.CallRequest.model_fields}:
+        assert re.search(rf"[`{{ ]{key}\b", page), key
 
 
 def test_every_limit_is_in_the_protocol_page_with_its_default():

@@ -6,6 +6,7 @@ names, and then answers with a `Forecast`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 from pydantic import BaseModel, Field
@@ -14,6 +15,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Tool
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
 from axon_zmq.worker.offline import json_words, user_text
+
+log = logging.getLogger(__name__)
 
 TEMPERATURES = {"Berlin": 7.5, "Lisbon": 16.0, "Oslo": -3.0, "Porto": 14.5, "Rome": 13.0}
 """Degrees Celsius."""
@@ -72,4 +75,5 @@ def temperature(ctx: RunContext[dict[str, float] | None], place: str) -> dict[st
     readings = {**TEMPERATURES, **(ctx.deps or {})}
     if place not in readings:
         raise ModelRetry(f"no reading for {place!r}; known are {', '.join(readings)}")
+    log.debug("read the thermometer of %s", place, extra={"celsius": readings[place]})
     return {"place": place, "celsius": readings[place]}
