@@ -184,7 +184,8 @@ SAMPLES = (
 AGENTS = ",".join(
     [f"{name}=axon_zmq.agents.{target}" for name, _, target in (pair.partition(".") for pair in SHIPPED)]
     + [f"{name}=sample_agents:{name}" for name in SAMPLES]
-    + ["logging=sample_agents:logging_", "broken=sample_agents:no_such_agent"]
+    + [f"{name}=sample_agents:{name}_" for name in ("logging", "callable")]
+    + ["broken=sample_agents:no_such_agent"]
 )
 """What the shared daemon serves."""
 

@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 from datetime import date
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, BinaryContent, DeferredToolRequests, RunContext, ToolReturn
+from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, DeltaToolCalls, FunctionModel
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.toolsets import ExternalToolset
 
 from axon_zmq.worker.offline import user_text
 
@@ -155,6 +158,8 @@ def _careful(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
     returned = [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
     if returned:
         return ModelResponse(parts=[TextPart(str(returned[-1].content))])
+    if user_text(messages) == "elsewhere":
+        return ModelResponse(parts=[ToolCallPart("elsewhere", {})])
     return ModelResponse(parts=[ToolCallPart("refund", {"euros": 12})])
 
 
@@ -211,3 +216,38 @@ async def ask(place: str) -> str:
         for number in range(5000):
             _log.info("record %d", number)
     return "logged"
+
+
+callable_ = Agent(
+    FunctionModel(_careful),
+    name="callable",
+    toolsets=[ExternalToolset([ToolDefinition(name="elsewhere")])],
+    output_type=[str, DeferredToolRequests],
+)
+"""Tools to be called without a model."""
+
+
+@callable_.tool_plain
+async def sleep() -> str:
+    """Takes long."""
+    await asyncio.sleep(60)
+    return "slept"
+
+
+@callable_.tool_plain(timeout=0.05)
+async def impatient() -> str:
+    """Has less time than it needs."""
+    await asyncio.sleep(60)
+    return "slept"
+
+
+@callable_.tool_plain
+def broken() -> str:
+    """Fails."""
+    raise ToolFailed("out of order")
+
+
+@callable_.tool_plain
+def picture() -> ToolReturn:
+    """A picture."""
+    return ToolReturn("a dot", content=[BinaryContent(b"\x89PNG", media_type="image/png")], metadata={"size": 1})

@@ -148,3 +148,14 @@ def test_a_run_goes_on_after_the_whole_daemon_was_restarted():
     with running("run_stream") as after, Dealer(after.endpoint) as dealer:
         go_on(dealer, b"run_stream", b"2", more, calls={deferred["calls"][0]["call_id"]: 4})
         assert json.loads(until(dealer, b"complete")["result"]) == [4]
+
+
+def test_an_approval_where_a_result_is_wanted_says_so(dealer):
+    body = {"agent": "callable", "prompt": "elsewhere"}
+    deferred, more = pending(dealer, b"run", b"1", body)
+    call_id = deferred["calls"][0]["call_id"]
+    go_on(dealer, b"run", b"2", more, approvals={call_id: True})
+    error = until(dealer, b"error")
+    assert (error["error_type"], "put it into calls" in error["message"]) == ("invalid_request", True)
+    go_on(dealer, b"run", b"3", more, calls={call_id: "from elsewhere"})
+    assert until(dealer, b"complete")["result"] == "from elsewhere"

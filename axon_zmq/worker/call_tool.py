@@ -57,6 +57,9 @@ class CallTool:
         )
         async with found.toolset:
             tools = await ToolManager[Any](found.toolset).for_run_step(context)
+            definition = tools.get_tool_def(request.tool)
+            if definition is not None and definition.kind == "external":
+                raise CallDeferred
             call = ToolCallPart(request.tool, request.args)
             # The application itself calls: there is nobody else to approve.
             valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)

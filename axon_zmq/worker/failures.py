@@ -38,6 +38,8 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 )
 _OUTPUT_RETRIES = "Exceeded maximum output retries"
 """How pydantic-ai says that the answer did not fit the schema, each time it was asked."""
+_NOT_CALLED_HERE = "External tools cannot be called"
+"""How pydantic-ai says that a deferred call was approved instead of answered."""
 _MOST_TEXT = 1000
 """Characters of a message; a provider may answer with a whole web page."""
 _MOST_WAIT = 86400.0
@@ -197,6 +199,8 @@ def _other_code(error: Exception) -> AxonError | None:
     It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
     falls over answers of another shape than the API's.
     """
+    if str(error) == _NOT_CALLED_HERE:
+        return invalid([("/deferred_tool_results/approvals", "one of these waits for a result: put it into calls")])
     frames = list(_frames(error))
     if any(frame.f_code is download_item.__code__ for frame in frames):
         reason = str(error).partition(". ")[0] or type(error).__name__
