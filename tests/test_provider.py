@@ -14,6 +14,7 @@ from axon_zmq import AxonError, Client
 from axon_zmq.messages import Complete
 from axon_zmq.testing import FakeProvider
 from axon_zmq.testing.provider import BEHAVIOURS
+from tests import test_tools as tools_tests
 from tests.conftest import AGENTS, Daemon, Dealer, free_port, running, wait_until
 
 MODES = ("run_sync", "run", "run_stream")
@@ -127,6 +128,38 @@ def test_a_streamed_tool_call_is_told_before_the_answer(client: Client):
     *chunks, _ = client.stream("typed", '{"who": {}}', **options)
     assert [chunk.type for chunk in chunks] == ["tool_started", "tool_finished", "text", "text", "text"]
     assert (chunks[0].data["name"], chunks[1].data["result"]) == ("who", "Ada is 36")
+
+
+@EACH_MODE
+@EACH_API
+def test_the_model_calls_a_tool_of_the_clients_and_answers_with_its_result(dealer: Dealer, api, mode):
+    parameters = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+    tool = {"name": "weather", "description": "Of a place.", "parameters": parameters, "returns": {"type": "string"}}
+    body = {"agent": {"model": f"{api}:ok"}, "prompt": '{"weather": {"place": "Oslo"}}', "tools": [tool]}
+    dealer.send(mode.encode(), b"1", None, body)
+    call = tools_tests.until(dealer, b"tool_call")
+    assert (call["name"], call["args"]) == ("weather", {"place": "Oslo"})
+    tools_tests.answer(dealer, b"1", call, result="three below", content=["and ", "windy"])
+    done = tools_tests.until(dealer, b"complete")
+    assert "windy" in done["result"]
+    assert done["usage"]["tool_calls"] == 1
+
+
+@EACH_MODE
+def test_an_approval_over_http(dealer: Dealer, mode):
+    tool = {"name": "pay", "parameters": {"type": "object", "properties": {"euros": {"type": "number"}}}}
+    body = {
+        "agent": {"model": "openai-chat:ok"},
+        "prompt": '{"pay": {"euros": 5}}',
+        "tools": [{**tool, "approval": True}],
+    }
+    dealer.send(mode.encode(), b"1", None, body)
+    done = tools_tests.until(dealer, b"complete")
+    [call] = done["deferred"]["approvals"]
+    more = {**body, "prompt": None, "message_history": done["messages"]}
+    decision = {call["call_id"]: {"kind": "tool-denied", "message": "no money"}}
+    dealer.send(mode.encode(), b"2", None, {**more, "deferred_tool_results": {"approvals": decision}})
+    assert tools_tests.until(dealer, b"complete")["result"] == "no money"
 
 
 @EACH_MODE
