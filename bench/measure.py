@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from bench.bare import PROMPT
 from bench.clients import Crowd
@@ -17,6 +19,16 @@ Parts = dict[str, float]
 """Figures by the part that they are of, such as `broker`, or `p99`."""
 PAUSE = 0.005
 """Seconds between two requests, where they are not back to back."""
+CALLS = 20
+"""Tool calls of one run."""
+_NUMBERS = {"a": {"type": "integer"}, "b": {"type": "integer"}}
+ADD = {
+    "name": "add",
+    "description": "Adds two numbers.",
+    "parameters": {"type": "object", "properties": _NUMBERS, "required": ["a", "b"]},
+    "returns": {"type": "integer"},
+}
+"""`bench.agents.add` as a tool of the client's."""
 NAIVE = "naive loop"
 BARE = "bare pydantic-ai"
 
@@ -38,12 +50,14 @@ class Plan:
     """Unary requests, over all clients."""
     timed: int
     """Unary requests one at a time."""
+    called: int
+    """Runs of `CALLS` tool calls each."""
     idle: float
     """Seconds in which nothing is asked."""
 
 
-FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=400, idle=2.0)
-QUICK = Plan(rounds=1, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, idle=0.1)
+FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=400, called=30, idle=2.0)
+QUICK = Plan(rounds=1, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, called=2, idle=0.1)
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,13 @@ def _agents(plan: Plan) -> Generator[list[Comparison]]:
             ),
             latency("back to back", 0.0),
             latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
+            Comparison(
+                "tool call in a `run`",
+                "ms",
+                "the same tool in Python",
+                partial(_called, one, "caller", plan.called, [ADD]),
+                partial(_called, one, "python_caller", plan.called, []),
+            ),
             Comparison("idle, each second", "ms CPU", "", partial(_idle, broker, run, plan.idle), dict),
         ]
 
@@ -209,6 +230,13 @@ def _unary(crowd: Crowd, broker: Process, worker: Process, each: int) -> Parts:
 
 def _latency(crowd: Crowd, times: int, pause: float) -> Parts:
     return percentiles(crowd.latencies(b"run", {"agent": "echo", "prompt": PROMPT}, times, pause))
+
+
+def _called(crowd: Crowd, agent: str, times: int, tools: list[dict[str, Any]]) -> Parts:
+    """Of each call, its step of the model included: of runs that make `CALLS` of them, one after the other."""
+    script = [[{"name": "add", "args": {"a": number, "b": 1}}] for number in range(CALLS)]
+    body = {"agent": agent, "prompt": json.dumps(script), "tools": tools}
+    return percentiles([took / CALLS for took in crowd.latencies(b"run", body, times, 0.0)])
 
 
 def _idle(broker: Process, worker: Process, seconds: float) -> Parts:

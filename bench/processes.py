@@ -19,6 +19,7 @@ from typing import Self
 from axon_zmq import Client
 
 ROOT = Path(__file__).parent.parent
+AGENTS = ",".join(f"{name}=bench.agents:{name}" for name in ("echo", "stream", "caller", "python_caller"))
 PATIENCE = 30.0
 """Seconds that anything may take before the run is given up."""
 AFTERMATH = 0.02
@@ -110,9 +111,7 @@ class Site:
     def worker(self, mode: str) -> Process:
         """Start a real worker, with the agents that are measured."""
         arguments = (f"--mode={mode}", f"--name={mode}", f"--run-dir={self.folder}")
-        return self.start(
-            mode, "axon_zmq.worker", *arguments, AXON_AGENTS="echo=bench.agents:echo,stream=bench.agents:stream"
-        )
+        return self.start(mode, "axon_zmq.worker", *arguments, AXON_AGENTS=AGENTS)
 
     def wait_for(self, *modes: str) -> None:
         """Until a worker of each mode is there."""

@@ -27,6 +27,7 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
         "`run` on `echo`, 2 at a time: server",
         "`run` on `echo`, one at a time, back to back: p50",
         "`run` on `echo`, one at a time, back to back: p99",
+        "tool call in a `run`: p50",
     ):
         row = rows[title]
         for side in ("ours", "other", "ratio"):
