@@ -37,7 +37,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "unknown_model": ErrorType("caller", False, "The model's name, or its provider, is not known here."),
     "unknown_tool": ErrorType("caller", False, "No tool of that name is registered."),
     "unknown_request": ErrorType(
-        "caller", False, "No such run is known; `details.may_have_run` says what may have been."
+        "caller", False, "No such run, or no such open tool call; `details.may_have_run` says what may have been."
     ),
     "too_large": ErrorType("caller", False, "A frame is over the limit named in the message (`pong.limits`)."),
     "unauthorized": ErrorType("caller", False, "The client's key may not do this."),

@@ -87,6 +87,7 @@ def test_no_answer_in_time_is_a_retry_for_the_model_and_ends_the_run_when_those_
         assert until(dealer, b"tool_cancelled")["call_id"] == calls_made[-1]["call_id"]
     error = failed(dealer)
     assert (error["error_type"], error["retryable"]) == ("tool_timeout", True)
+    assert error["details"]["tool"] == "weather"
     assert "weather" in error["message"]
     told = [part for message in error["details"]["partial"]["messages"] for part in message["parts"]]
     assert any("did not answer within 50 ms" in str(part.get("content")) for part in told)
@@ -257,6 +258,20 @@ def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
     kind, error = dealer.ask(mode, b"1", None, {"agent": "weather", "prompt": "Oslo", "tools": [tool]})
     assert (kind, error["error_type"]) == (b"error", "invalid_request")
     assert "temperature" in error["message"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, mode):
+    returns = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), {**WEATHER, "returns": returns}))
+    call = until(dealer, b"tool_call")
+    large = list(range(100_000))
+    answer(dealer, b"1", call, result=[*large, -1])
+    dealer.send(mode, b"2", None, {"agent": "echo", "prompt": "meanwhile"})
+    kinds = [dealer.recv()[:2] for _ in range(3 if mode == b"run_stream" else 2)]
+    assert kinds[-1] == (b"refused", b"1"), kinds  # the other run was done before
+    answer(dealer, b"1", call, result=large)
+    assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
 
 
 def test_a_call_id_that_comes_again_in_a_run_is_told_apart(dealer):

@@ -16,7 +16,7 @@ from pydantic_ai.usage import RunUsage
 from axon_zmq.errors import AxonError
 from axon_zmq.messages import invalid
 from axon_zmq.worker import history
-from axon_zmq.worker.remote_tools import ToolFaultRetry, ToolTimeoutRetry
+from axon_zmq.worker.remote_tools import ClientRetry
 from axon_zmq.worker.schema import NOT_FITTING
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
@@ -86,10 +86,8 @@ def raised_by(tool: str, error: Exception) -> AxonError:
 
 
 def timed_out(retry: BaseException | None) -> bool:
-    """Whether a tool did not answer in time: the client's, or a Python tool with a `timeout` (pydantic-ai 2.62)."""
-    return isinstance(retry, ToolTimeoutRetry) or (
-        isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
-    )
+    """Whether a Python tool took longer than its `timeout`, as pydantic-ai 2.62 says it."""
+    return isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
 
 
 def internal(error: BaseException) -> AxonError:
@@ -104,8 +102,8 @@ def _refined(code: str, error: Exception) -> str:
         return "invalid_output"
     if code == "model_behavior" and timed_out(error.__cause__):
         return "tool_timeout"
-    if code == "model_behavior" and isinstance(error.__cause__, ToolFaultRetry):
-        return "tool_failed"
+    if code == "model_behavior" and isinstance(error.__cause__, ClientRetry):
+        return error.__cause__.error_type
     if type(error) is ai.ModelAPIError and not error.in_stream:
         return "model_behavior"  # no fault that the provider reported: its answer could not be read
     return code
@@ -175,6 +173,8 @@ def _details(error: Exception) -> dict[str, Any]:
         details["status_code"] = error.status_code
     if faults := _faults(error.__cause__):
         details["errors"] = faults
+    if isinstance(error.__cause__, ClientRetry):
+        details["tool"] = error.__cause__.tool
     return details
 
 

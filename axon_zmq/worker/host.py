@@ -24,11 +24,14 @@ from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
 from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+from axon_zmq.worker.remote_tools import RemoteCall, read_answer
 
 log = logging.getLogger(__name__)
 
 LEAVE_TIMEOUT: Final = 1.0
 """Seconds that a leaving worker waits for the broker's word; there may be no broker."""
+LARGE_ANSWER: Final = 32 * limits.KIB
+"""Bytes of a tool's answer above which it is read and checked in a thread, to hold up no other run."""
 REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "cancelled": ("cancelled", "cancelled by the client"),
     "client_gone": ("cancelled", "its client went away"),
@@ -241,13 +244,13 @@ class Host:
         if job is not None and not job.ended:
             self._end(job, reason)
         elif reason == "cancelled":
-            error = RequestError("invalid_request", "the run has already ended")
-            self._link.send(client, b"refused", id, wire.refused_body("cancel", error))
+            self._refuse(client, id, "cancel", RequestError("invalid_request", "the run has already ended"))
 
     def _hear(self, client: bytes, kind: bytes, id: bytes, header_frame: bytes, body: bytes) -> None:
         """Take what a client says to its run, or refuse it."""
-        call_id = wire.unpack(header_frame, "the header").get("call_id")
         job = self._jobs.get((client, id))
+        call_id = wire.unpack(header_frame, "the header").get("call_id")
+        more = {} if call_id is None else {"call_id": call_id}
         try:
             if job is None or job.ended:
                 raise RequestError("invalid_request", "the run has already ended")
@@ -255,11 +258,21 @@ class Host:
                 job.hear(checked(Steer, wire.unpack(body, "the body")))
             elif call_id is None:
                 raise RequestError("invalid_request", "header key 'call_id' is missing: say which call it answers")
+            elif len(body) > LARGE_ANSWER:
+                self._spawn(self._take_large(job, job.remote.expected(call_id), body))
             else:
-                job.remote.take(call_id, body)
+                job.remote.take(call_id, read_answer(job.remote.expected(call_id).tool, body))
         except AxonError as error:
-            more = {} if call_id is None else {"call_id": call_id}
-            self._link.send(client, b"refused", id, wire.refused_body(kind.decode(), error, **more))
+            self._refuse(client, id, kind.decode(), error, **more)
+
+    async def _take_large(self, job: Job, call: RemoteCall, body: bytes) -> None:
+        try:
+            job.remote.take(call.call_id, await asyncio.to_thread(read_answer, call.tool, body))
+        except AxonError as error:
+            self._refuse(job.client, job.id, "tool_result", error, call_id=call.call_id)
+
+    def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
+        self._link.send(client, b"refused", id, wire.refused_body(of, error, **more))
 
     def _end(self, job: Job, reason: str) -> None:
         """Ask a run's code to end, and answer for it where it does not."""

@@ -28,12 +28,13 @@ ID: Final = "client"
 """The toolset's name in pydantic-ai's messages."""
 
 
-class ToolTimeoutRetry(ModelRetry):
-    """A tool did not answer in time: the model hears of it, and `tool_timeout` ends the run when it may not retry."""
+class ClientRetry(ModelRetry):
+    """The model is asked to try a tool of the client's again; where it may not, `error_type` ends the run."""
 
-
-class ToolFaultRetry(ModelRetry):
-    """The client asks the model to try again; `tool_failed` ends the run when it may not."""
+    def __init__(self, tool: str, message: str, error_type: str) -> None:
+        super().__init__(message)
+        self.tool = tool
+        self.error_type = error_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +131,23 @@ class RemoteCalls:
             if not self._paused:
                 self._start_timer(call, call.left)
 
-    def take(self, call_id: str, body: bytes) -> None:
+    def expected(self, call_id: str) -> RemoteCall:
+        """An open call.
+
+        Raises:
+            RequestError: `unknown_request`, where no such call is open.
+        """
+        if (call := self._open.get(call_id)) is not None:
+            return call
+        raise RequestError("unknown_request", f"call {call_id!r} {self._closed.get(call_id, 'was never made')}")
+
+    def take(self, call_id: str, answer: ToolResult) -> None:
         """Give an open call its answer.
 
         Raises:
-            RequestError: `unknown_request`, where no such call is open; `invalid_request` or
-                `invalid_msgpack` for what is no answer, or not what the tool `returns`: the call stays open.
+            RequestError: As `expected`.
         """
-        call = self._open.get(call_id)
-        if call is None:
-            how = self._closed.get(call_id)
-            raise RequestError("unknown_request", f"call {call_id!r} {how or 'was never made'}")
-        answer = tool_result(wire.unpack(body, "the body"))
-        if answer.error is None and call.tool.returns is not None:
-            faults = call.tool.returns.faults(answer.result)
-            if faults:
-                raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
+        call = self.expected(call_id)
         self._close(call, "was answered already")
         call.settle(answer)
 
@@ -285,11 +287,25 @@ class RemoteToolset(AbstractToolset[Any]):
                 self.post(self.calls.drop, call)
 
 
+def read_answer(tool: RemoteTool, body: bytes) -> ToolResult:
+    """The answer in a `tool_result`; in a thread where it is large, for a schema takes its time with it.
+
+    Raises:
+        RequestError: `invalid_request` or `invalid_msgpack`, where it is none, or not what the tool `returns`.
+    """
+    answer = tool_result(wire.unpack(body, "the body"))
+    if answer.error is None and tool.returns is not None and (faults := tool.returns.faults(answer.result)):
+        raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
+    return answer
+
+
 def _returned(name: str, timeout_ms: int | None, answer: ToolResult | None) -> Any:
     if answer is None:
-        raise ToolTimeoutRetry(f"Tool {name!r} did not answer within {timeout_ms} ms.")
+        raise ClientRetry(name, f"Tool {name!r} did not answer within {timeout_ms} ms.", "tool_timeout")
     if answer.error is not None:
-        raise (ToolFaultRetry if answer.error.retry else ToolFailed)(answer.error.message)
+        if answer.error.retry:
+            raise ClientRetry(name, answer.error.message, "tool_failed")
+        raise ToolFailed(answer.error.message)
     if answer.content is None and answer.metadata is None:
         return answer.result
     return ToolReturn(answer.result, content=history.prompt(answer.content), metadata=answer.metadata)
