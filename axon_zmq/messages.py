@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -27,10 +27,37 @@ class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
 
 
+UrlKind = Literal["image-url", "audio-url", "document-url", "video-url"]
+PartKind = Literal[UrlKind, "text-content", "structured-content", "binary", "uploaded-file", "cache-point"]
+
+
+class TextPart(_Checked):
+    """A part of a prompt: text, and what the application alone is told with it."""
+
+    kind: Literal["text-content"]
+    content: str
+    metadata: Any = None
+
+
+class StructuredPart(_Checked):
+    """A part of a prompt: a value, which models are sent as text unless they take values."""
+
+    kind: Literal["structured-content"]
+    value: Any
+    content: str = ""
+    """The text; where there is none, the value is written as `format` says."""
+    format: Literal["json", "xml"] | None = None
+    tag: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)] | None = None
+    """What the text is wrapped in: `<tag>...</tag>`."""
+    description: str | None = None
+    """Stands before the text."""
+    metadata: Any = None
+
+
 class UrlPart(_Checked):
     """A part of a prompt that the model's provider, or pydantic-ai, fetches."""
 
-    kind: Literal["image-url", "audio-url", "document-url", "video-url"]
+    kind: UrlKind
     url: Annotated[str, Field(min_length=1, max_length=65536)]
     media_type: Name | None = None
     identifier: Name | None = None
@@ -48,6 +75,32 @@ class BinaryPart(_Checked):
     vendor_metadata: dict[str, Any] | None = None
 
 
+class UploadedPart(_Checked):
+    """A part of a prompt that was uploaded to the model's provider before."""
+
+    kind: Literal["uploaded-file"]
+    file_id: Annotated[str, Field(min_length=1, max_length=65536)]
+    provider_name: Literal[
+        "anthropic", "openai", "google", "google-cloud", "google-gla", "google-vertex", "bedrock", "xai"
+    ]
+    media_type: Name | None = None
+    identifier: Name | None = None
+    vendor_metadata: dict[str, Any] | None = None
+
+
+class CachePart(_Checked):
+    """A mark in a prompt: the provider shall keep what comes before it."""
+
+    kind: Literal["cache-point"]
+    ttl: Literal["5m", "1h"] = "5m"
+
+
+class _OtherPart(_Checked, extra="ignore"):
+    """A map of no known kind: it always fails, and the error names the kinds."""
+
+    kind: PartKind
+
+
 class Retries(_Checked):
     """pydantic-ai's `AgentRetries`."""
 
@@ -55,11 +108,23 @@ class Retries(_Checked):
     output: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
-def _kind_of_part(part: Any) -> str:
+_PARTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(get_args(UrlKind), "<url>"),
+    "text-content": "<text part>",
+    "structured-content": "<structured>",
+    "binary": "<binary>",
+    "uploaded-file": "<uploaded>",
+    "cache-point": "<cache>",
+}
+
+
+def _tag_of_part(part: Any) -> str | None:
     if isinstance(part, str):
         return "<text>"
+    if not isinstance(part, dict | BaseModel):
+        return None
     kind = part.get("kind") if isinstance(part, dict) else getattr(part, "kind", None)
-    return "<binary>" if kind == "binary" else "<url>"
+    return _PARTS.get(kind, "<other>") if isinstance(kind, str) else "<other>"
 
 
 def _map_or(other: str) -> Callable[[Any], str]:
@@ -67,8 +132,19 @@ def _map_or(other: str) -> Callable[[Any], str]:
 
 
 Part = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[UrlPart, Tag("<url>")] | Annotated[BinaryPart, Tag("<binary>")],
-    Discriminator(_kind_of_part),
+    Annotated[str, Tag("<text>")]
+    | Annotated[TextPart, Tag("<text part>")]
+    | Annotated[StructuredPart, Tag("<structured>")]
+    | Annotated[UrlPart, Tag("<url>")]
+    | Annotated[BinaryPart, Tag("<binary>")]
+    | Annotated[UploadedPart, Tag("<uploaded>")]
+    | Annotated[CachePart, Tag("<cache>")]
+    | Annotated[_OtherPart, Tag("<other>")],
+    Discriminator(
+        _tag_of_part,
+        custom_error_type="part",
+        custom_error_message="must be text, or a map with a `kind`: see docs/protocol.md",
+    ),
 ]
 Prompt = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=10_000, fail_fast=True), Tag("<list>")],

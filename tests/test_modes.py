@@ -111,7 +111,8 @@ def test_an_agent_that_raises_what_only_asyncio_should_still_gets_its_terminal_m
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer, mode):
-    dealer.send(mode.encode(), b"1", None, {"agent": "opaque", "prompt": "?"})
+    body = {"agent": "echo", "prompt": f'{{"response": {2**70}}}', "output_schema": {"type": "integer"}}
+    dealer.send(mode.encode(), b"1", None, body)
     kind, body = dealer.until_end(b"1")[-1]
     assert (kind, body["error_type"]) == (b"error", "invalid_output")
     assert "msgpack" in body["message"]

@@ -12,6 +12,8 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import FunctionToolset
 
 from axon_zmq.messages import from_validation, invalid
+from axon_zmq.worker import packing
+from axon_zmq.worker.history import refuse_local_downloads
 from axon_zmq.worker.remote_tools import RemoteTool
 
 PLACE: Final = "/deferred_tool_results"
@@ -30,6 +32,7 @@ def results(
     """
     if unknown := [key for key in given if key not in _KEYS]:
         raise invalid([(f"{PLACE}/{unknown[0]}", f"is unknown; known are {', '.join(_KEYS)}")])
+    refuse_local_downloads(given, PLACE)
     try:
         read = _RESULTS.validate_python(given)
     except ValidationError as error:
@@ -91,7 +94,7 @@ def asked(requests: DeferredToolRequests) -> dict[str, Any]:
 def _call(call: ToolCallPart, requests: DeferredToolRequests) -> dict[str, Any]:
     made: dict[str, Any] = {"call_id": call.tool_call_id, "name": call.tool_name, "args": call.args_as_dict()}
     if metadata := requests.metadata.get(call.tool_call_id):
-        made["metadata"] = metadata
+        made["metadata"] = packing.plain(metadata)
     return made
 
 

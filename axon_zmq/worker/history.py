@@ -4,52 +4,73 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.messages import (
+    AgentStreamEvent,
     AudioUrl,
     BinaryContent,
+    CachePoint,
     DocumentUrl,
     ImageUrl,
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelResponse,
+    StructuredContent,
+    TextContent,
     TextPart,
+    UploadedFile,
     UserContent,
     VideoUrl,
 )
 from pydantic_ai.usage import RunUsage
+from pydantic_core import SchemaSerializer
 
-from axon_zmq.messages import BinaryPart, UrlPart, from_validation, invalid
+from axon_zmq.messages import Part, Prompt, from_validation, invalid
+from axon_zmq.worker import packing
 
-_URLS = {"image-url": ImageUrl, "audio-url": AudioUrl, "document-url": DocumentUrl, "video-url": VideoUrl}
+_CONTENT: Final[dict[str, Any]] = {
+    "text-content": TextContent,
+    "structured-content": StructuredContent,
+    "image-url": ImageUrl,
+    "audio-url": AudioUrl,
+    "document-url": DocumentUrl,
+    "video-url": VideoUrl,
+    "binary": BinaryContent,
+    "uploaded-file": UploadedFile,
+    "cache-point": CachePoint,
+}
+_ALWAYS: Final = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
 
-_ALWAYS = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
+
+# --- from the wire ---------------------------------------------------------------------------------
 
 
-def prompt(parts: str | Sequence[str | UrlPart | BinaryPart] | None) -> str | list[UserContent] | None:
-    """The prompt as pydantic-ai takes it."""
-    return parts if parts is None or isinstance(parts, str) else [_content(part) for part in parts]
+def prompt(parts: Prompt | None, place: str = "/prompt") -> str | list[UserContent] | None:
+    """The prompt as pydantic-ai takes it.
+
+    Raises:
+        RequestError: `invalid_request`, naming the part under `place`, where pydantic-ai itself refuses it:
+            structured content that has no text.
+    """
+    if parts is None or isinstance(parts, str):
+        return parts
+    return [_content(part, f"{place}/{index}") for index, part in enumerate(parts)]
 
 
-def _content(part: str | UrlPart | BinaryPart) -> UserContent:
+def _content(part: Part, place: str) -> UserContent:
     if isinstance(part, str):
         return part
-    if isinstance(part, BinaryPart):
-        return BinaryContent(
-            data=part.data,
-            media_type=part.media_type,
-            identifier=part.identifier,
-            vendor_metadata=part.vendor_metadata,
-        )
-    return _URLS[part.kind](
-        url=part.url,
-        media_type=part.media_type,
-        identifier=part.identifier,
-        force_download=part.force_download,
-        vendor_metadata=part.vendor_metadata,
-    )
+    try:
+        made = _CONTENT[part.kind](**dict(part))
+    except ValidationError as error:
+        raise from_validation(error, place) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise invalid([(place, f"cannot be made into text for the model: {error}")]) from None
+    return BinaryContent.narrow_type(made) if isinstance(made, BinaryContent) else made
 
 
 def load(messages: list[dict[str, Any]] | None) -> list[ModelMessage] | None:
@@ -61,30 +82,104 @@ def load(messages: list[dict[str, Any]] | None) -> list[ModelMessage] | None:
     """
     if messages is None:
         return None
-    if (pointer := _local_download(messages)) is not None:
-        raise invalid([(pointer, "may be true or false: a client may not ask for a download from local addresses")])
+    refuse_local_downloads(messages, "/message_history")
     try:
         return ModelMessagesTypeAdapter.validate_python(messages)
     except ValidationError as error:
         raise from_validation(error, "/message_history") from None
+    except RecursionError:
+        raise invalid([("/message_history", "is nested too deep")]) from None
 
 
-def _local_download(value: Any) -> str | None:
-    pending = [("/message_history", value)]
+def refuse_local_downloads(value: Any, place: str) -> None:
+    """Refuse parts with `force_download: "allow-local"`, anywhere in a value that pydantic-ai makes parts of.
+
+    A map is made a part by its `kind`; one without is a tool's own data, whatever its keys.
+
+    Raises:
+        RequestError: `invalid_request`, naming the part under `place`.
+    """
+    pending: list[tuple[Any, tuple[Any, ...]]] = [(value, ())]
     while pending:
-        place, value = pending.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("force_download"), str):
-                return f"{place}/force_download"
-            pending += [(f"{place}/{key}", item) for key, item in value.items()]
-        elif isinstance(value, list):
-            pending += [(f"{place}/{index}", item) for index, item in enumerate(value)]
-    return None
+        value, steps = pending.pop()
+        if type(value) is dict:
+            if "force_download" in value and "kind" in value and not isinstance(value["force_download"], bool):
+                at = "".join(f"/{step}" for step in (*steps, "force_download"))
+                raise invalid([(place + at, _NO_LOCAL_DOWNLOAD)])
+            items = value.items()
+        else:
+            items = enumerate(value)
+        for step, item in items:
+            if type(item) in _HOLDERS:
+                pending.append((item, (*steps, step)))
 
 
-def dump(messages: list[ModelMessage]) -> list[Any]:
-    """Messages as maps, for packing."""
-    return ModelMessagesTypeAdapter.dump_python(messages)
+_HOLDERS: Final = frozenset((dict, list))
+_NO_LOCAL_DOWNLOAD: Final = "may be true or false: a client may not ask for a download from local addresses"
+
+
+# --- to the wire -----------------------------------------------------------------------------------
+
+
+def dump(messages: Sequence[ModelMessage]) -> packing.Plain:
+    """Messages as maps, plain all through: whatever tools left in them, they can be packed, and read by `load`."""
+    try:
+        dumped = _dumped(messages)
+    except Exception:  # a serializer of a tool's own that raises, a value that holds itself
+        dumped = [_piecewise(message) for message in messages]
+    return packing.Plain(packing.plain(dumped))
+
+
+def _dumped(messages: Sequence[ModelMessage]) -> list[Any]:
+    return _of_messages().to_python(messages, warnings=False)
+
+
+def _piecewise(message: ModelMessage) -> dict[str, Any]:
+    """A message with something that pydantic cannot dump: that part field by field, the others as ever."""
+    whole = packing.plain(message)
+    for index, part in enumerate(message.parts):
+        with suppress(Exception):
+            alone: Any = dataclasses.replace(message, parts=[part], metadata=None)
+            whole["parts"][index] = _dumped([alone])[0]["parts"][0]
+    return whole
+
+
+def dump_event(event: AgentStreamEvent) -> Any:
+    """An event of a stream as a map, plain all through."""
+    try:
+        dumped = _of_events().to_python(event, warnings=False)
+    except Exception:  # as in `dump`
+        dumped = event
+    return packing.plain(dumped)
+
+
+@cache
+def _of_messages() -> SchemaSerializer:
+    return _serializer(ModelMessagesTypeAdapter)
+
+
+@cache
+def _of_events() -> SchemaSerializer:
+    """Made when it is first asked for: it takes a twentieth of a second."""
+    return _serializer(TypeAdapter(AgentStreamEvent))
+
+
+def _serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
+    """What keeps bytes and times as they are, and yet writes as text what pydantic-ai reads from text alone."""
+    adapter.rebuild()
+    return SchemaSerializer(_also_outside_json(adapter.core_schema))
+
+
+def _also_outside_json(schema: Any) -> Any:
+    """A schema whose serializers for JSON are used always: instruction ids, merge callbacks of thinking deltas."""
+    if isinstance(schema, dict):
+        return {
+            key: "always" if key == "when_used" and item == "json" else _also_outside_json(item)
+            for key, item in schema.items()
+        }
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_also_outside_json, schema))
+    return schema
 
 
 def usage(spent: RunUsage) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from axon_zmq import wire
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import Steer
 from axon_zmq.wire import RunKey
+from axon_zmq.worker import packing
 from axon_zmq.worker.loops import call_on
 from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
@@ -96,5 +97,5 @@ class Job:
         self.steering.say(steer)
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
-        """Send one `chunk`."""
-        self.send(self, b"chunk", {"type": type, "data": data, "step": step, "part": part})
+        """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
+        self.send(self, b"chunk", {"type": type, "data": packing.plain(data), "step": step, "part": part})

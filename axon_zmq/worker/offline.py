@@ -83,7 +83,7 @@ def tools() -> FunctionModel:
             return [TextPart('write a JSON list of calls as the prompt: [{"name": "a_tool", "args": {}}]')]
         if step < len(script):
             return [ToolCallPart(call["name"], call.get("args", {})) for call in script[step]]
-        return [TextPart(to_json(gathered).decode())]
+        return [TextPart(to_json(gathered, bytes_mode="base64").decode())]
 
     async def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
         return ModelResponse(parts=answer(messages))

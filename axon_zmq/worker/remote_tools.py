@@ -296,6 +296,7 @@ def read_answer(tool: RemoteTool, body: bytes) -> ToolResult:
     answer = tool_result(wire.unpack(body, "the body"))
     if answer.error is None and tool.returns is not None and (faults := tool.returns.faults(answer.result)):
         raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
+    history.prompt(answer.content, "/content")  # raises here, while the call can be answered again
     return answer
 
 

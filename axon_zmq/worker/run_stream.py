@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
-from pydantic import TypeAdapter
 from pydantic_ai import AgentRunResultEvent
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -25,7 +23,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_core import from_json, to_json
 
-from axon_zmq.worker import calls
+from axon_zmq.worker import calls, history
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
 
@@ -64,12 +62,6 @@ class RunStreamMode:
         return calls.completed(result)
 
 
-@cache
-def _event_adapter() -> TypeAdapter[Any]:
-    """Made when it is first asked for: it takes a tenth of a second."""
-    return TypeAdapter(AgentStreamEvent)
-
-
 class Chunks:
     """Turns pydantic-ai's events into chunks: what a reader of the answer needs, and no more.
 
@@ -94,7 +86,7 @@ class Chunks:
     def relay_whole(self, event: AgentStreamEvent) -> None:
         """Send pydantic-ai's own event (`events: "all"`)."""
         self._count_steps(event)
-        self._send("event", _event_adapter().dump_python(event), self._step, getattr(event, "index", 0))
+        self._send("event", history.dump_event(event), self._step, getattr(event, "index", 0))
 
     def relay(self, event: AgentStreamEvent) -> None:
         """Send what an event means for the reader."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import UserContent
 
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import Steer
@@ -20,7 +21,7 @@ class Steering:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._context: RunContext[Any] | None = None
-        self._early: list[Steer] = []
+        self._early: list[tuple[Sequence[UserContent], Literal["asap", "when_idle"]]] = []
         """What came before the run had begun."""
 
     def attached_to(self, metadata: dict[str, Any] | None) -> Callable[[RunContext[Any]], dict[str, Any] | None]:
@@ -33,8 +34,8 @@ class Steering:
             with self._lock:
                 early, self._early = self._early, []
                 self._context = context
-            for steer in early:
-                self._enqueue(context, steer)
+            for parts, priority in early:
+                _enqueue(context, parts, priority)
             return metadata
 
         return begun
@@ -43,18 +44,19 @@ class Steering:
         """Say something to the run.
 
         Raises:
-            RequestError: `invalid_request`, where the run has its answer already.
+            RequestError: `invalid_request`, where the run has its answer already, or pydantic-ai refuses a part.
         """
+        content = history.prompt(steer.content, "/content")
+        parts = [content] if isinstance(content, str) else content or []
         with self._lock:
             if self._context is None:
-                self._early.append(steer)
+                self._early.append((parts, steer.priority))
                 return
-        self._enqueue(self._context, steer)
+        _enqueue(self._context, parts, steer.priority)
 
-    def _enqueue(self, context: RunContext[Any], steer: Steer) -> None:
-        content = history.prompt(steer.content)
-        parts = [content] if isinstance(content, str) else content or []
-        try:
-            context.enqueue(*parts, priority=steer.priority)
-        except UserError:
-            raise RequestError("invalid_request", "too late: the run has its answer already") from None
+
+def _enqueue(context: RunContext[Any], parts: Sequence[UserContent], priority: Literal["asap", "when_idle"]) -> None:
+    try:
+        context.enqueue(*parts, priority=priority)
+    except UserError:
+        raise RequestError("invalid_request", "too late: the run has its answer already") from None
