@@ -27,6 +27,7 @@ LAYERS = [
     ["client"],
     ["testing"],
     ["supervise"],
+    ["terminal"],
     ["cli"],
 ]
 """From the bottom up; a module imports only from its own layer and those before it."""

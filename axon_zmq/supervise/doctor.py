@@ -67,11 +67,23 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
     from axon_zmq.worker.agents import Registry
     from axon_zmq.worker.models import Models
 
+    async def described() -> dict[str, Any]:
+        registry = Registry(configured.agents, models, configured.toolsets)
+        try:
+            return await registry.describe(None)
+        finally:
+            await registry.aclose()
+
     models = Models(configured.model)
-    for name, entry in Registry(configured.agents, models).describe(None)["agents"].items():
-        fault: Any = entry.get("error")
+    catalog = asyncio.run(described())
+    for name, entry in catalog["agents"].items():
+        fault: Any = entry.get("error") or entry.get("tools_error")
         target = configured.agents[name]
         yield Finding(fault is None, f"agent {name}", fault or target, f"mend {target} or its entry in AXON_AGENTS")
+    for name, entry in catalog["toolsets"].items():
+        fault = entry.get("error")
+        found = fault or ", ".join(tool["name"] for tool in entry["tools"]) or "no tools"
+        yield Finding(fault is None, f"toolset {name}", found, "mend its entry in AXON_TOOLSETS or axon.toml")
     if configured.model is not None:
         try:
             models.named(configured.model)
