@@ -6,9 +6,10 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +25,7 @@ Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -33,10 +35,58 @@ EXAMPLES: Final = {
 """The agents that ship, served where the operator names none."""
 
 
+class McpServer(BaseModel):
+    """A table in `[toolsets]`: an MCP server, started with `command` or reached at `url`.
+
+    `${NAME}` in `command`, `args`, `env`, `url` and `headers` stands for a variable of the worker's environment.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    command: Annotated[str, Field(min_length=1)] | None = None
+    args: list[str] = Field(default_factory=list[str], repr=False)
+    env: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
+    """Beside HOME, LOGNAME, PATH, SHELL, TERM and USER, the only variables that the server gets of the worker's."""
+    cwd: str | None = None
+    url: str | None = Field(None, repr=False)
+    headers: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
+    timeout: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """Seconds until it must have started and told its tools."""
+    prefix: str | None = None
+    """Stands, with `_`, before the name of each tool."""
+    approval: bool = False
+    """Each call waits for an approval."""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://", "${")):
+            raise ValueError("is no address: write http://host:port/path")
+        return url
+
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, prefix: str | None) -> str | None:
+        if prefix is not None and not _PREFIX.fullmatch(prefix):
+            raise ValueError(f"{prefix!r} is no start of a tool's name: write up to 32 of A-Z a-z 0-9 _ -")
+        return prefix
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("has both command and url" if self.command else "needs command or url")
+        foreign = self.model_fields_set & ({"headers"} if self.url is None else {"args", "env", "cwd"})
+        if foreign:
+            raise ValueError(f"{min(foreign)} goes with {'url' if self.url is None else 'command'}")
+        return self
+
+
 class Settings(BaseSettings):
     """All settings, checked. Environment goes before `axon.toml` (or the file that AXON_CONFIG names)."""
 
-    model_config = SettingsConfigDict(env_prefix="AXON_", extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AXON_", extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     frontend: str = Field("tcp://127.0.0.1:5570", description="Where clients connect.")
     run_dir: Path = Field(Path("run"), description="Sockets, pids and logs; 0700.")
@@ -48,6 +98,10 @@ class Settings(BaseSettings):
     run_stream_slots: Slots = Field(1024, description="Runs at a time in a run_stream process.")
     agents: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=lambda: dict(EXAMPLES), description="name=module:attribute, comma-separated, or a table."
+    )
+    toolsets: Annotated[dict[str, str | McpServer], NoDecode] = Field(
+        default_factory=dict[str, str | McpServer],
+        description="name=module:attribute, comma-separated, or a table; MCP servers in axon.toml only.",
     )
     model: str | None = Field(None, description="Default model, such as openai-chat:gpt-5-mini.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of all processes.")
@@ -62,20 +116,27 @@ class Settings(BaseSettings):
     )
     max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
 
-    @field_validator("agents", mode="before")
+    @field_validator("agents", "toolsets", mode="before")
     @classmethod
-    def _read_agents(cls, value: Any) -> Any:
+    def _read_targets(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
-        return dict(_agent_pair(item.strip()) for item in value.split(",") if item.strip())
+        return dict(_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip())
 
-    @field_validator("agents")
+    @field_validator("toolsets", mode="before")
     @classmethod
-    def _check_agents(cls, agents: dict[str, str]) -> dict[str, str]:
-        for name, target in agents.items():
-            if not _NAME.fullmatch(name) or not _TARGET.fullmatch(target):
-                raise ValueError(f"{name}={target} is no agent: write name=module:attribute")
-        return agents
+    def _read_servers(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: entry if isinstance(entry, str) else _server(name, entry) for name, entry in value.items()}
+
+    @field_validator("agents", "toolsets")
+    @classmethod
+    def _check_targets(cls, targets: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name, target in targets.items():
+            if not _NAME.fullmatch(name) or (isinstance(target, str) and not _TARGET.fullmatch(target)):
+                raise ValueError(f"{name}={target} is no {_kind(info)}: write name=module:attribute")
+        return targets
 
     @field_validator("frontend")
     @classmethod
@@ -117,11 +178,40 @@ class Settings(BaseSettings):
         )
 
 
-def _agent_pair(item: str) -> tuple[str, str]:
+def _kind(info: ValidationInfo) -> str:
+    return (info.field_name or "").removesuffix("s")
+
+
+def _pair(item: str, kind: str) -> tuple[str, str]:
     name, equals, target = item.partition("=")
     if not equals:
-        raise ValueError(f"{item!r} is no agent: write name=module:attribute")
+        raise ValueError(f"{item!r} is no {kind}: write name=module:attribute")
     return name.strip(), target.strip()
+
+
+def _server(name: str, table: Any) -> McpServer:
+    """An MCP server's table, checked; what is wrong is said without the values, which may be keys.
+
+    Raises:
+        ValueError: The message names the table and the key.
+    """
+    if not isinstance(table, dict | McpServer):
+        raise ValueError(f"toolsets.{name}: write module:attribute, or a table with command or url")
+    try:
+        return McpServer.model_validate(table)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False)
+        said = "; ".join(f"{'.'.join(['toolsets', name, *map(str, f['loc'])])}: {_mend(f)}" for f in faults)
+        raise ValueError(said) from None
+
+
+def _mend(fault: ErrorDetails) -> str:
+    if fault["type"] != "extra_forbidden":
+        return fault["msg"].removeprefix("Value error, ")
+    near = get_close_matches(str(fault["loc"][-1]), McpServer.model_fields, n=1)
+    return (
+        f"is unknown; did you mean {near[0]}?" if near else f"is unknown; known are {', '.join(McpServer.model_fields)}"
+    )
 
 
 def load(**overrides: Any) -> Settings:

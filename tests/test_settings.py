@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from axon_zmq import endpoints, settings
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.settings import McpServer
 from axon_zmq.supervise import conf
 
 
 @pytest.fixture(autouse=True)
 def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("FRONTEND", "RUN_DIR", "AGENTS", "MODEL", "CONFIG"):
+    for name in ("FRONTEND", "RUN_DIR", "AGENTS", "TOOLSETS", "MODEL", "CONFIG"):
         monkeypatch.delenv(f"AXON_{name}", raising=False)
 
 
@@ -30,12 +32,85 @@ def test_agents_in_the_environment(monkeypatch):
     assert settings.load().agents == {"a": "x:y", "b": "x.z:w"}
 
 
+def test_toolsets_in_the_environment_and_in_the_file(tmp_path, monkeypatch):
+    (tmp_path / "axon.toml").write_text(SERVERS)
+    loaded = settings.load().toolsets
+    assert loaded["search"] == "my_app.tools:search"
+    files, tickets = loaded["files"], loaded["tickets"]
+    assert isinstance(files, McpServer)
+    assert (files.command, files.args, files.cwd, files.timeout) == ("npx", ["-y", "server"], "/srv", 5.0)
+    assert isinstance(tickets, McpServer)
+    assert (tickets.url, tickets.headers) == ("https://x/mcp", {"Authorization": "Bearer ${TOKEN}"})
+    assert (tickets.prefix, tickets.approval, tickets.timeout) == ("tickets", True, 30.0)
+    monkeypatch.setenv("AXON_TOOLSETS", "a=x:y, b = x.z:w ,")
+    assert settings.load().toolsets == {"a": "x:y", "b": "x.z:w"}
+
+
+SERVERS = """
+[toolsets]
+search = "my_app.tools:search"
+[toolsets.files]
+command = "npx"
+args = ["-y", "server"]
+env = {KEY = "s3cret"}
+cwd = "/srv"
+timeout = 5
+[toolsets.tickets]
+url = "https://x/mcp"
+headers = {Authorization = "Bearer ${TOKEN}"}
+prefix = "tickets"
+approval = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("x = 5", "toolsets.x: write module:attribute, or a table with command or url"),
+        ('x = "os.system"', "x=os.system is no toolset: write name=module:attribute"),
+        ("x = {}", "toolsets.x: needs command or url"),
+        ('x = {command = "a", url = "http://s3cret/"}', "toolsets.x: has both command and url"),
+        ('x = {command = "a", headers = {K = "s3cret"}}', "toolsets.x: headers goes with url"),
+        ('x = {url = "http://b/", env = {K = "s3cret"}}', "toolsets.x: env goes with command"),
+        ('x = {url = "s3cret"}', "toolsets.x.url: is no address: write http://host:port/path"),
+        ('x = {command = ""}', "toolsets.x.command: String should have at least 1 character"),
+        ('x = {command = "a", env = {K = 5}}', "toolsets.x.env.K: Input should be a valid string"),
+        ('x = {command = "a", args = "s3cret"}', "toolsets.x.args: Input should be a valid list"),
+        ('x = {command = "a", timeout = 0}', "toolsets.x.timeout: Input should be greater than 0"),
+        ('x = {command = "a", prefix = "a b"}', "toolsets.x.prefix: 'a b' is no start of a tool's name"),
+        ('x = {command = "a", aproval = true}', "toolsets.x.aproval: is unknown; did you mean approval?"),
+        ('x = {command = "a", zzz = "s3cret"}', "toolsets.x.zzz: is unknown; known are command, args, env"),
+        ('"a b" = {command = "a"}', "a b"),
+    ],
+)
+def test_a_wrong_toolset_is_named_with_the_mend_and_without_its_values(tmp_path, table, says):
+    (tmp_path / "axon.toml").write_text(f"[toolsets]\n{table}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        settings.load()
+    assert str(caught.value).startswith("AXON_TOOLSETS: ")
+    assert says in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_a_server_gets_is_shown_nowhere(tmp_path):
+    (tmp_path / "axon.toml").write_text(SERVERS)
+    loaded = settings.load()
+    for shown in (repr(loaded), str(loaded.toolsets["files"]), conf.render(loaded)):
+        assert "s3cret" not in shown
+    with pytest.raises(ValidationError) as caught:  # of code that does not go through `load`
+        settings.Settings(toolsets={"x": {"env": "s3cret"}})  # type: ignore[dict-item]
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
         ("AXON_AGENTS", "echo", "write name=module:attribute"),
         ("AXON_AGENTS", "echo=os.system", "write name=module:attribute"),
         ("AXON_AGENTS", "echo=os:system('x')", "write name=module:attribute"),
+        ("AXON_TOOLSETS", "echo", "'echo' is no toolset: write name=module:attribute"),
+        ("AXON_TOOLSETS", "echo=os.system", "is no toolset: write name=module:attribute"),
+        ("AXON_TOOLSET", "x", "did you mean AXON_TOOLSETS"),
         ("AXON_FRONTEND", "tcp://0.0.0.0:5570", "open to other machines"),
         ("AXON_FRONTEND", "tcp://*:5570", "open to other machines"),
         ("AXON_FRONTEND", "tcp://192.0.2.1:5570", "open to other machines"),

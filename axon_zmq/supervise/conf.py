@@ -22,7 +22,16 @@ START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
 RETRIES: Final = 10
 """Starts in a row, each a second later than the one before, until a program is FATAL."""
-_BAKED: Final = ("agents", "model", "log_level", "drain_seconds", "run_sync_slots", "run_slots", "run_stream_slots")
+_BAKED: Final = (
+    "agents",
+    "toolsets",
+    "model",
+    "log_level",
+    "drain_seconds",
+    "run_sync_slots",
+    "run_slots",
+    "run_stream_slots",
+)
 """Settings that workers read from their environment."""
 
 
@@ -119,9 +128,13 @@ def _environment(settings: Settings) -> list[str]:
     pairs: list[str] = []
     for name in _BAKED:
         value = getattr(settings, name)
-        if value != Settings.model_fields[name].get_default(call_default_factory=True):
-            text = ",".join(f"{key}={target}" for key, target in value.items()) if name == "agents" else str(value)
-            pairs.append(f'AXON_{name.upper()}="{_escaped(text)}"')
+        if value == Settings.model_fields[name].get_default(call_default_factory=True):
+            continue
+        if isinstance(value, dict):
+            if not all(isinstance(target, str) for target in value.values()):
+                continue  # an MCP server's table, which may hold secrets: it stays in axon.toml
+            value = ",".join(f"{key}={target}" for key, target in value.items())
+        pairs.append(f'AXON_{name.upper()}="{_escaped(str(value))}"')
     return [f"environment={','.join(pairs)}"] if pairs else []
 
 

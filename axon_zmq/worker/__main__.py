@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from axon_zmq import endpoints, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from axon_zmq.worker.jobs import Mode
 
 log = logging.getLogger("axon_zmq.worker")
+
+CLOSE_TIME: Final = 2.0
+"""Seconds that the processes of toolsets have to end by themselves, when the worker does."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -44,8 +47,12 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     from axon_zmq.worker.link import Link
     from axon_zmq.worker.models import Models
 
+    registries: list[Registry] = []
+
     def make_registry(private: bool = False) -> Registry:
-        return Registry(configured.agents, Models(configured.model), private=private)
+        made = Registry(configured.agents, Models(configured.model), configured.toolsets, private=private)
+        registries.append(made)
+        return made
 
     slots = configured.slots(mode)
     registry = make_registry()
@@ -60,6 +67,8 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve(configured.drain_seconds)
     warming.cancel()
+    closing = [asyncio.create_task(each.aclose()) for each in registries]
+    await asyncio.wait(closing, timeout=CLOSE_TIME)
 
 
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[str, Mode]:

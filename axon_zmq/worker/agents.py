@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from types import ModuleType, NoneType
+from types import NoneType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,12 +15,15 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import Model
-from pydantic_ai.toolsets import FunctionToolset
+from pydantic_ai.toolsets import AbstractToolset, CombinedToolset
 
 from axon_zmq import wire
 from axon_zmq.errors import ConfigurationError, RequestError
 from axon_zmq.messages import AgentData, from_validation, invalid
+from axon_zmq.settings import McpServer
+from axon_zmq.worker import toolsets
 from axon_zmq.worker.models import Models
+from axon_zmq.worker.toolsets import Toolsets
 
 log = logging.getLogger(__name__)
 
@@ -61,24 +62,35 @@ class Registered:
         except ValidationError as error:
             raise from_validation(error, "/deps") from None
 
-    def describe(self) -> dict[str, Any]:
-        """The agent's entry in a `catalog`."""
-        tools = [
-            tool.tool_def
-            for toolset in self.agent.toolsets
-            if isinstance(toolset, FunctionToolset)
-            for tool in toolset.tools.values()
-        ]
-        return {
+    async def describe(self) -> dict[str, Any]:
+        """The agent's entry in a `catalog`; `tools_error` names the toolsets that could not tell their tools."""
+        listing = await self.tools()
+        entry = {
             "description": self.agent.render_description(),
             "modes": list(wire.MODES),
-            "tools": [
-                {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json_schema}
-                for tool in tools
-            ],
+            "tools": list(listing.tools.values()),
             "output_schema": self.agent.output_json_schema(),
             "deps_schema": None if self.deps_adapter is None else self.deps_adapter.json_schema(),
         }
+        return entry | ({"tools_error": "; ".join(listing.faults)} if listing.faults else {})
+
+    async def tools(self) -> toolsets.Listing:
+        """All tools that the agent has without `deps`, but for those of the output."""
+        return await toolsets.listing(self.agent.toolsets, self.agent)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a tool was found."""
+
+    registered: Registered | None
+    """The agent that has it; None where a toolset of `AXON_TOOLSETS` has."""
+    toolset: AbstractToolset[Any]
+    """That toolset, or all of the agent's."""
+
+    async def tools(self) -> toolsets.Listing:
+        """What it has."""
+        return await (toolsets.listing([self.toolset]) if self.registered is None else self.registered.tools())
 
 
 class Registry:
@@ -87,11 +99,20 @@ class Registry:
     Args:
         targets: `module:attribute` by name; the attribute is an `Agent`, or a function that makes one.
         models: The loop's models and providers.
+        named_toolsets: Toolsets that agents as data may name.
         private: Run the modules anew instead of importing them: an agent shared between loops fails.
     """
 
-    def __init__(self, targets: Mapping[str, str], models: Models, *, private: bool = False) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, str],
+        models: Models,
+        named_toolsets: Mapping[str, str | McpServer] | None = None,
+        *,
+        private: bool = False,
+    ) -> None:
         self.models = models
+        self.toolsets = Toolsets(named_toolsets or {}, private=private)
         self._registered: dict[str, Registered] = {}
         self._broken: dict[str, str] = {}
         for name, target in targets.items():
@@ -118,8 +139,7 @@ class Registry:
             return registered
         if (why := self._broken.get(name)) is not None:
             raise RequestError("unknown_agent", f"agent {name!r} could not be loaded: {why}")
-        near = get_close_matches(name, self._registered, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._registered) or 'none'}"
+        hint = toolsets.did_you_mean(name, self._registered)
         raise RequestError("unknown_agent", f"no agent {name[:64]!r} is registered; {hint}")
 
     def from_data(self, data: AgentData, model: str | None) -> Agent[Any, Any]:
@@ -135,18 +155,36 @@ class Registry:
         name = model or data.model or self.models.default
         if name is None:
             raise invalid([("/agent/model", "is missing, and AXON_MODEL names no default")])
+        named = self.toolsets.named(data.toolsets or ())
         try:
             return Agent(
                 self.models.named(name),
                 name=data.name,
                 instructions=data.instructions,
                 system_prompt=data.system_prompt or (),
+                toolsets=named,
             )
         except UserError as error:
             raise invalid([("/agent", error.message)]) from error
 
-    def describe(self, name: str | None) -> dict[str, Any]:
-        """The body of a `catalog`: one agent, or all; a broken one has `error` in place of the rest.
+    async def find_tool(self, tool: str, agent: str | None) -> Found:
+        """Who has a tool: the agent that is named, or else the one toolset, or else the one agent, that has it.
+
+        Raises:
+            RequestError: `unknown_agent`, `unknown_tool`, or `invalid_request` where several have it.
+        """
+        if agent is not None:
+            found = _of_agent(self.named(agent))
+            listing = await found.tools()
+            if tool in listing.tools or listing.faults:  # which may have it, with the right deps
+                return found
+            raise toolsets.unknown_tool(tool, listing.tools)
+        named = {f"toolset {name!r}": Found(None, toolset) for name, toolset in self.toolsets.loaded.items()}
+        agents = {f"agent {name!r}": _of_agent(registered) for name, registered in self._registered.items()}
+        return await _one_with(tool, named, agents)
+
+    async def describe(self, name: str | None) -> dict[str, Any]:
+        """The body of a `catalog`: one agent, or all and the named toolsets; a broken one has `error` alone.
 
         Raises:
             RequestError: `unknown_agent`.
@@ -154,21 +192,25 @@ class Registry:
         if name is not None and name not in self._broken:
             self.named(name)
         names = [*self._registered, *self._broken] if name is None else [name]
-        return {"agents": {each: self._entry(each) for each in names}}
+        entries = await asyncio.gather(*map(self._entry, names))
+        catalog = await self.toolsets.describe() if name is None else {}
+        return {"agents": dict(zip(names, entries, strict=True)), "toolsets": catalog}
 
-    def _entry(self, name: str) -> dict[str, Any]:
+    async def aclose(self) -> None:
+        """End the processes that toolsets have started; from any loop."""
+        await self.toolsets.aclose()
+
+    async def _entry(self, name: str) -> dict[str, Any]:
         if (why := self._broken.get(name)) is not None:
             return {"error": why}
         try:
-            return self._registered[name].describe()
+            return await self._registered[name].describe()
         except Exception as error:
             return {"error": f"cannot be described: {type(error).__name__}: {error}"}
 
 
 def _load(target: str, private: bool) -> Agent[Any, Any]:
-    module_name, _, attribute = target.partition(":")
-    module = _private_copy(module_name) if private else importlib.import_module(module_name)
-    found = getattr(module, attribute)
+    found = toolsets.attribute(target, private)
     agent = found() if callable(found) and not isinstance(found, Agent) else found
     if not isinstance(agent, Agent):
         raise ConfigurationError(
@@ -177,10 +219,22 @@ def _load(target: str, private: bool) -> Agent[Any, Any]:
     return agent
 
 
-def _private_copy(name: str) -> ModuleType:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _of_agent(registered: Registered) -> Found:
+    return Found(registered, CombinedToolset(registered.agent.toolsets))
+
+
+async def _one_with(tool: str, *rounds: Mapping[str, Found]) -> Found:
+    """The one that has a tool; those of a later round are asked when none of an earlier has it."""
+    seen: list[str] = []
+    faults: list[str] = []
+    for places in rounds:
+        listings = await asyncio.gather(*(found.tools() for found in places.values()))
+        having = [place for place, listing in zip(places, listings, strict=True) if tool in listing.tools]
+        if len(having) > 1:
+            raise invalid([("/tool", f"{tool!r} is of {' and of '.join(having)}: say which agent, or rename one")])
+        if having:
+            return places[having[0]]
+        for place, listing in zip(places, listings, strict=True):
+            seen += listing.tools
+            faults += [f"{place}: {fault}" for fault in listing.faults]
+    raise toolsets.unknown_tool(tool, seen, faults)

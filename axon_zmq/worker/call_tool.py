@@ -55,8 +55,9 @@ class CallTool:
         context = RunContext[Any](
             deps=deps, model=model if isinstance(model, Model) else offline.echo(), usage=RunUsage()
         )
-        async with found.toolset:
-            tools = await ToolManager[Any](found.toolset).for_run_step(context)
+        toolset = await found.toolset.for_run(context)
+        async with toolset:
+            tools = await ToolManager[Any](toolset).for_run_step(context)
             definition = tools.get_tool_def(request.tool)
             if definition is not None and definition.kind == "external":
                 raise CallDeferred
