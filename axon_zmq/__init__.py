@@ -21,6 +21,10 @@ from axon_zmq.errors import (
 if TYPE_CHECKING:
     from axon_zmq.client import AsyncClient as AsyncClient
     from axon_zmq.client import Client as Client
+    from axon_zmq.client import Tool as Tool
+    from axon_zmq.client import ToolAnswer as ToolAnswer
+    from axon_zmq.client import ToolRetry as ToolRetry
+    from axon_zmq.client import deferred_results as deferred_results
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,14 +35,18 @@ __all__ = [
     "ModelError",
     "RequestError",
     "RunEndedError",
+    "Tool",
+    "ToolAnswer",
     "ToolError",
+    "ToolRetry",
     "UnavailableError",
     "__version__",
+    "deferred_results",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncClient", "Client"):
+    if name in ("AsyncClient", "Client", "Tool", "ToolAnswer", "ToolRetry", "deferred_results"):
         from axon_zmq import client
 
         return getattr(client, name)

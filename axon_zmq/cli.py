@@ -17,10 +17,22 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from axon_zmq import __version__, settings
 from axon_zmq.errors import AxonError, ConfigurationError, RequestError, UnavailableError
+from axon_zmq.messages import Complete
+from axon_zmq.terminal import (
+    Lines,
+    Person,
+    Program,
+    UnansweredError,
+    converse,
+    err,
+    out,
+    print_event,
+    print_line,
+    print_result,
+)
 
 FAILED, WRONG, NOT_NOW = 1, 2, 3
 THERE = 2.0
@@ -33,8 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Endpoint = Annotated[str | None, typer.Option(help="The daemon's frontend.", envvar="AXON_FRONTEND")]
 AgentName = Annotated[str, typer.Argument(help='A registered name, or an agent as JSON: \'{"model": "echo"}\'.')]
@@ -45,6 +55,49 @@ Schema = Annotated[
     Path | None, typer.Option(help="File with a JSON Schema that the answer must fit.", exists=True, dir_okay=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, as in a pipe.")]
+
+
+class Level(StrEnum):
+    """Of log records."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+Tools = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a JSON list of tools that are answered here: "
+        '[{"name": …, "description": …, "parameters": {JSON Schema}}].',
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Log = Annotated[Level | None, typer.Option(help="Show the agent's log records from this level on.")]
+Interactive = Annotated[
+    bool,
+    typer.Option(
+        "--interactive",
+        "-i",
+        help="In a pipe: read answers from standard input. With --tools and on a terminal it is so anyhow.",
+    ),
+]
+ANSWERING = """On a terminal, calls of --tools and calls that want approval are asked for, and the run goes on with the
+answers. Ctrl-D ends the answers: live calls fail, and a run that waits for approval ends with exit code 1.
+
+In a pipe, each event is a JSON line. With --tools or --interactive, answers are JSON lines on standard input:
+
+\b
+  {"call_id": "…", "result": 5}             a tool's result; also "content", "metadata"
+  {"call_id": "…", "error": {"message": "no", "retry": false}}
+  {"approve": {"…": true}}                  by call_id; false or "a reason"; {…}: other arguments
+  {"steer": "more to say"}                  to a run under way
+
+A tool_call line wants its result while the run waits. After a complete line with "deferred", answer all of its
+calls and approvals: the next run follows. A line that is not taken comes back as a refused line."""
 
 
 class Mode(StrEnum):
@@ -172,7 +225,7 @@ def ping(
     """Show the daemon's version, workers and queues; with --wait, wait until it can serve."""
     pong = _talk(_ping(endpoint, wait))
     if as_json or not out.is_terminal:
-        _line(pong)
+        print_line(pong)
         return
     out.print(f"axon_zmq {pong['version']}, boot {pong['boot']}, protocol {pong['protocol']}")
     for mode, pool in pong["modes"].items():
@@ -208,7 +261,7 @@ def agents(
     """List the agents that the daemon serves."""
     found = _talk(_describe(endpoint, name))
     if as_json or name or not out.is_terminal:
-        _line(found)
+        print_line(found)
         return
     for each, entry in found.items():
         out.print(each, style="bold" if "error" not in entry else "bold red", markup=False)
@@ -225,7 +278,7 @@ async def _describe(endpoint: str | None, name: str | None) -> dict[str, Any]:
         return await client.describe(name)
 
 
-@app.command()
+@app.command(epilog=ANSWERING)
 def run(
     agent: AgentName,
     prompt: Prompt,
@@ -233,80 +286,86 @@ def run(
     model: Model = None,
     timeout: Timeout = 600,
     output_schema: Schema = None,
+    tools: Tools = None,
+    log: Log = None,
+    interactive: Interactive = False,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an agent and print its answer."""
-    options = _run_options(model, timeout, output_schema)
-    _talk(_run("run_sync" if sync else "run", _agent(agent), _prompt(prompt), options, endpoint, as_json), as_json)
+    options = _run_options(model, timeout, output_schema, tools, log)
+    mode = "run_sync" if sync else "run"
+    _talk(_converse(mode, agent, prompt, options, endpoint, as_json, interactive), as_json)
 
 
-async def _run(
-    mode: str, agent: Any, prompt: str, options: dict[str, Any], endpoint: str | None, as_json: bool
-) -> None:
-    from axon_zmq.client import AsyncClient
-
-    async with AsyncClient(endpoint or settings.load().frontend) as client:
-        await client.ping(THERE)
-        done = await getattr(client, mode)(agent, prompt, **options)
-    if as_json or not out.is_terminal:
-        _line({"kind": "complete", **_fields(done)})
-    else:
-        out.print(done.result if isinstance(done.result, str) else _json(done.result, indent=2), markup=False)
-
-
-@app.command()
+@app.command(epilog=ANSWERING)
 def stream(
     agent: AgentName,
     prompt: Prompt,
     model: Model = None,
     timeout: Timeout = 600,
     output_schema: Schema = None,
+    tools: Tools = None,
+    log: Log = None,
+    interactive: Interactive = False,
     all_events: Annotated[bool, typer.Option("--all-events", help="pydantic-ai's own events.")] = False,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an agent and print its answer as it comes."""
-    options = _run_options(model, timeout, output_schema)
+    options = _run_options(model, timeout, output_schema, tools, log)
     if all_events:
         options["events"] = "all"
-    _talk(_stream(_agent(agent), _prompt(prompt), options, endpoint, as_json), as_json)
+    _talk(_converse("run_stream", agent, prompt, options, endpoint, as_json, interactive), as_json)
 
 
-async def _stream(agent: Any, prompt: str, options: dict[str, Any], endpoint: str | None, as_json: bool) -> None:
+def _converse(
+    mode: Any, agent: str, prompt: str, options: dict[str, Any], endpoint: str | None, as_json: bool, answers: bool
+) -> Coroutine[Any, Any, None]:
+    names = [tool.get("name") for tool in options.get("tools", ())]
+    if prompt == "-" and (names or answers):
+        _fail("standard input is for answers: give the prompt as an argument", WRONG)
+    if as_json or not out.is_terminal:
+        face = Program(Lines() if names or answers else None)
+    else:
+        face = Person(Lines(), names, mode == "run_stream")
+    return _run(mode, _agent(agent), _prompt(prompt), options, endpoint, face)
+
+
+async def _run(
+    mode: Any, agent: Any, prompt: str, options: dict[str, Any], endpoint: str | None, face: Person | Program
+) -> None:
     from axon_zmq.client import AsyncClient
-    from axon_zmq.messages import Chunk, Complete
 
-    as_lines = as_json or not out.is_terminal
     async with AsyncClient(endpoint or settings.load().frontend) as client:
         await client.ping(THERE)
-        async with client.stream(agent, prompt, **options) as events:
-            async for event in events:
-                if as_lines:
-                    _line({"kind": type(event).__name__.lower(), **_fields(event)})
-                elif isinstance(event, Chunk):
-                    _show(event)
-                elif isinstance(event, Complete):
-                    out.print("" if isinstance(event.result, str) else _json(event.result, indent=2), markup=False)
+        await converse(client, mode, agent, prompt, options, face)
 
 
-def _show(chunk: Any) -> None:
-    """One chunk on a terminal."""
-    match chunk.type:
-        case "text":
-            out.print(chunk.data, end="", markup=False)
-            out.file.flush()
-        case "thinking":
-            out.print(chunk.data, end="", style="dim italic", markup=False)
-            out.file.flush()
-        case "tool_started":
-            out.print(f"[{chunk.data['name']} {_json(chunk.data['args'])}]", style="cyan", markup=False)
-        case "tool_finished":
-            out.print(f"[{chunk.data['outcome']}: {_json(chunk.data['result'])}]", style="cyan", markup=False)
-        case "event":
-            out.print(_json(chunk.data), style="dim", markup=False)
-        case _:
-            pass
+@app.command()
+def call(
+    tool: Annotated[str, typer.Argument(help="The tool's name.")],
+    args: Annotated[str, typer.Argument(help="Its arguments, as a JSON object.")] = "{}",
+    agent: Annotated[str | None, typer.Option(help="The agent that has the tool.")] = None,
+    timeout: Timeout = 600,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call one Python tool of the daemon's, without a model, and print its result."""
+    named = _json_object(args, "the arguments are")
+    done = _talk(_call(tool, named, endpoint, agent=agent, timeout_ms=int(timeout * 1000)), as_json)
+    if as_json or not out.is_terminal:
+        print_event(done)
+    else:
+        print_result(done.result)
+
+
+async def _call(tool: str, args: dict[str, Any], endpoint: str | None, **options: Any) -> Complete:
+    from axon_zmq.client import AsyncClient
+
+    async with AsyncClient(endpoint or settings.load().frontend) as client:
+        await client.ping(THERE)
+        return await client.call_tool(tool, args, **options)
 
 
 # --- small things ----------------------------------------------------------------------------------
@@ -318,50 +377,54 @@ def _talk(talk: Coroutine[Any, Any, Any], as_json: bool = False) -> Any:
         return asyncio.run(talk)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except UnansweredError as error:
+        _fail(str(error), FAILED)
     except AxonError as error:
         if as_json or not out.is_terminal:
-            _line({"kind": "error", **error.to_body()})
+            print_line({"kind": "error", **error.to_body()})
         code = WRONG if isinstance(error, RequestError) else NOT_NOW if isinstance(error, UnavailableError) else FAILED
         hint = "; start one with `axon-zmq serve`" if error.error_type == "unreachable" else ""
         _fail(f"{error}{hint}", code)
 
 
 def _agent(text: str) -> Any:
-    if not text.startswith("{"):
-        return text
+    return _json_object(text, "the agent is") if text.startswith("{") else text
+
+
+def _json_object(text: str, what: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        _fail(f"the agent is not valid JSON: {error}", WRONG)
+        _fail(f"{what} not valid JSON: {error}", WRONG)
+    if not isinstance(value, dict):
+        _fail(f"{what} no JSON object: write {{…}}", WRONG)
+    return value
 
 
 def _prompt(text: str) -> str:
     return sys.stdin.read() if text == "-" else text
 
 
-def _run_options(model: str | None, timeout: float, output_schema: Path | None) -> dict[str, Any]:
+def _run_options(
+    model: str | None, timeout: float, output_schema: Path | None, tools: Path | None, log: Level | None
+) -> dict[str, Any]:
     options: dict[str, Any] = {"timeout_ms": int(timeout * 1000), "model": model}
     if output_schema is not None:
-        try:
-            options["output_schema"] = json.loads(output_schema.read_text(encoding="utf-8"))
-        except ValueError as error:
-            _fail(f"{output_schema} is no JSON: {error}", WRONG)
+        options["output_schema"] = _json_file(output_schema)
+    if tools is not None:
+        options["tools"] = _json_file(tools)
+        if not isinstance(options["tools"], list) or not all(isinstance(tool, dict) for tool in options["tools"]):
+            _fail(f'{tools} is no list of tools: write [{{"name": …, "parameters": …}}]', WRONG)
+    if log is not None:
+        options["log"] = log.value
     return options
 
 
-def _fields(event: Any) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in event.__slots__}
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    from pydantic_core import to_json
-
-    return to_json(value, indent=indent, bytes_mode="base64").decode()
-
-
-def _line(value: Any) -> None:
-    sys.stdout.write(_json(value) + "\n")
-    sys.stdout.flush()
+def _json_file(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        _fail(f"{path} is no JSON: {error}", WRONG)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,19 @@
-"""The Python client: one core without I/O, an asynchronous and a blocking face."""
+"""The Python client: one core without I/O, an asynchronous and a blocking face, and tools of the client's own."""
 
 from __future__ import annotations
 
 from axon_zmq.client.aio import AsyncClient, RunStream
+from axon_zmq.client.deferred import deferred_results
 from axon_zmq.client.sync import Client, SyncRunStream
+from axon_zmq.client.tools import Tool, ToolAnswer, ToolRetry
 
-__all__ = ["AsyncClient", "Client", "RunStream", "SyncRunStream"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "RunStream",
+    "SyncRunStream",
+    "Tool",
+    "ToolAnswer",
+    "ToolRetry",
+    "deferred_results",
+]

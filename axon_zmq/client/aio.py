@@ -7,12 +7,16 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import zmq
 
 from axon_zmq.client.core import ClientCore, Request
+from axon_zmq.client.runner import THREADS, ToolRunner
+from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
 from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
 from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Event
@@ -25,12 +29,17 @@ TICK: Final = 0.5
 """Seconds between two looks at what is overdue."""
 Agent = str | Mapping[str, Any]
 """A registered agent's name, or an agent as data: `{"model": …, "instructions": …}`."""
+Mode = Literal["run_sync", "run", "run_stream"]
+Priority = Literal["asap", "when_idle"]
+"""When a run hears what is said to it: before its next request to the model, or when it would end."""
 
 
 class RunStream:
-    """One streamed run: an asynchronous iterator of `Chunk`s that ends with a `Complete`.
+    """One run: an asynchronous iterator of events that ends with a `Complete`.
 
-    Leaving it early (`async with`, or `aclose`) cancels the run. A failed run raises its `AxonError`.
+    Before it come `Chunk`s, `ToolCall`s, `ToolCancelled`s, `Log`s and `Refused`s. A `ToolCall` of a tool
+    with a function is being answered already; others are answered with `answer` or `fail`. Leaving it
+    early (`async with`, or `aclose`) cancels the run. A failed run raises its `AxonError`.
     """
 
     def __init__(self, client: AsyncClient, request: Request) -> None:
@@ -63,6 +72,18 @@ class RunStream:
                 return event
         raise RunEndedError("cancelled", "the stream was read to its end before")
 
+    async def answer(self, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None) -> bool:
+        """Answer a `ToolCall`; see `AsyncClient.answer`."""
+        return await self._client.answer(self.id, call_id, result, content=content, metadata=metadata)
+
+    async def fail(self, call_id: str, message: str, *, retry: bool = False) -> bool:
+        """Say why a `ToolCall` has no result; see `AsyncClient.fail`."""
+        return await self._client.fail(self.id, call_id, message, retry=retry)
+
+    async def steer(self, content: Any, priority: Priority = "asap") -> bool:
+        """Say more to the run; see `AsyncClient.steer`."""
+        return await self._client.steer(self.id, content, priority)
+
     async def cancel(self) -> None:
         """Ask the run to end; iterating on raises `cancelled` with what there was."""
         await self._client.cancel(self.id)
@@ -83,6 +104,15 @@ def _endpoint(given: str | None) -> str:
     if "://" not in endpoint:
         raise ValueError(f"{endpoint!r} is no endpoint: write {DEFAULT_ENDPOINT} or ipc://path")
     return endpoint
+
+
+def _bytes(id: bytes | str) -> bytes:
+    return id.encode() if isinstance(id, str) else id
+
+
+def _box(options: Mapping[str, Any]) -> Toolbox | None:
+    tools = options.get("tools")
+    return None if tools is None else toolbox(tools)
 
 
 def _identity(given: str | None) -> bytes:
@@ -144,6 +174,7 @@ class AsyncClient:
         self._core = ClientCore()
         self._link: _Link | None = None
         self._news: dict[Request, asyncio.Event] = {}
+        self._runners: dict[Request, ToolRunner] = {}
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
@@ -152,6 +183,7 @@ class AsyncClient:
         if self._link is not None:
             raise RuntimeError(f"this client is entered already: {USAGE}, once")
         self._link = _Link(self.endpoint, self._identity, self._received, self._connected)
+        self._threads = ThreadPoolExecutor(THREADS, "axon-tool")
         self._ticking = asyncio.create_task(self._tick())
         return self
 
@@ -163,6 +195,7 @@ class AsyncClient:
             self._tell(request)
         self._flush()
         self._ticking.cancel()
+        self._threads.shutdown(wait=False)
         self._link = None
         await link.close()
 
@@ -175,11 +208,13 @@ class AsyncClient:
             agent: A registered name, or an agent as data.
             prompt: Text, a list of parts, or None to go on from `message_history`.
             options: `timeout_ms`, `max_attempts`, `on_disconnect`, `id`, and what pydantic-ai's `run` takes:
-                `message_history`, `output_schema`, `output_mode`, `deps`, `model`, `model_settings`,
+                `message_history`, `tools` (functions of this process, `Tool`s, or maps of deferred tools),
+                `deferred_tool_results`, `output_schema`, `output_mode`, `deps`, `model`, `model_settings`,
                 `usage_limits`, `retries`, `metadata`.
 
         Raises:
             AxonError: The run failed; `error_type` says how.
+            TypeError: An option is unknown, or a tool is none that `run` can answer.
         """
         return await self._whole("run", agent, prompt, options)
 
@@ -187,14 +222,73 @@ class AsyncClient:
         """Run an agent in mode `run_sync` (`Agent.run_sync`, a thread of its own); see `run`."""
         return await self._whole("run_sync", agent, prompt, options)
 
-    def stream(self, agent: Agent, prompt: Any = None, **options: Any) -> RunStream:
-        """Start an agent in mode `run_stream`; iterate over what this returns. See `run`; also `events`."""
-        return RunStream(self, self._start("run_stream", agent, prompt, options))
+    def stream(self, agent: Agent, prompt: Any = None, *, mode: Mode = "run_stream", **options: Any) -> RunStream:
+        """Start an agent; iterate over what this returns.
+
+        Args:
+            agent: See `run`.
+            prompt: See `run`.
+            mode: `run` and `run_sync` bring no chunks, but calls of tools and logs.
+            options: See `run`; also `events` (`text` or `all`), and `log`, the least level of the
+                agent's log records that come as `Log`. A live tool may be a map without a function.
+        """
+        return RunStream(self, self._start(mode, agent, prompt, options, _box(options)))
+
+    async def call_tool(self, tool: str, args: Mapping[str, Any] | None = None, **options: Any) -> Complete:
+        """Call one Python tool of the daemon's, without a model; `result` of what this returns is the tool's.
+
+        Args:
+            tool: Its name.
+            args: Its arguments by name.
+            options: `agent`, a registered name, where it is an agent's; `deps`; and `timeout_ms`,
+                `max_attempts`, `on_disconnect`, `id`.
+
+        Raises:
+            AxonError: `unknown_tool`, `tool_failed` or another.
+        """
+        self._opened()
+        return await self._read(self._core.call_tool(tool, args or {}, options, time.monotonic()))
+
+    async def answer(
+        self, id: bytes | str, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None
+    ) -> bool:
+        """Answer a `ToolCall` of a run that is being read here.
+
+        Args:
+            id: Of the run.
+            call_id: Of the call.
+            result: Of any type that pydantic can dump.
+            content: More for the model, beside the result: text, or a list of parts as in a prompt.
+            metadata: For the application alone: it comes back in the run's messages.
+
+        Returns:
+            Whether the run was still open; an answer that comes too late is dropped. One that the daemon
+            does not take comes back as `Refused`.
+
+        Raises:
+            RequestError: `too_large`.
+        """
+        return self._reply(_bytes(id), call_id, answer(result, content, metadata))
+
+    async def fail(self, id: bytes | str, call_id: str, message: str, *, retry: bool = False) -> bool:
+        """Say why a `ToolCall` has no result; with `retry` the model may try again. See `answer`."""
+        return self._reply(_bytes(id), call_id, fault(message, retry))
+
+    async def steer(self, id: bytes | str, content: Any, priority: Priority = "asap") -> bool:
+        """Say more to a run under way: text, or a list of parts as in a prompt.
+
+        Returns:
+            Whether the run was still open here. Where it comes too late in the daemon, `Refused` follows.
+        """
+        self._opened()
+        sent = self._core.steer(_bytes(id), to_plain(content), priority)
+        self._flush()
+        return sent
 
     async def cancel(self, id: bytes | str) -> None:
         """Ask a run to end; whoever waits for it gets `cancelled`, with what there was."""
         self._opened()
-        self._core.cancel(id.encode() if isinstance(id, str) else id)
+        self._core.cancel(_bytes(id))
         self._flush()
 
     async def describe(self, agent: str | None = None) -> dict[str, Any]:
@@ -231,15 +325,35 @@ class AsyncClient:
             raise RuntimeError(f"this client is not connected: {USAGE}")
         return self._link
 
-    def _start(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any]) -> Request:
+    def _start(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any], box: Toolbox | None) -> Request:
         self._opened()
+        if box is not None:
+            options = {**options, "tools": box.definitions}
         request = self._core.run(kind, agent, prompt, options, time.monotonic())
+        if box is not None and box.functions:
+            self._runners[request] = ToolRunner(box.functions, partial(self._reply, request.id), self._threads)
         self._flush()
         return request
 
     async def _whole(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any]) -> Complete:
-        async with RunStream(self, self._start(kind, agent, prompt, options)) as stream:
+        box = _box(options)
+        if box is not None and (names := box.unanswered):
+            raise TypeError(
+                f"tool {names[0]!r} is live and has no function: nobody would answer it. "
+                'Give a function, or "mode": "deferred", or use stream() and answer()'
+            )
+        return await self._read(self._start(kind, agent, prompt, options, box))
+
+    async def _read(self, request: Request) -> Complete:
+        self._flush()
+        async with RunStream(self, request) as stream:
             return await stream.complete()
+
+    def _reply(self, id: bytes, call_id: str, body: Body) -> bool:
+        self._opened()
+        sent = self._core.answer(id, call_id, body)
+        self._flush()
+        return sent
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         self._flush()
@@ -288,7 +402,13 @@ class AsyncClient:
     def _tell(self, request: Request) -> None:
         if (news := self._news.get(request)) is not None:
             news.set()
+        if request.ended and (runner := self._runners.pop(request, None)) is not None:
+            runner.close()
 
     def _flush(self) -> None:
+        while self._core.tool_events:
+            request, event = self._core.tool_events.popleft()
+            if (runner := self._runners.get(request)) is not None:
+                runner.take(event)
         while self._core.outgoing:
             self._opened().send(self._core.outgoing.popleft())

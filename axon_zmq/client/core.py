@@ -1,8 +1,9 @@
 """A client's side of the contract, without I/O: what to send, and what a message means.
 
 `ClientCore` keeps the rules that every client must: the sequence of each run, `resume` after a gap, a
-new broker or a lost message, and the `ping` that asks whether anybody is there. Frames go out through
-`outgoing` and come in through `receive`; time is passed in.
+new broker or a lost message, tool calls that are run once and answered until the answer has arrived, and
+the `ping` that asks whether anybody is there. Frames go out through `outgoing` and come in through
+`receive`; time is passed in.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from axon_zmq import limits, wire
+from axon_zmq.client.calls import Calls
 from axon_zmq.errors import AxonError, RequestError, RunEndedError
-from axon_zmq.messages import Complete, Event, event_of
+from axon_zmq.messages import Chunk, Complete, Event, Refused, ToolCall, ToolCancelled, event_of
 
 HEADER_KEYS: Final = ("timeout_ms", "max_attempts", "ack", "on_disconnect", "traceparent", "tracestate")
 """Options of a run that the broker reads."""
 BODY_KEYS: Final = (
     "message_history",
+    "tools",
+    "deferred_tool_results",
     "output_schema",
     "output_mode",
     "deps",
@@ -30,9 +34,12 @@ BODY_KEYS: Final = (
     "usage_limits",
     "retries",
     "events",
+    "log",
     "metadata",
 )
 """Options of a run that the worker reads, beside agent and prompt."""
+CALL_KEYS: Final = ("agent", "deps")
+"""Options of a `call_tool` that the worker reads, beside tool and args."""
 PATIENCE: Final = 10.0
 """Seconds over a request's own time that its terminal message is waited for."""
 RESUME_AGAIN: Final = 2.0
@@ -51,6 +58,10 @@ class Request:
     kind: str
     deadline: float
     last_seq: int = 0
+    """Of the last message that was taken."""
+    highest_seq: int = 0
+    """Of all messages that came, those behind a gap too."""
+    calls: Calls = field(default_factory=Calls)
     resumed_at: float = float("-inf")
     ended: bool = False
     inbox: deque[Event | AxonError | dict[str, Any]] = field(default_factory=lambda: deque[Any]())
@@ -62,6 +73,8 @@ class ClientCore:
     def __init__(self) -> None:
         self.outgoing: deque[list[bytes]] = deque()
         """Frames to send, in order."""
+        self.tool_events: deque[tuple[Request, ToolCall | ToolCancelled | Refused]] = deque()
+        """What those who run tools hear of, in order; it is in the inbox too."""
         self.open: dict[bytes, Request] = {}
         self.max_body = limits.BrokerLimits().max_body
         """The daemon's bound, once a `pong` has told it."""
@@ -96,14 +109,55 @@ class ClientCore:
             TypeError: An option is unknown.
             RequestError: `too_large`, or an id that is open already, empty or over 64 bytes.
         """
-        if unknown := options.keys() - {"id", *HEADER_KEYS, *BODY_KEYS}:
-            raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join((*HEADER_KEYS, *BODY_KEYS))}")
-        header = {key: options[key] for key in HEADER_KEYS if options.get(key) is not None}
-        body = {key: options[key] for key in BODY_KEYS if options.get(key) is not None}
+        body = {"agent": agent, **_chosen(options, BODY_KEYS)}
         if prompt is not None:
             body["prompt"] = prompt
-        timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
-        return self._send(kind, options.get("id"), header, {"agent": agent, **body}, now, timeout)
+        return self._start(kind, options, body, now)
+
+    def call_tool(self, tool: str, args: Mapping[str, Any], options: Mapping[str, Any], now: float) -> Request:
+        """Call one Python tool of the daemon's, without a model.
+
+        Args:
+            tool: Its name.
+            args: Its arguments by name.
+            options: Any of `HEADER_KEYS` and `CALL_KEYS`, and `id`.
+            now: Seconds of a monotonic clock.
+
+        Raises:
+            TypeError: An option is unknown.
+            RequestError: As `run`.
+        """
+        return self._start("call_tool", options, {"tool": tool, "args": args, **_chosen(options, CALL_KEYS)}, now)
+
+    def answer(self, id: bytes, call_id: str, body: Mapping[str, Any]) -> bool:
+        """Answer a tool call; whether the run was still open here.
+
+        Args:
+            id: Of the run.
+            call_id: As in the `ToolCall`.
+            body: `{result}`, `{result, content?, metadata?}` or `{error: {message, retry}}`.
+
+        Raises:
+            RequestError: `too_large`.
+        """
+        request = self._open_run(id)
+        if request is None:
+            return False
+        packed = self._packed(body)
+        request.calls.answered(call_id, packed)
+        self._send_answer(id, call_id, packed)
+        return True
+
+    def steer(self, id: bytes, content: Any, priority: str) -> bool:
+        """Say more to a run under way; whether it was still open here.
+
+        Raises:
+            RequestError: `too_large`.
+        """
+        if self._open_run(id) is None:
+            return False
+        self.outgoing.append([b"steer", id, b"", self._packed({"content": content, "priority": priority})])
+        return True
 
     def describe(self, agent: str | None, now: float) -> Request:
         """Ask for the agents."""
@@ -117,6 +171,27 @@ class ClientCore:
         """Ask a run to end; its own terminal message says how it did."""
         self.outgoing.append([b"cancel", id])
 
+    def _start(self, kind: str, options: Mapping[str, Any], body: Mapping[str, Any], now: float) -> Request:
+        known = (*HEADER_KEYS, *(CALL_KEYS if kind == "call_tool" else BODY_KEYS))
+        if unknown := options.keys() - {"id", *known}:
+            raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join(known)}")
+        header = _chosen(options, HEADER_KEYS)
+        timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
+        return self._send(kind, options.get("id"), header, body, now, timeout)
+
+    def _open_run(self, id: bytes) -> Request | None:
+        request = self.open.get(id)
+        return request if request is not None and request.kind in wire.RUN_KINDS else None
+
+    def _send_answer(self, id: bytes, call_id: str, packed: bytes) -> None:
+        self.outgoing.append([b"tool_result", id, wire.pack({"call_id": call_id}), packed])
+
+    def _packed(self, body: Mapping[str, Any]) -> bytes:
+        packed = wire.pack(body) if body else b""
+        if len(packed) > self.max_body:
+            raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
+        return packed
+
     def _send(
         self,
         kind: str,
@@ -127,9 +202,7 @@ class ClientCore:
         timeout: float,
     ) -> Request:
         name = self._name(id)
-        packed = wire.pack(body) if body else b""
-        if len(packed) > self.max_body:
-            raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
+        packed = self._packed(body)
         packed_header = wire.pack(header) if header else b""
         if not self.open:
             self._heard_at = now  # while nothing was open, silence meant nothing
@@ -195,6 +268,7 @@ class ClientCore:
         return self._take(request, kind, body, now)
 
     def _in_order(self, request: Request, seq: int, now: float) -> bool:
+        request.highest_seq = max(request.highest_seq, seq)
         if seq == request.last_seq + 1:
             request.last_seq = seq
             return True
@@ -216,19 +290,41 @@ class ClientCore:
             case b"catalog":
                 self._end(request, body)
             case b"resumed":
-                if body.get("gap"):
-                    lost = f"messages {request.last_seq + 1} to {body['from'] - 1} are no longer kept"
-                    self._give_up(request, RunEndedError("slow_consumer", lost))
-                    return True
-                return False
+                return self._resumed(request, body)
             case _:
                 event = event_of(kind, body)
-                if event is None:
+                return event is not None and self._hear(request, event)
+        return True
+
+    def _resumed(self, request: Request, body: dict[str, Any]) -> bool:
+        if body.get("gap"):
+            lost = f"messages {request.last_seq + 1} to {body['from'] - 1} are no longer kept"
+            self._give_up(request, RunEndedError("slow_consumer", lost))
+            return True
+        listed = [call["call_id"] for call in body.get("open_calls") or ()]
+        last = body.get("last")
+        for call_id, packed in request.calls.resumed(listed, request.highest_seq if last is None else last):
+            self._send_answer(request.id, call_id, packed)
+        return False
+
+    def _hear(self, request: Request, event: Event) -> bool:
+        """Take one event; whether it is news to whoever reads."""
+        match event:
+            case Chunk():
+                pass
+            case Complete():
+                self._end(request, event)
+                return True
+            case Refused() if event.of == request.kind:  # another run has this id: nothing more will come
+                self._end(request, AxonError.of(event.error_type, event.message))
+                return True
+            case ToolCall() | ToolCancelled() | Refused():
+                if not _is_news(request.calls, event):
                     return False
-                if isinstance(event, Complete):
-                    self._end(request, event)
-                else:
-                    request.inbox.append(event)
+                self.tool_events.append((request, event))
+            case _:
+                pass
+        request.inbox.append(event)
         return True
 
     def _end(self, request: Request, last: Event | AxonError | dict[str, Any]) -> None:
@@ -288,3 +384,19 @@ class ClientCore:
         self._pinged_at = now
         self.outgoing.append([b"ping", self._probe_id, wire.pack({"instance": self._instance})])
         self.open[self._probe_id] = Request(self._probe_id, "ping", now + limits.CLIENT_SILENCE)
+
+
+def _is_news(calls: Calls, event: ToolCall | ToolCancelled | Refused) -> bool:
+    match event:
+        case ToolCall():
+            return calls.take(event)
+        case ToolCancelled():
+            return calls.cancelled(event.call_id)
+        case _:
+            if event.call_id is not None and event.error_type != "unknown_request":
+                calls.refused(event.call_id)
+            return True
+
+
+def _chosen(options: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: options[key] for key in keys if options.get(key) is not None}

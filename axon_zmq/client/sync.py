@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from axon_zmq.client.aio import Agent, AsyncClient, RunStream
+from axon_zmq.client.aio import Agent, AsyncClient, Mode, Priority, RunStream
 from axon_zmq.messages import Complete, Event
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class _Bridge:
 
 
 class SyncRunStream:
-    """One streamed run: an iterator of `Chunk`s that ends with a `Complete`; see `RunStream`."""
+    """One run: an iterator of events that ends with a `Complete`; see `RunStream`."""
 
     def __init__(self, bridge: _Bridge, stream: RunStream) -> None:
         self._bridge = bridge
@@ -81,6 +81,18 @@ class SyncRunStream:
             AxonError: The run failed.
         """
         return self._bridge.call(self._stream.complete)
+
+    def answer(self, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None) -> bool:
+        """Answer a `ToolCall`; see `AsyncClient.answer`."""
+        return self._bridge.call(lambda: self._stream.answer(call_id, result, content=content, metadata=metadata))
+
+    def fail(self, call_id: str, message: str, *, retry: bool = False) -> bool:
+        """Say why a `ToolCall` has no result; see `AsyncClient.fail`."""
+        return self._bridge.call(lambda: self._stream.fail(call_id, message, retry=retry))
+
+    def steer(self, content: Any, priority: Priority = "asap") -> bool:
+        """Say more to the run; see `AsyncClient.steer`."""
+        return self._bridge.call(lambda: self._stream.steer(content, priority))
 
     def cancel(self) -> None:
         """Ask the run to end; iterating on raises `cancelled` with what there was."""
@@ -131,13 +143,31 @@ class Client:
         """Run an agent in mode `run_sync` and wait for its answer; see `AsyncClient.run`."""
         return self._bridge.call(lambda: self._client.run_sync(agent, prompt, **options))
 
-    def stream(self, agent: Agent, prompt: Any = None, **options: Any) -> SyncRunStream:
-        """Start an agent in mode `run_stream`; iterate over what this returns."""
+    def stream(self, agent: Agent, prompt: Any = None, *, mode: Mode = "run_stream", **options: Any) -> SyncRunStream:
+        """Start an agent; iterate over what this returns; see `AsyncClient.stream`."""
 
         async def start() -> RunStream:  # on the client's own loop
-            return self._client.stream(agent, prompt, **options)
+            return self._client.stream(agent, prompt, mode=mode, **options)
 
         return SyncRunStream(self._bridge, self._bridge.call(start))
+
+    def call_tool(self, tool: str, args: Mapping[str, Any] | None = None, **options: Any) -> Complete:
+        """Call one Python tool of the daemon's, without a model; see `AsyncClient.call_tool`."""
+        return self._bridge.call(lambda: self._client.call_tool(tool, args, **options))
+
+    def answer(
+        self, id: bytes | str, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None
+    ) -> bool:
+        """Answer a `ToolCall` of a run that is being read here; see `AsyncClient.answer`."""
+        return self._bridge.call(lambda: self._client.answer(id, call_id, result, content=content, metadata=metadata))
+
+    def fail(self, id: bytes | str, call_id: str, message: str, *, retry: bool = False) -> bool:
+        """Say why a `ToolCall` has no result; see `AsyncClient.fail`."""
+        return self._bridge.call(lambda: self._client.fail(id, call_id, message, retry=retry))
+
+    def steer(self, id: bytes | str, content: Any, priority: Priority = "asap") -> bool:
+        """Say more to a run under way; see `AsyncClient.steer`."""
+        return self._bridge.call(lambda: self._client.steer(id, content, priority))
 
     def cancel(self, id: bytes | str) -> None:
         """Ask a run to end; whoever waits for it gets `cancelled`, with what there was."""

@@ -1,0 +1,94 @@
+"""Runs the functions of one run's tools as the daemon calls them, on the client's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextvars import copy_context
+from typing import Any, Final
+
+from axon_zmq.client.tools import Body, Tool, fault
+from axon_zmq.errors import AxonError
+from axon_zmq.messages import Refused, ToolCall, ToolCancelled
+
+THREADS: Final = 32
+"""Blocking tools of one client that run at a time; more wait."""
+
+
+class ToolRunner:
+    """The tasks of one run's open calls; made in the context (`contextvars`) that its tools shall have.
+
+    Args:
+        tools: By name; calls of others are left to the application.
+        answer: Sends the answer to a call; may raise what `ClientCore.answer` does.
+        threads: Where blocking functions run.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool], answer: Callable[[str, Body], object], threads: Executor) -> None:
+        self._tools = tools
+        self._answer = answer
+        self._threads = threads
+        self._context = copy_context()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._results: set[str] = set()
+        """Calls that got a result, which the daemon may refuse."""
+
+    def __repr__(self) -> str:
+        return f"<ToolRunner {len(self._tasks)} of {', '.join(self._tools)} running>"
+
+    def take(self, event: ToolCall | ToolCancelled | Refused) -> None:
+        """What the daemon says of a call."""
+        match event:
+            case ToolCall() if (tool := self._tools.get(event.name)) is not None:
+                running = self._run(tool, event)
+                self._tasks[event.call_id] = asyncio.create_task(running, context=self._context.copy())
+            case ToolCancelled() if (task := self._tasks.pop(event.call_id, None)) is not None:
+                task.cancel()
+            case Refused(of="tool_result", call_id=str(call_id)) if event.error_type != "unknown_request":
+                if call_id in self._results:
+                    self._send(call_id, fault(event.message))
+            case _:
+                pass
+
+    def close(self) -> None:
+        """The run has ended: nobody waits for an answer."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+
+    async def _run(self, tool: Tool, call: ToolCall) -> None:
+        try:
+            body = await tool.answer(call.args, self._in_thread)
+        except asyncio.CancelledError:
+            if call.call_id not in self._tasks:
+                raise
+            body = fault("CancelledError: the tool cancelled itself")
+        if self._tasks.pop(call.call_id, None) is not None:
+            self._send(call.call_id, body)
+
+    def _send(self, call_id: str, body: Body) -> None:
+        self._results.discard(call_id)
+        try:
+            self._answer(call_id, body)
+        except (AxonError, TypeError, ValueError, OverflowError) as error:
+            self._answer(call_id, fault(f"the result cannot be sent: {error}"))
+        else:
+            if "error" not in body:
+                self._results.add(call_id)
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        loop, context = asyncio.get_running_loop(), copy_context()
+        returned, error = await loop.run_in_executor(self._threads, lambda: context.run(_caught, call))
+        if error is not None:
+            raise error
+        return returned
+
+
+def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call returned or raised; a future could not carry every exception (StopIteration)."""
+    try:
+        return call(), None
+    except BaseException as error:  # SystemExit would end the loop
+        return None, error

@@ -1,0 +1,432 @@
+"""Functions as tools, outside of any run: what the model is shown of them, and what they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any
+
+import pytest
+from pydantic import AfterValidator, BaseModel, Field
+
+from axon_zmq import (
+    RequestError,
+    Tool,
+    ToolAnswer,
+    ToolRetry,
+    deferred_results,
+    wire,
+)
+from axon_zmq.client import tools
+from axon_zmq.messages import Complete
+from tests.test_tools import MODES
+
+STREAMS = [mode.decode() for mode in MODES]
+
+# --- what a tool is ---------------------------------------------------------------------------------
+
+
+class Unit(Enum):
+    CELSIUS = "C"
+    FAHRENHEIT = "F"
+
+
+class Reading(BaseModel):
+    place: str
+    celsius: float
+    taken: datetime | None = None
+
+
+def forecast(
+    place: Annotated[str, Field(description="Where.", min_length=2)],
+    day: date,
+    unit: Unit = Unit.CELSIUS,
+    *,
+    hours: list[int] | None = None,
+) -> Reading:
+    """The weather of a day,
+    as far as it is known.
+
+    Nobody reads this.
+
+    Args:
+        place: Not used, since the annotation tells.
+        day (date): Which day;
+            today is good.
+        unit: Of temperatures.
+
+    Returns:
+        A reading.
+    """
+    assert isinstance(day, date)
+    return Reading(place=f"{place} {day:%d.%m.} {unit.value} {hours}", celsius=1.5)
+
+
+def body_of(tool: Callable[..., Any] | Tool, **args: Any) -> dict[str, Any]:
+    """What a tool answers, called outside of any run."""
+    made = tool if isinstance(tool, Tool) else Tool(tool)
+
+    async def at_once(call: Callable[[], Any]) -> Any:
+        return call()
+
+    return asyncio.run(made.answer(args, at_once))
+
+
+def test_a_signature_becomes_the_schema_that_the_model_is_shown():
+    definition = Tool(forecast).definition
+    assert definition["name"] == "forecast"
+    assert definition["description"] == "The weather of a day, as far as it is known."
+    parameters = definition["parameters"]
+    assert parameters["required"] == ["place", "day"]
+    assert parameters["additionalProperties"] is False
+    shown = parameters["properties"]
+    assert shown["place"] == {"type": "string", "description": "Where.", "minLength": 2}
+    assert shown["day"] == {"type": "string", "format": "date", "description": "Which day; today is good."}
+    assert shown["unit"] == {"$ref": "#/$defs/Unit", "default": "C", "description": "Of temperatures."}
+    assert "description" not in shown["hours"]
+    returned = definition["returns"]["properties"]
+    assert returned["celsius"] == {"type": "number"}
+    assert returned["taken"]["anyOf"][0] == {"format": "date-time"}  # it stays a time, which is no string
+
+
+def test_only_what_differs_from_the_defaults_is_sent():
+    def plain(x: int):
+        return x
+
+    assert Tool(plain).definition == {
+        "name": "plain",
+        "parameters": {
+            "type": "object",
+            "properties": {"x": {"type": "integer"}},
+            "required": ["x"],
+            "additionalProperties": False,
+        },
+    }
+    chosen = {"mode": "deferred", "approval": True, "timeout_ms": 5, "sequential": True}
+    rich = Tool(plain, name="other", description="Says x.", **chosen)
+    assert rich.definition.items() >= {"name": "other", "description": "Says x.", **chosen}.items()
+
+
+class Tree(BaseModel):
+    children: list[Tree]
+
+
+class Strange:
+    pass
+
+
+@pytest.mark.parametrize("annotation", [None, Any, ToolAnswer, ToolAnswer | int, Strange, Tree, list[Tree]])
+def test_there_is_no_schema_of_results_where_none_can_be_sent(annotation):
+    def tool():
+        return 1
+
+    tool.__annotations__["return"] = annotation
+    assert "returns" not in Tool(tool).definition
+    assert body_of(tool) == {"result": 1}
+
+
+class Counter:
+    """Counts."""
+
+    def __call__(self, by: int) -> int:
+        return by
+
+    async def later(self, by: int) -> int:
+        """Counts later."""
+        return by
+
+    @staticmethod
+    def fixed(by: int) -> int:
+        return by
+
+
+def _decorated(function):
+    @functools.wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return inner
+
+
+@_decorated
+def decorated(by: int) -> int:
+    """Has another function around it."""
+    return by
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (Counter(), "Counter"),
+        (Counter().later, "later"),
+        (Counter.fixed, "fixed"),
+        (functools.partial(decorated), "decorated"),
+        (functools.partial(Counter().later), "later"),
+        (decorated, "decorated"),
+    ],
+)
+def test_whatever_can_be_called_is_a_tool(function, name):
+    tool = Tool(function)
+    assert tool.name == name
+    assert tool.definition["parameters"]["required"] == ["by"]
+    assert body_of(tool, by="3") == {"result": 3}
+
+
+def test_a_function_may_return_what_is_to_be_awaited():
+    async def later(by: int) -> int:
+        return by
+
+    assert body_of(Tool(lambda by: later(by), name="soon"), by=3) == {"result": 3}
+
+
+def test_a_partial_function_hides_nothing_and_fills_in():
+    def area(width: int, height: int) -> int:
+        return width * height
+
+    tool = Tool(functools.partial(area, height=3))
+    assert tool.definition["parameters"]["required"] == ["width"]
+    assert body_of(tool, width=2) == {"result": 6}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (5, "5 is no tool: give a function"),
+        ("add", "'add' is no tool"),
+        (lambda *args: 1, "give each parameter a name"),
+        (Strange, "is no tool"),
+    ],
+)
+def test_what_cannot_be_a_tool_is_told_at_once(wrong, message):
+    with pytest.raises((TypeError, RequestError), match=message):
+        Tool(wrong, name="wrong")
+
+
+def test_a_type_that_has_no_schema_is_told_at_once():
+    def tool(x: Strange):
+        return x
+
+    with pytest.raises(TypeError, match="tool 'tool' has a signature without a schema"):
+        Tool(tool)
+
+    def postponed(x: Missing):  # noqa: F821
+        return x
+
+    with pytest.raises(TypeError, match="'Missing' is not defined"):
+        Tool(postponed)
+
+
+def test_a_name_or_number_that_no_tool_may_have_is_told_at_once():
+    with pytest.raises(RequestError, match="tool '<lambda>': /name"):
+        Tool(lambda: 1)
+    with pytest.raises(RequestError, match="/timeout_ms"):
+        Tool(forecast, timeout_ms=0)
+    with pytest.raises(RequestError, match=r"tool 'x': /parametres: is unknown"):
+        tools.toolbox([{"name": "x", "parametres": {}}])
+    with pytest.raises(TypeError, match="must be a list"):
+        tools.toolbox(forecast)
+    with pytest.raises(TypeError, match="must be a list"):
+        tools.toolbox({"name": "x"})
+
+
+# --- what a tool answers ----------------------------------------------------------------------------
+
+
+def test_arguments_come_as_the_types_that_are_annotated():
+    body = body_of(forecast, place="Oslo", day="2026-02-03", unit="F", hours=["1"])
+    assert body == {"result": {"place": "Oslo 03.02. F [1]", "celsius": 1.5, "taken": None}}
+
+
+@pytest.mark.parametrize(
+    ("args", "faults"),
+    [
+        ({}, ["/place: missing required argument", "/day: missing required argument"]),
+        ({"place": "O", "day": "2026-02-03"}, ["/place: string should have at least 2 characters"]),
+        ({"place": "Oslo", "day": "soon", "hours": [1, "x"]}, ["/day: ", "/hours/1: "]),
+        ({"place": "Oslo", "day": "2026-02-03", "extra": 1}, ["/extra: unexpected keyword argument"]),
+    ],
+)
+def test_arguments_that_do_not_fit_go_back_to_the_model_with_path_and_reason(args, faults):
+    error = body_of(forecast, **args)["error"]
+    assert error["retry"] is True
+    assert all(fault in error["message"] for fault in faults), error
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def tool() -> None:
+        raise error
+
+    return tool
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (ToolRetry("which one?"), {"message": "which one?", "retry": True}),
+        (ValueError("no"), {"message": "ValueError: no", "retry": False}),
+        (StopIteration(), {"message": "RuntimeError: coroutine raised StopIteration", "retry": False}),
+        (SystemExit(3), {"message": "SystemExit: 3", "retry": False}),
+        (KeyError("half \ud83d"), {"message": "KeyError: 'half \\ud83d'", "retry": False}),
+        (OSError("half \ud83d"), {"message": "OSError: half ?", "retry": False}),
+    ],
+)
+def test_what_a_tool_raises_is_its_answer(raised, error):
+    assert body_of(raising(raised)) == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (ToolRetry("not that one"), {"message": "not that one", "retry": True}),
+        (KeyError("x"), {"message": "KeyError: 'x'", "retry": False}),
+        (ValueError("odd"), {"message": "the arguments do not fit: /n: value error, odd", "retry": True}),
+    ],
+)
+def test_what_a_validator_of_the_applications_own_raises_is_an_answer_too(raised, error):
+    def judge(_: int) -> int:
+        raise raised
+
+    def tool(n):
+        return n
+
+    tool.__annotations__["n"] = Annotated[int, AfterValidator(judge)]
+    assert body_of(tool, n=1) == {"error": error}
+
+
+def test_a_validation_error_of_the_tools_own_is_no_fault_of_the_model():
+    def tool() -> None:
+        Reading.model_validate({})
+
+    error = body_of(tool)["error"]
+    assert error["message"].startswith("ValidationError: 2 validation errors for Reading")
+    assert error["retry"] is False
+
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@dataclass
+class Place:
+    name: str
+    at: datetime
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (b"\x00\xff", b"\x00\xff"),
+        (bytearray(b"ab"), b"ab"),
+        (NOON, NOON),
+        (NOON.replace(tzinfo=None), "2026-01-02T12:00:00"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (timedelta(minutes=1), "PT1M"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Decimal("1.50"), "1.50"),
+        (Unit.CELSIUS, "C"),
+        ((1, 2), [1, 2]),
+        ({3}, [3]),
+        (deque([1]), [1]),
+        ({1: "a", Unit.CELSIUS: {"b": b"c"}}, {"1": "a", "C": {"b": b"c"}}),
+        (float("nan"), None),
+        ([Place("Oslo", NOON)], [{"name": "Oslo", "at": NOON}]),
+        (Reading(place="Oslo", celsius=1, taken=NOON), {"place": "Oslo", "celsius": 1.0, "taken": NOON}),
+        (None, None),
+    ],
+)
+def test_results_are_dumped_by_pydantic_and_bytes_and_times_stay(value, plain):
+    def tool():
+        return value
+
+    assert body_of(tool) == {"result": plain}
+    wire.unpack(wire.pack(body_of(tool)), "what is sent")
+
+
+def test_a_result_is_dumped_as_its_annotation_says():
+    class Renamed(BaseModel):
+        celsius: Annotated[float, Field(serialization_alias="degrees")] = 1.0
+
+    def tool() -> Renamed:
+        return Renamed()
+
+    tool.__annotations__["return"] = Renamed
+    assert list(Tool(tool).definition["returns"]["properties"]) == ["degrees"]
+    assert body_of(tool) == {"result": {"degrees": 1.0}}
+
+
+def test_a_result_that_has_no_plain_form_is_a_failure():
+    def tool():
+        return Strange()
+
+    assert "Unable to serialize unknown type" in body_of(tool)["error"]["message"]
+
+
+def test_a_rich_answer_has_more_for_the_model_and_for_the_application():
+    def tool() -> ToolAnswer:
+        picture = {"kind": "binary", "data": b"x"}
+        return ToolAnswer(Unit.CELSIUS, content=["look", picture], metadata=Place("Oslo", NOON))
+
+    assert body_of(tool) == {
+        "result": "C",
+        "content": ["look", {"kind": "binary", "data": b"x"}],
+        "metadata": {"name": "Oslo", "at": NOON},
+    }
+
+
+# --- calls that were deferred -----------------------------------------------------------------------
+
+
+def deferred(calls: list[str], approvals: list[str]) -> Complete:
+    made = {
+        kind: [{"call_id": id, "name": f"tool_{id}", "args": {"n": 1}} for id in ids]
+        for kind, ids in (("calls", calls), ("approvals", approvals))
+    }
+    return Complete(1, None, {}, [], None, None, None, made)
+
+
+def test_deferred_results_are_in_pydantic_ais_words():
+    complete = deferred(["a", "b", "c", "d"], [])
+    given = {"a": {"kind": "of weather"}, "b": ToolAnswer(1, "more", "meta"), "c": ToolRetry("again"), "d": KeyError(1)}
+    assert deferred_results(complete, calls=given) == {
+        "calls": {
+            "a": {"kind": "tool-return", "return_value": {"kind": "of weather"}},
+            "b": {"kind": "tool-return", "return_value": 1, "content": "more", "metadata": "meta"},
+            "c": {"kind": "model-retry", "message": "again"},
+            "d": {"kind": "tool-failed", "message": "KeyError: 1"},
+        },
+        "approvals": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("approve", "approvals"),
+    [
+        (True, {"x": True, "y": True}),
+        (False, {"x": False, "y": False}),
+        ("too late", {id: {"kind": "tool-denied", "message": "too late"} for id in "xy"}),
+        ({"x": True, "y": {"n": 2}}, {"x": True, "y": {"kind": "tool-approved", "override_args": {"n": 2}}}),
+        (lambda call: call["name"] == "tool_x", {"x": True, "y": False}),
+    ],
+)
+def test_approvals_for_all_by_call_or_asked(approve, approvals):
+    assert deferred_results(deferred([], ["x", "y"]), approve)["approvals"] == approvals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "approve lacks 'x', a call of 'tool_x'"),
+        ({"approve": {"x": True, "z": True}}, "approve has 'z', which was not deferred; deferred were 'x'"),
+        ({"approve": True}, "calls lacks 'a'"),
+        ({"approve": True, "calls": {"a": 1, "x": 1}}, "calls has 'x'"),
+    ],
+)
+def test_each_deferred_call_needs_an_answer_and_each_answer_a_call(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        deferred_results(deferred(["a"], ["x"]), **arguments)
