@@ -380,6 +380,9 @@ class Complete:
     run_id: str | None
     deferred: Mapping[str, Any] | None = None
     """In place of a result: `{calls, approvals}`, each a list of `{call_id, name, args}`."""
+    content: Any = None
+    """What a tool that was called alone gives beside its result."""
+    metadata: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +443,8 @@ def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
                 model=body.get("model"),
                 run_id=body.get("run_id"),
                 deferred=body.get("deferred"),
+                content=body.get("content"),
+                metadata=body.get("metadata"),
             )
         case b"tool_call":
             return ToolCall(body["seq"], body["call_id"], body["name"], body.get("args") or {})

@@ -1,4 +1,4 @@
-"""What an agent answers, as msgpack: Python's and pydantic's types made plain.
+"""What agents and tools answer, as msgpack: Python's and pydantic's types made plain.
 
 Plain is what msgpack and every language have: nil, booleans, integers of 64 bits, finite floats, text,
 bytes, times with a zone, lists, and maps with text for keys. NaN and infinities become nil; a time
@@ -32,6 +32,15 @@ class Plain(list[Any]):
     """A list that is plain already, all through; it is not looked at again."""
 
 
+def strictly_plain(value: Any) -> Any:
+    """A value as msgpack can hold it.
+
+    Raises:
+        ValueError: It has no plain form.
+    """
+    return value if _is_plain([value]) else _made_plain(value, True, set())
+
+
 def plain(value: Any) -> Any:
     """A value as msgpack can hold it, whatever it is; what has no plain form is told in text.
 
@@ -54,7 +63,7 @@ def packer() -> Callable[[Any], bytes]:
     def packed(value: Any) -> bytes:
         nonlocal pack
         try:
-            return pack(value if _is_plain([value]) else _made_plain(value, True, set()))
+            return pack(strictly_plain(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             pack = wire.packer(_step)  # a Packer that failed midway still holds what it had packed
             raise ModelError("invalid_output", f"the answer cannot be packed as msgpack: {error}") from error

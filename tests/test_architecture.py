@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["limits"],
     ["endpoints", "logs", "loopsocket", "wire"],
-    ["settings", "messages", "supervise.lifeline"],
+    ["settings", "messages", "packing", "supervise.lifeline"],
     ["broker.events", "broker.states", "broker.queues"],
     ["broker.records"],
     ["broker.core", "broker.outboxes"],

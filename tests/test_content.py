@@ -36,10 +36,10 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelRe
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 from pydantic_ai.usage import RequestUsage
 
-from axon_zmq import Client, messages, wire
+from axon_zmq import Client, messages, packing, wire
 from axon_zmq.errors import ModelError, RequestError
 from axon_zmq.messages import Complete, Steer, checked, run_request, tool_result
-from axon_zmq.worker import deferred, history, packing, run_stream
+from axon_zmq.worker import deferred, history, run_stream
 from tests.conftest import Daemon, Dealer, running
 
 RAW = b"\x00\xff raw bytes \xfe\x89PNG"

@@ -73,6 +73,8 @@ def test_an_approved_call_of_a_deferred_tool_is_deferred_then(dealer):
     go_on(dealer, b"run", b"2", more, approvals={call_id: True})
     again = until(dealer, b"complete")
     assert [call["call_id"] for call in again["deferred"]["calls"]] == [call_id]
+    go_on(dealer, b"run", b"3", more, calls={call_id: 5})
+    assert json.loads(until(dealer, b"complete")["result"]) == [5]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -73,7 +73,7 @@ def test_ack_duplicate_and_replay_after_the_end(dealer: Dealer):
     dealer.send(b"run_stream", b"1", None, body)
     again = dealer.until_end(b"1")
     assert again[0] == (b"accepted", {"duplicate": True})
-    assert again[1] == (b"resumed", {"from": 1, "gap": False, "open_calls": []})
+    assert again[1] == (b"resumed", {"from": 1, "gap": False, "open_calls": [], "last": 3})
     assert again[2:] == first[1:]
 
 

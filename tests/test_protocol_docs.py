@@ -9,12 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from axon_zmq import limits, messages, wire
+from axon_zmq import limits, messages, packing, wire
 from axon_zmq.broker.core import FEATURES, Broker
 from axon_zmq.broker.events import FromClient, FromWorker, Tick, ToClient
 from axon_zmq.client.core import BODY_KEYS, HEADER_KEYS, ClientCore
 from axon_zmq.errors import AxonError
-from axon_zmq.worker import history, packing
+from axon_zmq.worker import history
 from axon_zmq.worker.host import REASONS
 from axon_zmq.worker.outbox import Identity, Outbox
 from tests import fixtures, snippets

@@ -11,8 +11,8 @@ from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import FunctionToolset
 
+from axon_zmq import packing
 from axon_zmq.messages import from_validation, invalid
-from axon_zmq.worker import packing
 from axon_zmq.worker.history import refuse_local_downloads
 from axon_zmq.worker.remote_tools import RemoteTool
 
@@ -54,7 +54,7 @@ def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool],
     tool = _called(place, name, tools)
     if tool is None or isinstance(result, ToolFailed | ModelRetry):
         return
-    if tool.kind != "external":
+    if tool.data.mode != "deferred":
         raise invalid([(place, f"{name!r} waits for a decision: put it into approvals")])
     if tool.returns is not None:
         value, inside = (result.return_value, "/return_value") if isinstance(result, ToolReturn) else (result, "")

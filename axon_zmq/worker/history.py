@@ -29,8 +29,8 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import RunUsage
 from pydantic_core import SchemaSerializer
 
+from axon_zmq import packing
 from axon_zmq.messages import Part, Prompt, from_validation, invalid
-from axon_zmq.worker import packing
 
 _CONTENT: Final[dict[str, Any]] = {
     "text-content": TextContent,

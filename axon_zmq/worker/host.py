@@ -15,11 +15,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final
 
-from axon_zmq import limits, wire
+from axon_zmq import limits, packing, wire
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.logs import current_run
 from axon_zmq.messages import DescribeRequest, Steer, checked
-from axon_zmq.worker import failures, packing, runlogs, tracing
+from axon_zmq.worker import failures, runlogs, tracing
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 from pydantic_ai import CancellationToken
 
-from axon_zmq import wire
+from axon_zmq import packing, wire
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import Steer
 from axon_zmq.wire import RunKey
-from axon_zmq.worker import packing
 from axon_zmq.worker.loops import call_on
 from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
