@@ -31,8 +31,8 @@ MAX_TRACE = 1024
 """Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
 OVERSIZE_FACTOR = 4
 """A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
-MAX_STEERS = 16
-"""`steer`s that are held for a run which still waits in the queue."""
+MAX_SAID = 16
+"""`steer`s and `credit`s that are held for a run which still waits in the queue."""
 MAX_ATTEMPTS = 10
 """Most times that a run may be started, whatever its header asks for."""
 DEFAULT_TIMEOUT_MS = 600_000
@@ -72,6 +72,9 @@ STUCK_GRACE = 10.0
 """How long an ended run's code may go on holding its slot before the worker process is replaced."""
 DRAIN_TIME = 60.0
 """How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
+
+WAITING_BYTES = 64 * KIB
+"""What waits in a worker for a client's credit before the model is no longer read; the contract's number."""
 
 # --- sizes -----------------------------------------------------------------------------------------
 

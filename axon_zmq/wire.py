@@ -71,6 +71,7 @@ _RUN_HEADER: Final[Mapping[str, Check]] = {
     "timeout_ms": _integer(1, 2**53),
     "max_attempts": _integer(1, limits.MAX_ATTEMPTS),
     "ack": _boolean,
+    "credit": _integer(0, 2**53),
     "on_disconnect": _one_of("cancel", "keep"),
     "traceparent": _text(limits.MAX_TRACE),
     "tracestate": _text(limits.MAX_TRACE),
@@ -82,12 +83,15 @@ HEADERS: Final[Mapping[str, Mapping[str, Check]]] = {
     "call_tool": _RUN_HEADER,
     "tool_result": {**_ANY_HEADER, "call_id": _text(limits.MAX_CALL_ID)},
     "steer": _ANY_HEADER,
+    "credit": {**_ANY_HEADER, "upto": _integer(0, 2**53)},
     "cancel": _ANY_HEADER,
     "resume": {**_ANY_HEADER, "from": _integer(1, 2**53), "upto": _integer(0, 2**53)},
     "describe": _ANY_HEADER,
     "ping": {**_ANY_HEADER, "instance": _text(128)},
 }
 """The kinds that this daemon serves, and the header keys of each."""
+NEEDED: Final[Mapping[str, str]] = {"tool_result": "call_id", "credit": "upto"}
+"""The header key that a kind means nothing without."""
 
 
 class ClientMessage(NamedTuple):
@@ -153,8 +157,6 @@ def _kind(frame: bytes) -> str:
 
 
 def _header(kind: str, frame: bytes) -> dict[str, Any]:
-    if not frame:
-        return {}
     header = unpack(frame, "the header")
     version = header.get("v")
     if type(version) is int and version != limits.PROTOCOL:  # first: its keys may be another version's
@@ -170,6 +172,8 @@ def _header(kind: str, frame: bytes) -> dict[str, Any]:
             del header[key]
         elif fault := check(value):
             raise RequestError("invalid_request", f"header key {key!r} {fault}")
+    if (needed := NEEDED.get(kind)) is not None and needed not in header:
+        raise RequestError("invalid_request", f"header key {needed!r} is missing")
     return header
 
 

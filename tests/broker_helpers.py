@@ -147,7 +147,7 @@ class Bench:
                 worker.resumed.append((key, wire.unpack(effect.rest[0], "resume").get("from", 1)))
             case b"gone" | b"back":
                 worker.told.append((effect.kind.decode(), effect.id, b""))
-            case b"tool_result" | b"steer":
+            case b"tool_result" | b"steer" | b"credit":
                 worker.told.append((effect.kind.decode(), effect.id, effect.rest[1]))
             case _:
                 assert key not in worker.runs, "started twice on one worker"

@@ -450,14 +450,14 @@ def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown()
 def test_a_steer_waits_with_its_run_and_is_bounded():
     bench = Bench(max_queued_bytes=1000)
     bench.send(A, "run", b"1", None, b"x" * 100)
-    for number in range(limits.MAX_STEERS):
+    for number in range(limits.MAX_SAID):
         assert bench.send(A, "steer", b"1", None, b"%02d" % number) == []
     assert error_type_of(bench.send(A, "steer", b"1", None, b"one too many")) == "overloaded"
     bench.send(A, "run", b"2", None, b"y" * 100)
     assert error_type_of(bench.send(A, "steer", b"2", None, b"z" * 800)) == "overloaded"
     assert error_type_of(bench.send(A, "tool_result", b"2", {"call_id": "c"}, b"")) == "invalid_request"
     worker = bench.add_worker(b"w", slots=2)
-    assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(limits.MAX_STEERS)]
+    assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(limits.MAX_SAID)]
     assert bench.broker._pools["run"].queue.bytes == 0
 
 

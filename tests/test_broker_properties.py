@@ -141,7 +141,7 @@ class BrokerMachine(RuleBasedStateMachine):
         pool = broker._pools["run"]
         # A run that is given back by a lost worker is not turned away for the bound.
         assert pool.queue.count == len(queued)
-        assert pool.queue.bytes == sum(len(run.body) + 4 * len(run.steers) for run in queued)
+        assert pool.queue.bytes == sum(len(run.body) + 4 * len(run.said) for run in queued)
 
     @invariant()
     def open_requests_of_clients_are_those_without_an_end(self) -> None:

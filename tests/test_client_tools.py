@@ -32,6 +32,7 @@ from axon_zmq import (
     limits,
     wire,
 )
+from axon_zmq.client.aio import CREDIT
 from axon_zmq.client.core import ClientCore
 from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Log, Refused, ToolCall, ToolCancelled
@@ -410,7 +411,7 @@ def test_an_answer_lost_with_the_broker_is_given_again_without_running_the_tool_
             peer.id = b""
             peer.say_plainly("alive", boot=boot, open=1)
         header, _ = await peer.hear("resume")
-        assert (header, peer.id) == ({"from": 2}, id)
+        assert (header, peer.id) == ({"from": 2, "upto": CREDIT}, id)
         again = [{"seq": 1, "call_id": "a", "name": "tool", "args": {"n": 5}}]
         peer.say_plainly("resumed", **{"from": 2, "gap": False, "open_calls": again, "last": 1})
         assert await peer.answered("a") == {"result": 5}

@@ -41,6 +41,7 @@ FEATURES: Final = (
     "ack",
     "call_tool",
     "cancel",
+    "credit",
     "deferred",
     "events",
     "log",
@@ -252,10 +253,10 @@ class Broker:
         match message.kind:
             case "cancel":
                 self._end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
-            case "steer" if len(run.steers) < limits.MAX_STEERS and room >= len(message.body):
-                run.steers.append((message.header_frame, message.body))
+            case "steer" | "credit" if len(run.said) < limits.MAX_SAID and room >= len(message.body):
+                run.said.append((message.kind.encode(), message.header_frame, message.body))
                 queue.grow(len(message.body))
-            case "steer":
+            case "steer" | "credit":
                 self._refuse_message(run, message, "it has not started yet, and too much waits already", "overloaded")
             case _:
                 self._refuse_message(run, message, "it has not started yet, and called no tool")
@@ -361,9 +362,9 @@ class Broker:
             worker.hold(run)
             lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
             self._tell(run, run.kind.encode(), run.header_frame, run.body, lease)
-            for header, body in run.steers:
-                self._pass_on(run, b"steer", header, body)
-            run.steers.clear()
+            for said in run.said:
+                self._pass_on(run, *said)
+            run.said.clear()
             if run.client in self.gone:
                 self._tell(run, b"gone")
             if run.max_attempts == run.attempts:
@@ -382,7 +383,7 @@ class Broker:
     def _release(self, run: Run, now: float) -> None:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
         run.body = run.header_frame = b""
-        run.steers.clear()
+        run.said.clear()
         if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
             worker.release(run)
         if (client := self._clients.get(run.client)) is not None:
@@ -642,7 +643,7 @@ class Broker:
         self._effects.append(Note(level, text, id))
 
 
-_ABOUT_A_RUN: Final = frozenset(("cancel", "resume", "steer", "tool_result"))
+_ABOUT_A_RUN: Final = frozenset(("cancel", "credit", "resume", "steer", "tool_result"))
 _DUPLICATE: Final = {flag: wire.pack({"duplicate": flag}) for flag in (False, True)}
 _FROM_START: Final = wire.pack({"from": 1})
 

@@ -21,8 +21,8 @@ class Run:
     header_frame: bytes = b""
     body: bytes = b""
     """Kept while it may still be dispatched, then dropped."""
-    steers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
-    """Header and body of what came for it while it waits."""
+    said: list[tuple[bytes, bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes, bytes]])
+    """Kind, header and body of what its client said to it while it waits."""
     deadline: float = float("inf")
     attempts: int = 0
     max_attempts: int = 1
@@ -43,7 +43,7 @@ class Run:
     @property
     def size(self) -> int:
         """Bytes that wait with it."""
-        return len(self.body) + sum(len(body) for _, body in self.steers)
+        return len(self.body) + sum(len(body) for _, _, body in self.said)
 
     @property
     def takes_slot(self) -> bool:

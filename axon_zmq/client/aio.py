@@ -19,12 +19,14 @@ from axon_zmq.client.runner import THREADS, ToolRunner
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
 from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
 from axon_zmq.loopsocket import LoopSocket
-from axon_zmq.messages import Complete, Event
+from axon_zmq.messages import Chunk, Complete, Event, Log
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY: Final = 200
 """Bytes of a client's identity; ZeroMQ takes 255."""
 USAGE: Final = "use it as `async with AsyncClient() as client`"
+CREDIT: Final = 1024
+"""Messages of a stream that may be on their way to who iterates over it."""
 TICK: Final = 0.5
 """Seconds between two looks at what is overdue."""
 Agent = str | Mapping[str, Any]
@@ -231,7 +233,10 @@ class AsyncClient:
             mode: `run` and `run_sync` bring no chunks, but calls of tools and logs.
             options: See `run`; also `events` (`text` or `all`), and `log`, the least level of the
                 agent's log records that come as `Log`. A live tool may be a map without a function.
+                `credit` is how many messages may be on their way to who iterates: past it text is merged,
+                and then the model is not read any more until he goes on. None: any number.
         """
+        options.setdefault("credit", CREDIT)
         return RunStream(self, self._start(mode, agent, prompt, options, _box(options)))
 
     async def call_tool(self, tool: str, args: Mapping[str, Any] | None = None, **options: Any) -> Complete:
@@ -375,7 +380,11 @@ class AsyncClient:
             await news.wait()
         if request.ended:
             self._news.pop(request, None)
-        return request.inbox.popleft()
+        item = request.inbox.popleft()
+        if isinstance(item, Chunk | Log):
+            self._core.took(request, item)
+            self._flush()
+        return item
 
     def _abandon(self, request: Request) -> None:
         self._core.abandon(request)

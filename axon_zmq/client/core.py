@@ -20,7 +20,7 @@ from axon_zmq.client.calls import Calls
 from axon_zmq.errors import AxonError, RequestError, RunEndedError
 from axon_zmq.messages import Chunk, Complete, Event, Refused, ToolCall, ToolCancelled, event_of
 
-HEADER_KEYS: Final = ("timeout_ms", "max_attempts", "ack", "on_disconnect", "traceparent", "tracestate")
+HEADER_KEYS: Final = ("timeout_ms", "max_attempts", "ack", "credit", "on_disconnect", "traceparent", "tracestate")
 """Options of a run that the broker reads."""
 BODY_KEYS: Final = (
     "message_history",
@@ -61,6 +61,10 @@ class Request:
     """Of the last message that was taken."""
     highest_seq: int = 0
     """Of all messages that came, those behind a gap too."""
+    window: int = 0
+    """Messages that may be on their way to who reads; 0: any number."""
+    granted: int = 0
+    """The credit that the daemon was given: a `seq`."""
     calls: Calls = field(default_factory=Calls)
     resumed_at: float = float("-inf")
     ended: bool = False
@@ -159,6 +163,13 @@ class ClientCore:
         self.outgoing.append([b"steer", id, b"", self._packed({"content": content, "priority": priority})])
         return True
 
+    def took(self, request: Request, event: Event) -> None:
+        """Its reader has taken an event: give credit for more, once half of the window is used."""
+        seq = getattr(event, "seq", 0)
+        if request.window and not request.ended and seq + request.window - request.granted > request.window // 2:
+            request.granted = seq + request.window
+            self.outgoing.append([b"credit", request.id, wire.pack({"upto": request.granted})])
+
     def describe(self, agent: str | None, now: float) -> Request:
         """Ask for the agents."""
         return self._send("describe", None, {}, {"agent": agent} if agent else {}, now, limits.DESCRIBE_TIMEOUT)
@@ -176,8 +187,12 @@ class ClientCore:
         if unknown := options.keys() - {"id", *known}:
             raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join(known)}")
         header = _chosen(options, HEADER_KEYS)
+        if header.get("credit", 1) < 1:
+            raise ValueError("credit must be at least 1, or None for any number of messages")
         timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
-        return self._send(kind, options.get("id"), header, body, now, timeout)
+        request = self._send(kind, options.get("id"), header, body, now, timeout)
+        request.window = request.granted = header.get("credit", 0)
+        return request
 
     def _open_run(self, id: bytes) -> Request | None:
         request = self.open.get(id)
@@ -368,7 +383,8 @@ class ClientCore:
     def _resume(self, request: Request, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
             request.resumed_at = now
-            self.outgoing.append([b"resume", request.id, wire.pack({"from": request.last_seq + 1})])
+            header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
+            self.outgoing.append([b"resume", request.id, wire.pack(header)])
 
     def tick(self, now: float) -> list[Request]:
         """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""

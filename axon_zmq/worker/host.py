@@ -21,6 +21,7 @@ from axon_zmq.logs import current_run
 from axon_zmq.messages import DescribeRequest, Steer, checked
 from axon_zmq.worker import failures, runlogs, tracing
 from axon_zmq.worker.agents import Registry
+from axon_zmq.worker.credit import Credit
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
 from axon_zmq.worker.outbox import Identity, Outbox, Shelf
@@ -181,7 +182,7 @@ class Host:
         if kind == b"end":
             self._asked_to_end(client, id, wire.unpack(more[0], "end")["reason"])
         elif kind == b"resume":
-            self._resume(client, id, wire.unpack(more[0], "resume").get("from") or 1)
+            self._resume(client, id, wire.unpack(more[0], "resume"))
         elif kind in _FROM_ITS_CLIENT:
             self._hear(client, kind, id, *more)
         elif job is not None and not job.ended:
@@ -201,10 +202,9 @@ class Host:
             body=body,
             started=now,
             outbox=Outbox(self._pack, Identity(kind.decode(), wire.digest(body), deadline, keep)),
-            send=self._send,
+            link=self._link,
             loop=asyncio.get_running_loop(),
-            congested=self._link.congested,
-            room=self._link.room,
+            credit=Credit(header["credit"], self._size) if "credit" in header else None,
         )
         self._jobs[job.key] = job
         self._shelf.add(job.key, job.outbox)
@@ -249,19 +249,20 @@ class Host:
     def _hear(self, client: bytes, kind: bytes, id: bytes, header_frame: bytes, body: bytes) -> None:
         """Take what a client says to its run, or refuse it."""
         job = self._jobs.get((client, id))
-        call_id = wire.unpack(header_frame, "the header").get("call_id")
-        more = {} if call_id is None else {"call_id": call_id}
+        header = wire.unpack(header_frame, "the header")
+        more = {"call_id": header["call_id"]} if kind == b"tool_result" else {}
         try:
             if job is None or job.ended:
                 raise RequestError("invalid_request", "the run has already ended")
             if kind == b"steer":
                 job.hear(checked(Steer, wire.unpack(body, "the body")))
-            elif call_id is None:
-                raise RequestError("invalid_request", "header key 'call_id' is missing: say which call it answers")
+            elif kind == b"credit":
+                job.grant(header["upto"])
             elif len(body) > LARGE_ANSWER:
-                self._spawn(self._take_large(job, job.remote.expected(call_id), body))
+                self._spawn(self._take_large(job, job.remote.expected(header["call_id"]), body))
             else:
-                job.remote.take(call_id, read_answer(job.remote.expected(call_id).tool, body))
+                call = job.remote.expected(header["call_id"])
+                job.remote.take(call.call_id, read_answer(call.tool, body))
         except AxonError as error:
             self._refuse(client, id, kind.decode(), error, **more)
 
@@ -339,12 +340,11 @@ class Host:
     def _terminal(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
         runlogs.handler.forget(job)
         job.remote.drop_all()
-        packed = job.outbox.put(kind, body)
+        job.send(kind, body)
         job.ended = True
         if job.timer is not None:
             job.timer.cancel()
         self._shelf.end(job.key, time.monotonic())
-        self._link.send(job.client, kind, job.id, packed)
         if all(other.ended for other in self._jobs.values()):
             self._idle.set()
 
@@ -362,19 +362,17 @@ class Host:
 
     # --- messages ----------------------------------------------------------------------------------
 
-    def _send(self, job: Job, kind: bytes, body: dict[str, Any]) -> int:
-        if not job.ended:
-            self._link.send(job.client, kind, job.id, job.outbox.put(kind, body))
-        return job.outbox.seq
+    def _size(self, body: Any) -> int:
+        return len(self._pack(body))
 
-    def _resume(self, client: bytes, id: bytes, start: int) -> None:
+    def _resume(self, client: bytes, id: bytes, header: Mapping[str, Any]) -> None:
         outbox = self._shelf.get((client, id))
         if outbox is None:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
             self._link.send(client, b"error", id, wire.error_body(error))
             return
         job = self._jobs.get((client, id))
-        replay = outbox.replay(start)
+        replay = outbox.replay(header.get("from") or 1)
         body = {
             "from": replay.start,
             "gap": replay.gap,
@@ -384,6 +382,8 @@ class Host:
         self._link.send(client, b"resumed", id, self._pack(body))
         for message in replay.messages:
             self._link.send(client, message.kind, id, message.body)
+        if job is not None and job.credit is not None and "upto" in header:
+            job.grant(header["upto"])
 
     async def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:
@@ -394,7 +394,7 @@ class Host:
         self._link.send(client, kind, id, packed)
 
 
-_FROM_ITS_CLIENT: Final = frozenset((b"tool_result", b"steer"))
+_FROM_ITS_CLIENT: Final = frozenset((b"credit", b"tool_result", b"steer"))
 _ABOUT_A_RUN: Final = _FROM_ITS_CLIENT | {b"end", b"resume", b"gone", b"back"}
 
 

@@ -1,11 +1,10 @@
-"""One run in a worker: what a mode needs of it, and how its messages leave."""
+"""One run in a worker: what a mode needs of it, and how its messages leave: numbered, kept, within credit."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 from pydantic_ai import CancellationToken
@@ -14,6 +13,8 @@ from axon_zmq import packing, wire
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import Steer
 from axon_zmq.wire import RunKey
+from axon_zmq.worker.credit import NEEDS_CREDIT, Credit
+from axon_zmq.worker.link import Link
 from axon_zmq.worker.loops import call_on
 from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
@@ -42,19 +43,17 @@ class Job:
     body: bytes
     started: float
     outbox: Outbox
-    send: Callable[[Job, bytes, dict[str, Any]], int]
-    """Numbers a message, keeps it and sends it; its `seq`. On the link's loop only."""
+    link: Link
     loop: asyncio.AbstractEventLoop
     """The link's."""
-    congested: Callable[[], bool]
-    """Whether what was sent still waits in this process."""
-    room: Callable[[], Awaitable[None]]
-    """Waits until it does no longer."""
+    credit: Credit | None
+    """None: its client takes whatever comes."""
     token: CancellationToken = field(default_factory=CancellationToken)
     on_end: Callable[[], object] | None = None
     """What else ends its code."""
     steering: Steering = field(default_factory=Steering)
     remote: RemoteCalls = field(init=False)
+    _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str | None = None
     ended: bool = False
     stuck: bool = False
@@ -62,7 +61,7 @@ class Job:
     timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
-        self.remote = RemoteCalls(partial(self.send, self))
+        self.remote = RemoteCalls(self.send)
 
     @property
     def key(self) -> RunKey:
@@ -82,6 +81,7 @@ class Job:
         """Ask its code to end."""
         self.reason = reason
         self.token.cancel()
+        self._more_credit.set()  # what reads the model is not the code that the token ends
         if self.on_end is not None:
             self.on_end()
 
@@ -95,6 +95,57 @@ class Job:
             raise RequestError("invalid_request", "call_tool has no model that could be steered")
         self.steering.say(steer)
 
+    # --- its messages; on the link's loop only -----------------------------------------------------
+
+    def send(self, kind: bytes, body: dict[str, Any]) -> int:
+        """Send a message, now or when there is credit for it; the `seq` of the last one that went.
+
+        Raises:
+            ModelError: `invalid_output`, where it cannot be packed.
+        """
+        if self.ended:
+            return self.outbox.seq
+        if self.credit is not None:
+            if kind in NEEDS_CREDIT and (self.credit or self.outbox.seq >= self.credit.upto):
+                self.credit.hold(kind, body)
+                return self.outbox.seq
+            while self.credit:
+                self._put(*self.credit.take())
+        self._put(kind, body)
+        return self.outbox.seq
+
+    def grant(self, upto: int) -> None:
+        """Its client takes messages up to that `seq`.
+
+        Raises:
+            RequestError: `invalid_request`, where the request came without credit.
+        """
+        if self.credit is None:
+            raise RequestError("invalid_request", "the run was started without credit: everything is sent at once")
+        self.credit.grow(upto)
+        while self.credit and self.outbox.seq < self.credit.upto:
+            self._put(*self.credit.take())
+        if not self.credit.full:
+            self._more_credit.set()
+
+    def congested(self) -> bool:
+        """Whether what was sent waits in this process, for the broker or for credit."""
+        return self.link.congested() or self._waits_for_credit()
+
+    def _waits_for_credit(self) -> bool:
+        return self.credit is not None and self.credit.full and self.reason is None
+
+    async def room(self) -> None:
+        """Wait until it does no longer."""
+        while self.congested():
+            await self.link.room()
+            if self._waits_for_credit():
+                self._more_credit.clear()
+                await self._more_credit.wait()
+
+    def _put(self, kind: bytes, body: dict[str, Any]) -> None:
+        self.link.send(self.client, kind, self.id, self.outbox.put(kind, body))
+
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
-        self.send(self, b"chunk", {"type": type, "data": packing.plain(data), "step": step, "part": part})
+        self.send(b"chunk", {"type": type, "data": packing.plain(data), "step": step, "part": part})

@@ -112,9 +112,9 @@ handler: Final = RunLogs()
 
 def _relay(job: Job, body: dict[str, Any]) -> None:
     try:
-        job.send(job, b"log", body)
+        job.send(b"log", body)
     except AxonError:  # a field that msgpack cannot hold
-        job.send(job, b"log", {**body, "fields": {}})
+        job.send(b"log", {**body, "fields": {}})
 
 
 def _about_left_out(count: int) -> dict[str, Any]:

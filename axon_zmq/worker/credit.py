@@ -1,0 +1,100 @@
+"""Flow control of one run: what waits for the client's credit, merged where it can be. No I/O.
+
+Credit is absolute: chunks and logs up to that `seq` may go. What waits has no number yet, so that text can
+still be merged and a structured output be replaced by a newer one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from axon_zmq import limits
+
+NEEDS_CREDIT: Final = frozenset((b"chunk", b"log"))
+"""Kinds that wait; everything else goes at once, after what waits."""
+_TEXT: Final = frozenset(("text", "thinking"))
+
+Waiting = tuple[bytes, dict[str, Any]]
+"""Kind and body, without `seq`."""
+
+
+class Credit:
+    """What a run may send, and what waits.
+
+    Args:
+        upto: The credit that the request came with.
+        size: Tells the bytes of a body that is no text.
+    """
+
+    __slots__ = ("_bytes", "_size", "_text", "_waiting", "upto")
+
+    def __init__(self, upto: int, size: Callable[[Any], int]) -> None:
+        self.upto = upto
+        self._waiting: deque[Waiting] = deque()
+        self._text: list[str] = []
+        """The pieces of the last one, where that is text."""
+        self._bytes = 0
+        self._size = size
+
+    def __repr__(self) -> str:
+        return f"<Credit up to {self.upto}, {len(self._waiting)} wait, {self._bytes} bytes>"
+
+    def __bool__(self) -> bool:
+        """Whether something waits."""
+        return bool(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that the model is no longer read."""
+        return self._bytes >= limits.WAITING_BYTES
+
+    def grow(self, upto: int) -> None:
+        """The client gives more; less than before changes nothing."""
+        self.upto = max(self.upto, upto)
+
+    def hold(self, kind: bytes, body: dict[str, Any]) -> None:
+        """Let a message wait behind the others."""
+        if kind == b"chunk" and self._merged(body):
+            return
+        self._settle_text()
+        is_text = kind == b"chunk" and body["type"] in _TEXT
+        if is_text:
+            self._text = [body["data"]]
+        self._waiting.append((kind, body))
+        self._bytes += len(body["data"]) if is_text else self._size(body)
+
+    def take(self) -> Waiting:
+        """The one that has waited longest.
+
+        Raises:
+            IndexError: Nothing waits.
+        """
+        if len(self._waiting) == 1:
+            self._settle_text()
+        kind, body = self._waiting.popleft()
+        is_text = kind == b"chunk" and body["type"] in _TEXT
+        self._bytes -= len(body["data"]) if is_text else self._size(body)
+        return kind, body
+
+    def _merged(self, body: dict[str, Any]) -> bool:
+        """Put a chunk into the last one that waits, where both are pieces of one text, or one output."""
+        kind, last = self._waiting[-1] if self._waiting else (b"", {})
+        if kind != b"chunk" or any(last[key] != body[key] for key in ("type", "step", "part")):
+            return False
+        if body["type"] in _TEXT:
+            self._text.append(body["data"])
+            self._bytes += len(body["data"])
+        elif body["type"] == "output":
+            self._bytes += self._size(body) - self._size(last)
+            self._waiting[-1] = (kind, body)
+        else:
+            return False
+        return True
+
+    def _settle_text(self) -> None:
+        if self._text:
+            kind, last = self._waiting[-1]
+            self._waiting[-1] = (kind, {**last, "data": "".join(self._text)})
+            self._text = []
