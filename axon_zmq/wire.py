@@ -141,9 +141,12 @@ def parse(frames: list[bytes], max_body: int) -> ClientMessage:
     kind = _kind(kind_frame)
     if len(header_frame) > limits.MAX_HEADER:
         raise RequestError("too_large", f"the header has {len(header_frame)} bytes; at most {limits.MAX_HEADER}")
+    header = _header(kind, header_frame)
     if len(body) > max_body:
-        raise RequestError("too_large", f"the body has {len(body)} bytes; at most {max_body} (pong.limits.max_body)")
-    return ClientMessage(kind, id, _header(kind, header_frame), header_frame, body)
+        message = f"the body has {len(body)} bytes; at most {max_body} (pong.limits.max_body)"
+        which = {"call_id": header["call_id"]} if "call_id" in header else {}
+        raise RequestError("too_large", message, which)
+    return ClientMessage(kind, id, header, header_frame, body)
 
 
 def _kind(frame: bytes) -> str:

@@ -447,6 +447,15 @@ def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown()
         assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # another client's
 
 
+def test_an_answer_that_is_too_large_is_refused_with_its_call():
+    bench = Bench(max_body=100)
+    bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    [answer] = bench.send(A, "tool_result", b"1", {"call_id": "c"}, b"x" * 101)
+    body = wire.unpack(answer.body, "refused")
+    assert (body["of"], body["error_type"], body["call_id"]) == ("tool_result", "too_large", "c")
+
+
 def test_a_steer_waits_with_its_run_and_is_bounded():
     bench = Bench(max_queued_bytes=1000)
     bench.send(A, "run", b"1", None, b"x" * 100)

@@ -175,7 +175,7 @@ class Broker:
             self._complain(f"dropped a message of {wire.shown(client)}: {error.message}", b"", now)
             return
         if (client, envelope.id) in self._runs:
-            self._refuse(client, envelope.id, wire.shown(envelope.frames[0]), error)
+            self._refuse(client, envelope.id, wire.shown(envelope.frames[0]), error, **error.details)
         else:
             self._send(client, b"error", envelope.id, wire.error_body(error))
         self._complain(f"{error} (from {wire.shown(client)})", envelope.id, now)
