@@ -470,6 +470,24 @@ def test_a_steer_waits_with_its_run_and_is_bounded():
     assert bench.broker._pools["run"].queue.bytes == 0
 
 
+def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_client_is_there():
+    bench = Bench()
+    bench.send(A, "run", b"1", None, b"body")
+    bench.send(A, "steer", b"1", None, b"more")
+    bench.client_gone(A)
+    held = {"client": A, "id": b"1", "kind": "run", "digest": wire.digest(b"body"), "deadline": bench.now + 9}
+    worker = bench.add_worker(b"w", holds=[{**held, "keep": False, "seq": 0, "ended": False}])
+    assert worker.told == [("steer", b"1", b"more"), ("gone", b"1", b"")]
+
+
+def test_what_was_said_to_a_run_that_never_started_is_refused():
+    bench = Bench()
+    bench.send(A, "run", b"1")
+    bench.send(A, "steer", b"1", None, b"more")
+    bench.send(A, "cancel", b"1")
+    assert [(kind, body.get("of")) for kind, body in bench.replies(A, b"1")] == [("refused", "steer"), ("error", None)]
+
+
 def test_a_run_that_was_told_something_is_not_started_again():
     bench = Bench()
     worker = bench.add_worker(b"w")

@@ -49,7 +49,8 @@ class BrokerMachine(RuleBasedStateMachine):
     def about(self, data: st.DataObject, kind: str) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
         if kind != "nonsense" or (client, id) in self.bench.broker._runs:  # without a run it gets an error of its own
-            self.bench.send(client, kind, id, None, b"body" if kind == "steer" else b"")
+            header = {"call_id": "c"} if kind == "tool_result" else None
+            self.bench.send(client, kind, id, header, b"body" if kind == "steer" else b"")
 
     @rule(slots=st.integers(1, 3))
     def worker_comes(self, slots: int) -> None:

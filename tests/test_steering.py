@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from axon_zmq import limits
 from tests.conftest import Dealer, running
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 
@@ -81,3 +82,30 @@ def test_what_is_said_to_a_run_that_waits_reaches_it_when_it_starts():
         until(dealer, b"complete")
         answer(dealer, b"2", until(dealer, b"tool_call"), result=2)
         assert {"heard": "hurry"} in json.loads(until(dealer, b"complete")["result"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_run_has_not_heard_is_bounded(dealer, mode):
+    dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
+    call = until(dealer, b"tool_call")
+    for number in range(limits.MAX_STEERS + 5):
+        steer(dealer, b"1", f"more {number}")
+    for _ in range(5):
+        refused = until(dealer, b"refused")
+        assert (refused["of"], refused["error_type"]) == ("steer", "overloaded")
+    answer(dealer, b"1", call, result=1)
+    heard = json.loads(until(dealer, b"complete")["result"])[1:]
+    assert heard == [{"heard": f"more {number}"} for number in range(limits.MAX_STEERS)]
+
+
+def test_a_few_large_ones_are_bounded_too(dealer):
+    dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
+    until(dealer, b"tool_call")
+    for _ in range(5):
+        steer(dealer, b"1", "x" * (limits.STEER_BYTES // 4))
+    assert until(dealer, b"refused")["error_type"] == "overloaded"
+    assert until(dealer, b"refused")["error_type"] == "overloaded"
+    steer(dealer, b"1", [])
+    assert "/content: is empty" in until(dealer, b"refused")["message"]
+    dealer.send(b"cancel", b"1")
+    assert dealer.until_end(b"1")[-1][1]["error_type"] == "cancelled"

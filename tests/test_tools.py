@@ -275,6 +275,18 @@ def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, m
     assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
 
 
+def test_a_large_answer_that_is_being_read_is_the_answer_and_its_time_stands_still(dealer):
+    returns = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    tool = {**WEATHER, "returns": returns, "timeout_ms": 300}
+    dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), tool))
+    call = until(dealer, b"tool_call")
+    large = list(range(100_000))  # takes longer to check than the tool has
+    answer(dealer, b"1", call, result=large)
+    answer(dealer, b"1", call, result=[1])
+    assert "answered already" in until(dealer, b"refused")["message"]
+    assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
+
+
 def test_a_call_id_that_comes_again_in_a_run_is_told_apart(dealer):
     body = {"agent": "same_ids", "prompt": "?", "tools": [WEATHER]}
     dealer.send(b"run", b"1", None, body)

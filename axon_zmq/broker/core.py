@@ -362,13 +362,17 @@ class Broker:
             worker.hold(run)
             lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
             self._tell(run, run.kind.encode(), run.header_frame, run.body, lease)
-            for said in run.said:
-                self._pass_on(run, *said)
-            run.said.clear()
-            if run.client in self.gone:
-                self._tell(run, b"gone")
+            self._tell_what_was_said(run)
             if run.max_attempts == run.attempts:
                 run.body = run.header_frame = b""
+
+    def _tell_what_was_said(self, run: Run) -> None:
+        """A worker has a run now: tell it what it missed."""
+        for said in run.said:
+            self._pass_on(run, *said)
+        run.said.clear()
+        if run.client in self.gone:
+            self._tell(run, b"gone")
 
     def _terminal(self, worker: bytes, key: RunKey, now: float) -> None:
         run = self._runs.get(key)
@@ -383,6 +387,8 @@ class Broker:
     def _release(self, run: Run, now: float) -> None:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
         run.body = run.header_frame = b""
+        for kind, *_ in run.said:
+            self._refuse(run.client, run.id, kind.decode(), RequestError("invalid_request", "the run has ended"))
         run.said.clear()
         if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
             worker.release(run)
@@ -492,9 +498,10 @@ class Broker:
         if held["ended"]:
             run.step(RequestEvent.TERMINAL)
             self._release(run, now)
-        else:
-            worker.hold(run)
-            self._client(run.client).open[run.id] = run
+            return
+        worker.hold(run)
+        self._client(run.client).open[run.id] = run
+        self._tell_what_was_said(run)
 
     def _worker_gone(self, identity: bytes, relayed: Container[RunKey], now: float) -> None:
         worker = self._workers.pop(identity, None)

@@ -5,6 +5,7 @@ The three modes differ only in how they call the agent; everything before and af
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Generator, Sequence
@@ -27,13 +28,15 @@ from pydantic_ai.models import KnownModelName
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
-from axon_zmq import wire
+from axon_zmq import limits, wire
 from axon_zmq.messages import Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import deferred, failures, history, runlogs, schema
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
 from axon_zmq.worker.remote_tools import RemoteTool, RemoteToolset, remote_tools
 
+SMALL: Final = 4 * limits.KIB
+"""Bytes of a body that is read at once: schemas and long histories are in larger ones."""
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
 _PROVIDERS: Final = frozenset(
@@ -88,6 +91,13 @@ def of_job(job: Job, registry: Registry) -> Call:
     if tools:
         call.options["toolsets"] = [RemoteToolset(tools, job.remote, job.post)]
     return call
+
+
+async def of_job_aside(job: Job, registry: Registry) -> Call:
+    """As `of_job`, on a loop that many runs share: a request that may take long to read is read in a thread."""
+    if len(job.body) <= SMALL:
+        return of_job(job, registry)
+    return await asyncio.to_thread(of_job, job, registry)
 
 
 def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> Call:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from axon_zmq import limits, packing, wire
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.logs import current_run
-from axon_zmq.messages import DescribeRequest, Steer, checked
+from axon_zmq.messages import DescribeRequest, checked
 from axon_zmq.worker import failures, runlogs, tracing
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.credit import Credit
@@ -230,6 +230,7 @@ class Host:
 
     def _release(self, job: Job) -> None:
         """The run's code is done: its slot is free."""
+        runlogs.handler.forget(job)  # again: its code may have asked for logs after it was answered for
         if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
         if job.stuck:
@@ -255,21 +256,22 @@ class Host:
             if job is None or job.ended:
                 raise RequestError("invalid_request", "the run has already ended")
             if kind == b"steer":
-                job.hear(checked(Steer, wire.unpack(body, "the body")))
+                job.steer(body)
             elif kind == b"credit":
                 job.grant(header["upto"])
             elif len(body) > LARGE_ANSWER:
-                self._spawn(self._take_large(job, job.remote.expected(header["call_id"]), body))
+                self._spawn(self._take_large(job, job.remote.reading(header["call_id"]), body))
             else:
                 call = job.remote.expected(header["call_id"])
-                job.remote.take(call.call_id, read_answer(call.tool, body))
+                job.remote.take(call, read_answer(call.tool, body))
         except AxonError as error:
             self._refuse(client, id, kind.decode(), error, **more)
 
     async def _take_large(self, job: Job, call: RemoteCall, body: bytes) -> None:
         try:
-            job.remote.take(call.call_id, await asyncio.to_thread(read_answer, call.tool, body))
+            job.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
+            job.remote.reopen(call)
             self._refuse(job.client, job.id, "tool_result", error, call_id=call.call_id)
 
     def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
@@ -320,7 +322,7 @@ class Host:
             return
         if not isinstance(error, AxonError):
             error = failures.internal(error)
-        if job.reason is not None and error.error_type == "cancelled":
+        if job.reason is not None:  # whatever its code made of being ended
             error_type, message = REASONS[job.reason]
             error = AxonError.of(error_type, message, error.details)
         if error.error_type in ("internal", "tool_failed"):

@@ -11,7 +11,7 @@ from pydantic_ai import CancellationToken
 
 from axon_zmq import packing, wire
 from axon_zmq.errors import RequestError
-from axon_zmq.messages import Steer
+from axon_zmq.messages import Steer, checked
 from axon_zmq.wire import RunKey
 from axon_zmq.worker.credit import NEEDS_CREDIT, Credit
 from axon_zmq.worker.link import Link
@@ -85,15 +85,15 @@ class Job:
         if self.on_end is not None:
             self.on_end()
 
-    def hear(self, steer: Steer) -> None:
+    def steer(self, body: bytes) -> None:
         """Take what its client says to it meanwhile.
 
         Raises:
-            RequestError: `invalid_request`, where it cannot or is too late.
+            AxonError: `invalid_request` or `invalid_msgpack`, where it is none, cannot be or is too late; `overloaded`.
         """
         if self.kind == b"call_tool":
             raise RequestError("invalid_request", "call_tool has no model that could be steered")
-        self.steering.say(steer)
+        self.steering.say(checked(Steer, wire.unpack(body, "the body")), len(body))
 
     # --- its messages; on the link's loop only -----------------------------------------------------
 

@@ -7,6 +7,7 @@ and in it one provider for each kind, base URL and key: fifty agents share one p
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import Lock
 from typing import Any, Final
 
 from pydantic_ai.exceptions import UserError
@@ -32,6 +33,8 @@ class Models:
     def __init__(self, default: str | None) -> None:
         self.default = default
         self._models: OrderedDict[str, Model] = OrderedDict()
+        self._lock = Lock()
+        """Requests are read in threads beside the loop."""
         self._providers: dict[str, Provider[Any]] = {}
         self._shared: dict[ProviderKey, Provider[Any]] = {}
 
@@ -42,14 +45,15 @@ class Models:
             RequestError: `unknown_model`.
             ModelError: `model_auth`, where the provider's key is missing.
         """
-        model = self._models.get(name)
-        if model is None:
-            model = self._models[name] = self._make(name)
-            if len(self._models) > REMEMBERED_MODELS:
-                self._models.popitem(last=False)
-        else:
-            self._models.move_to_end(name)
-        return model
+        with self._lock:
+            model = self._models.get(name)
+            if model is None:
+                model = self._models[name] = self._make(name)
+                if len(self._models) > REMEMBERED_MODELS:
+                    self._models.popitem(last=False)
+            else:
+                self._models.move_to_end(name)
+            return model
 
     def share_provider(self, model: Model) -> None:
         """Let a model that an agent brought along use the provider that others of its kind have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 
 from pydantic_ai import ModelRetry, RunContext, ToolReturn
@@ -84,6 +85,8 @@ class RemoteCall:
     left: float | None = None
     """Seconds that the client may take, while they do not run."""
     timer: asyncio.TimerHandle | None = None
+    is_read: bool = False
+    """An answer has come, and is being checked in a thread."""
 
     def settle(self, answer: ToolResult | None) -> None:
         """Give the run its answer, from any thread."""
@@ -137,19 +140,34 @@ class RemoteCalls:
         Raises:
             RequestError: `unknown_request`, where no such call is open.
         """
-        if (call := self._open.get(call_id)) is not None:
-            return call
-        raise RequestError("unknown_request", f"call {call_id!r} {self._closed.get(call_id, 'was never made')}")
+        call = self._open.get(call_id)
+        if call is None or call.is_read:
+            how = "was answered already" if call is not None else self._closed.get(call_id, "was never made")
+            raise RequestError("unknown_request", f"call {call_id!r} {how}")
+        return call
 
-    def take(self, call_id: str, answer: ToolResult) -> None:
-        """Give an open call its answer.
+    def reading(self, call_id: str) -> RemoteCall:
+        """An open call whose answer has come and takes a while to be read: its time stands still.
 
         Raises:
             RequestError: As `expected`.
         """
         call = self.expected(call_id)
-        self._close(call, "was answered already")
-        call.settle(answer)
+        call.is_read = True
+        self._stop_timer(call)
+        return call
+
+    def reopen(self, call: RemoteCall) -> None:
+        """What was read is no answer: the call waits for another."""
+        call.is_read = False
+        if call.left is not None and not self._paused and self._open.get(call.call_id) is call:
+            self._start_timer(call, call.left)
+
+    def take(self, call: RemoteCall, answer: ToolResult) -> None:
+        """Give a call its answer; nothing happens where it is no longer open."""
+        if self._open.get(call.call_id) is call:
+            self._close(call, "was answered already")
+            call.settle(answer)
 
     def drop(self, call: RemoteCall) -> None:
         """Nobody waits for the answer any more."""
@@ -167,18 +185,14 @@ class RemoteCalls:
     def pause(self) -> None:
         """The client is gone: the time of its tools stands still."""
         self._paused = True
-        now = asyncio.get_running_loop().time()
         for call in self._open.values():
-            if call.timer is not None:
-                call.left = max(0.0, call.timer.when() - now)
-                call.timer.cancel()
-                call.timer = None
+            self._stop_timer(call)
 
     def go_on(self) -> None:
         """The client is there again."""
         self._paused = False
         for call in self._open.values():
-            if call.left is not None and call.timer is None:
+            if call.left is not None and call.timer is None and not call.is_read:
                 self._start_timer(call, call.left)
 
     def listed(self) -> list[dict[str, Any]]:
@@ -192,10 +206,17 @@ class RemoteCalls:
         """Some providers number the calls of each response anew."""
         if 0 < len(wanted) <= limits.MAX_CALL_ID and wanted not in self._open and wanted not in self._closed:
             return wanted
-        return f"{wanted[: limits.MAX_CALL_ID - 16]}~{len(self._open) + len(self._closed) + 1}"
+        numbered = (f"{wanted[: limits.MAX_CALL_ID - 16]}~{number}" for number in count(2))
+        return next(name for name in numbered if name not in self._open and name not in self._closed)
 
     def _start_timer(self, call: RemoteCall, seconds: float) -> None:
         call.timer = asyncio.get_running_loop().call_later(seconds, self._too_late, call)
+
+    def _stop_timer(self, call: RemoteCall) -> None:
+        if call.timer is not None:
+            call.left = max(0.0, call.timer.when() - asyncio.get_running_loop().time())
+            call.timer.cancel()
+            call.timer = None
 
     def _too_late(self, call: RemoteCall) -> None:
         self._close(call, f"was not answered within {call.tool.data.timeout_ms} ms")

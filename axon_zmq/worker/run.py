@@ -21,7 +21,7 @@ class RunMode:
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = calls.of_job(job, self._registry)
+        call = await calls.of_job_aside(job, self._registry)
         with call.explained():
             result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
         return calls.completed(result)

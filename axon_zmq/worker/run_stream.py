@@ -43,7 +43,7 @@ class RunStreamMode:
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = calls.of_job(job, self._registry)
+        call = await calls.of_job_aside(job, self._registry)
         chunks = Chunks(job.chunk, call.text_is_output, call.output_is_wrapped)
         relay = chunks.relay_whole if call.events == "all" else chunks.relay
         result = None

@@ -10,8 +10,9 @@ from pydantic_ai import RunContext
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import UserContent
 
-from axon_zmq.errors import RequestError
-from axon_zmq.messages import Steer
+from axon_zmq import limits
+from axon_zmq.errors import RequestError, UnavailableError
+from axon_zmq.messages import Steer, invalid
 from axon_zmq.worker import history
 
 
@@ -23,6 +24,7 @@ class Steering:
         self._context: RunContext[Any] | None = None
         self._early: list[tuple[Sequence[UserContent], Literal["asap", "when_idle"]]] = []
         """What came before the run had begun."""
+        self._bytes = 0
 
     def attached_to(self, metadata: dict[str, Any] | None) -> Callable[[RunContext[Any]], dict[str, Any] | None]:
         """The run's metadata as a function, which pydantic-ai gives the run's context when it begins.
@@ -34,25 +36,32 @@ class Steering:
             with self._lock:
                 early, self._early = self._early, []
                 self._context = context
-            for parts, priority in early:
-                _enqueue(context, parts, priority)
+                for parts, priority in early:
+                    _enqueue(context, parts, priority)
             return metadata
 
         return begun
 
-    def say(self, steer: Steer) -> None:
-        """Say something to the run.
+    def say(self, steer: Steer, size: int) -> None:
+        """Say something to the run; `size` is its bytes.
 
         Raises:
             RequestError: `invalid_request`, where the run has its answer already, or pydantic-ai refuses a part.
+            UnavailableError: `overloaded`, where it has much to hear already.
         """
         content = history.prompt(steer.content, "/content")
-        parts = [content] if isinstance(content, str) else content or []
+        parts = [content] if isinstance(content, str) else content
+        if not parts:
+            raise invalid([("/content", "is empty: say something")])
         with self._lock:
+            waiting = self._early if self._context is None else self._context.pending_messages or ()
+            if len(waiting) >= limits.MAX_STEERS or self._bytes + size > limits.STEER_BYTES:
+                raise UnavailableError("overloaded", "the run has not heard what was said before, or too much was said")
+            self._bytes += size
             if self._context is None:
                 self._early.append((parts, steer.priority))
-                return
-        _enqueue(self._context, parts, steer.priority)
+            else:
+                _enqueue(self._context, parts, steer.priority)
 
 
 def _enqueue(context: RunContext[Any], parts: Sequence[UserContent], priority: Literal["asap", "when_idle"]) -> None:
