@@ -267,7 +267,8 @@ def agents(
         out.print(each, style="bold" if "error" not in entry else "bold red", markup=False)
         out.print(f"  {entry.get('error') or entry['description'] or ''}", markup=False)
         for tool in entry.get("tools", ()):
-            out.print(f"  tool {tool['name']}: {(tool['description'] or '').splitlines()[0]}", markup=False)
+            told = next(iter((tool["description"] or "").splitlines()), "")
+            out.print(f"  tool {tool['name']}{told and ': '}{told}", markup=False)
 
 
 async def _describe(endpoint: str | None, name: str | None) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _made_plain(value: Any, strict: bool, path: set[int]) -> Any:
     if kind in _AS_IS or _is_plain_leaf(value):
         return value
     if kind is int:
-        return value if strict else _told(value)
+        return value if strict else told(value)
     if kind is float:
         return None
     if (place := id(value)) in path or len(path) >= DEEPEST:
@@ -169,10 +169,10 @@ def _step_or_text(value: Any) -> Any:
     try:
         return _step(value)
     except Exception:  # whatever the value's own code raises
-        return _told(value)
+        return told(value)
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
     """A text in place of a value that has no plain form."""
     try:
         return str(value) if isinstance(value, int) else str(value)[:_LONGEST_TEXT]
@@ -187,4 +187,4 @@ def _key(key: Any) -> str:
     try:
         return next(iter(to_jsonable_python({key: None})))
     except Exception:  # nothing is known of its type
-        return _told(key)
+        return told(key)

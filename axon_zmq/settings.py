@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, description="Default model, such as openai-chat:gpt-5-mini.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of all processes.")
+    run_loggers: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str], description="Loggers that runs may relay, beside those of the agents' own packages."
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         limits.DRAIN_TIME, description="How long a stopping worker finishes its runs."
     )
@@ -138,6 +141,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}={target} is no {_kind(info)}: write name=module:attribute")
         return targets
 
+    @field_validator("run_loggers", mode="before")
+    @classmethod
+    def _read_names(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
     @field_validator("frontend")
     @classmethod
     def _check_frontend(cls, value: str) -> str:
@@ -158,6 +166,13 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         file = Path(os.environ.get("AXON_CONFIG", "axon.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    def loggers(self) -> list[str]:
+        """The loggers that runs may relay: of the agents' and toolsets' own packages, and what the operator adds."""
+        targets = [*self.agents.values(), *(each for each in self.toolsets.values() if isinstance(each, str))]
+        modules = [target.partition(":")[0] for target in targets]
+        packages = [name if name.startswith("axon_zmq.") else name.partition(".")[0] for name in modules]
+        return sorted({*packages, *self.run_loggers})
 
     def workers(self) -> dict[str, int]:
         """Processes for each mode."""

@@ -180,7 +180,7 @@ def refund(euros: int) -> str:
     return f"refunded {euros}"
 
 
-_log = logging.getLogger("sample.tools")
+_log = logging.getLogger("sample_agents.tools")
 
 
 def _asking_once(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
@@ -201,6 +201,11 @@ logging_ = Agent(FunctionModel(_asking_once, stream_function=_asking_once_stream
 """Its tool logs."""
 
 
+class _Textless:
+    def __repr__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
 @logging_.tool_plain
 async def ask(place: str) -> str:
     """Logs what it does."""
@@ -212,6 +217,15 @@ async def ask(place: str) -> str:
         print(1 / 0)
     except ZeroDivisionError:
         _log.exception("cannot divide")
+    if place == "library":
+        library = logging.getLogger("botocore.auth")
+        library.debug("Authorization: Bearer abc")
+        library.info("Authorization: Bearer abc")
+        library.warning("the library warns")
+    if place == "odd":
+        odd = {"odd": _Textless(), "nested": {"blob": b"\xff"}, "huge": list(range(100_000))}
+        _log.debug("%s", "SECRET")
+        _log.debug("%d of %s", "SECRET", extra=odd)
     if place == "flood":
         for number in range(5000):
             _log.info("record %d", number)

@@ -9,7 +9,8 @@ import pytest
 
 from axon_zmq import Client
 from axon_zmq.messages import Log
-from tests.conftest import Dealer
+from axon_zmq.worker import runlogs
+from tests.conftest import Dealer, running
 from tests.test_tools import MODES
 
 
@@ -30,7 +31,7 @@ def records(messages: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]
 def test_records_come_in_sequence_with_their_fields(dealer, mode):
     dealer.send(mode, b"run-7", None, {"agent": "logging", "prompt": "Oslo", "log": "info"})
     asked, from_a_thread, failed = records(dealer.until_end(b"run-7"))
-    assert (asked["level"], asked["message"], asked["logger"]) == ("info", "asked for Oslo", "sample.tools")
+    assert (asked["level"], asked["message"], asked["logger"]) == ("info", "asked for Oslo", "sample_agents.tools")
     extra = {"place": "Oslo", "when": "2026-01-02", "raw": b"\x00\xff", "big": str(2**70)}
     assert asked["fields"] == {"run": "run-7", **extra}
     assert (from_a_thread["level"], from_a_thread["message"]) == ("warning", "from a thread")
@@ -74,3 +75,30 @@ def test_records_of_one_run_do_not_reach_another(client: Client):
         said = [event.message for event in loud if isinstance(event, Log)]
     assert said[0] == "asked for Oslo"
     assert not any("Rome" in message for message in said)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_libraries_records_stay_here_unless_they_warn(dealer, mode):
+    found = records(logged(dealer, mode, "library", log="debug"))
+    assert not any("Bearer" in str(record) for record in found)
+    assert "the library warns" in [record["message"] for record in found]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_record_that_is_odd_is_relayed_as_far_as_it_can_be(dealer, daemon, mode):
+    found = records(logged(dealer, mode, "odd", log="debug"))
+    [odd] = [record for record in found if "odd" in record["fields"]]
+    assert odd["message"] == "%d of %s"  # its arguments do not fit
+    assert odd["fields"]["nested"] == {"blob": b"\xff"}
+    assert odd["fields"]["odd"].startswith("<")
+    assert len(odd["fields"]["huge"]) <= runlogs.LONGEST_FIELD
+    assert not any("SECRET" in daemon.log(name) for name in daemon.processes)
+
+
+def test_who_asks_for_logs_after_its_end_leaves_nothing_behind():
+    late = running("run_sync", AXON_AGENTS="late=late_agents:make", AXON_RUN_SYNC_SLOTS="1")
+    with late as own, Dealer(own.endpoint) as dealer:
+        dealer.send(b"run_sync", b"1", {"timeout_ms": 100}, {"agent": "late", "prompt": "x", "log": "debug"})
+        assert dealer.until_end(b"1")[-1][1]["error_type"] == "deadline_exceeded"
+        answer = dealer.ask(b"run_sync", b"2", None, {"agent": "late", "prompt": "levels"})[1]
+        assert answer["result"] == "root 20, listeners 0"

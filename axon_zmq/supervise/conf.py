@@ -27,6 +27,7 @@ _BAKED: Final = (
     "toolsets",
     "model",
     "log_level",
+    "run_loggers",
     "drain_seconds",
     "run_sync_slots",
     "run_slots",
@@ -134,6 +135,8 @@ def _environment(settings: Settings) -> list[str]:
             if not all(isinstance(target, str) for target in value.values()):
                 continue  # an MCP server's table, which may hold secrets: it stays in axon.toml
             value = ",".join(f"{key}={target}" for key, target in value.items())
+        if isinstance(value, list):
+            value = ",".join(value)
         pairs.append(f'AXON_{name.upper()}="{_escaped(str(value))}"')
     return [f"environment={','.join(pairs)}"] if pairs else []
 

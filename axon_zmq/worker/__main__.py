@@ -58,7 +58,7 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     registry = make_registry()
     modes = _modes(mode, slots, registry, make_registry)
     identity = f"{name}.{secrets.token_hex(8)}".encode()
-    runlogs.handler.install()
+    runlogs.handler.install(configured.loggers())
     host = Host(name, mode, modes, slots, registry, partial(Link, endpoint, identity))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, Final
 
-from pydantic_core import to_jsonable_python
-
-from axon_zmq.errors import AxonError
+from axon_zmq import packing
 from axon_zmq.worker.jobs import Job
 
 current_job: ContextVar[Job | None] = ContextVar("current_job", default=None)
 """The run that this task or thread works for."""
 PER_SECOND: Final = 200
 """Records of one run that are relayed in a second; more are counted."""
-LONGEST: Final = 8192
-"""Characters of a record's message, and of each of its fields."""
-MOST_FIELDS: Final = 50
+LONGEST: Final = 4096
+"""Characters of a record's message."""
+LONGEST_FIELD: Final = 512
+"""Characters of each of its fields."""
+MOST_FIELDS: Final = 20
 """Extra fields of one record."""
 _OUR_OWN: Final = ("axon_zmq.worker", "axon_zmq.broker")
 """The daemon's loggers, which speak to the operator."""
@@ -45,17 +47,24 @@ class _Listener:
 class RunLogs(logging.Handler):
     """Relays the records of the runs that asked for them; one for a process, on the root logger.
 
-    While a run asks for a finer level than the operator's, the root logger lets it through.
+    Below WARNING only the loggers that the operator named are relayed: libraries log requests with their
+    credentials. While a run asks for a finer level than the operator's, the root logger lets it through.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._names: tuple[str, ...] = ()
         self._listeners: dict[Job, _Listener] = {}
         self._operators_level = logging.WARNING
 
-    def install(self) -> None:
-        """Listen to the root logger, whose level is the operator's."""
+    def install(self, names: Iterable[str]) -> None:
+        """Listen to the root logger, whose level is the operator's.
+
+        Args:
+            names: Loggers that runs may relay, with those below them.
+        """
         root = logging.getLogger()
+        self._names = tuple(names)
         self._operators_level = root.level
         for handler in root.handlers:
             handler.setLevel(max(handler.level, root.level))
@@ -82,20 +91,21 @@ class RunLogs(logging.Handler):
         """Relay a record, if its run asked for it. Called in whatever thread has logged."""
         job = current_job.get()
         listener = None if job is None else self._listeners.get(job)
-        if job is None or listener is None or record.levelno < listener.level or record.name.startswith(_OUR_OWN):
+        if job is None or listener is None or record.levelno < listener.level or not self._may_leave(record):
             return
         if job.congested() or not listener.admits(time.monotonic()):
             listener.left_out += 1
             return
-        try:
-            body = _body(record, job)
-        except Exception:  # arguments that do not fit the format, or an object without a text
-            self.handleError(record)
-            return
+        body = _body(record, job)
         if listener.left_out:
             job.post(_relay, job, _about_left_out(listener.left_out))
             listener.left_out = 0
         job.post(_relay, job, body)
+
+    def _may_leave(self, record: logging.LogRecord) -> bool:
+        if _is_under(record.name, _OUR_OWN):
+            return False
+        return record.levelno >= logging.WARNING or _is_under(record.name, self._names)
 
     def _guard(self) -> Any:
         assert self.lock is not None
@@ -110,11 +120,12 @@ handler: Final = RunLogs()
 """The process's own."""
 
 
+def _is_under(name: str, names: Iterable[str]) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in names)
+
+
 def _relay(job: Job, body: dict[str, Any]) -> None:
-    try:
-        job.send(b"log", body)
-    except AxonError:  # a field that msgpack cannot hold
-        job.send(b"log", {**body, "fields": {}})
+    job.send(b"log", body)
 
 
 def _about_left_out(count: int) -> dict[str, Any]:
@@ -126,21 +137,33 @@ def _body(record: logging.LogRecord, job: Job) -> dict[str, Any]:
     extra = [(name, value) for name, value in vars(record).items() if name not in _NO_FIELDS]
     fields = {"run": job.name, **{name: _plain(value) for name, value in extra[:MOST_FIELDS]}}
     if record.exc_info and record.exc_info[1] is not None:
-        fields["exception"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"[:LONGEST]
+        fields["exception"] = f"{type(record.exc_info[1]).__name__}: {packing.told(record.exc_info[1])}"[:LONGEST_FIELD]
     return {
         "level": record.levelname.lower(),
-        "message": record.getMessage()[:LONGEST],
+        "message": _message(record)[:LONGEST],
         "logger": record.name,
         "fields": fields,
     }
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # arguments that do not fit the format, or an object without a text
+        return packing.told(record.msg)
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return str(value)[:LONGEST]
-    if isinstance(value, int | float | None):
-        return value
+    """A field: as it is where it is small, and else the beginning of its text."""
     if isinstance(value, str | bytes):
-        return value[:LONGEST]
-    made = to_jsonable_python(value, fallback=repr)
-    return made if len(repr(made)) <= LONGEST else repr(made)[:LONGEST]
+        return value[:LONGEST_FIELD]
+    if isinstance(value, int | float | None):
+        return packing.plain(value)
+    text = _SHORT.repr(value)
+    return text[:LONGEST_FIELD] if len(text) >= LONGEST_FIELD or "..." in text else packing.plain(value)
+
+
+_SHORT: Final = Repr()
+"""Texts of bounded size, whatever they are of."""
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_FIELD

@@ -1,0 +1,24 @@
+"""An agent whose first start takes longer than its request has; it tells what the process logs."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from axon_zmq.worker import runlogs
+
+
+def _levels(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    return ModelResponse(
+        parts=[TextPart(f"root {logging.getLogger().level}, listeners {len(runlogs.handler._listeners)}")]
+    )
+
+
+def make() -> Agent[object, str]:
+    """The agent, after a second."""
+    time.sleep(1.0)
+    return Agent(FunctionModel(_levels), name="late")
