@@ -168,7 +168,9 @@ class Registry:
             raise invalid([("/agent", error.message)]) from error
 
     async def find_tool(self, tool: str, agent: str | None) -> Found:
-        """Who has a tool: the agent that is named, or else the one toolset, or else the one agent, that has it.
+        """Who has a tool: the agent that is named; or the one toolset, or agent, or MCP server that has it, in this order.
+
+        Servers are asked last: they may have to be started, or hang.
 
         Raises:
             RequestError: `unknown_agent`, `unknown_tool`, or `invalid_request` where several have it.
@@ -179,9 +181,16 @@ class Registry:
             if tool in listing.tools or listing.faults:  # which may have it, with the right deps
                 return found
             raise toolsets.unknown_tool(tool, listing.tools)
-        named = {f"toolset {name!r}": Found(None, toolset) for name, toolset in self.toolsets.loaded.items()}
         agents = {f"agent {name!r}": _of_agent(registered) for name, registered in self._registered.items()}
-        return await _one_with(tool, named, agents)
+        here, servers = (
+            {
+                f"toolset {name!r}": Found(None, toolset)
+                for name, toolset in self.toolsets.loaded.items()
+                if (name in self.toolsets.servers) is elsewhere
+            }
+            for elsewhere in (False, True)
+        )
+        return await _one_with(tool, here, agents, servers)
 
     async def describe(self, name: str | None) -> dict[str, Any]:
         """The body of a `catalog`: one agent, or all and the named toolsets; a broken one has `error` alone.

@@ -59,6 +59,8 @@ class Toolsets:
         self.broken: dict[str, str] = {}
         """Why those that could not be loaded could not."""
         self.loaded: dict[str, Toolset] = {}
+        self.servers = frozenset(name for name, source in configured.items() if isinstance(source, McpServer))
+        """Those that are processes or machines of their own."""
         self._servers: list[ServerToolset] = []
         for name, source in configured.items():
             try:
