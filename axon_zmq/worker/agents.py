@@ -168,7 +168,7 @@ class Registry:
             raise invalid([("/agent", error.message)]) from error
 
     async def find_tool(self, tool: str, agent: str | None) -> Found:
-        """Who has a tool: the agent that is named; or the one toolset, or agent, or MCP server that has it, in this order.
+        """Who has a tool: the agent that is named; or the one toolset, agent or MCP server that has it, in this order.
 
         Servers are asked last: they may have to be started, or hang.
 
