@@ -27,8 +27,19 @@ if TYPE_CHECKING:
     from axon_zmq.client.deferred import Approval
     from axon_zmq.client.tools import Body
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
+
+
+class _Plain(Console):
+    """Prints no control character but newline and tab: a model's text cannot pass for a question of ours."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        plain = (each.translate(_CONTROLS) if isinstance(each, str) else each for each in objects)
+        super().print(*plain, **options)
+
+
+out = _Plain(highlight=False, soft_wrap=True)
+err = _Plain(stderr=True, highlight=False, soft_wrap=True)
 
 LONGEST_LINE: Final = limits.BrokerLimits().max_body
 """Bytes of one line of standard input; a longer answer could not be sent."""
@@ -130,8 +141,9 @@ async def converse(
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """A value as JSON; bytes in base64."""
-    return to_json(value, indent=indent, bytes_mode="base64").decode()
+    """A value as JSON; bytes in base64, no control character unescaped."""
+    made = to_json(value, indent=indent, bytes_mode="base64").decode()
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", made)
 
 
 def print_line(value: Any) -> None:

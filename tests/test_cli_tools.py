@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
 from axon_zmq import terminal
-from axon_zmq.terminal import Lines, typed_answer, typed_approval
+from axon_zmq.messages import Chunk, Log, Refused
+from axon_zmq.terminal import Lines, Person, typed_answer, typed_approval
 from tests.conftest import PATIENCE, Daemon, wait_until
 from tests.test_cli import AXON, axon, lines
 from tests.test_tools import calls
@@ -235,11 +236,51 @@ def test_ctrl_c_at_an_approval_ends_at_once(daemon):
 
 def test_logs_on_a_terminal_stand_where_they_were_logged(daemon):
     with Terminal(daemon, "stream", "logging", "Oslo", "--log", "info") as shown:
-        shown.see("info sample.tools: asked for Oslo {")
-        shown.see("warning sample.tools: from a thread")
-        shown.see("error sample.tools: cannot divide")
+        shown.see("info sample_agents.tools: asked for Oslo {")
+        shown.see("warning sample_agents.tools: from a thread")
+        shown.see("error sample_agents.tools: cannot divide")
         assert shown.end() == 0
         assert "in detail" not in shown.seen
+
+
+EVIL = "\x1b[2J\x1b]0;title\x07\b\r\x9b1Aapprove\x7f"
+HARMLESS = "[2J]0;title1Aapprove"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_models_text_brings_no_control_characters_to_a_terminal(daemon, command):
+    with Terminal(daemon, command, "echo", f"one\n\ttwo {EVIL}") as shown:
+        assert shown.end() == 0
+    plain = shown._bytes.decode().replace("\r\n", "\n")
+    assert f"one\n        two {HARMLESS}\n" in plain  # the console makes tabs spaces
+    assert not re.search(r"[^\n\t\x20-\x7e]", plain)
+
+
+def test_no_event_brings_control_characters_to_a_terminal(capsys):
+    async def show() -> None:
+        person = Person(Lines(), [], streamed=True)
+        calls: dict[str, Any] = {"name": EVIL, "args": {EVIL: EVIL}, "call_id": EVIL}
+        for event in (
+            Chunk(1, "text", EVIL, 1, 0),
+            Chunk(2, "thinking", EVIL, 1, 0),
+            Chunk(3, "tool_started", calls, 1, 0),
+            Chunk(4, "tool_finished", {"call_id": EVIL, "outcome": EVIL, "result": EVIL}, 1, 0),
+            Chunk(5, "event", {"text": EVIL}, 1, 0),
+            Log(6, EVIL, EVIL, EVIL, {EVIL: EVIL}),
+            Refused("steer", "invalid_request", EVIL, None),
+        ):
+            person._show(event, cast("Any", None))
+
+    asyncio.run(show())
+    shown = "".join(capsys.readouterr())
+    assert shown.count(HARMLESS) >= 7
+    assert not re.search(r"[^\n\t\x20-\x7e]", shown)
+
+
+def test_json_escapes_what_a_terminal_would_obey():
+    made = terminal.as_json({"a": EVIL})
+    assert re.fullmatch(r"[\x20-\x7e]+", made)
+    assert json.loads(made) == {"a": EVIL}
 
 
 @pytest.mark.parametrize(

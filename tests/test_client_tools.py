@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -36,7 +38,7 @@ from axon_zmq.client.aio import CREDIT
 from axon_zmq.client.core import ClientCore
 from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Log, Refused, ToolCall, ToolCancelled
-from tests.conftest import AGENTS, Daemon, Dealer, running
+from tests.conftest import AGENTS, PATIENCE, Daemon, Dealer, running
 from tests.test_tools import MODES, calls
 
 STREAMS = [mode.decode() for mode in MODES]
@@ -100,8 +102,8 @@ class Peer:
     def call(self, call_id: str, name: str, /, **args: Any) -> None:
         self.say("tool_call", call_id=call_id, name=name, args=args)
 
-    def refuse(self, call_id: str, error_type: str = "invalid_request") -> None:
-        self.say_plainly("refused", of="tool_result", error_type=error_type, message="it does not fit", call_id=call_id)
+    def refuse(self, call_id: str, error_type: str = "invalid_request", message: str = "it does not fit") -> None:
+        self.say_plainly("refused", of="tool_result", error_type=error_type, message=message, call_id=call_id)
 
     def close(self) -> None:
         self._socket.close()
@@ -311,6 +313,205 @@ def test_a_call_that_waits_for_a_thread_is_never_made_once_it_is_cancelled(monke
         for call_id in "ac":
             assert await peer.answered(call_id) == {"result": None}
         assert ran == ["a", "c"]
+        await stream.aclose()
+
+    talk(test)
+
+
+def test_calls_wait_where_each_thread_is_busy_and_that_is_told_once(monkeypatch, caplog):
+    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 2)
+    gate = threading.Event()
+
+    def block(secret: str) -> str:
+        gate.wait(30)
+        return secret
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[block, Tool(block, name="other")])
+        await peer.hear("run_stream")
+        peer.call("a", "block", secret="hidden")
+        peer.call("b", "other", secret="hidden")
+        for _ in "ab":
+            await anext(stream)
+        await settle()
+        assert told() == []
+        for call_id in "cde":
+            peer.call(call_id, "block", secret="hidden")
+            await anext(stream)
+        await settle()
+        full = "all 2 threads for blocking tools are busy: block (1), other (1); more calls wait"
+        assert told() == [full]
+        gate.set()
+        assert {(await peer.hear("tool_result"))[0]["call_id"] for _ in range(5)} == set("abcde")
+        assert client._threads._running.total() == 0
+        gate.clear()
+        for call_id in "fgh":
+            peer.call(call_id, "block", secret="hidden")
+            await anext(stream)
+        await settle()
+        assert told() == [full, "all 2 threads for blocking tools are busy: block (2); more calls wait"]
+        gate.set()
+        assert {(await peer.hear("tool_result"))[0]["call_id"] for _ in range(3)} == set("fgh")
+        await stream.aclose()
+
+    try:
+        talk(test)
+    finally:
+        gate.set()
+
+
+def test_a_cancelled_call_keeps_its_thread_until_it_returns(monkeypatch):
+    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 1)
+    started, gate = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def block(name: str) -> None:
+        ran.append(name)
+        started.set()
+        gate.wait(30)
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[block])
+        await peer.hear("run_stream")
+        peer.call("a", "block", name="a")
+        await asyncio.to_thread(started.wait, 10)
+        peer.say("tool_cancelled", call_id="a")
+        peer.call("b", "block", name="b")
+        assert [type(await anext(stream)) for _ in "abc"] == [ToolCall, ToolCancelled, ToolCall]
+        await settle()
+        assert ran == ["a"]
+        gate.set()
+        assert await peer.answered("b") == {"result": None}
+        await stream.aclose()
+
+    try:
+        talk(test)
+    finally:
+        gate.set()
+
+
+def test_where_the_system_gives_no_thread_the_call_fails_and_takes_no_place(monkeypatch):
+    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 1)
+
+    def tool() -> int:
+        return 1
+
+    def exhausted(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[tool])
+        await peer.hear("run_stream")
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", exhausted)
+            peer.call("a", "tool")
+            error = (await peer.answered("a"))["error"]
+        assert error["message"] == "RuntimeError: can't start new thread"
+        peer.call("b", "tool")
+        assert await peer.answered("b") == {"result": 1}
+        await stream.aclose()
+
+    talk(test)
+
+
+FORGETS_TO_RETURN = """
+import sys, threading
+from axon_zmq import Client
+
+started = threading.Event()
+
+def block() -> None:
+    started.set()
+    threading.Event().wait()
+
+with Client(sys.argv[1]) as client:
+    stream = client.stream({"model": "tools"}, '[{"name": "block", "args": {}}]', tools=[block])
+    assert started.wait(10)
+"""
+
+
+def test_a_tool_that_never_returns_does_not_keep_the_interpreter_from_its_exit(daemon: Daemon):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint], timeout=PATIENCE, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+RAISED = [KeyboardInterrupt("stop"), SystemExit("stop"), pytest.fail.Exception("stop"), GeneratorExit("stop")]
+
+
+@pytest.mark.parametrize("raised", [*RAISED, Speechless()], ids=lambda raised: type(raised).__name__)
+def test_whatever_a_tool_raises_its_call_is_answered(raised):
+    def in_a_thread() -> None:
+        raise raised
+
+    async def in_a_task() -> None:
+        raise raised
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[in_a_thread, in_a_task])
+        await peer.hear("run_stream")
+        name = type(raised).__name__
+        for tool in ("in_a_thread", "in_a_task"):
+            peer.call(tool, tool)
+            error = (await peer.answered(tool))["error"]
+            assert error == {"message": name if name == "Speechless" else f"{name}: stop", "retry": False}
+        await stream.aclose()
+
+    talk(test)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_no_tool_ends_the_loop_of_the_blocking_client(client: Client, raised):
+    def tool() -> None:
+        raise raised("stop")
+
+    done = client.run(TOOLS, calls("tool"), tools=[tool], timeout_ms=10_000)
+    assert json.loads(done.result) == [f"{raised.__name__}: stop"]
+    assert client.run("echo", "and on").result == "and on"
+
+
+def test_an_answer_that_cannot_be_sent_for_whatever_reason_is_a_failure(monkeypatch):
+    send, failures = ClientCore.answer, [MemoryError("too deep")]
+
+    def answer(*args: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return send(*args)
+
+    async def tool() -> int:
+        return 1
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[tool])
+        await peer.hear("run_stream")
+        monkeypatch.setattr(ClientCore, "answer", answer)
+        peer.call("a", "tool")
+        assert (await peer.answered("a"))["error"]["message"] == "the result cannot be sent: too deep"
+        await stream.aclose()
+
+    talk(test)
+
+
+def test_of_a_long_refusal_the_model_is_told_the_beginning():
+    def tool() -> int:
+        return 1
+
+    async def test(peer: Peer, client: AsyncClient) -> None:
+        stream = client.stream("x", "y", tools=[tool])
+        await peer.hear("run_stream")
+        peer.call("a", "tool")
+        assert await peer.answered("a") == {"result": 1}
+        peer.refuse("a", message="x" * 5_000_000)
+        assert await peer.answered("a") == {"error": {"message": "x" * 1000, "retry": False}}
         await stream.aclose()
 
     talk(test)

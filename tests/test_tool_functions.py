@@ -259,6 +259,15 @@ def test_arguments_that_do_not_fit_go_back_to_the_model_with_path_and_reason(arg
     assert all(fault in error["message"] for fault in faults), error
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        pytest.fail("no words")
+
+
+class SpeechlessRetry(Speechless, ToolRetry):
+    pass
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def tool() -> None:
         raise error
@@ -273,6 +282,10 @@ def raising(error: BaseException) -> Callable[[], None]:
         (ValueError("no"), {"message": "ValueError: no", "retry": False}),
         (StopIteration(), {"message": "RuntimeError: coroutine raised StopIteration", "retry": False}),
         (SystemExit(3), {"message": "SystemExit: 3", "retry": False}),
+        (KeyboardInterrupt(), {"message": "KeyboardInterrupt", "retry": False}),
+        (pytest.fail.Exception("no good"), {"message": "Failed: no good", "retry": False}),
+        (Speechless(), {"message": "Speechless", "retry": False}),
+        (SpeechlessRetry(), {"message": "SpeechlessRetry", "retry": True}),
         (KeyError("half \ud83d"), {"message": "KeyError: 'half \\ud83d'", "retry": False}),
         (OSError("half \ud83d"), {"message": "OSError: half ?", "retry": False}),
     ],
@@ -286,6 +299,8 @@ def test_what_a_tool_raises_is_its_answer(raised, error):
     [
         (ToolRetry("not that one"), {"message": "not that one", "retry": True}),
         (KeyError("x"), {"message": "KeyError: 'x'", "retry": False}),
+        (pytest.skip.Exception("not now"), {"message": "Skipped: not now", "retry": False}),
+        (Speechless(), {"message": "Speechless", "retry": False}),
         (ValueError("odd"), {"message": "the arguments do not fit: /n: value error, odd", "retry": True}),
     ],
 )

@@ -7,7 +7,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -15,7 +14,8 @@ from typing import Any, Final, Literal, Self
 import zmq
 
 from axon_zmq.client.core import ClientCore, Request
-from axon_zmq.client.runner import THREADS, ToolRunner
+from axon_zmq.client.runner import ToolRunner
+from axon_zmq.client.threads import THREADS, ToolThreads
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
 from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
 from axon_zmq.loopsocket import LoopSocket
@@ -185,7 +185,7 @@ class AsyncClient:
         if self._link is not None:
             raise RuntimeError(f"this client is entered already: {USAGE}, once")
         self._link = _Link(self.endpoint, self._identity, self._received, self._connected)
-        self._threads = ThreadPoolExecutor(THREADS, "axon-tool")
+        self._threads = ToolThreads(THREADS)
         self._ticking = asyncio.create_task(self._tick())
         return self
 
@@ -197,7 +197,6 @@ class AsyncClient:
             self._tell(request)
         self._flush()
         self._ticking.cancel()
-        self._threads.shutdown(wait=False)
         self._link = None
         await link.close()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from contextvars import copy_context
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
+from axon_zmq.client.threads import ToolThreads
 from axon_zmq.client.tools import Body, Tool, fault
-from axon_zmq.errors import AxonError
 from axon_zmq.messages import Refused, ToolCall, ToolCancelled
 
-THREADS: Final = 32
-"""Blocking tools of one client that run at a time; more wait."""
+LONGEST_REFUSAL: Final = 1000
+"""Characters of a `refused` that the model is told."""
 
 
 class ToolRunner:
@@ -25,7 +25,7 @@ class ToolRunner:
         threads: Where blocking functions run.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], answer: Callable[[str, Body], object], threads: Executor) -> None:
+    def __init__(self, tools: Mapping[str, Tool], answer: Callable[[str, Body], object], threads: ToolThreads) -> None:
         self._tools = tools
         self._answer = answer
         self._threads = threads
@@ -47,7 +47,7 @@ class ToolRunner:
                 task.cancel()
             case Refused(of="tool_result", call_id=str(call_id)) if event.error_type != "unknown_request":
                 if call_id in self._results:
-                    self._send(call_id, fault(event.message))
+                    self._send(call_id, fault(event.message[:LONGEST_REFUSAL]))
             case _:
                 pass
 
@@ -60,7 +60,7 @@ class ToolRunner:
 
     async def _run(self, tool: Tool, call: ToolCall) -> None:
         try:
-            body = await tool.answer(call.args, self._in_thread)
+            body = await tool.answer(call.args, partial(self._threads.call, tool.name))
         except asyncio.CancelledError:
             if call.call_id not in self._tasks:
                 raise
@@ -72,23 +72,8 @@ class ToolRunner:
         self._results.discard(call_id)
         try:
             self._answer(call_id, body)
-        except (AxonError, TypeError, ValueError, OverflowError) as error:
+        except Exception as error:
             self._answer(call_id, fault(f"the result cannot be sent: {error}"))
         else:
             if "error" not in body:
                 self._results.add(call_id)
-
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        loop, context = asyncio.get_running_loop(), copy_context()
-        returned, error = await loop.run_in_executor(self._threads, lambda: context.run(_caught, call))
-        if error is not None:
-            raise error
-        return returned
-
-
-def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """What a call returned or raised; a future could not carry every exception (StopIteration)."""
-    try:
-        return call(), None
-    except BaseException as error:  # SystemExit would end the loop
-        return None, error

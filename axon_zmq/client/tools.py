@@ -7,6 +7,7 @@ called.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -110,23 +111,27 @@ class Tool:
         return f"<Tool {self.name}, {self.mode}>"
 
     async def answer(self, args: Mapping[str, Any], in_thread: InThread) -> Body:
-        """Call the function with a model's arguments; the body of the `tool_result`, whatever happens."""
+        """Call the function with a model's arguments; the body of the `tool_result`, whatever is raised.
+
+        Raises:
+            CancelledError: The task was cancelled, or the function raised it.
+        """
+        try:
+            return await self._call(args, in_thread)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit would end the loop
+            return given(error)
+
+    async def _call(self, args: Mapping[str, Any], in_thread: InThread) -> Body:
         try:
             positional, named = self._arguments.validate_python(dict(args))
         except ValidationError as error:
             return fault(f"the arguments do not fit: {_faults(error)}", retry=True)
-        except Exception as error:  # of a validator of the application's own
-            return given(error)
         call = partial(self._function, *positional, **named)
-        try:
-            returned = await (call() if self._is_async else in_thread(call))
-            if inspect.isawaitable(returned):
-                returned = await returned
-            return self._body(returned)
-        except (Exception, SystemExit) as error:
-            return given(error)
-
-    def _body(self, returned: Any) -> Body:
+        returned = await (call() if self._is_async else in_thread(call))
+        if inspect.isawaitable(returned):
+            returned = await returned
         if isinstance(returned, ToolAnswer):
             return given(returned)
         return answer(self._result.dump_python(returned, by_alias=True, warnings=False))
@@ -262,11 +267,19 @@ def given(result: Any) -> Body:
         case ToolAnswer():
             return answer(result.result, result.content, result.metadata)
         case ToolRetry():
-            return fault(str(result), retry=True)
+            return fault(_text(result) or type(result).__name__, retry=True)
         case BaseException():
-            return fault(f"{type(result).__name__}: {result}")
+            return fault(f"{type(result).__name__}: {_text(result)}".removesuffix(": "))
         case _:
             return answer(result)
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; empty where its own `__str__` fails."""
+    try:
+        return f"{error}"
+    except BaseException:  # pytest's own are no Exceptions
+        return ""
 
 
 def to_plain(value: Any) -> Any:
