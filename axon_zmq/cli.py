@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -259,24 +259,32 @@ def agents(
     as_json: AsJson = False,
 ) -> None:
     """List the agents that the daemon serves."""
-    found = _talk(_describe(endpoint, name))
+    found, toolsets = _talk(_describe(endpoint, name))
     if as_json or name or not out.is_terminal:
         print_line(found)
         return
     for each, entry in found.items():
-        out.print(each, style="bold" if "error" not in entry else "bold red", markup=False)
-        out.print(f"  {entry.get('error') or entry['description'] or ''}", markup=False)
-        for tool in entry.get("tools", ()):
-            told = next(iter((tool["description"] or "").splitlines()), "")
-            out.print(f"  tool {tool['name']}{told and ': '}{told}", markup=False)
+        _show_entry(each, entry)
+    for each, entry in toolsets.items():
+        _show_entry(f"toolset {each}", entry)
 
 
-async def _describe(endpoint: str | None, name: str | None) -> dict[str, Any]:
+def _show_entry(name: str, entry: Mapping[str, Any]) -> None:
+    """An agent or a toolset on a terminal."""
+    out.print(name, style="bold" if "error" not in entry else "bold red", markup=False)
+    if about := entry.get("error") or entry.get("description"):
+        out.print(f"  {about}", markup=False)
+    for tool in entry.get("tools", ()):
+        told = next(iter((tool["description"] or "").splitlines()), "")
+        out.print(f"  tool {tool['name']}{told and ': '}{told}", markup=False)
+
+
+async def _describe(endpoint: str | None, name: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint or settings.load().frontend) as client:
         await client.ping(THERE)
-        return await client.describe(name)
+        return await client.describe(name), {} if name else await client.toolsets()
 
 
 @app.command(epilog=ANSWERING)

@@ -172,7 +172,7 @@ class Dealer:
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
-    with running("run_sync", "run", "run_stream", AXON_AGENTS=AGENTS) as shared:
+    with running("run_sync", "run", "run_stream", AXON_AGENTS=AGENTS, AXON_TOOLSETS=TOOLSETS) as shared:
         yield shared
 
 
@@ -187,6 +187,7 @@ AGENTS = ",".join(
     + [f"{name}=sample_agents:{name}_" for name in ("logging", "callable")]
     + ["broken=sample_agents:no_such_agent"]
 )
+TOOLSETS = "plain=sample_agents:plain"
 """What the shared daemon serves."""
 
 

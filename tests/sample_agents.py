@@ -265,3 +265,17 @@ def broken() -> str:
 def picture() -> ToolReturn:
     """A picture."""
     return ToolReturn("a dot", content=[BinaryContent(b"\x89PNG", media_type="image/png")], metadata={"size": 1})
+
+
+@callable_.tool_plain
+def undocumented() -> str:
+    return "nothing is said of it"
+
+
+def double(number: int) -> int:
+    """Twice as much."""
+    return 2 * number
+
+
+plain = [double]
+"""A toolset: a list of functions."""

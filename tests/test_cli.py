@@ -151,6 +151,9 @@ def test_agents_and_ping(daemon):
     assert pong["modes"]["run"]["workers"] == 1
     seen = on_a_terminal(daemon, "agents")
     assert "tool temperature: The temperature of a place" in seen
+    assert "tool undocumented\n" in seen.replace("\r", "")
+    assert "toolset plain" in seen
+    assert "tool double" in seen
     assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
 
 

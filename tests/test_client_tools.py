@@ -920,3 +920,20 @@ def test_a_thousand_calls_leave_nothing_behind(daemon: Daemon):
             assert asyncio.all_tasks() == {asyncio.current_task(), client._ticking}
 
     asyncio.run(test())
+
+
+def test_the_toolsets_that_agents_as_data_may_name(client: Client):
+    [tool] = client.toolsets()["plain"]["tools"]
+    assert (tool["name"], tool["parameters"]["required"]) == ("double", ["number"])
+    agent = {"model": "tools", "toolsets": ["plain"]}
+    assert client.run(agent, '[{"name": "double", "args": {"number": 4}}]').result == "[8]"
+
+
+def test_a_tool_that_raises_leaves_its_trace_here(client: Client, caplog):
+    def boom() -> None:
+        raise RuntimeError("kaputt")
+
+    client.run({"model": "tools"}, '[{"name": "boom"}]', tools=[boom])
+    [record] = [record for record in caplog.records if record.name == "axon_zmq.client.tools"]
+    assert record.getMessage() == "tool 'boom' raised RuntimeError"
+    assert record.exc_info

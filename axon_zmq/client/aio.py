@@ -301,9 +301,19 @@ class AsyncClient:
         Raises:
             AxonError: `unknown_agent`, `no_worker`.
         """
+        return (await self._catalog(agent))["agents"]
+
+    async def toolsets(self) -> dict[str, Any]:
+        """The toolsets that agents as data may name: the tools of each, or `error` for one that is broken.
+
+        Raises:
+            AxonError: `no_worker`.
+        """
+        return (await self._catalog(None))["toolsets"]
+
+    async def _catalog(self, agent: str | None) -> dict[str, Any]:
         self._opened()
-        request = self._core.describe(agent, time.monotonic())
-        return (await self._answer(request))["agents"]
+        return await self._answer(self._core.describe(agent, time.monotonic()))
 
     async def ping(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109 -- what is said when it passes is ours
         """The `pong`: version, limits, workers and queue of each mode.

@@ -177,6 +177,10 @@ class Client:
         """The agents by name; see `AsyncClient.describe`."""
         return self._bridge.call(lambda: self._client.describe(agent))
 
+    def toolsets(self) -> dict[str, Any]:
+        """The toolsets that agents as data may name; see `AsyncClient.toolsets`."""
+        return self._bridge.call(self._client.toolsets)
+
     def ping(self, timeout: float = 5.0) -> dict[str, Any]:
         """The `pong`; see `AsyncClient.ping`."""
         return self._bridge.call(lambda: self._client.ping(timeout))

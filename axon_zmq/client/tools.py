@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pydantic_core import core_schema, to_json
 from axon_zmq import packing
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import ClientTool, checked, from_validation
+
+log = logging.getLogger(__name__)
 
 Body = dict[str, Any]
 """Of a `tool_result`: `{result}`, `{result, content?, metadata?}` or `{error: {message, retry}}`."""
@@ -121,6 +124,8 @@ class Tool:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # SystemExit would end the loop
+            if not isinstance(error, ToolRetry):
+                log.warning("tool %r raised %s", self.name, type(error).__name__, exc_info=True)
             return given(error)
 
     async def _call(self, args: Mapping[str, Any], in_thread: InThread) -> Body:
