@@ -5,7 +5,8 @@ Requests are checked with pydantic, once each. What a stream brings is read into
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
@@ -252,6 +253,8 @@ class DescribeRequest(_Checked):
 _OUR_MAPS: Final = frozenset(
     ("agent", "prompt", "retries", "model_settings", "usage_limits", "tools", "content", "error")
 )
+_TAG: Final = re.compile(r"<[^>]*>|\[key\]|(?:function-\w+|tagged-union|union|nullable)\[.*\]", re.DOTALL)
+"""What stands in pydantic's places, but in no value: the branch of a union, or that a key is wrong."""
 MOST_FAULTS: Final = 1_000
 """Faults of one body that are still looked at: a list of a million wrong parts has a million."""
 
@@ -323,12 +326,17 @@ def from_validation(error: ValidationError, place: str = "") -> RequestError:
     if (count := error.error_count()) > MOST_FAULTS:
         return invalid([(place, f"has {count} faults: see docs/protocol.md for its shape")])
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return invalid([(place + _pointer(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in faults])
+    return invalid([(place + located(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in faults])
 
 
-def _pointer(loc: tuple[int | str, ...]) -> str:
-    steps = [str(step) for step in loc if not (isinstance(step, str) and step.startswith("<"))]
-    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+def pointer_of(steps: Iterable[int | str]) -> str:
+    """The JSON pointer of a way into a value."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+def located(loc: Iterable[int | str]) -> str:
+    """The JSON pointer of a place that pydantic names, without the tags of its own, and of ours, in it."""
+    return pointer_of(step for step in loc if not (isinstance(step, str) and _TAG.fullmatch(step)))
 
 
 def _mend(type: str, message: str) -> str:

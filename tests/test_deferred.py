@@ -161,3 +161,31 @@ def test_an_approval_where_a_result_is_wanted_says_so(dealer):
     assert (error["error_type"], "put it into calls" in error["message"]) == ("invalid_request", True)
     go_on(dealer, b"run", b"3", more, calls={call_id: "from elsewhere"})
     assert until(dealer, b"complete")["result"] == "from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("approvals", "pointer", "reason"),
+    [
+        ({"ID": "yes"}, "ID", "must be true, false, or a map whose kind is tool-approved or tool-denied"),
+        ({"ID": {"kind": "approved"}}, "ID", "must be true, false, or a map"),
+        ({"ID": {"kind": ["tool-approved"]}}, "ID", "must be true, false, or a map"),
+        ({"ID": {"kind": "tool-approved", "override_args": 5}}, "ID/override_args", "valid dictionary"),
+        ({"ID": {"kind": "tool-denied", "message": 5}}, "ID/message", "valid string"),
+        ({"ID": {"kind": "tool-approved", "override_args": {"place": 7}}}, "ID/override_args/place", "not of type"),
+        ({"un/known": True}, "un~1known", "is no call of the last response"),
+    ],
+)
+def test_a_wrong_decision_is_named_without_pydantics_words(dealer, approvals, pointer, reason):
+    history = [
+        {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "[]"}]},
+        {
+            "kind": "response",
+            "parts": [{"part_kind": "tool-call", "tool_name": "weather", "args": {}, "tool_call_id": "x/y~z"}],
+        },
+    ]
+    given = {"approvals": {"x/y~z" if id == "ID" else id: decision for id, decision in approvals.items()}}
+    body = asking(None, APPROVED, message_history=history, deferred_tool_results=given)
+    _, error = dealer.ask(b"run", b"1", None, body)
+    [fault] = error["details"]["errors"]
+    assert fault["pointer"] == "/deferred_tool_results/approvals/" + pointer.replace("ID", "x~1y~0z")
+    assert reason in fault["message"]

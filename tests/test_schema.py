@@ -234,3 +234,210 @@ def test_a_title_becomes_a_name_that_providers_take(title, name):
     native = schema.output_type({"type": "object", "title": title}, "native", "/s")
     assert isinstance(native, NativeOutput)
     assert (native.name, native.outputs.__name__) == (name, name)
+
+
+# --- what reading and judging may take -------------------------------------------------------------
+
+
+def faults(given, value):
+    return schema.enforced(given, "/s").faults(value)
+
+
+def copying(name: str, copies: int = 60):
+    """A schema of 4 KB whose references write out to 150 properties each."""
+    part = {"type": "object", "properties": {f"{name}{n}": {"type": "string"} for n in range(150)}}
+    return {"$defs": {"part": part}, "properties": {f"q{n}": {"$ref": "#/$defs/part"} for n in range(copies)}}
+
+
+def test_schemas_are_read_quickly():
+    quickly(schema.enforced, copying("quick"), "/s")
+    part = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"enum": ["a", "b"]}]}
+    quickly(schema.enforced, {"properties": {f"quick{n}": part for n in range(2_800)}}, "/s")
+
+
+@pytest.mark.parametrize("copies", [2, 20])
+def test_the_schemas_of_one_request_share_a_budget(copies):
+    """Remembered (2 copies) or not (20), a schema takes as much of the budget again."""
+    budget, read = schema.Budget(), 0
+    with pytest.raises(RequestError, match="over 20000 values") as caught:
+        for _ in range(100):
+            schema.enforced(copying("shared", copies), f"/tools/{read}/parameters", budget)
+            read += 1
+    assert caught.value.error_type == "invalid_request"
+    assert caught.value.details["errors"][0]["pointer"] == f"/tools/{read}/parameters"
+    assert read == 20_000 // (1 + copies * 303)
+
+
+def test_what_no_reference_leads_to_counts_too():
+    budget = schema.Budget()
+    unused = {"$defs": {"unused": {"description": "x" * 200_000}}}
+    for _ in range(5):
+        schema.enforced(unused, "/s", budget)
+    with pytest.raises(RequestError, match="over 1048576 bytes"):
+        schema.enforced(unused, "/s", budget)
+
+
+def test_a_schema_is_remembered_at_each_place_unless_it_is_large():
+    small = copying("small", 2)
+    assert schema.enforced(small, "/a") is schema.enforced(small, "/b")
+    assert schema.enforced(copying("large"), "/a") is not schema.enforced(copying("large"), "/a")
+
+
+def test_what_is_remembered_is_bounded():
+    first = schema.enforced({"title": "first"}, "/s")
+    assert schema.enforced({"title": "first"}, "/s") is first
+    for n in range(80):
+        schema.enforced({"title": str(n), "description": "x" * 30_000}, "/s")
+    assert schema.enforced({"title": "first"}, "/s") is not first
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"type": "text"}, "/type"),
+        ({"type": ["string", "string"]}, "/type"),
+        ({"type": []}, "/type"),
+        ({"type": {}}, "/type"),
+        ({"type": [["string"]]}, "/type/0"),
+        ({"properties": {"a/b": {"items": 5}}}, "/properties/a~1b/items"),
+        ({"properties": {"a": 5}}, "/properties/a"),
+        ({"anyOf": []}, "/anyOf"),
+        ({"anyOf": [{}, {"minimum": "1"}]}, "/anyOf/1/minimum"),
+        ({"minimum": True}, "/minimum"),
+        ({"minLength": 1.5}, "/minLength"),
+        ({"minItems": -1}, "/minItems"),
+        ({"multipleOf": 0}, "/multipleOf"),
+        ({"required": ["a", "a"]}, "/required"),
+        ({"required": "a"}, "/required"),
+        ({"enum": 5}, "/enum"),
+        ({"uniqueItems": 1}, "/uniqueItems"),
+        ({"$defs": {"unused": {"not": []}}}, "/$defs/unused/not"),
+        ({"dependentRequired": {"a": [1]}}, "/dependentRequired/a/0"),
+        ({"$id": "a#b"}, "/$id"),
+        ({"title": 5}, "/title"),
+    ],
+)
+def test_what_is_no_schema_is_named(given, place):
+    with pytest.raises(RequestError, match="is no JSON Schema") as caught:
+        schema.enforced(given, "/s")
+    assert caught.value.details["errors"][0]["pointer"] == "/s" + place
+
+
+def test_what_is_no_schema_is_shown_briefly():
+    with pytest.raises(RequestError, match=r"/s/anyOf: is no JSON Schema: 'x+'… should be a valid list$") as caught:
+        schema.enforced({"anyOf": "x" * 10**5}, "/s")
+    assert len(str(caught.value)) < 250
+
+
+def test_every_kind_of_keyword_is_taken():
+    schema.enforced(
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": "https://example.org/a",
+            "$vocabulary": {"x": True},
+            "type": ["object", "null"],
+            "properties": {"a": True, "b": False, "c": {"minLength": 1.0, "maximum": -1.5, "format": "date"}},
+            "dependencies": {"a": ["b"], "b": {"type": "object"}},
+            "dependentRequired": {"a": []},
+            "default": [1],
+            "examples": [1],
+            "enum": [],
+            "x-own": {"type": 5},
+        },
+        "/s",
+    )
+
+
+MANY = {f"a{n}": 0 for n in range(6_000)}
+TOO_MUCH = [("", "is too much to check against this schema: send less, or make the schema simpler")]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"items": {"allOf": [{"minimum": -n} for n in range(1_000)]}}, [1] * 4_000),
+        ({"items": {"allOf": [{}] * 1_000}}, [1] * 4_000),
+        ({"items": {"dependentSchemas": {f"p{n}": {} for n in range(3_000)}}}, [dict.fromkeys(["p1"])] * 4_000),
+        ({"items": {}}, [1] * 400_000),
+        ({"allOf": [{"uniqueItems": True}] * 500}, list(range(10_000))),
+        ({"items": {"enum": [[0] * 50_000 + [n] for n in range(4)]}}, [[0] * 50_001] * 20),
+        ({"allOf": [{"pattern": "[ab]*a[ab]{190}c"}, {"type": "string"}] * 500}, "ab" * 1_000_000),
+        ({"items": {"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}}] * 5_000}}, [{"a": 1}] * 4_000),
+        ({"unevaluatedProperties": False, "anyOf": [{"properties": {f"a{n}": {}}} for n in range(3_000)]}, MANY),
+    ],
+)
+def test_too_much_to_check_is_one_fault(given, value):
+    start = time.perf_counter()
+    assert faults(given, value) == TOO_MUCH
+    assert time.perf_counter() - start < 4
+
+
+def test_large_ordinary_values_are_judged():
+    row = dict.fromkeys("abcde", 1.5)
+    shape = {"properties": {name: {"type": "number"} for name in "abcde"}, "required": list("abcde")}
+    rows = {"type": "array", "items": {"type": "object", **shape, "additionalProperties": False}}
+    assert faults(rows, [row] * 5_000) == []
+    assert faults(rows, [*[row] * 5_000, {**row, "f": 1}])[0][0] == "/5000"
+    assert faults({"items": {"type": "integer"}}, [1] * 90_000) == []
+    assert faults({"items": {"enum": [f"c{n}" for n in range(250)]}}, ["c249"] * 1_000) == []
+
+
+def test_reasons_are_few_and_short():
+    given = {"allOf": [{"anyOf": [{"type": "string"}, {"minItems": 10**6}]}, {"type": "integer"}] * 200}
+    assert quickly(faults, {"contains": {"required": ["k" * 200_000]}}, [{}] * 50_000)
+    shown = quickly(faults, given, ["x" * 100] * 40_000)
+    assert len(shown) == 10
+    assert all(len(reason) < 310 for _, reason in shown)
+    for given, value in (
+        ({"const": 1}, b"x" * 10**6),
+        ({"type": "string"}, b"x" * 10**6),
+        ({"pattern": "a"}, "x" * 10**6),
+        ({"additionalProperties": False}, {"x" * 10**6: 1}),
+        ({"required": ["x" * 10**5]}, {}),
+        ({"uniqueItems": True}, [["x" * 10**6]] * 2),
+        ({"enum": ["x" * 10**5]}, 1),
+        ({"not": {}}, {"x": ["x" * 10**6]}),
+        ({"allOf": [False]}, [[[1]] * 10**5]),
+    ):
+        [(_, reason)] = faults(given, value)
+        assert len(reason) < 310
+
+
+def test_reasons_show_small_values_whole():
+    assert faults({"type": "string"}, {"a": [1, None]}) == [("", "{'a': [1, None]} is not of type 'string'")]
+    assert faults({"enum": ["a", 2]}, 3) == [("", "3 is not one of ['a', 2]")]
+    assert faults({"oneOf": [{}, {"type": "string"}, {}]}, 3) == [
+        ("", "3 is valid under more than one of the given schemas: 0 and 2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        (1, 1.0, True),
+        (True, 1, False),
+        ([0], [False], False),
+        ({"a": [1]}, {"a": [1.0]}, True),
+        ({"a": 1}, {"b": 1}, False),
+        ("x" * 500, "x" * 500, True),
+        ("x" * 500, "x" * 499 + "y", False),
+    ],
+)
+def test_constants_are_compared_as_json_does(one, two, same):
+    assert judge({"const": one})(two) is same
+    assert judge({"enum": [None, one]})(two) is same
+
+
+def test_long_bytes_are_told_apart():
+    one, two = b"x" * 500 + b"1", b"x" * 500 + b"2"
+    assert faults({"uniqueItems": True}, [one, two]) == []
+    assert faults({"uniqueItems": True}, [one, two, one]) != []
+
+
+def test_pointers_keep_every_name_of_the_clients():
+    given = {"additionalProperties": {"type": "integer"}}
+    assert [place for place, _ in faults(given, {"<a>": "", "b/~c": "", "function-d": ""})] == [
+        "/<a>",
+        "/b~1~0c",
+        "/function-d",
+    ]

@@ -253,6 +253,20 @@ def test_schemas_too_large_or_nested_too_deep_are_refused(dealer):
     assert "nested" in error["message"]
 
 
+def test_all_tools_of_a_request_share_one_budget_and_hold_up_nobody(dealer):
+    properties = {f"p{number}": {"type": "string", "description": "x" * 50} for number in range(500)}
+    heavy = [
+        {"name": f"t{number}", "parameters": {"type": "object", "properties": {**properties, str(number): {}}}}
+        for number in range(60)
+    ]
+    dealer.send(b"run", b"1", None, asking("[]", *heavy))
+    dealer.send(b"run", b"2", None, {"agent": "echo", "prompt": "meanwhile"})
+    assert dealer.recv()[:2] == (b"complete", b"2")  # it came later, and is done first
+    error = dealer.recv()[2]
+    assert error["error_type"] == "invalid_request"
+    assert error["details"]["errors"][0]["pointer"].startswith("/tools/")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
     tool = {**WEATHER, "name": "temperature"}

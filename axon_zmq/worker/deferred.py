@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ToolApproved, ToolReturn
+from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied, ToolReturn
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import FunctionToolset
 
 from axon_zmq import packing
-from axon_zmq.messages import from_validation, invalid
+from axon_zmq.messages import from_validation, invalid, pointer_of
 from axon_zmq.worker.history import refuse_local_downloads
 from axon_zmq.worker.remote_tools import RemoteTool
 
 PLACE: Final = "/deferred_tool_results"
 _RESULTS: Final = TypeAdapter(DeferredToolResults)
+_DECISIONS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "tool-approved": TypeAdapter(ToolApproved),
+    "tool-denied": TypeAdapter(ToolDenied),
+}
 _KEYS: Final = ("calls", "approvals", "metadata")
 
 
@@ -31,19 +35,40 @@ def results(
             kind, a result that is not what the client's tool `returns`, arguments that are not its `parameters`.
     """
     if unknown := [key for key in given if key not in _KEYS]:
-        raise invalid([(f"{PLACE}/{unknown[0]}", f"is unknown; known are {', '.join(_KEYS)}")])
+        raise invalid([(PLACE + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
     refuse_local_downloads(given, PLACE)
     try:
-        read = _RESULTS.validate_python(given)
+        read = _RESULTS.validate_python({**given, **_decided(given)})
     except ValidationError as error:
         raise from_validation(error, PLACE) from None
     called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}
     by_name = {tool.data.name: tool for tool in tools}
     for call_id, result in read.calls.items():
-        _check_result(f"{PLACE}/calls/{call_id}", called.get(call_id), by_name, result)
+        _check_result(PLACE + pointer_of(("calls", call_id)), called.get(call_id), by_name, result)
     for call_id, decision in read.approvals.items():
-        _check_approval(f"{PLACE}/approvals/{call_id}", called.get(call_id), by_name, decision)
+        _check_approval(PLACE + pointer_of(("approvals", call_id)), called.get(call_id), by_name, decision)
     return read
+
+
+def _decided(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The approvals, where there are any, each read."""
+    approvals = given.get("approvals")
+    if not isinstance(approvals, dict):
+        return {}
+    decisions = cast("dict[str, Any]", approvals).items()
+    return {"approvals": {id: _decision(PLACE + pointer_of(("approvals", id)), value) for id, value in decisions}}
+
+
+def _decision(place: str, given: Any) -> bool | ToolApproved | ToolDenied:
+    if isinstance(given, bool):
+        return given
+    kind: Any = cast("dict[str, Any]", given).get("kind") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or kind not in _DECISIONS:
+        raise invalid([(place, f"must be true, false, or a map whose kind is {' or '.join(_DECISIONS)}")])
+    try:
+        return _DECISIONS[kind].validate_python(given)
+    except ValidationError as error:
+        raise from_validation(error, place) from None
 
 
 def _last_calls(history: Sequence[ModelMessage]) -> Sequence[ToolCallPart]:

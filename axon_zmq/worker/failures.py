@@ -14,7 +14,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import invalid
+from axon_zmq.messages import invalid, located
 from axon_zmq.worker import history
 from axon_zmq.worker.remote_tools import ClientRetry
 from axon_zmq.worker.schema import NOT_FITTING
@@ -154,11 +154,7 @@ def _faults(cause: BaseException | None) -> list[dict[str, str]]:
 def _each(fault: Any) -> list[tuple[str, str]]:
     if fault["type"] == NOT_FITTING:
         return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
-    return [(_pointer(fault["loc"]), fault["msg"])]
-
-
-def _pointer(loc: tuple[int | str, ...]) -> str:
-    return "".join(f"/{step}" for step in loc if not str(step).startswith("function-"))
+    return [(located(fault["loc"]), fault["msg"])]
 
 
 def _details(error: Exception) -> dict[str, Any]:

@@ -54,19 +54,20 @@ class RemoteTool:
 
 
 def remote_tools(tools: Sequence[ClientTool]) -> list[RemoteTool]:
-    """Read the schemas of a request's tools.
+    """Read the schemas of a request's tools, all within one budget.
 
     Raises:
         RequestError: `invalid_request` or `too_large`, naming the schema.
     """
-    return [_remote_tool(tool, f"/tools/{index}") for index, tool in enumerate(tools)]
+    budget = schema.Budget()
+    return [_remote_tool(tool, f"/tools/{index}", budget) for index, tool in enumerate(tools)]
 
 
-def _remote_tool(tool: ClientTool, pointer: str) -> RemoteTool:
-    parameters = schema.enforced(tool.parameters, f"{pointer}/parameters")
+def _remote_tool(tool: ClientTool, pointer: str, budget: schema.Budget) -> RemoteTool:
+    parameters = schema.enforced(tool.parameters, f"{pointer}/parameters", budget)
     if parameters.schema.get("type") != "object":
         raise invalid([(f"{pointer}/parameters/type", 'must be "object": a tool has named arguments')])
-    returns = None if tool.returns is None else schema.enforced(tool.returns, f"{pointer}/returns")
+    returns = None if tool.returns is None else schema.enforced(tool.returns, f"{pointer}/returns", budget)
     return RemoteTool(tool, parameters, returns, schema.validator(parameters))
 
 

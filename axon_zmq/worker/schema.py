@@ -8,33 +8,52 @@ look-around and takes linear time, and no keyword takes quadratic time.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, lru_cache
-from typing import Any, Final, NamedTuple
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from itertools import islice
+from threading import Lock
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import unquote
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_ai import NativeOutput, PromptedOutput, ToolOutput
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaError, SchemaValidator, core_schema
 
 from axon_zmq import limits, wire
 from axon_zmq.errors import RequestError
-from axon_zmq.messages import OutputMode, invalid
+from axon_zmq.messages import OutputMode, invalid, located, pointer_of
 
 Fault = tuple[str, str]
 """JSON pointer and reason."""
-_REMEMBERED_SIZE: Final = 8 * limits.KIB
-"""Bytes of a schema that is remembered."""
-_MOST_REMEMBERED: Final = 256
-"""Schemas that are remembered: those of a few agents' tools."""
+_REMEMBERED_SIZE: Final = 64 * limits.KIB
+"""Bytes of a schema that is remembered, its references written out."""
+_REMEMBERED_BYTES: Final = 2 * limits.MIB
+"""Bytes of all that are: the tools of some dozen agents."""
 NOT_FITTING: Final = "json_schema"
 """pydantic's type of error for what a schema refuses; its context has `faults`."""
 _SHOWN: Final = 10
 """Faults of one answer that the model is told of."""
+_LONGEST_REASON: Final = 300
+"""Characters of one fault's reason."""
+_SHOWN_ITEMS: Final = 5
+"""Items of a list or map that a reason shows."""
+_SHOWN_TEXT: Final = 100
+"""Characters of a text that a reason shows."""
 _MOST_NODES: Final = 20_000
-"""Values in a schema with its references written out: they can multiply."""
+"""Values in a request's schemas with their references written out: they can multiply."""
 _MOST_BYTES: Final = 4 * limits.MAX_SCHEMA
-"""Bytes of names and data in a schema with its references written out."""
+"""Bytes of a request's schemas, and of the copies that references make."""
+_MOST_STEPS: Final = 2_000_000
+"""Steps of one judgement. A step takes half a microsecond."""
+_KEYWORD: Final = 4
+"""Steps that a keyword takes."""
+_DESCENT: Final = 8
+"""Steps that a keyword takes for each schema in it, or each value inside the one that it judges."""
+_COMPARISON: Final = 2
+"""Steps that two values' comparison takes for each part."""
 _MOST_PATTERNS: Final = 100
 """Different patterns in one schema."""
 _LONGEST_PATTERN: Final = 1000
@@ -82,25 +101,89 @@ class Enforced(NamedTuple):
     """What is wrong with a value; empty where it fits."""
 
 
-def enforced(schema: dict[str, Any], pointer: str) -> Enforced:
+@dataclass(slots=True)
+class Budget:
+    """What the schemas of one request may still take together."""
+
+    nodes: int = _MOST_NODES
+    bytes: int = _MOST_BYTES
+
+    def spend(self, nodes: int, size: int, pointer: str) -> None:
+        """Take from it, for the schema at `pointer`.
+
+        Raises:
+            RequestError: `invalid_request`, where it is used up.
+        """
+        self.nodes -= nodes
+        self.bytes -= size
+        if self.nodes < 0 or self.bytes < 0:
+            most = f"{_MOST_NODES} values" if self.nodes < 0 else f"{_MOST_BYTES} bytes"
+            what = f"the request's schemas up to here have over {most} when references are written out"
+            raise invalid([(pointer, f"{what}: make them smaller, or send fewer")])
+
+
+def enforced(schema: dict[str, Any], pointer: str, budget: Budget | None = None) -> Enforced:
     """Check a client's schema, which stands at `pointer`, and prepare it.
 
     The usual ones are remembered, since clients send the same tools with each request and reading a
     schema takes a millisecond.
 
+    Args:
+        schema: Any JSON Schema.
+        pointer: Where it stands in the request.
+        budget: What the request's schemas may still take; None where this is its only one.
+
     Raises:
         RequestError: `invalid_request` or `too_large`, as `self_contained`.
     """
+    budget = budget or Budget()
     packed = wire.pack(schema)
-    return (_remembered if len(packed) <= _REMEMBERED_SIZE else _read)(packed, pointer)
+    if (known := _memory.get(packed)) is not None:
+        budget.spend(known.nodes, known.bytes, pointer)
+        return known.judge
+    before = Budget(budget.nodes, budget.bytes)
+    written = self_contained(wire.unpack(packed, "the schema"), pointer, budget)
+    judge = Enforced(written, _faults_by(written))
+    _memory.put(packed, _Known(judge, before.nodes - budget.nodes, before.bytes - budget.bytes))
+    return judge
 
 
-def _read(packed: bytes, pointer: str) -> Enforced:
-    schema = self_contained(wire.unpack(packed, "the schema"), pointer)
-    return Enforced(schema, _faults_by(schema))
+class _Known(NamedTuple):
+    """A schema that was read, and what it takes from a request's budget."""
+
+    judge: Enforced
+    nodes: int
+    bytes: int
 
 
-_remembered = lru_cache(maxsize=_MOST_REMEMBERED)(_read)
+class _Memory:
+    """The schemas that were read last, by their packed text. Threads share it."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[_Known, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, packed: bytes) -> _Known | None:
+        with self._lock:
+            if packed not in self._known:
+                return None
+            self._known.move_to_end(packed)
+            return self._known[packed][0]
+
+    def put(self, packed: bytes, known: _Known) -> None:
+        size = len(packed) + len(wire.pack(known.judge.schema))
+        if size > _REMEMBERED_SIZE:
+            return
+        with self._lock:
+            if packed not in self._known:
+                self._known[packed] = known, size
+                self._bytes += size
+            while self._bytes > _REMEMBERED_BYTES:
+                self._bytes -= self._known.popitem(last=False)[1][1]
+
+
+_memory = _Memory()
 
 
 def validator(judge: Enforced) -> SchemaValidator:
@@ -130,7 +213,7 @@ def output_type(schema: dict[str, Any], mode: OutputMode, pointer: str) -> Any:
             return ToolOutput(made)
 
 
-def self_contained(schema: dict[str, Any], pointer: str) -> dict[str, Any]:
+def self_contained(schema: dict[str, Any], pointer: str, budget: Budget | None = None) -> dict[str, Any]:
     """Check a client's schema, which stands at `pointer`, and write its references out.
 
     Nothing outside the schema is ever looked up: neither by the validator nor by a provider that would
@@ -138,14 +221,16 @@ def self_contained(schema: dict[str, Any], pointer: str) -> dict[str, Any]:
 
     Raises:
         RequestError: `too_large`; or `invalid_request`, where it is no schema, is nested too deep, is
-            recursive, or refers to something that is not in it.
+            recursive, refers to something that is not in it, or is more than the budget allows.
     """
+    budget = budget or Budget()
     if (size := len(wire.pack(schema))) > limits.MAX_SCHEMA:
         raise RequestError("too_large", f"{pointer}: the schema has {size} bytes; at most {limits.MAX_SCHEMA}")
     if _deeper_than(schema, limits.MAX_NESTING):
         raise invalid([(pointer, f"the schema is nested more than {limits.MAX_NESTING} deep")])
+    budget.spend(0, size, pointer)
     _check(schema, pointer)
-    writer = _Writer(schema, pointer)
+    writer = _Writer(schema, pointer, budget)
     written = writer.write(schema, _Path())
     if writer.followed:
         _check(written, pointer)  # a reference may lead to what was no schema where it stood
@@ -153,9 +238,12 @@ def self_contained(schema: dict[str, Any], pointer: str) -> dict[str, Any]:
 
 
 def _check(schema: dict[str, Any], pointer: str) -> None:
-    fault = next(_checker().iter_errors(schema), None)
-    if fault is not None:
-        raise invalid([(pointer + _pointer(fault.absolute_path), f"is no JSON Schema: {fault.message}")])
+    try:
+        _checker().validate_python(schema)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        reason = fault["msg"].replace("Input should", f"{_brief(fault['input'])} should")
+        raise invalid([(pointer + located(fault["loc"]), f"is no JSON Schema: {reason}")]) from None
 
 
 def _deeper_than(value: Any, depth: int) -> bool:
@@ -173,10 +261,6 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _pointer(path: Any) -> str:
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
-
-
 class _Path(NamedTuple):
     """How the writer came to a schema."""
 
@@ -188,17 +272,16 @@ class _Path(NamedTuple):
 class _Writer:
     """Writes one schema's references out."""
 
-    def __init__(self, root: dict[str, Any], pointer: str) -> None:
+    def __init__(self, root: dict[str, Any], pointer: str, budget: Budget) -> None:
         self.followed = False
         self._root = root
         self._pointer = pointer
-        self._nodes = 0
-        self._bytes = 0
+        self._budget = budget
         self._patterns: set[str] = set()
 
     def write(self, part: Any, path: _Path) -> Any:
         """The schema without references; what is no schema is left as it is, for the check afterwards."""
-        self._spend(1, 0)
+        self._budget.spend(1, 0, self._pointer)
         if not isinstance(part, dict):
             return part
         here = self._step(part, path)
@@ -221,22 +304,20 @@ class _Writer:
         if key in _LISTS_OF_SCHEMAS and isinstance(value, list):
             return [self.write(schema, path) for schema in value]
         if key in _MAPS_OF_SCHEMAS and isinstance(value, dict):
-            self._spend(0, sum(len(name) for name in value))
+            self._copied(lambda: sum(len(name) for name in value), path)
             if key == "patternProperties":
                 self._compile(value)
             return {name: self.write(schema, path) for name, schema in value.items()}
-        self._spend(1, len(wire.pack(value)))
+        self._budget.spend(1, 0, self._pointer)
+        self._copied(lambda: len(wire.pack(value)), path)
         if key == "pattern" and isinstance(value, str):
             self._compile([value])
         return value
 
-    def _spend(self, nodes: int, size: int) -> None:
-        self._nodes += nodes
-        self._bytes += size
-        if self._nodes > _MOST_NODES:
-            raise self._invalid(f"has over {_MOST_NODES} values when its references are written out")
-        if self._bytes > _MOST_BYTES:
-            raise self._invalid(f"has over {_MOST_BYTES} bytes when its references are written out")
+    def _copied(self, size: Callable[[], int], path: _Path) -> None:
+        """What stands where it stood was counted when the schema came; only a reference makes more of it."""
+        if path.targets:
+            self._budget.spend(0, size(), self._pointer)
 
     def _compile(self, patterns: Iterable[str]) -> None:
         for pattern in set(patterns) - self._patterns:
@@ -287,6 +368,7 @@ def _regex(pattern: str) -> SchemaValidator:
 
 
 def _matches(pattern: str, text: str) -> bool:
+    _spend(1 + len(text) // 4)
     return _regex(pattern).isinstance_python(text)
 
 
@@ -307,35 +389,220 @@ def _unfit(pattern: str) -> str:
 
 @cache
 def _judges() -> Any:
-    """The class of validators, with our own keywords where jsonschema's are not bounded in time."""
+    """The class of validators: each keyword counts its steps, and is ours where jsonschema's is not bounded."""
     from jsonschema import Draft202012Validator  # here: a tenth of a worker's start
     from jsonschema.validators import extend
 
+    theirs: dict[str, Any] = dict(Draft202012Validator.VALIDATORS)
     own = {
         "additionalProperties": _additional_properties,
+        "anyOf": _any_of,
+        "const": _const,
+        "dependentRequired": _dependent_required,
+        "enum": _enum,
+        "not": _not,
+        "oneOf": _one_of,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
+        "required": _required,
         "unevaluatedItems": _unevaluated_items,
         "unevaluatedProperties": _unevaluated_properties,
         "uniqueItems": _unique_items,
     }
-    return extend(Draft202012Validator, own)
+    counted = {keyword: partial(_counted, judge, keyword) for keyword, judge in {**theirs, **own}.items()}
+    return extend(Draft202012Validator, counted)
+
+
+_IN_PLACE: Final = frozenset(("allOf", "anyOf", "dependentSchemas", "if", "not", "oneOf"))
+"""Keywords whose schemas judge the same value."""
+_BY_NAME: Final = frozenset(("prefixItems", "properties"))
+"""Keywords that have a schema for each of some values inside."""
+_EACH: Final = frozenset(
+    (
+        "additionalProperties",
+        "contains",
+        "items",
+        "patternProperties",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    )
+)
+"""Keywords that look at each value inside the one that they judge."""
+
+
+class _TooMuchError(Exception):
+    """A judgement takes more steps than it may."""
+
+
+@dataclass(slots=True)
+class _Steps:
+    left: int
+
+
+_steps: ContextVar[_Steps] = ContextVar("_steps")
+"""Of the judgement that is under way."""
+
+
+def _spend(steps: int) -> None:
+    held = _steps.get()
+    held.left -= steps
+    if held.left < 0:
+        raise _TooMuchError
+
+
+def _counted(keyword: Any, name: str, judge: Any, rule: Any, value: Any, schema: Any) -> Any:
+    _spend(_KEYWORD + _breadth(name, _length(rule), _length(value), rule is False))
+    return keyword(judge, rule, value, schema)
+
+
+def _breadth(name: str, rules: int, values: int, is_closed: bool) -> int:
+    """Steps that a keyword takes for so many rules in it and so many values inside the one that it judges."""
+    if name in _IN_PLACE:
+        return max(rules, 1) * _DESCENT
+    if name in _BY_NAME:
+        return min(rules, values) * _DESCENT + rules // 8
+    if name in _EACH:
+        return values * (1 if is_closed else _DESCENT)
+    return rules // 4
+
+
+def _length(value: Any) -> int:
+    return len(cast("list[Any]", value)) if isinstance(value, dict | list) else 0
 
 
 @cache
-def _checker() -> Any:
-    """Judges schemas by the schema of schemas, whose parts lose the `$schema` that leads to jsonschema's own class."""
-    from jsonschema_specifications import REGISTRY
-    from referencing import Registry
-    from referencing.jsonschema import DRAFT202012
+def _checker() -> SchemaValidator:
+    """Judges schemas, as draft 2020-12's schema of schemas does; jsonschema would take a hundred times as long."""
+    schema = core_schema.definition_reference_schema("schema")
+    fields = {key: core_schema.typed_dict_field(kind, required=False) for key, kind in _kinds(schema).items()}
+    whole = core_schema.typed_dict_schema(fields, extra_behavior="ignore", strict=True)
+    either: dict[Any, CoreSchema] = {"<bool>": core_schema.bool_schema(strict=True), "<map>": whole}
+    made = core_schema.tagged_union_schema(
+        either,
+        lambda value: "<bool>" if isinstance(value, bool) else "<map>",
+        ref="schema",
+    )
+    return SchemaValidator(core_schema.definitions_schema(schema, [made]))
 
-    specified: Any = REGISTRY
-    parts: dict[str, Any] = {uri: dict(specified.contents(uri)) for uri in specified if "/2020-12/" in uri}
-    for part in parts.values():
-        del part["$schema"]
-    registry: Any = Registry()
-    registry = registry.with_resources((uri, DRAFT202012.create_resource(part)) for uri, part in parts.items())
-    return _judges()(parts["https://json-schema.org/draft/2020-12/schema"], registry=registry)
+
+def _kinds(schema: CoreSchema) -> dict[str, CoreSchema]:
+    """What each keyword's value must be."""
+    text, flag = core_schema.str_schema(strict=True), core_schema.bool_schema(strict=True)
+    number = core_schema.float_schema(strict=True)
+    count = core_schema.float_schema(strict=True, ge=0, multiple_of=1)
+    texts = _different(core_schema.list_schema(text, strict=True, fail_fast=True))
+    kind = core_schema.literal_schema(["array", "boolean", "integer", "null", "number", "object", "string"])
+    kinds = _different(core_schema.list_schema(kind, strict=True, min_length=1, fail_fast=True))
+    anchor = core_schema.str_schema(strict=True, pattern="^[A-Za-z_][-A-Za-z0-9._]*$")
+    schemas = core_schema.list_schema(schema, strict=True, min_length=1, fail_fast=True)
+    return {
+        **dict.fromkeys(_SCHEMAS, schema),
+        **dict.fromkeys(_LISTS_OF_SCHEMAS, schemas),
+        **dict.fromkeys((*_MAPS_OF_SCHEMAS, "$defs", "definitions"), _map_of(schema)),
+        **dict.fromkeys(("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"), number),
+        **dict.fromkeys(("maxLength", "minLength", "maxItems", "minItems", "maxContains", "minContains"), count),
+        **dict.fromkeys(("maxProperties", "minProperties"), count),
+        **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), flag),
+        **dict.fromkeys(("$comment", "description", "format", "pattern", "title"), text),
+        **dict.fromkeys(("contentEncoding", "contentMediaType"), text),
+        **dict.fromkeys(("$dynamicRef", "$recursiveRef", "$ref", "$schema"), text),
+        **dict.fromkeys(("$anchor", "$dynamicAnchor", "$recursiveAnchor"), anchor),
+        "$id": core_schema.str_schema(strict=True, pattern="^[^#]*#?$"),
+        "$vocabulary": _map_of(flag),
+        "dependencies": _map_of(_one_or_list(schema, texts)),
+        "dependentRequired": _map_of(texts),
+        "enum": core_schema.list_schema(strict=True),
+        "examples": core_schema.list_schema(strict=True),
+        "multipleOf": core_schema.float_schema(strict=True, gt=0),
+        "required": texts,
+        "type": _one_or_list(kind, kinds),
+    }
+
+
+def _map_of(kind: CoreSchema) -> CoreSchema:
+    return core_schema.dict_schema(core_schema.str_schema(), kind, strict=True)
+
+
+def _one_or_list(one: CoreSchema, several: CoreSchema) -> CoreSchema:
+    tagged = {"<one>": one, "<list>": several}
+    return core_schema.tagged_union_schema(tagged, lambda value: "<list>" if isinstance(value, list) else "<one>")
+
+
+def _different(texts: CoreSchema) -> CoreSchema:
+    def judge(given: list[str]) -> list[str]:
+        if len(set(given)) < len(given):
+            raise PydanticCustomError("unique", "the same text stands in it twice")
+        return given
+
+    return core_schema.no_info_after_validator_function(judge, texts)
+
+
+class _List(list[Any]):
+    """A list whose `repr`, which jsonschema's reasons hold, is short."""
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+class _Map(dict[str, Any]):
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+class _Text(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+class _Bytes(bytes):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+def _shy(value: Any) -> Any:
+    """The same value, whose parts all have a short `repr`."""
+    match value:
+        case list():
+            return _List(map(_shy, cast("list[Any]", value)))
+        case dict():
+            return _Map((name, _shy(item)) for name, item in cast("dict[str, Any]", value).items())
+        case str() if len(value) > _SHOWN_TEXT:
+            return _Text(value)
+        case bytes() if len(value) > _SHOWN_TEXT:
+            return _Bytes(value)
+        case _:
+            return value
+
+
+def _brief(value: Any, depth: int = 2) -> str:
+    """A value's `repr`, of its beginning where it is long."""
+    match value:
+        case str():
+            return _cut(str.__repr__(value[:_SHOWN_TEXT]), len(value) > _SHOWN_TEXT)
+        case bytes():
+            return _cut(bytes.__repr__(value[:_SHOWN_TEXT]), len(value) > _SHOWN_TEXT)
+        case list():
+            shown = [_brief(item, depth - 1) for item in cast("list[Any]", value[: depth and _SHOWN_ITEMS])]
+            return "[" + _listed(shown, len(cast("list[Any]", value))) + "]"
+        case dict():
+            items = islice(cast("dict[str, Any]", value).items(), depth and _SHOWN_ITEMS)
+            shown = [f"{_brief(name)}: {_brief(item, depth - 1)}" for name, item in items]
+            return "{" + _listed(shown, len(cast("dict[str, Any]", value))) + "}"
+        case _:
+            return repr(value)
+
+
+def _cut(text: str, longer: bool) -> str:
+    return f"{text}…" if longer else text
+
+
+def _listed(shown: list[str], count: int) -> str:
+    return ", ".join(shown if len(shown) == count else [*shown, "…"])
 
 
 def _fault(message: str) -> Any:
@@ -344,9 +611,52 @@ def _fault(message: str) -> Any:
     return ValidationError(message)
 
 
+def _any_of(judge: Any, parts: list[Any], value: Any, _schema: Any) -> Iterator[Any]:
+    if not any(judge.evolve(schema=part).is_valid(value) for part in parts):
+        yield _fault(f"{_brief(value)} is not valid under any of the given schemas")
+
+
+def _one_of(judge: Any, parts: list[Any], value: Any, _schema: Any) -> Iterator[Any]:
+    fitting = list(islice((n for n, part in enumerate(parts) if judge.evolve(schema=part).is_valid(value)), 2))
+    if not fitting:
+        yield _fault(f"{_brief(value)} is not valid under any of the given schemas")
+    elif len(fitting) > 1:
+        yield _fault(
+            f"{_brief(value)} is valid under more than one of the given schemas: {fitting[0]} and {fitting[1]}"
+        )
+
+
+def _not(judge: Any, part: Any, value: Any, _schema: Any) -> Iterator[Any]:
+    if judge.evolve(schema=part).is_valid(value):
+        yield _fault(f"{_brief(value)} should not be valid under {_brief(part)}")
+
+
+def _enum(_judge: Any, known: list[Any], value: Any, _schema: Any) -> Iterator[Any]:
+    if not any(_same(item, value) for item in known):
+        yield _fault(f"{_brief(value)} is not one of {_brief(known)}")
+
+
+def _const(_judge: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[Any]:
+    if not _same(wanted, value):
+        yield _fault(f"{_brief(wanted)} was expected")
+
+
+def _required(_judge: Any, names: list[str], value: Any, _schema: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from (_fault(f"{_brief(name)} is a required property") for name in names if name not in value)
+
+
+def _dependent_required(_judge: Any, rules: dict[str, list[str]], value: Any, _schema: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for name in rules.keys() & value.keys():
+            _spend(len(rules[name]))
+            missing = (other for other in rules[name] if other not in value)
+            yield from (_fault(f"{_brief(other)} is a dependency of {_brief(name)}") for other in missing)
+
+
 def _pattern(_judge: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
     if isinstance(value, str) and not _matches(pattern, value):
-        yield _fault(f"{value!r} does not match {pattern!r}")
+        yield _fault(f"{_brief(value)} does not match {_brief(pattern)}")
 
 
 def _pattern_properties(judge: Any, rules: dict[str, Any], value: Any, _schema: Any) -> Iterator[Any]:
@@ -377,7 +687,7 @@ def _unevaluated_items(judge: Any, rule: Any, value: Any, schema: dict[str, Any]
 
 def _rest(judge: Any, rule: Any, value: Any, keys: list[Any], what: str) -> Iterator[Any]:
     if keys and rule is False:
-        names = ", ".join(repr(key) for key in keys)
+        names = _listed([_brief(key) for key in keys[:_SHOWN_ITEMS]], len(keys))
         yield _fault(f"{what} are not allowed ({names} {'was' if len(keys) == 1 else 'were'} unexpected)")
         return
     for key in keys:
@@ -385,6 +695,7 @@ def _rest(judge: Any, rule: Any, value: Any, keys: list[Any], what: str) -> Iter
 
 
 def _named_properties(value: dict[str, Any], schema: dict[str, Any]) -> set[str]:
+    _spend(len(value))
     properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     return {name for name in value if name in properties or any(_matches(pattern, name) for pattern in patterns)}
 
@@ -401,6 +712,7 @@ def _judged_properties(judge: Any, value: dict[str, Any], schema: dict[str, Any]
 
 def _judged_items(judge: Any, value: list[Any], schema: dict[str, Any]) -> set[int]:
     """Indices that other keywords than its own `unevaluatedItems` judge, in a schema that the value fits."""
+    _spend(len(value) * (_DESCENT if "contains" in schema else 1))
     if "items" in schema:
         return set(range(len(value)))
     judged = set(range(len(schema.get("prefixItems", ()))))
@@ -416,9 +728,11 @@ def _in_force(judge: Any, value: Any, schema: dict[str, Any]) -> Iterator[dict[s
     """The schemas inside a schema that judge the same value, and that it fits."""
 
     def fits(part: Any) -> bool:
+        _spend(_DESCENT)
         return judge.evolve(schema=part).is_valid(value)
 
     parts: list[Any] = [*schema.get("allOf", ())]
+    _spend(len(parts))
     parts += [part for key in ("anyOf", "oneOf") for part in schema.get(key, ()) if fits(part)]
     if isinstance(value, dict):
         parts += [part for name, part in schema.get("dependentSchemas", {}).items() if name in value]
@@ -429,11 +743,26 @@ def _in_force(judge: Any, value: Any, schema: dict[str, Any]) -> Iterator[dict[s
 
 def _unique_items(_judge: Any, unique: bool, value: Any, _schema: Any) -> Iterator[Any]:
     if unique and isinstance(value, list) and len({_identity(item) for item in value}) < len(value):
-        yield _fault(f"{value!r} has non-unique elements")
+        yield _fault(f"{_brief(value)} has non-unique elements")
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether JSON Schema calls two values equal: 1 and 1.0, but not true and 1."""
+    _spend(_COMPARISON)
+    match one, two:
+        case list(), list():
+            ours, others = cast("list[Any]", one), cast("list[Any]", two)
+            return len(ours) == len(others) and all(map(_same, ours, others))
+        case dict(), dict():
+            mine, yours = cast("dict[str, Any]", one), cast("dict[str, Any]", two)
+            return mine.keys() == yours.keys() and all(_same(item, yours[name]) for name, item in mine.items())
+        case _:
+            return isinstance(one, bool) == isinstance(two, bool) and one == two
 
 
 def _identity(value: Any) -> Any:
-    """The same for what JSON Schema calls equal: 1 and 1.0, but not true; numbers as text, whose hash none can aim."""
+    """The same for what JSON Schema calls equal, as `_same`; numbers as text, whose hash none can aim."""
+    _spend(_COMPARISON)
     if isinstance(value, dict):
         return "object", frozenset((name, _identity(item)) for name, item in value.items())
     if isinstance(value, list):
@@ -442,7 +771,7 @@ def _identity(value: Any) -> Any:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return "number", hex(value)
-    return type(value).__name__, value if isinstance(value, str) else repr(value)
+    return type(value).__name__, value if isinstance(value, str | bytes) else repr(value)
 
 
 def _faults_by(schema: dict[str, Any]) -> Callable[[Any], list[Fault]]:
@@ -451,10 +780,25 @@ def _faults_by(schema: dict[str, Any]) -> Callable[[Any], list[Fault]]:
     judge = _judges()(schema, registry=Registry())
 
     def faults(value: Any) -> list[Fault]:
-        found = ((_pointer(fault.absolute_path), fault.message) for fault in judge.iter_errors(value))
-        return sorted(found)[:_SHOWN]
+        before = _steps.set(_Steps(_MOST_STEPS))
+        try:
+            found = [
+                (
+                    pointer_of(fault.absolute_path),
+                    _cut(fault.message[:_LONGEST_REASON], len(fault.message) > _LONGEST_REASON),
+                )
+                for fault in islice(judge.iter_errors(_shy(value)), _SHOWN)
+            ]
+        except _TooMuchError:
+            return [("", _TOO_MUCH)]
+        finally:
+            _steps.reset(before)
+        return sorted(found)
 
     return faults
+
+
+_TOO_MUCH: Final = "is too much to check against this schema: send less, or make the schema simpler"
 
 
 def _raising(faults_of: Callable[[Any], list[Fault]]) -> Callable[[Any], Any]:
