@@ -30,6 +30,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, field_serializer
+from pydantic_ai import Agent
 from pydantic_ai import messages as ai
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelResponse
@@ -1120,7 +1121,7 @@ def test_deferred_results_cannot_ask_for_local_downloads(key):
     part = LOCAL | {"kind": "image-url"}
     given = {"calls": {"1": {"kind": "tool-return", "return_value": 1, key: [part]}}}
     with pytest.raises(RequestError) as caught:
-        deferred.results(given, (), ())
+        deferred.results(given, (), Agent(), ())
     pointer = f"/deferred_tool_results/calls/1/{key}/0/force_download"
     assert caught.value.details["errors"][0]["pointer"] == pointer
 

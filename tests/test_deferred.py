@@ -135,6 +135,16 @@ def test_results_without_a_history_or_for_some_calls_only_are_refused(dealer):
     assert deferred["calls"][1]["call_id"] in error["message"]
 
 
+@pytest.mark.parametrize("tool", [DEFERRED, APPROVED])
+def test_a_run_that_goes_on_without_the_tools_says_so(dealer, tool):
+    deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), tool))
+    [call] = deferred["calls"] + deferred["approvals"]
+    results = {"calls": {call["call_id"]: 5}} if tool is DEFERRED else {"approvals": {call["call_id"]: True}}
+    go_on(dealer, b"run", b"2", {**more, "tools": None}, **results)
+    error = until(dealer, b"error")
+    assert (error["error_type"], "give it the same tools" in error["message"]) == ("invalid_request", True)
+
+
 def test_structured_output_and_deferred_calls_in_one_run(dealer):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     script = [[{"name": "weather", "args": {"place": "Oslo"}}], [{"name": "final_result", "args": {"n": 5}}]]

@@ -136,7 +136,7 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
     options["retries"] = retries.model_dump(exclude_none=True) if isinstance(retries, Retries) else retries
     if request.deferred_tool_results is not None:
         earlier = options["message_history"] or ()
-        options["deferred_tool_results"] = deferred.results(request.deferred_tool_results, tools, earlier)
+        options["deferred_tool_results"] = deferred.results(request.deferred_tool_results, tools, agent, earlier)
     if output is not None or may_defer or any(tool.kind != "function" for tool in tools):
         output = deferred.allowed(agent, output)
     options["output_type"] = output

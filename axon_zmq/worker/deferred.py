@@ -26,13 +26,14 @@ _KEYS: Final = ("calls", "approvals", "metadata")
 
 
 def results(
-    given: Mapping[str, Any], tools: Sequence[RemoteTool], history: Sequence[ModelMessage]
+    given: Mapping[str, Any], tools: Sequence[RemoteTool], agent: Agent[Any, Any], history: Sequence[ModelMessage]
 ) -> DeferredToolResults:
     """Read `deferred_tool_results`, which answer the last calls in the history.
 
     Raises:
-        RequestError: `invalid_request`, naming the call: one that was not made, a decision of the wrong
-            kind, a result that is not what the client's tool `returns`, arguments that are not its `parameters`.
+        RequestError: `invalid_request`, naming the call: one that was not made, or of a tool that is not there
+            now, a decision of the wrong kind, a result that is not what the client's tool `returns`, arguments
+            that are not its `parameters`.
     """
     if unknown := [key for key in given if key not in _KEYS]:
         raise invalid([(PLACE + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
@@ -43,6 +44,7 @@ def results(
         raise from_validation(error, PLACE) from None
     called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}
     by_name = {tool.data.name: tool for tool in tools}
+    _check_tools(called, read, {*by_name}, agent)
     for call_id, result in read.calls.items():
         _check_result(PLACE + pointer_of(("calls", call_id)), called.get(call_id), by_name, result)
     for call_id, decision in read.approvals.items():
@@ -69,6 +71,20 @@ def _decision(place: str, given: Any) -> bool | ToolApproved | ToolDenied:
         return _DECISIONS[kind].validate_python(given)
     except ValidationError as error:
         raise from_validation(error, place) from None
+
+
+def _check_tools(
+    called: Mapping[str, str], read: DeferredToolResults, clients: set[str], agent: Agent[Any, Any]
+) -> None:
+    """Without its tool the model would be told that there is none, and the decision be lost."""
+    if any(not isinstance(toolset, FunctionToolset) for toolset in agent.toolsets):
+        return  # which tools those have is not known before the run
+    there = clients.union(*(toolset.tools for toolset in agent.toolsets if isinstance(toolset, FunctionToolset)))
+    for which, ids in (("calls", read.calls), ("approvals", read.approvals)):
+        for call_id in ids:
+            if (name := called.get(call_id)) is not None and name not in there:
+                fault = f"is of {name!r}, a tool that this run does not have: give it the same tools as before"
+                raise invalid([(PLACE + pointer_of((which, call_id)), fault)])
 
 
 def _last_calls(history: Sequence[ModelMessage]) -> Sequence[ToolCallPart]:
