@@ -120,7 +120,7 @@ def test_every_setting_is_in_the_operations_page_with_its_default():
         default = field.get_default(call_default_factory=True)
         shown = (
             "\N{EN DASH}"
-            if default is None
+            if default in (None, [])
             else "the examples"
             if name == "agents"
             else str(default).removesuffix(".0")
