@@ -476,8 +476,7 @@ class Broker:
             worker.step(WorkerEvent.READY)
             worker.slots, worker.seen = slots, now
             for run in worker.runs.values():  # it takes all clients to be there again
-                if run.client in self.gone:
-                    self._tell(run, b"gone")
+                self._tell_what_was_said(run)
         if self.settling and 0 < self._expected_workers <= len(self._workers):
             self._settle(now)
         self._dispatch_all(now)

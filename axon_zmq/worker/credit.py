@@ -20,6 +20,10 @@ Waiting = tuple[bytes, dict[str, Any]]
 """Kind and body, without `seq`."""
 
 
+def _is_text(kind: bytes, body: dict[str, Any]) -> bool:
+    return kind == b"chunk" and body["type"] in _TEXT
+
+
 class Credit:
     """What a run may send, and what waits.
 
@@ -59,11 +63,10 @@ class Credit:
         if kind == b"chunk" and self._merged(body):
             return
         self._settle_text()
-        is_text = kind == b"chunk" and body["type"] in _TEXT
-        if is_text:
+        if _is_text(kind, body):
             self._text = [body["data"]]
         self._waiting.append((kind, body))
-        self._bytes += len(body["data"]) if is_text else self._size(body)
+        self._bytes += self._weight(kind, body)
 
     def take(self) -> Waiting:
         """The one that has waited longest.
@@ -74,9 +77,11 @@ class Credit:
         if len(self._waiting) == 1:
             self._settle_text()
         kind, body = self._waiting.popleft()
-        is_text = kind == b"chunk" and body["type"] in _TEXT
-        self._bytes -= len(body["data"]) if is_text else self._size(body)
+        self._bytes -= self._weight(kind, body)
         return kind, body
+
+    def _weight(self, kind: bytes, body: dict[str, Any]) -> int:
+        return len(body["data"]) if _is_text(kind, body) else self._size(body)
 
     def _merged(self, body: dict[str, Any]) -> bool:
         """Put a chunk into the last one that waits, where both are pieces of one text, or one output."""

@@ -173,8 +173,7 @@ class RemoteCalls:
     def drop(self, call: RemoteCall) -> None:
         """Nobody waits for the answer any more."""
         if self._open.get(call.call_id) is call:
-            self._close(call, "is no longer wanted")
-            self._send(b"tool_cancelled", {"call_id": call.call_id})
+            self._cancel(call, "is no longer wanted")
 
     def drop_all(self) -> None:
         """The run is about to end; code of it that goes on regardless shall not wait."""
@@ -220,9 +219,12 @@ class RemoteCalls:
             call.timer = None
 
     def _too_late(self, call: RemoteCall) -> None:
-        self._close(call, f"was not answered within {call.tool.data.timeout_ms} ms")
-        self._send(b"tool_cancelled", {"call_id": call.call_id})
+        self._cancel(call, f"was not answered within {call.tool.data.timeout_ms} ms")
         call.settle(None)
+
+    def _cancel(self, call: RemoteCall, how: str) -> None:
+        self._close(call, how)
+        self._send(b"tool_cancelled", {"call_id": call.call_id})
 
     def _close(self, call: RemoteCall, how: str) -> None:
         del self._open[call.call_id]

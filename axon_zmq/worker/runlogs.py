@@ -85,7 +85,7 @@ class RunLogs(logging.Handler):
             listener = self._listeners.pop(job)
             self._let_through()
         if listener.left_out:
-            _relay(job, _about_left_out(listener.left_out))
+            job.send(b"log", _about_left_out(listener.left_out))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Relay a record, if its run asked for it. Called in whatever thread has logged."""
@@ -98,9 +98,9 @@ class RunLogs(logging.Handler):
             return
         body = _body(record, job)
         if listener.left_out:
-            job.post(_relay, job, _about_left_out(listener.left_out))
+            job.post(job.send, b"log", _about_left_out(listener.left_out))
             listener.left_out = 0
-        job.post(_relay, job, body)
+        job.post(job.send, b"log", body)
 
     def _may_leave(self, record: logging.LogRecord) -> bool:
         if _is_under(record.name, _OUR_OWN):
@@ -122,10 +122,6 @@ handler: Final = RunLogs()
 
 def _is_under(name: str, names: Iterable[str]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in names)
-
-
-def _relay(job: Job, body: dict[str, Any]) -> None:
-    job.send(b"log", body)
 
 
 def _about_left_out(count: int) -> dict[str, Any]:
