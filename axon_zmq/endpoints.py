@@ -62,6 +62,14 @@ def backend_endpoint(run_dir: Path) -> str:
     return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
 
 
+def handed_over(run_dir: Path) -> list[str]:
+    """The files in which workers that have gone left the messages of their ended runs, the oldest first."""
+    files = sorted((run_dir / HANDOVER).glob("*.msgpack"), key=lambda file: file.stat().st_mtime)
+    return [file.name for file in files]
+
+
+HANDOVER = "handover"
+"""The folder of those files, in the run directory."""
 LOCK = "broker.lock"
 _OUR_FILES = frozenset((".gitignore", "supervisord.log", LOCK))
 

@@ -64,7 +64,18 @@ supervisord needs 1 to 3 s to bring one back."""
 PROGRESS_INTERVAL = 1.0
 """Between two `progress` messages of a worker, sent by the loop that does its work."""
 PROGRESS_TIMEOUT = 4.0
-"""A worker that made no progress for this long is given no new run until it does."""
+"""A worker that made no progress for this long is given no new run until it does; see `hang_seconds` too."""
+HOUSEKEEPING = 0.5
+"""Between two looks of the broker at what only time changes. Time in which it did not look, because it was
+stopped or the machine slept, does not count against workers."""
+CRASH_WINDOW = 60.0
+"""How long a crash of a worker is remembered against its name."""
+MISSING_GRACE = 10.0
+"""How long a worker that crashed may stay away before its pool counts as degraded. A restart takes 1 to 3 s."""
+MISSING_TIME = 600.0
+"""How long one that does not come back is missed at all: it may have been started by hand."""
+QUARANTINE_TIME = 300.0
+"""How long a request of which workers died is refused, and how long one that is suspected stays so."""
 END_GRACE = 0.05
 """How long a cancelled or timed-out run may take to hand over its partial answer before the worker
 answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
@@ -101,6 +112,15 @@ REMEMBERED_RUNS = 100_000
 """Ended runs that the broker remembers at most, about 0.5 KiB each; the oldest go first."""
 REMEMBERED_CLIENTS = 100_000
 """Idle client identities whose framing the broker remembers at most."""
+CRASH_LOOP = 3
+"""Crashes of one worker within `CRASH_WINDOW` that make its pool count as degraded."""
+STRIKES = 2
+"""Workers that may die of one request, known by the digest of its body, until it is quarantined."""
+SUSPECTS_PER_WORKER = 4
+"""Suspected runs that one worker has at a time. When a worker dies, all its runs are suspects; the culprit takes
+only so many of them with it when it strikes again."""
+REMEMBERED_SUSPECTS = 10_000
+"""Digests that are suspected or quarantined at a time; the oldest go first."""
 MAX_SCHEMA = 256 * KIB
 """Bytes of one JSON Schema, packed."""
 MAX_TOOLS = 256
@@ -123,11 +143,15 @@ class BrokerLimits:
     """Runs of one client that wait in one mode: one client cannot fill the queue for all."""
     max_queued_bytes: int = 256 * MIB
     """Bodies that wait, over all modes and clients."""
+    hang_seconds: int = 30
+    """How long a worker may make no progress until it is killed. gunicorn's `timeout` is as long."""
 
     def to_wire(self) -> dict[str, int]:
         """`pong.limits`: these, and the fixed ones that a client library checks before it sends."""
+        client_facing = asdict(self)
+        del client_facing["hang_seconds"]
         return {
-            **asdict(self),
+            **client_facing,
             "max_id": MAX_ID,
             "max_header": MAX_HEADER,
             "max_schema": MAX_SCHEMA,

@@ -11,11 +11,14 @@ from axon_zmq.broker.events import (
     ClientBack,
     ClientBlocked,
     ClientGone,
+    Dequeued,
     Effect,
     Ended,
+    Enqueued,
     Event,
     FromClient,
     FromWorker,
+    Kill,
     Note,
     Stop,
     Tick,
@@ -32,6 +35,7 @@ class FakeWorker:
 
     def __init__(self, identity: bytes, mode: str, slots: int) -> None:
         self.identity, self.mode, self.slots = identity, mode, slots
+        self.pid = 4711
         self.runs: dict[Key, int] = {}
         """Open runs, and the `seq` of the last message of each."""
         self.asked_to_end: list[tuple[bytes, str]] = []
@@ -43,9 +47,22 @@ class FakeWorker:
 class Bench:
     """A broker under test, with everything that it was told to send."""
 
-    def __init__(self, expected_workers: int = 0, settle: bool = True, **bounds: int) -> None:
+    def __init__(
+        self,
+        expected_workers: int = 0,
+        settle: bool = True,
+        was_queued: Collection[Key] = (),
+        legacies: Collection[str] = (),
+        **bounds: int,
+    ) -> None:
         self.now = 1000.0
-        self.broker = Broker("boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now)
+        self.broker = Broker(
+            "boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now, was_queued, legacies
+        )
+        self.journal = set(was_queued)
+        self.killed: list[bytes] = []
+        self.controls: list[tuple[bytes, str, dict[str, Any]]] = []
+        """Peer, kind and body of what was said about no run."""
         self.workers: dict[bytes, FakeWorker] = {}
         self.to_clients: list[ToClient] = []
         self.dispatched: list[tuple[bytes, Key, dict[str, Any]]] = []
@@ -66,6 +83,12 @@ class Bench:
                     self.to_clients.append(effect)
                 case ToWorker():
                     self._at_worker(effect)
+                case Kill():
+                    self.killed.append(effect.worker)
+                case Enqueued():
+                    self.journal.add((effect.client, effect.id))
+                case Dequeued():
+                    self.journal.discard((effect.client, effect.id))
                 case Note():
                     self.notes.append(effect)
         return effects
@@ -100,12 +123,13 @@ class Bench:
             "mode": worker.mode,
             "slots": worker.slots if slots is None else slots,
             "name": worker.identity.decode(),
+            "pid": worker.pid,
             "holds": list(holds),
         }
         self.feed(FromWorker(worker.identity, b"ready", wire.pack(ready)))
 
-    def feed_control(self, worker: FakeWorker, kind: bytes) -> None:
-        self.feed(FromWorker(worker.identity, kind, b""))
+    def feed_control(self, worker: FakeWorker, kind: bytes, **body: Any) -> None:
+        self.feed(FromWorker(worker.identity, kind, wire.pack(body) if body else b""))
 
     def chunk(self, worker: FakeWorker, key: Key) -> None:
         worker.runs[key] += 1
@@ -117,7 +141,7 @@ class Bench:
         seq = worker.runs.pop(key) + 1
         self.relayed.discard(key)
         self.to_clients.append(ToClient(key[0], kind, key[1], wire.pack({"seq": seq})))
-        self.feed(Ended(worker.identity, *key))
+        self.feed(Ended(worker.identity, *key, kind))
 
     def lose(self, worker: FakeWorker) -> None:
         del self.workers[worker.identity]
@@ -136,8 +160,12 @@ class Bench:
         self.feed(Stop())
 
     def _at_worker(self, effect: ToWorker) -> None:
+        if effect.client == wire.CONTROL:
+            body = wire.unpack(effect.rest[0], "a control message") if effect.rest else {}
+            self.controls.append((effect.worker, effect.kind.decode(), body))
+            return
         worker = self.workers.get(effect.worker)
-        if worker is None or effect.client == wire.CONTROL:
+        if worker is None:
             return
         key = effect.client, effect.id
         match effect.kind:

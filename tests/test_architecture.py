@@ -17,8 +17,11 @@ LAYERS = [
     ["limits"],
     ["endpoints", "logs", "loopsocket", "wire"],
     ["settings", "messages", "packing", "supervise.lifeline"],
-    ["broker.events", "broker.states", "broker.queues"],
+    ["broker.events", "broker.states", "broker.queues", "broker.quarantine", "broker.journal"],
     ["broker.records"],
+    ["broker.outgoing", "broker.clients"],
+    ["broker.runs"],
+    ["broker.admission", "broker.workers"],
     ["broker.core", "broker.outboxes"],
     ["broker.loop"],
     ["broker.__main__"],
@@ -31,7 +34,12 @@ LAYERS = [
     ["cli"],
 ]
 """From the bottom up; a module imports only from its own layer and those before it."""
-PURE = ["wire", "broker.events", "broker.states", "broker.queues", "broker.records", "broker.core", "worker.outbox"]
+PURE = [
+    "wire",
+    *(f"broker.{name}" for name in ("events", "states", "queues", "quarantine", "records", "outgoing", "clients")),
+    *(f"broker.{name}" for name in ("runs", "admission", "workers", "core")),
+    "worker.outbox",
+]
 
 
 def imports(path: Path, top_level: bool = False) -> set[str]:

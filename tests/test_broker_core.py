@@ -467,7 +467,7 @@ def test_a_steer_waits_with_its_run_and_is_bounded():
     assert error_type_of(bench.send(A, "tool_result", b"2", {"call_id": "c"}, b"")) == "invalid_request"
     worker = bench.add_worker(b"w", slots=2)
     assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(limits.MAX_SAID)]
-    assert bench.broker._pools["run"].queue.bytes == 0
+    assert bench.broker._runs.pools["run"].queue.bytes == 0
 
 
 def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_client_is_there():
@@ -585,9 +585,10 @@ def test_settling_ends_by_itself():
 
 def test_a_stopping_broker_says_so_to_what_only_waits():
     bench = Bench()
-    bench.add_worker(b"w")
+    worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
     bench.send(A, "run", b"2")
+    bench.feed_control(worker, b"leaving")
     bench.stop()
     assert error_type(bench.replies(A, b"2")) == "shutting_down"
     assert bench.replies(A, b"1") == []
@@ -634,7 +635,7 @@ def test_memory_of_deadlines_follows_what_waits_not_what_was_served():
         bench.send(A, "run", b"q%d" % number)
         bench.finish(worker, (A, b"%d" % number))
         bench.finish(worker, (A, b"q%d" % number))
-    assert len(bench.broker._deadlines) <= 1001
+    assert len(bench.broker._runs._deadlines) <= 1001
 
 
 def test_illegal_transitions_raise():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -20,6 +22,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.bench = Bench(max_queued=queued, max_queued_per_client=of_client)
         self.requests: dict[Key, int] = {}
         """Every run ever sent, and its `max_attempts`."""
+        self.left_with: Counter[Key] = Counter()
+        """How often a run was on a worker that died while it was leaving: no fault of the run's."""
         self.names = 0
 
     # --- what can happen ---------------------------------------------------------------------------
@@ -48,7 +52,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(["cancel", "resume", "steer", "tool_result", "nonsense"]))
     def about(self, data: st.DataObject, kind: str) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
-        if kind != "nonsense" or (client, id) in self.bench.broker._runs:  # without a run it gets an error of its own
+        if kind != "nonsense" or (client, id) in self.bench.broker._runs._runs:  # without a run it gets an error of its own
             header = {"call_id": "c"} if kind == "tool_result" else None
             self.bench.send(client, kind, id, header, b"body" if kind == "steer" else b"")
 
@@ -60,7 +64,10 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.bench.workers)
     @rule(data=st.data())
     def worker_dies(self, data: st.DataObject) -> None:
-        self.bench.lose(self._any_worker(data))
+        worker = self._any_worker(data)
+        if self.bench.broker._runs.workers[worker.identity].is_leaving:
+            self.left_with.update(worker.runs)
+        self.bench.lose(worker)
 
     @precondition(lambda self: self.bench.workers)
     @rule(data=st.data())
@@ -130,7 +137,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_counted_as_the_workers_count_them(self) -> None:
-        for worker in self.bench.broker._workers.values():
+        for worker in self.bench.broker._runs.workers.values():
             held = self.bench.workers[worker.identity].runs
             assert set(worker.runs) == set(held)
             assert worker.busy == len(held) <= worker.slots
@@ -138,18 +145,29 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def queues_are_within_their_bounds_and_hold_only_queued_runs(self) -> None:
         broker = self.bench.broker
-        queued = [run for run in broker._runs.values() if run.state.value == "queued"]
-        pool = broker._pools["run"]
+        queued = [run for run in broker._runs._runs.values() if run.state.value == "queued"]
+        pool = broker._runs.pools["run"]
         # A run that is given back by a lost worker is not turned away for the bound.
-        assert pool.queue.count == len(queued)
-        assert pool.queue.bytes == sum(len(run.body) + 4 * len(run.said) for run in queued)
+        assert pool.waiting == len(queued)
+        assert pool.waiting_bytes == sum(len(run.body) + 4 * len(run.said) for run in queued)
+
+    @invariant()
+    def at_most_two_workers_die_of_a_request(self) -> None:
+        for key in self.requests:
+            assert sum(started == key for _, started, _ in self.bench.dispatched) <= limits.STRIKES + self.left_with[key]
+
+    @invariant()
+    def the_journal_holds_what_waits_and_was_never_started(self) -> None:
+        started = {key for _, key, _ in self.bench.dispatched}
+        waiting = {key for key, run in self.bench.broker._runs._runs.items() if run.state.value == "queued"}
+        assert self.bench.journal == waiting - started
 
     @invariant()
     def open_requests_of_clients_are_those_without_an_end(self) -> None:
         broker = self.bench.broker
-        for identity, client in broker._clients.items():
+        for identity, client in broker._clients._known.items():
             unfinished = {
-                run.id for run in broker._runs.values() if run.client == identity and run.state.value != "ended"
+                run.id for run in broker._runs._runs.values() if run.client == identity and run.state.value != "ended"
             }
             assert set(client.open) == unfinished
 
@@ -158,16 +176,16 @@ class BrokerMachine(RuleBasedStateMachine):
         if not hasattr(self, "bench"):
             return
         for _ in range(50):
-            if not self._running() and not self.bench.broker._pools["run"].queue.count:
+            if not self._running() and not self.bench.broker._runs.pools["run"].waiting:
                 break
-            if not any(worker.state.value == "ready" for worker in self.bench.broker._workers.values()):
+            if not any(worker.state.value == "ready" for worker in self.bench.broker._runs.workers.values()):
                 self.worker_comes(3)
             for worker, key in self._running():
                 self.bench.finish(worker, key)
         for key in self.requests:
             assert self.bench.terminals(key), key
         self.bench.pass_time(limits.RESUME_WINDOW + 1)
-        assert not self.bench.broker._runs
+        assert not len(self.bench.broker._runs)
         assert not self.bench.broker.gone
 
 

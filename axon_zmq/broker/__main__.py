@@ -17,6 +17,7 @@ from pathlib import Path
 from axon_zmq import __version__, endpoints, limits, logs
 from axon_zmq.broker import loop
 from axon_zmq.broker.core import Broker
+from axon_zmq.broker.journal import FILE, Journal
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.supervise import lifeline
 
@@ -25,7 +26,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.broker", description="Serve clients; see axon-zmq.")
     parser.add_argument("--frontend", required=True, help="where clients connect, such as tcp://127.0.0.1:5570")
     parser.add_argument("--run-dir", required=True, type=Path, help="for the socket to the workers")
-    parser.add_argument("--workers", type=int, default=0, help="how many to wait for after the start")
+    parser.add_argument("--workers", type=int, default=0, help="how many to wait for; 0: those of supervisord's")
     parser.add_argument("--log-level", default="info")
     for bound in dataclasses.fields(limits.BrokerLimits):
         parser.add_argument(f"--{bound.name.replace('_', '-')}", type=int, default=bound.default)
@@ -55,8 +56,18 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
             if frontend.startswith("ipc://"):
                 locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
+            journal = Journal(run_dir / FILE)
             loop.serve(
-                lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now),
+                lambda now: Broker(
+                    secrets.token_hex(8),
+                    bounds,
+                    __version__,
+                    options.workers,
+                    now,
+                    journal.was_queued,
+                    endpoints.handed_over(run_dir),
+                ),
+                journal,
                 frontend,
                 backend,
                 bounds.max_body,

@@ -16,7 +16,7 @@ class FromClient(NamedTuple):
 
 
 class FromWorker(NamedTuple):
-    """A control message arrived from a worker: `ready`, `progress` or `leaving`."""
+    """A control message arrived at the backend, from a worker or from supervisord's side; see `docs/backend.md`."""
 
     worker: bytes
     kind: bytes
@@ -29,6 +29,7 @@ class Ended(NamedTuple):
     worker: bytes
     client: bytes
     id: bytes
+    kind: bytes = b"complete"
 
 
 class WorkerGone(NamedTuple):
@@ -89,6 +90,28 @@ class ToWorker(NamedTuple):
     rest: tuple[bytes, ...]
 
 
+class Kill(NamedTuple):
+    """Send SIGKILL to a worker's process, if it is still there."""
+
+    worker: bytes
+    name: str
+    pid: int
+
+
+class Enqueued(NamedTuple):
+    """A run that never was with a worker waits: to be known as such after a crash of this process."""
+
+    client: bytes
+    id: bytes
+
+
+class Dequeued(NamedTuple):
+    """It waits no longer; to be written down before what follows."""
+
+    client: bytes
+    id: bytes
+
+
 class Note(NamedTuple):
     """Write a line to the log."""
 
@@ -97,4 +120,4 @@ class Note(NamedTuple):
     id: bytes = b""
 
 
-Effect = ToClient | ToWorker | Note
+Effect = ToClient | ToWorker | Kill | Enqueued | Dequeued | Note

@@ -8,25 +8,31 @@ only when the kind is terminal.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 
 import zmq
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.core import DELIMITER, SINGLE, Broker
+from axon_zmq.broker.clients import DELIMITER, SINGLE
+from axon_zmq.broker.core import Broker
 from axon_zmq.broker.events import (
     ClientBack,
     ClientBlocked,
     ClientGone,
+    Dequeued,
     Effect,
     Ended,
+    Enqueued,
     Event,
     FromClient,
     FromWorker,
+    Kill,
     Note,
     Stop,
     Tick,
@@ -34,6 +40,7 @@ from axon_zmq.broker.events import (
     ToWorker,
     WorkerGone,
 )
+from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.outboxes import Outboxes
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.wire import CONTROL, RunKey
@@ -58,10 +65,11 @@ LONGEST_POLL = 0.5
 
 
 class Loop:
-    """One broker process: the core, its two ROUTER sockets and the clients' outboxes."""
+    """One broker process: the core, its two ROUTER sockets, the clients' outboxes and the journal of what waits."""
 
-    def __init__(self, core: Broker, frontend: str, backend: str, max_body: int) -> None:
+    def __init__(self, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
         self._core = core
+        self._journal = journal
         self._outboxes = Outboxes()
         self._relayed: set[RunKey] = set()
         """Runs of which something went to the client: they may not be started again."""
@@ -153,6 +161,7 @@ class Loop:
         self._front.close()
         self._back.close()
         self._context.term()
+        self._journal.close()
 
     # --- workers to clients: the fast path ---------------------------------------------------------
 
@@ -160,6 +169,7 @@ class Loop:
         """Relay up to `most` messages; whether the socket was read empty."""
         recv = self._back.recv
         dont_wait = zmq.NOBLOCK
+        disowned = self._core.disowned
         for _ in range(most):
             try:
                 worker = recv(dont_wait)
@@ -170,15 +180,22 @@ class Loop:
                 self._control(worker, recv(), recv())
                 continue
             kind, id, body = recv(), recv(), recv()
-            if worker in self._lost_workers:
+            if worker in self._lost_workers or (disowned and self._is_disowned((worker, client, id), kind)):
                 continue
             self._relay(client, kind, id, body)
             if kind in wire.TERMINAL_KINDS:
                 self._relayed.discard((client, id))
-                self._receive(Ended(worker, client, id))
+                self._receive(Ended(worker, client, id, kind))
             elif kind not in _ABOUT_ENDED_RUNS:
                 self._relayed.add((client, id))
         return False
+
+    def _is_disowned(self, holder: tuple[bytes, bytes, bytes], kind: bytes) -> bool:
+        """Whether a worker speaks of a run that went on elsewhere."""
+        is_disowned = holder in self._core.disowned
+        if is_disowned and kind in wire.TERMINAL_KINDS:
+            self._core.disowned.discard(holder)
+        return is_disowned
 
     def _relay(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         """Send one message to a client, or keep it in the client's outbox, or notice that it is gone."""
@@ -249,12 +266,17 @@ class Loop:
         if kind == b"ready":
             self._workers.add(worker)
             self._lost_workers.discard(worker)
+        elif kind == b"exited":
+            self._look_for_the_dead(time.monotonic())
         self._receive(FromWorker(worker, kind, body))
 
     def _link_went_down(self, now: float) -> None:
-        """Look for whose it was, now and for a while: the monitor's word may be early."""
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
+        self._look_for_the_dead(now)
+
+    def _look_for_the_dead(self, now: float) -> None:
+        """Look for whose link went down, now and for a while: the word of it may be early."""
         self._suspect_until = now + SUSPECT_TIME
         self._probe_at = now
 
@@ -275,6 +297,14 @@ class Loop:
             self._lost_workers.clear()
         self._lost_workers.add(worker)
         self._receive(WorkerGone(worker, self._relayed))
+
+    def _kill(self, worker: bytes, name: str, pid: int) -> None:
+        """End a worker that hangs. While its link is up its pid is its own; it must be our own name for it, too."""
+        if self._tell(worker, (CONTROL, b"there")) and _is_worker(pid, name):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError as fault:
+                log.error("cannot kill worker %s, pid %d: %s", name, pid, fault.strerror)
 
     def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
         try:
@@ -301,6 +331,12 @@ class Loop:
                 if not self._tell(worker, (client, kind, id, *rest)):
                     self._probe_at = 0.0
                     log.warning("its worker went before it could be told %s", kind.decode(), extra=_about(id))
+            case Kill(worker, name, pid):
+                self._kill(worker, name, pid)
+            case Enqueued():
+                self._journal.add((effect.client, effect.id))
+            case Dequeued():
+                self._journal.remove((effect.client, effect.id))
             case Note(level, text, id):
                 log.log(level, text, extra=_about(id))
 
@@ -314,10 +350,19 @@ def _about(id: bytes) -> dict[str, str]:
     return {"run": wire.shown(id) or "-"}
 
 
-def serve(make_core: Callable[[float], Broker], frontend: str, backend: str, max_body: int) -> None:
+def _is_worker(pid: int, name: str) -> bool:
+    """Whether a pid is a worker's of that name, where that can be seen: it may be another container's number."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return not Path("/proc/self/cmdline").exists()
+    return f"--name={name}".encode() in command
+
+
+def serve(make_core: Callable[[float], Broker], journal: Journal, frontend: str, backend: str, max_body: int) -> None:
     """Bind and serve until a signal.
 
     Raises:
         ConfigurationError: An endpoint cannot be bound.
     """
-    Loop(make_core(time.monotonic()), frontend, backend, max_body).run()
+    Loop(make_core(time.monotonic()), journal, frontend, backend, max_body).run()

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 
 from axon_zmq import limits
 from axon_zmq.broker.queues import FairQueue
-from axon_zmq.broker.states import REQUEST, WORKER, RequestEvent, RequestState, WorkerEvent, WorkerState, step
+from axon_zmq.broker.states import (
+    CLIENT,
+    REQUEST,
+    WORKER,
+    ClientEvent,
+    ClientState,
+    RequestEvent,
+    RequestState,
+    WorkerEvent,
+    WorkerState,
+    step,
+)
 from axon_zmq.wire import RunKey
 
 
@@ -22,7 +33,7 @@ class Run:
     body: bytes = b""
     """Kept while it may still be dispatched, then dropped."""
     said: list[tuple[bytes, bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes, bytes]])
-    """Kind, header and body of what its client said to it while it waits."""
+    """Kind, header and body of what its client said to it while no worker could hear it."""
     deadline: float = float("inf")
     attempts: int = 0
     max_attempts: int = 1
@@ -30,7 +41,11 @@ class Run:
     """`on_disconnect: "keep"`."""
     state: RequestState = RequestState.QUEUED
     worker: bytes | None = None
-    """Who holds it, or held it when it ended."""
+    """Who holds it, or its messages once it has ended; None while it waits, and while they are handed over."""
+    suspect: bool = False
+    """A worker died of such a request."""
+    noted: bool = False
+    """That it waits was written down."""
     started: float = 0.0
     terminal: bytes | None = None
     """The body of the `error` by which the broker ended it."""
@@ -65,11 +80,17 @@ class Worker:
     name: str
     seen: float
     """When it last made progress."""
+    pid: int = 0
+    """Its process; 0 where it does not say."""
+    is_leaving: bool = False
+    """It said so, whatever became of it since."""
     state: WorkerState = WorkerState.READY
     runs: dict[RunKey, Run] = field(default_factory=dict)
     """What it holds: runs, which take a slot each, and describes, which take none."""
     busy: int = 0
     """Slots that are taken."""
+    suspects: int = 0
+    """Suspected runs among them."""
 
     @property
     def free(self) -> int:
@@ -80,11 +101,13 @@ class Worker:
         """Take a run."""
         self.runs[run.key] = run
         self.busy += run.takes_slot
+        self.suspects += run.suspect
 
     def release(self, run: Run) -> None:
         """Be done with a run, if it has it."""
         if self.runs.pop(run.key, None) is not None:
             self.busy -= run.takes_slot
+            self.suspects -= run.suspect
 
     def step(self, event: WorkerEvent) -> None:
         """Go on in its life cycle."""
@@ -101,31 +124,61 @@ class Pool:
     takes_slots: bool = True
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
+    suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
+    """Suspected runs wait apart: a worker takes few of them at a time, and nobody shall wait behind them."""
     mean_seconds: float = 1.0
     """Moving average of a run's time, for `retry_after_ms`."""
 
-    def idlest(self, now: float) -> Worker | None:
-        """The worker with the most free slots among those that make progress and can take one more."""
+    @property
+    def waiting(self) -> int:
+        """Runs that wait."""
+        return self.queue.count + self.suspects.count
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What they weigh."""
+        return self.queue.bytes + self.suspects.bytes
+
+    def queue_of(self, run: Run) -> FairQueue[Run]:
+        """Where a run waits."""
+        return self.suspects if run.suspect else self.queue
+
+    def next(self, now: float) -> tuple[Run, Worker] | None:
+        """What waits, taken out of its queue, and who can take it."""
+        if self.queue.count and (worker := self.idlest(now)) is not None:
+            return self.queue.pop(), worker
+        if self.suspects.count and (worker := self.idlest(now, limits.SUSPECTS_PER_WORKER)) is not None:
+            return self.suspects.pop(), worker
+        return None
+
+    def idlest(self, now: float, suspects: int | None = None) -> Worker | None:
+        """The worker with the most free slots among those that make progress and can take one more.
+
+        Args:
+            now: The time.
+            suspects: Where given, only those that have fewer suspected runs.
+        """
         able = (
             worker
             for worker in self.workers.values()
             if worker.state is WorkerState.READY
             and now - worker.seen < limits.PROGRESS_TIMEOUT
             and (worker.free > 0 or not self.takes_slots)
+            and (suspects is None or worker.suspects < suspects)
         )
         return max(able, key=lambda worker: worker.free, default=None)
 
     def retry_after_ms(self) -> int:
         """About when what waits now will have been served: 100 ms to one minute."""
         slots = sum(worker.slots for worker in self.workers.values()) or 1
-        return int(min(60.0, max(0.1, self.queue.count * self.mean_seconds / slots)) * 1000)
+        return int(min(60.0, max(0.1, self.waiting * self.mean_seconds / slots)) * 1000)
 
     def to_wire(self) -> dict[str, int]:
-        """The mode's entry in a `pong`."""
+        """The mode's entry in a `pong`, but for `degraded`."""
         return {
             "workers": len(self.workers),
             "free": sum(max(0, worker.free) for worker in self.workers.values()),
-            "queued": self.queue.count,
+            "queued": self.waiting,
         }
 
 
@@ -133,9 +186,15 @@ class Pool:
 class Client:
     """One identity that has unfinished requests, or lately said who it is."""
 
+    state: ClientState = ClientState.IDLE
     open: dict[bytes, Run] = field(default_factory=dict)
-    gone_since: float | None = None
+    gone_since: float = 0.0
+    """From when on its grace period counts; only meaningful while it is gone."""
     instance: str = ""
     shared_until: float = 0.0
     """While another process was seen under this identity."""
     instance_seen: float = 0.0
+
+    def step(self, event: ClientEvent) -> None:
+        """Go on in its life cycle."""
+        self.state = step(CLIENT, self.state, event)

@@ -1,12 +1,19 @@
-"""Life cycles of a request and of a worker, as transition tables.
+"""Life cycles of a request, of a worker and of a client's connection, as transition tables.
 
 A **request** is queued, then held by one worker, then ended; who ends it is whoever holds it. While
 queued that is the broker; once dispatched it is the worker, and the broker can only ask. It is taken
 back from a worker only when that worker is lost. An ended request is remembered for the resume window,
 so that a repeated id finds it, and then forgotten.
 
-A **worker** is ready from its first message, leaving once it has said that it takes no more, and lost
-when its link is down and everything that it had sent was read.
+A **worker** is ready from its first message, and leaving once it has said that it takes no more. One that
+hangs is killed; one of which supervisord's side says that its process has ended is exited. Whichever way
+it went, it is lost only when its link is down and everything that it had sent was read.
+
+A **client** is active while it has unfinished requests. It is gone when a send finds no such peer, and
+abandoned when it was gone for the grace period: then `on_disconnect` has decided over its runs. The next
+message from it, or to it, brings it back.
+
+`docs/states.md` shows the tables as pictures, drawn from here.
 """
 
 from __future__ import annotations
@@ -44,6 +51,10 @@ class WorkerState(Enum):
 
     READY = "ready"
     LEAVING = "leaving"
+    KILLED = "killed"
+    """It made no progress for too long, and was sent SIGKILL."""
+    EXITED = "exited"
+    """Its process has ended; what it had sent is still being read."""
     LOST = "lost"
 
 
@@ -52,7 +63,31 @@ class WorkerEvent(Enum):
 
     READY = "ready"
     LEAVE = "leave"
+    KILL = "kill"
+    EXIT = "exit"
     LOSE = "lose"
+
+
+class ClientState(Enum):
+    """Where a client's connection is."""
+
+    IDLE = "idle"
+    ACTIVE = "active"
+    GONE = "gone"
+    ABANDONED = "abandoned"
+    """It was gone for too long: its runs were ended, but for those that it wants kept."""
+
+
+class ClientEvent(Enum):
+    """What can happen to a client's connection."""
+
+    OPEN = "open"
+    """It has one more unfinished request."""
+    CLOSE = "close"
+    """It has none left."""
+    VANISH = "vanish"
+    RETURN = "return"
+    GIVE_UP = "give up"
 
 
 class IllegalTransitionError(RuntimeError):
@@ -75,10 +110,34 @@ REQUEST: Final[Mapping[tuple[RequestState, RequestEvent], RequestState]] = {
 WORKER: Final[Mapping[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (WorkerState.READY, WorkerEvent.READY): WorkerState.READY,
     (WorkerState.READY, WorkerEvent.LEAVE): WorkerState.LEAVING,
+    (WorkerState.READY, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.READY, WorkerEvent.EXIT): WorkerState.EXITED,
     (WorkerState.READY, WorkerEvent.LOSE): WorkerState.LOST,
     (WorkerState.LEAVING, WorkerEvent.LEAVE): WorkerState.LEAVING,
     (WorkerState.LEAVING, WorkerEvent.READY): WorkerState.LEAVING,
+    (WorkerState.LEAVING, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.LEAVING, WorkerEvent.EXIT): WorkerState.EXITED,
     (WorkerState.LEAVING, WorkerEvent.LOSE): WorkerState.LOST,
+    (WorkerState.KILLED, WorkerEvent.READY): WorkerState.KILLED,
+    (WorkerState.KILLED, WorkerEvent.LEAVE): WorkerState.KILLED,
+    (WorkerState.KILLED, WorkerEvent.EXIT): WorkerState.EXITED,
+    (WorkerState.KILLED, WorkerEvent.LOSE): WorkerState.LOST,
+    (WorkerState.EXITED, WorkerEvent.READY): WorkerState.EXITED,
+    (WorkerState.EXITED, WorkerEvent.LEAVE): WorkerState.EXITED,
+    (WorkerState.EXITED, WorkerEvent.LOSE): WorkerState.LOST,
+}
+CLIENT: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
+    (ClientState.IDLE, ClientEvent.OPEN): ClientState.ACTIVE,
+    (ClientState.ACTIVE, ClientEvent.OPEN): ClientState.ACTIVE,
+    (ClientState.ACTIVE, ClientEvent.CLOSE): ClientState.IDLE,
+    (ClientState.ACTIVE, ClientEvent.VANISH): ClientState.GONE,
+    (ClientState.GONE, ClientEvent.OPEN): ClientState.GONE,
+    (ClientState.GONE, ClientEvent.CLOSE): ClientState.IDLE,
+    (ClientState.GONE, ClientEvent.RETURN): ClientState.ACTIVE,
+    (ClientState.GONE, ClientEvent.GIVE_UP): ClientState.ABANDONED,
+    (ClientState.ABANDONED, ClientEvent.OPEN): ClientState.ABANDONED,
+    (ClientState.ABANDONED, ClientEvent.CLOSE): ClientState.IDLE,
+    (ClientState.ABANDONED, ClientEvent.RETURN): ClientState.ACTIVE,
 }
 
 
