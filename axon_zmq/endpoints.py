@@ -62,10 +62,10 @@ def backend_endpoint(run_dir: Path) -> str:
     return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
 
 
-def handed_over(run_dir: Path) -> list[str]:
+def handed_over(run_dir: Path) -> tuple[str, ...]:
     """The files in which workers that have gone left the messages of their ended runs, the oldest first."""
     files = sorted((run_dir / HANDOVER).glob("*.msgpack"), key=lambda file: file.stat().st_mtime)
-    return [file.name for file in files]
+    return tuple(file.name for file in files)
 
 
 HANDOVER = "handover"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.core import Broker
+from axon_zmq.broker.core import NOTHING, Broker
 from axon_zmq.broker.events import (
     ClientBack,
     ClientBlocked,
@@ -26,6 +26,7 @@ from axon_zmq.broker.events import (
     ToWorker,
     WorkerGone,
 )
+from axon_zmq.broker.records import Past
 
 Key = tuple[bytes, bytes]
 
@@ -51,15 +52,12 @@ class Bench:
         self,
         expected_workers: int = 0,
         settle: bool = True,
-        was_queued: Collection[Key] = (),
-        legacies: Collection[str] = (),
+        past: Past = NOTHING,
         **bounds: int,
     ) -> None:
         self.now = 1000.0
-        self.broker = Broker(
-            "boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now, was_queued, legacies
-        )
-        self.journal = set(was_queued)
+        self.broker = Broker("boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now, past)
+        self.journal = set(past.waiting)
         self.killed: list[bytes] = []
         self.controls: list[tuple[bytes, str, dict[str, Any]]] = []
         """Peer, kind and body of what was said about no run."""

@@ -263,7 +263,7 @@ def test_every_death_of_a_worker_is_noticed_soon():
     with running("run") as own, Client(own.endpoint) as client:
         for number in range(2, 10):
             dealer = Dealer(own.endpoint)
-            dealer.send(b"run", b"1", None, LONG)
+            dealer.send(b"run", b"1", None, {**LONG, "prompt": f"{number}"})  # one that dies twice is quarantined
             wait_until(lambda: client.ping()["modes"]["run"]["free"] == 255, "the start")
             own.kill(f"run-{number - 1}")
             kind, body = dealer.until_end(b"1")[-1]

@@ -56,17 +56,9 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
             if frontend.startswith("ipc://"):
                 locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
-            journal = Journal(run_dir / FILE)
+            journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir))
             loop.serve(
-                lambda now: Broker(
-                    secrets.token_hex(8),
-                    bounds,
-                    __version__,
-                    options.workers,
-                    now,
-                    journal.was_queued,
-                    endpoints.handed_over(run_dir),
-                ),
+                lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),
                 journal,
                 frontend,
                 backend,

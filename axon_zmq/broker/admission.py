@@ -101,7 +101,7 @@ class Admission:
         """Take what a client says about a request that it has sent before."""
         run = self._runs.get((client, message.id))
         if run is None:
-            self._unknown(client, message.id)
+            self._out.error(client, message.id, self._runs.unknown((client, message.id), now))
         elif message.kind == "resume":
             self._runs.resume(run, message.header.get("from", 1), message.header_frame)
         elif run.state is RequestState.ENDED:
@@ -112,12 +112,6 @@ class Admission:
             self._runs.ask_to_end(run, "cancelled")
         else:
             self._runs.pass_on(run, message.kind.encode(), message.header_frame, message.body)
-
-    def _unknown(self, client: bytes, id: bytes) -> None:
-        never_ran = self._runs.never_ran((client, id))
-        why = "it waited when the daemon was restarted: send it again" if never_ran else "or no longer"
-        error = RequestError("unknown_request", f"no run with this id is known, {why}", {"may_have_run": not never_ran})
-        self._out.error(client, id, error)
 
     def _about_a_queued_run(self, run: Run, message: wire.ClientMessage, now: float) -> None:
         room = self._bounds.max_queued_bytes - self._runs.waiting_bytes()

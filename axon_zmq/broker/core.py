@@ -12,7 +12,6 @@ is judged in `admission`; a run's life is in `runs`, who executes it in `workers
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from typing import Any, Final
 
 from axon_zmq import limits, wire
@@ -32,12 +31,11 @@ from axon_zmq.broker.events import (
     WorkerGone,
 )
 from axon_zmq.broker.outgoing import Outgoing
-from axon_zmq.broker.records import Client
+from axon_zmq.broker.records import Client, Past
 from axon_zmq.broker.runs import Runs
 from axon_zmq.broker.states import ClientEvent, ClientState, RequestState, WorkerState
 from axon_zmq.broker.workers import Workers
 from axon_zmq.errors import RequestError, UnavailableError
-from axon_zmq.wire import RunKey
 
 FEATURES: Final = (
     "ack",
@@ -57,6 +55,10 @@ FEATURES: Final = (
 """`pong.features`: optional parts of the contract that this daemon serves."""
 
 
+NOTHING: Final = Past()
+"""Of an earlier broker nothing is known."""
+
+
 class Broker:
     """The rules. One instance per broker process; not thread-safe.
 
@@ -66,8 +68,7 @@ class Broker:
         version: The package's version, for `pong`.
         expected_workers: How many to wait for while settling; 0: those that supervisord has started.
         now: Seconds of a monotonic clock, as in every call of `receive`.
-        was_queued: Runs that waited, never started, when an earlier broker died.
-        legacies: Files of ended runs that workers left behind and nobody took.
+        past: What an earlier broker left.
     """
 
     def __init__(
@@ -77,8 +78,7 @@ class Broker:
         version: str,
         expected_workers: int,
         now: float,
-        was_queued: Collection[RunKey] = (),
-        legacies: Collection[str] = (),
+        past: Past = NOTHING,
     ) -> None:
         self.boot = boot
         self.bounds = bounds
@@ -88,8 +88,8 @@ class Broker:
         """Messages without a readable id."""
         self._out = Outgoing(now)
         self._clients = Clients()
-        self._runs = Runs(self._out, self._clients, was_queued, now)
-        self._workers = Workers(self._out, self._runs, bounds.hang_seconds, legacies, now)
+        self._runs = Runs(self._out, self._clients, past, now)
+        self._workers = Workers(self._out, self._runs, bounds.hang_seconds, past, now)
         self._admission = Admission(self._out, self._clients, self._runs, bounds)
         self.framing = self._clients.framing
         """The framing flags of clients that do not use plain three frames; `loop` reads it."""
@@ -282,6 +282,7 @@ class Broker:
 
     def _settle(self, now: float) -> None:
         self.settling = False
+        self._workers.settled()
         held, self._held, self._held_bytes = self._held, [], 0
         self._out.note(logging.INFO, f"settled with {len(self._workers)} workers; {len(held)} messages were held")
         for arrived, event in held:

@@ -112,6 +112,20 @@ class Dequeued(NamedTuple):
     id: bytes
 
 
+class Registered(NamedTuple):
+    """A worker is there: should this process die, the next one waits for it."""
+
+    worker: bytes
+
+
+class Unregistered(NamedTuple):
+    """A worker is there no more."""
+
+    worker: bytes
+    lost_at: float | None
+    """When runs were lost with it, in seconds of the monotonic clock; None: none were."""
+
+
 class Note(NamedTuple):
     """Write a line to the log."""
 
@@ -120,4 +134,4 @@ class Note(NamedTuple):
     id: bytes = b""
 
 
-Effect = ToClient | ToWorker | Kill | Enqueued | Dequeued | Note
+Effect = ToClient | ToWorker | Kill | Enqueued | Dequeued | Registered | Unregistered | Note

@@ -34,10 +34,12 @@ from axon_zmq.broker.events import (
     FromWorker,
     Kill,
     Note,
+    Registered,
     Stop,
     Tick,
     ToClient,
     ToWorker,
+    Unregistered,
     WorkerGone,
 )
 from axon_zmq.broker.journal import Journal
@@ -65,7 +67,7 @@ LONGEST_POLL = 0.5
 
 
 class Loop:
-    """One broker process: the core, its two ROUTER sockets, the clients' outboxes and the journal of what waits."""
+    """One broker process: the core, its two ROUTER sockets, the clients' outboxes and the journal."""
 
     def __init__(self, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
         self._core = core
@@ -333,10 +335,14 @@ class Loop:
                     log.warning("its worker went before it could be told %s", kind.decode(), extra=_about(id))
             case Kill(worker, name, pid):
                 self._kill(worker, name, pid)
-            case Enqueued():
-                self._journal.add((effect.client, effect.id))
-            case Dequeued():
-                self._journal.remove((effect.client, effect.id))
+            case Enqueued(client, id):
+                self._journal.enqueued((client, id))
+            case Dequeued(client, id):
+                self._journal.dequeued((client, id))
+            case Registered(worker):
+                self._journal.registered(worker)
+            case Unregistered(worker, lost_at):
+                self._journal.unregistered(worker, lost_at)
             case Note(level, text, id):
                 log.log(level, text, extra=_about(id))
 

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.events import Dequeued, Effect, Enqueued, Kill, Note, ToClient, ToWorker
+from axon_zmq.broker.events import (
+    Dequeued,
+    Effect,
+    Enqueued,
+    Kill,
+    Note,
+    Registered,
+    ToClient,
+    ToWorker,
+    Unregistered,
+)
 from axon_zmq.broker.records import Run, Worker
 from axon_zmq.errors import AxonError
 from axon_zmq.wire import CONTROL, RunKey
@@ -82,6 +92,14 @@ class Outgoing:
     def forgotten(self, key: RunKey) -> None:
         """What waited when an earlier broker died is no longer asked for."""
         self._effects.append(Dequeued(*key))
+
+    def registered(self, worker: Worker) -> None:
+        """A worker is there."""
+        self._effects.append(Registered(worker.identity))
+
+    def unregistered(self, worker: Worker, lost_at: float | None) -> None:
+        """It is there no more; when runs were lost with it, or None."""
+        self._effects.append(Unregistered(worker.identity, lost_at))
 
     # --- to the log --------------------------------------------------------------------------------
 

@@ -21,6 +21,20 @@ from axon_zmq.broker.states import (
 from axon_zmq.wire import RunKey
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an earlier broker left behind when it died or stopped."""
+
+    waiting: frozenset[RunKey] = frozenset()
+    """Runs that waited in its queues and were never started."""
+    workers: frozenset[bytes] | None = None
+    """Who was registered with it; None: nothing is known of one."""
+    lost_at: float = 0.0
+    """When it last lost a worker with runs, in seconds of the machine's monotonic clock."""
+    legacies: tuple[str, ...] = ()
+    """Files of ended runs that workers left for another one, and nobody took."""
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """One request, from its admission until it is forgotten."""

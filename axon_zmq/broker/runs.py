@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import count
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from axon_zmq import limits, wire
 from axon_zmq.broker.clients import Clients
 from axon_zmq.broker.outgoing import Outgoing
 from axon_zmq.broker.quarantine import Quarantine
-from axon_zmq.broker.records import Client, Pool, Run, Worker
+from axon_zmq.broker.records import Client, Past, Pool, Run, Worker
 from axon_zmq.broker.states import ClientState, RequestEvent, RequestState
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
 from axon_zmq.wire import RunKey
@@ -25,11 +25,11 @@ class Runs:
     Args:
         outgoing: Where effects go.
         clients: Whose runs they are.
-        was_queued: Runs that waited here, never started, when an earlier broker died.
+        past: What an earlier broker left.
         now: Seconds of a monotonic clock.
     """
 
-    def __init__(self, outgoing: Outgoing, clients: Clients, was_queued: Collection[RunKey], now: float) -> None:
+    def __init__(self, outgoing: Outgoing, clients: Clients, past: Past, now: float) -> None:
         self.pools = {mode: Pool(mode, empty_since=now) for mode in wire.MODES}
         self.describes = Pool("describe", empty_since=now, takes_slots=False)
         self.workers: dict[bytes, Worker] = {}
@@ -42,8 +42,10 @@ class Runs:
         self._ended: deque[tuple[float, Run]] = deque()
         self._deadlines: list[tuple[float, int, Run]] = []
         self._order = count()
-        self._was_queued = set(was_queued)
+        self._was_queued = set(past.waiting)
         self._was_queued_until = now + limits.RESUME_WINDOW
+        self.complete_since = now
+        """Every run that was sent later and reached a worker is known here, until the resume window has passed."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -65,9 +67,13 @@ class Runs:
         """What waits, over all modes and clients."""
         return sum(pool.waiting_bytes for pool in self.all_pools())
 
-    def never_ran(self, key: RunKey) -> bool:
-        """Whether this run is known to have waited, and no more, when an earlier broker died."""
-        return key in self._was_queued
+    def unknown(self, key: RunKey, now: float) -> AxonError:
+        """The error for a run that is not remembered: what is known of it all the same."""
+        sure = int(max(0.0, min(limits.RESUME_WINDOW, now - self.complete_since)) * 1000)
+        never_ran = key in self._was_queued
+        why = "it waited when the daemon was restarted: send it again" if never_ran else "or no longer"
+        details = {"may_have_run": not never_ran, "never_ran_within_ms": sure}
+        return RequestError("unknown_request", f"no run with this id is known, {why}", details)
 
     # --- queued and dispatched ---------------------------------------------------------------------
 
@@ -212,6 +218,7 @@ class Runs:
         self._ended.append((now + limits.RESUME_WINDOW, run))
         if len(self._ended) > limits.REMEMBERED_RUNS:
             self._forget(self._ended.popleft()[1])
+            self.complete_since = now
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
@@ -277,6 +284,10 @@ class Runs:
         for run in self._runs.values():
             if run.worker == old and run.state is RequestState.ENDED and run.terminal is None:
                 self._move(run, heir)
+
+    def has_left(self, worker: bytes) -> bool:
+        """Whether ended runs are a worker's still, which goes."""
+        return any(run.worker == worker and run.terminal is None for run in self._runs.values())
 
     def _move(self, run: Run, heir: bytes | None) -> None:
         run.worker = heir

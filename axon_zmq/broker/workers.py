@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from axon_zmq import limits, wire
 from axon_zmq.broker.outgoing import Outgoing
-from axon_zmq.broker.records import Worker
+from axon_zmq.broker.records import Past, Worker
 from axon_zmq.broker.runs import Runs
 from axon_zmq.broker.states import WorkerEvent, WorkerState
 from axon_zmq.errors import RequestError
@@ -44,23 +44,24 @@ class Workers:
         outgoing: Where effects go.
         runs: What they hold.
         hang_seconds: How long one may make no progress until it is killed.
-        legacies: Files of ended runs that an earlier worker left for another one.
+        past: What an earlier broker left.
         now: Seconds of a monotonic clock.
     """
 
-    def __init__(
-        self, outgoing: Outgoing, runs: Runs, hang_seconds: float, legacies: Collection[str], now: float
-    ) -> None:
+    def __init__(self, outgoing: Outgoing, runs: Runs, hang_seconds: float, past: Past, now: float) -> None:
         self._out = outgoing
         self._runs = runs
         self._hang_seconds = hang_seconds
-        self._legacies = list(legacies)
+        self._past = past
+        self._legacies = list(past.legacies)
         self._taking: dict[bytes, int] = {}
         """Workers that were told to take files and have not said yet what was in them."""
         self._places: dict[str, _Place] = {}
         self._programs: dict[str, Mapping[str, Any]] | None = None
         """What supervisord says of each; None: nobody told."""
         self._looked_at = now
+        self._forgot_at = 0.0
+        """When a worker last dropped an ended run before its time, for want of room."""
         self._handlers: Final[Mapping[bytes, Callable[[Worker, Mapping[str, Any], float], None]]] = {
             b"progress": self._progress,
             b"slots": self._slots,
@@ -91,6 +92,12 @@ class Workers:
             return False
         there = {worker.name for worker in self._runs.workers.values()}
         return all(name in there for name, program in self._programs.items() if program.get("pid"))
+
+    def settled(self) -> None:
+        """No more will register that an earlier broker knew: whether nothing was lost between it and this one."""
+        there = self._runs.workers.keys()
+        if self._past.workers is not None and self._past.workers <= there:
+            self._runs.complete_since = max(self._past.lost_at, self._forgot_at)
 
     # --- what they say -----------------------------------------------------------------------------
 
@@ -128,6 +135,8 @@ class Workers:
             self._runs.workers[identity] = worker
             self._runs.pools[mode].workers[identity] = self._runs.describes.workers[identity] = worker
             self._places.setdefault(name, _Place(mode)).missing_since = None
+            self._forgot_at = max(self._forgot_at, body.get("forgot_at", 0.0))
+            self._out.registered(worker)
             self._out.note(logging.INFO, f"worker {name} is ready: {mode}, {slots} slots, {len(holds)} runs held")
             for held in holds:
                 self._runs.adopt(worker, held, now)
@@ -226,8 +235,10 @@ class Workers:
             if not pool.workers:
                 pool.empty_since = now
         self._taking.pop(identity, None)
+        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_left(identity)
+        self._out.unregistered(worker, None if nothing_lost else now)
         self._remember(worker, now)
-        level = logging.INFO if worker.is_leaving and not worker.runs else logging.WARNING
+        level = logging.INFO if nothing_lost else logging.WARNING
         self._out.note(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
         self._runs.lose(worker, relayed, now)
 

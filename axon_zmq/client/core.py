@@ -65,6 +65,9 @@ class Request:
     """Messages that may be on their way to who reads; 0: any number."""
     granted: int = 0
     """The credit that the daemon was given: a `seq`."""
+    sent_at: float = 0.0
+    frames: list[bytes] | None = None
+    """What was sent, until the run is known to have begun: a daemon may forget a run that only waited."""
     calls: Calls = field(default_factory=Calls)
     resumed_at: float = float("-inf")
     ended: bool = False
@@ -192,6 +195,7 @@ class ClientCore:
         timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
         request = self._send(kind, options.get("id"), header, body, now, timeout)
         request.window = request.granted = header.get("credit", 0)
+        request.frames, request.sent_at = self.outgoing[-1], now
         return request
 
     def _open_run(self, id: bytes) -> Request | None:
@@ -282,10 +286,18 @@ class ClientCore:
             return False
         return self._take(request, kind, body, now)
 
+    def _send_again(self, request: Request, frames: list[bytes], now: float) -> None:
+        """The daemon was restarted while the run waited, and says that it never began."""
+        kind, id, header, body = frames
+        left = max(1, int((request.deadline - PATIENCE - now) * 1000))
+        header = wire.pack({**wire.unpack(header, "the header"), "timeout_ms": left})
+        self.outgoing.append([kind, id, header, body])
+
     def _in_order(self, request: Request, seq: int, now: float) -> bool:
         request.highest_seq = max(request.highest_seq, seq)
         if seq == request.last_seq + 1:
             request.last_seq = seq
+            request.frames = None
             return True
         if seq > request.last_seq:
             self._resume(request, now)
@@ -294,7 +306,11 @@ class ClientCore:
     def _take(self, request: Request, kind: bytes, body: dict[str, Any], now: float) -> bool:
         match kind:
             case b"error":
-                self._end(request, AxonError.from_body(body))
+                error = AxonError.from_body(body)
+                if request.frames is not None and _never_ran(error, now - request.sent_at):
+                    self._send_again(request, request.frames, now)
+                    return False
+                self._end(request, error)
             case b"pong":
                 self._learn(body.get("limits"))
                 self._met(body.get("boot"), now)
@@ -412,6 +428,13 @@ def _is_news(calls: Calls, event: ToolCall | ToolCancelled | Refused) -> bool:
             if event.call_id is not None and event.error_type != "unknown_request":
                 calls.refused(event.call_id)
             return True
+
+
+def _never_ran(error: AxonError, age: float) -> bool:
+    """Whether the daemon is sure that a run, sent `age` seconds ago, was never begun."""
+    if error.error_type != "unknown_request":
+        return False
+    return error.details.get("may_have_run") is False or age * 1000 < error.details.get("never_ran_within_ms", 0)
 
 
 def _chosen(options: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
