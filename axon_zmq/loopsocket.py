@@ -57,6 +57,14 @@ class LoopSocket:
         """Wait until no message waits here."""
         await self._room.wait()
 
+    def drain(self) -> None:
+        """Receive all that has come so far, now."""
+        try:
+            while not self._closed:
+                self._received(self._socket.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            self._look()
+
     def close(self) -> None:
         """Close; what the socket itself still has leaves within its LINGER."""
         self._closed = True

@@ -10,12 +10,13 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon_zmq import endpoints, logs, settings, wire
+from axon_zmq import endpoints, limits, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.supervise import lifeline
 
@@ -38,10 +39,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def serve(mode: str, name: str, endpoint: str, configured: settings.Settings) -> None:
+async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settings) -> None:
     """Work until SIGTERM or SIGINT, and then until what is open has ended."""
     # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
-    from axon_zmq.worker import runlogs
+    from axon_zmq.worker import handover, runlogs
     from axon_zmq.worker.agents import Registry
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
@@ -59,7 +60,10 @@ async def serve(mode: str, name: str, endpoint: str, configured: settings.Settin
     modes = _modes(mode, slots, registry, make_registry)
     identity = f"{name}.{secrets.token_hex(8)}".encode()
     runlogs.handler.install(configured.loggers())
-    host = Host(name, mode, modes, slots, registry, partial(Link, endpoint, identity))
+    handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
+    host = Host(
+        name, mode, modes, slots, registry, run_dir, partial(Link, endpoints.backend_endpoint(run_dir), identity)
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
@@ -117,12 +121,12 @@ def main(argv: list[str] | None = None) -> int:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
         run_dir = endpoints.private_directory(options.run_dir.absolute())
-        endpoint = endpoints.backend_endpoint(run_dir)
+        endpoints.backend_endpoint(run_dir)
     except ConfigurationError as error:
         logs.configure(options.name, "info")
         log.error("%s", error)
         return 2
-    _run(serve(options.mode, options.name, endpoint, configured))
+    _run(serve(options.mode, options.name, run_dir, configured))
     logging.shutdown()
     # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
     os._exit(0)

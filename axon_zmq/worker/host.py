@@ -1,4 +1,4 @@
-"""A worker's runs: started, relayed, ended, and replayed to who asks again.
+"""A worker's runs: started, relayed and ended.
 
 A run that is cancelled or out of time is answered at once, with its partial answer where its code
 hands it over within `END_GRACE`. Code that goes on regardless keeps its slot: the slot is taken out of
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from axon_zmq import limits, packing, wire
@@ -24,8 +26,9 @@ from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.credit import Credit
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
-from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+from axon_zmq.worker.outbox import Identity, Outbox
 from axon_zmq.worker.remote_tools import RemoteCall, read_answer
+from axon_zmq.worker.replays import Replays
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "deadline": ("deadline_exceeded", "timeout_ms passed during the run"),
     "slow_consumer": ("slow_consumer", "the client read too slowly"),
     "shutting_down": ("shutting_down", "the worker had to stop before the run was done"),
+    "superseded": ("cancelled", "the run went on elsewhere"),
 }
 """Why a run may be asked to end, and the error that it ends with."""
 
@@ -52,6 +56,7 @@ class Host:
         modes: What executes each kind that this worker takes.
         slots: Runs at a time.
         registry: For `describe`.
+        run_dir: Where a leaving worker leaves its ended runs to another one.
         connect: Makes the link, given `received`, `connected` and `disconnected`.
     """
 
@@ -62,6 +67,7 @@ class Host:
         modes: Mapping[str, Mode],
         slots: int,
         registry: Registry,
+        run_dir: Path,
         connect: Callable[[Callable[[list[bytes]], None], Callable[[], None], Callable[[], None]], Link],
     ) -> None:
         self._name = name
@@ -71,7 +77,6 @@ class Host:
         self._registry = registry
         self._jobs: dict[tuple[bytes, bytes], Job] = {}
         self._stuck = 0
-        self._shelf = Shelf()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pack = packing.packer()
         self.registered = asyncio.Event()
@@ -81,6 +86,7 @@ class Host:
         """The broker knows that this worker leaves."""
         self._idle = asyncio.Event()
         self._link = connect(self._received, self._register, self._cut_off)
+        self._replays = Replays(self._link, run_dir, self._jobs.get)
 
     def __repr__(self) -> str:
         return f"<Host {self._name} {len(self._jobs)} of {self._slots} slots, {self._stuck} stuck>"
@@ -112,6 +118,7 @@ class Host:
             for job in list(self._jobs.values()):
                 self._end(job, "shutting_down")
             await self._empty(2 * limits.END_GRACE)
+        await self._replays.hand_over(LEAVE_TIMEOUT)
         try:
             await asyncio.wait_for(self._link.room(), 1.0)
         except TimeoutError:
@@ -138,17 +145,14 @@ class Host:
         """Say what this worker is and what it holds; clients that are gone the broker tells of."""
         for job in self._jobs.values():
             job.remote.go_on()
-        holds = [
-            {
-                "client": client,
-                "id": id,
-                **outbox.identity._asdict(),
-                "seq": outbox.seq,
-                "ended": outbox.ended_at is not None,
-            }
-            for (client, id), outbox in self._shelf
-        ]
-        ready = {"mode": self._mode_name, "slots": self._slots - self._stuck, "name": self._name, "holds": holds}
+        ready = {
+            "mode": self._mode_name,
+            "slots": self._slots - self._stuck,
+            "name": self._name,
+            "pid": os.getpid(),
+            "holds": self._replays.holds(),
+            "forgot_at": self._replays.forgot_at,
+        }
         self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
         if self._leave.is_set():
             self._link.control(b"leaving", {})
@@ -161,7 +165,7 @@ class Host:
         while True:
             await asyncio.sleep(limits.PROGRESS_INTERVAL)
             self._link.control(b"progress", {"open": len(self._jobs)})
-            self._shelf.tidy(time.monotonic())
+            self._replays.tidy()
 
     # --- what the broker asks ----------------------------------------------------------------------
 
@@ -173,6 +177,10 @@ class Host:
             self._spawn(self._describe(client, rest[0], rest[2]))
         elif kind == b"left":
             self._may_go.set()
+        elif kind == b"handed":
+            self._replays.handed.set()
+        elif kind == b"take":
+            self._spawn(self._replays.take(wire.unpack(rest[1], "take")["file"]))
         elif kind in _ABOUT_A_RUN:
             self._about_a_run(client, kind, rest)
 
@@ -182,7 +190,7 @@ class Host:
         if kind == b"end":
             self._asked_to_end(client, id, wire.unpack(more[0], "end")["reason"])
         elif kind == b"resume":
-            self._resume(client, id, wire.unpack(more[0], "resume"))
+            self._replays.resume((client, id), wire.unpack(more[0], "resume"))
         elif kind in _FROM_ITS_CLIENT:
             self._hear(client, kind, id, *more)
         elif job is not None and not job.ended:
@@ -207,7 +215,7 @@ class Host:
             credit=Credit(header["credit"], self._size) if "credit" in header else None,
         )
         self._jobs[job.key] = job
-        self._shelf.add(job.key, job.outbox)
+        self._replays.add(job.key, job.outbox)
         job.timer = job.loop.call_later(max(0.0, deadline - now), self._end, job, "deadline")
         self._spawn(self._work(job))
 
@@ -346,7 +354,7 @@ class Host:
         job.ended = True
         if job.timer is not None:
             job.timer.cancel()
-        self._shelf.end(job.key, time.monotonic())
+        self._replays.end(job.key)
         if all(other.ended for other in self._jobs.values()):
             self._idle.set()
 
@@ -366,26 +374,6 @@ class Host:
 
     def _size(self, body: Any) -> int:
         return len(self._pack(body))
-
-    def _resume(self, client: bytes, id: bytes, header: Mapping[str, Any]) -> None:
-        outbox = self._shelf.get((client, id))
-        if outbox is None:
-            error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
-            self._link.send(client, b"error", id, wire.error_body(error))
-            return
-        job = self._jobs.get((client, id))
-        replay = outbox.replay(header.get("from") or 1)
-        body = {
-            "from": replay.start,
-            "gap": replay.gap,
-            "open_calls": [] if job is None else job.remote.listed(),
-            "last": outbox.seq,
-        }
-        self._link.send(client, b"resumed", id, self._pack(body))
-        for message in replay.messages:
-            self._link.send(client, message.kind, id, message.body)
-        if job is not None and job.credit is not None and "upto" in header:
-            job.grant(header["upto"])
 
     async def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:

@@ -43,9 +43,10 @@ class Link:
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._dealer = dealer
         self._news: dict[int, Callable[[], None]] = {
-            zmq.EVENT_HANDSHAKE_SUCCEEDED: connected,
+            zmq.EVENT_HANDSHAKE_SUCCEEDED: self._connected,
             zmq.EVENT_DISCONNECTED: disconnected,
         }
+        self._tell_connected = connected
         self._monitor = LoopSocket(monitor, lambda frames: self._news[parse_monitor_message(frames)["event"]]())
         self._socket = LoopSocket(dealer, received)
         self.congested = self._socket.congested
@@ -53,6 +54,10 @@ class Link:
         self.room = self._socket.room
         """Waits until no message waits here."""
         dealer.connect(endpoint)
+
+    def _connected(self) -> None:
+        self._socket.drain()  # runs that an earlier broker had sent are held, too, when this one is told what is
+        self._tell_connected()
 
     def send(self, *frames: bytes) -> None:
         """Send now, or as soon as the broker takes it; in order."""

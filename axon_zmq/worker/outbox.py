@@ -7,11 +7,13 @@ message on. What was sent is kept, bounded in bytes, until the resume window aft
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 from axon_zmq import limits
 from axon_zmq.wire import RunKey
+
+_WINDOW: Final = limits.RESUME_WINDOW
 
 
 class Message(NamedTuple):
@@ -81,6 +83,17 @@ class Outbox:
         self.trim(self._most_bytes)
         return packed
 
+    @property
+    def kept(self) -> Sequence[Message]:
+        """What is still there for replay, the oldest first; the last one has the number `seq`."""
+        return self._kept
+
+    def restore(self, seq: int, ended_at: float, kept: Iterable[Message]) -> None:
+        """Become the outbox of a run that ended in another process."""
+        self.seq, self.ended_at = seq, ended_at
+        self._kept = deque(kept)
+        self.bytes = sum(len(message.body) for message in self._kept)
+
     def trim(self, most_bytes: int) -> None:
         """Forget the oldest messages until the rest is within the bound; the last one stays."""
         while self.bytes > most_bytes and len(self._kept) > 1:
@@ -99,6 +112,8 @@ class Shelf:
     def __init__(self, most_bytes: int = limits.REPLAY_BYTES_PER_WORKER) -> None:
         self._outboxes: OrderedDict[RunKey, Outbox] = OrderedDict()
         self._most_bytes = most_bytes
+        self.forgot_at = 0.0
+        """When an ended run was last forgotten before its window had passed, for want of room."""
 
     def __iter__(self) -> Iterator[tuple[RunKey, Outbox]]:
         return iter(self._outboxes.items())
@@ -116,6 +131,17 @@ class Shelf:
         self._outboxes[key].ended_at = now
         self._outboxes.move_to_end(key)
 
+    def ended(self, now: float) -> Iterator[tuple[RunKey, Outbox]]:
+        """The ended runs whose window has not passed, those that ended first in front."""
+        return ((key, box) for key, box in self if box.ended_at is not None and now < box.ended_at + _WINDOW)
+
+    def merge(self, ended: Iterable[tuple[RunKey, Outbox]]) -> list[RunKey]:
+        """Take over runs that ended in another process, each in its place by the time of its end; those taken."""
+        new = {key: outbox for key, outbox in ended if key not in self._outboxes}
+        by_end = sorted({**self._outboxes, **new}.items(), key=lambda item: item[1].ended_at or 0.0)
+        self._outboxes = OrderedDict(by_end)
+        return list(new)
+
     def tidy(self, now: float) -> None:
         """Forget ended runs whose window has passed, and what is over the bound of all together.
 
@@ -125,8 +151,10 @@ class Shelf:
         for key, outbox in list(self._outboxes.items()):
             if outbox.ended_at is None:
                 continue
-            if now < outbox.ended_at + limits.RESUME_WINDOW and total <= self._most_bytes:
-                break
+            if now < outbox.ended_at + _WINDOW:
+                if total <= self._most_bytes:
+                    break
+                self.forgot_at = now
             total -= outbox.bytes
             del self._outboxes[key]
         for outbox in sorted(self._outboxes.values(), key=lambda outbox: -outbox.bytes):

@@ -1,0 +1,106 @@
+"""The ended runs of a worker that leaves, as a file in the run directory that another worker takes up.
+
+One msgpack list for each run, one after the other, so that neither side needs all of it twice in memory. The
+file is its owner's alone, and deleted by who has read it. Times are of the machine's monotonic clock, which is
+the same for all its processes; what comes from another boot is seen as out of time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+
+from axon_zmq import endpoints, limits, wire
+from axon_zmq.wire import RunKey
+from axon_zmq.worker.outbox import Identity, Message, Outbox
+
+log = logging.getLogger(__name__)
+
+_OVERHEAD: Final = 64 * limits.MIB
+"""Bytes that a file may have over the messages in it."""
+
+
+def write(run_dir: Path, ended: Iterable[tuple[RunKey, Outbox]]) -> str | None:
+    """Write runs down; the file's name, or None where there is nothing to write, or no way to.
+
+    Args:
+        run_dir: The file lies in its folder `handover`.
+        ended: Runs that have ended, those that did so first in front.
+    """
+    folder = run_dir / endpoints.HANDOVER
+    name = f"{secrets.token_hex(8)}.msgpack"
+    new = folder / f"{name}.new"
+    count = 0
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with open(new, "xb", opener=_private) as file:
+            for (client, id), outbox in ended:
+                messages = [list(message) for message in outbox.kept]
+                file.write(wire.pack([client, id, list(outbox.identity), outbox.ended_at, outbox.seq, messages]))
+                count += 1
+        if count:
+            new.rename(folder / name)
+        else:
+            new.unlink()
+    except OSError as fault:
+        log.error("cannot hand over %d ended runs: %s", count, fault.strerror)
+        return None
+    return name if count else None
+
+
+def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> list[tuple[RunKey, Outbox]]:
+    """Read a file, delete it, and return the runs in it whose resume window has not passed.
+
+    Args:
+        run_dir: Where `write` was told to write.
+        name: As `write` returned it.
+        pack: For the outboxes; nothing more is put into them.
+        now: Seconds of the monotonic clock.
+    """
+    path = run_dir / endpoints.HANDOVER / name
+    taken: list[tuple[RunKey, Outbox]] = []
+    if path.name != name:
+        log.error("%r is no name of a file with ended runs", name)
+        return taken
+    try:
+        with path.open("rb") as file:
+            path.unlink()
+            for entry in _entries(file):
+                key, outbox = _restored(entry, pack)
+                if outbox.ended_at is not None and outbox.ended_at <= now < outbox.ended_at + limits.RESUME_WINDOW:
+                    taken.append((key, outbox))
+    except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as fault:
+        log.error("%s: %r; %d ended runs are taken over", name, fault, len(taken))
+    return taken
+
+
+def _entries(file: Any) -> Iterator[list[Any]]:
+    if os.fstat(file.fileno()).st_size > limits.REPLAY_BYTES_PER_WORKER + _OVERHEAD:
+        raise ValueError("it is larger than a worker writes them")
+    return iter(msgpack.Unpacker(file, max_buffer_size=limits.REPLAY_BYTES_PER_WORKER + _OVERHEAD))
+
+
+def _restored(entry: list[Any], pack: Callable[[Any], bytes]) -> tuple[RunKey, Outbox]:
+    client, id, identity, ended_at, seq, messages = entry
+    outbox = Outbox(pack, Identity(*identity))
+    outbox.restore(seq, ended_at, [Message(*message) for message in messages])
+    return (bytes(client), bytes(id)), outbox
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def clear(run_dir: Path, before: float) -> None:
+    """Delete files that were written before a time of the wall clock, and nobody came for."""
+    for path in (run_dir / endpoints.HANDOVER).glob("*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                path.unlink()
