@@ -33,6 +33,7 @@ from axon_zmq.terminal import (
     print_line,
     print_result,
 )
+from axon_zmq.wire import mode_of
 
 FAILED, WRONG, NOT_NOW = 1, 2, 3
 THERE = 2.0
@@ -53,6 +54,10 @@ Model = Annotated[str | None, typer.Option(help="Model in place of the agent's, 
 Timeout = Annotated[float, typer.Option(help="Seconds that the run may take.", min=0.001)]
 Schema = Annotated[
     Path | None, typer.Option(help="File with a JSON Schema that the answer must fit.", exists=True, dir_okay=False)
+]
+ConfFile = Annotated[
+    Path | None,
+    typer.Option("--conf", help="supervisord's configuration, where it is not found.", exists=True, dir_okay=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, as in a pipe.")]
 
@@ -112,6 +117,8 @@ def main() -> None:
     """The console script."""
     try:
         app()
+    except UnavailableError as error:
+        _fail(str(error), NOT_NOW)
     except (ConfigurationError, AxonError) as error:
         _fail(str(error), WRONG)
     except (ValueError, OSError) as error:  # an endpoint, a file or a text that is none
@@ -211,6 +218,62 @@ def doctor(endpoint: Endpoint = None) -> None:
         if not finding.good:
             out.print(f"      mend: {finding.mend}", markup=False)
     raise typer.Exit(FAILED if wrong else 0)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show each process, by supervisord and by the broker, and each mode; exit code 3 where one is degraded."""
+    from axon_zmq.supervise.status import report, show
+
+    found = report(_run_dir())
+    if as_json or not out.is_terminal:
+        print_line(found)
+    else:
+        show(found, out)
+    raise typer.Exit(NOT_NOW if any(mode["degraded"] for mode in found["modes"].values()) else 0)
+
+
+@app.command()
+def scale(
+    mode: Annotated[Mode, typer.Argument(help="Whose processes.")],
+    processes: Annotated[int, typer.Argument(help="How many there shall be, until the next start.", min=0, max=256)],
+    conf_file: ConfFile = None,
+) -> None:
+    """Add or remove processes of a mode, without touching the others; those removed finish what they have."""
+    from axon_zmq.supervise import slots
+
+    slots.scale(slots.Slots(_run_dir(), conf_file), mode.value, processes, _say)
+
+
+@app.command()
+def roll(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Modes or processes, such as run or run_stream-2; all where left out.")
+    ] = None,
+    with_broker: Annotated[bool, typer.Option("--broker", help="The broker too, at the end.")] = False,
+    conf_file: ConfFile = None,
+) -> None:
+    """Restart processes one after the other; no request fails: a new one is there before an old one stops."""
+    from axon_zmq.supervise import slots
+
+    there = slots.Slots(_run_dir(), conf_file)
+    all_names = there.names()
+    chosen = [name for name in all_names if not names or name in names or mode_of(name) in names]
+    known = {*all_names, *(mode_of(name) for name in all_names)}
+    if unknown := set(names or ()) - known:
+        _fail(f"no mode and no process is called {min(unknown)!r}; there are {', '.join(all_names)}", WRONG)
+    slots.roll(there, chosen, with_broker, _say)
+
+
+def _run_dir() -> Path:
+    return settings.load().run_dir.absolute()
+
+
+def _say(what: str) -> None:
+    if out.is_terminal:
+        out.print(what, markup=False)
+    else:
+        print_line({"done": what})
 
 
 # --- its clients -----------------------------------------------------------------------------------

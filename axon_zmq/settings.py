@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         limits.DRAIN_TIME, description="How long a stopping worker finishes its runs."
     )
+    hang_seconds: Annotated[int, Field(ge=2, le=3600)] = Field(
+        _DEFAULTS.hang_seconds, description="How long a worker may make no progress until it is killed."
+    )
     max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(_DEFAULTS.max_body, description="Bytes of a body.")
     max_timeout_ms: Annotated[int, Field(ge=1)] = Field(_DEFAULTS.max_timeout_ms, description="Most of timeout_ms.")
     max_queued: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued, description="Runs waiting in a mode.")
@@ -190,6 +193,7 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             max_queued_per_client=self.max_queued_per_client,
             max_queued_bytes=self.max_queued_bytes,
+            hang_seconds=self.hang_seconds,
         )
 
 

@@ -22,6 +22,7 @@ MODES: Final = ("run_sync", "run", "run_stream")
 POOLS: Final[Mapping[str, str]] = {**{mode: mode for mode in MODES}, "call_tool": "run"}
 """The kinds that are runs, and the mode whose workers take each."""
 RUN_KINDS: Final = frozenset(POOLS)
+_PROGRAM: Final = re.compile(rf"({'|'.join(MODES)})-\d+")
 CONTROL: Final = b""
 """In place of a client's identity: the message is between broker and worker."""
 TERMINAL_KINDS: Final = frozenset((b"complete", b"error", b"catalog"))
@@ -194,6 +195,12 @@ def shown(name: bytes) -> str:
     """An identity, id or kind for a log line or a message: printable, whatever its bytes, and not long."""
     text = name[: limits.MAX_ECHOED_ID].decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def mode_of(program: str) -> str | None:
+    """The mode of a worker program, such as `run_stream-2`; None for any other program of supervisord's."""
+    found = _PROGRAM.fullmatch(program)
+    return None if found is None else found[1]
 
 
 def error_body(error: AxonError, **more: Any) -> bytes:

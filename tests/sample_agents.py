@@ -20,7 +20,7 @@ from pydantic_ai.toolsets import ExternalToolset
 from axon_zmq.worker.offline import user_text
 
 
-def _calls_first_tool_once(text: str = "done") -> FunctionModel:
+def calls_first_tool_once(text: str = "done") -> FunctionModel:
     """A model that calls the agent's first tool, and then answers with its result."""
 
     def step(messages: list[ModelMessage], info: AgentInfo) -> ToolCallPart | str:
@@ -43,7 +43,7 @@ def _calls_first_tool_once(text: str = "done") -> FunctionModel:
     return FunctionModel(respond, stream_function=stream, model_name="scripted")
 
 
-slow = Agent(_calls_first_tool_once(), name="slow")
+slow = Agent(calls_first_tool_once(), name="slow")
 
 
 @slow.tool_plain
@@ -53,7 +53,7 @@ def sleep_in_a_thread() -> str:
     return "slept"
 
 
-stubborn = Agent(_calls_first_tool_once(), name="stubborn")
+stubborn = Agent(calls_first_tool_once(), name="stubborn")
 
 
 @stubborn.tool_plain
@@ -63,7 +63,7 @@ async def block_the_loop() -> str:
     return "never"
 
 
-raising = Agent(_calls_first_tool_once(), name="raising")
+raising = Agent(calls_first_tool_once(), name="raising")
 
 
 @raising.tool_plain
@@ -72,7 +72,7 @@ def divide() -> float:
     return 1 / 0
 
 
-cancelling = Agent(_calls_first_tool_once(), name="cancelling")
+cancelling = Agent(calls_first_tool_once(), name="cancelling")
 
 
 @cancelling.tool_plain
@@ -81,7 +81,7 @@ async def cancel_itself() -> str:
     raise asyncio.CancelledError
 
 
-exiting = Agent(_calls_first_tool_once(), name="exiting")
+exiting = Agent(calls_first_tool_once(), name="exiting")
 
 
 @exiting.tool_plain
@@ -90,7 +90,7 @@ def exit_now() -> str:
     raise SystemExit(3)
 
 
-odd = Agent(_calls_first_tool_once(), name="odd")
+odd = Agent(calls_first_tool_once(), name="odd")
 
 
 @odd.tool_plain
@@ -103,7 +103,7 @@ class Opaque:
     """A type of deps that no schema can tell."""
 
 
-opaque = Agent(_calls_first_tool_once(), name="opaque", deps_type=Opaque)
+opaque = Agent(calls_first_tool_once(), name="opaque", deps_type=Opaque)
 
 
 @opaque.tool_plain
@@ -128,7 +128,7 @@ class Person(BaseModel):
     age: int
 
 
-typed = Agent(_calls_first_tool_once("deps"), name="typed", deps_type=Person)
+typed = Agent(calls_first_tool_once("deps"), name="typed", deps_type=Person)
 
 
 @typed.tool

@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["limits"],
     ["endpoints", "logs", "loopsocket", "wire"],
-    ["settings", "messages", "packing", "supervise.lifeline"],
+    ["settings", "messages", "packing", "supervise.lifeline", "supervise.backoff"],
     ["broker.events", "broker.states", "broker.queues", "broker.quarantine"],
     ["broker.records"],
     ["broker.outgoing", "broker.clients", "broker.journal"],

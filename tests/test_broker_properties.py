@@ -52,7 +52,9 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(["cancel", "resume", "steer", "tool_result", "nonsense"]))
     def about(self, data: st.DataObject, kind: str) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
-        if kind != "nonsense" or (client, id) in self.bench.broker._runs._runs:  # without a run it gets an error of its own
+        if (
+            kind != "nonsense" or (client, id) in self.bench.broker._runs._runs
+        ):  # without a run it gets an error of its own
             header = {"call_id": "c"} if kind == "tool_result" else None
             self.bench.send(client, kind, id, header, b"body" if kind == "steer" else b"")
 
@@ -154,7 +156,9 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def at_most_two_workers_die_of_a_request(self) -> None:
         for key in self.requests:
-            assert sum(started == key for _, started, _ in self.bench.dispatched) <= limits.STRIKES + self.left_with[key]
+            assert (
+                sum(started == key for _, started, _ in self.bench.dispatched) <= limits.STRIKES + self.left_with[key]
+            )
 
     @invariant()
     def the_journal_holds_what_waits_and_was_never_started(self) -> None:

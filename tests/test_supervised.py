@@ -21,7 +21,7 @@ from axon_zmq.errors import AxonError
 from tests.conftest import PATIENCE, ROOT, free_port, wait_until
 
 BIN = Path(sys.executable).parent
-PROGRAMS = {"broker", *(f"{mode}-{slot}" for mode in ("run_sync", "run", "run_stream") for slot in (1, 2))}
+PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in ("run_sync", "run", "run_stream") for slot in (1, 2))}
 
 
 class Served:
@@ -62,6 +62,8 @@ def family(run_dir: Path) -> dict[str, psutil.Process]:
         names = [part.removeprefix("--name=") for part in line if part.startswith("--name=")]
         if "axon_zmq.broker" in line:
             found["broker"] = process
+        elif "axon_zmq.supervise.listener" in line:
+            found["events"] = process
         elif names:
             found[names[0]] = process
         elif "supervisor.supervisord" in line or any(part.endswith("/supervisord") for part in line):
@@ -168,7 +170,7 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
 def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("the processes")
-        assert status(daemon.run_dir).keys() == {"broker", "run-1"}
+        assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
         daemon.process.send_signal(signal.SIGINT)
         assert daemon.process.wait(30) == 0
         assert daemon.family() == {}

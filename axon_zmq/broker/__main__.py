@@ -19,7 +19,7 @@ from axon_zmq.broker import loop
 from axon_zmq.broker.core import Broker
 from axon_zmq.broker.journal import FILE, Journal
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.supervise import lifeline
+from axon_zmq.supervise import backoff, lifeline
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         frontend = endpoints.check_frontend(options.frontend)
         run_dir = endpoints.private_directory(options.run_dir.absolute())
         backend = endpoints.backend_endpoint(run_dir)
+        backoff.pause(run_dir, "broker")
         _raise_file_limit()
         with ExitStack() as locks:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigurationError as error:
         loop.log.error("%s", error)
         return 2
+    backoff.ended_in_order(run_dir, "broker")
     return 0
 
 

@@ -113,11 +113,11 @@ class Workers:
                 self._exited(said["name"], said["pid"])
             elif (handler := self._handlers.get(kind)) is not None:
                 worker = self._runs.workers.get(peer)
-                if worker is None:
+                if worker is not None:
+                    handler(worker, said, now)
+                elif kind != b"progress":  # which a worker may have sent to an earlier broker
                     who = wire.shown(peer)
                     self._out.note(logging.WARNING, f"{wire.shown(kind)} from {who}, which is not registered")
-                else:
-                    handler(worker, said, now)
         except (RequestError, KeyError, TypeError, ValueError, AttributeError) as fault:
             who = wire.shown(peer)
             self._out.note(logging.ERROR, f"{wire.shown(kind)} of {who} is nothing that anybody understands: {fault!r}")
@@ -259,7 +259,7 @@ class Workers:
         reasons = [
             f"{name} is {program['state']}"
             for name, program in programs.items()
-            if _mode_of(name) == mode and program.get("state") in _DOWN
+            if wire.mode_of(name) == mode and program.get("state") in _DOWN
         ]
         for name, place in self._places.items():
             if place.mode != mode:
@@ -288,10 +288,6 @@ class Workers:
         ]
 
 
-def _mode_of(program: str) -> str:
-    return program.rpartition("-")[0]
-
-
 def _worker_programs(programs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Those of supervisord's programs that are workers, by the names that the rendered configuration gives them."""
-    return {name: dict(program) for name, program in programs.items() if _mode_of(name) in wire.MODES}
+    return {name: dict(program) for name, program in programs.items() if wire.mode_of(name)}

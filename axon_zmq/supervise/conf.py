@@ -1,12 +1,14 @@
-"""The supervisord configuration: one `[program]` for the broker and one for each worker slot.
+"""The supervisord configuration: one `[program]` for the broker and one for each worker slot, and an event listener.
 
-One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. The
-broker starts first and stops last. Nothing in it is an expansion that can be unset.
+One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. Slots that are
+added to a running daemon lie in a file of their own, which this one includes. The broker starts first and stops
+last. Nothing in it is an expansion that can be unset.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,10 @@ HERE: Final = "%(here)s"
 """supervisord's own name for the directory of the configuration file; always set."""
 BROKER_STOP_SECONDS: Final = 10
 """A stopping broker hands over what waits in its outboxes, for a second at most."""
+MORE: Final = "more.conf"
+"""In the run directory: the slots that were added since the start, and none of the settings know of."""
+LISTENER: Final = "events"
+"""The event listener's name in `supervisorctl status`."""
 START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
 RETRIES: Final = 10
@@ -68,12 +74,27 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         "",
         "[supervisorctl]",
         f"serverurl=unix://{place}/supervisor.sock",
+        "",
+        "[include]",
+        f"files={_matching(settings.run_dir / MORE)}",
+        "",
+        f"[eventlistener:{LISTENER}]",
+        f"command={_command(python, ['-m', 'axon_zmq.supervise.listener', f'--run-dir={run_dir}'])}",
+        f"directory={_escaped(directory)}",
+        "events=PROCESS_STATE",
+        "buffer_size=1000",
+        "priority=5",
+        "autorestart=true",
+        "startsecs=0",
+        "stopwaitsecs=2",
+        "stdout_logfile=NONE",
+        *_log_file("stderr", place, LISTENER),
     ]
     for name, arguments, priority, stop_seconds in _programs(settings, run_dir):
         lines += [
             "",
             f"[program:{name}]",
-            f"command={_escaped(shlex.join([python, *arguments]))}",
+            f"command={_command(python, arguments)}",
             f"directory={_escaped(directory)}",
             f"priority={priority}",
             "autorestart=true",
@@ -82,11 +103,26 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
             f"stopwaitsecs={stop_seconds}",
             "killasgroup=true",
             "redirect_stderr=true",
-            f"stdout_logfile={place}/{name}.log",
-            "stdout_logfile_maxbytes=10MB",
-            "stdout_logfile_backups=5",
+            *_log_file("stdout", place, name),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _command(python: str, arguments: list[str]) -> str:
+    return _escaped(shlex.join([python, *arguments]))
+
+
+def _log_file(stream: str, place: str, name: str) -> list[str]:
+    return [
+        f"{stream}_logfile={place}/{name}.log",
+        f"{stream}_logfile_maxbytes=10MB",
+        f"{stream}_logfile_backups=5",
+    ]
+
+
+def _matching(path: Path) -> str:
+    """A pattern for one file, as `[include]` wants it: relative to the configuration, and without spaces."""
+    return glob.escape(path.as_posix()).replace(" ", "?").replace("%", "%%")
 
 
 def broker_arguments(settings: Settings, run_dir: str) -> list[str]:
@@ -99,15 +135,7 @@ def broker_arguments(settings: Settings, run_dir: str) -> list[str]:
     ]
     if settings.log_level != "info":
         changed.append(f"--log-level={settings.log_level}")
-    workers = sum(settings.workers().values())
-    return [
-        "-m",
-        "axon_zmq.broker",
-        f"--frontend={settings.frontend}",
-        f"--run-dir={run_dir}",
-        f"--workers={workers}",
-        *changed,
-    ]
+    return ["-m", "axon_zmq.broker", f"--frontend={settings.frontend}", f"--run-dir={run_dir}", *changed]
 
 
 def worker_arguments(mode: str, name: str, run_dir: str) -> list[str]:
@@ -148,7 +176,12 @@ def _escaped(text: str) -> str:
 
 def write(settings: Settings, path: Path, python: str, directory: Path) -> None:
     """Render into a file, readable by its owner alone, whole or not at all."""
+    replace(path, render(settings, python=python, directory=str(directory)))
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file, readable by its owner alone, whole or not at all."""
     new = path.with_suffix(".new")
     new.touch(mode=0o600)
-    new.write_text(render(settings, python=python, directory=str(directory)), encoding="utf-8")
+    new.write_text(text, encoding="utf-8")
     new.replace(path)

@@ -47,6 +47,7 @@ class Daemon:
         """
         self._check_free()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
+        conf.replace(self.settings.run_dir / conf.MORE, "")  # what was scaled lasts until the next start
         with open(self.settings.run_dir / "supervisord.log", "ab", opener=_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],

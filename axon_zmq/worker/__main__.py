@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from axon_zmq import endpoints, limits, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.supervise import lifeline
+from axon_zmq.supervise import backoff, lifeline
 
 if TYPE_CHECKING:
     from axon_zmq.worker.agents import Registry
@@ -126,7 +126,9 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(options.name, "info")
         log.error("%s", error)
         return 2
+    backoff.pause(run_dir, options.name)
     _run(serve(options.mode, options.name, run_dir, configured))
+    backoff.ended_in_order(run_dir, options.name)
     logging.shutdown()
     # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
     os._exit(0)

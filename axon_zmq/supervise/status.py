@@ -1,0 +1,69 @@
+"""`axon-zmq status`: what supervisord and the broker know of each process, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from axon_zmq.supervise import backend, rpc
+
+
+def report(run_dir: Path) -> dict[str, Any]:
+    """Processes by name, and the modes.
+
+    Each process has supervisord's `state`, `pid` and `uptime` in seconds, and, where the broker knows it, `slots`,
+    `busy`, `silent_ms` and `crashes` within the last minute. Without supervisord there is the broker's part alone.
+
+    Raises:
+        UnavailableError: No broker answers.
+    """
+    known = backend.status(run_dir)
+    processes: dict[str, dict[str, Any]] = {}
+    try:
+        for info in rpc.processes(run_dir):
+            uptime = max(0, info["now"] - info["start"]) if info["pid"] else 0
+            processes[info["name"]] = {"state": info["statename"], "pid": info["pid"], "uptime": uptime}
+    except rpc.FAULTS:
+        pass  # started without supervisord
+    for worker in known["workers"]:
+        process = processes.setdefault(worker["name"], {"state": "RUNNING", "pid": worker["pid"]})
+        if process["pid"] == worker["pid"]:
+            process |= {key: worker[key] for key in ("mode", "slots", "busy", "silent_ms", "crashes")}
+            process["broker_says"] = worker["state"]
+    return {
+        "boot": known["boot"],
+        "settling": known["settling"],
+        "draining": known["draining"],
+        "quarantined": known["quarantined"],
+        "modes": known["modes"],
+        "processes": processes,
+    }
+
+
+def show(found: dict[str, Any], out: Console) -> None:
+    """The report for a person."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"):
+        table.add_column(column)
+    for name, process in sorted(found["processes"].items()):
+        is_worker = "slots" in process
+        table.add_row(
+            name,
+            process["state"],
+            process.get("broker_says", "-"),
+            str(process["pid"] or "-"),
+            f"{process['uptime']} s" if "uptime" in process else "-",
+            f"{process['busy']} of {process['slots']}" if is_worker else "-",
+            f"{process['silent_ms'] / 1000:.1f} s" if is_worker else "-",
+            str(process["crashes"]) if is_worker else "-",
+        )
+    out.print(table)
+    for mode, pool in found["modes"].items():
+        state = f"degraded: {', '.join(pool['reasons'])}" if pool["degraded"] else "well"
+        told = f"{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued: {state}"
+        out.print(f"{mode:<12}{told}", style="bold red" if pool["degraded"] else None, markup=False)
+    if found["quarantined"]:
+        out.print(f"{found['quarantined']} requests are quarantined", style="bold red")

@@ -1,0 +1,226 @@
+"""Slots of a running daemon, with a real supervisord: added, removed, restarted under load; and crash loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from axon_zmq import Client
+from axon_zmq.supervise import backend, backoff, rpc, slots
+from tests.conftest import ROOT, wait_until
+from tests.test_supervised import BIN, Served, served
+
+FEW = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "1"}
+STREAM = {"model": "synthetic:tokens=20,delay_ms=20"}
+
+
+def command(daemon: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir), "AXON_FRONTEND": daemon.endpoint}
+    return subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=100)
+
+
+def pids(daemon: Served) -> dict[str, int]:
+    return {name: process.pid for name, process in daemon.family().items()}
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Served]:
+    with served(**FEW) as started:
+        started.wait_for("the processes")
+        yield started
+
+
+class Load:
+    """Streams and runs, one after the other in a few threads, until told to stop; each failure is kept."""
+
+    def __init__(self, endpoint: str, threads: int = 4) -> None:
+        self.done = 0
+        self.failures: list[BaseException] = []
+        self._endpoint = endpoint
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(threads)]
+
+    def _work(self, number: int) -> None:
+        with Client(self._endpoint) as client:
+            turn = 0
+            while not self._stop.is_set():
+                turn += 1
+                prompt = f"{number}.{turn}"
+                try:
+                    if number % 2:
+                        assert client.run("echo", prompt).result == prompt
+                    else:
+                        events = list(client.stream(STREAM, prompt))
+                        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+                        assert len(events[-1].result) == 100
+                    self.done += 1
+                except BaseException as failure:
+                    self.failures.append(failure)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def test_roll_changes_every_process_and_no_request_fails(daemon: Served):
+    before = pids(daemon)
+    with Load(daemon.endpoint) as load:
+        wait_until(lambda: load.done > 20, "some load")
+        rolled = command(daemon, "roll")
+        assert rolled.returncode == 0, rolled.stderr
+        done = load.done
+        wait_until(lambda: load.done > done + 20, "more load")
+    assert load.failures == []
+    after = pids(daemon)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"run-1", "run_stream-1"}
+    told = [json.loads(line)["done"] for line in rolled.stdout.splitlines()]
+    assert told == [
+        *("run-2 is there as a spare", "run-1 is there again", "run-2 has gone"),
+        *("run_stream-2 is there as a spare", "run_stream-1 is there again", "run_stream-2 has gone"),
+    ]
+
+
+def test_a_restart_of_the_broker_alone_loses_nothing(daemon: Served):
+    before = pids(daemon)
+    with Load(daemon.endpoint) as load:
+        wait_until(lambda: load.done > 20, "some load")
+        rolled = command(daemon, "roll", "--broker", "run_stream-1")
+        assert rolled.returncode == 0, rolled.stderr
+        done = load.done
+        wait_until(lambda: load.done > done + 20, "more load")
+    assert load.failures == []
+    after = pids(daemon)
+    assert {name for name in after if after[name] != before[name]} == {"broker", "run_stream-1"}
+
+
+def test_scale_adds_and_removes_without_touching_the_others(daemon: Served):
+    before = pids(daemon)
+    assert command(daemon, "scale", "run_stream", "3").returncode == 0
+    more = pids(daemon)
+    assert more.keys() - before.keys() == {"run_stream-2", "run_stream-3"}
+    with Client(daemon.endpoint) as client:
+        assert client.ping()["modes"]["run_stream"]["workers"] == 3
+    assert command(daemon, "scale", "run_stream", "1").returncode == 0
+    assert pids(daemon) == before
+    assert {name: pid for name, pid in more.items() if name in before} == before
+    status = json.loads(command(daemon, "status").stdout)
+    assert status["modes"]["run_stream"]["degraded"] is False
+    assert status["processes"]["run_stream-1"]["slots"] == 1024
+
+
+def test_scaling_down_lets_what_runs_end(daemon: Served):
+    assert command(daemon, "scale", "run_stream", "2").returncode == 0
+    with Client(daemon.endpoint) as client:
+        streams = [client.stream({"model": "synthetic:tokens=60,delay_ms=20"}, f"{number}") for number in range(4)]
+        for stream in streams:
+            next(stream)
+        assert command(daemon, "scale", "run_stream", "1").returncode == 0
+        assert [len(stream.complete().result) for stream in streams] == [300] * 4
+
+
+def test_supervisorctl_restart_of_one_process_loses_nothing_that_ends_in_time(daemon: Served):
+    with Client(daemon.endpoint) as client:
+        stream = client.stream({"model": "synthetic:tokens=60,delay_ms=20"}, "x")
+        next(stream)
+        restarted = subprocess.run(
+            [BIN / "supervisorctl", "-c", daemon.run_dir / "supervisord.conf", "restart", "run_stream-1"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert restarted.returncode == 0, restarted.stdout
+        assert len(stream.complete().result) == 300
+
+
+def test_what_cannot_be_done_is_said(daemon: Served):
+    unknown = command(daemon, "roll", "run_strem")
+    assert unknown.returncode == 2
+    assert "run_strem" in unknown.stderr
+    with slots.Slots(daemon.run_dir).held():
+        busy = command(daemon, "scale", "run", "2")
+    assert busy.returncode == 2
+    assert "another scale or roll" in busy.stderr
+    env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir / "nothing")}
+    for arguments, code in ((["scale", "run", "2"], 2), (["status"], 3)):
+        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=30)
+        assert nobody.returncode == code, nobody.stderr
+
+
+def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served):
+    pid = pids(daemon)["run-1"]
+    os.kill(pid, 9)
+    wait_until(lambda: "worker run-1 is gone" in (daemon.run_dir / "broker.log").read_text(), "the loss", 5)
+    there = lambda: [w for w in backend.status(daemon.run_dir)["workers"] if w["name"] == "run-1" and w["pid"] != pid]  # noqa: E731
+    [worker] = wait_until(there, "another process")
+    assert worker["crashes"] == 1
+
+
+def test_a_slot_of_a_mode_that_has_none_is_made_after_another_modes(daemon: Served):
+    added = command(daemon, "scale", "run_sync", "1")
+    assert added.returncode == 0, added.stderr
+    with Client(daemon.endpoint) as client:
+        assert client.run_sync("echo", "hi").result == "hi"
+    assert command(daemon, "scale", "run_sync", "0").returncode == 0
+    assert (daemon.run_dir / "more.conf").read_text() == ""
+
+
+def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others_alone(tmp_path: Path):
+    agents = "crashing=crashing_agent:agent,echo=axon_zmq.agents.echo:agent"
+    env = {**FEW, "AXON_AGENTS": agents, "PYTHONPATH": f"{ROOT}/tests"}
+    with served(**env) as own:
+        own.wait_for("the processes")
+        with Client(own.endpoint) as client:
+            for number in range(4):  # each with another prompt: else it would be quarantined
+                wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 40)
+                with pytest.raises(Exception, match="worker_lost"):
+                    client.run("crashing", f"{number}")
+            pong = client.ping()
+            assert pong["modes"]["run"]["degraded"] is True
+            assert pong["modes"]["run_stream"]["degraded"] is False
+            assert client.stream("echo", "others serve on").complete().result == "others serve on"
+            log = own.run_dir / "run-1.log"
+            wait_until(lambda: "waits 2 s" in log.read_text(), "a longer wait")
+            assert "waits 1 s" in log.read_text()
+        status = command(own, "status")
+        assert status.returncode == 3
+        assert "crashed 3 times" in json.loads(status.stdout)["modes"]["run"]["reasons"][0]
+
+
+# --- the wait before a start, alone ----------------------------------------------------------------
+
+
+def test_the_wait_grows_and_has_an_end():
+    assert [backoff.delay(starts) for starts in range(1, 11)] == [0, 0, 0, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_only_starts_under_supervisord_that_did_not_end_in_order_count(tmp_path: Path, monkeypatch: Any):
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
+    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0.0] * 5
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0, 0, 0, 1, 2]
+    assert waited == [1, 2]
+    assert (tmp_path / "run-1.starts").stat().st_mode & 0o777 == 0o600
+    backoff.ended_in_order(tmp_path, "run-1")
+    assert backoff.pause(tmp_path, "run-1") == 0.0
+    assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # nothing can be noted
+
+
+def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):
+    with pytest.raises(rpc.FAULTS):
+        rpc.workers(tmp_path)
