@@ -52,6 +52,9 @@ SETTLE_TIME = 2.0
 """How long a new broker waits for workers to register before it judges ids unknown."""
 ALIVE_INTERVAL = 2.0
 """Between two `alive` messages to a client with unfinished requests."""
+DEAD_HOST = 30.0
+"""How long a client's host may acknowledge nothing, or take nothing in, until its connection is cut: what ends when a
+cable is cut says nothing. Keepalive finds an idle one as soon; of itself TCP goes on for up to 15 minutes."""
 CLIENT_SILENCE = 5.0
 """A client that hears nothing for this long while requests are open sends a `ping`."""
 CLIENT_GRACE = 15.0
@@ -99,6 +102,11 @@ REPLAY_BYTES_PER_WORKER = 128 * MIB
 """The same over all runs of a worker; the runs that ended first are forgotten first."""
 CLIENT_PIPE = 250
 """Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
+LARGE_MESSAGE = 64 * KIB
+"""Bytes from which a message to a client is sent without a copy, and counted until ZeroMQ has let go of it."""
+LARGE_IN_FLIGHT = 4 * MIB
+"""Bytes of large messages in ZeroMQ's pipe to one client; one more goes all the same where there is none. The pipe
+is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read."""
 CLIENT_OUTBOX_MESSAGES = 200_000
 """Messages that may wait for a client that was blocked; more than its outbox of the smallest chunks and all
 its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""

@@ -43,7 +43,7 @@ from axon_zmq.broker.events import (
     WorkerGone,
 )
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.outboxes import Outboxes
+from axon_zmq.broker.outboxes import InFlight, Outboxes
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.wire import CONTROL, RunKey
 
@@ -51,8 +51,6 @@ log = logging.getLogger("axon_zmq.broker")
 
 BATCH = 256
 """Messages taken from one socket before the other has its turn."""
-RETRY_OUTBOX = 0.001
-"""Seconds between two tries to empty the outboxes: a ROUTER cannot be polled for one peer."""
 PROBE_INTERVAL = 2.0
 """Seconds between two looks whether each worker's link is still there."""
 SUSPECT_INTERVAL = 0.02
@@ -73,6 +71,7 @@ class Loop:
         self._core = core
         self._journal = journal
         self._outboxes = Outboxes()
+        self._in_flight = InFlight()
         self._relayed: set[RunKey] = set()
         """Runs of which something went to the client: they may not be started again."""
         self._lost_workers: set[bytes] = set()
@@ -80,7 +79,6 @@ class Loop:
         self._workers: set[bytes] = set()
         self._probe_at = 0.0
         self._suspect_until = 0.0
-        self._flush_at = 0.0
         self._stopping = False
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
@@ -94,7 +92,8 @@ class Loop:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
             router.setsockopt(zmq.LINGER, 1000)
-        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP keepalive finds dead hosts.
+        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP finds dead hosts: keepalive where
+        # nothing is under way, the bound on retransmissions where something is.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, limits.CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
@@ -102,6 +101,7 @@ class Loop:
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        self._front.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
         # To a worker goes at most one message a slot, and what steers it; never wait for one.
         self._back.setsockopt(zmq.SNDHWM, 0)
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
@@ -136,9 +136,8 @@ class Loop:
                     self._link_went_down(now)
                 if now >= self._probe_at:
                     self._probe_workers(now)
-                if self._outboxes.waiting and now >= self._flush_at:
-                    self._flush_at = now + RETRY_OUTBOX
-                    self._flush_outboxes()
+                if self._outboxes.waiting:
+                    self._outboxes.flush_due(self._send, now)
                 if now >= self._core.next_timer():
                     self._receive(Tick())
         finally:
@@ -149,14 +148,16 @@ class Loop:
         self._stopping = True
 
     def _poll_ms(self) -> int:
-        wait = min(LONGEST_POLL, min(self._core.next_timer(), self._probe_at) - time.monotonic())
+        due = min(self._core.next_timer(), self._probe_at)
         if self._outboxes.waiting:
-            wait = min(wait, RETRY_OUTBOX)
+            due = min(due, self._outboxes.next_retry())
+        wait = min(LONGEST_POLL, due - time.monotonic())
         return max(0, int(wait * 1000) + 1)
 
     def _close(self) -> None:
         self._receive(Stop())
-        self._flush_outboxes()
+        for client in list(self._outboxes.waiting):
+            self._outboxes.flush(client, self._send)
         signal.set_wakeup_fd(-1)
         self._back.disable_monitor()
         self._monitor.close()
@@ -208,6 +209,9 @@ class Loop:
 
     def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
         """Send now. False where the client's pipe is full; True where it was sent or the client is gone."""
+        is_large = len(body) >= limits.LARGE_MESSAGE
+        if is_large and not self._in_flight.has_room(client):
+            return False
         send = self._front.send
         more = zmq.NOBLOCK | zmq.SNDMORE
         try:
@@ -222,25 +226,24 @@ class Loop:
         if client in self._core.gone:
             self._receive(ClientBack(client))
         framing = self._core.framing.get(client)
-        if framing:
-            if framing & DELIMITER:
-                send(b"", more)
-            if framing & SINGLE:
-                send(wire.framed(kind, id, body), zmq.NOBLOCK)
-                return True
-        send(kind, more)
-        send(id, more)
-        send(body, zmq.NOBLOCK)
+        if framing and framing & DELIMITER:
+            send(b"", more)
+        if framing and framing & SINGLE:
+            body = wire.framed(kind, id, body)
+        else:
+            send(kind, more)
+            send(id, more)
+        if is_large:
+            self._in_flight.add(client, send(body, zmq.NOBLOCK, copy=False, track=True), len(body))
+        else:
+            send(body, zmq.NOBLOCK)
         return True
 
     def _client_is_gone(self, client: bytes) -> None:
         self._outboxes.forget(client)
+        self._in_flight.forget(client)
         if client not in self._core.gone:
             self._receive(ClientGone(client))
-
-    def _flush_outboxes(self) -> None:
-        for client in list(self._outboxes.waiting):
-            self._outboxes.flush(client, self._send)
 
     # --- clients to workers ------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from axon_zmq import limits, wire
 from axon_zmq.errors import RunEndedError
@@ -16,8 +16,56 @@ _TOO_SLOW: Final = wire.error_body(
 _OVERHEAD: Final = 200
 """Bytes that a waiting message takes beside its body."""
 
+SOONEST_RETRY: Final = 0.001
+LATEST_RETRY: Final = 0.05
+"""Seconds until a client whose pipe was full is tried again, each time twice as long: a ROUTER cannot be polled for
+one peer."""
+
 Message = tuple[bytes, bytes, bytes]
 """kind, id, body"""
+
+
+class Sent(Protocol):
+    """A message that ZeroMQ may still hold: pyzmq's `MessageTracker`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has let go of it."""
+        ...
+
+
+class InFlight:
+    """The large messages that ZeroMQ holds for each client, in bytes.
+
+    Args:
+        per_client: Bytes from which no more is sent to a client for now.
+    """
+
+    def __init__(self, per_client: int = limits.LARGE_IN_FLIGHT) -> None:
+        self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
+        self._per_client = per_client
+
+    def __repr__(self) -> str:
+        return f"<InFlight {len(self._sent)} clients>"
+
+    def has_room(self, client: bytes) -> bool:
+        """Whether one more large message may be sent to a client."""
+        sent = self._sent.get(client)
+        if sent is None:
+            return True
+        while sent and sent[0][0].done:
+            sent.popleft()
+        if not sent:
+            del self._sent[client]
+        return sum(size for _, size in sent) < self._per_client
+
+    def add(self, client: bytes, sent: Sent, size: int) -> None:
+        """A large message was sent."""
+        self._sent.setdefault(client, deque()).append((sent, size))
+
+    def forget(self, client: bytes) -> None:
+        """A client is gone, and what was in its pipe."""
+        self._sent.pop(client, None)
 
 
 class Outboxes:
@@ -33,6 +81,8 @@ class Outboxes:
         self._bytes: dict[bytes, int] = {}
         self._all_bytes = 0
         self._blocked: set[bytes] = set()
+        self._retries: dict[bytes, tuple[float, float]] = {}
+        """When a client is tried again, and how long that was put off."""
         self._per_client = per_client
         self._in_all = in_all
 
@@ -57,6 +107,25 @@ class Outboxes:
         self._blocked.add(client)
         return True
 
+    def next_retry(self) -> float:
+        """When somebody is due to be tried again; infinity where nothing waits."""
+        if len(self._retries) < len(self.waiting):
+            return 0.0
+        return min((due for due, _ in self._retries.values()), default=float("inf"))
+
+    def flush_due(self, send: Callable[[bytes, bytes, bytes, bytes], bool], now: float) -> None:
+        """Send what waits for each client that is due, as far as their pipes take it."""
+        for client in list(self.waiting):
+            due, delay = self._retries.get(client, (0.0, SOONEST_RETRY))
+            if due > now:
+                continue
+            before = len(self.waiting[client])
+            self.flush(client, send)
+            if client in self.waiting:
+                took_some = len(self.waiting[client]) < before
+                delay = SOONEST_RETRY if took_some else min(LATEST_RETRY, 2 * delay)
+                self._retries[client] = (now + delay, delay)
+
     def flush(self, client: bytes, send: Callable[[bytes, bytes, bytes, bytes], bool]) -> None:
         """Send what waits for a client, oldest first, until its pipe is full again."""
         messages = self.waiting[client]
@@ -73,6 +142,7 @@ class Outboxes:
     def forget(self, client: bytes) -> None:
         """Drop what waits for a client: it is gone, or everything was sent."""
         self.waiting.pop(client, None)
+        self._retries.pop(client, None)
         self._all_bytes -= self._bytes.pop(client, 0)
         self._blocked.discard(client)
 
