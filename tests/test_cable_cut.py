@@ -1,0 +1,34 @@
+"""A cable is cut without a word (rule 8), in a network namespace of the test's own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def unshared(*command: str) -> list[str]:
+    return ["unshare", "--net", *command]
+
+
+def why_not() -> str:
+    """Why no namespace can be made here; empty where one can."""
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        return "needs unshare and ip (Debian: util-linux, iproute2)"
+    tried = subprocess.run(unshared("ip", "link", "set", "lo", "up"), capture_output=True, text=True)
+    return "" if tried.returncode == 0 else f"no network namespace can be made here: {tried.stderr.strip()}"
+
+
+@pytest.mark.timeout(240)
+def test_what_is_promised_of_a_cut_cable():
+    if reason := why_not():
+        pytest.skip(reason)
+    tests = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/namespaced/cable_cut.py"]
+    done = subprocess.run(unshared(*tests), cwd=ROOT, capture_output=True, text=True, timeout=230)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
