@@ -36,7 +36,7 @@ class Process:
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                env=_environment(env),
+                env=environment(env),
                 cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -46,6 +46,23 @@ class Process:
     def cpu(self) -> float:
         """Seconds of user and system time so far."""
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._child.pid
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._child.send_signal(number)
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def ask(self, what: str, *numbers: float) -> dict[str, float]:
         """One line to its stdin, one line of JSON from its stdout."""
@@ -65,6 +82,10 @@ class Process:
         """Kill it: nothing here has anything to save."""
         self._child.kill()
         self._child.communicate()
+
+    def text(self) -> str:
+        """All that it said on stderr, and those before it under its name."""
+        return self._log.read_text()
 
 
 class Cpu:
@@ -93,7 +114,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
         self.backend = f"ipc://{folder / 'broker.sock'}"
         self._processes: list[Process] = []
 
@@ -145,13 +166,14 @@ def site() -> Generator[Site]:
             made.stop()
 
 
-def _environment(env: dict[str, str]) -> dict[str, str]:
+def environment(env: dict[str, str]) -> dict[str, str]:
     """Ours, without the operator's settings; children die with this process, as under supervisord."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
     return {**plain, "PYTHONPATH": str(ROOT), "SUPERVISOR_ENABLED": "1", **env}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,0 +1,1 @@
+"""Faults put upon a real daemon, and what it promises about each, measured: `scripts/chaos`."""

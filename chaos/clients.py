@@ -1,0 +1,321 @@
+"""Faults of clients: killed, sending twice, cancelling, late, slow, too many."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from statistics import quantiles
+
+import zmq
+
+from axon_zmq import AsyncClient, Client, limits, wire
+from axon_zmq.errors import AxonError
+from axon_zmq.messages import Chunk, Complete
+from axon_zmq.testing import FakeProvider
+from chaos.agents import prompt, text
+from chaos.promises import Report, Scenario
+from chaos.scene import Scene, descriptors, megabytes, scene, settled, until
+from chaos.workers import started_once
+
+VANISHING = """
+import json, sys
+from axon_zmq import Client
+with Client(sys.argv[1], identity=sys.argv[2]) as client:
+    stream = client.stream(json.loads(sys.argv[3]), sys.argv[4], on_disconnect=sys.argv[2], id=sys.argv[2])
+    for event in stream:
+        print("chunk", flush=True)
+"""
+"""A client that streams until it is killed: endpoint, identity, agent, prompt."""
+ENDING = 0.1
+"""Seconds over its deadline that a run may take to end."""
+RATIO = 1.2
+"""How much longer the healthy may wait for their chunks while others stall."""
+
+
+def _upstream(provider: FakeProvider) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "chaos", "NO_PROXY": "127.0.0.1"}
+
+
+def vanished(report: Report) -> None:
+    """A client is killed: `cancel` closes the model's stream after the grace period, `keep` finishes."""
+    with FakeProvider() as provider, scene("run_stream", **_upstream(provider)) as daemon:
+        model = '{"model": "openai-chat:slow"}'
+        longish = prompt("kept", 400, 0.02)
+        asked = {"cancel": (model, " word" * 2000), "keep": ('"paced"', longish)}
+        children = {what: _stream_and_die(daemon, what, *arguments) for what, arguments in asked.items()}
+        for child in children.values():
+            child.kill()
+            child.communicate()
+        began = time.monotonic()
+        report.expect(provider.stats().open == 1, "the model's stream was closed before the grace period")
+        until(lambda: not provider.stats().open, "the end of the model's stream", limits.CLIENT_GRACE + 10)
+        report.measured(f"model's stream closed after {time.monotonic() - began:.1f} s")
+        with Client(daemon.endpoint, identity="keep") as again:
+            resumed = again.stream("paced", longish, id="keep")  # the same id and body: it attaches
+            events = list(resumed)
+        whole = [event.seq for event in events] == list(range(1, 402)) and events[-1].result == text(400)
+        report.expect(whole, "the kept run is not whole")
+        started_once(report, daemon.starts())
+        report.measured("the kept one resumed whole by another process, 400 chunks")
+    report.done = "one of each"
+
+
+def _stream_and_die(daemon: Scene, identity: str, agent: str, asked: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", VANISHING, daemon.endpoint, identity, agent, asked]
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def twice(report: Report) -> None:
+    """One id is sent again and again, while its run is open and after its end."""
+    times = 200 if report.short else 2000
+    context = zmq.Context()
+    with scene("run_stream") as daemon, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(daemon.endpoint)
+        message = [b"run_stream", b"1", b"", wire.pack({"agent": "paced", "prompt": prompt("twice", 50, 0.01)})]
+        dealer.send_multipart(message)
+        ends: list[bytes] = []
+        accepted = 0
+        sent = 0
+        while accepted < times:
+            if sent < times:
+                dealer.send_multipart(message)
+                sent += 1
+            while dealer.poll(0 if sent < times else 5000):
+                kind, _, body = dealer.recv_multipart()
+                accepted += kind == b"accepted"
+                if kind in wire.TERMINAL_KINDS:
+                    ends.append(body)
+                if sent >= times and accepted >= times and kind in wire.TERMINAL_KINDS:
+                    break
+        report.done = f"{times} repetitions of one id"
+        report.measured(
+            f"{accepted} accepted as duplicates, {sum(daemon.starts().values())} run, {len(ends)} replays of its end"
+        )
+        report.expect(accepted == times, f"{times - accepted} were not answered as duplicates")
+        report.expect(len(set(ends)) == 1, f"it had {len(set(ends))} different ends")
+        started_once(report, daemon.starts())
+    context.term()
+
+
+def deadline(report: Report) -> None:
+    """Runs that are late end soon after, with what there was; what was late in the queue never starts."""
+    runs = 40 if report.short else 400
+    with scene("run_stream", "run_sync", AXON_RUN_SYNC_SLOTS="1") as daemon:
+        asyncio.run(_deadline(report, daemon, runs))
+        starts = daemon.starts()
+        started_once(report, starts)
+        late = [name for name in starts if name.startswith("queued")]
+        report.expect(not late, f"{len(late)} runs were started after their deadline")
+
+
+async def _deadline(report: Report, daemon: Scene, runs: int) -> None:
+    async with AsyncClient(daemon.endpoint) as client:
+        overdue: list[float] = []
+        partials = 0
+        for batch in range(0, runs, 20):
+            measured = [_late(client, f"late-{batch + each}") for each in range(20)]
+            for seconds, had_partial in await asyncio.gather(*measured):
+                overdue.append(seconds)
+                partials += had_partial
+        blocking = asyncio.create_task(settled(client.run_sync("paced", prompt("blocks", 40, 0.05))))
+        await asyncio.sleep(0.2)
+        waiting = [
+            settled(client.run_sync("paced", prompt(f"queued-{each}", 1, 0), timeout_ms=300)) for each in range(20)
+        ]
+        ends = await asyncio.gather(*waiting)
+        await blocking
+    wrong = [end for end in ends if not (isinstance(end, AxonError) and end.error_type == "deadline_exceeded")]
+    report.done = f"{runs} streams with 200 to 600 ms, 20 queued runs with 300 ms"
+    report.measured(f"{partials} of {runs} kept their partial answer; 0 queued ones started")
+    report.expect(partials == runs, f"{runs - partials} lost their partial answer")
+    report.expect(not wrong, f"{len(wrong)} queued runs ended otherwise, such as {wrong[:1]}")
+    report.within("ended after the deadline", overdue, ENDING)
+
+
+async def _late(client: AsyncClient, name: str) -> tuple[float, bool]:
+    """How many seconds after its deadline a stream ended, and whether it kept what there was."""
+    timeout_ms = random.randint(200, 600)
+    began = time.monotonic()
+    end = await settled(client.stream("paced", prompt(name, 1000, 0.02), timeout_ms=timeout_ms).complete())
+    took = time.monotonic() - began
+    is_partial = isinstance(end, AxonError) and end.details.get("partial", {}).get("text", "").startswith("0000")
+    return took - timeout_ms / 1000, bool(is_partial) and end.error_type == "deadline_exceeded"
+
+
+def cancelled(report: Report) -> None:
+    """Cancels at random moments: one terminal each, nothing left behind, upstream neither."""
+    runs = 60 if report.short else 500
+    with FakeProvider() as provider, scene("run_stream", "run", **_upstream(provider)) as daemon:
+        asyncio.run(_cancelled(daemon, 10))  # connections that stay are open now
+        workers = [process.pid for process in daemon.workers.values()]
+        before = [descriptors(pid) for pid in workers]
+        ends = asyncio.run(_cancelled(daemon, runs))
+        until(lambda: not provider.stats().open, "the provider's end")
+        pong = daemon.wait_for(run=1, run_stream=1)
+        report.expect(
+            (pong["modes"]["run"]["free"], pong["modes"]["run_stream"]["free"]) == (256, 1024), "slots leaked"
+        )
+        leaked = [now - then for now, then in zip(map(descriptors, workers), before, strict=True)]
+        report.expect(max(leaked) <= 20, f"descriptors leaked: {leaked}")
+        report.done = f"{runs} cancels, 0 to 300 ms after the start"
+        told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+        report.measured(f"{told}; descriptors {max(leaked):+d}, all slots free, 0 streams open upstream")
+        report.expect(sum(ends.values()) == runs, "runs did not end")
+        report.expect(ends.keys() <= {"cancelled", "complete"}, f"some ended as {ends.keys()}")
+
+
+async def _cancelled(daemon: Scene, runs: int) -> dict[str, int]:
+    ends: dict[str, int] = {}
+    async with AsyncClient(daemon.endpoint) as client:
+        for batch in range(0, runs, 20):
+            many = [_cancel_one(client, ("run", "run_stream")[each % 2]) for each in range(min(20, runs - batch))]
+            for end in await asyncio.wait_for(asyncio.gather(*many), 30):
+                ends[end] = ends.get(end, 0) + 1
+    return ends
+
+
+async def _cancel_one(client: AsyncClient, mode: str) -> str:
+    stream = client.stream({"model": "openai-chat:slow"}, "one two three four five", mode=mode)  # type: ignore[arg-type]
+    reading = asyncio.create_task(settled(stream.complete()))
+    await asyncio.sleep(random.uniform(0, 0.3))
+    await stream.cancel()
+    end = await reading
+    return "complete" if isinstance(end, Complete) else end.error_type
+
+
+def slow(report: Report) -> None:
+    """Clients that do not read, among others that do."""
+    healthy = 30 if report.short else 90
+    with scene("run_stream", "run_stream") as daemon:
+        alone = asyncio.run(_gaps(daemon, healthy, "alone"))
+        stalled, context = _stall(daemon, 10)
+        broker = daemon.broker.pid
+        before = megabytes(broker)
+        beside = asyncio.run(_gaps(daemon, healthy, "beside"))
+        growth = megabytes(broker) - before
+        until(lambda: _slow_ends(daemon) >= 5, "slow_consumer for those without credit", 60)
+        for socket in stalled:
+            socket.close(0)
+        context.term()
+    p99 = [quantiles(gaps, n=100)[98] for gaps in (alone, beside)]
+    ratio = p99[1] / p99[0]
+    report.done = f"10 stalled (5 with credit) beside {healthy} that read"
+    report.measured(
+        f"gap between chunks p99 {p99[0] * 1000:.1f} ms alone, {p99[1] * 1000:.1f} ms beside: {ratio:.2f}; "
+        f"broker's memory {growth:+.0f} MB"
+    )
+    if ratio > RATIO:
+        report.measured(f"over {RATIO}") if report.short and ratio < 4 else report.broken.append(
+            f"p99 ratio {ratio:.2f}"
+        )
+    report.expect(growth < 200, f"the broker grew by {growth:.0f} MB")
+
+
+async def _gaps(daemon: Scene, clients: int, name: str) -> list[float]:
+    """The seconds between chunks, of streams paced at 20 ms."""
+
+    async def one(number: int) -> list[float]:
+        times: list[float] = []
+        async with AsyncClient(daemon.endpoint) as client:
+            async for event in client.stream("paced", prompt(f"{name}-{number}", 150, 0.02)):
+                if isinstance(event, Chunk):
+                    times.append(time.monotonic())
+        return [later - earlier for earlier, later in pairwise(times)]
+
+    return [gap for gaps in await asyncio.gather(*map(one, range(clients))) for gap in gaps]
+
+
+def _stall(daemon: Scene, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.Context[zmq.Socket[bytes]]]:
+    """Clients with a stream of 40 MB each that they do not read; every second one gives no credit for it."""
+    context = zmq.Context()
+    stalled = []
+    for number in range(clients):
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.RCVHWM, 1)
+        dealer.setsockopt(zmq.RCVBUF, 4096)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(daemon.endpoint)
+        header = wire.pack({"credit": 100} if number % 2 else {})
+        body = wire.pack({"agent": {"model": "synthetic:tokens=10000,delay_ms=1,size=4000"}, "prompt": f"{number}"})
+        dealer.send_multipart([b"run_stream", b"stalled", header, body])
+        stalled.append(dealer)
+    return stalled, context
+
+
+def _slow_ends(daemon: Scene) -> int:
+    return sum(process.text().count("run_stream slow_consumer") for process in daemon.workers.values())
+
+
+def overload(report: Report) -> None:
+    """Ten times what the workers can do: the rest is told at once, what was accepted is answered."""
+    seconds = 2 if report.short else 10
+    bounds = {"max_queued": 200, "max_queued_per_client": 200}
+    with scene("run", "run", broker=bounds, AXON_RUN_SLOTS="8") as daemon:
+        capacity = 16 / 0.1  # slots, each for 100 ms
+        before = megabytes(daemon.broker.pid)
+        ends, waits = _offer(daemon, rate=10 * capacity, seconds=seconds)
+        growth = megabytes(daemon.broker.pid) - before
+        starts = daemon.starts()
+        started_once(report, starts)
+    report.done = f"{sum(ends.values())} requests in {seconds} s, 10 times the capacity"
+    report.measured(f"{ends['complete']} answered, {ends['overloaded']} turned away; broker's memory {growth:+.1f} MB")
+    report.expect(set(ends) == {"complete", "overloaded"}, f"some ended as {ends}")
+    report.expect(len(starts) == ends["complete"], "what was accepted was not all answered")
+    report.expect(growth < 50, f"the broker grew by {growth:.0f} MB")
+    report.within("turned away after", waits, 0.25)
+
+
+def _offer(daemon: Scene, rate: float, seconds: float) -> tuple[dict[str, int], list[float]]:
+    """Send at a fixed rate; how the requests ended, and how long those turned away waited for it."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    dealer.connect(daemon.endpoint)
+    sent: dict[bytes, float] = {}
+    ends: dict[str, int] = {}
+    waits: list[float] = []
+    began, number, wanted = time.monotonic(), 0, int(rate * seconds)
+    while number < wanted or sent:
+        while number < wanted and number <= (time.monotonic() - began) * rate:
+            id = b"%d" % number
+            sent[id] = time.monotonic()
+            body = {"agent": "paced", "prompt": prompt(f"offer-{number}", 1, 0.1)}
+            dealer.send_multipart([b"run", id, b"", wire.pack(body)])
+            number += 1
+        if dealer.poll(1 if number < wanted else 20_000) == 0 and number == wanted:
+            break
+        while dealer.poll(0):
+            kind, id, body = dealer.recv_multipart()
+            if kind in wire.TERMINAL_KINDS:
+                end = wire.unpack(body, "body").get("error_type", "complete")
+                ends[end] = ends.get(end, 0) + 1
+                took = time.monotonic() - sent.pop(id)
+                if end == "overloaded":
+                    waits.append(took)
+    dealer.close()
+    context.term()
+    if sent:
+        ends["never ended"] = len(sent)
+    return ends, waits
+
+
+SCENARIOS = (
+    Scenario(
+        "client", "client killed", "`cancel`: the model's stream is closed; `keep`: finished, resumable", vanished
+    ),
+    Scenario("twice", "the same id again", "one run; it attaches; after the end its end is replayed", twice),
+    Scenario(
+        "deadline", "deadline", "ended within 100 ms, partial kept; never started when late in the queue", deadline
+    ),
+    Scenario("cancel", "cancel at a random moment", "one terminal, upstream closed, nothing left behind", cancelled),
+    Scenario("slow", "slow readers", "the healthy wait at most 1.2 times as long; memory is flat", slow),
+    Scenario("overload", "overload", "`overloaded` at once, what was accepted is answered", overload),
+)

@@ -1,0 +1,208 @@
+"""The daemon that faults are put upon: plain processes, or a whole supervisord."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import psutil
+
+from axon_zmq import Client
+from axon_zmq.errors import AxonError
+from axon_zmq.supervise import backend
+from bench.processes import PATIENCE, Process, Site, environment, free_port, site
+from chaos import agents
+
+
+class Scene:
+    """A broker and workers that can be killed and started one by one.
+
+    Args:
+        site: Their folder.
+        env: Settings, for all of them.
+    """
+
+    def __init__(self, site: Site, **env: str) -> None:
+        self.site = site
+        self.endpoint = site.endpoint
+        self.workers: dict[str, Process] = {}
+        self._env = {"AXON_AGENTS": agents.NAMES, agents.STARTS: str(site.folder / "starts"), **env}
+        self._numbers = count(1)
+        (site.folder / "starts").touch()
+
+    def start_broker(self, **more: int) -> None:
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
+        arguments = (f"--frontend={self.endpoint}", f"--run-dir={self.site.folder}", *options)
+        self.broker = self.site.start("broker", "axon_zmq.broker", *arguments)
+        self._broker_options = more
+
+    def kill_broker(self) -> None:
+        """SIGKILL, and another one at once."""
+        self.broker.stop()
+        self.start_broker(**self._broker_options)
+
+    def start_worker(self, mode: str) -> str:
+        name = f"{mode}-{next(self._numbers)}"
+        arguments = (f"--mode={mode}", f"--name={name}", f"--run-dir={self.site.folder}")
+        self.workers[name] = self.site.start(name, "axon_zmq.worker", *arguments, **self._env)
+        return name
+
+    def kill_worker(self, name: str) -> float:
+        """SIGKILL; the time when it had ended."""
+        self.workers.pop(name).stop()
+        return time.monotonic()
+
+    def wait_for(self, **workers: int) -> dict[str, Any]:
+        """Until exactly so many workers of each mode are there; the `pong`."""
+        with Client(self.endpoint) as client:
+            return self._there(client, workers)
+
+    def _there(self, client: Client, workers: dict[str, int]) -> dict[str, Any]:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            pong = client.ping(PATIENCE)
+            if not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items()):
+                return pong
+            time.sleep(0.01)
+        raise RuntimeError(f"not {workers} after {PATIENCE:g} s:\n{self.site.logs()}")
+
+    def starts(self) -> Counter[str]:
+        """How often each run of `paced` was started."""
+        return Counter((self.site.folder / "starts").read_text().split("\n")[:-1])
+
+    def status(self) -> dict[str, Any]:
+        return backend.status(self.site.folder)
+
+
+@contextmanager
+def scene(*modes: str, broker: dict[str, int] | None = None, **env: str) -> Generator[Scene]:
+    """A daemon with a worker for each named mode, ended when the block is left."""
+    with site() as place:
+        made = Scene(place, **env)
+        made.start_broker(**(broker or {}))
+        for mode in modes:
+            made.start_worker(mode)
+        made.wait_for(**{mode: modes.count(mode) for mode in modes})
+        yield made
+
+
+class Supervised:
+    """A whole daemon, `axon-zmq serve`, in a folder of its own."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.run_dir = folder / "run"
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
+        settings = {"AXON_RUN_DIR": str(self.run_dir), "AXON_FRONTEND": self.endpoint, "AXON_AGENTS": agents.NAMES}
+        self._starts = folder / "starts"
+        self._starts.touch()
+        self.env = environment({**settings, agents.STARTS: str(self._starts), **env})
+        del self.env["SUPERVISOR_ENABLED"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, and wait until it is ready."""
+        quiet = subprocess.DEVNULL
+        serve = [_command(), "serve"]
+        self._process = subprocess.Popen(serve, env=self.env, cwd=self.run_dir.parent, stdout=quiet, stderr=quiet)
+        wanted = {
+            mode: int(self.env.get(f"AXON_{mode.upper()}_WORKERS", "2")) for mode in ("run_sync", "run", "run_stream")
+        }
+        until(lambda: self._answers(wanted), "the daemon", 60)
+
+    def _answers(self, wanted: dict[str, int]) -> bool:
+        try:
+            with Client(self.endpoint) as client:
+                pong = client.ping(1)
+        except AxonError:
+            return False
+        return not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in wanted.items())
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(PATIENCE)
+        for process in self.family().values():
+            process.kill()
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`axon-zmq …`, for this daemon."""
+        return subprocess.run([_command(), *arguments], env=self.env, capture_output=True, text=True, timeout=170)
+
+    def family(self) -> dict[str, psutil.Process]:
+        """Its processes by the programs' names, supervisord among them."""
+        found: dict[str, psutil.Process] = {}
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if not any(str(self.run_dir) in part for part in line) or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            names = [part.removeprefix("--name=") for part in line if part.startswith("--name=")]
+            modules = [part.rpartition(".")[2] for part in line if part.startswith(("axon_zmq.", "supervisor."))]
+            found[(names + modules + [str(process.pid)])[0]] = process
+        return found
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self.family().items()}
+
+    def starts(self) -> Counter[str]:
+        """How often each run of `paced` was started."""
+        return Counter(self._starts.read_text().split("\n")[:-1])
+
+
+def _command() -> str:
+    return str(Path(sys.executable).parent / "axon-zmq")
+
+
+@contextmanager
+def supervised(**env: str) -> Generator[Supervised]:
+    """A whole daemon, stopped when the block is left."""
+    with TemporaryDirectory(prefix="axon-chaos-") as folder, Supervised(Path(folder), **env) as made:
+        yield made
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """The first truthy answer.
+
+    Raises:
+        TimeoutError: There was none in time.
+    """
+    give_up = time.monotonic() + seconds
+    while not (answer := true()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.01)
+    return answer
+
+
+async def settled(awaitable: Awaitable[Any]) -> Any:
+    """What comes of a run: its `Complete`, or its error."""
+    try:
+        return await awaitable
+    except AxonError as error:
+        return error
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+
+
+def megabytes(pid: int) -> float:
+    """A process's memory."""
+    return psutil.Process(pid).memory_info().rss / 2**20

@@ -1,0 +1,234 @@
+"""Faults of workers: killed, hung, crashing again and again, killed by a request."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+from axon_zmq import AsyncClient, Client
+from axon_zmq.errors import AxonError
+from axon_zmq.messages import Complete
+from chaos.agents import prompt, text
+from chaos.promises import Report, Scenario
+from chaos.scene import Scene, scene, settled, supervised, until
+
+NOTICE = 0.25
+"""Seconds from a worker's death until its clients know."""
+HANG = 2
+"""AXON_HANG_SECONDS."""
+
+
+@dataclass
+class Stream:
+    """One stream of the load, as its client saw it."""
+
+    name: str
+    tokens: int
+    data: list[str] = field(default_factory=list[str])
+    end: Complete | AxonError | None = None
+    ended_at: float = 0.0
+
+
+class Load:
+    """So many streams at a time, each followed by another one, until told to stop."""
+
+    def __init__(self, client: AsyncClient, at_a_time: int, tokens: int, seconds: float) -> None:
+        self.streams: list[Stream] = []
+        self._client = client
+        self._pace = (tokens, seconds)
+        self._names = count()
+        self._stopping = False
+        self._tasks = [asyncio.create_task(self._follow()) for _ in range(at_a_time)]
+
+    async def _follow(self) -> None:
+        tokens, seconds = self._pace
+        while not self._stopping:
+            stream = Stream(f"load-{next(self._names)}", tokens)
+            self.streams.append(stream)
+            try:
+                async for event in self._client.stream("paced", prompt(stream.name, tokens, seconds)):
+                    if isinstance(event, Complete):
+                        stream.end = event
+                    else:
+                        stream.data.append(event.data)
+            except AxonError as error:
+                stream.end = error
+            stream.ended_at = time.monotonic()
+
+    async def stop(self, seconds: float) -> None:
+        """Let what is under way end."""
+        self._stopping = True
+        await asyncio.wait(self._tasks, timeout=seconds)
+
+    def check(self, report: Report, allowed: str | None) -> dict[str, int]:
+        """Every stream came to its end, whole, or with the one error that is allowed; how many each."""
+        tally = {"complete": 0, "lost": 0}
+        for stream in self.streams:
+            if stream.end is None:
+                report.broken.append(f"{stream.name} never ended")
+            elif isinstance(stream.end, Complete):
+                tally["complete"] += 1
+                whole = "".join(stream.data) == stream.end.result == text(stream.tokens)
+                report.expect(whole, f"{stream.name} is not whole")
+            elif stream.end.error_type == allowed:
+                tally["lost"] += 1
+            else:
+                report.broken.append(f"{stream.name} ended as {stream.end}")
+        return tally
+
+
+def started_once(report: Report, starts: dict[str, int], most: int = 1) -> None:
+    """No run was started more often than it may be."""
+    again = [name for name, times in starts.items() if times > most]
+    report.expect(not again, f"{len(again)} runs were started twice, such as {again[:1]}")
+
+
+def killed(report: Report) -> None:
+    """SIGKILL under load, again and again."""
+    kills = 12 if report.short else 200
+    with scene("run_stream", "run_stream") as daemon:
+        asyncio.run(_killed(report, daemon, kills))
+        started_once(report, daemon.starts())
+
+
+async def _killed(report: Report, daemon: Scene, kills: int) -> None:
+    notices: list[float] = []
+    async with AsyncClient(daemon.endpoint) as client:
+        load = Load(client, at_a_time=24, tokens=60, seconds=0.02)
+        for _ in range(kills):
+            await asyncio.sleep(random.uniform(0.1, 0.4))
+            ended_at = daemon.kill_worker(random.choice(list(daemon.workers)))
+            daemon.start_worker("run_stream")
+            await asyncio.sleep(2 * NOTICE)
+            lost = [stream for stream in load.streams if isinstance(stream.end, AxonError)]
+            notices += [stream.ended_at - ended_at for stream in lost if stream.ended_at > ended_at]
+            await asyncio.to_thread(until, lambda: len(daemon.status()["workers"]) == 2, "another worker")
+        await load.stop(20)
+    tally = load.check(report, "worker_lost")
+    report.done = f"{kills} kills under {len(load.streams)} streams, 24 at a time"
+    report.measured(f"{tally['lost']} streams lost, {tally['complete']} whole, 0 hangs, 0 started twice")
+    report.expect(tally["lost"] > kills, "hardly a stream was lost: the load was no load")
+    report.expect(tally["complete"] > 0, "no stream was untouched")
+    report.within("worker_lost after the death", notices, NOTICE)
+
+
+def tried_again(report: Report) -> None:
+    """`max_attempts` 3, and nothing was sent: the run is started again, and ends well."""
+    kills = 3 if report.short else 20
+    with scene("run", "run", "run") as daemon:
+        asyncio.run(_tried_again(report, daemon, kills))
+        starts = daemon.starts()
+        started_once(report, starts, most=3)
+        report.expect(max(starts.values()) > 1, "nothing was ever started again")
+
+
+async def _tried_again(report: Report, daemon: Scene, kills: int) -> None:
+    async with AsyncClient(daemon.endpoint) as client:
+        ends: list[object] = []
+        for number in range(kills):
+            runs = [
+                client.run("paced", prompt(f"again-{number}-{each}", 20, 0.02), max_attempts=3) for each in range(6)
+            ]
+            gathered = asyncio.gather(*map(settled, runs))
+            await asyncio.sleep(0.2)
+            daemon.kill_worker(random.choice(list(daemon.workers)))
+            daemon.start_worker("run")
+            ends += await gathered
+            await asyncio.to_thread(daemon.wait_for, run=3)
+    failed = [end for end in ends if not isinstance(end, Complete)]
+    report.done = f"{kills} kills under {len(ends)} runs"
+    report.measured(f"{len(ends) - len(failed)} of {len(ends)} answered")
+    report.expect(not failed, f"{len(failed)} runs failed, such as {failed[:1]}")
+
+
+def hung(report: Report) -> None:
+    """A busy loop in an `async def` tool, and SIGSTOP: no progress, so the process is killed and lost."""
+    times = 1 if report.short else 20
+    noticed: dict[str, list[float]] = {"busy loop": [], "SIGSTOP": []}
+    with scene("run", "run", broker={"hang_seconds": HANG}) as daemon, Client(daemon.endpoint) as client:
+        for number in range(2 * times):
+            kind = list(noticed)[number % 2]
+            victim = _hang(daemon, client, kind, number)
+            began = time.monotonic()
+            process = daemon.workers.pop(victim)
+            if not process.ended(HANG + 10):
+                report.broken.append(f"{victim} hung for ever ({kind})")
+                process.stop()
+            noticed[kind].append(time.monotonic() - began)
+            daemon.start_worker("run")
+            daemon.wait_for(run=2)
+            report.expect(client.run("echo", "others").result == "others", "others were not served")
+    report.done = f"{times} of each, AXON_HANG_SECONDS={HANG}"
+    for kind, seconds in noticed.items():
+        report.within(f"{kind}: killed after", seconds, HANG + 1.5)
+
+
+def _hang(daemon: Scene, client: Client, kind: str, number: int) -> str:
+    """Make a worker hang; its name."""
+    if kind == "SIGSTOP":
+        victim = random.choice(list(daemon.workers))
+        daemon.workers[victim].signal(signal.SIGSTOP)
+        return victim
+    stream = client.stream("busy", f"busy-{number}", mode="run")
+    until(lambda: any(worker["busy"] for worker in daemon.status()["workers"]), "the run's start")
+    [victim] = [worker["name"] for worker in daemon.status()["workers"] if worker["busy"]]
+    del stream
+    return victim
+
+
+def poison(report: Report) -> None:
+    """A request that kills whoever runs it, sent again and again by several clients."""
+    with scene("run", "run", "run") as daemon, Client(daemon.endpoint) as client, Client(daemon.endpoint) as other:
+        ends: list[str] = []
+        for sender in (client, other, client, other):
+            with suppress(AxonError):
+                sender.run("poison", "the same for all", max_attempts=10)
+            ends.append(_error_type(sender, "poison", "the same for all"))
+        until(lambda: len(daemon.status()["workers"]) == 1, "the broker's notice")
+        dead = sum(process.ended(0.01) for process in daemon.workers.values())
+        report.expect(client.run("echo", "others").result == "others", "others were not served")
+        report.measured(f"{dead} workers died, then: {ends[-1]}")
+        report.expect(dead == 2, f"{dead} workers died of one request")
+        report.expect(set(ends) == {"quarantined"}, f"it ended as {ends}")
+    report.done = "8 requests of 2 clients, max_attempts 10"
+
+
+def _error_type(client: Client, agent: str, asked: str) -> str:
+    try:
+        client.run(agent, asked)
+    except AxonError as error:
+        return error.error_type
+    return "complete"
+
+
+def crash_loop(report: Report) -> None:
+    """One pool crashes with each request, under a real supervisord."""
+    env = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "1"}
+    crashes = 4 if report.short else 6
+    with supervised(**env) as daemon, Client(daemon.endpoint) as client:
+        for number in range(crashes):
+            until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 60)
+            report.expect(_error_type(client, "poison", f"crash {number}") == "worker_lost", "no crash")
+            report.expect(client.stream("echo", "others").complete().result == "others", "others were not served")
+        modes = client.ping()["modes"]
+        report.expect(modes["run"]["degraded"], "the pool is not degraded")
+        report.expect(not modes["run_stream"]["degraded"], "another pool is degraded")
+        log = daemon.run_dir / "run-1.log"
+        waits = lambda: [line.rpartition("waits ")[2] for line in log.read_text().splitlines() if "waits " in line]  # noqa: E731
+        until(lambda: len(waits()) >= crashes - 2, "a wait", 10)
+        report.measured(f"waits before starts: {', '.join(waits())}; the other pool served {crashes} runs")
+    report.done = f"{crashes} crashes of one worker"
+
+
+SCENARIOS = (
+    Scenario("killed", "worker killed in mid-run", "`worker_lost` within 250 ms, other runs untouched", killed),
+    Scenario("again", "the same, `max_attempts: 3`, nothing sent yet", "started again, and answered", tried_again),
+    Scenario("hung", "worker hung", "killed within `AXON_HANG_SECONDS` and 1.5 s, replaced", hung),
+    Scenario("poison", "a request that kills workers", "at most 2 die of it, then `quarantined`", poison),
+    Scenario("crashes", "crash loop", "the pool is `degraded`, others serve, starts are put off", crash_loop),
+)
