@@ -52,9 +52,10 @@ SETTLE_TIME = 2.0
 """How long a new broker waits for workers to register before it judges ids unknown."""
 ALIVE_INTERVAL = 2.0
 """Between two `alive` messages to a client with unfinished requests."""
-DEAD_HOST = 30.0
-"""How long a client's host may acknowledge nothing, or take nothing in, until its connection is cut: what ends when a
-cable is cut says nothing. Keepalive finds an idle one as soon; of itself TCP goes on for up to 15 minutes."""
+DEAD_HOST = 10.0
+"""How long the other host may leave what was sent to it unanswered until the connection is cut: a host that dies and a
+cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. Over most short cuts, nothing is noticed.
+Who is there but reads nothing still answers, and is not cut; an idle connection is found by keepalive within 30 s."""
 CLIENT_SILENCE = 5.0
 """A client that hears nothing for this long while requests are open sends a `ping`."""
 CLIENT_GRACE = 15.0
@@ -104,18 +105,25 @@ CLIENT_PIPE = 250
 """Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
 LARGE_MESSAGE = 64 * KIB
 """Bytes from which a message to a client is sent without a copy, and counted until ZeroMQ has let go of it."""
-LARGE_IN_FLIGHT = 4 * MIB
+LARGE_IN_FLIGHT = 16 * MIB
 """Bytes of large messages in ZeroMQ's pipe to one client; one more goes all the same where there is none. The pipe
-is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read."""
+is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read. So many bytes
+it holds of the largest that are not counted; with 4 MiB it ran empty, and those who read got slower."""
+ALL_LARGE_IN_FLIGHT = 256 * MIB
+"""What clients that have large messages in their pipes share, where there are more than 16 of them."""
 CLIENT_OUTBOX_MESSAGES = 200_000
 """Messages that may wait for a client that was blocked; more than its outbox of the smallest chunks and all
 its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""
 CLIENT_OUTBOX_BYTES = 16 * MIB
-"""What waits in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+"""What waits of its streams in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+CLIENT_ANSWER_BYTES = 128 * MIB
+"""The same of what ends its runs: work that is done. Workers end many large runs at once, and much faster than one
+who reads all the time can take them in."""
 COMPLAINTS_PER_SECOND = 20
 """Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""
 ALL_OUTBOX_BYTES = 256 * MIB
-"""The same over all clients; the client that passes it is the slow one."""
+"""Both over all clients; past it the slow one is who holds more than an equal share, so that it never gets to be
+twice as much, and who only has a few chunks to wait for is left alone."""
 REMEMBERED_RUNS = 100_000
 """Ended runs that the broker remembers at most, about 0.5 KiB each; the oldest go first."""
 REMEMBERED_CLIENTS = 100_000

@@ -76,6 +76,10 @@ class Scene:
             time.sleep(0.01)
         raise RuntimeError(f"not {workers} after {PATIENCE:g} s:\n{self.site.logs()}")
 
+    def wait_for_worker(self, name: str) -> None:
+        """Until a worker of that name has registered."""
+        until(lambda: any(worker["name"] == name for worker in self.status()["workers"]), name)
+
     def starts(self) -> Counter[str]:
         """How often each run of `paced` was started."""
         return Counter((self.site.folder / "starts").read_text().split("\n")[:-1])

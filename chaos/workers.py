@@ -103,11 +103,11 @@ async def _killed(report: Report, daemon: Scene, kills: int) -> None:
         for _ in range(kills):
             await asyncio.sleep(random.uniform(0.1, 0.4))
             ended_at = daemon.kill_worker(random.choice(list(daemon.workers)))
-            daemon.start_worker("run_stream")
+            name = daemon.start_worker("run_stream")
             await asyncio.sleep(2 * NOTICE)
             lost = [stream for stream in load.streams if isinstance(stream.end, AxonError)]
             notices += [stream.ended_at - ended_at for stream in lost if stream.ended_at > ended_at]
-            await asyncio.to_thread(until, lambda: len(daemon.status()["workers"]) == 2, "another worker")
+            await asyncio.to_thread(daemon.wait_for_worker, name)
         await load.stop(20)
     tally = load.check(report, "worker_lost")
     report.done = f"{kills} kills under {len(load.streams)} streams, 24 at a time"
@@ -137,9 +137,9 @@ async def _tried_again(report: Report, daemon: Scene, kills: int) -> None:
             gathered = asyncio.gather(*map(settled, runs))
             await asyncio.sleep(0.2)
             daemon.kill_worker(random.choice(list(daemon.workers)))
-            daemon.start_worker("run")
+            name = daemon.start_worker("run")
             ends += await gathered
-            await asyncio.to_thread(daemon.wait_for, run=3)
+            await asyncio.to_thread(daemon.wait_for_worker, name)
     failed = [end for end in ends if not isinstance(end, Complete)]
     report.done = f"{kills} kills under {len(ends)} runs"
     report.measured(f"{len(ends) - len(failed)} of {len(ends)} answered")
@@ -160,8 +160,7 @@ def hung(report: Report) -> None:
                 report.broken.append(f"{victim} hung for ever ({kind})")
                 process.stop()
             noticed[kind].append(time.monotonic() - began)
-            daemon.start_worker("run")
-            daemon.wait_for(run=2)
+            daemon.wait_for_worker(daemon.start_worker("run"))
             report.expect(client.run("echo", "others").result == "others", "others were not served")
     report.done = f"{times} of each, AXON_HANG_SECONDS={HANG}"
     for kind, seconds in noticed.items():

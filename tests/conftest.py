@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,16 +17,11 @@ import pytest
 import zmq
 
 from axon_zmq import Client, wire
+from bench.processes import free_port
 
 PATIENCE = 20.0
 """Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
 ROOT = Path(__file__).parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:

@@ -22,7 +22,7 @@ LAYERS = [
     ["broker.outgoing", "broker.clients", "broker.journal"],
     ["broker.runs"],
     ["broker.admission", "broker.workers"],
-    ["broker.core", "broker.outboxes"],
+    ["broker.core", "broker.outboxes", "broker.cables"],
     ["broker.loop"],
     ["broker.__main__"],
     ["worker"],

@@ -257,6 +257,31 @@ def test_a_program_that_supervisord_cannot_keep_running_degrades_its_pool(state)
     assert degraded(bench) == []
 
 
+def test_a_process_that_runs_and_does_not_register_degrades_its_pool():
+    bench = Bench()
+    programs = {"run-1": {"state": "RUNNING", "pid": 4711}}
+    bench.feed(FromWorker(b"listener", b"processes", wire.pack({"programs": programs})))
+    let_time_pass(bench, limits.MISSING_GRACE)
+    assert degraded(bench) == []
+    let_time_pass(bench, 2)
+    assert degraded(bench) == ["run"]
+    bench.add_worker(b"run-1")
+    bench.pass_time(1)
+    assert degraded(bench) == []
+
+
+def test_what_is_held_too_much_while_settling_never_ends_a_run():
+    bench = Bench(settle=False, max_queued=1)
+    bench.send(A, "run", b"held")
+    for kind, id in (("resume", b"held"), ("run", b"held"), ("cancel", b"of a worker's")):
+        [answer] = bench.send(A, kind, id)
+        assert (answer.kind, wire.unpack(answer.body, "refused")["error_type"]) == (b"refused", "overloaded")
+    assert body_of(bench.send(A, "run", b"new"))["error_type"] == "overloaded"
+    bench.add_worker(b"w")
+    bench.pass_time(limits.SETTLE_TIME)
+    assert [key for _, key, _ in bench.dispatched] == [(A, b"held")]
+
+
 def status(bench: Bench) -> list[tuple[bytes, str, dict]]:
     before = len(bench.controls)
     bench.feed(FromWorker(b"operator", b"status", b""))

@@ -203,8 +203,8 @@ def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_termina
     assert outboxes.waiting[b"a"][-1] == (b"error", b"1", b"the end")
 
 
-def test_answers_over_twice_the_bound_become_slow_consumer():
-    outboxes = Outboxes(per_client=1000)
+def test_answers_over_their_bound_become_slow_consumer():
+    outboxes = Outboxes(answers=2000)
     for id in (b"1", b"2", b"3"):
         outboxes.add(b"a", b"complete", id, b"x" * 1500)
     kept = list(outboxes.waiting[b"a"])

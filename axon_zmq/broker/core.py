@@ -36,6 +36,7 @@ from axon_zmq.broker.runs import Runs
 from axon_zmq.broker.states import ClientEvent, ClientState, RequestState, WorkerState
 from axon_zmq.broker.workers import Workers
 from axon_zmq.errors import RequestError, UnavailableError
+from axon_zmq.wire import RunKey
 
 FEATURES: Final = (
     "ack",
@@ -99,6 +100,7 @@ class Broker:
         self._settled_at = now + limits.SETTLE_TIME
         self._held: list[tuple[float, FromClient]] = []
         """What came while settling, and when."""
+        self._held_keys: set[RunKey] = set()
         self._held_bytes = 0
         self._next_alive = now + limits.ALIVE_INTERVAL
         self._next_look = now + limits.HOUSEKEEPING
@@ -182,13 +184,17 @@ class Broker:
 
     def _hold(self, event: FromClient, message: wire.ClientMessage, now: float) -> None:
         self._held_bytes += len(message.body)
-        if len(self._held) >= self.bounds.max_queued or self._held_bytes > self.bounds.max_queued_bytes:
-            self._held_bytes -= len(message.body)
-            retry = {"retry_after_ms": int(limits.SETTLE_TIME * 1000)}
-            error = UnavailableError("overloaded", "the daemon has just started and holds too much already", retry)
-            self._out.error(event.client, message.id, error)
-        else:
+        if len(self._held) < self.bounds.max_queued and self._held_bytes <= self.bounds.max_queued_bytes:
             self._held.append((now, event))
+            self._held_keys.add((event.client, message.id))
+            return
+        self._held_bytes -= len(message.body)
+        retry = {"retry_after_ms": int(limits.SETTLE_TIME * 1000)}
+        error = UnavailableError("overloaded", "the daemon has just started and holds too much already", retry)
+        if message.kind in _ABOUT_A_RUN or (event.client, message.id) in self._held_keys:
+            self._out.refuse(event.client, message.id, message.kind, error)  # there may be a run, and it is not touched
+        else:
+            self._out.error(event.client, message.id, error)
 
     def _ping(self, client: bytes, message: wire.ClientMessage, now: float) -> None:
         body = {
@@ -284,6 +290,7 @@ class Broker:
         self.settling = False
         self._workers.settled()
         held, self._held, self._held_bytes = self._held, [], 0
+        self._held_keys.clear()
         self._out.note(logging.INFO, f"settled with {len(self._workers)} workers; {len(held)} messages were held")
         for arrived, event in held:
             self._from_client(event, now, arrived)

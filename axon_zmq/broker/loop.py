@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import FrameType
 import zmq
 
 from axon_zmq import limits, wire
+from axon_zmq.broker.cables import Cables
 from axon_zmq.broker.clients import DELIMITER, SINGLE
 from axon_zmq.broker.core import Broker
 from axon_zmq.broker.events import (
@@ -72,6 +74,7 @@ class Loop:
         self._journal = journal
         self._outboxes = Outboxes()
         self._in_flight = InFlight()
+        self._cables = Cables()
         self._relayed: set[RunKey] = set()
         """Runs of which something went to the client: they may not be started again."""
         self._lost_workers: set[bytes] = set()
@@ -84,6 +87,7 @@ class Loop:
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
         self._wakeup, self._wakeup_end = socket.socketpair()
+        self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open(frontend, backend, max_body)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
@@ -92,8 +96,8 @@ class Loop:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
             router.setsockopt(zmq.LINGER, 1000)
-        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP finds dead hosts: keepalive where
-        # nothing is under way, the bound on retransmissions where something is.
+        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP's keepalive finds dead hosts where
+        # nothing is under way, `Cables` where something is.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, limits.CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
@@ -101,7 +105,6 @@ class Loop:
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        self._front.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
         # To a worker goes at most one message a slot, and what steers it; never wait for one.
         self._back.setsockopt(zmq.SNDHWM, 0)
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
@@ -121,7 +124,7 @@ class Loop:
         self._wakeup_end.setblocking(False)
         signal.set_wakeup_fd(self._wakeup_end.fileno())
         poller = zmq.Poller()
-        for readable in (self._front, self._back, self._monitor, self._wakeup):
+        for readable in (self._front, self._back, self._monitor, self._front_monitor, self._wakeup):
             poller.register(readable, zmq.POLLIN)
         log.info("broker %s serves", self._core.boot)
         try:
@@ -134,6 +137,10 @@ class Loop:
                 now = time.monotonic()
                 if self._monitor in ready:
                     self._link_went_down(now)
+                if self._front_monitor in ready:
+                    self._connections_changed()
+                if now >= self._cables.look_at:
+                    self._look_at_cables(now)
                 if now >= self._probe_at:
                     self._probe_workers(now)
                 if self._outboxes.waiting:
@@ -160,7 +167,9 @@ class Loop:
             self._outboxes.flush(client, self._send)
         signal.set_wakeup_fd(-1)
         self._back.disable_monitor()
+        self._front.disable_monitor()
         self._monitor.close()
+        self._front_monitor.close()
         self._front.close()
         self._back.close()
         self._context.term()
@@ -265,6 +274,15 @@ class Loop:
             else:
                 self._receive(FromClient(client, frames))
 
+    def _connections_changed(self) -> None:
+        while self._front_monitor.poll(0):
+            event, fd = _MONITORED.unpack(self._front_monitor.recv_multipart()[0])
+            (self._cables.opened if event == zmq.EVENT_ACCEPTED else self._cables.closed)(fd)
+
+    def _look_at_cables(self, now: float) -> None:
+        if cut := self._cables.look(now):
+            log.info("cut %d connections to hosts that no longer answer", cut)
+
     # --- workers -----------------------------------------------------------------------------------
 
     def _control(self, worker: bytes, kind: bytes, body: bytes) -> None:
@@ -350,6 +368,8 @@ class Loop:
                 log.log(level, text, extra=_about(id))
 
 
+_MONITORED = struct.Struct("=Hi")
+"""The first frame of a monitor's message: the event, and the connection's file descriptor."""
 _ABOUT_ENDED_RUNS = frozenset((b"resumed", b"refused"))
 """Kinds that may follow a run's terminal message."""
 

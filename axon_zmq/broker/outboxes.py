@@ -15,6 +15,8 @@ _TOO_SLOW: Final = wire.error_body(
 """In place of an answer for which there is no more room."""
 _OVERHEAD: Final = 200
 """Bytes that a waiting message takes beside its body."""
+_FEW: Final = 16
+"""Clients with large messages that are not worth a look whether all were taken."""
 
 SOONEST_RETRY: Final = 0.001
 LATEST_RETRY: Final = 0.05
@@ -39,51 +41,73 @@ class InFlight:
 
     Args:
         per_client: Bytes from which no more is sent to a client for now.
+        in_all: What clients share, where their number makes that less.
     """
 
-    def __init__(self, per_client: int = limits.LARGE_IN_FLIGHT) -> None:
+    def __init__(self, per_client: int = limits.LARGE_IN_FLIGHT, in_all: int = limits.ALL_LARGE_IN_FLIGHT) -> None:
         self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
         self._per_client = per_client
+        self._in_all = in_all
+        self._sweep_at = _FEW
 
     def __repr__(self) -> str:
         return f"<InFlight {len(self._sent)} clients>"
 
     def has_room(self, client: bytes) -> bool:
-        """Whether one more large message may be sent to a client."""
-        sent = self._sent.get(client)
-        if sent is None:
-            return True
-        while sent and sent[0][0].done:
-            sent.popleft()
-        if not sent:
-            del self._sent[client]
-        return sum(size for _, size in sent) < self._per_client
+        """Whether one more large message may be sent to a client; always, where there is none."""
+        held = self._held(client)
+        return not held or held < min(self._per_client, self._in_all // len(self._sent))
 
     def add(self, client: bytes, sent: Sent, size: int) -> None:
         """A large message was sent."""
+        if len(self._sent) >= self._sweep_at:
+            self._sweep()
         self._sent.setdefault(client, deque()).append((sent, size))
 
     def forget(self, client: bytes) -> None:
         """A client is gone, and what was in its pipe."""
         self._sent.pop(client, None)
 
+    def _held(self, client: bytes) -> int:
+        sent = self._sent.get(client)
+        if sent is None:
+            return 0
+        while sent and sent[0][0].done:
+            sent.popleft()
+        if not sent:
+            del self._sent[client]
+        return sum(size for _, size in sent)
+
+    def _sweep(self) -> None:
+        """Forget who has taken everything: he may have left since, and nobody would say so."""
+        for client in list(self._sent):
+            self._held(client)
+        self._sweep_at = max(_FEW, 2 * len(self._sent))
+
 
 class Outboxes:
     """One queue for each client that does not read.
 
     Args:
-        per_client: Bytes that may wait for one client before it is blocked.
-        in_all: The same over all clients.
+        per_client: Bytes of its streams that may wait for one client before it is blocked.
+        answers: The same of what ends runs, in the place that is reserved for it.
+        in_all: Both, over all clients. Past it, who holds more than an equal share is blocked.
     """
 
-    def __init__(self, per_client: int = limits.CLIENT_OUTBOX_BYTES, in_all: int = limits.ALL_OUTBOX_BYTES) -> None:
+    def __init__(
+        self,
+        per_client: int = limits.CLIENT_OUTBOX_BYTES,
+        answers: int = limits.CLIENT_ANSWER_BYTES,
+        in_all: int = limits.ALL_OUTBOX_BYTES,
+    ) -> None:
         self.waiting: dict[bytes, deque[Message]] = {}
-        self._bytes: dict[bytes, int] = {}
+        self._bytes: dict[bytes, dict[bool, int]] = {}
+        """What waits for a client: of its streams (False), and of what ends runs (True)."""
         self._all_bytes = 0
         self._blocked: set[bytes] = set()
         self._retries: dict[bytes, tuple[float, float]] = {}
         """When a client is tried again, and how long that was put off."""
-        self._per_client = per_client
+        self._bounds = {False: per_client, True: answers}
         self._in_all = in_all
 
     def __repr__(self) -> str:
@@ -92,17 +116,18 @@ class Outboxes:
     def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
         """Keep a message behind the others; whether the client's running requests must be ended.
 
-        While a client is blocked only terminals are kept, and of those over twice the bound only that
+        While a client is blocked only terminals are kept, and of those over their own bound only that
         the client was too slow.
         """
+        ends = kind in wire.TERMINAL_KINDS
         if client in self._blocked:
-            if kind not in wire.TERMINAL_KINDS or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES:
+            if not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES:
                 return True
-            if self._over(client, 2):
+            if self._is_over(client, ends) or self._all_bytes > 2 * self._in_all:
                 kind, body = b"error", _TOO_SLOW
         self.waiting.setdefault(client, deque()).append((kind, id, body))
-        self._account(client, len(body) + _OVERHEAD)
-        if not self._over(client, 1):
+        self._account(client, kind, len(body) + _OVERHEAD)
+        if not self._is_over(client, ends) and not self._is_over_its_share(client):
             return False
         self._blocked.add(client)
         return True
@@ -136,19 +161,24 @@ class Outboxes:
             if self.waiting.get(client) is not messages:
                 return  # the client is gone, and its outbox with it
             messages.popleft()
-            self._account(client, -len(body) - _OVERHEAD)
+            self._account(client, kind, -len(body) - _OVERHEAD)
         self.forget(client)
 
     def forget(self, client: bytes) -> None:
         """Drop what waits for a client: it is gone, or everything was sent."""
         self.waiting.pop(client, None)
         self._retries.pop(client, None)
-        self._all_bytes -= self._bytes.pop(client, 0)
+        self._all_bytes -= sum(self._bytes.pop(client, {}).values())
         self._blocked.discard(client)
 
-    def _over(self, client: bytes, times: int) -> bool:
-        return self._bytes[client] > times * self._per_client or self._all_bytes > times * self._in_all
+    def _is_over(self, client: bytes, ends: bool) -> bool:
+        return self._bytes[client][ends] > self._bounds[ends]
 
-    def _account(self, client: bytes, bytes: int) -> None:
-        self._bytes[client] = self._bytes.get(client, 0) + bytes
+    def _is_over_its_share(self, client: bytes) -> bool:
+        if self._all_bytes <= self._in_all:
+            return False
+        return sum(self._bytes[client].values()) > self._in_all // len(self.waiting)
+
+    def _account(self, client: bytes, kind: bytes, bytes: int) -> None:
+        self._bytes.setdefault(client, {False: 0, True: 0})[kind in wire.TERMINAL_KINDS] += bytes
         self._all_bytes += bytes

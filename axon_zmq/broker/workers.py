@@ -59,6 +59,8 @@ class Workers:
         self._places: dict[str, _Place] = {}
         self._programs: dict[str, Mapping[str, Any]] | None = None
         """What supervisord says of each; None: nobody told."""
+        self._unregistered: dict[str, float] = {}
+        """Programs that run, and since when they are awaited."""
         self._looked_at = now
         self._forgot_at = 0.0
         """When a worker last dropped an ended run before its time, for want of room."""
@@ -209,9 +211,15 @@ class Workers:
                 self._out.kill(worker)
                 what = f"made no progress for {silent:.0f} s: it is killed, with {len(worker.runs)} runs"
                 self._out.note(logging.ERROR, f"worker {worker.name} {what}")
+        self._await_programs(now)
         for name, place in list(self._places.items()):
             if place.missing_since is not None and now - place.missing_since > limits.MISSING_TIME:
                 del self._places[name]
+
+    def _await_programs(self, now: float) -> None:
+        there = {worker.name for worker in self._runs.workers.values()}
+        running = [name for name, program in (self._programs or {}).items() if program.get("pid")]
+        self._unregistered = {name: self._unregistered.get(name, now) for name in running if name not in there}
 
     def _exited(self, name: str, pid: int) -> None:
         for worker in self._runs.workers.values():
@@ -261,12 +269,15 @@ class Workers:
             for name, program in programs.items()
             if wire.mode_of(name) == mode and program.get("state") in _DOWN
         ]
+        reasons += [
+            f"{name} runs and has not registered for {now - since:.0f} s"
+            for name, since in self._unregistered.items()
+            if wire.mode_of(name) == mode and now - since > limits.MISSING_GRACE
+        ]
         for name, place in self._places.items():
-            if place.mode != mode:
-                continue
-            if place.crashes_within(now) >= limits.CRASH_LOOP:
+            if place.mode == mode and place.crashes_within(now) >= limits.CRASH_LOOP:
                 reasons.append(f"{name} crashed {limits.CRASH_LOOP} times within {limits.CRASH_WINDOW:.0f} s")
-            elif place.is_missing(now) and (not programs or programs.get(name, {}).get("pid")):
+            elif place.mode == mode and place.is_missing(now) and self._programs is None:
                 reasons.append(f"{name} has not come back since it crashed")
         return reasons
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self
 
 import zmq
 
+from axon_zmq import limits
 from axon_zmq.client.core import ClientCore, Request
 from axon_zmq.client.runner import ToolRunner
 from axon_zmq.client.threads import THREADS, ToolThreads
@@ -27,6 +28,8 @@ MAX_IDENTITY: Final = 200
 USAGE: Final = "use it as `async with AsyncClient() as client`"
 CREDIT: Final = 1024
 """Messages of a stream that may be on their way to who iterates over it."""
+CONNECT_TIMEOUT: Final = 3.0
+"""Seconds until an attempt to connect is given up for the next: of itself TCP asks less and less often."""
 TICK: Final = 0.5
 """Seconds between two looks at what is overdue."""
 Agent = str | Mapping[str, Any]
@@ -140,6 +143,7 @@ class _Link:
             # Its own, so that after a reconnect it is the same client to the broker.
             dealer.setsockopt(zmq.IDENTITY, identity)
             dealer.setsockopt(zmq.LINGER, 500)
+            _notice_dead_hosts(dealer)
             monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
             dealer.connect(endpoint)
         except BaseException:
@@ -154,6 +158,19 @@ class _Link:
         self._monitor.close()
         self._socket.close()
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+
+
+def _notice_dead_hosts(dealer: zmq.Socket[bytes]) -> None:
+    """Connect anew where a daemon's host leaves everything unanswered: after a cut, TCP alone may wait as long again.
+
+    While requests are open there is something to answer at the latest after `CLIENT_SILENCE`: a `ping`.
+    """
+    dealer.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
+    dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT * 1000))
+    dealer.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    dealer.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
+    dealer.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+    dealer.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
 
 
 class AsyncClient:

@@ -1,0 +1,347 @@
+"""Broker, workers and clients under arbitrary histories of losses, restarts and time: the contract's rules hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from axon_zmq import limits, wire
+from axon_zmq.errors import AxonError
+from axon_zmq.messages import Chunk, Complete, ToolCall
+from axon_zmq.testing.world import CHUNK, TOOL, Client, Worker, World
+from axon_zmq.wire import RunKey
+
+SCRIPTS = ["", "c", "ccc", "tc", "ctc", "ctct"]
+"""What a run does: chunks and tool calls."""
+
+
+def script_of(body: bytes) -> Iterator[str]:
+    return (TOOL if step == "t" else CHUNK for step in wire.unpack(body, "the body")["prompt"].partition("/")[2])
+
+
+class WorldMachine(RuleBasedStateMachine):
+    """Each rule is something that can happen; the invariants are what clients are promised."""
+
+    @initialize(workers=st.integers(0, 2))
+    def begin(self, workers: int) -> None:
+        self.world = World(script_of, max_queued=8, max_queued_per_client=6, hang_seconds=5)
+        self.names = 0
+        self.attempts: dict[RunKey, int] = {}
+        self.former: list[Client] = []
+        """Client processes that were killed."""
+        for _ in range(workers):
+            self.worker_comes(2)
+        self.client_comes(b"a")
+        self.client_comes(b"b")
+
+    # --- what can happen ---------------------------------------------------------------------------
+
+    @rule(
+        who=st.sampled_from([b"a", b"b"]),
+        script=st.sampled_from(SCRIPTS),
+        attempts=st.integers(1, 3),
+        keep=st.booleans(),
+        timeout_ms=st.sampled_from([2_000, 20_000, 40_000]),
+    )
+    def request(self, who: bytes, script: str, attempts: int, keep: bool, timeout_ms: int) -> None:
+        client = self.world.clients[who]
+        self.names += 1
+        id = b"%d" % self.names
+        options = {"id": id, "max_attempts": attempts, "timeout_ms": timeout_ms}
+        options["on_disconnect"] = "keep" if keep else "cancel"
+        request = client.core.run("run_stream", "agent", f"{self.names}/{script}", options, self.world.now)
+        client.requests[id], client.events[id] = request, []
+        self.attempts[who, id] = attempts
+        client.read()
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if open_now := [(client, id) for client in self._clients() for id in client.core.open if id in client.requests]:
+            client, id = data.draw(st.sampled_from(open_now))
+            client.core.cancel(id)
+            client.read()
+
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        if waiting := [client for client in self._clients() if client.to_answer]:
+            client = data.draw(st.sampled_from(waiting))
+            client.core.answer(*client.to_answer.pop(0), {"result": 1})
+            client.read()
+
+    @rule(data=st.data(), most=st.integers(1, 6))
+    def deliver(self, data: st.DataObject, most: int) -> None:
+        for _ in range(most):
+            if ready := self.world.pipes():
+                data.draw(st.sampled_from(ready))()
+
+    @rule()
+    def deliver_all(self) -> None:
+        self.world.deliver_all()
+
+    @rule(data=st.data(), most=st.integers(1, 4))
+    def step(self, data: st.DataObject, most: int) -> None:
+        for _ in range(most):
+            if running := self._running():
+                worker, key = data.draw(st.sampled_from(running))
+                worker.step(key, self.world.now)
+
+    @rule(slots=st.integers(1, 3))
+    def worker_comes(self, slots: int) -> None:
+        if len(self.world.workers) < 4:
+            self.names += 1
+            self.world.add_worker(f"run_stream-{self.names}", "run_stream", slots)
+
+    @rule(data=st.data())
+    def worker_dies(self, data: st.DataObject) -> None:
+        if alive := self._alive():
+            worker = data.draw(st.sampled_from(alive))
+            self.world.kill_worker(worker, data.draw(st.integers(0, len(worker.sent))))
+
+    @rule(data=st.data())
+    def worker_hangs_or_goes_on(self, data: st.DataObject) -> None:
+        if alive := self._alive():
+            worker = data.draw(st.sampled_from(alive))
+            if worker.is_hung:
+                self.world.wake_worker(worker)
+            else:
+                worker.is_hung = True
+
+    @rule(data=st.data())
+    def worker_leaves(self, data: st.DataObject) -> None:
+        if alive := [worker for worker in self._alive() if not worker.is_leaving and not worker.is_hung]:
+            worker = data.draw(st.sampled_from(alive))
+            worker.is_leaving = True
+            if self.world.broker is not None:
+                worker.control(b"leaving", {})
+
+    @rule(data=st.data())
+    def the_dead_are_noticed(self, data: st.DataObject) -> None:
+        for worker in list(self.world.workers.values()):
+            self.world.notice(worker)
+
+    @precondition(lambda self: self.world.broker is not None)
+    @rule(data=st.data(), orderly=st.booleans())
+    def broker_goes(self, data: st.DataObject, orderly: bool) -> None:
+        if orderly:
+            self.world.stop_broker()
+        else:
+            self.world.kill_broker(lambda count: data.draw(st.integers(0, count)))
+
+    @precondition(lambda self: self.world.broker is None)
+    @rule()
+    def broker_comes(self) -> None:
+        self.world.start_broker()
+
+    @rule(data=st.data(), who=st.sampled_from([b"a", b"b"]))
+    def cable(self, data: st.DataObject, who: bytes) -> None:
+        client = self.world.clients[who]
+        if client.is_connected:
+            self.world.cut(client, lambda count: data.draw(st.integers(0, count)))
+        else:
+            self.world.restore(client)
+
+    @rule(who=st.sampled_from([b"a", b"b"]))
+    def client_comes(self, who: bytes) -> None:
+        if who in self.world.clients:
+            self.former.append(self.world.clients[who])
+        self.world.add_client(who)
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 6.0, limits.CLIENT_GRACE + 3]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    # --- what is promised --------------------------------------------------------------------------
+
+    @invariant()
+    def rule_1_what_a_client_takes_is_whole_and_in_order(self) -> None:
+        for client, id, events in self._told():
+            numbers = [event.seq for event in events if isinstance(event, Chunk | ToolCall)]
+            assert numbers == list(range(1, len(numbers) + 1)), (client.identity, id, events)
+
+    @invariant()
+    def rule_2_a_request_has_one_end_and_nothing_after_it(self) -> None:
+        for client, id, events in self._told():
+            assert len(client.ends(id)) <= 1
+            assert not client.ends(id) or isinstance(events[-1], Complete | AxonError)
+
+    @invariant()
+    def rule_2_what_a_client_hears_of_a_run_comes_from_one_start_of_it(self) -> None:
+        for client, id, events in self._told():
+            sources = {event.data.partition(":")[0] for event in events if isinstance(event, Chunk)}
+            assert len(sources) <= 1, (client.identity, id, sources)
+
+    @invariant()
+    def rule_4_no_run_is_started_more_often_than_it_may_be(self) -> None:
+        started = Counter(key for worker in self.world.starts for key, _ in worker.started)
+        for key, times in started.items():
+            assert times <= min(self.attempts[key], limits.STRIKES + self._leaving_lost()), key
+
+    @invariant()
+    def rule_7_no_tool_call_is_run_twice_by_one_process(self) -> None:
+        for client in (*self._clients(), *self.former):
+            assert all(times == 1 for times in client.called.values()), client.called
+
+    @invariant()
+    def the_broker_and_its_workers_agree_on_who_holds_what_once_all_is_delivered(self) -> None:
+        broker = self.world.broker
+        if broker is None or broker.settling or self.world.pipes():
+            return
+        for worker in self._alive():
+            known = broker._runs.workers.get(worker.identity)
+            if known is not None and not worker.is_hung and worker.boot == broker.boot:
+                assert set(known.runs) == set(worker.runs)
+                assert known.busy == len(worker.runs) <= max(worker.slots, known.busy)
+
+    def teardown(self) -> None:
+        """However it went: once everything is there again and time has passed, all has ended and nothing is left."""
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        self._heal()
+        for _ in range(60):
+            world.pass_time(1.0)
+            world.deliver_all()
+            for worker, key in self._running():
+                worker.step(key, world.now)
+            self._answer_all()
+            world.deliver_all()
+        for client in self._clients():
+            for id in client.requests:
+                assert client.ends(id), (client.identity, id, client.events[id])
+        world.pass_time(limits.RESUME_WINDOW + limits.CLIENT_GRACE + 10)
+        assert world.broker is not None
+        assert len(world.broker._runs) == 0, dict(world.broker._runs._runs)
+        assert all(worker.busy == 0 for worker in world.broker._runs.workers.values())
+        assert not any(worker.holds() for worker in world.workers.values())
+        assert world.broker.gone == set()
+        self.rule_1_what_a_client_takes_is_whole_and_in_order()
+        self.rule_2_a_request_has_one_end_and_nothing_after_it()
+
+    def _heal(self) -> None:
+        for worker in self._alive():
+            if worker.is_hung:
+                self.world.wake_worker(worker)
+        if self.world.broker is None:
+            self.world.start_broker()
+        for client in self._clients():
+            if not client.is_connected:
+                self.world.restore(client)
+        self.world.add_worker("run_stream-999", "run_stream", 3)
+
+    def _answer_all(self) -> None:
+        for client in self._clients():
+            while client.to_answer:
+                client.core.answer(*client.to_answer.pop(0), {"result": 1})
+            client.read()
+
+    # --- small things ------------------------------------------------------------------------------
+
+    def _clients(self) -> list[Client]:
+        return list(self.world.clients.values())
+
+    def _told(self) -> Iterator[tuple[Client, bytes, list]]:
+        for client in (*self._clients(), *self.former):
+            for id, events in client.events.items():
+                yield client, id, events
+
+    def _alive(self) -> list[Worker]:
+        return [worker for worker in self.world.workers.values() if not worker.is_dead]
+
+    def _running(self) -> list[tuple[Worker, RunKey]]:
+        return [(worker, key) for worker in self._alive() if not worker.is_hung for key in worker.runs]
+
+    def _leaving_lost(self) -> int:
+        """Workers that died while they left: no fault of what they ran."""
+        return sum(worker.is_leaving for worker in self.world.starts)
+
+
+TestWorld = WorldMachine.TestCase
+TestWorld.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+# --- histories that once went wrong, or are worth a name -------------------------------------------
+
+
+def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
+    """A world with a client and one run under way."""
+    world = World(lambda _: (CHUNK for _ in script))
+    for number in range(workers):
+        world.add_worker(f"run_stream-{number}", "run_stream", 2)
+    world.pass_time(limits.SETTLE_TIME + 1)
+    client = world.add_client(b"a")
+    send(world, client, b"1")
+    return world, client, b"1"
+
+
+def send(world: World, client: Client, id: bytes) -> None:
+    client.requests[id] = client.core.run("run_stream", "agent", "x", {"id": id}, world.now)
+    client.events[id] = []
+    client.read()
+
+
+def finish(world: World) -> None:
+    for _ in range(10):
+        world.deliver_all()
+        for worker in world.workers.values():
+            for key in list(worker.runs):
+                worker.step(key, world.now)
+        world.pass_time(1.0)
+
+
+def test_a_request_that_never_reached_the_broker_is_sent_again_and_runs_once():
+    world, client, id = plain()
+    world.kill_broker(lambda _: 0)  # unread
+    world.start_broker()
+    finish(world)
+    [end] = client.ends(id)
+    assert isinstance(end, Complete)
+    assert len([worker.started for worker in world.starts if worker.started]) == 1
+
+
+def test_a_request_that_was_given_to_a_worker_which_never_got_it_is_sent_again():
+    world, client, id = plain()
+    world.pipes()[-1]()  # it reaches the broker, which gives it to the worker
+    world.kill_broker(lambda _: 0)
+    world.start_broker()
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+
+
+def test_a_run_whose_worker_died_with_the_broker_is_not_sent_again():
+    world, client, id = plain()
+    world.deliver_all()
+    [worker] = world.workers.values()
+    assert worker.runs
+    world.kill_broker(lambda _: 0)
+    world.kill_worker(worker, 0)
+    del world.workers[worker.identity]
+    world.start_broker()
+    world.add_worker("run_stream-9", "run_stream", 2)
+    finish(world)
+    [end] = client.ends(id)
+    assert (end.error_type, end.details["may_have_run"]) == ("unknown_request", True)
+    assert sum(len(each.started) for each in world.starts) == 1
+
+
+@pytest.mark.parametrize("survives", [0, 1, 2])
+def test_a_stream_over_a_broker_that_dies_is_whole_whatever_was_under_way(survives: int):
+    world, client, id = plain(script="cccccc")
+    world.deliver_all()
+    [worker] = world.workers.values()
+    for _ in range(3):
+        worker.step((b"a", id), world.now)
+    world.kill_broker(lambda count: min(count, survives))
+    worker.step((b"a", id), world.now)
+    world.start_broker()
+    finish(world)
+    assert [event.seq for event in client.events[id]] == list(range(1, 8))
