@@ -222,15 +222,15 @@ def doctor(endpoint: Endpoint = None) -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show each process, by supervisord and by the broker, and each mode; exit code 3 where one is degraded."""
-    from axon_zmq.supervise.status import report, show
+    """Show each process and each mode; exit code 3 where a mode is degraded, or nobody answers."""
+    from axon_zmq.supervise.status import is_well, report, show
 
     found = report(_run_dir())
     if as_json or not out.is_terminal:
         print_line(found)
     else:
         show(found, out)
-    raise typer.Exit(NOT_NOW if any(mode["degraded"] for mode in found["modes"].values()) else 0)
+    raise typer.Exit(0 if is_well(found) else NOT_NOW)
 
 
 @app.command()

@@ -52,6 +52,9 @@ SETTLE_TIME = 2.0
 """How long a new broker waits for workers to register before it judges ids unknown."""
 ALIVE_INTERVAL = 2.0
 """Between two `alive` messages to a client with unfinished requests."""
+ALIVE_AT_A_TIME = 500
+"""Clients that are told so at once, and the pause until the next are: 100,000 take two seconds."""
+ALIVE_PAUSE = 0.01
 DEAD_HOST = 10.0
 """How long the other host may leave what was sent to it unanswered until the connection is cut: a host that dies and a
 cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. Over most short cuts, nothing is noticed.
@@ -122,8 +125,8 @@ who reads all the time can take them in."""
 COMPLAINTS_PER_SECOND = 20
 """Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""
 ALL_OUTBOX_BYTES = 256 * MIB
-"""Both over all clients; past it the slow one is who holds more than an equal share, so that it never gets to be
-twice as much, and who only has a few chunks to wait for is left alone."""
+"""Both over all clients; past it the slow one is who holds more than an equal share. Over twice as much, and who holds
+less than a share has its answers kept all the same: three times as much is the most that ever waits."""
 REMEMBERED_RUNS = 100_000
 """Ended runs that the broker remembers at most, about 0.5 KiB each; the oldest go first."""
 REMEMBERED_CLIENTS = 100_000

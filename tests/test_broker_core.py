@@ -300,7 +300,7 @@ def test_resume_of_a_queued_run_and_of_an_unknown_one():
 
 def test_a_lost_workers_runs_end_as_worker_lost_and_its_slots_are_gone():
     bench = Bench()
-    worker = bench.add_worker(b"w", slots=2)
+    worker = bench.add_worker(b"w", slots=3)
     bench.add_worker(b"other")
     bench.send(A, "run", b"1", {"max_attempts": 2})
     bench.send(A, "run", b"2")

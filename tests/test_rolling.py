@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from rich.console import Console
 
 from axon_zmq import Client
-from axon_zmq.supervise import backend, backoff, rpc, slots
+from axon_zmq.supervise import backend, backoff, rpc, slots, status
+from tests import snippets
 from tests.conftest import ROOT, wait_until
 from tests.test_supervised import BIN, Served, served
 
@@ -117,9 +124,9 @@ def test_scale_adds_and_removes_without_touching_the_others(daemon: Served):
     assert command(daemon, "scale", "run_stream", "1").returncode == 0
     assert pids(daemon) == before
     assert {name: pid for name, pid in more.items() if name in before} == before
-    status = json.loads(command(daemon, "status").stdout)
-    assert status["modes"]["run_stream"]["degraded"] is False
-    assert status["processes"]["run_stream-1"]["slots"] == 1024
+    told = json.loads(command(daemon, "status").stdout)
+    assert told["modes"]["run_stream"]["degraded"] is False
+    assert told["processes"]["run_stream-1"]["slots"] == 1024
 
 
 def test_scaling_down_lets_what_runs_end(daemon: Served):
@@ -152,18 +159,84 @@ def test_what_cannot_be_done_is_said(daemon: Served):
     assert "run_strem" in unknown.stderr
     with slots.Slots(daemon.run_dir).held():
         busy = command(daemon, "scale", "run", "2")
-    assert busy.returncode == 2
+    assert busy.returncode == 3
     assert "another scale or roll" in busy.stderr
     env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir / "nothing")}
-    for arguments, code in ((["scale", "run", "2"], 2), (["status"], 3)):
+    for arguments in (["scale", "run", "2"], ["roll"], ["status"]):
         nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=30)
-        assert nobody.returncode == code, nobody.stderr
+        assert nobody.returncode == 3, nobody.stderr
+        assert str(daemon.run_dir / "nothing") in nobody.stderr
+
+
+def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
+    before = pids(daemon)
+    monkeypatch.setattr(slots, "START_TIME", 0.0)
+    with pytest.raises(slots.NotNowError, match=r"run-2 did not register .*nothing else was touched"):
+        slots.roll(slots.Slots(daemon.run_dir), ["run-1"], False, pytest.fail)
+    assert pids(daemon) == before
+    assert (daemon.run_dir / "more.conf").read_text() == ""
+
+
+def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
+    def say(what: str) -> None:
+        assert what == "run-2 is there as a spare"
+        monkeypatch.setattr(slots, "START_TIME", 0.0)
+
+    with pytest.raises(slots.NotNowError, match=r"run-1 did not register .*the spare run-2 stays in its place"):
+        slots.roll(slots.Slots(daemon.run_dir), ["run-1"], False, say)
+    with Client(daemon.endpoint) as client:
+        assert client.run("echo", "by the spare").result == "by the spare"
+        wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 2, "run-1")
+    assert command(daemon, "scale", "run", "1").returncode == 0
+    assert "run-1" in pids(daemon)
+    assert "run-2" not in pids(daemon)
+
+
+def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemon: Served):
+    before = pids(daemon)
+    told: list[str] = []
+
+    def say(what: str) -> None:
+        told.append(what)
+        if what == "run-1 is there again":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(slots.NotNowError, match="asked to stop"):
+        slots.roll(slots.Slots(daemon.run_dir), ["run-1", "run_stream-1"], True, say)
+    assert told == ["run-2 is there as a spare", "run-1 is there again", "run-2 has gone"]
+    after = pids(daemon)
+    assert {name for name in after if after[name] != before.get(name)} == {"run-1"}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_status_shows_what_there_is_when_the_broker_is_not_there(daemon: Served):
+    rpc.call(daemon.run_dir, "stopProcess", "broker")
+    shown = command(daemon, "status")
+    assert shown.returncode == 3
+    told = json.loads(shown.stdout)
+    assert told["processes"]["broker"]["state"] == "STOPPED"
+    assert told["processes"]["run-1"]["state"] in ("STARTING", "RUNNING")
+    assert told["silent"].keys() == {"broker"}
+    rpc.call(daemon.run_dir, "startProcess", "broker", False)
+    wait_until(lambda: command(daemon, "status").returncode == 0, "the broker and its workers")
+
+
+def test_status_on_a_terminal_is_a_table(daemon: Served):
+    console = Console(record=True, width=120, file=io.StringIO())
+    status.show(status.report(daemon.run_dir), console)
+    lines = console.export_text().splitlines()
+    assert lines[0].split() == ["process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"]
+    [row] = [line.split() for line in lines if line.startswith("run_stream-1 ")]
+    assert row[2:4] == ["ready", str(pids(daemon)["run_stream-1"])]
+    assert any(line.startswith("run_stream") and line.endswith("well") for line in lines)
 
 
 def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served):
     pid = pids(daemon)["run-1"]
+    losses = lambda: (daemon.run_dir / "broker.log").read_text().count("worker run-1 is gone")  # noqa: E731
+    before = losses()
     os.kill(pid, 9)
-    wait_until(lambda: "worker run-1 is gone" in (daemon.run_dir / "broker.log").read_text(), "the loss", 5)
+    wait_until(lambda: losses() > before, "the loss", 5)
     there = lambda: [w for w in backend.status(daemon.run_dir)["workers"] if w["name"] == "run-1" and w["pid"] != pid]  # noqa: E731
     [worker] = wait_until(there, "another process")
     assert worker["crashes"] == 1
@@ -178,11 +251,33 @@ def test_a_slot_of_a_mode_that_has_none_is_made_after_another_modes(daemon: Serv
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
 
+def test_the_commands_of_the_operations_page_do_what_it_says(daemon: Served):
+    [block] = [each for each in snippets.blocks(snippets.DOCS / "operations.md") if each.language == "sh"]
+    before = pids(daemon)
+    for line in block.code.splitlines():
+        arguments = line.partition("#")[0].split()
+        assert arguments[0] == "axon-zmq"
+        done = command(daemon, *arguments[1:])
+        assert done.returncode == 0, (line, done.stderr)
+    after = pids(daemon)
+    assert after.keys() - before.keys() == {"run_stream-2"}
+    assert {name for name in before if after[name] == before[name]} == {"supervisord", "events"}
+    assert command(daemon, "scale", "run_stream", "1").returncode == 0
+
+
+def a_worker_that_hangs_is_killed_and_replaced(daemon: Served, name: str) -> None:
+    pid = pids(daemon)[name]
+    os.kill(pid, signal.SIGSTOP)
+    replaced = lambda: any(w["name"] == name and w["pid"] != pid for w in backend.status(daemon.run_dir)["workers"])  # noqa: E731
+    wait_until(replaced, "another process")
+
+
 def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others_alone(tmp_path: Path):
     agents = "crashing=crashing_agent:agent,echo=axon_zmq.agents.echo:agent"
-    env = {**FEW, "AXON_AGENTS": agents, "PYTHONPATH": f"{ROOT}/tests"}
+    env = {**FEW, "AXON_AGENTS": agents, "PYTHONPATH": f"{ROOT}/tests", "AXON_HANG_SECONDS": "4"}
     with served(**env) as own:
         own.wait_for("the processes")
+        a_worker_that_hangs_is_killed_and_replaced(own, "run_stream-1")
         with Client(own.endpoint) as client:
             for number in range(4):  # each with another prompt: else it would be quarantined
                 wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 40)
@@ -193,32 +288,82 @@ def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others
             assert pong["modes"]["run_stream"]["degraded"] is False
             assert client.stream("echo", "others serve on").complete().result == "others serve on"
             log = own.run_dir / "run-1.log"
-            wait_until(lambda: "waits 2 s" in log.read_text(), "a longer wait")
-            assert "waits 1 s" in log.read_text()
-        status = command(own, "status")
-        assert status.returncode == 3
-        assert "crashed 3 times" in json.loads(status.stdout)["modes"]["run"]["reasons"][0]
+            wait_until(lambda: "waits 4 s" in log.read_text(), "a longer wait")
+            assert re.findall(r"waits (\d+) s|serves run with", log.read_text()) == ["", "", "1", "", "2", "", "4"]
+        shown = command(own, "status")
+        assert shown.returncode == 3
+        assert "crashed 3 times" in json.loads(shown.stdout)["modes"]["run"]["reasons"][0]
 
 
 # --- the wait before a start, alone ----------------------------------------------------------------
 
 
 def test_the_wait_grows_and_has_an_end():
-    assert [backoff.delay(starts) for starts in range(1, 11)] == [0, 0, 0, 1, 2, 4, 8, 16, 30, 30]
+    assert [backoff.delay(starts) for starts in range(1, 11)] == [0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+class Clock:
+    """Time that passes while somebody sleeps."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.now = 1000.0
+        monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "run-1")
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("time.sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_only_starts_under_supervisord_that_did_not_end_in_order_count(tmp_path: Path, monkeypatch: Any):
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
+    monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
     assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0.0] * 5
-    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
-    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0, 0, 0, 1, 2]
-    assert waited == [1, 2]
+    Clock(monkeypatch)
+    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0, 0, 1, 2, 4]
     assert (tmp_path / "run-1.starts").stat().st_mode & 0o777 == 0o600
     backoff.ended_in_order(tmp_path, "run-1")
     assert backoff.pause(tmp_path, "run-1") == 0.0
     assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # nothing can be noted
+
+
+def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(tmp_path: Path, monkeypatch: Any):
+    clock = Clock(monkeypatch)
+    waits = []
+    for _ in range(40):
+        waits.append(backoff.pause(tmp_path, "run-1"))
+        clock.sleep(1.0)
+    assert waits[:8] == [0, 0, 1, 2, 4, 8, 16, 30]
+    assert set(waits[8:]) == {30.0}
+    clock.sleep(backoff.WINDOW)
+    for _ in range(10):
+        assert backoff.pause(tmp_path, "run-1") == 0.0
+        clock.sleep(40.0)
+
+
+def test_starts_by_another_supervisord_and_a_file_that_is_none_do_not_count(tmp_path: Path, monkeypatch: Any):
+    Clock(monkeypatch)
+    for _ in range(4):
+        backoff.pause(tmp_path, "run-1")
+    monkeypatch.setattr("os.getppid", lambda: 4711)
+    assert [backoff.pause(tmp_path, "run-1") for _ in range(3)] == [0, 0, 1]
+    for odd in (b"", b"\n", b"4711 soon", b"\xff\xfe"):
+        (tmp_path / "run-1.starts").write_bytes(odd)
+        assert backoff.pause(tmp_path, "run-1") == 0.0
+
+
+def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
+    file = tmp_path / "run-1.starts"
+    file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
+    code = "import sys; from pathlib import Path; from axon_zmq.supervise import backoff; "
+    command = [sys.executable, "-c", code + "print(backoff.pause(Path(sys.argv[1]), 'run-1'))", str(tmp_path)]
+    env = {**os.environ, "SUPERVISOR_PROCESS_NAME": "run-1"}
+    with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert b"run-1 was started 8 times" in waiting.stderr.readline()
+        waiting.terminate()
+        assert waiting.wait(10) == 0
+    assert not file.exists()
+    assert subprocess.run(command, env=env, cwd=ROOT, capture_output=True, check=True).stdout == b"0.0\n"
 
 
 def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):

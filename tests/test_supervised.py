@@ -55,9 +55,9 @@ class Served:
 
 def family(run_dir: Path) -> dict[str, psutil.Process]:
     found = {}
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "status"]):
         line = process.info["cmdline"] or []
-        if not any(str(run_dir) in part for part in line) or process.status() == psutil.STATUS_ZOMBIE:
+        if not any(str(run_dir) in part for part in line) or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
         names = [part.removeprefix("--name=") for part in line if part.startswith("--name=")]
         if "axon_zmq.broker" in line:
@@ -121,7 +121,7 @@ def test_serve_is_ready_soon_private_and_survives_a_kill_of_each_process():
         assert daemon.family().keys() == PROGRAMS | {"supervisord"}
         before = daemon.family()
         with Client(daemon.endpoint) as client:
-            killed = {"run-1", "run_sync-2", "run_stream-1", "broker"}
+            killed = {"run-1", "run_sync-2", "run_stream-1", "broker", "events"}
             for name in killed:
                 before[name].kill()
 
@@ -228,6 +228,7 @@ def test_plain_supervisord_and_supervisorctl_work_from_a_checkout(folder):
         (checkout / "supervisord.conf").write_text(conf)
         env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
         env.pop("AXON_RUN_DIR", None)
+        env.pop("AXON_FRONTEND", None)
         run = lambda *command: subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)  # noqa: E731
         started = run("supervisord", "-c", "supervisord.conf")
         assert started.returncode == 0, started.stdout + started.stderr
@@ -238,6 +239,13 @@ def test_plain_supervisord_and_supervisorctl_work_from_a_checkout(folder):
             listing = run("supervisorctl", "-c", "supervisord.conf", "status").stdout
             assert {line.split()[0] for line in listing.splitlines()} == PROGRAMS
             assert (checkout / "run").stat().st_mode & 0o777 == 0o700
+            before = family(checkout / "run")
+            scaled = run("axon-zmq", "scale", "run_sync", "3")
+            assert scaled.returncode == 0, scaled.stderr
+            assert family(checkout / "run") == {**before, "run_sync-3": family(checkout / "run")["run_sync-3"]}
+            assert run("axon-zmq", "scale", "run_sync", "2").returncode == 0
+            assert run("axon-zmq", "status").returncode == 0
+            assert family(checkout / "run") == before
         finally:
             run("supervisorctl", "-c", "supervisord.conf", "shutdown")
             wait_until(lambda: not family(checkout / "run") and not family(checkout), "the end of it", 30)

@@ -16,8 +16,16 @@ from axon_zmq.messages import Chunk, Complete, ToolCall
 from axon_zmq.testing.world import CHUNK, TOOL, Client, Worker, World
 from axon_zmq.wire import RunKey
 
-SCRIPTS = ["", "c", "ccc", "tc", "ctc", "ctct"]
+SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", ""]
 """What a run does: chunks and tool calls."""
+
+
+EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutting_down"}
+"""Ends that are nobody's fault."""
+FAULTS = [
+    *("worker_dies", "worker_dies", "worker_comes", "worker_comes", "worker_hangs_or_goes_on", "worker_leaves"),
+    *("broker_is_restarted", "broker_goes", "broker_and_worker_die", "cable", "client_comes"),
+]
 
 
 def script_of(body: bytes) -> Iterator[str]:
@@ -27,62 +35,61 @@ def script_of(body: bytes) -> Iterator[str]:
 class WorldMachine(RuleBasedStateMachine):
     """Each rule is something that can happen; the invariants are what clients are promised."""
 
-    @initialize(workers=st.integers(0, 2))
+    @initialize(workers=st.integers(1, 3))
     def begin(self, workers: int) -> None:
         self.world = World(script_of, max_queued=8, max_queued_per_client=6, hang_seconds=5)
         self.names = 0
         self.attempts: dict[RunKey, int] = {}
+        self.somebody_died = False
         self.former: list[Client] = []
         """Client processes that were killed."""
-        for _ in range(workers):
-            self.worker_comes(2)
-        self.client_comes(b"a")
-        self.client_comes(b"b")
+        for number in range(workers):
+            self.world.add_worker(f"run_stream-w{number}", "run_stream", 2)
+        self.world.add_client(b"a")
+        self.world.add_client(b"b")
+        self.world.pass_time(limits.SETTLE_TIME + 1)
 
     # --- what can happen ---------------------------------------------------------------------------
 
     @rule(
         who=st.sampled_from([b"a", b"b"]),
-        script=st.sampled_from(SCRIPTS),
-        attempts=st.integers(1, 3),
+        scripts=st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=3),
+        attempts=st.sampled_from([1, 3, 2]),
         keep=st.booleans(),
-        timeout_ms=st.sampled_from([2_000, 20_000, 40_000]),
+        timeout_ms=st.sampled_from([20_000, 40_000, 2_000]),
     )
-    def request(self, who: bytes, script: str, attempts: int, keep: bool, timeout_ms: int) -> None:
+    def request(self, who: bytes, scripts: list[str], attempts: int, keep: bool, timeout_ms: int) -> None:
         client = self.world.clients[who]
-        self.names += 1
-        id = b"%d" % self.names
-        options = {"id": id, "max_attempts": attempts, "timeout_ms": timeout_ms}
-        options["on_disconnect"] = "keep" if keep else "cancel"
-        request = client.core.run("run_stream", "agent", f"{self.names}/{script}", options, self.world.now)
-        client.requests[id], client.events[id] = request, []
-        self.attempts[who, id] = attempts
+        for script in scripts:
+            self.names += 1
+            id = b"%d" % self.names
+            options = {"id": id, "max_attempts": attempts, "timeout_ms": timeout_ms}
+            options["on_disconnect"] = "keep" if keep else "cancel"
+            request = client.core.run("run_stream", "agent", f"{self.names}/{script}", options, self.world.now)
+            client.requests[id], client.events[id] = request, []
+            self.attempts[who, id] = attempts
         client.read()
 
+    @precondition(lambda self: self._open())
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        if open_now := [(client, id) for client in self._clients() for id in client.core.open if id in client.requests]:
-            client, id = data.draw(st.sampled_from(open_now))
-            client.core.cancel(id)
-            client.read()
+        client, id = data.draw(st.sampled_from(self._open()))
+        client.core.cancel(id)
+        client.read()
 
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        if waiting := [client for client in self._clients() if client.to_answer]:
-            client = data.draw(st.sampled_from(waiting))
-            client.core.answer(*client.to_answer.pop(0), {"result": 1})
-            client.read()
+    @precondition(lambda self: any(client.to_answer for client in self._clients()))
+    @rule()
+    def answer(self) -> None:
+        self._answer_all()
 
-    @rule(data=st.data(), most=st.integers(1, 6))
+    @precondition(lambda self: self.world.pipes())
+    @rule(data=st.data(), most=st.integers(1, 8))
     def deliver(self, data: st.DataObject, most: int) -> None:
         for _ in range(most):
             if ready := self.world.pipes():
                 data.draw(st.sampled_from(ready))()
 
-    @rule()
-    def deliver_all(self) -> None:
-        self.world.deliver_all()
-
+    @precondition(lambda self: self._running())
     @rule(data=st.data(), most=st.integers(1, 4))
     def step(self, data: st.DataObject, most: int) -> None:
         for _ in range(most):
@@ -90,70 +97,86 @@ class WorldMachine(RuleBasedStateMachine):
                 worker, key = data.draw(st.sampled_from(running))
                 worker.step(key, self.world.now)
 
-    @rule(slots=st.integers(1, 3))
-    def worker_comes(self, slots: int) -> None:
+    @precondition(lambda self: self.world.pipes() or self._running())
+    @rule(most=st.integers(1, 3))
+    def goes_well(self, most: int) -> None:
+        """Everything arrives, runs go on, and clients answer."""
+        for _ in range(most):
+            self.world.deliver_all()
+            self._answer_all()
+            for worker, key in self._running():
+                worker.step(key, self.world.now)
+
+    @precondition(lambda self: self.world.pipes())
+    @rule()
+    def everything_arrives(self) -> None:
+        self.world.deliver_all()
+
+    @rule(data=st.data(), fault=st.sampled_from(FAULTS))
+    def fault(self, data: st.DataObject, fault: str) -> None:
+        getattr(self, f"_{fault}")(data)
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 6.0, limits.CLIENT_GRACE + 3]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    # --- what can go wrong -------------------------------------------------------------------------
+
+    def _worker_comes(self, data: st.DataObject) -> None:
         if len(self.world.workers) < 4:
             self.names += 1
-            self.world.add_worker(f"run_stream-{self.names}", "run_stream", slots)
+            self.world.add_worker(f"run_stream-{self.names}", "run_stream", data.draw(st.integers(1, 3)))
 
-    @rule(data=st.data())
-    def worker_dies(self, data: st.DataObject) -> None:
+    def _worker_dies(self, data: st.DataObject) -> None:
         if alive := self._alive():
             worker = data.draw(st.sampled_from(alive))
+            self.somebody_died = True
             self.world.kill_worker(worker, data.draw(st.integers(0, len(worker.sent))))
+            if self.world.broker is not None and data.draw(st.booleans()):
+                self.world.notice(worker)
 
-    @rule(data=st.data())
-    def worker_hangs_or_goes_on(self, data: st.DataObject) -> None:
+    def _worker_hangs_or_goes_on(self, data: st.DataObject) -> None:
         if alive := self._alive():
             worker = data.draw(st.sampled_from(alive))
             if worker.is_hung:
                 self.world.wake_worker(worker)
             else:
-                worker.is_hung = True
+                worker.is_hung = self.somebody_died = True  # it will be killed, if it does not go on soon
 
-    @rule(data=st.data())
-    def worker_leaves(self, data: st.DataObject) -> None:
+    def _worker_leaves(self, data: st.DataObject) -> None:
         if alive := [worker for worker in self._alive() if not worker.is_leaving and not worker.is_hung]:
             worker = data.draw(st.sampled_from(alive))
             worker.is_leaving = True
             if self.world.broker is not None:
                 worker.control(b"leaving", {})
 
-    @rule(data=st.data())
-    def the_dead_are_noticed(self, data: st.DataObject) -> None:
-        for worker in list(self.world.workers.values()):
-            self.world.notice(worker)
-
-    @precondition(lambda self: self.world.broker is not None)
-    @rule(data=st.data(), orderly=st.booleans())
-    def broker_goes(self, data: st.DataObject, orderly: bool) -> None:
-        if orderly:
-            self.world.stop_broker()
-        else:
+    def _broker_goes(self, data: st.DataObject) -> None:
+        if self.world.broker is None:
+            return
+        if data.draw(st.booleans()):
             self.world.kill_broker(lambda count: data.draw(st.integers(0, count)))
+        else:
+            self.world.stop_broker()
 
-    @precondition(lambda self: self.world.broker is None)
-    @rule()
-    def broker_comes(self) -> None:
+    def _broker_and_worker_die(self, data: st.DataObject) -> None:
+        self._worker_dies(data)
+        self._broker_is_restarted(data)
+
+    def _broker_is_restarted(self, data: st.DataObject) -> None:
+        self._broker_goes(data)
         self.world.start_broker()
 
-    @rule(data=st.data(), who=st.sampled_from([b"a", b"b"]))
-    def cable(self, data: st.DataObject, who: bytes) -> None:
-        client = self.world.clients[who]
+    def _cable(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self._clients()))
         if client.is_connected:
             self.world.cut(client, lambda count: data.draw(st.integers(0, count)))
         else:
             self.world.restore(client)
 
-    @rule(who=st.sampled_from([b"a", b"b"]))
-    def client_comes(self, who: bytes) -> None:
-        if who in self.world.clients:
-            self.former.append(self.world.clients[who])
-        self.world.add_client(who)
-
-    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 6.0, limits.CLIENT_GRACE + 3]))
-    def time_passes(self, seconds: float) -> None:
-        self.world.pass_time(seconds)
+    def _client_comes(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self._clients()))
+        self.former.append(client)
+        self.world.add_client(client.identity)
 
     # --- what is promised --------------------------------------------------------------------------
 
@@ -174,6 +197,13 @@ class WorldMachine(RuleBasedStateMachine):
         for client, id, events in self._told():
             sources = {event.data.partition(":")[0] for event in events if isinstance(event, Chunk)}
             assert len(sources) <= 1, (client.identity, id, sources)
+
+    @invariant()
+    def nothing_is_lost_while_no_worker_dies(self) -> None:
+        if not self.somebody_died:
+            for client, id, _ in self._told():
+                for end in client.ends(id):
+                    assert not isinstance(end, AxonError) or end.error_type in EXPECTED, (client.identity, id, end)
 
     @invariant()
     def rule_4_no_run_is_started_more_often_than_it_may_be(self) -> None:
@@ -243,6 +273,9 @@ class WorldMachine(RuleBasedStateMachine):
 
     def _clients(self) -> list[Client]:
         return list(self.world.clients.values())
+
+    def _open(self) -> list[tuple[Client, bytes]]:
+        return [(client, id) for client in self._clients() for id in client.core.open if id in client.requests]
 
     def _told(self) -> Iterator[tuple[Client, bytes, list]]:
         for client in (*self._clients(), *self.former):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Final
 
 from axon_zmq import limits
@@ -29,9 +28,9 @@ class Clients:
     def __len__(self) -> int:
         return len(self._known)
 
-    def active(self) -> Iterator[tuple[bytes, Client]]:
-        """Those with unfinished requests; they may end while one iterates."""
-        return ((identity, known) for identity, known in list(self._known.items()) if known.open)
+    def active(self) -> list[bytes]:
+        """Those with unfinished requests."""
+        return [identity for identity, known in self._known.items() if known.open]
 
     def get(self, identity: bytes) -> Client | None:
         """A client, if it is known."""

@@ -102,7 +102,10 @@ class Broker:
         """What came while settling, and when."""
         self._held_keys: set[RunKey] = set()
         self._held_bytes = 0
-        self._next_alive = now + limits.ALIVE_INTERVAL
+        self.next_alive = now + limits.ALIVE_INTERVAL
+        """When clients are told again that the broker is there."""
+        self._to_tell: list[bytes] = []
+        """Clients that are still to be told so in this round."""
         self._next_look = now + limits.HOUSEKEEPING
 
     def __repr__(self) -> str:
@@ -144,7 +147,7 @@ class Broker:
 
     def next_timer(self) -> float:
         """When a `Tick` is due at the latest, in seconds of the same clock."""
-        due = min(self._next_alive, self._next_look, self._runs.next_timer())
+        due = min(self.next_alive, self._next_look, self._runs.next_timer())
         return min(due, self._settled_at) if self.settling else due
 
     # --- from clients ------------------------------------------------------------------------------
@@ -274,17 +277,27 @@ class Broker:
         if now >= self._next_look:
             self._next_look = now + limits.HOUSEKEEPING
             self._workers.tick(now)
-        if now >= self._next_alive:
-            self._next_alive = now + limits.ALIVE_INTERVAL
+        if now >= self.next_alive:
             self._alive(now)
 
     def _alive(self, now: float) -> None:
-        for identity, client in self._clients.active():
+        """Tell clients with unfinished requests that the broker is there; some at a time, for others wait."""
+        if not self._to_tell:
+            self._to_tell = self._clients.active()
+        due, self._to_tell = self._to_tell[-limits.ALIVE_AT_A_TIME :], self._to_tell[: -limits.ALIVE_AT_A_TIME]
+        bodies: dict[int, bytes] = {}
+        for identity in due:
+            client = self._clients.get(identity)
+            if client is None or not client.open:
+                continue
             if not self._clients.takes_one_reply(identity):
-                self._out.send(identity, b"alive", b"", wire.pack({"boot": self.boot, "open": len(client.open)}))
+                count = len(client.open)
+                body = bodies.get(count) or bodies.setdefault(count, wire.pack({"boot": self.boot, "open": count}))
+                self._out.send(identity, b"alive", b"", body)
             if client.state is ClientState.GONE and now - client.gone_since > limits.CLIENT_GRACE:
                 client.step(ClientEvent.GIVE_UP)
                 self._runs.abandon(client, now)
+        self.next_alive = now + (limits.ALIVE_PAUSE if self._to_tell else limits.ALIVE_INTERVAL)
 
     def _settle(self, now: float) -> None:
         self.settling = False

@@ -116,15 +116,14 @@ class Outboxes:
     def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
         """Keep a message behind the others; whether the client's running requests must be ended.
 
-        While a client is blocked only terminals are kept, and of those over their own bound only that
-        the client was too slow.
+        While a client is blocked only terminals are kept. Of those for which there is no place, whether it
+        is blocked or not, only that the client was too slow is kept.
         """
         ends = kind in wire.TERMINAL_KINDS
-        if client in self._blocked:
-            if not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES:
-                return True
-            if self._is_over(client, ends) or self._all_bytes > 2 * self._in_all:
-                kind, body = b"error", _TOO_SLOW
+        if client in self._blocked and (not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES):
+            return True
+        if ends and not self._has_place(client, len(body)):
+            kind, body = b"error", _TOO_SLOW
         self.waiting.setdefault(client, deque()).append((kind, id, body))
         self._account(client, kind, len(body) + _OVERHEAD)
         if not self._is_over(client, ends) and not self._is_over_its_share(client):
@@ -168,16 +167,29 @@ class Outboxes:
         """Drop what waits for a client: it is gone, or everything was sent."""
         self.waiting.pop(client, None)
         self._retries.pop(client, None)
-        self._all_bytes -= sum(self._bytes.pop(client, {}).values())
+        self._all_bytes -= self._held(client)
+        self._bytes.pop(client, None)
         self._blocked.discard(client)
+
+    def _has_place(self, client: bytes, size: int) -> bool:
+        """Whether one more answer is kept whole: in all at most three times the bound ever waits."""
+        if client in self.waiting and self._is_over(client, True):
+            return False
+        if self._all_bytes + size <= 2 * self._in_all:
+            return True
+        return self._held(client) + size <= self._share()
 
     def _is_over(self, client: bytes, ends: bool) -> bool:
         return self._bytes[client][ends] > self._bounds[ends]
 
     def _is_over_its_share(self, client: bytes) -> bool:
-        if self._all_bytes <= self._in_all:
-            return False
-        return sum(self._bytes[client].values()) > self._in_all // len(self.waiting)
+        return self._all_bytes > self._in_all and self._held(client) > self._share()
+
+    def _share(self) -> int:
+        return self._in_all // max(1, len(self.waiting))
+
+    def _held(self, client: bytes) -> int:
+        return sum(self._bytes.get(client, {}).values())
 
     def _account(self, client: bytes, kind: bytes, bytes: int) -> None:
         self._bytes.setdefault(client, {False: 0, True: 0})[kind in wire.TERMINAL_KINDS] += bytes

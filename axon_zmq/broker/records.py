@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
+from itertools import count
 
 from axon_zmq import limits
 from axon_zmq.broker.queues import FairQueue
@@ -111,6 +113,10 @@ class Worker:
         """Runs that it may be given now; below zero where slots were taken out of service."""
         return self.slots - self.busy if self.state is WorkerState.READY else 0
 
+    def can_take(self, now: float) -> bool:
+        """Whether it takes new runs and makes progress."""
+        return self.state is WorkerState.READY and now - self.seen < limits.PROGRESS_TIMEOUT
+
     def hold(self, run: Run) -> None:
         """Take a run."""
         self.runs[run.key] = run
@@ -142,6 +148,9 @@ class Pool:
     """Suspected runs wait apart: a worker takes few of them at a time, and nobody shall wait behind them."""
     mean_seconds: float = 1.0
     """Moving average of a run's time, for `retry_after_ms`."""
+    _offers: list[tuple[int, int, Worker]] = field(default_factory=list[tuple[int, int, Worker]])
+    """Workers by their free slots, the most first; those that are out of date are among them."""
+    _order: count[int] = field(default_factory=count)
 
     @property
     def waiting(self) -> int:
@@ -161,26 +170,37 @@ class Pool:
         """What waits, taken out of its queue, and who can take it."""
         if self.queue.count and (worker := self.idlest(now)) is not None:
             return self.queue.pop(), worker
-        if self.suspects.count and (worker := self.idlest(now, limits.SUSPECTS_PER_WORKER)) is not None:
+        if self.suspects.count and (worker := self._least_suspected(now)) is not None:
             return self.suspects.pop(), worker
         return None
 
-    def idlest(self, now: float, suspects: int | None = None) -> Worker | None:
+    def offer(self, worker: Worker) -> None:
+        """A worker has more, or fewer, free slots than when it was offered last, or makes progress again."""
+        heapq.heappush(self._offers, (-worker.free, next(self._order), worker))
+        if len(self._offers) > 4 * len(self.workers) + 100:
+            self._offers = [(-each.free, next(self._order), each) for each in self.workers.values()]
+            heapq.heapify(self._offers)
+
+    def idlest(self, now: float) -> Worker | None:
         """The worker with the most free slots among those that make progress and can take one more.
 
-        Args:
-            now: The time.
-            suspects: Where given, only those that have fewer suspected runs.
+        It is found without a look at the others: what was offered lies in a heap, and what is out of date in it
+        is dropped when it comes to the top.
         """
-        able = (
-            worker
-            for worker in self.workers.values()
-            if worker.state is WorkerState.READY
-            and now - worker.seen < limits.PROGRESS_TIMEOUT
-            and (worker.free > 0 or not self.takes_slots)
-            and (suspects is None or worker.suspects < suspects)
-        )
-        return max(able, key=lambda worker: worker.free, default=None)
+        if not self.takes_slots:
+            return max((each for each in self.workers.values() if each.can_take(now)), key=_free, default=None)
+        while self._offers:
+            minus_free, _, worker = self._offers[0]
+            is_up_to_date = -minus_free == worker.free > 0 and worker.identity in self.workers
+            if is_up_to_date and worker.can_take(now):
+                return worker
+            heapq.heappop(self._offers)
+        return None
+
+    def _least_suspected(self, now: float) -> Worker | None:
+        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+        able = [worker for worker in able if worker.suspects < limits.SUSPECTS_PER_WORKER]
+        return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)
 
     def retry_after_ms(self) -> int:
         """About when what waits now will have been served: 100 ms to one minute."""
@@ -194,6 +214,10 @@ class Pool:
             "free": sum(max(0, worker.free) for worker in self.workers.values()),
             "queued": self.waiting,
         }
+
+
+def _free(worker: Worker) -> int:
+    return worker.free
 
 
 @dataclass(slots=True, eq=False)

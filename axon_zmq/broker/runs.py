@@ -107,6 +107,10 @@ class Runs:
             else:
                 self._give(run, worker, now)
 
+    def offer(self, worker: Worker) -> None:
+        """A worker can take more, or less, than before."""
+        self.pools[worker.mode].offer(worker)
+
     def dispatch_all(self, now: float) -> None:
         """As `dispatch`, in every pool."""
         for pool in self.all_pools():
@@ -117,6 +121,7 @@ class Runs:
         run.worker, run.started = worker.identity, now
         run.attempts += 1
         worker.hold(run)
+        self.offer(worker)
         lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
         self._out.dequeued(run)
         self._out.tell(run, run.kind.encode(), run.header_frame, run.body, lease)
@@ -211,6 +216,7 @@ class Runs:
         run.said.clear()
         if run.worker is not None and (worker := self.workers.get(run.worker)) is not None:
             worker.release(run)
+            self.offer(worker)
         self._clients.closed(run)
         if run.kind == "describe":
             self._forget(run)
@@ -258,6 +264,7 @@ class Runs:
                     self._out.tell(run, *each)
             return
         worker.hold(run)
+        self.offer(worker)
         self._clients.opened(run)
         self.tell_what_was_said(run)
         known = self._clients.get(run.client)

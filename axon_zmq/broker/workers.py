@@ -136,6 +136,7 @@ class Workers:
             worker = Worker(identity, mode, slots, name, seen=now, pid=body.get("pid", 0))
             self._runs.workers[identity] = worker
             self._runs.pools[mode].workers[identity] = self._runs.describes.workers[identity] = worker
+            self._runs.offer(worker)
             self._places.setdefault(name, _Place(mode)).missing_since = None
             self._forgot_at = max(self._forgot_at, body.get("forgot_at", 0.0))
             self._out.registered(worker)
@@ -146,6 +147,7 @@ class Workers:
         else:
             worker.step(WorkerEvent.READY)
             worker.slots, worker.seen = slots, now
+            self._runs.offer(worker)
             for run in worker.runs.values():  # it takes all clients to be there again
                 self._runs.tell_what_was_said(run)
         self._runs.dispatch_all(now)
@@ -154,10 +156,12 @@ class Workers:
         was_silent = now - worker.seen >= limits.PROGRESS_TIMEOUT
         worker.seen = now
         if was_silent:
+            self._runs.offer(worker)
             self._runs.dispatch_all(now)
 
     def _slots(self, worker: Worker, body: Mapping[str, Any], now: float) -> None:
         worker.slots = body["slots"]
+        self._runs.offer(worker)
         self._runs.dispatch_all(now)
 
     def _leaving(self, worker: Worker, _body: Mapping[str, Any], _now: float) -> None:

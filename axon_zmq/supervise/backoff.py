@@ -8,41 +8,56 @@ It imports nothing of the package, as `lifeline`: what is wrong may be there.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 WINDOW = 60.0
-"""Seconds within which starts count."""
-FREE = 3
-"""Starts within the window that need not wait: the first, and two after a crash."""
+"""Seconds within which starts count; those that were spent waiting are not among them."""
+FREE = 2
+"""Starts within the window that need not wait: the first, and one after a crash."""
 LONGEST = 30.0
 """Seconds of the longest wait."""
+KEPT = 20
+"""Starts that are remembered; the wait is the longest one by then."""
 
 
 def pause(run_dir: Path, name: str) -> float:
     """Wait as long as the recent starts ask for; how many seconds that was.
 
-    Only under supervisord, which tells its children so: nobody else starts a process again at once.
+    Only under supervisord, which names its children's programs to them: nobody else starts a process again at once.
+    SIGTERM ends the wait, and with it the process, in order.
 
     Args:
         run_dir: Where the starts are noted.
         name: The program's.
     """
-    if "SUPERVISOR_ENABLED" not in os.environ:
+    if "SUPERVISOR_PROCESS_NAME" not in os.environ:
         return 0.0
-    starts = _note(_file(run_dir, name))
-    seconds = delay(len(starts))
+    file = _file(run_dir, name)
+    earlier = _starts(file)
+    count = len(earlier) + 1
+    seconds = delay(count)
+    _note(file, [*(start + seconds for start in earlier), time.monotonic() + seconds])
     if seconds:
-        said = f"{name} was started {len(starts)} times within {WINDOW:.0f} s and ended without being asked to"
+
+        def leave(_number: int, _frame: FrameType | None) -> None:
+            ended_in_order(run_dir, name)
+            raise SystemExit(0)
+
+        before = signal.signal(signal.SIGTERM, leave)
+        said = f"{name} was started {count} times within {WINDOW:.0f} s and ended without being asked to"
         print(f"{said}: waits {seconds:.0f} s", file=sys.stderr, flush=True)
         time.sleep(seconds)
+        signal.signal(signal.SIGTERM, before)
     return seconds
 
 
 def delay(starts: int) -> float:
-    """Seconds to wait before the last of so many starts within the window: 0, 0, 0, 1, 2, 4 … 30."""
+    """Seconds to wait before the last of so many starts within the window: 0, 0, 1, 2, 4 … 30."""
     return min(LONGEST, 2.0 ** (starts - FREE - 1)) if starts > FREE else 0.0
 
 
@@ -56,16 +71,19 @@ def _file(run_dir: Path, name: str) -> Path:
     return run_dir / f"{name.replace('/', '_')}.starts"
 
 
-def _note(file: Path) -> list[float]:
-    """Add this start; all that count. Where nothing can be noted, nobody waits."""
+def _starts(file: Path) -> list[float]:
+    """The starts that count: those by the same supervisord, within the window."""
     now = time.monotonic()
     try:
-        earlier = [float(line) for line in file.read_text().split()]
+        supervisor, *starts = map(float, file.read_text().split())
     except (OSError, ValueError):
-        earlier = []
-    starts = [*(start for start in earlier if now - WINDOW < start <= now), now]
+        return []
+    return [start for start in starts if now - WINDOW < start <= now + LONGEST] if supervisor == os.getppid() else []
+
+
+def _note(file: Path, starts: list[float]) -> None:
+    """Where nothing can be noted, nobody waits."""
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as opened:
-            opened.write("".join(f"{start}\n" for start in starts[-20:]))
-    return starts
+            opened.writelines(f"{each}\n" for each in (os.getppid(), *starts[-KEPT:]))

@@ -26,6 +26,8 @@ LISTENER: Final = "events"
 """The event listener's name in `supervisorctl status`."""
 START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
+LISTENER_START_SECONDS: Final = 1
+"""As long supervisord keeps its events to itself; what was meanwhile is in the picture that the listener asks for."""
 RETRIES: Final = 10
 """Starts in a row, each a second later than the one before, until a program is FATAL."""
 _BAKED: Final = (
@@ -85,7 +87,8 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         "buffer_size=1000",
         "priority=5",
         "autorestart=true",
-        "startsecs=0",
+        f"startsecs={LISTENER_START_SECONDS}",
+        f"startretries={RETRIES}",
         "stopwaitsecs=2",
         "stdout_logfile=NONE",
         *_log_file("stderr", place, LISTENER),

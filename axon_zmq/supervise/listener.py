@@ -1,4 +1,4 @@
-"""Tells the broker what supervisord knows of its workers: `python -m axon_zmq.supervise.listener`.
+"""Tells the broker what supervisord knows of its programs: `python -m axon_zmq.supervise.listener`.
 
 supervisord starts it as an event listener. The broker hears from it which programs there are, which of them
 cannot be kept running, and at once when a process has ended: the kernel tells that through a pidfd, and
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import zmq
 from supervisor.childutils import get_headers, listener
@@ -26,9 +26,13 @@ from axon_zmq.wire import CONTROL
 
 log = logging.getLogger("axon_zmq.listener")
 
-STDIN: Final = 0
 PIPE: Final = 100
 """Messages that wait for a broker which is busy; one that is away gets the whole picture when it comes."""
+CHUNK: Final = 65536
+"""Bytes that are read of supervisord at a time."""
+_STATE: Final = "PROCESS_STATE_"
+"""How the names of supervisord's events start that are about a process; its state follows."""
+_LIVE: Final = frozenset(("STARTING", "RUNNING"))
 
 
 class Listener:
@@ -36,61 +40,116 @@ class Listener:
 
     Args:
         run_dir: The daemon's, with supervisord's socket and the broker's.
+        events: supervisord's end of a pipe, from which its events are read.
+        answers: Where they are answered.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, events: int, answers: IO[str]) -> None:
         self._run_dir = run_dir
+        self._events = events
+        self._answers = answers
+        self._read = b""
+        self._programs: dict[str, dict[str, Any]] = {}
+        """State and pid of each program of ours."""
         self._ends: dict[int, tuple[str, int]] = {}
         """Name and pid of the process that each pidfd stands for."""
-        context = zmq.Context()
-        self._dealer = context.socket(zmq.DEALER)
+        self._context = zmq.Context()
+        self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)
         self._dealer.setsockopt(zmq.SNDHWM, PIPE)
         self._dealer.setsockopt(zmq.LINGER, 0)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._poller = zmq.Poller()
-        for readable in (STDIN, self._monitor):
+        for readable in (events, self._monitor, self._dealer):
             self._poller.register(readable, zmq.POLLIN)
         self._dealer.connect(endpoints.backend_endpoint(run_dir))
 
     def run(self) -> None:
         """Listen until supervisord is gone."""
         self._tell_programs()
-        listener.ready()
-        while True:
+        listener.ready(self._answers)
+        is_there = True
+        while is_there:
             for ready, _ in self._poller.poll():
-                if ready == STDIN:
-                    if not self._take_event():
-                        return
+                if ready == self._events:
+                    is_there = self._take_events()
                 elif ready is self._monitor:
                     self._monitor.recv_multipart()
                     self._tell_programs()
+                elif ready is self._dealer:
+                    self._dealer.recv_multipart()  # a later broker's, perhaps: nothing that this version knows
                 elif isinstance(ready, int):
                     self._tell_end(ready)
 
-    def _take_event(self) -> bool:
-        """Read one event of supervisord's; False where it says no more."""
-        header = sys.stdin.readline()
-        if not header:
-            return False
-        sys.stdin.read(int(get_headers(header)["len"]))
-        self._tell_programs()
-        listener.ok()
-        listener.ready()
-        return True
+    def close(self) -> None:
+        """Let go of the sockets; what waits is dropped."""
+        self._dealer.disable_monitor()
+        self._context.destroy(linger=0)
 
-    def _tell_programs(self) -> None:
-        """What the event says is in the whole picture too."""
+    # --- supervisord -------------------------------------------------------------------------------
+
+    def _take_events(self) -> bool:
+        """Read what supervisord says, and answer each event; False where it is gone."""
+        read = os.read(self._events, CHUNK)
+        self._read += read
+        while (event := self._next_event()) is not None:
+            self._note(*event)
+            self._tell_programs()
+            listener.ok(self._answers)
+            listener.ready(self._answers)
+        return bool(read)
+
+    def _next_event(self) -> tuple[str, str] | None:
+        """Name and data of an event that was read whole."""
+        head, newline, rest = self._read.partition(b"\n")
+        if not newline:
+            return None
         try:
-            processes = rpc.processes(self._run_dir)
+            headers = get_headers(head.decode())
+            length = int(headers["len"])
+        except (ValueError, KeyError):
+            log.warning("supervisord says what is no event: %r", head[:200])
+            self._read = rest
+            return "", ""
+        if len(rest) < length:
+            return None
+        self._read = rest[length:]
+        return headers.get("eventname", ""), rest[:length].decode(errors="replace")
+
+    def _note(self, event: str, data: str) -> None:
+        """Keep what one event says: supervisord may not answer when it is asked for all."""
+        if not event.startswith(_STATE):
+            return
+        try:
+            told = get_headers(data)
+            name, state, pid = told["processname"], event.removeprefix(_STATE), int(told.get("pid", 0))
+        except (ValueError, KeyError):
+            log.warning("supervisord says what cannot be read: %s %r", event, data[:200])
+            return
+        if _is_ours(name):
+            self._programs[name] = {"state": state, "pid": pid if state in _LIVE else 0}
+
+    def _ask(self) -> None:
+        """All that supervisord knows now, which is newer than the event that it is asked at."""
+        try:
+            told = rpc.processes(self._run_dir)
         except rpc.FAULTS as fault:
             log.info("supervisord does not say what it runs: %r", fault)
             return
-        programs = {process["name"]: {"state": process["statename"], "pid": process["pid"]} for process in processes}
-        for name, program in programs.items():
+        self._programs = {
+            process["name"]: {"state": process["statename"], "pid": process["pid"]}
+            for process in told
+            if _is_ours(process["name"])
+        }
+
+    # --- the broker --------------------------------------------------------------------------------
+
+    def _tell_programs(self) -> None:
+        self._ask()
+        for name, program in self._programs.items():
             self._watch(name, program["pid"])
-        self._tell(b"processes", {"programs": programs})
+        self._tell(b"processes", {"programs": self._programs})
 
     def _watch(self, name: str, pid: int) -> None:
         if not pid or not hasattr(os, "pidfd_open") or (name, pid) in self._ends.values():
@@ -114,18 +173,34 @@ class Listener:
             self._dealer.send_multipart([CONTROL, kind, wire.pack(body)], zmq.NOBLOCK)
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a program is the broker or a worker, by the names that the rendered configuration gives them."""
+    return name == "broker" or wire.mode_of(name) is not None
+
+
+def _take_stdout() -> IO[str]:
+    """stdout for supervisord alone: what anything else prints goes to the log, where it does no harm."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
 def main(argv: list[str] | None = None) -> int:
     """Listen until supervisord ends; 2 where it cannot be started as configured."""
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="the daemon's")
     options = parser.parse_args(argv)
     lifeline.hold()
+    answers = _take_stdout()
     logs.configure("events", "info")
     try:
-        Listener(endpoints.private_directory(options.run_dir.absolute())).run()
+        listening = Listener(endpoints.private_directory(options.run_dir.absolute()), 0, answers)
     except ConfigurationError as error:
         log.error("%s", error)
         return 2
+    with suppress(BrokenPipeError):  # supervisord is gone
+        listening.run()
+    listening.close()
     return 0
 
 

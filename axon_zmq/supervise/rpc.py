@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+import socket
+import xmlrpc.client
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
-from xmlrpc.client import Error, ServerProxy
-
-from supervisor.xmlrpc import SupervisorTransport
+from typing import Any, Final
+from xml.parsers.expat import ExpatError
 
 from axon_zmq import wire
 
-FAULTS = (OSError, Error)
-"""What a call may raise: nobody listens, or supervisord refuses."""
+PATIENCE: Final = 10.0
+"""Seconds after which a supervisord that does not answer counts as none: it hangs, or is stopped."""
+FAULTS = (OSError, xmlrpc.client.Error, HTTPException, ExpatError)
+"""What a call may raise: nobody listens, nobody answers, or supervisord refuses."""
+
+RUNNING: Final = frozenset(("STARTING", "RUNNING", "BACKOFF"))
+"""States of a program that supervisord keeps running, or tries to."""
+
+
+class _Connection(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(str(self._path))
 
 
 def call(run_dir: Path, method: str, *arguments: Any) -> Any:
     """Call one of supervisord's methods, such as `startProcess`.
 
     Raises:
-        OSError: Nobody listens.
+        OSError: Nobody listens, or nobody answers in time.
         xmlrpc.client.Error: supervisord refuses.
+        http.client.HTTPException: What answers is no supervisord, or one that ends.
+        xml.parsers.expat.ExpatError: The same.
     """
-    transport: Any = SupervisorTransport(None, None, serverurl=f"unix://{run_dir / 'supervisor.sock'}")
+    connection = _Connection(run_dir / "supervisor.sock")
     try:
-        return getattr(ServerProxy("http://127.0.0.1", transport=transport).supervisor, method)(*arguments)
+        asked = xmlrpc.client.dumps(arguments, f"supervisor.{method}")
+        connection.request("POST", "/RPC2", asked, {"Content-Type": "text/xml"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise xmlrpc.client.ProtocolError(method, answer.status, answer.reason, {})
+        return xmlrpc.client.loads(answer.read())[0][0]
     finally:
-        transport.close()
+        connection.close()
 
 
 def wake(run_dir: Path) -> None:
@@ -36,42 +62,26 @@ def wake(run_dir: Path) -> None:
 
 
 def processes(run_dir: Path) -> list[dict[str, Any]]:
-    """What supervisord says of each program.
-
-    Raises:
-        OSError: Nobody listens.
-        xmlrpc.client.Error: supervisord refuses.
-    """
+    """What supervisord says of each program; raises as `call`."""
     return call(run_dir, "getAllProcessInfo")
 
 
 def stop_workers(run_dir: Path) -> None:
     """Tell all workers to stop at once, each to finish what it has; `supervisorctl` would take turns.
 
-    Raises:
-        OSError: Nobody listens.
-        xmlrpc.client.Error: supervisord refuses.
+    Raises as `call`.
     """
     for name, info in workers(run_dir).items():
-        if info["statename"] in ("STARTING", "RUNNING", "BACKOFF"):
-            call(run_dir, "stopProcess", name, False)
+        if info["statename"] in RUNNING:
+            with suppress(xmlrpc.client.Fault):  # it ended by itself just now
+                call(run_dir, "stopProcess", name, False)
 
 
 def workers_are_gone(run_dir: Path) -> bool:
-    """Whether no worker runs any more.
-
-    Raises:
-        OSError: Nobody listens.
-        xmlrpc.client.Error: supervisord refuses.
-    """
+    """Whether no worker runs any more; raises as `call`."""
     return not any(info["pid"] for info in workers(run_dir).values())
 
 
 def workers(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """What supervisord says of each worker program, by name.
-
-    Raises:
-        OSError: Nobody listens.
-        xmlrpc.client.Error: supervisord refuses.
-    """
+    """What supervisord says of each worker program, by name; raises as `call`."""
     return {process["name"]: process for process in processes(run_dir) if wire.mode_of(process["name"])}

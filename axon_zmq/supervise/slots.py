@@ -8,12 +8,16 @@ the settings of whoever asks are.
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
+from xmlrpc.client import Fault
 
 from axon_zmq import wire
 from axon_zmq.errors import ConfigurationError, UnavailableError
@@ -27,27 +31,36 @@ START_TIME: Final = 60.0
 """Seconds that a new worker may take until it has registered; 1 to 3 are usual."""
 STOP_SLACK: Final = 30.0
 """Seconds over its own `stopwaitsecs` that a program may take to stop."""
+_STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
+"""supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
+
+
+class NotNowError(UnavailableError):
+    """Slots cannot be changed now, or did not come or go in time; the message says where that leaves them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreachable", message)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Slots:
     """The worker programs of one daemon.
+
+    Any of its methods raises `NotNowError` where supervisord does not answer, or refuses.
 
     Args:
         run_dir: The daemon's.
         configuration: supervisord's own file; found through its process where left out.
 
     Raises:
-        ConfigurationError: No supervisord serves the run directory, or its configuration is not found.
+        NotNowError: No supervisord serves the run directory.
     """
 
     def __init__(self, run_dir: Path, configuration: Path | None = None) -> None:
         self._run_dir = run_dir
-        try:
-            pid = self._supervisor("getPID")
-        except rpc.FAULTS as fault:
-            raise ConfigurationError(
-                f"no supervisord serves {str(run_dir)!r} ({fault}): start the daemon, or set AXON_RUN_DIR"
-            ) from None
+        pid = self._supervisor("getPID")
         self._configuration = configuration or _configuration_of(pid) or run_dir / "supervisord.conf"
         self._more = run_dir / conf.MORE
 
@@ -56,18 +69,19 @@ class Slots:
         """Nobody else changes slots meanwhile.
 
         Raises:
-            ConfigurationError: Somebody does.
+            NotNowError: Somebody does.
         """
-        with (self._run_dir / LOCK).open("a") as file:
+        with open(self._run_dir / LOCK, "a", opener=_private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigurationError("another scale or roll is at work here: wait for its end") from None
+                raise NotNowError("another scale or roll is at work here: wait for its end") from None
             yield
 
     def names(self, mode: str | None = None) -> list[str]:
         """The programs of a mode, or of all, in the order of their numbers."""
-        found = [name for name in rpc.workers(self._run_dir) if mode in (None, mode_of(name))]
+        everything = [process["name"] for process in self._supervisor("getAllProcessInfo")]
+        found = [name for name in everything if mode_of(name) and mode in (None, mode_of(name))]
         return sorted(found, key=lambda name: (mode_of(name) or "", int(name.rpartition("-")[2])))
 
     def next_name(self, mode: str) -> str:
@@ -80,74 +94,96 @@ class Slots:
 
         Raises:
             ConfigurationError: supervisord's configuration includes no further file, or has no slot to copy.
-            UnavailableError: It did not register in time.
+            NotNowError: It did not register in time; supervisord goes on trying.
         """
         if name not in self._sections(self._configuration):
             text = self._more.read_text(encoding="utf-8") if self._more.exists() else ""
             if f"[program:{name}]" not in text:
                 conf.replace(self._more, f"{text}\n{self._copy(name)}")
-        self._supervisor("reloadConfig")
         try:
+            self._supervisor("reloadConfig")
             self._supervisor("addProcessGroup", name)
-        except rpc.FAULTS as fault:
+        except NotNowError as fault:
             self._forget(name)
             raise ConfigurationError(
-                f"supervisord does not take {name} ({fault}): its configuration must have [include] files={self._more}"
+                f"{fault}: {name} is not taken, since "
+                f"the configuration must be sound, and have [include] files={self._more}"
             ) from None
         self._await_registered(name, other_than=0)
 
-    def remove(self, name: str) -> None:
-        """Stop a slot, which finishes what it has, and take it out.
+    def remove(self, *names: str) -> None:
+        """Stop slots, which finish what they have, and take them out.
 
         Raises:
-            UnavailableError: It did not stop in time.
+            NotNowError: One did not stop in time.
         """
-        self._stop(name)
-        self._supervisor("removeProcessGroup", name)
-        self._forget(name)
+        for name in names:
+            self._tell_to_stop(name)
+        for name in names:
+            self._stop(name)
+            self._supervisor("removeProcessGroup", name)
+            self._forget(name)
 
     def restart(self, name: str) -> None:
         """Stop a slot, which finishes what it has, and start it anew.
 
         Raises:
-            UnavailableError: It did not stop, or come back, in time.
+            NotNowError: It did not stop, or come back, in time.
         """
         before = self._info(name)["pid"]
         self._stop(name)
-        self._supervisor("startProcess", name, False)
+        self._start(name)
         self._await_registered(name, other_than=before)
 
     def restart_broker(self) -> None:
         """Stop the broker and start it anew: runs go on, clients resume.
 
         Raises:
-            UnavailableError: It did not come back in time.
+            UnavailableError: It was not there, or did not come back in time, with its workers.
         """
-        workers = len(backend.status(self._run_dir)["workers"])
-        boot = backend.status(self._run_dir)["boot"]
+        before = backend.status(self._run_dir)
         self._stop("broker")
-        self._supervisor("startProcess", "broker", False)
+        self._start("broker")
 
         def is_back() -> bool:
             with suppress(UnavailableError):
                 now = backend.status(self._run_dir)
-                return now["boot"] != boot and not now["settling"] and len(now["workers"]) >= workers
+                is_new = now["boot"] != before["boot"] and not now["settling"]
+                return is_new and len(now["workers"]) >= len(before["workers"])
             return False
 
         self._wait(is_back, START_TIME, "the broker did not come back, with its workers")
 
-    def _supervisor(self, method: str, *arguments: Any) -> Any:
-        return rpc.call(self._run_dir, method, *arguments)
-
     # --- inside ------------------------------------------------------------------------------------
 
-    def _stop(self, name: str) -> None:
-        info = self._info(name)
-        if info["pid"]:
-            with suppress(*rpc.FAULTS):  # it ended by itself just now
+    def _supervisor(self, method: str, *arguments: Any) -> Any:
+        try:
+            return rpc.call(self._run_dir, method, *arguments)
+        except Fault as fault:
+            raise NotNowError(
+                f"supervisord refuses {method} {' '.join(map(str, arguments))}: {fault.faultString}"
+            ) from None
+        except rpc.FAULTS as fault:
+            where = str(self._run_dir)
+            raise NotNowError(
+                f"no supervisord answers in {where!r} ({fault}): start the daemon, or set AXON_RUN_DIR"
+            ) from None
+
+    def _tell_to_stop(self, name: str) -> bool:
+        """Have supervisord stop a program, unless it does already; whether it has."""
+        state = self._info(name)["statename"]
+        if state in rpc.RUNNING:
+            with suppress(NotNowError):  # it ended by itself just now
                 self._supervisor("stopProcess", name, False)
+        return state in _STOPPED
+
+    def _stop(self, name: str) -> None:
         seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK
-        self._wait(lambda: not self._info(name)["pid"], seconds, f"{name} did not stop")
+        self._wait(lambda: self._tell_to_stop(name), seconds, f"{name} did not stop")
+
+    def _start(self, name: str) -> None:
+        with suppress(NotNowError):  # a start that fails is tried again, and told of when nobody registers
+            self._supervisor("startProcess", name, False)
 
     def _await_registered(self, name: str, other_than: int) -> None:
         def is_there() -> bool:
@@ -160,13 +196,13 @@ class Slots:
                 )
             return False
 
-        self._wait(is_there, START_TIME, f"{name} did not register: see {self._run_dir / name}.log")
+        self._wait(is_there, START_TIME, f"{name} did not register (see {self._run_dir / name}.log)")
 
     def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
         give_up = time.monotonic() + seconds
         while not done():
             if time.monotonic() > give_up:
-                raise UnavailableError("no_worker", f"{otherwise}, within {seconds:.0f} s")
+                raise NotNowError(f"{otherwise}, within {seconds:.0f} s")
             rpc.wake(self._run_dir)
             time.sleep(LOOK)
 
@@ -209,17 +245,24 @@ class Slots:
         self._supervisor("reloadConfig")
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _configuration_of(pid: int) -> Path | None:
     """The file that a supervisord was started with, where its command line can be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         folder = Path(f"/proc/{pid}/cwd").resolve()
-    except OSError:
+    except (OSError, ValueError):
         return None
-    for option in ("-c", "--configuration"):
-        if option in words:
-            return folder / words[words.index(option) + 1]
-    return None
+    for number, word in enumerate(words[:-1]):
+        if word in ("-c", "--configuration"):
+            return folder / words[number + 1]
+        if word.startswith("--configuration="):
+            return folder / word.partition("=")[2]
+    here = folder / "supervisord.conf"  # where supervisord looks by itself
+    return here if here.exists() else None
 
 
 def _stop_seconds(section: str) -> int:
@@ -232,38 +275,73 @@ def scale(slots: Slots, mode: str, wanted: int, say: Callable[[str], None]) -> N
 
     Raises:
         ConfigurationError: As `Slots.add`.
-        UnavailableError: A slot did not start, or stop, in time; those that did stay.
+        NotNowError: A slot did not start, or stop, in time; it and those before stay as they are.
     """
     with slots.held():
         while len(slots.names(mode)) < wanted:
             name = slots.next_name(mode)
             slots.add(name)
             say(f"{name} is there")
-        while len(names := slots.names(mode)) > wanted:
-            slots.remove(names[-1])
-            say(f"{names[-1]} has gone")
+        surplus = slots.names(mode)[wanted:][::-1]
+        slots.remove(*surplus)
+        for name in surplus:
+            say(f"{name} has gone")
 
 
 def roll(slots: Slots, names: list[str], with_broker: bool, say: Callable[[str], None]) -> None:
     """Restart slots one after the other; a spare one of each mode is there before the first stops.
 
+    Ctrl-C, SIGTERM and SIGHUP end it after the slot that it is at.
+
     Raises:
         ConfigurationError: As `Slots.add`.
         UnavailableError: A slot did not come back, or stop, in time; then the spare stays in its place.
     """
-    with slots.held():
+    with slots.held(), _signals() as asked:
         for mode in wire.MODES:
             of_mode = [name for name in names if mode_of(name) == mode]
-            if not of_mode:
-                continue
-            spare = slots.next_name(mode)
-            slots.add(spare)
-            say(f"{spare} is there as a spare")
-            for name in of_mode:
-                slots.restart(name)
-                say(f"{name} is there again")
-            slots.remove(spare)
-            say(f"{spare} has gone")
-        if with_broker:
+            if of_mode and not asked:
+                _roll_mode(slots, slots.next_name(mode), of_mode, asked, say)
+        if with_broker and not asked:
             slots.restart_broker()
             say("the broker is there again")
+        if asked:
+            raise NotNowError("it was asked to stop: what was told of is done, the rest is not")
+
+
+def _roll_mode(slots: Slots, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]) -> None:
+    try:
+        slots.add(spare)
+    except NotNowError as fault:
+        slots.remove(spare)
+        raise NotNowError(f"{fault}; that was the spare: it is gone again, and nothing else was touched") from None
+    say(f"{spare} is there as a spare")
+    for number, name in enumerate(names):
+        if asked:
+            break
+        try:
+            slots.restart(name)
+        except NotNowError as fault:
+            left = ", ".join(names[number + 1 :]) or "nothing else"
+            raise NotNowError(f"{fault}; the spare {spare} stays in its place, and {left} was to follow") from None
+        say(f"{name} is there again")
+    slots.remove(spare)
+    say(f"{spare} has gone")
+
+
+@contextmanager
+def _signals() -> Generator[list[int]]:
+    """The signals that have asked to stop; a second one ends it where it is."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

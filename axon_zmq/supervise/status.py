@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from axon_zmq.errors import UnavailableError
 from axon_zmq.supervise import backend, rpc
 
 
@@ -15,32 +17,39 @@ def report(run_dir: Path) -> dict[str, Any]:
     """Processes by name, and the modes.
 
     Each process has supervisord's `state`, `pid` and `uptime` in seconds, and, where the broker knows it, `slots`,
-    `busy`, `silent_ms` and `crashes` within the last minute. Without supervisord there is the broker's part alone.
+    `busy`, `silent_ms` and `crashes` within the last minute. Where supervisord or the broker does not answer,
+    there is the other's part alone, and `silent` says of each why.
 
     Raises:
-        UnavailableError: No broker answers.
+        UnavailableError: Neither answers.
     """
-    known = backend.status(run_dir)
     processes: dict[str, dict[str, Any]] = {}
+    silent: dict[str, str] = {}
     try:
         for info in rpc.processes(run_dir):
             uptime = max(0, info["now"] - info["start"]) if info["pid"] else 0
             processes[info["name"]] = {"state": info["statename"], "pid": info["pid"], "uptime": uptime}
-    except rpc.FAULTS:
-        pass  # started without supervisord
-    for worker in known["workers"]:
-        process = processes.setdefault(worker["name"], {"state": "RUNNING", "pid": worker["pid"]})
+    except rpc.FAULTS as fault:
+        silent["supervisord"] = str(fault)  # or the processes were started without it
+    known: dict[str, Any] = {"modes": {}, "workers": []}
+    try:
+        known = backend.status(run_dir)
+    except UnavailableError as fault:
+        if silent:
+            raise
+        silent["broker"] = fault.message
+    for worker in known.pop("workers"):
+        process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
         if process["pid"] == worker["pid"]:
             process |= {key: worker[key] for key in ("mode", "slots", "busy", "silent_ms", "crashes")}
             process["broker_says"] = worker["state"]
-    return {
-        "boot": known["boot"],
-        "settling": known["settling"],
-        "draining": known["draining"],
-        "quarantined": known["quarantined"],
-        "modes": known["modes"],
-        "processes": processes,
-    }
+    return {**known, "processes": processes, "silent": silent}
+
+
+def is_well(found: Mapping[str, Any]) -> bool:
+    """Whether a report's broker answers and takes requests, and no mode is degraded."""
+    takes = "broker" not in found["silent"] and not found["settling"] and not found["draining"]
+    return takes and not any(mode["degraded"] for mode in found["modes"].values())
 
 
 def show(found: dict[str, Any], out: Console) -> None:
@@ -52,7 +61,7 @@ def show(found: dict[str, Any], out: Console) -> None:
         is_worker = "slots" in process
         table.add_row(
             name,
-            process["state"],
+            process["state"] or "-",
             process.get("broker_says", "-"),
             str(process["pid"] or "-"),
             f"{process['uptime']} s" if "uptime" in process else "-",
@@ -65,5 +74,7 @@ def show(found: dict[str, Any], out: Console) -> None:
         state = f"degraded: {', '.join(pool['reasons'])}" if pool["degraded"] else "well"
         told = f"{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued: {state}"
         out.print(f"{mode:<12}{told}", style="bold red" if pool["degraded"] else None, markup=False)
-    if found["quarantined"]:
-        out.print(f"{found['quarantined']} requests are quarantined", style="bold red")
+    for who, why in found["silent"].items():
+        out.print(f"{who} does not answer: {why}", style="bold red", markup=False)
+    if quarantined := found.get("quarantined"):
+        out.print(f"{quarantined} requests are quarantined", style="bold red")

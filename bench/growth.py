@@ -1,0 +1,145 @@
+"""How the core's cost grows with workers and clients: `python -m bench.growth`, in memory, with a simulated clock.
+
+Nothing but `Broker.receive` is timed, with all that it does: no socket is there, and what comes back is dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from statistics import median
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.core import Broker
+from axon_zmq.broker.events import Ended, Event, FromClient, FromWorker, Tick, ToWorker, WorkerGone
+from axon_zmq.wire import CONTROL
+from bench.processes import ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- growth: written by python -m bench.growth --write -->", "<!-- growth: end -->"
+SIZES = ((2, 100), (16, 1_000), (64, 10_000), (1_000, 100_000))
+"""Workers and clients; each client has a run open."""
+QUICK = ((2, 100), (8, 500))
+EACH = 2_000
+"""Events of a kind that are timed, at most."""
+ROWS = (
+    ("request", "a request comes and goes to a worker, µs"),
+    ("ended", "a run ends, µs"),
+    ("cancel", "a run is cancelled, µs"),
+    ("ping", "a ping, µs"),
+    ("progress", "a worker makes progress, µs"),
+    ("lost", "a worker is lost, µs for each of its runs"),
+    ("housekeeping", "each half second, ms"),
+    ("alive", "`alive` to 500 clients, ms"),
+)
+
+
+@dataclass
+class Simulation:
+    """A broker with so many workers and clients.
+
+    Args:
+        workers: All of mode `run_stream`, with room for all runs.
+        clients: Each with one run open.
+    """
+
+    workers: int
+    clients: int
+    now: float = 1000.0
+    timed: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def __post_init__(self) -> None:
+        bounds = limits.BrokerLimits(max_queued=10**7, max_queued_per_client=10**7)
+        self.broker = Broker("growth", bounds, "0", self.workers, self.now)
+        self._ids = count()
+        self._held: dict[tuple[bytes, bytes], bytes] = {}
+        slots = 2 * self.clients // self.workers + 10
+        for number in range(self.workers):
+            ready = {"v": 1, "mode": "run_stream", "slots": slots, "name": f"w-{number}", "pid": 1, "holds": []}
+            self.feed(FromWorker(b"w-%d" % number, b"ready", wire.pack(ready)))
+        for number in range(self.clients):
+            self.request(b"c-%d" % number)
+
+    def feed(self, event: Event, kind: str = "") -> None:
+        began = time.perf_counter()
+        effects = self.broker.receive(event, self.now)
+        took = time.perf_counter() - began
+        if kind:
+            self.timed.setdefault(kind, []).append(took)
+        for effect in effects:
+            if isinstance(effect, ToWorker) and effect.kind == b"run_stream" and effect.client != CONTROL:
+                self._held[effect.client, effect.id] = effect.worker
+
+    def request(self, client: bytes, kind: str = "") -> None:
+        id = b"%d" % next(self._ids)
+        self.feed(FromClient(client, [b"run_stream", id, b"", id]), kind)
+
+    def measure(self) -> dict[str, float]:
+        """Each kind of event by its row's name, in the row's unit."""
+        keys = list(self._held)
+        some = keys[:: max(1, len(keys) // EACH)][:EACH]
+        for key in some:
+            self.feed(Ended(self._held.pop(key), *key), "ended")
+            self.request(key[0], "request")
+        for client, id in list(self._held)[:EACH]:
+            self.feed(FromClient(client, [b"cancel", id]), "cancel")
+        for number in range(EACH):
+            self.feed(FromClient(b"c-%d" % (number % self.clients), [b"ping", b"p"]), "ping")
+            self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
+        for _ in range(40):
+            self._let_time_pass()
+        lost = min(self.workers - 1, 20)
+        for number in range(lost):
+            runs = sum(worker == b"w-%d" % number for worker in self._held.values())
+            began = time.perf_counter()
+            self.feed(WorkerGone(b"w-%d" % number, frozenset(self._held)))
+            self.timed.setdefault("lost", []).append((time.perf_counter() - began) / max(1, runs))
+        in_ms = ("housekeeping", "alive")
+        return {kind: median(taken) * (1e3 if kind in in_ms else 1e6) for kind, taken in self.timed.items()}
+
+    def _let_time_pass(self) -> None:
+        self.now += limits.HOUSEKEEPING
+        for number in range(self.workers):
+            self.feed(FromWorker(b"w-%d" % number, b"progress", b""))
+        for _ in range(20):
+            self.now += limits.ALIVE_PAUSE
+            if self.now >= self.broker.next_alive:
+                self.feed(Tick(), "alive")
+        self.feed(Tick(), "housekeeping")
+
+
+def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
+    """The rows, a column for each size."""
+    columns: list[tuple[str, dict[str, float]]] = []
+    for workers, clients in sizes:
+        say(f"{workers} workers, {clients} clients")
+        columns.append((f"{workers:,} / {clients:,}", Simulation(workers, clients).measure()))
+    lines = [
+        "| workers / clients | " + " | ".join(name for name, _ in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for kind, title in ROWS:
+        cells = [f"{figures[kind]:.1f}" if figures[kind] >= 1 else f"{figures[kind]:.2f}" for _, figures in columns]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, and put it into the page where that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description="How the core's cost grows.")
+    parser.add_argument("--quick", action="store_true", help="that it works, not how it grows")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    made = table(QUICK if options.quick else SIZES, print)
+    print(made)
+    if options.write and not options.quick:
+        page = PAGE.read_text(encoding="utf-8")
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
