@@ -152,9 +152,10 @@ class Supervised:
     def family(self) -> dict[str, psutil.Process]:
         """Its processes by the programs' names, supervisord among them."""
         found: dict[str, psutil.Process] = {}
-        for process in psutil.process_iter(["cmdline"]):
+        for process in psutil.process_iter(["cmdline", "status"]):
             line = process.info["cmdline"] or []
-            if not any(str(self.run_dir) in part for part in line) or process.status() == psutil.STATUS_ZOMBIE:
+            is_ours = any(str(self.run_dir) in part for part in line)
+            if not is_ours or process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             names = [part.removeprefix("--name=") for part in line if part.startswith("--name=")]
             modules = [part.rpartition(".")[2] for part in line if part.startswith(("axon_zmq.", "supervisor."))]

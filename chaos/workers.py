@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Self
 
 from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
@@ -45,6 +46,14 @@ class Load:
         self._stopping = False
         self._tasks = [asyncio.create_task(self._follow()) for _ in range(at_a_time)]
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def _follow(self) -> None:
         tokens, seconds = self._pace
         while not self._stopping:
@@ -67,9 +76,10 @@ class Load:
 
     def check(self, report: Report, allowed: str | None) -> dict[str, int]:
         """Every stream came to its end, whole, or with the one error that is allowed; how many each."""
-        tally = {"complete": 0, "lost": 0}
+        tally = {"complete": 0, "lost": 0, "hung": 0}
         for stream in self.streams:
             if stream.end is None:
+                tally["hung"] += 1
                 report.broken.append(f"{stream.name} never ended")
             elif isinstance(stream.end, Complete):
                 tally["complete"] += 1
@@ -85,6 +95,7 @@ class Load:
 def started_once(report: Report, starts: dict[str, int], most: int = 1) -> None:
     """No run was started more often than it may be."""
     again = [name for name, times in starts.items() if times > most]
+    report.measured(f"{len(again)} of {len(starts)} runs started {'twice' if most == 1 else 'too often'}")
     report.expect(not again, f"{len(again)} runs were started twice, such as {again[:1]}")
 
 
@@ -98,8 +109,7 @@ def killed(report: Report) -> None:
 
 async def _killed(report: Report, daemon: Scene, kills: int) -> None:
     notices: list[float] = []
-    async with AsyncClient(daemon.endpoint) as client:
-        load = Load(client, at_a_time=24, tokens=60, seconds=0.02)
+    async with AsyncClient(daemon.endpoint) as client, Load(client, at_a_time=24, tokens=60, seconds=0.02) as load:
         for _ in range(kills):
             await asyncio.sleep(random.uniform(0.1, 0.4))
             ended_at = daemon.kill_worker(random.choice(list(daemon.workers)))
@@ -111,7 +121,7 @@ async def _killed(report: Report, daemon: Scene, kills: int) -> None:
         await load.stop(20)
     tally = load.check(report, "worker_lost")
     report.done = f"{kills} kills under {len(load.streams)} streams, 24 at a time"
-    report.measured(f"{tally['lost']} streams lost, {tally['complete']} whole, 0 hangs, 0 started twice")
+    report.measured(f"{tally['lost']} streams lost, {tally['complete']} whole, {tally['hung']} hang")
     report.expect(tally["lost"] > kills, "hardly a stream was lost: the load was no load")
     report.expect(tally["complete"] > 0, "no stream was untouched")
     report.within("worker_lost after the death", notices, NOTICE)

@@ -237,7 +237,7 @@ def test_a_worker_that_does_not_come_back_degrades_its_pool_and_one_that_left_do
     assert degraded(bench) == []
 
 
-@pytest.mark.parametrize("state", ["BACKOFF", "FATAL", "EXITED", "UNKNOWN"])
+@pytest.mark.parametrize("state", ["BACKOFF", "FATAL", "UNKNOWN"])
 def test_a_program_that_supervisord_cannot_keep_running_degrades_its_pool(state):
     bench = Bench()
     bench.add_worker(b"run-1")

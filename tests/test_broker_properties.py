@@ -68,7 +68,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def worker_dies(self, data: st.DataObject) -> None:
         worker = self._any_worker(data)
         if self.bench.broker._runs.workers[worker.identity].is_leaving:
-            self.left_with.update(worker.runs)
+            self.left_with.update(worker.runs.keys())
         self.bench.lose(worker)
 
     @precondition(lambda self: self.bench.workers)

@@ -17,8 +17,8 @@ from axon_zmq.errors import RequestError
 from axon_zmq.wire import RunKey
 
 _ALIVE: Final = frozenset((WorkerState.READY, WorkerState.LEAVING))
-_DOWN: Final = frozenset(("BACKOFF", "FATAL", "EXITED", "UNKNOWN"))
-"""supervisord's states of a program that should run and does not."""
+_DOWN: Final = frozenset(("BACKOFF", "FATAL", "UNKNOWN"))
+"""supervisord's states of a program that should run and does not; it is about to start one that is EXITED."""
 
 
 @dataclass(slots=True)
