@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import textwrap
@@ -13,10 +12,10 @@ import pytest
 
 from axon_zmq import Client, wire
 from axon_zmq.broker.core import FEATURES
+from tests.cited import is_there
 from tests.conftest import ROOT, running
 
 PAGE = ROOT / "docs/features.md"
-TESTS = ROOT / "tests"
 HEAD = ["capability", "axon_zmq", "test", "AG-UI", "Vercel AI", "A2A", "FastAPI + WebSocket"]
 OURS = re.compile(r"yes|(partly|not yet): \S.*|not yet")
 OTHERS = re.compile(r"(yes|no|partly|by hand)(: \S.*)?|[\N{EN DASH}?]")
@@ -46,15 +45,6 @@ def rows(page: str) -> list[Row]:
     return [Row(row[0], row[1], row[2], tuple(row[3:])) for row in cells if row != HEAD]
 
 
-def functions_of(path: Path) -> set[str]:
-    """The test functions of a file, without importing it."""
-    if not path.is_file():
-        return set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {name for name in functions if name.startswith("test_")}
-
-
 def faults(page: str) -> list[str]:
     """What the page says that is not so."""
     found = [fault for row in rows(page) for fault in [*_wrong_words(row), *_wrong_tests(row)]]
@@ -73,12 +63,7 @@ def _wrong_tests(row: Row) -> list[str]:
         return [f"{row.capability}: not yet, and a test?"] if row.cited else []
     if not row.cited:
         return [f"{row.capability}: no test"]
-    return [f"{row.capability}: there is no {test}" for test in row.cited if not _is_there(test)]
-
-
-def _is_there(test: str) -> bool:
-    file, _, name = test.partition("::")
-    return name in functions_of(TESTS / file)
+    return [f"{row.capability}: there is no {test}" for test in row.cited if not is_there(test)]
 
 
 def _wrong_notes(page: str) -> list[str]:
