@@ -162,10 +162,10 @@ def serve(
     try:
         out.print(f"starting: broker and {sum(configured.workers().values())} workers, logs in {configured.run_dir}")
         if wait_for_workers(daemon, out):
-            asyncio.run(greet(configured, out))
+            asyncio.run(greet(daemon, out))
             if demo:
                 daemon.stop()
-            else:
+            elif not daemon.stopping:
                 show_next_steps(configured, daemon.conf, out)
         code = daemon.wait()
     except BaseException:

@@ -208,6 +208,29 @@ def test_a_second_daemon_in_the_same_place_is_told_so():
             assert client.run("echo", "untouched").result == "untouched"
 
 
+@pytest.mark.timeout(120)
+def test_serve_ends_with_its_own_supervisord_and_leaves_the_next_daemon_alone():
+    few = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "0"}
+    with served(**few) as first:
+        first.wait_for("ready after")  # and now it greets: its request may be under way
+        first.process.send_signal(signal.SIGSTOP)
+        first.family()["supervisord"].kill()
+        wait_until(lambda: not first.family(), "the end of all its processes")
+        env = {**os.environ, **few, "AXON_RUN_DIR": str(first.run_dir), "AXON_FRONTEND": first.endpoint}
+        second = subprocess.Popen([ROOT / "scripts/run"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        try:
+            with Client(first.endpoint) as client:
+                wait_until(lambda: client.ping(PATIENCE)["modes"]["run"]["workers"] == 1, "the next daemon", 60)
+                pids = {name: process.pid for name, process in first.family().items()}
+                first.process.send_signal(signal.SIGCONT)
+                assert first.process.wait(PATIENCE) == 2
+                assert client.run("echo", "untouched").result == "untouched"
+            assert {name: process.pid for name, process in first.family().items()} == pids
+        finally:
+            second.terminate()
+            second.wait(PATIENCE)
+
+
 def test_the_checked_in_configuration_is_what_axon_zmq_conf_prints():
     env = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
     printed = subprocess.run([BIN / "axon-zmq", "conf"], env=env, cwd=ROOT, capture_output=True, text=True, check=True)

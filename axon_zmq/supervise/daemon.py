@@ -91,6 +91,8 @@ class Daemon:
         """Stop it: workers finish what they have, all at a time, and then the broker goes."""
         assert self._process is not None
         self._asked = max(1, self._asked)
+        if self._process.poll() is not None:
+            return  # whoever serves the run directory now is not ours
         try:
             rpc.stop_workers(self.settings.run_dir)
             while self._process.poll() is None and not rpc.workers_are_gone(self.settings.run_dir):

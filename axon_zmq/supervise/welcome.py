@@ -21,6 +21,8 @@ GREETER: Final = {"model": "echo"}
 """An agent as data, so that it is there whatever `AXON_AGENTS` says."""
 START_TIMEOUT: Final = 60.0
 """Seconds for all processes to register; about 3 are usual on two cores."""
+LOOK: Final = 0.2
+"""Seconds between two looks whether the daemon is still there."""
 SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
 
 
@@ -55,8 +57,25 @@ async def _all_there(daemon: Daemon, give_up: float) -> bool:
     return False
 
 
-async def greet(settings: Settings, out: Console) -> None:
-    """Send one request through each mode that has workers and show the answers arriving."""
+async def greet(daemon: Daemon, out: Console) -> None:
+    """Send one request through each mode that has workers and show the answers arriving; a signal ends it.
+
+    Raises:
+        AxonError: A request failed.
+        ConfigurationError: The daemon ended.
+    """
+    greeting = asyncio.create_task(_greet(daemon.settings, out))
+    try:
+        while not daemon.stopping and not greeting.done():
+            daemon.check_alive()
+            await asyncio.wait((greeting,), timeout=LOOK)
+        if greeting.done():
+            greeting.result()
+    finally:
+        greeting.cancel()
+
+
+async def _greet(settings: Settings, out: Console) -> None:
     async with AsyncClient(settings.frontend) as client:
         if settings.run_sync_workers:
             done = await client.run_sync(GREETER, "Hello from Agent.run_sync")

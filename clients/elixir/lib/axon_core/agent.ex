@@ -1,0 +1,123 @@
+defmodule AxonCore.Agent do
+  @moduledoc """
+  An agent: one that the daemon has registered, by its name, or one that is sent as data.
+
+      AxonCore.Agent.new("weather")
+
+      AxonCore.Agent.new(
+        model: "openai-chat:gpt-5-mini",
+        instructions: "Be short.",
+        output: [city: :string, celsius: :number],
+        tools: [weather_tool]
+      )
+
+  | field | |
+  |---|---|
+  | `registered` | the name of a registered agent; the next four rows are then the daemon's |
+  | `name` `model` `instructions` `system_prompt` | as pydantic-ai's |
+  | `output_schema` `output_mode` | a JSON Schema of the result, and how the model is asked for it: `:tool`, `:native`, `:prompted` |
+  | `model_settings` `retries` | as pydantic-ai's |
+  | `toolsets` | names of toolsets that the operator has registered |
+  | `output` | instead of `output_schema`: what `AxonCore.SchemaUtils.to_json_schema/1` takes. A struct's module makes results that struct |
+  | `tools` | of this application: `AxonCore.Tool`s |
+  | `deps` | for the tools of a registered agent |
+  | `usage_limits` | pydantic-ai's, such as `%{request_limit: 3}` |
+  """
+
+  alias AxonCore.{Error, SchemaUtils, Tool, ToolUtils}
+
+  defstruct [
+    :registered,
+    :name,
+    :model,
+    :instructions,
+    :system_prompt,
+    :output_schema,
+    :output_mode,
+    :model_settings,
+    :retries,
+    :output,
+    :deps,
+    :usage_limits,
+    toolsets: [],
+    tools: []
+  ]
+
+  @type t :: %__MODULE__{
+          registered: String.t() | nil,
+          name: String.t() | nil,
+          model: String.t() | nil,
+          instructions: String.t() | [String.t()] | nil,
+          system_prompt: String.t() | [String.t()] | nil,
+          output_schema: map | nil,
+          output_mode: :tool | :native | :prompted | nil,
+          model_settings: map | nil,
+          retries: non_neg_integer | map | nil,
+          output: term,
+          deps: term,
+          usage_limits: map | nil,
+          toolsets: [String.t()],
+          tools: [Tool.t()]
+        }
+
+  @as_data ~w(name model instructions system_prompt model_settings retries toolsets)a
+  @of_the_request ~w(output_mode deps usage_limits)a
+
+  @doc "An agent. Raises `AxonCore.Error` (`:invalid_argument`) where an option is unknown or does not go with another."
+  @spec new(String.t() | keyword | map, keyword) :: t
+  def new(registered_or_options, options \\ [])
+  def new(registered, options) when is_binary(registered), do: new([{:registered, registered} | options], [])
+
+  def new(options, []) do
+    options = Map.new(options)
+    agent = struct(__MODULE__, options)
+
+    case Map.keys(options) -- Map.keys(agent) do
+      [] -> checked(%{agent | tools: Enum.map(agent.tools, &tool/1)})
+      [unknown | _] -> raise Error.new(:invalid_argument, "an agent has no #{inspect(unknown)}")
+    end
+  end
+
+  defp tool(%Tool{} = tool), do: tool
+  defp tool(options), do: Tool.new(options)
+
+  defp checked(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
+    raise Error.new(:invalid_argument, "an agent has output or output_schema, not both")
+  end
+
+  defp checked(%__MODULE__{registered: name} = agent) when name != nil do
+    case Enum.find(@as_data, &(Map.get(agent, &1) not in [nil, []])) do
+      nil -> agent
+      key -> raise Error.new(:invalid_argument, "#{inspect(name)} is registered with the daemon: its #{key} is, too")
+    end
+  end
+
+  defp checked(agent), do: agent
+
+  @doc """
+  The body of a run request, and the functions of its tools.
+
+  `more` are further keys of the request, such as `message_history`; those of the agent give way to them.
+  """
+  @spec request(t, term, map) :: {map, %{String.t() => ToolUtils.tool_function()}}
+  def request(%__MODULE__{} = agent, prompt, more) do
+    {tools, functions} = ToolUtils.split(Map.get(more, :tools, agent.tools))
+
+    body =
+      agent
+      |> Map.take(@of_the_request)
+      |> Map.merge(%{agent: to_wire(agent), prompt: prompt, output_schema: schema(agent), tools: tools})
+      |> Map.merge(Map.delete(more, :tools))
+      |> Map.reject(fn {_key, value} -> value in [nil, []] end)
+
+    {body, functions}
+  end
+
+  @doc "As the daemon is told of it: a registered name, or a map."
+  @spec to_wire(t) :: String.t() | map
+  def to_wire(%__MODULE__{registered: name}) when name != nil, do: name
+  def to_wire(agent), do: agent |> Map.take(@as_data) |> Map.reject(fn {_key, value} -> value in [nil, []] end)
+
+  defp schema(%__MODULE__{output: nil, output_schema: schema}), do: schema
+  defp schema(%__MODULE__{output: output}), do: SchemaUtils.to_json_schema(output)
+end

@@ -1,0 +1,261 @@
+defmodule AxonCore.Run do
+  @moduledoc """
+  A client's side of one request: what each message means and what is to be done about it. No process, nothing is sent;
+  time is passed in, in milliseconds.
+
+  It keeps the rules that every client must: the sequence (rule 1), what is asked after a new broker (rule 6), tool calls
+  that are run once and answered until the answer has arrived (rule 7), and credit (rule 9).
+
+  What is to be done is a list of actions, in order:
+
+  | action | what it asks for |
+  |---|---|
+  | `{:transmit, frames}` | send them |
+  | `{:event, event}` | tell who asked |
+  | `{:call, call, function}` | run a tool |
+  | `{:stop, call_id}` | stop it: its answer is not wanted |
+  | `{:ended, event}` | tell who asked; nothing more comes |
+  """
+
+  alias AxonCore.{Calls, Chunk, Codec, Error, Result, ToolUtils}
+
+  @enforce_keys [:id, :kind, :sent_at, :deadline]
+  defstruct [
+    :id,
+    :kind,
+    :sent_at,
+    :deadline,
+    :frames,
+    :window,
+    :granted,
+    :resumed_at,
+    :resume_due,
+    functions: %{},
+    calls: %Calls{},
+    taken: MapSet.new(),
+    mended: MapSet.new(),
+    last: 0,
+    highest: 0,
+    cancelled?: false
+  ]
+
+  @type call :: %{call_id: String.t(), name: String.t(), args: map}
+  @type event ::
+          {:accepted, boolean}
+          | {:chunk, Chunk.t()}
+          | {:log, map}
+          | {:tool_call, call}
+          | {:tool_cancelled, String.t()}
+          | {:refused, Error.t()}
+          | terminal
+  @type terminal :: {:complete, Result.t() | map} | {:error, Error.t()}
+  @type action ::
+          {:transmit, Codec.frames()}
+          | {:event, event}
+          | {:call, call, ToolUtils.tool_function()}
+          | {:stop, String.t()}
+          | {:ended, terminal}
+  @type t :: %__MODULE__{id: binary, kind: String.t(), sent_at: integer, deadline: integer}
+
+  @runs ~w(run_sync run run_stream call_tool)
+  @resume_again 2_000
+  @patience 10_000
+  @default_timeout 600_000
+  @describe_timeout 10_000
+  @lost_answer "the answer was lost, and is no longer kept"
+
+  @doc """
+  A request, and the message that asks for it.
+
+  `functions` are those of its tools, by name; they never go over the wire. Raises `AxonCore.Error`
+  (`:invalid_argument`) where header or body cannot be sent.
+  """
+  @spec new(binary, String.t(), map, map, %{String.t() => ToolUtils.tool_function()}, integer) :: t
+  def new(id, kind, header, body, functions, now) do
+    timeout = if kind in @runs, do: header[:timeout_ms] || @default_timeout, else: @describe_timeout
+
+    %__MODULE__{
+      id: id,
+      kind: kind,
+      sent_at: now,
+      deadline: now + timeout + @patience,
+      frames: Codec.message(kind, id, header, body),
+      window: header[:credit],
+      granted: header[:credit],
+      functions: functions
+    }
+  end
+
+  @doc "Whether the daemon runs something for it, which can be resumed and cancelled."
+  @spec run?(t) :: boolean
+  def run?(run), do: run.kind in @runs
+
+  # --- what came -----------------------------------------------------------------------------------
+
+  @doc "A message came for it."
+  @spec heard(t, String.t(), map, integer) :: {[action], t}
+  def heard(run, kind, %{"seq" => seq} = body, now) when is_integer(seq) do
+    run = %{run | highest: max(run.highest, seq)}
+
+    cond do
+      seq == run.last + 1 -> take(kind, body, %{run | last: seq, frames: nil}, now)
+      seq <= run.last -> {[], run}
+      true -> resume(run, now)
+    end
+  end
+
+  def heard(run, kind, body, now), do: take(kind, body, run, now)
+
+  defp take("chunk", body, run, _now), do: {[{:event, {:chunk, Chunk.from_wire(body)}}], run}
+  defp take("log", body, run, _now), do: {[{:event, {:log, Map.delete(body, "seq")}}], run}
+  defp take("accepted", body, run, _now), do: {[{:event, {:accepted, body["duplicate"] == true}}], run}
+  defp take("tool_call", body, run, _now), do: called(body, run)
+  defp take("tool_cancelled", %{"call_id" => id}, run, _now), do: uncalled(id, run)
+  defp take("resumed", body, run, _now), do: resumed(body, run)
+  defp take("refused", body, run, now), do: refused(body, run, now)
+  defp take("complete", body, run, _now), do: {[{:ended, {:complete, Result.from_wire(body)}}], run}
+  defp take(kind, body, run, _now) when kind in ["catalog", "pong"], do: {[{:ended, {:complete, body}}], run}
+
+  defp take("error", body, run, now) do
+    error = Error.from_wire(body)
+    if run.frames != nil and never_ran?(error, now - run.sent_at), do: again(run, now), else: failed(run, error)
+  end
+
+  defp take(_unknown, _body, run, _now), do: {[], run}
+
+  defp failed(run, error), do: {[{:ended, {:error, error}}], run}
+
+  # The daemon is sure that it never began: it waited when the broker died, or never arrived.
+  defp never_ran?(%Error{type: :unknown_request, details: details}, age) do
+    details["may_have_run"] == false or age < (details["never_ran_within_ms"] || 0)
+  end
+
+  defp never_ran?(_error, _age), do: false
+
+  defp again(run, now) do
+    [kind, id | rest] = run.frames
+    {header, body} = {Enum.at(rest, 0, ""), Enum.at(rest, 1, "")}
+    {:ok, header} = Codec.unpack(header)
+    left = max(1, run.deadline - @patience - now)
+    {[{:transmit, Codec.frames(kind, id, Map.put(header, "timeout_ms", left), body)}], run}
+  end
+
+  # --- its tools' calls ----------------------------------------------------------------------------
+
+  defp called(%{"call_id" => id, "name" => name, "args" => args, "seq" => seq}, run) do
+    {is_news, calls} = Calls.take(run.calls, id, seq)
+    run = %{run | calls: calls}
+    call = %{call_id: id, name: name, args: args}
+
+    cond do
+      not is_news or run.cancelled? -> {[], run}
+      function = run.functions[name] -> {[{:call, call, function}], %{run | taken: MapSet.put(run.taken, id)}}
+      true -> {[{:event, {:tool_call, call}}], run}
+    end
+  end
+
+  defp uncalled(id, run) do
+    {was_wanted, calls} = Calls.cancel(run.calls, id)
+    actions = if was_wanted, do: [{:stop, id}, {:event, {:tool_cancelled, id}}], else: []
+    {actions, %{run | calls: calls}}
+  end
+
+  @doc "A call was answered, by its function or by who asked: `body` is that of a `tool_result`, packed."
+  @spec answer(t, String.t(), binary) :: {[action], t}
+  def answer(run, call_id, packed) do
+    frames = Codec.frames("tool_result", run.id, %{call_id: call_id}, packed)
+    {[{:transmit, frames}], %{run | calls: Calls.answered(run.calls, call_id, packed)}}
+  end
+
+  defp refused(%{"of" => of} = body, %{kind: of} = run, _now), do: failed(run, Error.from_wire(body))
+
+  # A broker that has just started holds too much: it is asked once more, and told again what it has not heard.
+  defp refused(%{"error_type" => "overloaded", "of" => of}, run, now) when of in ["resume", "tool_result"] do
+    {[], %{run | resume_due: now + @resume_again}}
+  end
+
+  defp refused(%{"call_id" => id, "error_type" => type} = body, run, _now) when type != "unknown_request" do
+    run = %{run | calls: Calls.refused(run.calls, id)}
+
+    if id in run.taken and id not in run.mended do
+      {actions, run} = answer(run, id, ToolUtils.failure(body["message"] || "refused"))
+      {actions, %{run | mended: MapSet.put(run.mended, id)}}
+    else
+      {[{:event, {:refused, Error.from_wire(body)}}], run}
+    end
+  end
+
+  defp refused(body, run, _now), do: {[{:event, {:refused, Error.from_wire(body)}}], run}
+
+  # --- a new broker, a lost message ----------------------------------------------------------------
+
+  @doc "Something may have been lost: what came since the last message is asked for, at most every two seconds."
+  @spec resume(t, integer) :: {[action], t}
+  def resume(%{kind: kind} = run, now) when kind in @runs do
+    if run.resumed_at == nil or now - run.resumed_at >= @resume_again, do: ask(run, now), else: {[], run}
+  end
+
+  def resume(run, _now), do: {[], run}
+
+  defp ask(run, now) do
+    header = if run.window, do: %{from: run.last + 1, upto: run.granted}, else: %{from: run.last + 1}
+    cancel = if run.cancelled?, do: [{:transmit, ["cancel", run.id]}], else: []
+    run = %{run | resumed_at: now, resume_due: nil}
+    {[{:transmit, Codec.message("resume", run.id, header)} | cancel], run}
+  end
+
+  defp resumed(%{"gap" => true, "from" => from}, run) do
+    text = "messages #{run.last + 1} to #{from - 1} are no longer kept"
+    {[{:transmit, ["cancel", run.id]}, {:ended, {:error, Error.new(:gap, text)}}], run}
+  end
+
+  defp resumed(body, run) do
+    listed = for %{"call_id" => id} <- body["open_calls"] || [], do: id
+    {lost, calls} = Calls.resumed(run.calls, listed, body["last"] || run.highest)
+    again = for {id, packed} <- lost, do: {id, packed || ToolUtils.failure(@lost_answer)}
+
+    Enum.reduce(again, {[], %{run | calls: calls}}, fn {id, packed}, {actions, run} ->
+      {more, run} = answer(run, id, packed)
+      {actions ++ more, run}
+    end)
+  end
+
+  # --- what its owner says -------------------------------------------------------------------------
+
+  @doc "It shall end; its own last message says how it did. Calls that come later are not run."
+  @spec cancel(t) :: {[action], t}
+  def cancel(run), do: {[{:transmit, ["cancel", run.id]}], %{run | cancelled?: true}}
+
+  @doc "More is said to it."
+  @spec steer(t, term, :asap | :when_idle) :: {[action], t}
+  def steer(run, content, priority) do
+    {[{:transmit, Codec.message("steer", run.id, %{}, %{content: content, priority: priority})}], run}
+  end
+
+  @doc "Who asked has taken an event: credit is given for more, once half of the window is used."
+  @spec took(t, pos_integer) :: {[action], t}
+  def took(%{window: window} = run, seq) when is_integer(window) do
+    if seq + window - run.granted > div(window, 2), do: grant(run, seq + window), else: {[], run}
+  end
+
+  def took(run, _seq), do: {[], run}
+
+  defp grant(run, upto) do
+    {[{:transmit, Codec.message("credit", run.id, %{upto: upto})}], %{run | granted: upto}}
+  end
+
+  @doc "Time has passed."
+  @spec tick(t, integer) :: {[action], t}
+  def tick(run, now) do
+    cond do
+      now > run.deadline -> late(run)
+      run.resume_due != nil and now >= run.resume_due -> ask(run, now)
+      true -> {[], run}
+    end
+  end
+
+  defp late(run) do
+    cancel = if run?(run), do: [{:transmit, ["cancel", run.id]}], else: []
+    {cancel ++ [{:ended, {:error, Error.new(:no_answer, "the daemon did not answer in time")}}], run}
+  end
+end

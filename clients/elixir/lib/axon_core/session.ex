@@ -1,0 +1,140 @@
+defmodule AxonCore.Session do
+  @moduledoc """
+  All requests of one connection, and who is at its other end. No process, nothing is sent; time is passed in, in
+  milliseconds.
+
+  It watches what every client must (rule 6 of the protocol): a new `boot`, a count of open requests that differs twice in
+  a row, a silence of five seconds, a reconnect. After each it asks for whatever may have been lost. Actions are those of
+  `AxonCore.Run`, each with the id that it is about, and `:shared` when another process uses this identity.
+  """
+
+  alias AxonCore.{Codec, Error, Run}
+
+  defstruct [:boot, :instance, :probe, :heard_at, :pinged_at, runs: %{}, miscounted?: false, silent?: false, shared?: false]
+
+  @type t :: %__MODULE__{runs: %{binary => Run.t()}}
+  @type action :: {binary, Run.action()} | :shared
+
+  @silence 5_000
+  @max_body 16 * 1024 * 1024
+
+  @doc "A connection that knows nobody. `instance` is random, one for each process."
+  @spec new(String.t(), integer) :: t
+  def new(instance, now), do: %__MODULE__{instance: instance, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
+
+  @doc "Bytes of a body that any daemon takes."
+  @spec max_body() :: pos_integer
+  def max_body, do: @max_body
+
+  @doc "A new request: what is to be sent for it."
+  @spec start(t, Run.t(), integer) :: {:ok, [action], t} | {:error, Error.t()}
+  def start(session, %Run{id: id}, _now) when is_map_key(session.runs, id) do
+    {:error, Error.new(:invalid_argument, "a request with the id #{inspect(id)} is open already")}
+  end
+
+  def start(session, run, now) do
+    # While nothing was open, silence meant nothing.
+    session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
+    {:ok, [{run.id, {:transmit, run.frames}}], put(session, run)}
+  end
+
+  @doc "Does something with an open request; `:error` where it has ended."
+  @spec with_run(t, binary, (Run.t() -> {[Run.action()], Run.t()})) :: {:ok, [action], t} | :error
+  def with_run(session, id, what) do
+    case session.runs do
+      %{^id => run} ->
+        {actions, session} = applied(session, id, what.(run))
+        {:ok, actions, session}
+
+      _ended ->
+        :error
+    end
+  end
+
+  @doc "A message came, as its frames."
+  @spec heard(t, Codec.frames(), integer) :: {[action], t}
+  def heard(session, frames, now) do
+    session = %{session | heard_at: now}
+
+    case Codec.parse(frames) do
+      {:ok, {"alive", _id, body}} -> alive(session, body, now)
+      {:ok, {"pong", id, body}} -> pong(session, id, body, now)
+      {:ok, {kind, id, body}} -> message(session, kind, id, body, now)
+      :error -> unreadable(session, Enum.at(frames, -2))
+    end
+  end
+
+  defp message(%{runs: runs} = session, kind, id, body, now) do
+    case runs do
+      %{^id => run} -> applied(session, id, Run.heard(run, kind, body, now))
+      _unknown -> {[], session}
+    end
+  end
+
+  defp unreadable(session, id) when is_map_key(session.runs, id) do
+    text = "the daemon's answer is nothing that this version understands"
+    actions = [{:transmit, ["cancel", id]}, {:ended, {:error, Error.new(:unreadable, text)}}]
+    applied(session, id, {actions, session.runs[id]})
+  end
+
+  defp unreadable(session, _id), do: {[], session}
+
+  # Every two seconds while something is open.
+  defp alive(session, body, now) do
+    wrong? = body["open"] != Enum.count(session.runs, fn {_id, run} -> run.kind != "ping" end)
+    {met, session} = met(session, body["boot"], now)
+    {asked, session} = if wrong? and session.miscounted?, do: resume_all(session, now), else: {[], session}
+    {met ++ asked, %{session | miscounted?: wrong? and not session.miscounted?}}
+  end
+
+  defp pong(session, id, body, now) do
+    {met, session} = met(session, body["boot"], now)
+    # It is there, and yet had nothing to say about what is open here.
+    {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
+    shared = if body["shared"] == true and not session.shared?, do: [:shared], else: []
+    session = %{session | silent?: false, shared?: body["shared"] == true}
+    {ended, session} = message(session, "pong", id, body, now)
+    {met ++ asked ++ shared ++ ended, session}
+  end
+
+  defp met(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
+  defp met(session, boot, now), do: resume_all(%{session | boot: boot}, now)
+
+  @doc "The connection is a new one: whatever was on its way may be lost."
+  @spec reconnected(t, integer) :: {[action], t}
+  def reconnected(session, now), do: resume_all(session, now)
+
+  defp resume_all(session, now), do: each(session, &Run.resume(&1, now))
+
+  @doc """
+  Time has passed: about once a second.
+
+  `idle?` says that nothing waits to be sent: a question behind what waits already would only make it longer.
+  """
+  @spec tick(t, integer, boolean) :: {[action], t}
+  def tick(session, now, idle? \\ true) do
+    {actions, session} = each(session, &Run.tick(&1, now))
+
+    if idle? and session.runs != %{} and now - max(session.heard_at, session.pinged_at) > @silence do
+      ping = Codec.message("ping", session.probe, %{instance: session.instance})
+      {[{session.probe, {:transmit, ping}} | actions], %{session | pinged_at: now, silent?: true}}
+    else
+      {actions, session}
+    end
+  end
+
+  defp each(session, what) do
+    Enum.reduce(session.runs, {[], session}, fn {id, run}, {actions, session} ->
+      {more, session} = applied(session, id, what.(run))
+      {actions ++ more, session}
+    end)
+  end
+
+  defp applied(session, id, {actions, run}) do
+    ended? = Enum.any?(actions, &match?({:ended, _event}, &1))
+    session = if ended?, do: %{session | runs: Map.delete(session.runs, id)}, else: put(session, run)
+    {Enum.map(actions, &{id, &1}), session}
+  end
+
+  defp put(session, run), do: %{session | runs: Map.put(session.runs, run.id, run)}
+end

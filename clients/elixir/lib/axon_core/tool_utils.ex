@@ -1,0 +1,58 @@
+defmodule AxonCore.ToolUtils do
+  @moduledoc "From tools to what goes over the wire, and from what their functions return to answers."
+
+  alias AxonCore.{Codec, Error, Tool}
+
+  @type tool_function :: (map -> Tool.answer())
+
+  @doc "Tools as the daemon is told of them, and their functions by name, which stay here."
+  @spec split([Tool.t() | keyword | map]) :: {[map], %{String.t() => tool_function}}
+  def split(tools) do
+    tools = Enum.map(tools, &as_tool/1)
+    twice = Enum.map(tools, & &1.name) -- Enum.uniq(Enum.map(tools, & &1.name))
+    if twice != [], do: raise(Error.new(:invalid_argument, "two tools are called #{inspect(hd(twice))}"))
+    functions = for %Tool{name: name, function: function} when function != nil <- tools, into: %{}, do: {name, function}
+    {Enum.map(tools, &Tool.to_wire/1), functions}
+  end
+
+  defp as_tool(%Tool{} = tool), do: tool
+  defp as_tool(options), do: Tool.new(options)
+
+  @doc """
+  Calls a tool's function; its answer as the packed body of a `tool_result`.
+
+  Raises where the function raises, and where it returns what no tool does; an answer over `most` bytes is a failure.
+  """
+  @spec call(tool_function, map, pos_integer) :: binary
+  def call(function, args, most) do
+    packed = function.(args) |> answer() |> Codec.pack()
+    size = byte_size(packed)
+    if size > most, do: failure("the result has #{size} bytes, more than #{most}"), else: packed
+  end
+
+  @doc "What a function returned as the body of a `tool_result`."
+  @spec answer(Tool.answer()) :: map
+  def answer({:ok, result}), do: %{result: result}
+  def answer({:ok, result, more}), do: Map.merge(%{result: result}, Map.new(more))
+  def answer({:error, message}), do: %{error: %{message: text(message), retry: false}}
+  def answer({:retry, message}), do: %{error: %{message: text(message), retry: true}}
+
+  def answer(other) do
+    raise ArgumentError, "a tool returns {:ok, result}, {:error, message} or {:retry, message}, not #{inspect(other)}"
+  end
+
+  @doc "The answer of a tool that failed, packed."
+  @spec failure(String.t()) :: binary
+  def failure(message), do: Codec.pack(%{error: %{message: message, retry: false}})
+
+  @doc "The same for a task that ended with a reason."
+  @spec crashed(term) :: binary
+  def crashed({%Error{} = error, stack}) when is_list(stack), do: failure(Exception.message(error))
+  def crashed({reason, stack}) when is_list(stack), do: failure(Exception.format_banner(:error, reason, stack))
+  def crashed(reason), do: failure(Exception.format_exit(reason))
+
+  defp text(message) when is_binary(message), do: message
+  defp text(message) when is_exception(message), do: Exception.message(message)
+  defp text(message) when is_atom(message) and message != nil, do: Atom.to_string(message)
+  defp text(message), do: inspect(message)
+end
