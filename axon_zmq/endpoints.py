@@ -101,6 +101,11 @@ def private_directory(run_dir: Path) -> Path:
     return run_dir
 
 
+def open_private(path: str, flags: int) -> int:
+    """An `opener` of `open` for files that are their owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
 def hold_lock(path: Path) -> IO[str]:
     """Hold a run directory or an ipc frontend: binding a live ipc path again takes it away from its broker.
 

@@ -138,6 +138,8 @@ STRIKES = 2
 SUSPECTS_PER_WORKER = 4
 """Suspected runs that one worker has at a time. When a worker dies, all its runs are suspects; the culprit takes
 only so many of them with it when it strikes again."""
+REMEMBERED_FILES = 1_000
+"""Files of ended runs of which the broker knows whom it gave them to. They are of no use after the resume window."""
 REMEMBERED_SUSPECTS = 10_000
 """Digests that are suspected or quarantined at a time; the oldest go first."""
 MAX_SCHEMA = 256 * KIB

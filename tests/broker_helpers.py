@@ -24,6 +24,7 @@ from axon_zmq.broker.events import (
     Tick,
     ToClient,
     ToWorker,
+    Unregistered,
     WorkerGone,
 )
 from axon_zmq.broker.records import Past
@@ -58,6 +59,7 @@ class Bench:
         self.now = 1000.0
         self.broker = Broker("boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now, past)
         self.journal = set(past.waiting)
+        self.unregistered: list[Unregistered] = []
         self.killed: list[bytes] = []
         self.controls: list[tuple[bytes, str, dict[str, Any]]] = []
         """Peer, kind and body of what was said about no run."""
@@ -87,6 +89,8 @@ class Bench:
                     self.journal.add((effect.client, effect.id))
                 case Dequeued():
                     self.journal.discard((effect.client, effect.id))
+                case Unregistered():
+                    self.unregistered.append(effect)
                 case Note():
                     self.notes.append(effect)
         return effects

@@ -157,6 +157,8 @@ def test_what_was_held_is_answered_when_the_broker_stops():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1")
     bench.stop()
+    bench.pass_time(limits.SETTLE_TIME)
+    assert bench.broker.stopped
     assert error_type(bench.replies(A, b"1")) == "shutting_down"
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.events import FromClient, FromWorker, ToClient, WorkerGone
-from axon_zmq.broker.journal import Journal
+from axon_zmq.broker.events import (
+    ClientBlocked,
+    Dequeued,
+    Enqueued,
+    FromClient,
+    FromWorker,
+    Registered,
+    Tick,
+    ToClient,
+    Unregistered,
+    WorkerGone,
+)
+from axon_zmq.broker.journal import Journal, Ledger
+from axon_zmq.broker.loop import Loop
 from axon_zmq.broker.quarantine import Quarantine
 from axon_zmq.broker.records import Past
 from tests.broker_helpers import Bench, FakeWorker, error_type
@@ -103,6 +117,31 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_all_was_read():
     assert error_type(bench.replies(A, b"2")) == "worker_lost"
 
 
+def test_a_worker_that_hung_when_the_broker_died_is_killed():
+    past = Past(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
+    bench = Bench(past=past, settle=False, hang_seconds=30)
+    listener = FakeWorker(b"events", "run", 0)
+    programs = {"run-1": {"state": "RUNNING", "pid": 4711}, "run-2": {"state": "RUNNING", "pid": 5000}}
+    bench.feed_control(listener, b"processes", programs=programs | {"run-3": {"state": "RUNNING", "pid": 4713}})
+    bench.pass_time(limits.SETTLE_TIME)
+    bench.add_worker(b"run-3.ghi")  # it was only slow
+    while bench.now < 1029:
+        bench.pass_time(limits.HOUSEKEEPING)
+    assert bench.killed == []
+    for _ in range(8):
+        bench.pass_time(limits.HOUSEKEEPING)
+    assert bench.killed == [b"run-1.abc"]  # run-2 is another process by now
+
+
+def test_after_a_standstill_idle_workers_are_used_again():
+    bench = Bench()
+    bench.add_worker(b"w")
+    bench.now += 20  # the machine slept
+    assert bench.send(A, "run", b"1") == []
+    bench.feed(Tick())
+    assert [key for _, key, _ in bench.dispatched] == [(A, b"1")]
+
+
 # --- requests that kill ----------------------------------------------------------------------------
 
 
@@ -194,6 +233,32 @@ def test_suspects_are_bounded_and_forgotten():
     assert quarantine.suspects(b"11", 1.0)
     quarantine.tidy(limits.QUARANTINE_TIME)
     assert repr(quarantine) == "<Quarantine 0 suspects>"
+
+
+def test_a_describe_is_nobodys_fault():
+    bench = Bench()
+    for name in (b"w1", b"w2", b"w3"):
+        bench.add_worker(name)
+    for number in range(3):
+        assert bench.send(A, "describe", b"%d" % number) == []
+        [(holder, _, _)] = bench.dispatched[-1:]
+        bench.lose(bench.workers[holder])
+        assert error_type(bench.replies(A, b"%d" % number)) == "worker_lost"
+
+
+def test_suspects_and_others_take_turns():
+    bench = Bench()
+    doomed = bench.add_worker(b"doomed")
+    bench.send(A, "run", b"suspect", {"max_attempts": 2})
+    bench.lose(doomed)
+    for number in range(6):
+        bench.send(B, "run", b"%d" % number, None, b"%d" % number)
+    well = bench.add_worker(b"well")
+    for _ in range(3):
+        [key] = well.runs
+        bench.finish(well, key)
+    assert [key for _, key, _ in bench.dispatched].count((A, b"suspect")) == 2
+    assert bench.dispatched[-1][1][0] == B
 
 
 # --- a pool that is degraded -----------------------------------------------------------------------
@@ -300,6 +365,16 @@ def test_what_nobody_understands_is_noted_and_changes_nothing(kind, body):
     assert bench.pong()["modes"]["run"]["workers"] == 1
 
 
+def test_one_that_cannot_be_killed_degrades_its_pool():
+    bench = Bench(hang_seconds=5)
+    bench.add_worker(b"w")
+    while bench.now < 1000 + 10 + limits.MISSING_GRACE:
+        bench.now += limits.HOUSEKEEPING
+        bench.feed(Tick())
+    assert bench.killed == [b"w"]
+    assert degraded(bench) == ["run"]
+
+
 # --- a broker that dies ----------------------------------------------------------------------------
 
 
@@ -309,7 +384,7 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
     before.send(A, "run", b"running")
     before.send(A, "run", b"waiting")
     assert before.journal == {(A, b"waiting")}
-    after = Bench(past=Past(waiting=frozenset(before.journal), workers=frozenset({b"w"})), settle=False)
+    after = Bench(past=Past(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
     after.send(A, "resume", b"waiting")
     after.send(A, "resume", b"running")
     after.add_worker(b"w", holds=[held((A, b"running"))])
@@ -339,7 +414,7 @@ def test_a_run_that_was_started_before_is_never_in_the_journal():
 
 
 def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_have_run():
-    bench = Bench(past=Past(workers=frozenset({b"w1", b"w2"}), lost_at=980.0), settle=False)
+    bench = Bench(past=Past(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
     bench.add_worker(b"w1")
     bench.add_worker(b"w2")
     bench.pass_time(limits.SETTLE_TIME)
@@ -350,13 +425,93 @@ def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_hav
     assert details["never_ran_within_ms"] == limits.RESUME_WINDOW * 1000
 
 
-@pytest.mark.parametrize("past", [Past(), Past(workers=frozenset({b"w1", b"dead"}))])
+@pytest.mark.parametrize("past", [Past(), Past(workers={b"w1": 1, b"dead": 2})])
 def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(past):
     bench = Bench(past=past, settle=False)
     bench.add_worker(b"w1")
     bench.pass_time(limits.SETTLE_TIME)
     details = body_of(bench.send(A, "resume", b"1"))["details"]
     assert details == {"may_have_run": True, "never_ran_within_ms": limits.SETTLE_TIME * 1000}
+
+
+def test_who_did_not_come_is_written_off_so_that_no_later_broker_is_sure_either():
+    bench = Bench(past=Past(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
+    bench.add_worker(b"w1")
+    bench.pass_time(limits.SETTLE_TIME)
+    assert bench.unregistered == [Unregistered(b"dead", bench.now)]
+
+
+def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
+    bench = Bench(past=Past(workers={}, lost_at=5.0, legacies=("a", "b")), settle=False)
+    bench.pass_time(limits.SETTLE_TIME)
+    asked = lambda: body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"]  # noqa: E731
+    assert asked() == limits.SETTLE_TIME * 1000
+    heir = bench.add_worker(b"heir")
+    bench.feed_control(heir, b"holds", holds=[])
+    assert asked() == limits.SETTLE_TIME * 1000
+    bench.feed_control(heir, b"holds", holds=[])
+    assert asked() == limits.RESUME_WINDOW * 1000
+
+
+def test_what_a_worker_forgot_or_could_not_read_is_not_sure():
+    bench = Bench(past=Past(workers={}, lost_at=5.0, legacies=("a",)), settle=False)
+    heir = bench.add_worker(b"heir")
+    bench.pass_time(limits.SETTLE_TIME)
+    bench.feed_control(heir, b"holds", holds=[], forgot_at=bench.now - 1)
+    assert body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"] == 1000
+
+
+def test_a_run_that_the_broker_ended_is_not_taken_up_again_from_who_comes_back():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.send(A, "run", b"1")
+    bench.lose(worker)
+    assert error_type(bench.replies(A, b"1")) == "worker_lost"
+    bench.add_worker(b"w", holds=[held((A, b"1"))])
+    assert (b"w", A, b"1") in bench.broker.disowned
+    assert bench.workers[b"w"].asked_to_end == [(b"1", "superseded")]
+
+
+def test_what_was_said_to_a_queued_run_that_has_ended_elsewhere_is_refused():
+    bench = Bench()
+    bench.send(A, "run", b"1", None, b"body")
+    bench.send(A, "steer", b"1", None, b"more")
+    bench.add_worker(b"other", mode="run_stream", holds=[held((A, b"1"), ended=True)])
+    refused = [body["of"] for kind, body in bench.replies(A, b"1") if kind == "refused"]
+    assert refused == ["steer"]
+
+
+def test_a_broker_that_is_told_to_stop_while_it_settles_does_so_when_it_has():
+    bench = Bench(expected_workers=1, settle=False)
+    bench.send(A, "resume", b"1")
+    bench.stop()
+    assert not bench.broker.stopped
+    assert bench.replies(A, b"1") == []
+    worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
+    assert bench.broker.stopped
+    assert worker.resumed == [((A, b"1"), 1)]
+
+
+def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
+    """A client is blocked by `accepted`: the run must be at its worker before it is asked to end."""
+    order: list[str] = []
+
+    class Core:
+        def receive(self, event: object, _now: float) -> list[object]:
+            order.append(type(event).__name__)
+            return [1, 2] if isinstance(event, Tick) else []
+
+    made = Loop.__new__(Loop)
+    made._core, made._events = Core(), deque()  # type: ignore[assignment]
+
+    def apply(effect: object) -> None:
+        order.append(str(effect))
+        if effect == 1:
+            made._receive(ClientBlocked(A))
+
+    made._apply = apply  # type: ignore[method-assign,assignment]
+    made._receive(Tick())
+    assert order == ["Tick", "1", "2", "ClientBlocked"]
 
 
 def test_settling_ends_when_every_process_of_supervisords_has_registered():
@@ -501,61 +656,100 @@ def test_a_worker_that_goes_without_handing_over_makes_the_past_uncertain():
     assert [effect.lost_at for effect in effects if hasattr(effect, "lost_at")] == [bench.now]
 
 
+def test_a_file_that_is_named_again_is_not_given_to_another():
+    bench = Bench(past=Past(legacies=("left",)), settle=False)
+    heir = bench.add_worker(b"heir")
+    writer = bench.add_worker(b"writer", holds=[held((A, b"1"), ended=True)])
+    bench.feed_control(writer, b"leaving")
+    bench.controls.clear()
+    bench.feed_control(writer, b"handover", file="left")
+    assert [(peer, kind) for peer, kind, _ in bench.controls] == [(b"writer", "handed")]
+    bench.send(A, "resume", b"1")
+    assert heir.resumed == [((A, b"1"), 1)]
+
+
+def test_what_a_leaving_worker_had_forgotten_is_kept_in_mind_when_it_has_gone():
+    bench = Bench()
+    worker = bench.add_worker(b"w")
+    bench.feed_control(worker, b"leaving")
+    bench.feed_control(worker, b"handover", file="f", forgot_at=990.0)
+    bench.lose(worker)
+    assert bench.unregistered == [Unregistered(b"w", 990.0)]
+
+
 # --- the journal's file ----------------------------------------------------------------------------
 
 
 def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path: Path):
     file = tmp_path / "journal"
-    journal = Journal(file)
+    journal = Journal(file, (), 5.0)
     assert journal.past.workers is None
-    journal.enqueued((A, b"1"))
-    journal.enqueued((A, b"2"))
-    journal.dequeued((A, b"1"))
-    journal.registered(b"w1")
-    journal.registered(b"w2")
-    journal.unregistered(b"w1", 17.5)
-    journal.unregistered(b"never", None)
-    after = Journal(file, ("legacy",))  # the first was not closed: as after SIGKILL
-    assert after.past == Past(frozenset({(A, b"2")}), frozenset({b"w2"}), 17.5, ("legacy",))
+    for effect in (
+        *(Enqueued(A, b"1"), Enqueued(A, b"2"), Dequeued(A, b"1")),
+        *(Registered(b"w1", 11), Registered(b"w2", 22), Unregistered(b"w1", 17.5), Unregistered(b"never", 0.0)),
+    ):
+        journal.remember(effect)
+    after = Journal(file, ("legacy",), 20.0)  # the first was not closed: as after SIGKILL
+    assert after.past == Past(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
     assert file.stat().st_mode & 0o777 == 0o600
-    again = Journal(file)
-    assert again.past == Past(frozenset({(A, b"2")}), frozenset(), 17.5)
-    for each in (journal, after, again):
+    again = Journal(file, (), 30.0)
+    assert again.past.workers == {b"w2": 22}, "who has not registered with the second may still with the third"
+    again.remember(Unregistered(b"w2", 31.0))
+    last = Journal(file, (), 40.0)
+    assert last.past == Past(frozenset({(A, b"2")}), {}, 31.0)
+    for each in (journal, after, again, last):
         each.close()
 
 
+def test_a_loss_is_written_before_who_is_gone():
+    assert Ledger(Past(), 5.0).remember(Unregistered(b"w", 6.0)) == [(4, 6.0), (3, b"w")]
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc1", wire.pack([5, "another boot"]) + wire.pack([0, A, b"1"]), b"\x92\x05"]
+    "content", [b"", b"\xc1", wire.pack(["machine", "another boot"]) + wire.pack([0, A, b"1"]), b"\x92\x05"]
 )
 def test_a_journal_that_cannot_be_believed_claims_nothing(tmp_path: Path, content):
     file = tmp_path / "journal"
     file.write_bytes(content)
-    journal = Journal(file)
+    journal = Journal(file, (), 5.0)
+    assert journal.past == Past()
+    after = Journal(file, (), 6.0)
+    assert (after.past.workers, after.past.lost_at) == ({}, 5.0), "of what was before nothing is known any more"
+    for each in (journal, after):
+        each.close()
+
+
+def test_a_record_of_a_later_version_makes_the_journal_none(tmp_path: Path):
+    file = tmp_path / "journal"
+    Journal(file, (), 5.0).close()
+    with file.open("ab") as more:
+        more.write(wire.pack([9, "new"]))
+    journal = Journal(file, (), 5.0)
     assert journal.past == Past()
     journal.close()
 
 
 def test_a_torn_last_record_is_left_out(tmp_path: Path):
     file = tmp_path / "journal"
-    journal = Journal(file)
-    journal.enqueued((A, b"1"))
-    journal.enqueued((A, b"2"))
+    journal = Journal(file, (), 5.0)
+    journal.remember(Enqueued(A, b"1"))
+    journal.remember(Enqueued(A, b"2"))
     journal.close()
     file.write_bytes(file.read_bytes()[:-2])
-    again = Journal(file)
+    again = Journal(file, (), 6.0)
     assert again.past.waiting == {(A, b"1")}
     again.close()
 
 
 def test_the_journal_stays_small(tmp_path: Path):
     file = tmp_path / "journal"
-    journal = Journal(file)
-    journal.enqueued((A, b"stays"))
+    journal = Journal(file, (), 5.0)
+    journal.remember(Enqueued(A, b"stays"))
     for number in range(20_000):
-        journal.enqueued((A, b"%d" % number))
-        journal.dequeued((A, b"%d" % number))
+        journal.remember(Enqueued(A, b"%d" % number))
+        journal.remember(Dequeued(A, b"%d" % number))
     assert file.stat().st_size < 400_000
-    again = Journal(file)
+    again = Journal(file, (), 6.0)
     assert again.past.waiting == {(A, b"stays")}
     for each in (journal, again):
         each.close()
@@ -563,11 +757,35 @@ def test_the_journal_stays_small(tmp_path: Path):
 
 def test_a_journal_that_cannot_be_written_stops_nothing_and_claims_nothing(tmp_path: Path):
     nowhere = tmp_path / "missing" / "journal"
-    journal = Journal(nowhere)
-    journal.enqueued((A, b"1"))
-    journal.dequeued((A, b"1"))
+    journal = Journal(nowhere, (), 5.0)
+    journal.remember(Enqueued(A, b"1"))
+    journal.remember(Dequeued(A, b"1"))
     journal.close()
     assert not nowhere.exists()
+
+
+def test_what_an_earlier_broker_wrote_is_not_believed_once_it_cannot_be_kept_up(tmp_path: Path):
+    file = tmp_path / "journal"
+    journal = Journal(file, (), 5.0)
+    journal.remember(Enqueued(A, b"waits"))
+    journal.close()
+    (tmp_path / "journal.new").mkdir()  # nothing can be written there
+    full = Journal(file, (), 6.0)
+    assert full.past.waiting == {(A, b"waits")}
+    full.remember(Dequeued(A, b"waits"))
+    full.close()
+    assert Journal(file, (), 7.0).past == Past()
+
+
+def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "journal"
+    journal = Journal(file, (), 5.0)
+    journal.remember(Enqueued(A, b"waits"))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, packed: write(fd, packed[:-1]))
+    journal.remember(Dequeued(A, b"waits"))
+    monkeypatch.undo()
+    assert Journal(file, (), 6.0).past == Past()
 
 
 def test_frames_of_a_disowned_run_are_of_its_old_holder_only():

@@ -78,6 +78,54 @@ def test_a_new_broker_makes_it_resume_what_is_open():
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
+NEVER_RAN = {"error_type": "unknown_request", "message": "", "details": {"may_have_run": False}}
+
+
+def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_was_said_to_it():
+    core = ClientCore()
+    request = started(core, timeout_ms=60_000)
+    core.steer(b"1", "more", "asap")
+    core.outgoing.clear()
+    assert message(core, b"error", 20.0, **NEVER_RAN) is None
+    assert [frames[0] for frames in core.outgoing] == [b"run_stream", b"steer"]
+    assert sent(core)[0] == (b"run_stream", {"timeout_ms": 40_000})
+    chunk(core, 1)
+    message(core, b"error", 21.0, **NEVER_RAN)
+    assert sent(core) == []
+    assert request.ended
+
+
+def test_a_cancelled_run_that_never_ran_is_not_sent_again():
+    core = ClientCore()
+    request = started(core)
+    core.cancel(b"1")
+    core.outgoing.clear()
+    assert message(core, b"error", **NEVER_RAN) is request
+    assert sent(core) == []
+    assert request.inbox[-1].error_type == "cancelled"
+
+
+def test_a_cancel_may_have_been_lost_too():
+    core = ClientCore()
+    started(core)
+    core.cancel(b"1")
+    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
+    core.outgoing.clear()
+    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    assert sent(core) == [(b"resume", {"from": 1}), (b"cancel", {})]
+
+
+@pytest.mark.parametrize("of", ["resume", "tool_result"])
+def test_what_a_broker_that_just_started_had_no_room_for_is_asked_for_again(of):
+    core = ClientCore()
+    started(core)
+    assert message(core, b"refused", of=of, error_type="overloaded", message="", call_id="c") is None
+    core.tick(1.0)
+    assert sent(core) == [(b"resume", {"from": 1})]
+    core.tick(1.5)
+    assert sent(core) == []
+
+
 def test_two_counts_of_open_requests_that_differ_make_it_resume():
     core = ClientCore()
     started(core)

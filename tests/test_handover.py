@@ -43,13 +43,13 @@ def test_what_was_written_is_taken_once_as_it_was(tmp_path: Path):
     assert files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
     assert (tmp_path / endpoints.HANDOVER).stat().st_mode & 0o777 == 0o700
     assert endpoints.handed_over(tmp_path) == (name,)
-    taken = dict(handover.take(tmp_path, name, packing.packer(), NOW))
+    taken = dict(handover.take(tmp_path, name, packing.packer(), NOW).runs)
     for key, before in (((b"a", b"1"), whole), ((b"b", b"2"), cut)):
         after = taken[key]
         assert (after.seq, after.ended_at, after.identity) == (before.seq, before.ended_at, before.identity)
         assert after.replay(1) == before.replay(1)
     assert files(tmp_path) == []
-    assert handover.take(tmp_path, name, packing.packer(), NOW) == []
+    assert handover.take(tmp_path, name, packing.packer(), NOW).runs == []
 
 
 def test_nothing_ended_is_nothing_written(tmp_path: Path):
@@ -61,7 +61,7 @@ def test_what_is_out_of_time_or_of_another_boot_is_left_out(tmp_path: Path):
     late, early = outbox(1, NOW - limits.RESUME_WINDOW), outbox(1, NOW + 5)
     name = handover.write(tmp_path, [((b"a", b"1"), late), ((b"a", b"2"), early), ((b"a", b"3"), outbox(1, NOW))])
     assert name is not None
-    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW)] == [(b"a", b"3")]
+    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW).runs] == [(b"a", b"3")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_is_out_of_time_or_of_another_boot_is_left_out(tmp_path: Path):
 def test_a_file_that_is_none_of_ours_is_left_out(tmp_path: Path, content):
     (tmp_path / endpoints.HANDOVER).mkdir()
     (tmp_path / endpoints.HANDOVER / "odd.msgpack").write_bytes(content)
-    assert handover.take(tmp_path, "odd.msgpack", packing.packer(), NOW) == []
+    assert handover.take(tmp_path, "odd.msgpack", packing.packer(), NOW).runs == []
 
 
 def test_a_torn_file_gives_what_is_whole(tmp_path: Path):
@@ -78,13 +78,13 @@ def test_a_torn_file_gives_what_is_whole(tmp_path: Path):
     assert name is not None
     path = tmp_path / endpoints.HANDOVER / name
     path.write_bytes(path.read_bytes()[:-5])
-    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW)] == [(b"a", b"1")]
+    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW).runs] == [(b"a", b"1")]
 
 
 @pytest.mark.parametrize("name", ["../broker.lock", "/etc/passwd", "missing.msgpack"])
 def test_only_files_of_the_folder_are_read(tmp_path: Path, name):
     (tmp_path / "broker.lock").write_text("4711")
-    assert handover.take(tmp_path, name, packing.packer(), NOW) == []
+    assert handover.take(tmp_path, name, packing.packer(), NOW).runs == []
     assert (tmp_path / "broker.lock").exists()
 
 

@@ -247,7 +247,7 @@ class WorldMachine(RuleBasedStateMachine):
         assert world.broker is not None
         assert len(world.broker._runs) == 0, dict(world.broker._runs._runs)
         assert all(worker.busy == 0 for worker in world.broker._runs.workers.values())
-        assert not any(worker.holds() for worker in world.workers.values())
+        assert not any(worker.kept for worker in world.workers.values())
         assert world.broker.gone == set()
         self.rule_1_what_a_client_takes_is_whole_and_in_order()
         self.rule_2_a_request_has_one_end_and_nothing_after_it()

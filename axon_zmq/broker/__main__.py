@@ -11,6 +11,7 @@ import dataclasses
 import resource
 import secrets
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
             if frontend.startswith("ipc://"):
                 locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
-            journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir))
+            journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir), time.monotonic())
             loop.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),
                 journal,

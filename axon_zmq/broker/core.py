@@ -85,6 +85,10 @@ class Broker:
         self.bounds = bounds
         self.version = version
         self.settling = True
+        self.stopping = False
+        """It was told to stop; it settles first, since before that it knows of nothing whether it runs."""
+        self.stopped = False
+        """It has said its last words."""
         self.dropped = 0
         """Messages without a readable id."""
         self._out = Outgoing(now)
@@ -142,7 +146,9 @@ class Broker:
             case Tick():
                 self._tick(now)
             case Stop():
-                self._stop(now)
+                self.stopping = True
+                if not self.settling:
+                    self._stop(now)
         return self._out.take()
 
     def next_timer(self) -> float:
@@ -301,17 +307,18 @@ class Broker:
 
     def _settle(self, now: float) -> None:
         self.settling = False
-        self._workers.settled()
+        self._workers.settled(now)
         held, self._held, self._held_bytes = self._held, [], 0
         self._held_keys.clear()
         self._out.note(logging.INFO, f"settled with {len(self._workers)} workers; {len(held)} messages were held")
         for arrived, event in held:
             self._from_client(event, now, arrived)
+        if self.stopping:
+            self._stop(now)
 
     def _stop(self, now: float) -> None:
         """End what waits, but for what another broker can take up: workers that stay are there for it."""
-        if self.settling:
-            self._settle(now)
+        self.stopped = True
         for pool in self._runs.all_pools():
             stay = pool.takes_slots and any(w.state is WorkerState.READY for w in pool.workers.values())
             if not stay:

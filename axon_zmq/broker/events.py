@@ -116,14 +116,15 @@ class Registered(NamedTuple):
     """A worker is there: should this process die, the next one waits for it."""
 
     worker: bytes
+    pid: int
 
 
 class Unregistered(NamedTuple):
     """A worker is there no more."""
 
     worker: bytes
-    lost_at: float | None
-    """When runs were lost with it, in seconds of the monotonic clock; None: none were."""
+    lost_at: float
+    """When runs were last lost with it, in seconds of the monotonic clock; 0.0: none were."""
 
 
 class Note(NamedTuple):
@@ -134,4 +135,6 @@ class Note(NamedTuple):
     id: bytes = b""
 
 
-Effect = ToClient | ToWorker | Kill | Enqueued | Dequeued | Registered | Unregistered | Note
+Remember = Enqueued | Dequeued | Registered | Unregistered
+"""What the next broker must know."""
+Effect = ToClient | ToWorker | Kill | Remember | Note

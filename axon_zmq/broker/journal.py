@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
 from axon_zmq import wire
+from axon_zmq.broker.events import Dequeued, Enqueued, Registered, Remember, Unregistered
 from axon_zmq.broker.records import Past
 from axon_zmq.wire import RunKey
 
@@ -26,7 +28,54 @@ FILE: Final = "journal"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MOST_STALE: Final = 10_000
 """Records that mean nothing any more, until the file is written anew."""
-_WAITS, _GOES_ON, _WORKER, _WORKER_GONE, _LOST_AT, _MACHINE = range(6)
+_MACHINE: Final = "machine"
+"""The first record's name: the machine's boot."""
+_WAITS, _GOES_ON, _WORKER, _WORKER_GONE, _LOST_AT = range(5)
+
+Record = tuple[Any, ...]
+
+
+class Ledger:
+    """What the next broker will be told.
+
+    Args:
+        past: What this one was told. Workers that it awaits stay until they have come, or are given up.
+        now: Seconds of the machine's monotonic clock.
+    """
+
+    def __init__(self, past: Past, now: float) -> None:
+        self.waiting: set[RunKey] = set(past.waiting)
+        self.workers: dict[bytes, int] = dict(past.workers or {})
+        self.lost_at = now if past.workers is None else past.lost_at
+
+    def remember(self, effect: Remember) -> list[Record]:
+        """Take note; what has to be written for it, in this order."""
+        match effect:
+            case Enqueued(client, id):
+                self.waiting.add((client, id))
+                return [(_WAITS, client, id)]
+            case Dequeued(client, id):
+                self.waiting.discard((client, id))
+                return [(_GOES_ON, client, id)]
+            case Registered(worker, pid):
+                self.workers[worker] = pid
+                return [(_WORKER, worker, pid)]
+            case Unregistered(worker, lost_at):
+                self.workers.pop(worker, None)
+                self.lost_at = max(self.lost_at, lost_at)
+                return [(_LOST_AT, self.lost_at), (_WORKER_GONE, worker)]
+
+    def records(self) -> list[Record]:
+        """All of it."""
+        return [
+            (_LOST_AT, self.lost_at),
+            *((_WORKER, worker, pid) for worker, pid in self.workers.items()),
+            *((_WAITS, *key) for key in self.waiting),
+        ]
+
+    def past(self, legacies: tuple[str, ...]) -> Past:
+        """As the next broker is told of it; see `Past`."""
+        return Past(frozenset(self.waiting), dict(self.workers), self.lost_at, legacies)
 
 
 class Journal:
@@ -35,46 +84,33 @@ class Journal:
     Args:
         path: Where; what an earlier broker wrote there is in `past`.
         legacies: See `Past`.
+        now: Seconds of the machine's monotonic clock.
     """
 
-    def __init__(self, path: Path, legacies: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, legacies: tuple[str, ...], now: float) -> None:
         self.past = _read(path, legacies)
         self._path = path
-        self._waiting: set[RunKey] = set(self.past.waiting)
-        self._workers: set[bytes] = set()
-        self._lost_at = self.past.lost_at
+        self._ledger = Ledger(self.past, now)
         self._stale = 0
         self._file = -1
         self._write_anew()
 
     def __repr__(self) -> str:
-        return f"<Journal {len(self._waiting)} wait, {len(self._workers)} workers>"
+        return f"<Journal {len(self._ledger.waiting)} wait, {len(self._ledger.workers)} workers>"
 
-    def enqueued(self, key: RunKey) -> None:
-        """A run waits that was never with a worker."""
-        self._waiting.add(key)
-        self._append(_WAITS, *key)
-
-    def dequeued(self, key: RunKey) -> None:
-        """It waits no longer; written before it is given to anybody."""
-        self._waiting.discard(key)
-        self._append(_GOES_ON, *key)
-        self._stale += 2
-        if self._stale > _MOST_STALE + len(self._waiting):
+    def remember(self, effect: Remember) -> None:
+        """Write it down; what goes on is written before it is given to anybody."""
+        records = self._ledger.remember(effect)
+        if self._file < 0:
+            return
+        try:
+            _write(self._file, records)
+        except OSError as fault:
+            self._give_up(fault)
+            return
+        self._stale += isinstance(effect, Dequeued | Unregistered) * 2
+        if self._stale > _MOST_STALE + len(self._ledger.waiting):
             self._write_anew()
-
-    def registered(self, worker: bytes) -> None:
-        """A worker is there."""
-        self._workers.add(worker)
-        self._append(_WORKER, worker)
-
-    def unregistered(self, worker: bytes, lost_at: float | None) -> None:
-        """It is there no more; `lost_at` where runs were lost with it."""
-        self._workers.discard(worker)
-        self._append(_WORKER_GONE, worker)
-        if lost_at is not None:
-            self._lost_at = lost_at
-            self._append(_LOST_AT, lost_at)
 
     def close(self) -> None:
         """Leave it to the next broker."""
@@ -82,34 +118,42 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def _append(self, *record: object) -> None:
-        if self._file < 0:
-            return
-        try:
-            os.write(self._file, wire.pack(record))
-        except OSError as fault:
-            log.warning("cannot write %s: %s; it is not kept any more", self._path, fault.strerror)
-            os.ftruncate(self._file, 0)
-            self.close()
-
     def _write_anew(self) -> None:
-        records = [
-            (_MACHINE, _machine()),
-            (_LOST_AT, self._lost_at),
-            *((_WORKER, worker) for worker in self._workers),
-            *((_WAITS, *key) for key in self._waiting),
-        ]
         new = self._path.with_suffix(".new")
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-            os.write(file, b"".join(wire.pack(record) for record in records))
-            new.replace(self._path)
+            try:
+                _write(file, [(_MACHINE, _machine()), *self._ledger.records()])
+                new.replace(self._path)
+            except OSError:
+                os.close(file)
+                raise
         except OSError as fault:
-            log.warning("cannot write %s: %s; it is not kept", self._path, fault.strerror)
+            self._give_up(fault)
             return
         self.close()
         self._file = file
         self._stale = 0
+
+    def _give_up(self, fault: OSError) -> None:
+        """What is there is no longer so: nobody shall believe it."""
+        log.warning("cannot write %s: %s; it is not kept", self._path, fault.strerror)
+        self.close()
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def _write(file: int, records: list[Record]) -> None:
+    """Write records whole.
+
+    Raises:
+        OSError: There was no room for all of them.
+    """
+    packed = b"".join(wire.pack(record) for record in records)
+    if os.write(file, packed) < len(packed):
+        raise OSError(0, "no room is left")
 
 
 def _machine() -> str:
@@ -122,24 +166,30 @@ def _machine() -> str:
 
 def _read(path: Path, legacies: tuple[str, ...]) -> Past:
     waiting: set[RunKey] = set()
-    workers: set[bytes] = set()
+    workers: dict[bytes, int] = {}
     lost_at = 0.0
     try:
         with path.open("rb") as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
             if next(records, None) != [_MACHINE, _machine()] or not _machine():
                 return Past(legacies=legacies)
-            for what, *values in records:
-                match what:
-                    case 0 | 1:
-                        (waiting.add if what == _WAITS else waiting.discard)((values[0], values[1]))
-                    case 2 | 3:
-                        (workers.add if what == _WORKER else workers.discard)(values[0])
+            for record in records:
+                match record:
+                    case [0, client, id]:
+                        waiting.add((client, id))
+                    case [1, client, id]:
+                        waiting.discard((client, id))
+                    case [2, worker, pid]:
+                        workers[worker] = pid
+                    case [3, worker]:
+                        workers.pop(worker, None)
+                    case [4, at]:
+                        lost_at = float(at)
                     case _:
-                        lost_at = float(values[0])
+                        raise ValueError(f"nothing is known of {record!r}")
     except FileNotFoundError:
         return Past(legacies=legacies)
-    except (OSError, ValueError, TypeError, IndexError, msgpack.UnpackException) as fault:
+    except (OSError, ValueError, TypeError, msgpack.UnpackException) as fault:
         log.warning("%s cannot be read: %r", path, fault)
         return Past(legacies=legacies)
-    return Past(frozenset(waiting), frozenset(workers), lost_at, legacies)
+    return Past(frozenset(waiting), workers, lost_at, legacies)

@@ -13,7 +13,8 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -80,9 +81,11 @@ class Loop:
         self._lost_workers: set[bytes] = set()
         """Workers declared lost lately, whose late messages are dropped."""
         self._workers: set[bytes] = set()
+        self._events: deque[Event] = deque()
+        """What the core has not judged yet; the first of them it is just judging."""
         self._probe_at = 0.0
         self._suspect_until = 0.0
-        self._stopping = False
+        self._asked_to_stop = False
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
@@ -128,31 +131,36 @@ class Loop:
             poller.register(readable, zmq.POLLIN)
         log.info("broker %s serves", self._core.boot)
         try:
-            while not self._stopping:
-                ready = dict(poller.poll(self._poll_ms()))
-                if self._back in ready:
-                    self._drain_backend(BATCH)
-                if self._front in ready:
-                    self._drain_frontend()
-                now = time.monotonic()
-                if self._monitor in ready:
-                    self._link_went_down(now)
-                if self._front_monitor in ready:
-                    self._connections_changed()
-                if now >= self._cables.look_at:
-                    self._look_at_cables(now)
-                if now >= self._probe_at:
-                    self._probe_workers(now)
-                if self._outboxes.waiting:
-                    self._outboxes.flush_due(self._send, now)
-                if now >= self._core.next_timer():
-                    self._receive(Tick())
+            while not self._core.stopped:
+                self._turn(dict(poller.poll(self._poll_ms())))
         finally:
             self._close()
 
+    def _turn(self, ready: Container[object]) -> None:
+        """Read what is there, and do what is due."""
+        if self._back in ready:
+            self._drain_backend(BATCH)
+        if self._front in ready:
+            self._drain_frontend()
+        now = time.monotonic()
+        if self._monitor in ready:
+            self._link_went_down(now)
+        if self._front_monitor in ready:
+            self._connections_changed()
+        if now >= self._cables.look_at:
+            self._look_at_cables(now)
+        if now >= self._probe_at:
+            self._probe_workers(now)
+        if self._outboxes.waiting:
+            self._outboxes.flush_due(self._send, now)
+        if now >= self._core.next_timer():
+            self._receive(Tick())
+        if self._asked_to_stop and not self._core.stopping:
+            self._receive(Stop())
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         log.info("stopping on %s", signal.Signals(number).name)
-        self._stopping = True
+        self._asked_to_stop = True
 
     def _poll_ms(self) -> int:
         due = min(self._core.next_timer(), self._probe_at)
@@ -162,7 +170,6 @@ class Loop:
         return max(0, int(wait * 1000) + 1)
 
     def _close(self) -> None:
-        self._receive(Stop())
         for client in list(self._outboxes.waiting):
             self._outboxes.flush(client, self._send)
         signal.set_wakeup_fd(-1)
@@ -323,11 +330,15 @@ class Loop:
 
     def _kill(self, worker: bytes, name: str, pid: int) -> None:
         """End a worker that hangs. While its link is up its pid is its own; it must be our own name for it, too."""
-        if self._tell(worker, (CONTROL, b"there")) and _is_worker(pid, name):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError as fault:
-                log.error("cannot kill worker %s, pid %d: %s", name, pid, fault.strerror)
+        if worker in self._workers and not self._tell(worker, (CONTROL, b"there")):
+            return  # it has ended already
+        if not _is_worker(pid, name):
+            log.error("cannot kill worker %s: pid %d is another process", name, pid)
+            return
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError as fault:
+            log.error("cannot kill worker %s, pid %d: %s", name, pid, fault.strerror)
 
     def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
         try:
@@ -341,8 +352,14 @@ class Loop:
     # --- the core ----------------------------------------------------------------------------------
 
     def _receive(self, event: Event) -> None:
-        for effect in self._core.receive(event, time.monotonic()):
-            self._apply(effect)
+        """Have the core judge an event; one that comes of an effect waits until the others were applied."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            for effect in self._core.receive(self._events[0], time.monotonic()):
+                self._apply(effect)
+            self._events.popleft()
 
     def _apply(self, effect: Effect) -> None:
         match effect:
@@ -356,14 +373,8 @@ class Loop:
                     log.warning("its worker went before it could be told %s", kind.decode(), extra=_about(id))
             case Kill(worker, name, pid):
                 self._kill(worker, name, pid)
-            case Enqueued(client, id):
-                self._journal.enqueued((client, id))
-            case Dequeued(client, id):
-                self._journal.dequeued((client, id))
-            case Registered(worker):
-                self._journal.registered(worker)
-            case Unregistered(worker, lost_at):
-                self._journal.unregistered(worker, lost_at)
+            case Enqueued() | Dequeued() | Registered() | Unregistered():
+                self._journal.remember(effect)
             case Note(level, text, id):
                 log.log(level, text, extra=_about(id))
 

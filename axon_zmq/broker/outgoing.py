@@ -72,9 +72,9 @@ class Outgoing:
         rest = () if body is None else (wire.pack(body),)
         self._effects.append(ToWorker(peer, CONTROL, kind, b"", rest))
 
-    def kill(self, worker: Worker) -> None:
+    def kill(self, worker: bytes, name: str, pid: int) -> None:
         """End a worker's process."""
-        self._effects.append(Kill(worker.identity, worker.name, worker.pid))
+        self._effects.append(Kill(worker, name, pid))
 
     # --- to the disk -------------------------------------------------------------------------------
 
@@ -95,11 +95,11 @@ class Outgoing:
 
     def registered(self, worker: Worker) -> None:
         """A worker is there."""
-        self._effects.append(Registered(worker.identity))
+        self._effects.append(Registered(worker.identity, worker.pid))
 
-    def unregistered(self, worker: Worker, lost_at: float | None) -> None:
-        """It is there no more; when runs were lost with it, or None."""
-        self._effects.append(Unregistered(worker.identity, lost_at))
+    def unregistered(self, worker: bytes, lost_at: float) -> None:
+        """It is there no more; when runs were last lost with it, 0.0 where none were."""
+        self._effects.append(Unregistered(worker, lost_at))
 
     # --- to the log --------------------------------------------------------------------------------
 

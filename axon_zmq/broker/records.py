@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -29,10 +30,10 @@ class Past:
 
     waiting: frozenset[RunKey] = frozenset()
     """Runs that waited in its queues and were never started."""
-    workers: frozenset[bytes] | None = None
-    """Who was registered with it; None: nothing is known of one."""
+    workers: Mapping[bytes, int] | None = None
+    """Who was registered with it, and the pid of each; None: nothing is known of one."""
     lost_at: float = 0.0
-    """When it last lost a worker with runs, in seconds of the machine's monotonic clock."""
+    """When runs were last lost with a worker, in seconds of the machine's monotonic clock."""
     legacies: tuple[str, ...] = ()
     """Files of ended runs that workers left for another one, and nobody took."""
 
@@ -98,6 +99,10 @@ class Worker:
     """When it last made progress."""
     pid: int = 0
     """Its process; 0 where it does not say."""
+    forgot_at: float = 0.0
+    """When it last forgot an ended run before its time."""
+    killed_at: float = 0.0
+    """When it was sent SIGKILL; only meaningful where it was."""
     is_leaving: bool = False
     """It said so, whatever became of it since."""
     state: WorkerState = WorkerState.READY
@@ -148,6 +153,7 @@ class Pool:
     """Suspected runs wait apart: a worker takes few of them at a time, and nobody shall wait behind them."""
     mean_seconds: float = 1.0
     """Moving average of a run's time, for `retry_after_ms`."""
+    _suspects_turn: bool = False
     _offers: list[tuple[int, int, Worker]] = field(default_factory=list[tuple[int, int, Worker]])
     """Workers by their free slots, the most first; those that are out of date are among them."""
     _order: count[int] = field(default_factory=count)
@@ -167,12 +173,22 @@ class Pool:
         return self.suspects if run.suspect else self.queue
 
     def next(self, now: float) -> tuple[Run, Worker] | None:
-        """What waits, taken out of its queue, and who can take it."""
-        if self.queue.count and (worker := self.idlest(now)) is not None:
-            return self.queue.pop(), worker
-        if self.suspects.count and (worker := self._least_suspected(now)) is not None:
-            return self.suspects.pop(), worker
-        return None
+        """What waits, taken out of its queue, and who can take it; the two queues take turns."""
+        if self._suspects_turn:
+            found = self._next_suspect(now) or self._next_other(now)
+        else:
+            found = self._next_other(now) or self._next_suspect(now)
+        if found is not None:
+            self._suspects_turn = not found[0].suspect
+        return found
+
+    def _next_other(self, now: float) -> tuple[Run, Worker] | None:
+        worker = self.idlest(now) if self.queue.count else None
+        return None if worker is None else (self.queue.pop(), worker)
+
+    def _next_suspect(self, now: float) -> tuple[Run, Worker] | None:
+        worker = self._least_suspected(now) if self.suspects.count else None
+        return None if worker is None else (self.suspects.pop(), worker)
 
     def offer(self, worker: Worker) -> None:
         """A worker has more, or fewer, free slots than when it was offered last, or makes progress again."""

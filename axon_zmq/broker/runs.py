@@ -256,12 +256,12 @@ class Runs:
         run.worker, run.started, run.deadline = worker.identity, now, held["deadline"]
         run.attempts = run.max_attempts  # what became of it before is not known
         if held["ended"]:
-            said, run.said = run.said, []
+            resumes = [each for each in run.said if each[0] == b"resume"]
+            run.said = [each for each in run.said if each[0] != b"resume"]
             run.step(RequestEvent.TERMINAL)
             self._release(run, now)
-            for each in said:
-                if each[0] == b"resume":
-                    self._out.tell(run, *each)
+            for each in resumes:
+                self._out.tell(run, *each)
             return
         worker.hold(run)
         self.offer(worker)
@@ -273,7 +273,7 @@ class Runs:
 
     def _second_holder(self, run: Run, worker: Worker, has_ended: bool) -> None:
         """A worker holds a run that is known already, as another's or as ended."""
-        if run.worker == worker.identity:
+        if run.worker == worker.identity and run.terminal is None:
             return
         if not has_ended:
             self.disowned.add((worker.identity, *run.key))
@@ -314,7 +314,8 @@ class Runs:
         lost = list(worker.runs.values())
         if not worker.is_leaving:
             for run in lost:
-                self.quarantine.strike(run.digest, now)
+                if run.takes_slot:
+                    self.quarantine.strike(run.digest, now)
         for run in lost:
             if run.state is RequestState.RUNNING and run.attempts < run.max_attempts and run.key not in relayed:
                 self._try_again(run, now)

@@ -54,14 +54,20 @@ class Workers:
         self._hang_seconds = hang_seconds
         self._past = past
         self._legacies = list(past.legacies)
+        self._given: dict[str, bytes] = {}
+        """Who was told to take which file, in case it is named again: the newest of them."""
         self._taking: dict[bytes, int] = {}
         """Workers that were told to take files and have not said yet what was in them."""
+        self._all_came = False
+        """Everybody registered that an earlier broker knew; until that was made use of."""
+        self._missing: dict[bytes, int] = {}
+        """Those who did not, and their pids, until they come or are killed."""
         self._places: dict[str, _Place] = {}
         self._programs: dict[str, Mapping[str, Any]] | None = None
         """What supervisord says of each; None: nobody told."""
         self._unregistered: dict[str, float] = {}
         """Programs that run, and since when they are awaited."""
-        self._looked_at = now
+        self._began_at = self._looked_at = self._missed_since = now
         self._forgot_at = 0.0
         """When a worker last dropped an ended run before its time, for want of room."""
         self._handlers: Final[Mapping[bytes, Callable[[Worker, Mapping[str, Any], float], None]]] = {
@@ -95,11 +101,27 @@ class Workers:
         there = {worker.name for worker in self._runs.workers.values()}
         return all(name in there for name, program in self._programs.items() if program.get("pid"))
 
-    def settled(self) -> None:
-        """No more will register that an earlier broker knew: whether nothing was lost between it and this one."""
-        there = self._runs.workers.keys()
-        if self._past.workers is not None and self._past.workers <= there:
-            self._runs.complete_since = max(self._past.lost_at, self._forgot_at)
+    def settled(self, now: float) -> None:
+        """No more is waited for: whether nothing was lost between an earlier broker and this one."""
+        known = self._past.workers or {}
+        self._missing = {identity: pid for identity, pid in known.items() if identity not in self._runs.workers}
+        for identity in self._missing:
+            self._out.unregistered(identity, now)
+        self._all_came = self._past.workers is not None and not self._missing
+        self._believe()
+
+    def _believe(self) -> None:
+        """Everybody came, and has said what it was left: what was sent before this broker began is known, too."""
+        if self._all_came and not self._taking and not self._legacies:
+            self._all_came = False
+            if self._runs.complete_since == self._began_at:
+                self._runs.complete_since = max(self._past.lost_at, self._forgot_at)
+
+    def _forgot(self, worker: Worker, body: Mapping[str, Any]) -> None:
+        """A worker has dropped an ended run before its time: it is not known any more that it ran."""
+        worker.forgot_at = max(worker.forgot_at, body.get("forgot_at", 0.0))
+        self._forgot_at = max(self._forgot_at, worker.forgot_at)
+        self._runs.complete_since = max(self._runs.complete_since, worker.forgot_at)
 
     # --- what they say -----------------------------------------------------------------------------
 
@@ -138,13 +160,15 @@ class Workers:
             self._runs.pools[mode].workers[identity] = self._runs.describes.workers[identity] = worker
             self._runs.offer(worker)
             self._places.setdefault(name, _Place(mode)).missing_since = None
-            self._forgot_at = max(self._forgot_at, body.get("forgot_at", 0.0))
+            self._forgot(worker, body)
+            self._missing.pop(identity, None)
             self._out.registered(worker)
             self._out.note(logging.INFO, f"worker {name} is ready: {mode}, {slots} slots, {len(holds)} runs held")
             for held in holds:
                 self._runs.adopt(worker, held, now)
             self._give_legacies(worker)
         else:
+            self._forgot(worker, body)
             worker.step(WorkerEvent.READY)
             worker.slots, worker.seen = slots, now
             self._runs.offer(worker)
@@ -173,11 +197,17 @@ class Workers:
     # --- ended runs, from a worker that goes to one that stays -------------------------------------
 
     def _handover(self, worker: Worker, body: Mapping[str, Any], _now: float) -> None:
-        heir = self._heir_of(worker)
-        self._runs.hand_over(worker.identity, None if heir is None else heir.identity)
-        self._legacies.append(body["file"])
-        if heir is not None:
-            self._give_legacies(heir)
+        self._forgot(worker, body)
+        file = body["file"]
+        if file in self._given:  # it was found at the start, and given away before its writer could say so
+            self._runs.hand_over(worker.identity, self._given[file])
+        else:
+            heir = self._heir_of(worker)
+            self._runs.hand_over(worker.identity, None if heir is None else heir.identity)
+            if file not in self._legacies:
+                self._legacies.append(file)
+            if heir is not None:
+                self._give_legacies(heir)
         self._out.control(worker.identity, b"handed")
 
     def _heir_of(self, leaving: Worker) -> Worker | None:
@@ -189,16 +219,21 @@ class Workers:
             return
         for file in self._legacies:
             self._out.control(heir.identity, b"take", {"file": file})
+            self._given[file] = heir.identity
+            if len(self._given) > limits.REMEMBERED_FILES:
+                del self._given[next(iter(self._given))]
         self._taking[heir.identity] = self._taking.get(heir.identity, 0) + len(self._legacies)
         self._legacies.clear()
         self._runs.hand_over(None, heir.identity)
 
     def _holds(self, worker: Worker, body: Mapping[str, Any], now: float) -> None:
+        self._forgot(worker, body)
         for held in body["holds"]:
             self._runs.adopt(worker, held, now)
         left = self._taking.pop(worker.identity, 1) - 1
         if left > 0:
             self._taking[worker.identity] = left
+        self._believe()
 
     # --- those that hang, end or are lost ----------------------------------------------------------
 
@@ -206,19 +241,36 @@ class Workers:
         """Have those killed that hang; time in which this process did not look does not count."""
         away = now - self._looked_at - limits.HOUSEKEEPING
         self._looked_at = now
-        for worker in self._runs.workers.values():
-            if away > limits.HOUSEKEEPING:
+        if away > limits.HOUSEKEEPING:
+            self._missed_since += away
+            for worker in self._runs.workers.values():
                 worker.seen = min(now, worker.seen + away)
+                self._runs.offer(worker)
+            self._runs.dispatch_all(now)
+        for worker in self._runs.workers.values():
             silent = now - worker.seen
             if silent >= self._hang_seconds and worker.state in _ALIVE and worker.pid:
                 worker.step(WorkerEvent.KILL)
-                self._out.kill(worker)
+                worker.killed_at = now
+                self._out.kill(worker.identity, worker.name, worker.pid)
                 what = f"made no progress for {silent:.0f} s: it is killed, with {len(worker.runs)} runs"
                 self._out.note(logging.ERROR, f"worker {worker.name} {what}")
+        self._kill_missing(now)
         self._await_programs(now)
         for name, place in list(self._places.items()):
             if place.missing_since is not None and now - place.missing_since > limits.MISSING_TIME:
                 del self._places[name]
+
+    def _kill_missing(self, now: float) -> None:
+        """Have those killed that an earlier broker knew, whose process runs, and who do not register."""
+        if not self._missing or now - self._missed_since < self._hang_seconds:
+            return
+        missing, self._missing = self._missing, {}
+        for identity, pid in missing.items():
+            name = identity.decode().rpartition(".")[0]
+            if pid and (self._programs or {}).get(name, {}).get("pid") == pid:
+                self._out.kill(identity, name, pid)
+                self._out.note(logging.ERROR, f"worker {name} has not registered again: it is killed")
 
     def _await_programs(self, now: float) -> None:
         there = {worker.name for worker in self._runs.workers.values()}
@@ -248,7 +300,7 @@ class Workers:
                 pool.empty_since = now
         self._taking.pop(identity, None)
         nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_left(identity)
-        self._out.unregistered(worker, None if nothing_lost else now)
+        self._out.unregistered(identity, worker.forgot_at if nothing_lost else now)
         self._remember(worker, now)
         level = logging.INFO if nothing_lost else logging.WARNING
         self._out.note(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
@@ -277,6 +329,11 @@ class Workers:
             f"{name} runs and has not registered for {now - since:.0f} s"
             for name, since in self._unregistered.items()
             if wire.mode_of(name) == mode and now - since > limits.MISSING_GRACE
+        ]
+        reasons += [
+            f"{worker.name} hangs, and could not be killed"
+            for worker in self._runs.pools[mode].workers.values()
+            if worker.state is WorkerState.KILLED and now - worker.killed_at > limits.MISSING_GRACE
         ]
         for name, place in self._places.items():
             if place.mode == mode and place.crashes_within(now) >= limits.CRASH_LOOP:

@@ -66,8 +66,11 @@ class Request:
     granted: int = 0
     """The credit that the daemon was given: a `seq`."""
     sent_at: float = 0.0
-    frames: list[bytes] | None = None
-    """What was sent, until the run is known to have begun: a daemon may forget a run that only waited."""
+    frames: list[list[bytes]] = field(default_factory=list[list[bytes]])
+    """The request and what was said to it, until it is known to have begun: a daemon may forget what only waited."""
+    cancelled: bool = False
+    resume_due: bool = False
+    """The daemon had no room for its `resume`, or for an answer: it is asked again."""
     calls: Calls = field(default_factory=Calls)
     resumed_at: float = float("-inf")
     ended: bool = False
@@ -161,9 +164,13 @@ class ClientCore:
         Raises:
             RequestError: `too_large`.
         """
-        if self._open_run(id) is None:
+        request = self._open_run(id)
+        if request is None:
             return False
-        self.outgoing.append([b"steer", id, b"", self._packed({"content": content, "priority": priority})])
+        frames = [b"steer", id, b"", self._packed({"content": content, "priority": priority})]
+        self.outgoing.append(frames)
+        if request.frames:
+            request.frames.append(frames)
         return True
 
     def took(self, request: Request, event: Event) -> None:
@@ -184,6 +191,8 @@ class ClientCore:
     def cancel(self, id: bytes) -> None:
         """Ask a run to end; its own terminal message says how it did."""
         self.outgoing.append([b"cancel", id])
+        if (request := self._open_run(id)) is not None:
+            request.cancelled = True
 
     def _start(self, kind: str, options: Mapping[str, Any], body: Mapping[str, Any], now: float) -> Request:
         known = (*HEADER_KEYS, *(CALL_KEYS if kind == "call_tool" else BODY_KEYS))
@@ -195,7 +204,7 @@ class ClientCore:
         timeout = header.get("timeout_ms", limits.DEFAULT_TIMEOUT_MS) / 1000
         request = self._send(kind, options.get("id"), header, body, now, timeout)
         request.window = request.granted = header.get("credit", 0)
-        request.frames, request.sent_at = self.outgoing[-1], now
+        request.frames, request.sent_at = [self.outgoing[-1]], now
         return request
 
     def _open_run(self, id: bytes) -> Request | None:
@@ -286,18 +295,22 @@ class ClientCore:
             return False
         return self._take(request, kind, body, now)
 
-    def _send_again(self, request: Request, frames: list[bytes], now: float) -> None:
-        """The daemon was restarted while the run waited, and says that it never began."""
-        kind, id, header, body = frames
+    def _begin_again(self, request: Request, now: float) -> bool:
+        """The daemon was restarted while the run waited, and says that it never began; whether that ends it."""
+        if request.cancelled:
+            self._end(request, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))
+            return True
+        (kind, id, header, body), *said = request.frames
         left = max(1, int((request.deadline - PATIENCE - now) * 1000))
         header = wire.pack({**wire.unpack(header, "the header"), "timeout_ms": left})
-        self.outgoing.append([kind, id, header, body])
+        self.outgoing.extend([[kind, id, header, body], *said])
+        return False
 
     def _in_order(self, request: Request, seq: int, now: float) -> bool:
         request.highest_seq = max(request.highest_seq, seq)
         if seq == request.last_seq + 1:
             request.last_seq = seq
-            request.frames = None
+            request.frames.clear()
             return True
         if seq > request.last_seq:
             self._resume(request, now)
@@ -307,9 +320,8 @@ class ClientCore:
         match kind:
             case b"error":
                 error = AxonError.from_body(body)
-                if request.frames is not None and _never_ran(error, now - request.sent_at):
-                    self._send_again(request, request.frames, now)
-                    return False
+                if request.frames and _never_ran(error, now - request.sent_at):
+                    return self._begin_again(request, now)
                 self._end(request, error)
             case b"pong":
                 self._learn(body.get("limits"))
@@ -349,6 +361,9 @@ class ClientCore:
             case Refused() if event.of == request.kind:  # another run has this id: nothing more will come
                 self._end(request, AxonError.of(event.error_type, event.message))
                 return True
+            case Refused(of="resume" | "tool_result", error_type="overloaded"):
+                request.resume_due = True
+                return False
             case ToolCall() | ToolCancelled() | Refused():
                 if not _is_news(request.calls, event):
                     return False
@@ -398,15 +413,20 @@ class ClientCore:
 
     def _resume(self, request: Request, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
-            request.resumed_at = now
+            request.resumed_at, request.resume_due = now, False
             header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
             self.outgoing.append([b"resume", request.id, wire.pack(header)])
+            if request.cancelled:
+                self.outgoing.append([b"cancel", request.id])
 
     def tick(self, now: float) -> list[Request]:
         """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""
         if self.open and now - max(self._heard_at, self._pinged_at) > limits.CLIENT_SILENCE:
             self._silent = True
             self._probe(now)
+        for request in self.open.values():
+            if request.resume_due:
+                self._resume(request, now)
         overdue = [request for request in self.open.values() if now > request.deadline]
         for request in overdue:
             self._end(request, RunEndedError("deadline_exceeded", "the daemon did not answer", {"by": "client"}))

@@ -48,7 +48,7 @@ class Daemon:
         self._check_free()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
         conf.replace(self.settings.run_dir / conf.MORE, "")  # what was scaled lasts until the next start
-        with open(self.settings.run_dir / "supervisord.log", "ab", opener=_private) as log:
+        with open(self.settings.run_dir / "supervisord.log", "ab", opener=endpoints.open_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
                 stdin=subprocess.DEVNULL,
@@ -124,10 +124,6 @@ class Daemon:
         if self._process is not None and self._process.poll() is not None:
             raise ConfigurationError(f"the daemon ended: see the logs in {str(self.settings.run_dir)!r}")
         rpc.wake(self.settings.run_dir)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _before_supervisord() -> None:

@@ -8,7 +8,6 @@ the settings of whoever asks are.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import signal
 import time
@@ -19,7 +18,7 @@ from types import FrameType
 from typing import Any, Final
 from xmlrpc.client import Fault
 
-from axon_zmq import wire
+from axon_zmq import endpoints, wire
 from axon_zmq.errors import ConfigurationError, UnavailableError
 from axon_zmq.supervise import backend, conf, rpc
 from axon_zmq.wire import mode_of
@@ -71,7 +70,7 @@ class Slots:
         Raises:
             NotNowError: Somebody does.
         """
-        with open(self._run_dir / LOCK, "a", opener=_private) as file:
+        with open(self._run_dir / LOCK, "a", opener=endpoints.open_private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -243,10 +242,6 @@ class Slots:
         kept = [f"[program:{each}]\n{body.strip()}\n" for each, body in sections.items() if each != name]
         conf.replace(self._more, "\n".join(kept))
         self._supervisor("reloadConfig")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _configuration_of(pid: int) -> Path | None:

@@ -34,6 +34,7 @@ from axon_zmq.broker.events import (
     Unregistered,
     WorkerGone,
 )
+from axon_zmq.broker.journal import Ledger
 from axon_zmq.broker.records import Past
 from axon_zmq.client.core import ClientCore, Request
 from axon_zmq.errors import AxonError
@@ -81,6 +82,9 @@ class Worker:
         """Each run that it was given, and which attempt that was."""
         self.is_hung = self.is_dead = self.is_leaving = self.may_go = self.is_handed = False
         self._has_written = False
+        self.reading: deque[str] = deque()
+        """Files that it was told to take, and has not read yet."""
+        self._asked_early: list[tuple[RunKey, int]] = []
         self.boot = ""
         """Of the broker that it registered with last."""
         self._shelf = Shelf()
@@ -89,24 +93,14 @@ class Worker:
     def register(self) -> None:
         """Tell a broker what it is and what it holds."""
         ready = {"v": limits.BACKEND_PROTOCOL, "mode": self.mode, "slots": self.slots, "name": self.name}
-        self.control(b"ready", {**ready, "pid": self.pid, "holds": self.holds(), "forgot_at": self._shelf.forgot_at})
+        self.control(b"ready", {**ready, "pid": self.pid, **self._shelf.to_wire()})
         if self.is_leaving:
             self.control(b"leaving", {})
 
-    def holds(self, keys: Iterable[RunKey] | None = None) -> list[dict[str, Any]]:
-        """What it keeps, as a broker is told of it."""
-        wanted = None if keys is None else set(keys)
-        return [
-            {
-                "client": key[0],
-                "id": key[1],
-                **box.identity._asdict(),
-                "seq": box.seq,
-                "ended": box.ended_at is not None,
-            }
-            for key, box in self._shelf
-            if wanted is None or key in wanted
-        ]
+    @property
+    def kept(self) -> int:
+        """How many runs it keeps the messages of."""
+        return len(list(self._shelf))
 
     def control(self, kind: bytes, body: dict[str, Any]) -> None:
         """Say something to the broker itself."""
@@ -121,8 +115,7 @@ class Worker:
             case b"handed":
                 self.is_handed = True
             case b"take":
-                taken = self._shelf.merge(world.files.pop(wire.unpack(rest[0], "take")["file"], []))
-                self.control(b"holds", {"holds": self.holds(taken)})
+                self.reading.append(wire.unpack(rest[0], "take")["file"])
             case b"end":
                 self._end((client, id), wire.unpack(rest[0], "end")["reason"], world.now)
             case b"resume":
@@ -133,6 +126,15 @@ class Worker:
                 self._start((client, id), kind, *rest)
             case _:
                 pass
+
+    def read_file(self, world: World) -> None:
+        """Take up what another worker has left, and answer who asked for it meanwhile."""
+        taken = self._shelf.merge(world.files.pop(self.reading.popleft(), []))
+        self.control(b"holds", self._shelf.to_wire(taken))
+        if not self.reading:
+            asked, self._asked_early = self._asked_early, []
+            for key, start in asked:
+                self._resume(key, start)
 
     def step(self, key: RunKey, now: float) -> None:
         """Let a run do what is next in its script; one that waits for a tool does nothing."""
@@ -158,20 +160,21 @@ class Worker:
 
     def leave(self, world: World) -> bool:
         """Go, once everything has ended and was handed over; whether it has gone."""
-        if not self.may_go or self.runs:
+        if not self.may_go or self.runs or self.reading:
             return False
         if not self.is_handed and (ended := list(self._shelf.ended(world.now))):
             if not self._has_written:
                 self._has_written = True
                 file = self.identity.decode()
                 world.files[file] = ended
-                self.control(b"handover", {"file": file})
+                self.control(b"handover", {"file": file, "forgot_at": self._shelf.forgot_at})
             return False
         return True
 
-    def _start(self, key: RunKey, kind: bytes, _header: bytes, body: bytes, lease: bytes) -> None:
+    def _start(self, key: RunKey, kind: bytes, header: bytes, body: bytes, lease: bytes) -> None:
         told = wire.unpack(lease, "the lease")
-        identity = Identity(kind.decode(), wire.digest(body), told["deadline"], keep=False)
+        keep = wire.unpack(header, "the header").get("on_disconnect") == "keep"
+        identity = Identity(kind.decode(), wire.digest(body), told["deadline"], keep)
         run = self.runs[key] = Run(Outbox(wire.pack, identity), deque(self._script_of(body)), told["deadline"])
         self._shelf.add(key, run.outbox)
         self.started.append((key, told["attempt"]))
@@ -197,6 +200,9 @@ class Worker:
         client, id = key
         outbox = self._shelf.get(key)
         if outbox is None:
+            if self.reading:
+                self._asked_early.append((key, start))
+                return
             error = AxonError.of("unknown_request", "no longer kept", {"may_have_run": True})
             self.sent.append((client, b"error", id, wire.error_body(error)))
             return
@@ -275,9 +281,8 @@ class World:
         self._bounds = limits.BrokerLimits(**bounds)
         self._relayed: set[RunKey] = set()
         self._lost: set[bytes] = set()
-        self._waiting: set[RunKey] = set()
-        self._registered: set[bytes] | None = None
-        self._lost_at = 0.0
+        self._ledger = Ledger(Past(), self.now)
+        self._events: deque[Event] = deque()
         self._boots = 0
         self._progress_at = self.now
         self.start_broker()
@@ -287,10 +292,10 @@ class World:
     def start_broker(self) -> None:
         """A broker, with what the one before has left behind."""
         self._boots += 1
-        there = None if self._registered is None else frozenset(self._registered)
-        past = Past(frozenset(self._waiting), there, self._lost_at, tuple(self.files))
+        past = self._ledger.past(tuple(self.files)) if self._boots > 1 else Past()
+        self._ledger = Ledger(past, self.now)
         self.broker = Broker(f"boot-{self._boots}", self._bounds, "0", 0, self.now, past)
-        self._relayed, self._registered = set(), set()
+        self._relayed = set()
         for worker in self.workers.values():
             if not worker.is_dead and not worker.is_hung:
                 self._connect_worker(worker)
@@ -314,6 +319,8 @@ class World:
     def stop_broker(self) -> None:
         """SIGTERM: it says what it has to say, and all of it arrives."""
         self._feed(Stop())
+        while self.broker is not None and not self.broker.stopped:
+            self.pass_time(STEP)
         self.broker = None
 
     def add_worker(self, name: str, mode: str, slots: int) -> Worker:
@@ -375,6 +382,8 @@ class World:
                 ready.append(lambda worker=worker: self._from_worker(worker))
             if worker.inbox and not worker.is_dead and not worker.is_hung:
                 ready.append(lambda worker=worker: self._to_worker(worker))
+            if worker.reading and not worker.is_dead and not worker.is_hung:
+                ready.append(lambda worker=worker: worker.read_file(self))
         for client in self.clients.values():
             if client.sent and self.broker is not None:
                 ready.append(lambda client=client: self._feed(FromClient(client.identity, client.sent.popleft())))
@@ -393,12 +402,7 @@ class World:
         until = self.now + seconds
         while self.now < until:
             self.now += STEP
-            for worker in [each for each in self.workers.values() if not each.is_dead and not each.is_hung]:
-                worker.pass_time(self.now)
-                if self.broker is not None and self.now >= self._progress_at:
-                    worker.control(b"progress", {})
-                if worker.is_leaving and worker.leave(self):
-                    worker.is_dead = True
+            self._let_workers_work()
             if self.now >= self._progress_at:
                 self._progress_at = self.now + limits.PROGRESS_INTERVAL
             for worker in list(self.workers.values()):
@@ -414,6 +418,16 @@ class World:
                 client.read()
 
     # --- inside ------------------------------------------------------------------------------------
+
+    def _let_workers_work(self) -> None:
+        for worker in [each for each in self.workers.values() if not each.is_dead and not each.is_hung]:
+            worker.pass_time(self.now)
+            while worker.reading:
+                worker.read_file(self)
+            if self.broker is not None and self.now >= self._progress_at:
+                worker.control(b"progress", {})
+            if worker.is_leaving and worker.leave(self):
+                worker.is_dead = True
 
     def _connect_worker(self, worker: Worker) -> None:
         while worker.inbox:  # what an earlier broker had sent is read first
@@ -460,9 +474,15 @@ class World:
         there.inbox.append([kind, id, body])
 
     def _feed(self, event: Event) -> None:
+        """As the broker's loop does: what comes of an effect waits until the others were applied."""
         assert self.broker is not None
-        for effect in self.broker.receive(event, self.now):
-            self._apply(effect)
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            for effect in self.broker.receive(self._events[0], self.now):
+                self._apply(effect)
+            self._events.popleft()
 
     def _apply(self, effect: Effect) -> None:
         match effect:
@@ -476,17 +496,8 @@ class World:
                     worker.inbox.append((client, kind, id, *rest))
             case Kill(identity):
                 self.kill_worker(self.workers[identity], len(self.workers[identity].sent))
-            case Enqueued(client, id):
-                self._waiting.add((client, id))
-            case Dequeued(client, id):
-                self._waiting.discard((client, id))
-            case Registered(identity):
-                assert self._registered is not None
-                self._registered.add(identity)
-            case Unregistered(identity, lost_at):
-                assert self._registered is not None
-                self._registered.discard(identity)
-                self._lost_at = self._lost_at if lost_at is None else lost_at
+            case Enqueued() | Dequeued() | Registered() | Unregistered():
+                self._ledger.remember(effect)
             case _:
                 pass
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -40,7 +40,7 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, Outbox]]) -> str | None:
     count = 0
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        with open(new, "xb", opener=_private) as file:
+        with open(new, "xb", opener=endpoints.open_private) as file:
             for (client, id), outbox in ended:
                 messages = [list(message) for message in outbox.kept]
                 file.write(wire.pack([client, id, list(outbox.identity), outbox.ended_at, outbox.seq, messages]))
@@ -55,8 +55,17 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, Outbox]]) -> str | None:
     return name if count else None
 
 
-def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> list[tuple[RunKey, Outbox]]:
-    """Read a file, delete it, and return the runs in it whose resume window has not passed.
+class Taken(NamedTuple):
+    """What was in a file."""
+
+    runs: list[tuple[RunKey, Outbox]]
+    """Those whose resume window has not passed."""
+    whole: bool
+    """Whether all of it could be read."""
+
+
+def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> Taken:
+    """Read a file and delete it.
 
     Args:
         run_dir: Where `write` was told to write.
@@ -68,17 +77,19 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
     taken: list[tuple[RunKey, Outbox]] = []
     if path.name != name:
         log.error("%r is no name of a file with ended runs", name)
-        return taken
+        return Taken(taken, whole=False)
     try:
         with path.open("rb") as file:
+            entries = _entries(file)
             path.unlink()
-            for entry in _entries(file):
+            for entry in entries:
                 key, outbox = _restored(entry, pack)
                 if outbox.ended_at is not None and outbox.ended_at <= now < outbox.ended_at + limits.RESUME_WINDOW:
                     taken.append((key, outbox))
     except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as fault:
         log.error("%s: %r; %d ended runs are taken over", name, fault, len(taken))
-    return taken
+        return Taken(taken, whole=False)
+    return Taken(taken, whole=True)
 
 
 def _entries(file: Any) -> Iterator[list[Any]]:
@@ -92,10 +103,6 @@ def _restored(entry: list[Any], pack: Callable[[Any], bytes]) -> tuple[RunKey, O
     outbox = Outbox(pack, Identity(*identity))
     outbox.restore(seq, ended_at, [Message(*message) for message in messages])
     return (bytes(client), bytes(id)), outbox
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def clear(run_dir: Path, before: float) -> None:

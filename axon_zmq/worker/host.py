@@ -117,7 +117,7 @@ class Host:
         if not await self._empty(drain_time):
             for job in list(self._jobs.values()):
                 self._end(job, "shutting_down")
-            await self._empty(2 * limits.END_GRACE)
+            await self._empty(limits.LONGEST_END_GRACE + 2 * limits.END_GRACE)
         await self._replays.hand_over(LEAVE_TIMEOUT)
         try:
             await asyncio.wait_for(self._link.room(), 1.0)
@@ -150,8 +150,7 @@ class Host:
             "slots": self._slots - self._stuck,
             "name": self._name,
             "pid": os.getpid(),
-            "holds": self._replays.holds(),
-            "forgot_at": self._replays.forgot_at,
+            **self._replays.to_wire(),
         }
         self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
         if self._leave.is_set():

@@ -131,6 +131,22 @@ class Shelf:
         self._outboxes[key].ended_at = now
         self._outboxes.move_to_end(key)
 
+    def to_wire(self, keys: Iterable[RunKey] | None = None) -> dict[str, Any]:
+        """What a broker is told: of all runs, or of those that are named; and when one was last forgotten."""
+        wanted = self._outboxes.keys() if keys is None else set(keys)
+        holds = [
+            {
+                "client": client,
+                "id": id,
+                **outbox.identity._asdict(),
+                "seq": outbox.seq,
+                "ended": outbox.ended_at is not None,
+            }
+            for (client, id), outbox in self
+            if (client, id) in wanted
+        ]
+        return {"holds": holds, "forgot_at": self.forgot_at}
+
     def ended(self, now: float) -> Iterator[tuple[RunKey, Outbox]]:
         """The ended runs whose window has not passed, those that ended first in front."""
         return ((key, box) for key, box in self if box.ended_at is not None and now < box.ended_at + _WINDOW)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class Replays:
         self._shelf = Shelf()
         self._pack = packing.packer()
         self._taking = 0
+        self._settled = asyncio.Event()
+        """No file is being read."""
+        self._settled.set()
         self._asked_early: list[tuple[RunKey, Mapping[str, Any]]] = []
         """What was asked of runs that may be in a file which is being read."""
         self.handed = asyncio.Event()
@@ -44,10 +48,9 @@ class Replays:
     def __repr__(self) -> str:
         return f"<Replays {self._shelf!r}>"
 
-    @property
-    def forgot_at(self) -> float:
-        """When an ended run was last forgotten before its time; 0.0: none was."""
-        return self._shelf.forgot_at
+    def to_wire(self, keys: Iterable[RunKey] | None = None) -> dict[str, Any]:
+        """What the broker is told of runs; see `Shelf.to_wire`."""
+        return self._shelf.to_wire(keys)
 
     def add(self, key: RunKey, outbox: Outbox) -> None:
         """Keep a new run's outbox."""
@@ -60,21 +63,6 @@ class Replays:
     def tidy(self) -> None:
         """Forget what is out of time or over the bound."""
         self._shelf.tidy(time.monotonic())
-
-    def holds(self, keys: Iterable[RunKey] | None = None) -> list[dict[str, Any]]:
-        """What the broker is told of runs; of all where none are named."""
-        wanted = None if keys is None else set(keys)
-        return [
-            {
-                "client": client,
-                "id": id,
-                **outbox.identity._asdict(),
-                "seq": outbox.seq,
-                "ended": outbox.ended_at is not None,
-            }
-            for (client, id), outbox in self._shelf
-            if wanted is None or (client, id) in wanted
-        ]
 
     def resume(self, key: RunKey, header: Mapping[str, Any]) -> None:
         """Send a run's messages again, from the `seq` that was asked for."""
@@ -106,13 +94,20 @@ class Replays:
     # --- from one worker to another ----------------------------------------------------------------
 
     async def hand_over(self, most_seconds: float) -> None:
-        """Leave the ended runs to another worker, and see that the broker knows."""
+        """Leave the ended runs to another worker, and see that the broker knows.
+
+        Args:
+            most_seconds: How long to wait for what is being taken over, and again for the broker's word.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), most_seconds)
+        self.tidy()
         ended = list(self._shelf.ended(time.monotonic()))
         file = await asyncio.to_thread(handover.write, self._run_dir, ended)
         if file is None:
             return
         log.info("leaves %d ended runs to another worker", len(ended))
-        self._link.control(b"handover", {"file": file})
+        self._link.control(b"handover", {"file": file, "forgot_at": self._shelf.forgot_at})
         try:
             await asyncio.wait_for(self.handed.wait(), most_seconds)
         except TimeoutError:
@@ -121,16 +116,22 @@ class Replays:
     def take(self, file: str) -> Coroutine[Any, Any, None]:
         """Take over what another worker has left; what is asked of it from now on waits until it is there."""
         self._taking += 1
+        self._settled.clear()
         return self._take(file)
 
     async def _take(self, file: str) -> None:
         try:
             found = await asyncio.to_thread(handover.take, self._run_dir, file, self._pack, time.monotonic())
-            taken = self._shelf.merge(found)
-            self._link.control(b"holds", {"holds": self.holds(taken)})
+            if not found.whole:
+                self._shelf.forgot_at = time.monotonic()
+            taken = self._shelf.merge(found.runs)
+            self.tidy()
+            self._link.control(b"holds", self.to_wire(taken))
             log.info("took over %d ended runs", len(taken))
         finally:
             self._taking -= 1
+            if not self._taking:
+                self._settled.set()
             asked, self._asked_early = self._asked_early, []
             for key, header in asked:
                 self.resume(key, header)
