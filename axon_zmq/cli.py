@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from axon_zmq import __version__, settings
-from axon_zmq.errors import AxonError, ConfigurationError, RequestError, UnavailableError
+from axon_zmq.errors import AxonError, ConfigurationError, RequestError, RunEndedError, UnavailableError
 from axon_zmq.messages import Complete
 from axon_zmq.terminal import (
     Lines,
@@ -162,7 +162,12 @@ def serve(
     try:
         out.print(f"starting: broker and {sum(configured.workers().values())} workers, logs in {configured.run_dir}")
         if wait_for_workers(daemon, out):
-            asyncio.run(greet(daemon, out))
+            try:
+                asyncio.run(greet(daemon, out))
+            except (UnavailableError, RunEndedError) as error:  # a worker that died just now is started again
+                if demo:
+                    raise
+                err.print(f"the greeting failed: {error}", style="red", markup=False)
             if demo:
                 daemon.stop()
             elif not daemon.stopping:

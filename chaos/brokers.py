@@ -29,7 +29,7 @@ async def _mid_stream(report: Report, daemon: Scene, kills: int) -> None:
             daemon.kill_broker()
             await asyncio.to_thread(daemon.wait_for, run_stream=2)
         await load.stop(60)
-    tally = load.check(report, None)
+    tally = load.check(report, victims={})
     report.done = f"{kills} kills with 50 streams open"
     report.measured(f"{tally['complete']} of {len(load.streams)} streams of 200 chunks whole, nothing lost or doubled")
 

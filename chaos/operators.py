@@ -14,6 +14,12 @@ from chaos.promises import Report, Scenario
 from chaos.scene import Supervised, descriptors, megabytes, scene, settled, supervised, until
 from chaos.workers import started_once
 
+PAUSE = 0.1
+"""Seconds between two requests of one of the soak's clients."""
+WINDOW = 120.0
+"""Seconds until a worker keeps as many runs as it ever will, and its allocator has found its size."""
+GROWTH = 8.0
+"""MB that a process may grow from then on, however long it takes."""
 FEW = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "2"}
 
 
@@ -93,7 +99,7 @@ def orphaned(report: Report) -> None:
 
 
 def soak(report: Report, seconds: float) -> None:
-    """A steady load; memory and descriptors of each process, and the slope of both."""
+    """A steady load; memory and descriptors of each process, and the slope of both, once its window is full."""
     with scene("run_sync", "run", "run_stream") as daemon:
         processes = {"broker": daemon.broker, **daemon.workers}
         asyncio.run(_soak(report, daemon.endpoint, processes, seconds))
@@ -108,6 +114,7 @@ async def _soak(report: Report, endpoint: str, processes: dict[str, Process], se
         async def follow(number: int) -> None:
             nonlocal done, failed
             while time.monotonic() < began + seconds:
+                await asyncio.sleep(PAUSE)  # the window of kept runs shall hold the same number all the time
                 try:
                     if number % 3 == 0:
                         await client.stream("paced", prompt(f"soak-{number}", 20, 0.01)).complete()
@@ -125,15 +132,15 @@ async def _soak(report: Report, endpoint: str, processes: dict[str, Process], se
             now = {name: (megabytes(each.pid), descriptors(each.pid)) for name, each in processes.items()}
             samples.append((time.monotonic() - began, now))
         await asyncio.wait(load, timeout=30)
-    later = samples[len(samples) // 2 :]  # the window of kept runs is full by then, where it is long enough
+    later = [sample for sample in samples if sample[0] > min(WINDOW, seconds / 2)]
     for name in processes:
-        memory = _slope([(at, now[name][0]) for at, now in later])
-        files = _slope([(at, now[name][1]) for at, now in later])
+        memory, files = ([(at, now[name][which]) for at, now in later] for which in (0, 1))
         report.measured(
-            f"{name}: {later[-1][1][name][0]:.0f} MB {memory * 60:+.2f} MB/min, {files * 60:+.2f} files/min"
+            f"{name}: {memory[-1][1]:.0f} MB {_slope(memory) * 60:+.2f} MB/min, {_slope(files) * 60:+.2f} files/min"
         )
-        report.expect(memory * 60 < 1.0 or seconds < 300, f"{name} grows by {memory * 60:.1f} MB a minute")
-        report.expect(files * 60 < 1.0 or seconds < 300, f"{name} keeps {files * 60:.1f} files more a minute")
+        for what, points, most in (("MB", memory, GROWTH), ("files", files, 2)):
+            growth = points[-1][1] - points[0][1]
+            report.expect(growth <= most or seconds < 2 * WINDOW, f"{name} grew by {growth:.1f} {what}")
     report.done = f"{seconds:.0f} s, {done} requests"
     report.expect(failed == 0, f"{failed} requests failed")
 

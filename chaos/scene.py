@@ -122,21 +122,11 @@ class Supervised:
 
     def start(self) -> None:
         """Serve, and wait until it is ready."""
-        quiet = subprocess.DEVNULL
-        serve = [_command(), "serve"]
-        self._process = subprocess.Popen(serve, env=self.env, cwd=self.run_dir.parent, stdout=quiet, stderr=quiet)
-        wanted = {
-            mode: int(self.env.get(f"AXON_{mode.upper()}_WORKERS", "2")) for mode in ("run_sync", "run", "run_stream")
-        }
-        until(lambda: self._answers(wanted), "the daemon", 60)
-
-    def _answers(self, wanted: dict[str, int]) -> bool:
-        try:
-            with Client(self.endpoint) as client:
-                pong = client.ping(1)
-        except AxonError:
-            return False
-        return not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in wanted.items())
+        said = self.run_dir.parent / "serve.out"
+        with said.open("wb") as out:
+            serve = [_command(), "serve"]
+            self._process = subprocess.Popen(serve, env=self.env, cwd=said.parent, stdout=out, stderr=out)
+        until(lambda: "serving on" in said.read_text(), "the daemon", 60)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -161,6 +151,9 @@ class Supervised:
             modules = [part.rpartition(".")[2] for part in line if part.startswith(("axon_zmq.", "supervisor."))]
             found[(names + modules + [str(process.pid)])[0]] = process
         return found
+
+    def status(self) -> dict[str, Any]:
+        return backend.status(self.run_dir)
 
     def pids(self) -> dict[str, int]:
         return {name: process.pid for name, process in self.family().items()}

@@ -113,7 +113,7 @@ class Daemon:
         while self._process.poll() is None:
             rpc.wake(self.settings.run_dir)
             time.sleep(LOOK)
-        return 0 if self.stopping else self._process.returncode or 1
+        return 0 if self.stopping else max(1, self._process.returncode)
 
     def check_alive(self) -> None:
         """Look whether it is still there, and let it look at its processes.
