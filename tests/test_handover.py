@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from axon_zmq import endpoints, limits, packing, wire
 from axon_zmq.worker import handover
 from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+from axon_zmq.worker.replays import Replays
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 ECHO = {"agent": "echo", "prompt": "one two three"}
@@ -98,6 +100,57 @@ def test_old_files_are_cleared_away(tmp_path: Path):
     assert len(files(tmp_path)) == 1
     handover.clear(tmp_path, time.time() + 60)
     assert files(tmp_path) == []
+
+
+def test_a_file_that_is_too_large_is_not_deleted_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
+    assert name is not None
+    monkeypatch.setattr(handover, "_OVERHEAD", -limits.REPLAY_BYTES_PER_WORKER)
+    assert handover.take(tmp_path, name, packing.packer(), NOW) == ([], False)
+    assert [path.name for path in files(tmp_path)] == [name]
+
+
+class FakeLink:
+    """What a worker says to the broker."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[bytes, dict]] = []
+
+    def control(self, kind: bytes, body: dict) -> None:
+        self.said.append((kind, body))
+
+    def send(self, *frames: bytes) -> None:
+        raise AssertionError(frames)
+
+
+def test_who_leaves_while_it_takes_over_hands_that_over_too(tmp_path: Path):
+    asyncio.run(_take_and_leave(tmp_path))
+
+
+async def _take_and_leave(tmp_path: Path) -> None:
+    now = time.monotonic()
+    name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, now))])
+    assert name is not None
+    link = FakeLink()
+    replays = Replays(link, tmp_path, lambda _: None)  # type: ignore[arg-type]
+    taking = asyncio.create_task(replays.take(name))
+    handing = asyncio.create_task(replays.hand_over(5.0))
+    await taking
+    replays.handed.set()
+    await handing
+    assert [kind for kind, _ in link.said] == [b"holds", b"handover"]
+    again = handover.take(tmp_path, link.said[-1][1]["file"], packing.packer(), now)
+    assert [key for key, _ in again.runs] == [(b"a", b"1")]
+
+
+def test_what_cannot_be_read_counts_as_forgotten(tmp_path: Path):
+    link = FakeLink()
+    replays = Replays(link, tmp_path, lambda _: None)  # type: ignore[arg-type]
+    before = time.monotonic()
+    asyncio.run(replays.take("missing.msgpack"))
+    [(kind, body)] = link.said
+    assert kind == b"holds"
+    assert body["forgot_at"] >= before
 
 
 # --- the shelf -------------------------------------------------------------------------------------

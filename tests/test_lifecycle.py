@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import zmq
 
-from axon_zmq import AxonError, Client, limits, wire
+from axon_zmq import AsyncClient, AxonError, Client, limits, wire
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
@@ -207,6 +208,20 @@ def test_what_outlasts_the_drain_time_ends_as_shutting_down_with_its_partial():
             stream.complete()
         assert caught.value.error_type == "shutting_down"
         assert caught.value.details["partial"]["text"]
+
+
+def test_many_runs_that_outlast_the_drain_time_all_end_so():
+    async def all_end(own: Daemon) -> list[str]:
+        async with AsyncClient(own.endpoint) as client:
+            streams = [client.stream(LONG["agent"], "x") for _ in range(400)]
+            for stream in streams:
+                await anext(stream)
+            own.processes["run_stream-1"].send_signal(signal.SIGTERM)
+            ends = await asyncio.gather(*(stream.complete() for stream in streams), return_exceptions=True)
+        return [end.error_type for end in ends if isinstance(end, AxonError)]
+
+    with running("run_stream", AXON_DRAIN_SECONDS="0.1") as own:
+        assert asyncio.run(all_end(own)) == ["shutting_down"] * 400
 
 
 def test_rule_9_a_client_that_does_not_read_is_a_slow_consumer_and_nobody_notices():
