@@ -12,7 +12,7 @@ defmodule AxonCore.MixProject do
       deps: deps(System.get_env("AXON_ELIXIR_DEPS")),
       start_permanent: Mix.env() == :prod,
       prune_code_paths: false,
-      elixirc_options: [no_warn_undefined: [:chumak, :chumak_sup, :erlzmq, :telemetry, Msgpax, Msgpax.Bin]],
+      xref: [exclude: [:chumak, :chumak_sup, :erlzmq, :telemetry, Msgpax]],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]],
       description: "pydantic-ai agents for OTP, over ZeroMQ: the Elixir client of axon_zmq",
       package: [licenses: ["MIT"], files: ~w(lib examples mix.exs README.md .formatter.exs)],
@@ -29,8 +29,7 @@ defmodule AxonCore.MixProject do
     [
       {:chumak, "~> 1.5"},
       {:msgpax, "~> 2.4"},
-      {:erlzmq_dnif, "~> 4.2", optional: true, app: false},
-      {:jason, "~> 1.4", optional: true},
+      {:erlzmq, "~> 4.2", hex: :erlzmq_dnif, optional: true},
       {:telemetry, "~> 1.0", optional: true},
       {:dialyxir, "~> 1.4", only: :dev, runtime: false},
       {:ex_doc, "~> 0.34", only: :dev, runtime: false}

@@ -91,7 +91,9 @@ defmodule AxonCore.Codec do
   defp plain(value, _path) when is_boolean(value) or is_nil(value) or is_float(value), do: value
   defp plain(atom, _path) when is_atom(atom), do: Atom.to_string(atom)
   defp plain(integer, _path) when integer in -0x8000000000000000..0xFFFFFFFFFFFFFFFF, do: integer
-  defp plain(integer, path) when is_integer(integer), do: refuse(path, "#{integer} has more than 64 bits: send it as text")
+
+  defp plain(integer, path) when is_integer(integer),
+    do: refuse(path, "#{integer} has more than 64 bits: send it as text")
 
   defp plain(text, path) when is_binary(text) do
     if String.valid?(text), do: text, else: refuse(path, "it is not UTF-8: wrap bytes in AxonCore.Codec.bytes/1")

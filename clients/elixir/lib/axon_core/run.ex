@@ -25,11 +25,11 @@ defmodule AxonCore.Run do
     :kind,
     :sent_at,
     :deadline,
-    :frames,
     :window,
     :granted,
     :resumed_at,
     :resume_due,
+    frames: [],
     functions: %{},
     calls: %Calls{},
     taken: MapSet.new(),
@@ -79,7 +79,7 @@ defmodule AxonCore.Run do
       kind: kind,
       sent_at: now,
       deadline: now + timeout + @patience,
-      frames: Codec.message(kind, id, header, body),
+      frames: [Codec.message(kind, id, header, body)],
       window: header[:credit],
       granted: header[:credit],
       functions: functions
@@ -98,7 +98,7 @@ defmodule AxonCore.Run do
     run = %{run | highest: max(run.highest, seq)}
 
     cond do
-      seq == run.last + 1 -> take(kind, body, %{run | last: seq, frames: nil}, now)
+      seq == run.last + 1 -> take(kind, body, %{run | last: seq, frames: []}, now)
       seq <= run.last -> {[], run}
       true -> resume(run, now)
     end
@@ -118,7 +118,12 @@ defmodule AxonCore.Run do
 
   defp take("error", body, run, now) do
     error = Error.from_wire(body)
-    if run.frames != nil and never_ran?(error, now - run.sent_at), do: again(run, now), else: failed(run, error)
+
+    cond do
+      run.frames == [] or not never_ran?(error, now - run.sent_at) -> failed(run, error)
+      run.cancelled? -> failed(run, Error.new(:cancelled, "cancelled before it was started"))
+      true -> {again(run, now), run}
+    end
   end
 
   defp take(_unknown, _body, run, _now), do: {[], run}
@@ -133,11 +138,11 @@ defmodule AxonCore.Run do
   defp never_ran?(_error, _age), do: false
 
   defp again(run, now) do
-    [kind, id | rest] = run.frames
-    {header, body} = {Enum.at(rest, 0, ""), Enum.at(rest, 1, "")}
-    {:ok, header} = Codec.unpack(header)
+    [[kind, id | rest] | said] = run.frames
+    {:ok, header} = rest |> Enum.at(0, "") |> Codec.unpack()
     left = max(1, run.deadline - @patience - now)
-    {[{:transmit, Codec.frames(kind, id, Map.put(header, "timeout_ms", left), body)}], run}
+    request = Codec.frames(kind, id, Map.put(header, "timeout_ms", left), Enum.at(rest, 1, ""))
+    for frames <- [request | said], do: {:transmit, frames}
   end
 
   # --- its tools' calls ----------------------------------------------------------------------------
@@ -229,7 +234,10 @@ defmodule AxonCore.Run do
   @doc "More is said to it."
   @spec steer(t, term, :asap | :when_idle) :: {[action], t}
   def steer(run, content, priority) do
-    {[{:transmit, Codec.message("steer", run.id, %{}, %{content: content, priority: priority})}], run}
+    frames = Codec.message("steer", run.id, %{}, %{content: content, priority: priority})
+    # Until it is known to have begun, it may have to be said again with it.
+    run = if run.frames == [], do: run, else: %{run | frames: run.frames ++ [frames]}
+    {[{:transmit, frames}], run}
   end
 
   @doc "Who asked has taken an event: credit is given for more, once half of the window is used."

@@ -10,7 +10,17 @@ defmodule AxonCore.Session do
 
   alias AxonCore.{Codec, Error, Run}
 
-  defstruct [:boot, :instance, :probe, :heard_at, :pinged_at, runs: %{}, miscounted?: false, silent?: false, shared?: false]
+  defstruct [
+    :boot,
+    :instance,
+    :probe,
+    :heard_at,
+    :pinged_at,
+    runs: %{},
+    miscounted?: false,
+    silent?: false,
+    shared?: false
+  ]
 
   @type t :: %__MODULE__{runs: %{binary => Run.t()}}
   @type action :: {binary, Run.action()} | :shared
@@ -20,7 +30,8 @@ defmodule AxonCore.Session do
 
   @doc "A connection that knows nobody. `instance` is random, one for each process."
   @spec new(String.t(), integer) :: t
-  def new(instance, now), do: %__MODULE__{instance: instance, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
+  def new(instance, now),
+    do: %__MODULE__{instance: instance, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
 
   @doc "Bytes of a body that any daemon takes."
   @spec max_body() :: pos_integer
@@ -35,7 +46,7 @@ defmodule AxonCore.Session do
   def start(session, run, now) do
     # While nothing was open, silence meant nothing.
     session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
-    {:ok, [{run.id, {:transmit, run.frames}}], put(session, run)}
+    {:ok, [{run.id, {:transmit, hd(run.frames)}}], put(session, run)}
   end
 
   @doc "Does something with an open request; `:error` where it has ended."

@@ -84,7 +84,7 @@ defmodule AxonCore.Tool do
   end
 
   defp struct_of(options) do
-    case Map.keys(options) -- (Map.keys(%__MODULE__{name: nil}) -- [:__struct__]) do
+    case Map.keys(options) -- Map.keys(%__MODULE__{name: nil}) -- [:__struct__] do
       [] -> struct(%__MODULE__{name: nil}, options)
       [unknown | _] -> raise Error.new(:invalid_argument, "a tool has no #{inspect(unknown)}")
     end

@@ -1,0 +1,193 @@
+defmodule AxonCore do
+  @moduledoc """
+  pydantic-ai agents for OTP: the Elixir client of the axon_zmq daemon.
+
+      children = [
+        {AxonCore.Connection, name: MyApp.Axon, identity: "my-app-1"},
+        {AxonCore.AgentProcess, name: MyApp.Support, connection: MyApp.Axon, agent: AxonCore.Agent.new("support")}
+      ]
+
+      {:ok, result} = AxonCore.AgentProcess.run(MyApp.Support, "Where is my parcel?")
+      result.result
+
+  Requests are made with `AxonCore.AgentProcess`, which has an agent and a conversation, or with `run/4` and the others
+  here, which have none. Whatever was started is an `AxonCore.Handle`. Its messages come to who asked:
+
+      {:axon, ref, event}
+
+  | event | |
+  |---|---|
+  | `{:chunk, chunk}` | an `AxonCore.Chunk`; of `run_stream` alone |
+  | `{:tool_call, call}` | a tool without a function is called: `answer/3` it |
+  | `{:tool_cancelled, call_id}` | its answer is no longer wanted |
+  | `{:log, record}` | what the run's Python code logs, with `log: :info` |
+  | `{:accepted, duplicate?}` | with `ack: true` |
+  | `{:refused, error}` | something that was said to the run could not be taken; the run goes on |
+  | `{:complete, result}` | the end: an `AxonCore.Result` |
+  | `{:error, error}` | the end: an `AxonCore.Error` |
+
+  There is exactly one end, and nothing after it. When the connection's own process dies nothing more comes: it is
+  `handle.connection`, to be monitored where that matters; `await/2` does.
+  """
+
+  alias AxonCore.{Agent, AgentProcess, Chunk, Connection, Error, Handle, Result}
+
+  @type outcome :: {:ok, Result.t()} | {:error, Error.t()}
+
+  # Messages that may be on their way to who reads a lazy stream.
+  @window 64
+
+  @doc "Runs an agent once, without a conversation, and waits: pydantic-ai's `Agent.run`."
+  @spec run(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
+  def run(connection, agent, prompt, options \\ []), do: once(connection, "run", agent, prompt, options)
+
+  @doc "The same in a process of its own thread: pydantic-ai's `Agent.run_sync`, for agents with blocking code."
+  @spec run_sync(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
+  def run_sync(connection, agent, prompt, options \\ []), do: once(connection, "run_sync", agent, prompt, options)
+
+  @doc "Starts a streamed run; its messages come to the caller, or to `to`."
+  @spec run_stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
+  def run_stream(connection, agent, prompt, options \\ []) do
+    AgentProcess.start_run(connection, "run_stream", agent(agent), prompt, options)
+  end
+
+  @doc """
+  A streamed run as a lazy stream: of `AxonCore.Chunk`s and whatever else comes, and of the `AxonCore.Result` at its end.
+
+  It begins when it is read, and goes on as it is read: a reader who stops for a while makes the model stop. At most
+  `credit` messages (#{@window} where left out) are on their way. A run that fails raises its `AxonCore.Error`; a reader
+  who stops for good cancels it.
+  """
+  @spec stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: Enumerable.t()
+  def stream(connection, agent, prompt, options \\ []) do
+    lazily(fn -> run_stream(connection, agent, prompt, Keyword.put_new(options, :credit, @window)) end)
+  end
+
+  @doc "Calls one Python tool, without a model. Options: `agent`, `deps`, and a request's header."
+  @spec call_tool(GenServer.server(), String.t(), map, keyword) :: outcome
+  def call_tool(connection, tool, args \\ %{}, options \\ []) do
+    {more, options} = Keyword.split(options, [:agent, :deps])
+    body = Map.merge(%{tool: tool, args: args}, Map.new(more))
+    with {:ok, handle} <- Connection.request(connection, "call_tool", body, options), do: await(handle)
+  end
+
+  @doc "What agents and toolsets there are: the body of a `catalog`."
+  @spec describe(GenServer.server(), String.t() | nil) :: {:ok, map} | {:error, Error.t()}
+  def describe(connection, agent \\ nil) do
+    body = if agent, do: %{agent: agent}, else: %{}
+    with {:ok, handle} <- Connection.request(connection, "describe", body), do: await(handle)
+  end
+
+  @doc "Who the daemon is and how it is: the body of a `pong`."
+  @spec ping(GenServer.server()) :: {:ok, map} | {:error, Error.t()}
+  def ping(connection) do
+    with {:ok, handle} <- Connection.request(connection, "ping", %{}), do: await(handle)
+  end
+
+  @doc """
+  Waits for the end of what the caller has started, as `Task.await/2` does; other messages of it are dropped.
+
+  Exits where `timeout` milliseconds pass, or the connection's process dies. The run's own `timeout_ms` ends it at the
+  latest, so this needs none.
+  """
+  @spec await(Handle.t(), timeout) :: {:ok, Result.t() | map} | {:error, Error.t()}
+  def await(%Handle{ref: ref} = handle, timeout \\ :infinity) do
+    monitor = Process.monitor(handle.connection)
+    until = if timeout == :infinity, do: :infinity, else: now() + timeout
+
+    try do
+      case wait(ref, monitor, until) do
+        {:complete, result} -> {:ok, result}
+        {:error, error} -> {:error, error}
+        :timeout -> exit({:timeout, {__MODULE__, :await, [handle, timeout]}})
+        {:down, reason} -> exit({reason, {__MODULE__, :await, [handle, timeout]}})
+      end
+    after
+      Process.demonitor(monitor, [:flush])
+    end
+  end
+
+  defp wait(ref, monitor, until) do
+    receive do
+      {:axon, ^ref, {:complete, _result} = ended} -> ended
+      {:axon, ^ref, {:error, _error} = ended} -> ended
+      {:axon, ^ref, _event} -> wait(ref, monitor, until)
+      {:DOWN, ^monitor, :process, _pid, reason} -> {:down, reason}
+    after
+      if(until == :infinity, do: :infinity, else: max(0, until - now())) -> :timeout
+    end
+  end
+
+  @doc "Asks a run to end; its own last message says how it did, usually `:cancelled` with what there was."
+  @spec cancel(Handle.t()) :: :ok | {:error, :ended}
+  defdelegate cancel(handle), to: Connection
+
+  @doc "Says more to a run under way: with the model's next request (`:asap`), or when it has nothing else to do."
+  @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
+  defdelegate steer(handle, content, priority \\ :asap), to: Connection
+
+  @doc "Answers a `{:tool_call, call}`, with what a tool's function would return."
+  @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
+  defdelegate answer(handle, call_id, answer), to: Connection
+
+  @doc false
+  @spec lazily((() -> {:ok, Handle.t()} | {:error, Error.t()})) :: Enumerable.t()
+  def lazily(start) do
+    Stream.resource(fn -> begin(start.()) end, &next/1, &finish/1)
+  end
+
+  defp begin({:ok, handle}), do: {handle, Process.monitor(handle.connection)}
+  defp begin({:error, error}), do: raise(error)
+
+  defp next(:ended), do: {:halt, :ended}
+
+  defp next({%Handle{ref: ref} = handle, monitor} = state) do
+    receive do
+      {:axon, ^ref, {:chunk, %Chunk{seq: seq} = chunk}} ->
+        Connection.took(handle, seq)
+        {[chunk], state}
+
+      {:axon, ^ref, {:complete, result}} ->
+        Process.demonitor(monitor, [:flush])
+        {[result], :ended}
+
+      {:axon, ^ref, {:error, error}} ->
+        Process.demonitor(monitor, [:flush])
+        raise error
+
+      {:axon, ^ref, event} ->
+        {[event], state}
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        exit({reason, {__MODULE__, :stream, [handle]}})
+    end
+  end
+
+  defp finish(:ended), do: :ok
+
+  # Its reader has had enough: nothing of it shall be left in the mailbox.
+  defp finish({handle, monitor}) do
+    Process.demonitor(monitor, [:flush])
+    if Connection.cancel(handle) == :ok, do: await(handle)
+    flush(handle.ref)
+  catch
+    :exit, _reason -> flush(handle.ref)
+  end
+
+  defp flush(ref) do
+    receive do
+      {:axon, ^ref, _event} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+
+  defp once(connection, kind, agent, prompt, options) do
+    with {:ok, handle} <- AgentProcess.start_run(connection, kind, agent(agent), prompt, options), do: await(handle)
+  end
+
+  defp agent(%Agent{} = agent), do: agent
+  defp agent(registered) when is_binary(registered), do: Agent.new(registered)
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,368 @@
+defmodule AxonCore.Connection do
+  @moduledoc """
+  One DEALER to the daemon, for any number of agents and callers; it reconnects by itself.
+
+      {AxonCore.Connection, name: MyApp.Axon, endpoint: "tcp://127.0.0.1:5570", identity: "my-app-1"}
+
+  | option | |
+  |---|---|
+  | `name` | as of any GenServer |
+  | `endpoint` | `tcp://HOST:PORT`, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
+  | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends; an application that resumes runs after its own restart names it |
+  | `transport` | `AxonCore.Transport.Chumak` (where left out) or `AxonCore.Transport.Erlzmq` |
+
+  What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
+  the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled.
+  """
+
+  use GenServer
+  require Logger
+
+  alias AxonCore.{Codec, Error, Handle, Run, Session, Telemetry, ToolUtils}
+
+  @header ~w(timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
+  @tick 1_000
+  @soonest 500
+  @latest 5_000
+
+  @type option ::
+          {:name, GenServer.name()}
+          | {:endpoint, String.t()}
+          | {:identity, String.t()}
+          | {:transport, module}
+
+  @doc "Starts a connection. It need not find the daemon: requests wait until it does."
+  @spec start_link([option]) :: GenServer.on_start()
+  def start_link(options \\ []) do
+    {name, options} = Keyword.split(options, [:name])
+    GenServer.start_link(__MODULE__, Keyword.put(options, :called, name[:name]), name)
+  end
+
+  @doc """
+  Sends a request; its messages come to the caller, or to the process `to`.
+
+  Options are the header's keys (`timeout_ms`, `max_attempts`, `ack`, `credit`, `on_disconnect`, `traceparent`,
+  `tracestate`), and `id`, `to`, `functions` (of the tools in `body`, by name), `cast` (what makes the result of a
+  `complete`), `observer` (a process that hears `{:axon_ended, ref, event}` before `to` hears of the end).
+  """
+  @spec request(GenServer.server(), String.t(), map, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
+  def request(connection, kind, body, options \\ []) do
+    {header, options} = Keyword.split(options, @header)
+    functions = Keyword.get(options, :functions, %{})
+    id = Keyword.get_lazy(options, :id, &random/0)
+    run = Run.new(id, kind, Map.new(header), body, functions, now())
+
+    case check(run) do
+      :ok -> GenServer.call(connection, {:start, run, Keyword.put_new(options, :to, self())}, :infinity)
+      {:error, error} -> {:error, error}
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  @doc "Asks a request to end; its own last message says how it did."
+  @spec cancel(Handle.t()) :: :ok | {:error, :ended}
+  def cancel(handle), do: about(handle, &Run.cancel/1)
+
+  @doc "Says more to a run under way."
+  @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
+  def steer(handle, content, priority \\ :asap), do: about(handle, &Run.steer(&1, content, priority))
+
+  @doc "Answers a call that came as `{:tool_call, call}`; any process may."
+  @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
+  def answer(handle, call_id, answer) do
+    packed = answer |> ToolUtils.answer() |> Codec.pack()
+    about(handle, &Run.answer(&1, call_id, packed))
+  end
+
+  @doc "Says that a message was dealt with, so that there is credit for more."
+  @spec took(Handle.t(), pos_integer) :: :ok
+  def took(%Handle{credit: nil}, _seq), do: :ok
+  def took(handle, seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
+
+  defp about(handle, what), do: GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity)
+
+  defp check(%Run{id: id}) when byte_size(id) not in 1..64 do
+    {:error, Error.new(:invalid_argument, "an id has 1 to 64 bytes")}
+  end
+
+  defp check(%Run{frames: [frames]}) do
+    size = frames |> Enum.map(&byte_size/1) |> Enum.max()
+    most = Session.max_body()
+
+    if size > most,
+      do: {:error, Error.new(:invalid_argument, "the request has #{size} bytes; at most #{most}")},
+      else: :ok
+  end
+
+  # --- the process ---------------------------------------------------------------------------------
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+    transport = Keyword.get(options, :transport, AxonCore.Transport.Chumak)
+    {host, port} = address(Keyword.get(options, :endpoint, "tcp://127.0.0.1:5570"))
+    identity = identity(options)
+
+    case Enum.reject(transport.required(), &Code.ensure_loaded?/1) do
+      [] ->
+        {:ok, supervisor} = Task.Supervisor.start_link()
+        :timer.send_interval(@tick, :tick)
+
+        state = %{
+          session: Session.new(random(), now()),
+          module: transport,
+          options: [identity: identity, host: host, port: port],
+          transport: nil,
+          unsent: :queue.new(),
+          wait: @soonest,
+          supervisor: supervisor,
+          callers: %{},
+          ids: %{},
+          tasks: %{}
+        }
+
+        {:ok, state, {:continue, :connect}}
+
+      [missing | _] ->
+        {:stop, Error.new(:invalid_argument, "#{inspect(transport)} needs the package #{missing}")}
+    end
+  rescue
+    error in Error -> {:stop, error}
+  end
+
+  defp address(endpoint) do
+    with %URI{scheme: "tcp", host: host, port: port} when is_binary(host) and is_integer(port) <- URI.parse(endpoint) do
+      {host, port}
+    else
+      _other -> raise Error.new(:invalid_argument, "#{inspect(endpoint)} is no endpoint: write tcp://127.0.0.1:5570")
+    end
+  end
+
+  # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of them.
+  defp identity(options) do
+    key = {__MODULE__, options[:called]}
+    remembered = fn -> :persistent_term.get(key, nil) || tap("ex-" <> random(), &:persistent_term.put(key, &1)) end
+    identity = options[:identity] || remembered.()
+
+    if identity =~ ~r/\A[\x21-\x7e]{1,200}\z/,
+      do: identity,
+      else: raise(Error.new(:invalid_argument, "an identity is ASCII text of 1 to 200 characters"))
+  end
+
+  @impl true
+  def handle_continue(:connect, state), do: {:noreply, connect(state)}
+
+  @impl true
+  def handle_call({:start, run, options}, _from, state) do
+    case Session.start(state.session, run, now()) do
+      {:ok, actions, session} ->
+        ref = make_ref()
+        caller = Map.new(options) |> Map.take([:to, :cast, :observer])
+        more = %{ref: ref, monitor: Process.monitor(caller.to), began: System.monotonic_time(), kind: run.kind}
+        state = %{state | session: session, ids: Map.put(state.ids, ref, run.id)}
+        state = put_in(state.callers[run.id], Map.merge(caller, more))
+        Telemetry.execute([:run, :start], %{system_time: System.system_time()}, %{kind: run.kind, id: run.id})
+        handle = %Handle{ref: ref, id: run.id, kind: run.kind, connection: self(), credit: run.window}
+        {:reply, {:ok, handle}, perform(state, actions)}
+
+      {:error, error} ->
+        {:reply, {:error, error}, state}
+    end
+  end
+
+  def handle_call({:about, ref, what}, _from, state) do
+    case about_run(state, state.ids[ref], what) do
+      {:ok, state} -> {:reply, :ok, state}
+      :error -> {:reply, {:error, :ended}, state}
+    end
+  end
+
+  @impl true
+  def handle_cast({:took, ref, seq}, state) do
+    case about_run(state, state.ids[ref], &Run.took(&1, seq)) do
+      {:ok, state} -> {:noreply, state}
+      :error -> {:noreply, state}
+    end
+  end
+
+  @impl true
+  def handle_info({:axon_transport, pid, {:received, frames}}, %{transport: pid} = state) do
+    {actions, session} = Session.heard(state.session, frames, now())
+    {:noreply, perform(%{state | session: session, wait: @soonest}, actions)}
+  end
+
+  def handle_info({:axon_transport, _earlier, _message}, state), do: {:noreply, state}
+
+  def handle_info(:tick, state) do
+    idle? = state.transport != nil and state.module.waiting(state.transport) == 0
+    {actions, session} = Session.tick(state.session, now(), idle?)
+    {:noreply, perform(%{state | session: session}, actions)}
+  end
+
+  def handle_info(:connect, state), do: {:noreply, connect(state)}
+
+  # A tool's task has ended, well or not.
+  def handle_info({task, packed}, state) when is_map_key(state.tasks, task) do
+    Process.demonitor(task, [:flush])
+    {:noreply, finished(state, task, packed, :ok)}
+  end
+
+  def handle_info({:DOWN, task, :process, _pid, reason}, state) when is_map_key(state.tasks, task) do
+    {:noreply, finished(state, task, ToolUtils.crashed(reason), :crash)}
+  end
+
+  # Who asked has died: nobody hears of it any more, and it shall end.
+  def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
+    case Enum.find(state.callers, fn {_id, caller} -> caller.monitor == monitor end) do
+      {id, _caller} ->
+        {:ok, state} = about_run(stop(state, id, :all), id, &Run.cancel/1)
+        {:noreply, state}
+
+      nil ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:EXIT, pid, reason}, %{transport: pid} = state) do
+    Logger.warning("axon_core: the connection broke, and is built anew: #{inspect(reason)}")
+    metadata = %{identity: state.options[:identity], reason: reason}
+    Telemetry.execute([:connection, :down], %{system_time: System.system_time()}, metadata)
+    {:noreply, again(%{state | transport: nil})}
+  end
+
+  def handle_info({:EXIT, _other, :normal}, state), do: {:noreply, state}
+  def handle_info({:EXIT, _linked, reason}, state), do: {:stop, reason, state}
+  def handle_info(_late, state), do: {:noreply, state}
+
+  # --- the transport -------------------------------------------------------------------------------
+
+  defp connect(%{transport: nil} = state) do
+    case state.module.start_link(self(), state.options) do
+      {:ok, pid} ->
+        Telemetry.execute([:connection, :up], %{system_time: System.system_time()}, %{
+          identity: state.options[:identity]
+        })
+
+        {actions, session} = Session.reconnected(state.session, now())
+        unsent = :queue.to_list(state.unsent)
+        Enum.each(unsent, &state.module.transmit(pid, &1))
+        perform(%{state | transport: pid, session: session, unsent: :queue.new()}, actions)
+
+      {:error, reason} ->
+        Logger.warning("axon_core: no socket, another try follows: #{inspect(reason)}")
+        again(state)
+    end
+  end
+
+  defp connect(state), do: state
+
+  defp again(state) do
+    Process.send_after(self(), :connect, state.wait)
+    %{state | wait: min(2 * state.wait, @latest)}
+  end
+
+  defp transmit(%{transport: nil} = state, frames), do: %{state | unsent: :queue.in(frames, state.unsent)}
+
+  defp transmit(state, frames) do
+    :ok = state.module.transmit(state.transport, frames)
+    state
+  end
+
+  # --- what the session says is to be done ---------------------------------------------------------
+
+  defp about_run(_state, nil, _what), do: :error
+
+  defp about_run(state, id, what) do
+    with {:ok, actions, session} <- Session.with_run(state.session, id, what) do
+      {:ok, perform(%{state | session: session}, actions)}
+    end
+  end
+
+  defp perform(state, actions), do: Enum.reduce(actions, state, &act/2)
+
+  defp act(:shared, state) do
+    Logger.error(
+      "axon_core: another process uses the identity #{state.options[:identity]}: answers go to one of the two"
+    )
+
+    state
+  end
+
+  defp act({_id, {:transmit, frames}}, state), do: transmit(state, frames)
+  defp act({id, {:event, event}}, state), do: tell(state, id, event)
+  defp act({id, {:stop, call_id}}, state), do: stop(state, id, call_id)
+
+  defp act({id, {:call, call, function}}, state) do
+    most = Session.max_body()
+    task = Task.Supervisor.async_nolink(state.supervisor, fn -> ToolUtils.call(function, call.args, most) end)
+    running = %{id: id, call_id: call.call_id, name: call.name, pid: task.pid, began: System.monotonic_time()}
+    put_in(state.tasks[task.ref], running)
+  end
+
+  defp act({id, {:ended, event}}, state) do
+    case pop_in(state.callers[id]) do
+      {nil, state} ->
+        state
+
+      {caller, state} ->
+        Process.demonitor(caller.monitor, [:flush])
+        event = cast(caller[:cast], event)
+        if caller[:observer], do: send(caller.observer, {:axon_ended, caller.ref, event})
+        send(caller.to, {:axon, caller.ref, event})
+        stopped(caller, id, event)
+        stop(%{state | ids: Map.delete(state.ids, caller.ref)}, id, :all)
+    end
+  end
+
+  defp stopped(caller, id, event) do
+    outcome = with {:error, error} <- event, do: error.type
+    outcome = if is_tuple(outcome), do: :complete, else: outcome
+    duration = System.monotonic_time() - caller.began
+    Telemetry.execute([:run, :stop], %{duration: duration}, %{kind: caller.kind, id: id, outcome: outcome})
+  end
+
+  defp cast(nil, event), do: event
+
+  defp cast(cast, {:complete, %AxonCore.Result{deferred: nil} = result} = event) do
+    case cast.(result.result) do
+      {:ok, value} -> {:complete, %{result | result: value}}
+      {:error, faults} -> {:error, Error.new(:unreadable, "the result does not fit the output", %{"errors" => faults})}
+      _as_it_is -> event
+    end
+  end
+
+  defp cast(_cast, event), do: event
+
+  defp tell(state, id, event) do
+    with %{to: to, ref: ref} <- state.callers[id], do: send(to, {:axon, ref, event})
+    state
+  end
+
+  # --- tools ---------------------------------------------------------------------------------------
+
+  defp finished(state, task, packed, outcome) do
+    {running, state} = pop_in(state.tasks[task])
+    duration = System.monotonic_time() - running.began
+    Telemetry.execute([:tool, :stop], %{duration: duration}, %{name: running.name, id: running.id, outcome: outcome})
+
+    case about_run(state, running.id, &Run.answer(&1, running.call_id, packed)) do
+      {:ok, state} -> state
+      :error -> state
+    end
+  end
+
+  defp stop(state, id, which) do
+    stopped =
+      for {task, %{id: ^id} = running} <- state.tasks, which in [:all, running.call_id] do
+        Process.demonitor(task, [:flush])
+        Process.exit(running.pid, :shutdown)
+        task
+      end
+
+    %{state | tasks: Map.drop(state.tasks, stopped)}
+  end
+
+  defp random, do: Base.encode16(:crypto.strong_rand_bytes(16), case: :lower)
+  defp now, do: System.monotonic_time(:millisecond)
+end

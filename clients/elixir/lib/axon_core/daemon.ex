@@ -1,0 +1,110 @@
+defmodule AxonCore.Daemon do
+  @moduledoc """
+  The Python daemon under a port, for those who want `mix` to start everything.
+
+      {AxonCore.Daemon, name: MyApp.Daemon, command: ".venv/bin/axon-zmq", env: %{"AXON_AGENTS" => "support=my_agents:support"}}
+
+  It runs `axon-zmq serve`: a supervisord with the broker and the workers. What stands before it in a supervision tree is
+  started without waiting for it; what stands behind it finds it ready. When this process ends, or the whole VM with it,
+  however that happens, the daemon ends too: workers finish what they have first.
+
+  | option | |
+  |---|---|
+  | `command` | `axon-zmq`, as a path or a name on the PATH (`axon-zmq` where left out) |
+  | `env` | variables for it: its [settings](https://github.com/axon-zmq/axon_zmq/blob/main/docs/operations.md#settings), providers' keys |
+  | `cd` | where agents' modules are imported from; here where left out |
+  | `timeout` | milliseconds until it must be ready (60,000 where left out) |
+  | `name` | as of any GenServer |
+
+  In production, run it beside the application, under systemd or in a container of its own: it can then be restarted
+  without the application, and the application without it.
+  """
+
+  use GenServer
+  require Logger
+
+  alias AxonCore.Error
+
+  # The port's stdin closes with the VM: then the daemon is told to stop, and waited for.
+  @guard """
+  exec 3<&0
+  "$@" </dev/null &
+  pid=$!
+  (cat <&3 >/dev/null; kill -TERM $pid 2>/dev/null) &
+  watch=$!
+  wait $pid
+  code=$?
+  kill $watch 2>/dev/null
+  exit $code
+  """
+
+  @doc "Starts the daemon, and returns when it is ready."
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(options \\ []) do
+    {name, options} = Keyword.split(options, [:name])
+    GenServer.start_link(__MODULE__, options, [timeout: Keyword.get(options, :timeout, 60_000) + 5_000] ++ name)
+  end
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+    command = Keyword.get(options, :command, "axon-zmq")
+
+    case {System.find_executable("sh"), executable(command)} do
+      {nil, _command} -> {:stop, Error.new(:invalid_argument, "there is no sh, which ends the daemon with the VM")}
+      {_sh, nil} -> {:stop, Error.new(:invalid_argument, "there is no #{command}: pip install axon-zmq, or name it")}
+      {sh, command} -> open(sh, command, options)
+    end
+  end
+
+  defp executable(command),
+    do: if(File.regular?(command), do: Path.expand(command), else: System.find_executable(command))
+
+  defp open(sh, command, options) do
+    env = for {name, value} <- Keyword.get(options, :env, %{}), do: {to_charlist(name), to_charlist(value)}
+
+    settings = [
+      args: ["-c", @guard, "axon-zmq", command, "serve"],
+      env: env,
+      cd: Keyword.get(options, :cd, File.cwd!())
+    ]
+
+    port = Port.open({:spawn_executable, sh}, [:binary, :exit_status, :stderr_to_stdout, {:line, 4096} | settings])
+    until = System.monotonic_time(:millisecond) + Keyword.get(options, :timeout, 60_000)
+    await_ready(%{port: port, said: []}, until)
+  end
+
+  defp await_ready(%{port: port} = state, until) do
+    receive do
+      {^port, {:data, {_end, "serving on " <> _endpoint = line}}} ->
+        Logger.info("axon-zmq: #{line}")
+        {:ok, state}
+
+      {^port, {:data, {_end, line}}} ->
+        await_ready(%{state | said: Enum.take([line | state.said], 20)}, until)
+
+      {^port, {:exit_status, code}} ->
+        said = state.said |> Enum.reverse() |> Enum.join("\n")
+        {:stop, Error.new(:no_answer, "the daemon ended with exit code #{code}: #{said}")}
+
+      {:EXIT, _parent, reason} ->
+        {:stop, reason}
+    after
+      max(0, until - System.monotonic_time(:millisecond)) ->
+        Port.close(port)
+        {:stop, Error.new(:no_answer, "the daemon was not ready in time")}
+    end
+  end
+
+  @impl true
+  def handle_info({port, {:data, {_end, line}}}, %{port: port} = state) do
+    Logger.debug("axon-zmq: #{line}")
+    {:noreply, state}
+  end
+
+  def handle_info({port, {:exit_status, code}}, %{port: port} = state) do
+    {:stop, Error.new(:no_answer, "the daemon ended with exit code #{code}"), state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+end

@@ -1,0 +1,130 @@
+defmodule AxonCore.SchemaUtils.Structs do
+  @moduledoc "The fields of a struct as specs: out of its Ecto schema, its `@type t`, or its defaults alone."
+
+  @doc "Names and specs; `:error` where the module has no struct."
+  @spec fields(module) :: {:ok, [{atom, AxonCore.SchemaUtils.spec()}]} | :error
+  def fields(module) do
+    cond do
+      not Code.ensure_loaded?(module) -> :error
+      function_exported?(module, :__schema__, 2) -> {:ok, of_ecto(module)}
+      function_exported?(module, :__struct__, 0) -> {:ok, of_struct(module)}
+      true -> :error
+    end
+  end
+
+  # --- Ecto ----------------------------------------------------------------------------------------
+
+  defp of_ecto(module) do
+    for field <- module.__schema__(:fields), do: {field, [type: ecto(module.__schema__(:type, field)), required: false]}
+  end
+
+  defp ecto({:array, type}), do: {:list, ecto(type)}
+  defp ecto({:map, type}), do: {:map, ecto(type)}
+  defp ecto({:parameterized, Ecto.Enum, %{mappings: mappings}}), do: {:enum, Keyword.keys(mappings)}
+  defp ecto({:parameterized, {Ecto.Enum, %{mappings: mappings}}}), do: {:enum, Keyword.keys(mappings)}
+  defp ecto({:parameterized, Ecto.Embedded, embedded}), do: embedded(embedded)
+  defp ecto({:parameterized, {Ecto.Embedded, embedded}}), do: embedded(embedded)
+  defp ecto(type) when is_tuple(type), do: :any
+
+  defp ecto(type) do
+    if match?("Elixir." <> _, Atom.to_string(type)), do: :any, else: type
+  end
+
+  defp embedded(%{cardinality: :many, related: module}), do: {:list, module}
+  defp embedded(%{related: module}), do: {:nullable, module}
+
+  # --- typespecs -----------------------------------------------------------------------------------
+
+  defp of_struct(module) do
+    defaults = module.__struct__() |> Map.from_struct()
+    enforced = enforced(module)
+    types = types(module)
+
+    for {name, default} <- Enum.sort(defaults) do
+      required = name in enforced
+      spec = Map.get(types, name, :any)
+      {name, if(required, do: spec, else: optional(spec, default))}
+    end
+  end
+
+  defp optional(spec, nil), do: [type: spec, required: false]
+  defp optional(spec, default), do: [type: spec, default: default]
+
+  # A struct's enforced keys are known to its own compilation alone; making one without them tells.
+  defp enforced(module) do
+    module.__struct__([])
+    []
+  rescue
+    error in ArgumentError ->
+      Regex.scan(~r/:(\w+[?!]?)/, keys_of(error)) |> Enum.map(fn [_, name] -> String.to_existing_atom(name) end)
+  end
+
+  defp keys_of(%ArgumentError{message: message}), do: message |> String.split("keys must also be given") |> List.last()
+
+  defp types(module) do
+    with {:ok, types} <- Code.Typespec.fetch_types(module),
+         {_kind, {:t, {:type, _, :map, fields}, []}} <- Enum.find(types, &match?({_kind, {:t, _ast, []}}, &1)) do
+      for {:type, _, _exact, [{:atom, _, name}, ast]} <- fields, name != :__struct__, into: %{} do
+        {name, spec(ast, {module, types})}
+      end
+    else
+      _none -> %{}
+    end
+  end
+
+  defp spec({:type, _, :union, members}, known), do: union(members, known)
+  defp spec({:type, _, :list, [item]}, known), do: {:list, spec(item, known)}
+  defp spec({:type, _, :nonempty_list, [item]}, known), do: [type: {:list, spec(item, known)}, min: 1]
+  defp spec({:type, _, :tuple, items}, known) when is_list(items), do: {:tuple, Enum.map(items, &spec(&1, known))}
+  defp spec({:type, _, name, []}, _known) when name in [:integer, :float, :number, :boolean, :binary], do: scalar(name)
+  defp spec({:type, _, :pos_integer, []}, _known), do: [type: :integer, min: 1]
+  defp spec({:type, _, :non_neg_integer, []}, _known), do: [type: :integer, min: 0]
+
+  defp spec({:type, _, :range, [{:integer, _, low}, {:integer, _, high}]}, _known),
+    do: [type: :integer, min: low, max: high]
+
+  defp spec({:type, _, :map, _any}, _known), do: :map
+  defp spec({:atom, _, nil}, _known), do: nil
+  defp spec({:atom, _, value}, _known), do: {:const, value}
+  defp spec({:integer, _, value}, _known), do: {:const, value}
+  defp spec({:remote_type, _, [{:atom, _, String}, {:atom, _, :t}, []]}, _known), do: :string
+  defp spec({:remote_type, _, [{:atom, _, Date}, {:atom, _, :t}, []]}, _known), do: :date
+  defp spec({:remote_type, _, [{:atom, _, Time}, {:atom, _, :t}, []]}, _known), do: :time
+  defp spec({:remote_type, _, [{:atom, _, DateTime}, {:atom, _, :t}, []]}, _known), do: :datetime
+  defp spec({:remote_type, _, [{:atom, _, NaiveDateTime}, {:atom, _, :t}, []]}, _known), do: :naive_datetime
+
+  defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, :t}, []]}, {itself, _types}) do
+    if module != itself and match?({:ok, _fields}, fields(module)), do: module, else: :any
+  end
+
+  defp spec({:user_type, _, name, []}, {module, types}) do
+    case Enum.find(types, &match?({_kind, {^name, _ast, []}}, &1)) do
+      # A type that names itself is shown as anything: models are given schemas written out.
+      {_kind, {^name, ast, []}} ->
+        spec(ast, {module, types -- [Enum.find(types, &match?({_kind, {^name, _, []}}, &1))]})
+
+      nil ->
+        :any
+    end
+  end
+
+  defp spec({:ann_type, _, [_name, ast]}, known), do: spec(ast, known)
+  defp spec(_other, _known), do: :any
+
+  defp scalar(:binary), do: :string
+  defp scalar(name), do: name
+
+  defp union(members, known) do
+    {nulls, others} = members |> Enum.map(&spec(&1, known)) |> Enum.split_with(&(&1 == nil))
+    constants = for {:const, value} <- others, do: value
+
+    spec =
+      cond do
+        length(constants) == length(others) -> {:enum, constants}
+        match?([_one], others) -> hd(others)
+        true -> {:one_of, others}
+      end
+
+    if nulls == [], do: spec, else: {:nullable, spec}
+  end
+end

@@ -1,0 +1,147 @@
+defmodule AxonCore.SchemaUtils.Validator do
+  @moduledoc "Data judged by a JSON Schema; see `AxonCore.SchemaUtils.validate/2` for which keywords."
+
+  # Faults that are told, and schemas within schemas that are followed.
+  @most_faults 20
+  @deepest 64
+
+  @doc "What is wrong with the data: at most #{@most_faults} faults, each with its JSON pointer."
+  @spec faults(term, map | boolean) :: [AxonCore.SchemaUtils.fault()]
+  def faults(data, schema), do: data |> judge(schema, "", schema, 0) |> Enum.take(@most_faults)
+
+  defp judge(_data, true, _at, _root, _depth), do: []
+  defp judge(_data, false, at, _root, _depth), do: fault(at, "nothing is allowed here")
+  defp judge(_data, _schema, at, _root, depth) when depth > @deepest, do: fault(at, "the schema is nested too deep")
+
+  defp judge(data, schema, at, root, depth) do
+    Enum.flat_map(schema, fn {keyword, value} -> keyword(keyword, value, data, schema, {at, root, depth}) end)
+  end
+
+  defp keyword("type", types, data, _schema, {at, _root, _depth}) do
+    types = List.wrap(types)
+
+    if Enum.any?(types, &type?(&1, data)),
+      do: [],
+      else: fault(at, "#{shown(data)} is not of type #{Enum.join(types, " or ")}")
+  end
+
+  defp keyword("enum", values, data, _schema, {at, _, _}) do
+    if data in values, do: [], else: fault(at, "#{shown(data)} is none of #{shown(values)}")
+  end
+
+  defp keyword("const", value, data, _schema, {at, _, _}) do
+    if data == value, do: [], else: fault(at, "#{shown(data)} is not #{shown(value)}")
+  end
+
+  defp keyword("required", names, data, _schema, {at, _, _}) when is_map(data) do
+    Enum.flat_map(names, &if(is_map_key(data, &1), do: [], else: fault(at, "#{&1} is missing")))
+  end
+
+  defp keyword("properties", properties, data, _schema, place) when is_map(data) do
+    for {name, schema} <- properties,
+        is_map_key(data, name),
+        fault <- within(data[name], schema, name, place),
+        do: fault
+  end
+
+  defp keyword("additionalProperties", more, data, schema, place) when is_map(data) do
+    known = Map.keys(schema["properties"] || %{})
+    for {name, value} <- Map.drop(data, known), fault <- additional(more, name, value, place), do: fault
+  end
+
+  defp keyword("prefixItems", schemas, data, _schema, place) when is_list(data) do
+    [data, schemas]
+    |> Enum.zip()
+    |> Enum.with_index()
+    |> Enum.flat_map(fn {{item, schema}, index} -> within(item, schema, index, place) end)
+  end
+
+  defp keyword("items", schema, data, whole, place) when is_list(data) do
+    first = length(whole["prefixItems"] || [])
+
+    data
+    |> Enum.with_index()
+    |> Enum.drop(first)
+    |> Enum.flat_map(fn {item, index} -> within(item, schema, index, place) end)
+  end
+
+  defp keyword("minItems", least, data, _s, {at, _, _}) when is_list(data), do: least(length(data), least, at, "items")
+  defp keyword("maxItems", most, data, _s, {at, _, _}) when is_list(data), do: most(length(data), most, at, "items")
+
+  defp keyword("minLength", least, data, _s, {at, _, _}) when is_binary(data) do
+    least(String.length(data), least, at, "characters")
+  end
+
+  defp keyword("maxLength", most, data, _s, {at, _, _}) when is_binary(data) do
+    most(String.length(data), most, at, "characters")
+  end
+
+  defp keyword("minimum", least, data, _s, {at, _, _}) when is_number(data) and data < least do
+    fault(at, "#{data} is less than #{least}")
+  end
+
+  defp keyword("maximum", most, data, _s, {at, _, _}) when is_number(data) and data > most do
+    fault(at, "#{data} is more than #{most}")
+  end
+
+  defp keyword("pattern", pattern, data, _schema, {at, _, _}) when is_binary(data) do
+    case Regex.compile(pattern, "u") do
+      {:ok, regex} -> if data =~ regex, do: [], else: fault(at, "#{shown(data)} does not match #{pattern}")
+      {:error, _reason} -> []
+    end
+  end
+
+  defp keyword("allOf", schemas, data, _schema, {at, root, depth}) do
+    Enum.flat_map(schemas, &judge(data, &1, at, root, depth + 1))
+  end
+
+  defp keyword("anyOf", schemas, data, _schema, {at, root, depth}) do
+    if Enum.any?(schemas, &(judge(data, &1, at, root, depth + 1) == [])),
+      do: [],
+      else: fault(at, "#{shown(data)} fits none of the schemas")
+  end
+
+  defp keyword("oneOf", schemas, data, _schema, {at, root, depth}) do
+    case Enum.count(schemas, &(judge(data, &1, at, root, depth + 1) == [])) do
+      1 -> []
+      fitting -> fault(at, "#{shown(data)} fits #{fitting} of the schemas, not one")
+    end
+  end
+
+  defp keyword("not", schema, data, _whole, {at, root, depth}) do
+    if judge(data, schema, at, root, depth + 1) == [],
+      do: fault(at, "#{shown(data)} is just what it must not be"),
+      else: []
+  end
+
+  defp keyword("$ref", "#" <> pointer, data, _schema, {at, root, depth}) do
+    case get_in(root, pointer |> String.split("/", trim: true) |> Enum.map(&unescape/1)) do
+      nil -> fault(at, "the schema has no ##{pointer}")
+      schema -> judge(data, schema, at, root, depth + 1)
+    end
+  end
+
+  defp keyword(_other, _value, _data, _schema, _place), do: []
+
+  defp additional(false, name, _value, {at, _root, _depth}), do: fault("#{at}/#{escape(name)}", "there is no such key")
+  defp additional(schema, name, value, place), do: within(value, schema, name, place)
+
+  defp within(data, schema, name, {at, root, depth}), do: judge(data, schema, "#{at}/#{escape(name)}", root, depth + 1)
+
+  defp least(size, least, at, what), do: if(size < least, do: fault(at, "#{size} #{what}; at least #{least}"), else: [])
+  defp most(size, most, at, what), do: if(size > most, do: fault(at, "#{size} #{what}; at most #{most}"), else: [])
+
+  defp type?("string", data), do: is_binary(data)
+  defp type?("integer", data), do: is_integer(data) or (is_float(data) and trunc(data) == data)
+  defp type?("number", data), do: is_number(data)
+  defp type?("boolean", data), do: is_boolean(data)
+  defp type?("null", data), do: data == nil
+  defp type?("array", data), do: is_list(data)
+  defp type?("object", data), do: is_map(data) and not is_struct(data)
+  defp type?(_unknown, _data), do: true
+
+  defp fault(at, message), do: [%{pointer: at, message: message}]
+  defp shown(data), do: inspect(data, limit: 5, printable_limit: 60)
+  defp escape(name), do: name |> to_string() |> String.replace("~", "~0") |> String.replace("/", "~1")
+  defp unescape(name), do: name |> String.replace("~1", "/") |> String.replace("~0", "~")
+end

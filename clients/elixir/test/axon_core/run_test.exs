@@ -1,0 +1,178 @@
+defmodule AxonCore.RunTest do
+  use ExUnit.Case, async: true
+  alias AxonCore.{Chunk, Error, Result, Run, Session}
+
+  @moduletag :packed
+
+  defp run(options \\ []) do
+    {functions, options} = Keyword.pop(options, :functions, %{})
+    Run.new("1", "run_stream", Map.new(options), %{agent: "echo", prompt: "x"}, functions, 0)
+  end
+
+  defp chunk(seq), do: %{"seq" => seq, "type" => "text", "data" => "#{seq}"}
+
+  defp heard(run, messages, now \\ 0) do
+    Enum.reduce(messages, {[], run}, fn {kind, body}, {actions, run} ->
+      {more, run} = Run.heard(run, kind, body, now)
+      {actions ++ more, run}
+    end)
+  end
+
+  defp sent(actions), do: for({:transmit, [kind | rest]} <- actions, do: {kind, header(rest)})
+  defp header([_id, packed | _body]), do: packed |> AxonCore.Codec.unpack() |> elem(1)
+  defp header([_id]), do: %{}
+
+  test "rule 1: messages are taken in order only, and a gap is asked for once" do
+    {actions, run} = heard(run(), [{"chunk", chunk(1)}, {"chunk", chunk(1)}, {"chunk", chunk(3)}, {"chunk", chunk(4)}])
+    assert [{:event, {:chunk, %Chunk{seq: 1, type: :text, data: "1"}}}, {:transmit, _resume}] = actions
+    assert sent(actions) == [{"resume", %{"from" => 2}}]
+    {actions, _run} = heard(run, [{"chunk", chunk(2)}, {"chunk", chunk(4)}], 2_000)
+    assert [{:event, {:chunk, %Chunk{seq: 2}}}, {:transmit, ["resume" | _]}] = actions
+  end
+
+  test "a last message behind a gap waits for what is missing" do
+    assert {[{:transmit, ["resume" | _]}], run} = heard(run(), [{"complete", %{"seq" => 2, "result" => "x"}}])
+    messages = [{"chunk", chunk(1)}, {"complete", %{"seq" => 2, "result" => "x"}}]
+    assert {[_chunk, {:ended, {:complete, %Result{result: "x"}}}], _run} = heard(run, messages)
+  end
+
+  test "what is no longer kept ends it loudly" do
+    {actions, _run} = heard(run(), [{"resumed", %{"from" => 5, "gap" => true}}])
+    assert [{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :gap}}}] = actions
+  end
+
+  test "an error ends it; a type that is not known stays text" do
+    assert {[{:ended, {:error, %Error{type: :overloaded, retryable?: true}}}], _} =
+             heard(run(), [{"error", %{"error_type" => "overloaded", "message" => "", "retryable" => true}}])
+
+    assert {[{:ended, {:error, %Error{type: "quite_new"}}}], _} =
+             heard(run(), [{"error", %{"error_type" => "quite_new"}}])
+  end
+
+  test "what never ran is sent again with the time that is left; what may have is told" do
+    unknown = fn details -> {"error", %{"error_type" => "unknown_request", "details" => details}} end
+    {actions, _} = heard(run(timeout_ms: 60_000), [unknown.(%{"may_have_run" => false})], 20_000)
+    assert sent(actions) == [{"run_stream", %{"timeout_ms" => 40_000}}]
+    sure = unknown.(%{"may_have_run" => true, "never_ran_within_ms" => 5_000})
+    assert {[{:transmit, ["run_stream" | _]}], _} = heard(run(), [sure], 4_000)
+    assert {[{:ended, {:error, %Error{type: :unknown_request}}}], _} = heard(run(), [sure], 6_000)
+    {_, begun} = heard(run(), [{"chunk", chunk(1)}])
+    assert {[{:ended, _}], _} = heard(begun, [unknown.(%{"may_have_run" => false})])
+  end
+
+  test "a cancelled run that never ran has ended; and what was said to it is said again with it" do
+    never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
+    {_, cancelled} = Run.cancel(run())
+    assert {[{:ended, {:error, %Error{type: :cancelled}}}], _} = heard(cancelled, [never])
+    {_, steered} = Run.steer(run(), "more", :asap)
+    {actions, _} = heard(steered, [never])
+    assert [{"run_stream", _}, {"steer", _}] = sent(actions)
+  end
+
+  test "a call of a tool with a function is run, another one is told" do
+    mine = fn _ -> {:ok, 1} end
+    call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
+
+    assert {[{:call, %{call_id: "c", name: "mine"}, ^mine}], run} =
+             heard(run(functions: %{"mine" => mine}), [{"tool_call", call}])
+
+    assert {[{:event, {:tool_call, %{call_id: "d"}}}], run} =
+             heard(run, [{"tool_call", %{call | "seq" => 2, "call_id" => "d", "name" => "other"}}])
+
+    {[{:transmit, ["tool_result", "1", _, "packed"]}], run} = Run.answer(run, "c", "packed")
+    {actions, run} = heard(run, [{"resumed", %{"from" => 3, "open_calls" => [%{"call_id" => "c"}], "last" => 2}}])
+    assert [{:transmit, ["tool_result", "1", _, "packed"]}] = actions
+
+    assert {[{:stop, "d"}, {:event, {:tool_cancelled, "d"}}], _} =
+             heard(run, [{"tool_cancelled", %{"seq" => 3, "call_id" => "d"}}])
+  end
+
+  test "a function's answer that is refused becomes a failure, once; a caller's own is told" do
+    call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
+
+    refused =
+      {"refused", %{"of" => "tool_result", "call_id" => "c", "error_type" => "invalid_request", "message" => "no"}}
+
+    {_, run} = heard(run(functions: %{"mine" => & &1}), [{"tool_call", call}])
+    {_, run} = Run.answer(run, "c", "packed")
+    assert {[{:transmit, ["tool_result" | _]}], run} = heard(run, [refused])
+    assert {[{:event, {:refused, %Error{}}}], _} = heard(run, [refused])
+    {_, run} = heard(run(), [{"tool_call", call}])
+    {_, run} = Run.answer(run, "c", "packed")
+    assert {[{:event, {:refused, %Error{type: :invalid_request}}}], _} = heard(run, [refused])
+  end
+
+  test "a broker that has just started and holds too much is asked once more" do
+    for of <- ["resume", "tool_result"] do
+      refused = {"refused", %{"of" => of, "call_id" => "c", "error_type" => "overloaded"}}
+      assert {[], run} = heard(run(), [refused], 1_000)
+      assert {[], run} = Run.tick(run, 2_000)
+      assert {[{:transmit, ["resume" | _]}], run} = Run.tick(run, 3_000)
+      assert {[], _run} = Run.tick(run, 6_000)
+    end
+  end
+
+  test "another run under its id ends it" do
+    assert {[{:ended, {:error, %Error{type: :invalid_request}}}], _} =
+             heard(run(), [{"refused", %{"of" => "run_stream", "error_type" => "invalid_request", "message" => ""}}])
+  end
+
+  test "rule 9: credit is given when half of the window is used, and said again with a resume" do
+    run = run(credit: 10)
+    assert {[], run} = Run.took(run, 5)
+    assert {[{:transmit, ["credit", "1", _]}] = actions, run} = Run.took(run, 6)
+    assert sent(actions) == [{"credit", %{"upto" => 16}}]
+    {actions, _run} = Run.resume(run, 0)
+    assert sent(actions) == [{"resume", %{"from" => 1, "upto" => 16}}]
+  end
+
+  test "a cancel may be lost with a broker: it is said again" do
+    {_, run} = Run.cancel(run())
+    {actions, _} = Run.resume(run, 0)
+    assert [{"resume", _}, {"cancel", _}] = sent(actions)
+  end
+
+  test "nothing is waited for for ever" do
+    run = run(timeout_ms: 1_000)
+    assert {[], _} = Run.tick(run, 11_000)
+    assert {[{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :no_answer}}}], _} = Run.tick(run, 11_001)
+  end
+
+  # --- all of a connection's -----------------------------------------------------------------------
+
+  defp session(run \\ run()) do
+    {:ok, [{"1", {:transmit, ["run_stream" | _]}}], session} = Session.start(Session.new("me", 0), run, 0)
+    session
+  end
+
+  defp alive(boot, open), do: ["alive", "", AxonCore.Codec.pack(%{boot: boot, open: open})]
+
+  test "rule 6: a new broker is asked for everything" do
+    {[], session} = Session.heard(session(), alive("one", 1), 0)
+    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("two", 1), 2_000)
+  end
+
+  test "rule 6: two counts in a row that differ are reason to ask" do
+    {[], session} = Session.heard(session(), alive("one", 2), 0)
+    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("one", 2), 2_000)
+  end
+
+  test "rule 6: silence makes it ask who is there, and an answer after it what was missed" do
+    {[], session} = Session.tick(session(), 5_000)
+    {[{"probe-me", {:transmit, ["ping" | _]}}], session} = Session.tick(session, 5_001)
+    assert {[], _} = Session.tick(session, 9_000)
+    pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", shared: true})]
+    assert {[{"1", {:transmit, ["resume" | _]}}, :shared], _} = Session.heard(session, pong, 6_000)
+
+    assert {[], _} = Session.tick(%{session | pinged_at: 0}, 60_000, false),
+           "nothing is put behind what waits to be sent"
+  end
+
+  test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
+    assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
+    assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
+    assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
+    assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable}}}}] = actions
+    assert session.runs == %{}
+  end
+end

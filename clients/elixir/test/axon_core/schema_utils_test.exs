@@ -1,0 +1,100 @@
+defmodule AxonCore.SchemaUtilsTest do
+  use ExUnit.Case, async: true
+  doctest AxonCore.SchemaUtils
+
+  alias AxonCore.{Error, SchemaUtils}
+  alias AxonCore.Fixtures.{LikeEcto, Place, Plain, Trip}
+
+  @specs [
+    :string,
+    :integer,
+    :boolean,
+    :date,
+    :datetime,
+    {:list, :string},
+    {:map, :integer},
+    {:tuple, [:string, :integer]},
+    {:enum, ["a", "b"]},
+    {:nullable, :string},
+    {:one_of, [:string, :integer]},
+    [type: :integer, min: 1, max: 5, doc: "How many."],
+    [a: :string, b: [type: :integer, required: false]]
+  ]
+
+  test "specs become JSON Schema and come back" do
+    for spec <- @specs do
+      schema = SchemaUtils.to_json_schema(spec)
+      assert SchemaUtils.to_json_schema(SchemaUtils.from_json_schema(schema)) == schema, inspect(spec)
+    end
+  end
+
+  test "what has no spec stays the schema that it is" do
+    schema = %{"type" => "string", "contentEncoding" => "base64"}
+    assert SchemaUtils.from_json_schema(schema) == schema
+  end
+
+  test "a struct's type is its schema" do
+    schema = SchemaUtils.to_json_schema(Place)
+    assert schema["required"] == ["name"]
+    properties = schema["properties"]
+    assert properties["name"] == %{"type" => "string"}
+    assert properties["founded"] == %{"type" => ["string", "null"], "format" => "date"}
+    assert properties["mood"] == %{"enum" => ["good", "bad", nil]}
+    assert properties["inhabitants"] == %{"type" => "integer", "minimum" => 0, "default" => 0}
+    assert properties["kind"] == %{"enum" => ["town", "village"], "default" => "town"}
+    assert properties["tags"] == %{"type" => "array", "items" => %{"type" => "string"}, "default" => []}
+    trip = SchemaUtils.to_json_schema(Trip)
+    assert trip["properties"]["from"] == schema
+    assert trip["properties"]["days"] == %{"type" => "integer", "minimum" => 1, "maximum" => 30, "default" => 1}
+  end
+
+  test "so is an Ecto schema, and a struct without types" do
+    properties = SchemaUtils.to_json_schema(LikeEcto)["properties"]
+    assert properties["mood"] == %{"enum" => ["good", "bad"]}
+    assert properties["tags"] == %{"type" => "array", "items" => %{"type" => "string"}}
+    assert properties["at"] == %{"type" => "string", "format" => "date-time"}
+    assert SchemaUtils.to_json_schema(Plain)["properties"] == %{"anything" => %{}, "size" => %{"default" => 3}}
+  end
+
+  test "what is no spec is named" do
+    for {spec, part} <- [{"text", "text"}, {NoSuchModule, "NoSuchModule"}, {[type: :integer, maximum: 3], ":maximum"}] do
+      assert_raise Error, ~r/#{part}/, fn -> SchemaUtils.to_json_schema(spec) end
+    end
+  end
+
+  test "faults are named by their place" do
+    spec = [city: :string, days: [type: :integer, min: 1, required: false], tags: {:list, :string}]
+    assert SchemaUtils.validate(%{"city" => "Oslo", "days" => 3, "tags" => ["a"]}, spec) == :ok
+    {:error, faults} = SchemaUtils.validate(%{"days" => 0, "tags" => ["a", 2], "more" => 1}, spec)
+    assert Enum.sort(Enum.map(faults, & &1.pointer)) == ["", "/days", "/more", "/tags/1"]
+  end
+
+  test "the keywords of schemas that specs do not make" do
+    for {schema, good, bad} <- [
+          {%{"allOf" => [%{"minimum" => 1}, %{"maximum" => 3}]}, 2, 4},
+          {%{"oneOf" => [%{"type" => "integer"}, %{"type" => "number"}]}, 1.5, 1},
+          {%{"not" => %{"type" => "string"}}, 1, "a"},
+          {%{"pattern" => "^a+$"}, "aa", "ab"},
+          {%{"$ref" => "#/$defs/n", "$defs" => %{"n" => %{"const" => 1}}}, 1, 2},
+          {%{"prefixItems" => [%{"type" => "string"}], "items" => %{"type" => "integer"}}, ["a", 1], ["a", "b"]},
+          {%{"minItems" => 1, "maxItems" => 2}, [1], []},
+          {%{"minLength" => 2, "maxLength" => 3}, "ab", "a"}
+        ] do
+      assert SchemaUtils.validate(good, schema) == :ok, inspect(schema)
+      assert {:error, [_ | _]} = SchemaUtils.validate(bad, schema)
+    end
+  end
+
+  test "data becomes what the spec means" do
+    data = %{"name" => "Oslo", "founded" => "1048-01-01", "mood" => "good", "kind" => "village"}
+
+    assert {:ok, %Place{name: "Oslo", founded: ~D[1048-01-01], mood: :good, kind: :village, inhabitants: 0}} =
+             SchemaUtils.cast(data, Place)
+
+    assert SchemaUtils.cast(%{"a" => [1, "x"]}, a: {:tuple, [:integer, :string]}) == {:ok, %{a: {1, "x"}}}
+    assert SchemaUtils.cast("2026-01-02T03:04:05Z", :datetime) == {:ok, ~U[2026-01-02 03:04:05Z]}
+    assert {:ok, nil} = SchemaUtils.cast(nil, {:nullable, Place})
+    assert {:error, [_]} = SchemaUtils.cast("soon", :date)
+    assert {:error, [%{pointer: ""}]} = SchemaUtils.cast(%{}, Place)
+  end
+end

@@ -1,0 +1,41 @@
+defmodule AxonCore.Fixtures do
+  @moduledoc "Structs for the tests of schemas."
+
+  defmodule Place do
+    @enforce_keys [:name]
+    defstruct [:name, :founded, :mood, inhabitants: 0, kind: :town, tags: [], near: []]
+
+    @type kind :: :town | :village
+    @type t :: %__MODULE__{
+            name: String.t(),
+            founded: Date.t() | nil,
+            mood: nil | :good | :bad,
+            inhabitants: non_neg_integer,
+            kind: kind,
+            tags: [String.t()],
+            near: [t]
+          }
+  end
+
+  defmodule Trip do
+    @enforce_keys [:from, :to]
+    defstruct [:from, :to, days: 1]
+    @type t :: %__MODULE__{from: Place.t(), to: Place.t(), days: 1..30}
+  end
+
+  defmodule Plain do
+    defstruct [:anything, size: 3]
+  end
+
+  defmodule LikeEcto do
+    defstruct [:id, :title, :mood, :tags, :at]
+
+    def __schema__(:fields), do: [:id, :title, :mood, :tags, :at]
+    def __schema__(:type, :id), do: :id
+    def __schema__(:type, :title), do: :string
+    def __schema__(:type, :mood), do: {:parameterized, Ecto.Enum, %{mappings: [good: "good", bad: "bad"]}}
+    def __schema__(:type, :tags), do: {:array, :string}
+    def __schema__(:type, :at), do: :utc_datetime
+    def __schema__(:type, _field), do: nil
+  end
+end
