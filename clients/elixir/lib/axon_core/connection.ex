@@ -231,8 +231,7 @@ defmodule AxonCore.Connection do
     {:noreply, again(%{state | transport: nil})}
   end
 
-  def handle_info({:EXIT, _other, :normal}, state), do: {:noreply, state}
-  def handle_info({:EXIT, _linked, reason}, state), do: {:stop, reason, state}
+  def handle_info({:EXIT, pid, reason}, %{supervisor: pid} = state), do: {:stop, reason, state}
   def handle_info(_late, state), do: {:noreply, state}
 
   # --- the transport -------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ defmodule AxonCore.Connection do
           identity: state.options[:identity]
         })
 
-        {actions, session} = Session.reconnected(state.session, now())
+        {actions, session} = Session.connected(state.session, now())
         unsent = :queue.to_list(state.unsent)
         Enum.each(unsent, &state.module.transmit(pid, &1))
         perform(%{state | transport: pid, session: session, unsent: :queue.new()}, actions)

@@ -111,9 +111,12 @@ defmodule AxonCore.Session do
   defp met(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
   defp met(session, boot, now), do: resume_all(%{session | boot: boot}, now)
 
-  @doc "The connection is a new one: whatever was on its way may be lost."
-  @spec reconnected(t, integer) :: {[action], t}
-  def reconnected(session, now), do: resume_all(session, now)
+  @doc "There is a connection: who is there is asked, and, since what was on its way may be lost, for that too."
+  @spec connected(t, integer) :: {[action], t}
+  def connected(session, now) do
+    {asked, session} = resume_all(session, now)
+    {[probe(session) | asked], %{session | pinged_at: now}}
+  end
 
   defp resume_all(session, now), do: each(session, &Run.resume(&1, now))
 
@@ -127,11 +130,14 @@ defmodule AxonCore.Session do
     {actions, session} = each(session, &Run.tick(&1, now))
 
     if idle? and session.runs != %{} and now - max(session.heard_at, session.pinged_at) > @silence do
-      ping = Codec.message("ping", session.probe, %{instance: session.instance})
-      {[{session.probe, {:transmit, ping}} | actions], %{session | pinged_at: now, silent?: true}}
+      {[probe(session) | actions], %{session | pinged_at: now, silent?: true}}
     else
       {actions, session}
     end
+  end
+
+  defp probe(session) do
+    {session.probe, {:transmit, Codec.message("ping", session.probe, %{instance: session.instance})}}
   end
 
   defp each(session, what) do

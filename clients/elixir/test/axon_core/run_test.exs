@@ -152,6 +152,11 @@ defmodule AxonCore.RunTest do
     assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("two", 1), 2_000)
   end
 
+  test "rule 6: a new connection is asked who is there, and for everything" do
+    {actions, _session} = Session.connected(session(), 0)
+    assert [{"probe-me", {:transmit, ["ping" | _]}}, {"1", {:transmit, ["resume" | _]}}] = actions
+  end
+
   test "rule 6: two counts in a row that differ are reason to ask" do
     {[], session} = Session.heard(session(), alive("one", 2), 0)
     assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("one", 2), 2_000)

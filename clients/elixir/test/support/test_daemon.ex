@@ -22,7 +22,7 @@ defmodule AxonCore.TestDaemon do
   def pid(options, name) do
     env = Enum.to_list(options[:env])
     {told, _code} = System.cmd(options[:command], ["status", "--json"], env: env, stderr_to_stdout: true)
-    [_all, pid] = Regex.run(~r/"name":"#{name}"[^{}]*?"pid":(\d+)/, told) || raise "no pid of #{name} in #{told}"
+    [_all, pid] = Regex.run(~r/"#{name}":\{"state":"RUNNING","pid":(\d+)/, told) || raise "no pid of #{name} in #{told}"
     String.to_integer(pid)
   end
 
