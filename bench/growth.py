@@ -91,12 +91,11 @@ class Simulation:
             self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
         for _ in range(40):
             self._let_time_pass()
-        lost = min(self.workers - 1, 20)
-        for number in range(lost):
+        relayed = frozenset(self._held)
+        for number in range(min(self.workers - 1, 20)):
             runs = sum(worker == b"w-%d" % number for worker in self._held.values())
-            began = time.perf_counter()
-            self.feed(WorkerGone(b"w-%d" % number, frozenset(self._held)))
-            self.timed.setdefault("lost", []).append((time.perf_counter() - began) / max(1, runs))
+            self.feed(WorkerGone(b"w-%d" % number, relayed), "lost")
+            self.timed["lost"][-1] /= max(1, runs)
         in_ms = ("housekeeping", "alive")
         return {kind: median(taken) * (1e3 if kind in in_ms else 1e6) for kind, taken in self.timed.items()}
 
@@ -104,11 +103,11 @@ class Simulation:
         self.now += limits.HOUSEKEEPING
         for number in range(self.workers):
             self.feed(FromWorker(b"w-%d" % number, b"progress", b""))
+        self.feed(Tick(), "housekeeping" if self.now < self.broker.next_alive else "")
         for _ in range(20):
             self.now += limits.ALIVE_PAUSE
             if self.now >= self.broker.next_alive:
                 self.feed(Tick(), "alive")
-        self.feed(Tick(), "housekeeping")
 
 
 def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from bench import report
+from bench import growth, report
 from bench.measure import Row
 from bench.numbers import Figure, percentiles
 from tests.conftest import ROOT
@@ -53,3 +53,12 @@ def test_the_page_has_a_place_for_the_table(tmp_path):
 def test_percentiles_are_values_that_were_measured():
     assert percentiles([float(value) for value in range(100, 0, -1)]) == {"p50": 50.0, "p99": 99.0}
     assert percentiles([7.0]) == {"p50": 7.0, "p99": 7.0}
+
+
+def test_the_growth_of_the_core_is_measured_for_each_row_and_the_page_has_the_table():
+    made = growth.table(growth.QUICK, lambda _: None)
+    lines = made.splitlines()
+    assert len(lines) == 2 + len(growth.ROWS)
+    assert all(len(line.split("|")) == 2 + 1 + len(growth.QUICK) for line in lines[2:])
+    page = growth.PAGE.read_text(encoding="utf-8").split(growth.BEGIN)[1].split(growth.END)[0]
+    assert all(title in page for _, title in growth.ROWS)

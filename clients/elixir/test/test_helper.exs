@@ -1,5 +1,5 @@
 # What needs the daemon is left out where the packages that it is reached with are not there: it says so and counts.
-missing = for package <- [:chumak, Msgpax], not Code.ensure_loaded?(package), do: inspect(package)
+missing = for package <- [:chumak, Msgpax.Packer], not Code.ensure_loaded?(package), do: inspect(package)
 erlzmq = if Code.ensure_loaded?(:erlzmq), do: [], else: [erlzmq: true]
 command = AxonCore.TestDaemon.command()
 

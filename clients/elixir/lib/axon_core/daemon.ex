@@ -25,18 +25,28 @@ defmodule AxonCore.Daemon do
 
   alias AxonCore.Error
 
-  # The port's stdin closes with the VM: then the daemon is told to stop, and waited for.
+  # The port's stdin closes with the VM: then the daemon is told to stop, as it is by SIGTERM; and it is waited for.
   @guard """
   exec 3<&0
   "$@" </dev/null &
   pid=$!
-  (cat <&3 >/dev/null; kill -TERM $pid 2>/dev/null) &
+  trap 'kill -TERM $pid 2>/dev/null' TERM
+  (trap - TERM; while read -r _; do :; done <&3; kill -TERM $pid) >/dev/null 2>&1 &
   watch=$!
-  wait $pid
-  code=$?
+  while kill -0 $pid 2>/dev/null; do wait $pid; code=$?; done
   kill $watch 2>/dev/null
   exit $code
   """
+
+  # Milliseconds over `AXON_DRAIN_SECONDS` that it may take to end.
+  @slack 15_000
+
+  @doc false
+  def child_spec(options) do
+    drain = get_in(options, [:env, "AXON_DRAIN_SECONDS"]) || "60"
+    shutdown = @slack + trunc(1_000 * (drain |> Float.parse() |> elem(0)))
+    %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}, shutdown: shutdown}
+  end
 
   @doc "Starts the daemon, and returns when it is ready."
   @spec start_link(keyword) :: GenServer.on_start()
@@ -107,4 +117,19 @@ defmodule AxonCore.Daemon do
   end
 
   def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, %{port: port}) do
+    with {:os_pid, pid} <- Port.info(port, :os_pid) do
+      System.cmd("kill", ["-TERM", Integer.to_string(pid)])
+      await_end(port)
+    end
+  end
+
+  defp await_end(port) do
+    receive do
+      {^port, {:exit_status, _code}} -> :ok
+      {^port, {:data, _line}} -> await_end(port)
+    end
+  end
 end

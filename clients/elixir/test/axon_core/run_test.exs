@@ -2,8 +2,6 @@ defmodule AxonCore.RunTest do
   use ExUnit.Case, async: true
   alias AxonCore.{Chunk, Error, Result, Run, Session}
 
-  @moduletag :packed
-
   defp run(options \\ []) do
     {functions, options} = Keyword.pop(options, :functions, %{})
     Run.new("1", "run_stream", Map.new(options), %{agent: "echo", prompt: "x"}, functions, 0)

@@ -11,6 +11,7 @@ defmodule AxonCore.TestDaemon do
   def options(env \\ %{}) do
     folder = Path.join(System.tmp_dir!(), "axon-ex-#{System.unique_integer([:positive])}-#{System.os_time()}")
     File.mkdir_p!(folder)
+    ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(folder) end)
     endpoint = "tcp://127.0.0.1:#{free_port()}"
 
     few = %{"AXON_RUN_SYNC_WORKERS" => "1", "AXON_RUN_WORKERS" => "1", "AXON_RUN_STREAM_WORKERS" => "1"}
@@ -22,7 +23,7 @@ defmodule AxonCore.TestDaemon do
   def pid(options, name) do
     env = Enum.to_list(options[:env])
     {told, _code} = System.cmd(options[:command], ["status", "--json"], env: env, stderr_to_stdout: true)
-    [_all, pid] = Regex.run(~r/"#{name}":\{"state":"RUNNING","pid":(\d+)/, told) || raise "no pid of #{name} in #{told}"
+    [_all, pid] = Regex.run(~r/"#{name}":\{"state":"[A-Z]+","pid":(\d+)/, told) || raise "no pid of #{name} in #{told}"
     String.to_integer(pid)
   end
 

@@ -1,0 +1,71 @@
+defmodule AxonCore.DaemonTest do
+  use ExUnit.Case
+  alias AxonCore.{Daemon, Error, TestDaemon}
+
+  @moduletag :daemon
+  @moduletag timeout: 120_000
+
+  @few %{"AXON_RUN_SYNC_WORKERS" => "0", "AXON_RUN_STREAM_WORKERS" => "0"}
+
+  test "it is ready when it has started, and no process is left when it has stopped" do
+    {options, endpoint} = TestDaemon.options(@few)
+    start_supervised!({Daemon, options})
+    pid = TestDaemon.pid(options, "broker")
+    connection = start_supervised!({AxonCore.Connection, endpoint: endpoint})
+    assert {:ok, %AxonCore.Result{result: "Hello"}} = AxonCore.run(connection, "echo", "Hello")
+    :ok = stop_supervised(Daemon)
+    refute alive?(pid)
+  end
+
+  test "all of it under one supervisor" do
+    {options, endpoint} = TestDaemon.options(@few)
+    agents = [echo: AxonCore.Agent.new("echo"), poet: [agent: AxonCore.Agent.new(model: "echo"), history: false]]
+    start_supervised!({AxonCore.Supervisor, name: MyAxon, endpoint: endpoint, daemon: options, agents: agents})
+    echo = AxonCore.Supervisor.agent(MyAxon, :echo)
+    assert {:ok, %{result: "Hello"}} = AxonCore.AgentProcess.run(echo, "Hello")
+    assert [_, _] = AxonCore.AgentProcess.history(echo)
+    Process.exit(Process.whereis(AxonCore.Supervisor.connection(MyAxon)), :kill)
+    assert eventually(fn -> match?({:ok, _}, try_to_run(AxonCore.Supervisor.agent(MyAxon, :poet))) end)
+  end
+
+  test "it ends with the VM, however that ends" do
+    {options, _endpoint} = TestDaemon.options(@few)
+    paths = :code.get_path() |> Enum.filter(&(to_string(&1) =~ "axon_core")) |> Enum.flat_map(&["-pa", to_string(&1)])
+
+    start =
+      "{:ok, _} = AxonCore.Daemon.start_link(#{inspect(options)}); IO.puts(System.pid()); Process.sleep(:infinity)"
+
+    elixir = System.find_executable("elixir")
+    vm = Port.open({:spawn_executable, elixir}, [:binary, {:line, 1000}, args: paths ++ ["-e", start]])
+    assert_receive {^vm, {:data, {:eol, pid}}} when binary_part(pid, 0, 1) in ~w(1 2 3 4 5 6 7 8 9), 60_000
+    broker = TestDaemon.pid(options, "broker")
+    assert alive?(broker)
+    {"", 0} = System.cmd("kill", ["-KILL", pid])
+    assert eventually(fn -> not alive?(broker) end)
+  end
+
+  test "what keeps it from starting is said" do
+    Process.flag(:trap_exit, true)
+    assert {:error, %Error{message: message}} = Daemon.start_link(command: "no-such-axon-zmq")
+    assert message =~ "no-such-axon-zmq"
+    {options, _} = TestDaemon.options(%{"AXON_RUN_WORKERS" => "many"})
+    assert {:error, %Error{type: :no_answer, message: message}} = Daemon.start_link(options)
+    assert message =~ "AXON_RUN_WORKERS"
+  end
+
+  defp try_to_run(agent) do
+    AxonCore.AgentProcess.run(agent, "x")
+  catch
+    :exit, reason -> {:error, reason}
+  end
+
+  defp alive?(pid), do: match?({_, 0}, System.cmd("kill", ["-0", Integer.to_string(pid)], stderr_to_stdout: true))
+
+  defp eventually(true?, tries \\ 400) do
+    cond do
+      true?.() -> true
+      tries == 0 -> false
+      true -> Process.sleep(50) && eventually(true?, tries - 1)
+    end
+  end
+end

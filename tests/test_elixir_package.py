@@ -1,0 +1,53 @@
+"""The Elixir package's own tests (ExUnit), its format and its compiler's warnings, wherever there is an `elixir`.
+
+What is pure is always tested. What talks to a daemon needs AXON_ELIXIR_DEPS, a folder of compiled packages:
+chumak/ebin, msgpax/ebin and, for its transport, erlzmq/ebin; ExUnit says what it leaves out, and how much.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests import snippets
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "clients" / "elixir"
+
+pytestmark = pytest.mark.skipif(shutil.which("mix") is None, reason="elixir is not installed")
+
+
+def mix(*arguments: str, seconds: float = 100) -> str:
+    deps = os.environ.get(snippets.ELIXIR_DEPS, "")
+    env = {**os.environ, snippets.ELIXIR_DEPS: deps, "ERL_LIBS": deps, "MIX_ENV": "test", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        ["mix", *arguments],
+        cwd=PACKAGE,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_it_is_formatted_and_compiles_without_a_warning():
+    mix("format", "--check-formatted")
+    mix("compile", "--force", "--warnings-as-errors")
+
+
+@pytest.mark.timeout(420)
+def test_exunit_passes(capsys: pytest.CaptureFixture[str]):
+    said = mix("test", seconds=400)
+    [summary] = re.findall(r".*\d+ tests, 0 failures.*", said)
+    left_out = re.findall(r"left out: .*", said)
+    with capsys.disabled():
+        print(f"\nExUnit: {summary}", *left_out, sep="\n  ")
+    if snippets.no_elixir() is None:
+        assert not left_out or "erlzmq" in left_out[0]
