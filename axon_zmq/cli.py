@@ -270,6 +270,24 @@ def roll(
     slots.roll(there, chosen, with_broker, _say)
 
 
+@app.command()
+def conformance(
+    server: Annotated[
+        bool, typer.Option("--server", help="Play the broker; else the Python client is driven.")
+    ] = False,
+    endpoint: Annotated[str, typer.Option(help="A free port of 127.0.0.1.")] = "tcp://127.0.0.1:5571",
+    only: Annotated[list[str] | None, typer.Option(help="Just this case; may be given several times.")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds without a message until it is over.", min=1)] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Play a broker at its worst, to check a client of any language; exit code 1 where it breaks a rule."""
+    from axon_zmq.conformance import console, driver
+
+    if server:
+        raise typer.Exit(0 if console.play(endpoint, only or [], patience, as_json) else FAILED)
+    driver.drive(endpoint)
+
+
 def _run_dir() -> Path:
     return settings.load().run_dir.absolute()
 

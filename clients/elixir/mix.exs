@@ -3,13 +3,17 @@ defmodule AxonCore.MixProject do
 
   @version "0.1.0"
 
+  # A folder of compiled packages, in place of hex; "" where there is none, and what needs them is not tested.
+  @packages System.get_env("AXON_ELIXIR_DEPS")
+
   def project do
     [
       app: :axon_core,
       version: @version,
       elixir: "~> 1.14",
-      elixirc_paths: if(Mix.env() == :test, do: ["lib", "test/support"], else: ["lib"]),
-      deps: deps(System.get_env("AXON_ELIXIR_DEPS")),
+      elixirc_paths: ["lib" | if(Mix.env() == :test, do: test_paths(@packages), else: [])],
+      build_path: if(@packages == "", do: "_build/without_packages", else: "_build"),
+      deps: deps(@packages),
       start_permanent: Mix.env() == :prod,
       prune_code_paths: false,
       xref: [exclude: [:chumak, :chumak_sup, :erlzmq, :telemetry, Msgpax]],
@@ -24,7 +28,9 @@ defmodule AxonCore.MixProject do
     [extra_applications: [:logger, :crypto]]
   end
 
-  # The project's own tests cannot reach hex: they name a folder of compiled packages instead, which ERL_LIBS has too.
+  defp test_paths(""), do: ["test/support", "test/without_packages"]
+  defp test_paths(_packages), do: ["test/support"]
+
   defp deps(nil) do
     [
       {:chumak, "~> 1.5"},

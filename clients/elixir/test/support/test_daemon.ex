@@ -33,7 +33,8 @@ defmodule AxonCore.TestDaemon do
     :ok
   end
 
-  defp free_port do
+  @doc "A port that is free."
+  def free_port do
     {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
     {:ok, port} = :inet.port(socket)
     :gen_tcp.close(socket)
