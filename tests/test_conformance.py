@@ -17,7 +17,7 @@ import zmq
 
 from axon_zmq.conformance import CASES, Server, Verdict
 from axon_zmq.conformance.driver import drive
-from tests.conftest import free_port, wait_until
+from tests.conftest import ROOT, free_port, wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 
@@ -178,6 +178,11 @@ def test_what_cannot_be_played_is_said(arguments):
     done = subprocess.run([AXON, "conformance", "--server", *arguments], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert "no-such-case" in done.stderr or "AXON_FRONTEND" in done.stderr
+
+
+def test_the_page_has_every_case():
+    page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [case.name for case in CASES]
 
 
 def test_drive_is_usable_on_its_own():

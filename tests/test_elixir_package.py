@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from tests import snippets
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Daemon
 
 PACKAGE = ROOT / "clients" / "elixir"
 
@@ -51,3 +51,31 @@ def test_exunit_passes(capsys: pytest.CaptureFixture[str]):
         print(f"\nExUnit: {summary}", *left_out, sep="\n  ")
     if snippets.no_elixir() is None:
         assert not left_out or "erlzmq" in left_out[0]
+
+
+EXAMPLES = {
+    "hello": [
+        "Hello from Agent.run",
+        "Hello from Agent.run_sync",
+        '%{city: "Oslo", day: ~D[2026-11-27]}',
+        "unknown_agent",
+    ],
+    "streaming": [*(f"{how} 0{n}" for how in ("lazily", "called", "heard") for n in range(5)), "whole: 00 01 02 03 04"],
+    "tools": ["[-3,16]", '%{"celsius" => -3.0, "place" => "Oslo"}'],
+    "approval": ["may it pay 12?", "may it pay 9000?", '["paid 12","too much"]'],
+    "chat": ["turn 1: 20 words", "turn 2: 20 words", "4 messages"],
+}
+
+
+@pytest.mark.skipif(snippets.no_elixir() is not None, reason=str(snippets.no_elixir()))
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_run(daemon: Daemon, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AXON_FRONTEND", daemon.endpoint)
+    said = [line for line in mix("run", f"examples/{name}.exs").splitlines() if line.strip()]
+    assert len(said) == len(EXAMPLES[name])
+    assert all(line.startswith(expected) for line, expected in zip(said, EXAMPLES[name], strict=True)), said
+
+
+def test_every_example_is_run_or_shown():
+    there = {path.stem for path in (PACKAGE / "examples").glob("*.exs")}
+    assert there == EXAMPLES.keys()
