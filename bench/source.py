@@ -1,7 +1,8 @@
 """A worker without agents: it speaks the backend protocol and sends ready-made chunks, so that only the relay works.
 
 A request's body is `{streams, chunks, pause}`: when so many requests have come, their chunks go out in
-turn, so many each, with so many seconds between two rounds of them.
+turn, so many each, with so many seconds between two rounds of them. All are the same, unless it says
+`numbered`, for clients that look at `seq`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from axon_zmq.supervise import lifeline
 
 CHUNK = wire.pack({"seq": 300, "type": "text", "data": "0123 ", "step": 1, "part": 0})
 """What a delta of a model looks like on the wire."""
-END = wire.pack({"seq": 301, "result": "", "usage": {}, "messages": []})
 
 
 def serve(backend: str) -> None:
@@ -37,23 +37,32 @@ def serve(backend: str) -> None:
             runs.append((client, id))
             asked = wire.unpack(body, "the body")
             if len(runs) == asked["streams"]:
-                _stream(dealer, runs, asked["chunks"], asked["pause"])
+                chunks = _chunks(asked["chunks"], asked.get("numbered", False))
+                _stream(dealer, runs, chunks, asked["pause"])
                 runs.clear()
                 dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
 
 
-def _stream(dealer: zmq.Socket[Any], runs: list[tuple[bytes, bytes]], chunks: int, pause: float) -> None:
+def _chunks(count: int, numbered: bool) -> list[bytes]:
+    if not numbered:
+        return [CHUNK] * count
+    body = {"type": "text", "data": "0123 ", "step": 1, "part": 0}
+    return [wire.pack({"seq": seq, **body}) for seq in range(1, count + 1)]
+
+
+def _stream(dealer: zmq.Socket[Any], runs: list[tuple[bytes, bytes]], chunks: list[bytes], pause: float) -> None:
     send = dealer.send
-    for _ in range(chunks):
+    for chunk in chunks:
         for client, id in runs:
             send(client, zmq.SNDMORE)
             send(b"chunk", zmq.SNDMORE)
             send(id, zmq.SNDMORE)
-            send(CHUNK)
+            send(chunk)
         if pause:
             time.sleep(pause)
     for client, id in runs:
-        dealer.send_multipart([client, b"complete", id, END])
+        end = wire.pack({"seq": len(chunks) + 1, "result": "", "usage": {}, "messages": []})
+        dealer.send_multipart([client, b"complete", id, end])
 
 
 if __name__ == "__main__":
