@@ -168,7 +168,7 @@ defmodule AxonCore do
   # Its reader has had enough: nothing of it shall be left in the mailbox.
   defp finish({handle, monitor}) do
     Process.demonitor(monitor, [:flush])
-    if Connection.cancel(handle) == :ok, do: await(handle)
+    _ = if Connection.cancel(handle) == :ok, do: await(handle)
     flush(handle.ref)
   catch
     :exit, _reason -> flush(handle.ref)

@@ -107,7 +107,7 @@ defmodule AxonCore.Connection do
     case Enum.reject(transport.required(), &Code.ensure_loaded?/1) do
       [] ->
         {:ok, supervisor} = Task.Supervisor.start_link()
-        :timer.send_interval(@tick, :tick)
+        {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
         state = %{
           session: Session.new(random(), now()),

@@ -121,7 +121,7 @@ defmodule AxonCore.Daemon do
   @impl true
   def terminate(_reason, %{port: port}) do
     with {:os_pid, pid} <- Port.info(port, :os_pid) do
-      System.cmd("kill", ["-TERM", Integer.to_string(pid)])
+      {_said, _code} = System.cmd("kill", ["-TERM", Integer.to_string(pid)])
       await_end(port)
     end
   end

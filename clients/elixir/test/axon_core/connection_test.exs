@@ -1,6 +1,9 @@
 unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
-    def execute(event, measurements, metadata), do: send(:connection_test, {:event, event, measurements, metadata})
+    def execute(event, measurements, metadata) do
+      test = Process.whereis(:connection_test)
+      if test, do: send(test, {:event, event, measurements, metadata})
+    end
   end
 end
 

@@ -52,14 +52,14 @@ defmodule AxonCore.Transport.Erlzmq do
   defp loop(state, wait) do
     case transmit_all(state) do
       {:stop, reason} ->
-        :erlzmq.close(state.socket)
-        :erlzmq.term(state.context)
+        _ = :erlzmq.close(state.socket)
+        _ = :erlzmq.term(state.context)
         exit(reason)
 
       {sent, state} ->
         received = receive_all(state, @batch)
         wait = if sent + received > 0, do: @busy, else: min(2 * wait, @idle)
-        if received < @batch, do: {:ok, _ready} = poll(state.socket, wait)
+        {:ok, _ready} = if received < @batch, do: poll(state.socket, wait), else: {:ok, []}
         loop(state, wait)
     end
   end
