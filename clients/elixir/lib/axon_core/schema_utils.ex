@@ -26,6 +26,7 @@ defmodule AxonCore.SchemaUtils do
   | `[field: spec, …]` | object with these fields |
   | `[type: spec, …options]`, `{spec, options}` | the spec with `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
   | a struct's module | object, from its `@type t`, its Ecto schema, or its fields alone |
+  | `{Module, :type}` | a typespec: `@type type` of that module |
 
   Fields are required, but for those with `required: false`, a `default`, or of a struct neither enforced nor without a
   default. `min` and `max` are of a number's value, a text's length, an array's size.
@@ -92,6 +93,9 @@ defmodule AxonCore.SchemaUtils do
     %{"type" => "array", "prefixItems" => items, "minItems" => size, "maxItems" => size}
   end
 
+  def to_json_schema({module, type}) when is_atom(module) and is_atom(type),
+    do: module |> named(type) |> to_json_schema()
+
   def to_json_schema({spec, options}) when is_list(options), do: with_options(to_json_schema(spec), options)
   def to_json_schema([]), do: object([])
   def to_json_schema([{:type, spec} | options]), do: to_json_schema({spec, options})
@@ -150,6 +154,13 @@ defmodule AxonCore.SchemaUtils do
   defp nullable(%{"type" => type} = schema) when is_binary(type), do: %{schema | "type" => [type, "null"]}
   defp nullable(%{"enum" => values} = schema), do: %{schema | "enum" => values ++ [nil]}
   defp nullable(schema), do: %{"anyOf" => [schema, %{"type" => "null"}]}
+
+  defp named(module, type) do
+    case Structs.type(module, type) do
+      {:ok, spec} -> spec
+      :error -> raise Error.new(:invalid_argument, "#{inspect(module)} has no type #{type}, or was compiled without it")
+    end
+  end
 
   defp struct_fields(module) do
     case Structs.fields(module) do
@@ -280,6 +291,7 @@ defmodule AxonCore.SchemaUtils do
     do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec) end) |> List.to_tuple()
 
   defp cast_to(data, {:one_of, specs}), do: cast_to(data, Enum.find(specs, :any, &(validate(data, &1) == :ok)))
+  defp cast_to(data, {module, type}) when is_atom(module) and is_atom(type), do: cast_to(data, named(module, type))
   defp cast_to(data, {spec, options}) when is_list(options), do: cast_to(data, spec)
   defp cast_to(data, [{:type, spec} | _options]), do: cast_to(data, spec)
   defp cast_to(data, []), do: data

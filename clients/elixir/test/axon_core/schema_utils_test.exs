@@ -48,6 +48,12 @@ defmodule AxonCore.SchemaUtilsTest do
     assert trip["properties"]["days"] == %{"type" => "integer", "minimum" => 1, "maximum" => 30, "default" => 1}
   end
 
+  test "any other type is, too" do
+    assert SchemaUtils.to_json_schema({Place, :kind}) == %{"enum" => ["town", "village"]}
+    assert SchemaUtils.cast("town", {Place, :kind}) == {:ok, :town}
+    assert_raise Error, ~r/has no type nothing/, fn -> SchemaUtils.to_json_schema({Place, :nothing}) end
+  end
+
   test "so is an Ecto schema, and a struct without types" do
     properties = SchemaUtils.to_json_schema(LikeEcto)["properties"]
     assert properties["mood"] == %{"enum" => ["good", "bad"]}

@@ -12,6 +12,17 @@ defmodule AxonCore.SchemaUtils.Structs do
     end
   end
 
+  @doc "A type of a module as a spec; `:error` where it has none of that name, or no types in its beam file."
+  @spec type(module, atom) :: {:ok, AxonCore.SchemaUtils.spec()} | :error
+  def type(module, name) do
+    with {:ok, types} <- Code.Typespec.fetch_types(module),
+         {_kind, {^name, ast, []}} <- Enum.find(types, &match?({_kind, {^name, _ast, []}}, &1)) do
+      {:ok, spec(ast, {module, types})}
+    else
+      _none -> :error
+    end
+  end
+
   # --- Ecto ----------------------------------------------------------------------------------------
 
   defp of_ecto(module) do
