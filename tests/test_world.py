@@ -20,11 +20,12 @@ SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", ""]
 """What a run does: chunks and tool calls."""
 
 
-EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutting_down"}
+EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutting_down", "slow_consumer"}
 """Ends that are nobody's fault."""
 FAULTS = [
     *("worker_dies", "worker_dies", "worker_comes", "worker_comes", "worker_hangs_or_goes_on", "worker_leaves"),
     *("broker_is_restarted", "broker_goes", "broker_and_worker_die", "cable", "client_comes"),
+    "client_is_blocked",
 ]
 
 
@@ -121,6 +122,9 @@ class WorldMachine(RuleBasedStateMachine):
         self.world.pass_time(seconds)
 
     # --- what can go wrong -------------------------------------------------------------------------
+
+    def _client_is_blocked(self, data: st.DataObject) -> None:
+        self.world.block(data.draw(st.sampled_from(self._clients())))
 
     def _worker_comes(self, data: st.DataObject) -> None:
         if len(self.world.workers) < 4:

@@ -17,6 +17,7 @@ from axon_zmq import limits, wire
 from axon_zmq.broker.core import Broker
 from axon_zmq.broker.events import (
     ClientBack,
+    ClientBlocked,
     ClientGone,
     Dequeued,
     Effect,
@@ -366,6 +367,11 @@ class World:
         _keep_first(client.inbox, survives(len(client.inbox)))
         _keep_first(client.sent, survives(len(client.sent)))
 
+    def block(self, client: Client) -> None:
+        """It has not read for so long that its outbox is full."""
+        if self.broker is not None:
+            self._feed(ClientBlocked(client.identity))
+
     def restore(self, client: Client) -> None:
         """Its connection is there again."""
         client.is_connected = True
@@ -414,6 +420,8 @@ class World:
                 if self.broker.next_timer() <= self.now:
                     self._feed(Tick())
             for client in self.clients.values():
+                while client.inbox:  # nothing is under way for longer than a step
+                    client.take(client.inbox.popleft(), self.now)
                 client.core.tick(self.now)
                 client.read()
 
