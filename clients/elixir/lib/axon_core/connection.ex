@@ -86,14 +86,7 @@ defmodule AxonCore.Connection do
     {:error, Error.new(:invalid_argument, "an id has 1 to 64 bytes")}
   end
 
-  defp check(%Run{frames: [frames]}) do
-    size = frames |> Enum.map(&byte_size/1) |> Enum.max()
-    most = Session.max_body()
-
-    if size > most,
-      do: {:error, Error.new(:invalid_argument, "the request has #{size} bytes; at most #{most}")},
-      else: :ok
-  end
+  defp check(_run), do: :ok
 
   # --- the process ---------------------------------------------------------------------------------
 
@@ -293,7 +286,7 @@ defmodule AxonCore.Connection do
   defp act({id, {:stop, call_id}}, state), do: stop(state, id, call_id)
 
   defp act({id, {:call, call, function}}, state) do
-    most = Session.max_body()
+    most = state.session.max_body
     task = Task.Supervisor.async_nolink(state.supervisor, fn -> ToolUtils.call(function, call.args, most) end)
     running = %{id: id, call_id: call.call_id, name: call.name, pid: task.pid, began: System.monotonic_time()}
     put_in(state.tasks[task.ref], running)

@@ -10,12 +10,16 @@ defmodule AxonCore.Session do
 
   alias AxonCore.{Codec, Error, Run}
 
+  # Bytes of a body, until a `pong` says what this daemon takes.
+  @max_body 16 * 1024 * 1024
+
   defstruct [
     :boot,
     :instance,
     :probe,
     :heard_at,
     :pinged_at,
+    max_body: @max_body,
     runs: %{},
     miscounted?: false,
     silent?: false,
@@ -26,16 +30,11 @@ defmodule AxonCore.Session do
   @type action :: {binary, Run.action()} | :shared
 
   @silence 5_000
-  @max_body 16 * 1024 * 1024
 
   @doc "A connection that knows nobody. `instance` is random, one for each process."
   @spec new(String.t(), integer) :: t
   def new(instance, now),
     do: %__MODULE__{instance: instance, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
-
-  @doc "Bytes of a body that any daemon takes."
-  @spec max_body() :: pos_integer
-  def max_body, do: @max_body
 
   @doc "A new request: what is to be sent for it."
   @spec start(t, Run.t(), integer) :: {:ok, [action], t} | {:error, Error.t()}
@@ -43,7 +42,15 @@ defmodule AxonCore.Session do
     {:error, Error.new(:invalid_argument, "a request with the id #{inspect(id)} is open already")}
   end
 
-  def start(session, run, now) do
+  def start(%{max_body: most} = session, run, now) do
+    size = run.frames |> hd() |> Enum.map(&byte_size/1) |> Enum.max()
+
+    if size > most,
+      do: {:error, Error.new(:invalid_argument, "the request has #{size} bytes; the daemon takes at most #{most}")},
+      else: begin(session, run, now)
+  end
+
+  defp begin(session, run, now) do
     # While nothing was open, silence meant nothing.
     session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
     {:ok, [{run.id, {:transmit, hd(run.frames)}}], put(session, run)}
@@ -80,6 +87,10 @@ defmodule AxonCore.Session do
       %{^id => run} -> applied(session, id, Run.heard(run, kind, body, now))
       _unknown -> {[], session}
     end
+  rescue
+    # A message that lacks something, or has it of another type: no other run shall suffer from it.
+    _fault in [ArgumentError, ArithmeticError, BadMapError, FunctionClauseError, KeyError, Protocol.UndefinedError] ->
+      unreadable(session, id)
   end
 
   defp unreadable(session, id) when is_map_key(session.runs, id) do
@@ -103,7 +114,9 @@ defmodule AxonCore.Session do
     # It is there, and yet had nothing to say about what is open here.
     {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
     shared = if body["shared"] == true and not session.shared?, do: [:shared], else: []
-    session = %{session | silent?: false, shared?: body["shared"] == true}
+    max_body = with %{"max_body" => most} when is_integer(most) <- body["limits"], do: most
+    max_body = if is_integer(max_body), do: max_body, else: session.max_body
+    session = %{session | silent?: false, shared?: body["shared"] == true, max_body: max_body}
     {ended, session} = message(session, "pong", id, body, now)
     {met ++ asked ++ shared ++ ended, session}
   end

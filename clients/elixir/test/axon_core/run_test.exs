@@ -171,11 +171,33 @@ defmodule AxonCore.RunTest do
            "nothing is put behind what waits to be sent"
   end
 
+  test "what is larger than the daemon takes is not sent" do
+    pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", limits: %{max_body: 5}})]
+    {_, session} = Session.heard(Session.new("me", 0), pong, 0)
+    assert {:error, %Error{type: :invalid_argument, message: message}} = Session.start(session, run(), 0)
+    assert message =~ "at most 5"
+  end
+
   test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
     assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
     assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
     assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
     assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable}}}}] = actions
     assert session.runs == %{}
+
+    for {kind, body} <- [
+          {"tool_call", %{seq: 1}},
+          {"chunk", %{seq: 1}},
+          {"resumed", %{gap: true, from: "x"}},
+          {"tool_cancelled", %{}}
+        ] do
+      assert {[_ | _] = actions, %{runs: runs}} = Session.heard(session(), [kind, "1", AxonCore.Codec.pack(body)], 0)
+      assert {"1", {:ended, {:error, %Error{type: :unreadable}}}} = List.last(actions)
+      assert runs == %{}
+    end
+
+    for odd <- [%{boot: 5, limits: 7}, %{limits: %{max_body: "many"}}] do
+      assert {_, %{max_body: 16_777_216}} = Session.heard(session(), ["pong", "probe-me", AxonCore.Codec.pack(odd)], 0)
+    end
   end
 end

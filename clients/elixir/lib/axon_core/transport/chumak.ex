@@ -28,10 +28,7 @@ defmodule AxonCore.Transport.Chumak do
 
   @impl AxonCore.Transport
   def waiting(pid) do
-    case :proc_lib.translate_initial_call(pid) do
-      {__MODULE__, :init, _arity} -> GenServer.call(pid, :waiting)
-      _another -> 0
-    end
+    GenServer.call(pid, :waiting)
   catch
     :exit, _gone -> 0
   end
