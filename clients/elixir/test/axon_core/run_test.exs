@@ -188,8 +188,7 @@ defmodule AxonCore.RunTest do
     for {kind, body} <- [
           {"tool_call", %{seq: 1}},
           {"chunk", %{seq: 1}},
-          {"resumed", %{gap: true, from: "x"}},
-          {"tool_cancelled", %{}}
+          {"resumed", %{gap: true, from: "x"}}
         ] do
       assert {[_ | _] = actions, %{runs: runs}} = Session.heard(session(), [kind, "1", AxonCore.Codec.pack(body)], 0)
       assert {"1", {:ended, {:error, %Error{type: :unreadable}}}} = List.last(actions)
