@@ -114,12 +114,13 @@ defmodule AxonCore.Session do
     # It is there, and yet had nothing to say about what is open here.
     {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
     shared = if body["shared"] == true and not session.shared?, do: [:shared], else: []
-    max_body = with %{"max_body" => most} when is_integer(most) <- body["limits"], do: most
-    max_body = if is_integer(max_body), do: max_body, else: session.max_body
-    session = %{session | silent?: false, shared?: body["shared"] == true, max_body: max_body}
+    session = %{session | silent?: false, shared?: body["shared"] == true, max_body: max_body(body, session)}
     {ended, session} = message(session, "pong", id, body, now)
     {met ++ asked ++ shared ++ ended, session}
   end
+
+  defp max_body(%{"limits" => %{"max_body" => most}}, _session) when is_integer(most), do: most
+  defp max_body(_pong, session), do: session.max_body
 
   defp met(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
   defp met(session, boot, now), do: resume_all(%{session | boot: boot}, now)
