@@ -91,7 +91,13 @@ defmodule AxonCore do
   latest, so this needs none.
   """
   @spec await(Handle.t(), timeout) :: {:ok, Result.t() | map} | {:error, Error.t()}
-  def await(%Handle{ref: ref} = handle, timeout \\ :infinity) do
+  def await(handle, timeout \\ :infinity)
+
+  def await(%Handle{to: to}, _timeout) when is_pid(to) and to != self() do
+    raise ArgumentError, "#{inspect(to)} hears of this run, and only it can await its end"
+  end
+
+  def await(%Handle{ref: ref} = handle, timeout) do
     monitor = Process.monitor(handle.connection)
     until = if timeout == :infinity, do: :infinity, else: now() + timeout
 

@@ -156,7 +156,7 @@ defmodule AxonCore.Connection do
         state = %{state | session: session, ids: Map.put(state.ids, ref, run.id)}
         state = put_in(state.callers[run.id], Map.merge(caller, more))
         Telemetry.execute([:run, :start], %{system_time: System.system_time()}, %{kind: run.kind, id: run.id})
-        handle = %Handle{ref: ref, id: run.id, kind: run.kind, connection: self(), credit: run.window}
+        handle = %Handle{ref: ref, id: run.id, kind: run.kind, connection: self(), to: caller.to, credit: run.window}
         {:reply, {:ok, handle}, perform(state, actions)}
 
       {:error, error} ->

@@ -4,13 +4,14 @@ defmodule AxonCore.Handle do
   """
 
   @enforce_keys [:ref, :id, :kind, :connection]
-  defstruct [:ref, :id, :kind, :connection, :credit]
+  defstruct [:ref, :id, :kind, :connection, :to, :credit]
 
   @type t :: %__MODULE__{
           ref: reference,
           id: binary,
           kind: String.t(),
           connection: GenServer.server(),
+          to: pid | atom | nil,
           credit: pos_integer | nil
         }
 end

@@ -31,6 +31,11 @@ defmodule AxonCore.ConnectionTest do
     assert AxonCore.cancel(handle) == {:error, :ended}
   end
 
+  test "only who hears of a run awaits its end", %{connection: connection} do
+    {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", to: spawn(fn -> Process.sleep(:infinity) end))
+    assert_raise ArgumentError, ~r/only it can await/, fn -> AxonCore.await(handle) end
+  end
+
   test "events are told, without what is said", %{connection: connection, transport: transport} do
     {:ok, _} = AxonCore.run_stream(connection, "echo", "a secret")
     assert_receive {:event, [:axon_core, :run, :start], %{system_time: _}, %{kind: "run_stream", id: id}}
