@@ -182,7 +182,7 @@ defmodule AxonCore.AgentProcess do
 
   defp begin(state, from, kind, prompt, options) do
     options = Keyword.put_new(options, :message_history, state.history)
-    started = try_to_start(state, kind, prompt, [observer: self()] ++ options)
+    started = try_to_start(state, kind, prompt, Keyword.put(options, :observer, self()))
     GenServer.reply(from, started)
 
     case started do
@@ -195,6 +195,7 @@ defmodule AxonCore.AgentProcess do
     start_run(state.connection, kind, state.agent, prompt, options)
   catch
     :exit, reason -> {:error, Error.new(:no_answer, "there is no connection: #{inspect(reason)}")}
+    :error, fault -> {:error, Error.new(:invalid_argument, Exception.message(Exception.normalize(:error, fault)))}
   end
 
   defp next(state) do

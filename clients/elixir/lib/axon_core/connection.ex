@@ -52,8 +52,11 @@ defmodule AxonCore.Connection do
     id = Keyword.get_lazy(options, :id, &random/0)
     run = Run.new(id, kind, Map.new(header), body, functions, now())
 
+    to = options |> Keyword.get(:to, self()) |> GenServer.whereis()
+
     case check(run) do
-      :ok -> GenServer.call(connection, {:start, run, Keyword.put_new(options, :to, self())}, :infinity)
+      :ok when is_pid(to) -> GenServer.call(connection, {:start, run, Keyword.put(options, :to, to)}, :infinity)
+      :ok -> {:error, Error.new(:invalid_argument, "there is no process #{inspect(options[:to])}")}
       {:error, error} -> {:error, error}
     end
   rescue
@@ -78,15 +81,14 @@ defmodule AxonCore.Connection do
   @doc "Says that a message was dealt with, so that there is credit for more."
   @spec took(Handle.t(), pos_integer) :: :ok
   def took(%Handle{credit: nil}, _seq), do: :ok
-  def took(handle, seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
+  def took(handle, seq) when is_integer(seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
 
-  defp about(handle, what), do: GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity)
-
-  defp check(%Run{id: id}) when byte_size(id) not in 1..64 do
-    {:error, Error.new(:invalid_argument, "an id has 1 to 64 bytes")}
+  defp about(handle, what) do
+    with {:raise, error} <- GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity), do: raise(error)
   end
 
-  defp check(_run), do: :ok
+  defp check(%Run{id: id}) when is_binary(id) and byte_size(id) in 1..64, do: :ok
+  defp check(_run), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
 
   # --- the process ---------------------------------------------------------------------------------
 
@@ -169,6 +171,9 @@ defmodule AxonCore.Connection do
       {:ok, state} -> {:reply, :ok, state}
       :error -> {:reply, {:error, :ended}, state}
     end
+  rescue
+    # What is wrong is the caller's alone: nobody else shall suffer from it.
+    error -> {:reply, {:raise, error}, state}
   end
 
   @impl true
@@ -322,6 +327,8 @@ defmodule AxonCore.Connection do
       {:error, faults} -> {:error, Error.new(:unreadable, "the result does not fit the output", %{"errors" => faults})}
       _as_it_is -> event
     end
+  rescue
+    fault -> {:error, Error.new(:unreadable, "the result does not fit the output: #{Exception.message(fault)}")}
   end
 
   defp cast(_cast, event), do: event

@@ -197,7 +197,9 @@ defmodule AxonCore.Run do
   @doc "Something may have been lost: what came since the last message is asked for, at most every two seconds."
   @spec resume(t, integer) :: {[action], t}
   def resume(%{kind: kind} = run, now) when kind in @runs do
-    if run.resumed_at == nil or now - run.resumed_at >= @resume_again, do: ask(run, now), else: {[], run}
+    if run.resumed_at == nil or now - run.resumed_at >= @resume_again,
+      do: ask(run, now),
+      else: {[], %{run | resume_due: run.resumed_at + @resume_again}}
   end
 
   def resume(run, _now), do: {[], run}

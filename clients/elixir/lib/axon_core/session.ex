@@ -89,8 +89,7 @@ defmodule AxonCore.Session do
     end
   rescue
     # A message that lacks something, or has it of another type: no other run shall suffer from it.
-    _fault in [ArgumentError, ArithmeticError, BadMapError, FunctionClauseError, KeyError, Protocol.UndefinedError] ->
-      unreadable(session, id)
+    _fault -> unreadable(session, id)
   end
 
   defp unreadable(session, id) when is_map_key(session.runs, id) do

@@ -43,7 +43,12 @@ defmodule AxonCore.ToolUtils do
 
   @doc "The answer of a tool that failed, packed."
   @spec failure(String.t()) :: binary
-  def failure(message), do: Codec.pack(%{error: %{message: message, retry: false}})
+  def failure(message) do
+    message =
+      if String.valid?(message), do: String.slice(message, 0, 4_000), else: inspect(message, printable_limit: 4_000)
+
+    Codec.pack(%{error: %{message: message, retry: false}})
+  end
 
   @doc "The same for a task that ended with a reason."
   @spec crashed(term) :: binary

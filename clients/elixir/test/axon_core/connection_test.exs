@@ -31,6 +31,37 @@ defmodule AxonCore.ConnectionTest do
     assert AxonCore.cancel(handle) == {:error, :ended}
   end
 
+  test "what is wrong is its caller's alone", %{connection: connection, transport: transport} do
+    {:ok, handle} = AxonCore.run_stream(connection, "echo", "x")
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    assert_raise Error, fn -> AxonCore.steer(handle, <<255>>) end
+    assert_raise Error, fn -> AxonCore.answer(handle, {:no, :id}, {:ok, 1}) end
+
+    for id <- [123, "", String.duplicate("x", 65)],
+        do: assert({:error, _} = AxonCore.run(connection, "echo", "x", id: id))
+
+    assert {:error, %Error{type: :invalid_argument}} = AxonCore.run_stream(connection, "echo", "x", to: :nobody)
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", timeout_ms: :infinity)
+    FakeTransport.say(transport, "error", id, %{seq: 1, error_type: "unknown_request", details: 5})
+    assert {:error, %Error{}} = AxonCore.await(handle)
+    assert Process.alive?(connection)
+  end
+
+  test "a tool that raises what is no text has failed, and nothing else", %{
+    connection: connection,
+    transport: transport
+  } do
+    bad = [name: "bad", parameters: %{}, function: fn _ -> raise <<255>> end]
+    {:ok, handle} = AxonCore.run_stream(connection, AxonCore.Agent.new(model: "tools", tools: [bad]), "x")
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "bad", args: %{}})
+    assert_receive {:sent, ^transport, ["tool_result", ^id, _, body]}
+    assert {:ok, %{"error" => %{"retry" => false}}} = AxonCore.Codec.unpack(body)
+    FakeTransport.say(transport, "complete", id, %{seq: 2, result: "x"})
+    assert {:ok, _} = AxonCore.await(handle)
+  end
+
   test "only who hears of a run awaits its end", %{connection: connection} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", to: spawn(fn -> Process.sleep(:infinity) end))
     assert_raise ArgumentError, ~r/only it can await/, fn -> AxonCore.await(handle) end
