@@ -54,7 +54,7 @@ def _gap(peer: Peer) -> None:
     peer.chunks(3, 5)
     peer.expect_resume(2, "rule 1, a higher seq is asked for")
     peer.expect_nothing("rule 1, a gap is asked for once", 1.0)
-    peer.send("resumed", **{"from": 2, "gap": False, "open_calls": [], "last": 5})
+    peer.resumed(2, 5)
     peer.chunks(2, 5)
     peer.complete(6)
 
@@ -63,7 +63,7 @@ def _gap_before_the_end(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.complete(4)
     peer.expect_resume(2, "rule 1, an end behind a gap is no end yet")
-    peer.send("resumed", **{"from": 2, "gap": False, "open_calls": [], "last": 4})
+    peer.resumed(2, 4)
     peer.chunks(2, 3)
     peer.complete(4)
 
@@ -72,7 +72,7 @@ def _no_longer_kept(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.chunks(5, 5)
     peer.expect_resume(2, "rule 1")
-    peer.send("resumed", **{"from": 4, "gap": True, "open_calls": [], "last": 5})
+    peer.resumed(4, 5, gap=True)
     peer.chunks(4, 5)
     peer.complete(6)
 
@@ -106,7 +106,7 @@ def _twice(peer: Peer) -> None:
     peer.chunks(1, 3)
     peer.complete(4)
     peer.complete(4)
-    peer.send("error", status="error", error_type="internal", message="too late", details={}, retryable=False)
+    peer.fail("internal", "too late")
     peer.chunks(5, 6)
 
 
@@ -119,13 +119,12 @@ def _refused(peer: Peer) -> None:
 
 def _new_error(peer: Peer) -> None:
     peer.chunks(1, 1)
-    peer.send("error", seq=2, status="error", error_type="quite_new", message="", details={}, retryable=True)
+    peer.fail("quite_new", retryable=True, seq=2)
 
 
 def _by_the_broker(peer: Peer) -> None:
     peer.chunks(1, 2)
-    lost = {"by": "broker"}
-    peer.send("error", status="error", error_type="worker_lost", message="", details=lost, retryable=True)
+    peer.fail("worker_lost", retryable=True, details={"by": "broker"})
 
 
 def _slow(peer: Peer) -> None:
@@ -144,7 +143,7 @@ def _silence(peer: Peer) -> None:
     peer.pong(id)
     peer.is_silent = False
     peer.expect_resume(2, "rule 6, an answer after silence is reason to resume")
-    peer.send("resumed", **{"from": 2, "gap": False, "open_calls": [], "last": 3})
+    peer.resumed(2, 3)
     peer.chunks(2, 3)
     peer.complete(4)
 
@@ -155,7 +154,7 @@ def _new_boot(peer: Peer) -> None:
     peer.succeed()
     peer.alive()
     peer.expect_resume(2, "rule 6, a new boot is reason to resume")
-    peer.send("resumed", **{"from": 2, "gap": False, "open_calls": [], "last": 1})
+    peer.resumed(2, 1)
     peer.chunks(2, 3)
     peer.complete(4)
 
@@ -174,7 +173,7 @@ def _miscounted_twice(peer: Peer) -> None:
     peer.alive(0)
     peer.alive(0)
     peer.expect_resume(1, "rule 6, a count that differs twice is reason to resume")
-    peer.send("resumed", **{"from": 1, "gap": False, "open_calls": [], "last": 3})
+    peer.resumed(1, 3)
     peer.chunks(1, 3)
     peer.complete(4)
 
@@ -185,7 +184,7 @@ def _restart(peer: Peer) -> None:
     peer.expect_nothing("nothing is missing", 0.5)
     peer.restart()
     peer.expect_resume(3, "rule 6, a restart of the broker is reason to resume", seconds=15.0)
-    peer.send("resumed", **{"from": 3, "gap": False, "open_calls": [], "last": 3})
+    peer.resumed(3, 3)
     peer.chunks(3, 4)
     peer.complete(5)
 
@@ -194,8 +193,7 @@ def _may_have_run(peer: Peer) -> None:
     peer.alive()
     peer.restart()
     peer.expect_resume(1, "rule 6", seconds=15.0)
-    details = {"may_have_run": True, "never_ran_within_ms": 0}
-    peer.send("error", status="error", error_type="unknown_request", message="", details=details, retryable=False)
+    peer.fail("unknown_request", details={"may_have_run": True, "never_ran_within_ms": 0})
 
 
 def _answered(peer: Peer, text: str, rule: str) -> None:
@@ -223,7 +221,7 @@ def _tool_replayed(peer: Peer) -> None:
     peer.alive()
     peer.expect_resume(3, "rule 6")
     listed = [peer.call(2, "lost"), peer.call(4, "unheard")]
-    peer.send("resumed", **{"from": 3, "gap": False, "open_calls": listed, "last": 4})
+    peer.resumed(3, 4, open_calls=listed)
     peer.send("tool_call", **peer.call(3, "over"))
     peer.send("tool_call", **peer.call(4, "unheard"))
     answers = {peer.expect("tool_result", "rule 7, a lost answer is given again")[2]["call_id"] for _ in range(2)}
@@ -254,7 +252,7 @@ def _unreadable(peer: Peer) -> None:
     peer.send_frames(b"chunk", peer.id, b"\xc1")
     peer.send_frames(b"alive", b"", b"\xc1")
     time.sleep(0.2)
-    peer.send("error", status="error", error_type="internal", message="", details={}, retryable=False)
+    peer.fail("internal")
     peer.hear(time.monotonic() + 0.5)  # a cancel, where it gave up by itself
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import zmq
@@ -100,6 +101,15 @@ class Peer:
     def complete(self, seq: int) -> None:
         """The run's end."""
         self.send("complete", seq=seq, result="done", usage={}, messages=[], finish_reason="stop", model="scripted")
+
+    def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: Any) -> None:
+        """The run's end as an error; `seq` and `details` where they matter."""
+        body = {"status": "error", "error_type": error_type, "message": message, "details": {}, "retryable": retryable}
+        self.send("error", **{**body, **more})
+
+    def resumed(self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[dict[str, Any]] = ()) -> None:
+        """The first answer to a `resume`."""
+        self.send("resumed", **{"from": start, "gap": gap, "open_calls": list(open_calls), "last": last})
 
     def call(self, seq: int, text: str) -> dict[str, Any]:
         """A call of the client's tool `note`, as `tool_call` and `resumed` have it."""

@@ -123,7 +123,7 @@ class Server:
             self._broken[case.name] = ""
         except (BrokenRuleError, RequestError) as broken:
             self._broken[case.name] = str(broken)
-            self._peer.send("error", status="error", error_type="internal", message="", details={}, retryable=False)
+            self._peer.fail("internal")
 
     def _judge(self, seen: dict[str, Any]) -> None:
         case = self._cases.get(str(seen.get("case")))
