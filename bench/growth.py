@@ -16,6 +16,7 @@ from axon_zmq import limits, wire
 from axon_zmq.broker.core import Broker
 from axon_zmq.broker.events import Ended, Event, FromClient, FromWorker, Tick, ToWorker, WorkerGone
 from axon_zmq.wire import CONTROL
+from bench import report
 from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -135,9 +136,7 @@ def main() -> None:
     made = table(QUICK if options.quick else SIZES, print)
     print(made)
     if options.write and not options.quick:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+        report.write(made, PAGE, (BEGIN, END))
 
 
 if __name__ == "__main__":

@@ -79,10 +79,10 @@ def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def write(markdown: str, page: Path = PAGE) -> None:
-    """Replace the table in the page, between its two markers."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _old, end, after = rest.partition(END)
+def write(markdown: str, page: Path = PAGE, markers: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace the table in a page, between two markers."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(markers[0])
+    _old, end, after = rest.partition(markers[1])
     if not (begin and end):
-        sys.exit(f"{page} lacks the markers {BEGIN!r} and {END!r}")
-    page.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}")
+        sys.exit(f"{page} lacks the markers {markers[0]!r} and {markers[1]!r}")
+    page.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}", encoding="utf-8")

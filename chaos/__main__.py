@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from bench import processes
-from bench.report import machine
+from bench.report import machine, write
 from chaos import brokers, clients, operators, workers
 from chaos.promises import Report, Scenario
 
@@ -52,12 +52,6 @@ def _markdown(rows: list[tuple[str, ...]], where: dict[str, str]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table)])
 
 
-def _write(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Play the scenarios, in bounded time and on 127.0.0.1 alone; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(prog="scripts/chaos", description="Faults, promises, and what was measured.")
@@ -90,7 +84,7 @@ def main() -> int:
     if not options.json:
         print(_markdown(rows, where))
     if options.write:
-        _write(_markdown(rows, where))
+        write(_markdown(rows, where), PAGE, (BEGIN, END))
     return 1 if broken else 0
 
 
