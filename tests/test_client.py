@@ -95,6 +95,22 @@ def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_w
     assert request.ended
 
 
+def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
+    core = ClientCore()
+    request = started(core)
+    core.steer(b"1", "more", "asap")
+    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
+    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    core.outgoing.clear()
+    for _ in ("to the resume", "to the steer"):
+        message(core, b"error", 2.0, **NEVER_RAN)
+    assert [kind for kind, _ in sent(core)] == [b"run_stream", b"steer"]
+    core.receive([b"alive", b"", wire.pack({"boot": "three", "open": 1})], 5.0)
+    message(core, b"error", 5.0, **NEVER_RAN)
+    assert [kind for kind, _ in sent(core)] == [b"resume", b"run_stream", b"steer"]
+    assert not request.ended
+
+
 def test_a_cancelled_run_that_never_ran_is_not_sent_again():
     core = ClientCore()
     request = started(core)

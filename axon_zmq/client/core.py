@@ -68,6 +68,8 @@ class Request:
     sent_at: float = 0.0
     frames: list[list[bytes]] = field(default_factory=list[list[bytes]])
     """The request and what was said to it, until it is known to have begun: a daemon may forget what only waited."""
+    begun_again: bool = False
+    """Since its last `resume`: another word that it never ran answers what was sent before that."""
     cancelled: bool = False
     resume_due: bool = False
     """The daemon had no room for its `resume`, or for an answer: it is asked again."""
@@ -300,6 +302,9 @@ class ClientCore:
         if request.cancelled:
             self._end(request, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))
             return True
+        if request.begun_again:
+            return False
+        request.begun_again = True
         (kind, id, header, body), *said = request.frames
         left = max(1, int((request.deadline - PATIENCE - now) * 1000))
         header = wire.pack({**wire.unpack(header, "the header"), "timeout_ms": left})
@@ -413,7 +418,7 @@ class ClientCore:
 
     def _resume(self, request: Request, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
-            request.resumed_at, request.resume_due = now, False
+            request.resumed_at, request.resume_due, request.begun_again = now, False, False
             header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
             self.outgoing.append([b"resume", request.id, wire.pack(header)])
             if request.cancelled:

@@ -94,11 +94,11 @@ class Server:
     def _serve(self, heard: Heard) -> None:
         kind, id, _, body = heard
         match kind, body:
-            case "run_stream", {"agent": "conformance", "prompt": str(name)} if name in self._cases:
+            case "run_stream", {"agent": agent, "prompt": str(name)} if agent == AGENT and name in self._cases:
                 self._play(self._cases[name], id)
-            case "call_tool", {"tool": "cases"}:
+            case "call_tool", {"tool": tool} if tool == LIST:
                 self._answer(id, list(self._cases))
-            case "call_tool", {"tool": "report", "args": dict(seen)}:
+            case "call_tool", {"tool": tool, "args": dict(seen)} if tool == REPORT:
                 self._judge(seen)
                 self._answer(id, "noted")
             case "resume" | "cancel" | "credit" | "tool_result" | "steer", _:

@@ -60,7 +60,7 @@ defmodule AxonCore do
   """
   @spec stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: Enumerable.t()
   def stream(connection, agent, prompt, options \\ []) do
-    lazily(fn -> run_stream(connection, agent, prompt, Keyword.put_new(options, :credit, @window)) end)
+    lazily(options, &run_stream(connection, agent, prompt, &1))
   end
 
   @doc "Calls one Python tool, without a model. Options: `agent`, `deps`, and a request's header."
@@ -68,20 +68,20 @@ defmodule AxonCore do
   def call_tool(connection, tool, args \\ %{}, options \\ []) do
     {more, options} = Keyword.split(options, [:agent, :deps])
     body = Map.merge(%{tool: tool, args: args}, Map.new(more))
-    with {:ok, handle} <- Connection.request(connection, "call_tool", body, options), do: await(handle)
+    wait_for(options, &Connection.request(connection, "call_tool", body, &1))
   end
 
   @doc "What agents and toolsets there are: the body of a `catalog`."
   @spec describe(GenServer.server(), String.t() | nil) :: {:ok, map} | {:error, Error.t()}
   def describe(connection, agent \\ nil) do
     body = if agent, do: %{agent: agent}, else: %{}
-    with {:ok, handle} <- Connection.request(connection, "describe", body), do: await(handle)
+    wait_for([], &Connection.request(connection, "describe", body, &1))
   end
 
   @doc "Who the daemon is and how it is: the body of a `pong`."
   @spec ping(GenServer.server()) :: {:ok, map} | {:error, Error.t()}
   def ping(connection) do
-    with {:ok, handle} <- Connection.request(connection, "ping", %{}), do: await(handle)
+    wait_for([], &Connection.request(connection, "ping", %{}, &1))
   end
 
   @doc """
@@ -93,7 +93,7 @@ defmodule AxonCore do
   @spec await(Handle.t(), timeout) :: {:ok, Result.t() | map} | {:error, Error.t()}
   def await(handle, timeout \\ :infinity)
 
-  def await(%Handle{to: to}, _timeout) when is_pid(to) and to != self() do
+  def await(%Handle{to: to}, _timeout) when to != self() do
     raise ArgumentError, "#{inspect(to)} hears of this run, and only it can await its end"
   end
 
@@ -136,14 +136,35 @@ defmodule AxonCore do
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   defdelegate answer(handle, call_id, answer), to: Connection
 
+  @typep start :: (keyword -> {:ok, Handle.t()} | {:error, Error.t()})
+
   @doc false
-  @spec lazily((() -> {:ok, Handle.t()} | {:error, Error.t()})) :: Enumerable.t()
-  def lazily(start) do
-    Stream.resource(fn -> begin(start.()) end, &next/1, &finish/1)
+  @spec wait_for(keyword, start) :: {:ok, Result.t() | map} | {:error, Error.t()}
+  def wait_for(options, start) do
+    with :ok <- check_mine(options), {:ok, handle} <- start.(options), do: await(handle)
   end
 
-  defp begin({:ok, handle}), do: {handle, Process.monitor(handle.connection)}
-  defp begin({:error, error}), do: raise(error)
+  @doc false
+  @spec lazily(keyword, start) :: Enumerable.t()
+  def lazily(options, start) do
+    options = Keyword.put_new(options, :credit, @window)
+    Stream.resource(fn -> begin(options, start) end, &next/1, &finish/1)
+  end
+
+  defp begin(options, start) do
+    with :ok <- check_mine(options), {:ok, handle} <- start.(options) do
+      {handle, Process.monitor(handle.connection)}
+    else
+      {:error, error} -> raise error
+    end
+  end
+
+  # Who waits for a run, or reads it, is who hears of it.
+  defp check_mine(options) do
+    if Keyword.has_key?(options, :to),
+      do: {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")},
+      else: :ok
+  end
 
   defp next(:ended), do: {:halt, :ended}
 
@@ -152,6 +173,10 @@ defmodule AxonCore do
       {:axon, ^ref, {:chunk, %Chunk{seq: seq} = chunk}} ->
         Connection.took(handle, seq)
         {[chunk], state}
+
+      {:axon, ^ref, {:log, %{"seq" => seq}} = event} ->
+        Connection.took(handle, seq)
+        {[event], state}
 
       {:axon, ^ref, {:complete, result}} ->
         Process.demonitor(monitor, [:flush])
@@ -189,7 +214,7 @@ defmodule AxonCore do
   end
 
   defp once(connection, kind, agent, prompt, options) do
-    with {:ok, handle} <- AgentProcess.start_run(connection, kind, agent(agent), prompt, options), do: await(handle)
+    wait_for(options, &AgentProcess.start_run(connection, kind, agent(agent), prompt, &1))
   end
 
   defp agent(%Agent{} = agent), do: agent

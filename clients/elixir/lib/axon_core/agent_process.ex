@@ -17,8 +17,8 @@ defmodule AxonCore.AgentProcess do
 
   Options of a run are those of the request (`message_history`, `tools`, `deps`, `model`, `model_settings`,
   `usage_limits`, `retries`, `output_schema`, `output_mode`, `deferred_tool_results`, `events`, `log`, `metadata`), of its
-  header (`timeout_ms`, `max_attempts`, `credit`, `on_disconnect`, `traceparent`, `tracestate`, `ack`), and `to`: who hears
-  of it, the caller where left out.
+  header (`timeout_ms`, `max_attempts`, `credit`, `on_disconnect`, `traceparent`, `tracestate`, `ack`), and for
+  `run_stream` without `each` `to`: who hears of it, the caller where left out.
 
   A run that ends with `deferred` is gone on with by `run(agent, nil, deferred_tool_results: %{approvals: …})`.
   """
@@ -29,7 +29,7 @@ defmodule AxonCore.AgentProcess do
 
   @of_the_body ~w(message_history tools deferred_tool_results output_schema output_mode deps model model_settings
                   usage_limits retries events log metadata)a
-  @of_the_start ~w(to id observer timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
+  @of_the_start ~w(to id timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
 
   @type option ::
           {:agent, Agent.t() | String.t()}
@@ -74,7 +74,7 @@ defmodule AxonCore.AgentProcess do
   @doc "A streamed run as a lazy stream, with credit on the wire: see `AxonCore.stream/4`."
   @spec stream(GenServer.server(), term, keyword) :: Enumerable.t()
   def stream(agent, prompt, options \\ []) do
-    AxonCore.lazily(fn -> start(agent, "run_stream", prompt, Keyword.put_new(options, :credit, 64)) end)
+    AxonCore.lazily(options, &start(agent, "run_stream", prompt, &1))
   end
 
   @doc "Calls one Python tool of the agent's, without a model. Options: `deps`, and a request's header."
@@ -98,15 +98,16 @@ defmodule AxonCore.AgentProcess do
   def reset(agent, messages \\ []), do: GenServer.call(agent, {:reset, messages})
 
   @doc false
-  @spec start_run(GenServer.server(), String.t(), Agent.t(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
-  def start_run(connection, kind, agent, prompt, options) do
+  @spec start_run(GenServer.server(), String.t(), Agent.t(), term, keyword, pid | nil) ::
+          {:ok, Handle.t()} | {:error, Error.t()}
+  def start_run(connection, kind, agent, prompt, options, observer \\ nil) do
     {of_the_body, options} = Keyword.split(options, @of_the_body)
 
     case Keyword.keys(options) -- @of_the_start do
       [] ->
         {body, functions} = Agent.request(agent, prompt, Map.new(of_the_body))
         cast = if agent.output != nil and of_the_body[:output_schema] == nil, do: &SchemaUtils.cast(&1, agent.output)
-        Connection.request(connection, kind, body, [functions: functions, cast: cast] ++ options)
+        Connection.request(connection, kind, body, [functions: functions, cast: cast, observer: observer] ++ options)
 
       [unknown | _] ->
         {:error, Error.new(:invalid_argument, "a run has no option #{inspect(unknown)}")}
@@ -116,7 +117,7 @@ defmodule AxonCore.AgentProcess do
   end
 
   defp wait_for(agent, kind, prompt, options) do
-    with {:ok, handle} <- start(agent, kind, prompt, options), do: AxonCore.await(handle)
+    AxonCore.wait_for(options, &start(agent, kind, prompt, &1))
   end
 
   defp start(agent, kind, prompt, options) do
@@ -176,13 +177,13 @@ defmodule AxonCore.AgentProcess do
   def handle_info(_late, state), do: {:noreply, state}
 
   defp begin(%{history: :off} = state, from, kind, prompt, options) do
-    GenServer.reply(from, try_to_start(state, kind, prompt, options))
+    GenServer.reply(from, try_to_start(state, kind, prompt, options, nil))
     state
   end
 
   defp begin(state, from, kind, prompt, options) do
     options = Keyword.put_new(options, :message_history, state.history)
-    started = try_to_start(state, kind, prompt, Keyword.put(options, :observer, self()))
+    started = try_to_start(state, kind, prompt, options, self())
     GenServer.reply(from, started)
 
     case started do
@@ -191,8 +192,8 @@ defmodule AxonCore.AgentProcess do
     end
   end
 
-  defp try_to_start(state, kind, prompt, options) do
-    start_run(state.connection, kind, state.agent, prompt, options)
+  defp try_to_start(state, kind, prompt, options, observer) do
+    start_run(state.connection, kind, state.agent, prompt, options, observer)
   catch
     :exit, reason -> {:error, Error.new(:no_answer, "there is no connection: #{inspect(reason)}")}
     :error, fault -> {:error, Error.new(:invalid_argument, Exception.message(Exception.normalize(:error, fault)))}

@@ -8,7 +8,7 @@ defmodule AxonCore.Connection do
   |---|---|
   | `name` | as of any GenServer |
   | `endpoint` | `tcp://HOST:PORT`, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
-  | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends; an application that resumes runs after its own restart names it |
+  | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends (without a name, for the first such connection, the second, and so on); an application that resumes runs after its own restart names it |
   | `transport` | `AxonCore.Transport.Chumak` (where left out) or `AxonCore.Transport.Erlzmq` |
 
   What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
@@ -31,6 +31,11 @@ defmodule AxonCore.Connection do
           | {:identity, String.t()}
           | {:transport, module}
 
+  @doc false
+  def child_spec(options) do
+    %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}}
+  end
+
   @doc "Starts a connection. It need not find the daemon: requests wait until it does."
   @spec start_link([option]) :: GenServer.on_start()
   def start_link(options \\ []) do
@@ -52,15 +57,22 @@ defmodule AxonCore.Connection do
     id = Keyword.get_lazy(options, :id, &random/0)
     run = Run.new(id, kind, Map.new(header), body, functions, now())
 
-    to = options |> Keyword.get(:to, self()) |> GenServer.whereis()
-
-    case check(run) do
-      :ok when is_pid(to) -> GenServer.call(connection, {:start, run, Keyword.put(options, :to, to)}, :infinity)
-      :ok -> {:error, Error.new(:invalid_argument, "there is no process #{inspect(options[:to])}")}
-      {:error, error} -> {:error, error}
+    with :ok <- check(id), {:ok, to} <- listener(Keyword.get(options, :to, self())) do
+      GenServer.call(connection, {:start, run, Keyword.put(options, :to, to)}, :infinity)
     end
   rescue
     error in Error -> {:error, error}
+  end
+
+  defp check(id) when is_binary(id) and byte_size(id) in 1..64, do: :ok
+  defp check(_id), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
+
+  defp listener(to) do
+    pid = GenServer.whereis(to)
+
+    if is_pid(pid) and (node(pid) != node() or Process.alive?(pid)),
+      do: {:ok, pid},
+      else: {:error, Error.new(:invalid_argument, "there is no process #{inspect(to)}")}
   end
 
   @doc "Asks a request to end; its own last message says how it did."
@@ -78,7 +90,7 @@ defmodule AxonCore.Connection do
     about(handle, &Run.answer(&1, call_id, packed))
   end
 
-  @doc "Says that a message was dealt with, so that there is credit for more."
+  @doc "Says that a chunk or a log was dealt with, by its `seq`, so that there is credit for more."
   @spec took(Handle.t(), pos_integer) :: :ok
   def took(%Handle{credit: nil}, _seq), do: :ok
   def took(handle, seq) when is_integer(seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
@@ -86,9 +98,6 @@ defmodule AxonCore.Connection do
   defp about(handle, what) do
     with {:raise, error} <- GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity), do: raise(error)
   end
-
-  defp check(%Run{id: id}) when is_binary(id) and byte_size(id) in 1..64, do: :ok
-  defp check(_run), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
 
   # --- the process ---------------------------------------------------------------------------------
 
@@ -136,13 +145,22 @@ defmodule AxonCore.Connection do
 
   # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of them.
   defp identity(options) do
-    key = {__MODULE__, options[:called]}
+    key = {__MODULE__, options[:called] || unnamed(1)}
     remembered = fn -> :persistent_term.get(key, nil) || tap("ex-" <> random(), &:persistent_term.put(key, &1)) end
     identity = options[:identity] || remembered.()
 
     if identity =~ ~r/\A[\x21-\x7e]{1,200}\z/,
       do: identity,
       else: raise(Error.new(:invalid_argument, "an identity is ASCII text of 1 to 200 characters"))
+  end
+
+  # The first such name that no other connection has: it is free again when this process has ended.
+  defp unnamed(number) do
+    name = Module.concat(__MODULE__, "Unnamed#{number}")
+    true = Process.register(self(), name)
+    name
+  rescue
+    ArgumentError -> unnamed(number + 1)
   end
 
   @impl true
@@ -169,7 +187,8 @@ defmodule AxonCore.Connection do
   def handle_call({:about, ref, what}, _from, state) do
     case about_run(state, state.ids[ref], what) do
       {:ok, state} -> {:reply, :ok, state}
-      :error -> {:reply, {:error, :ended}, state}
+      {:error, error} -> {:reply, {:raise, error}, state}
+      :ended -> {:reply, {:error, :ended}, state}
     end
   rescue
     # What is wrong is the caller's alone: nobody else shall suffer from it.
@@ -178,10 +197,7 @@ defmodule AxonCore.Connection do
 
   @impl true
   def handle_cast({:took, ref, seq}, state) do
-    case about_run(state, state.ids[ref], &Run.took(&1, seq)) do
-      {:ok, state} -> {:noreply, state}
-      :error -> {:noreply, state}
-    end
+    {:noreply, try_about_run(state, state.ids[ref], &Run.took(&1, seq))}
   end
 
   @impl true
@@ -214,8 +230,7 @@ defmodule AxonCore.Connection do
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
     case Enum.find(state.callers, fn {_id, caller} -> caller.monitor == monitor end) do
       {id, _caller} ->
-        {:ok, state} = about_run(stop(state, id, :all), id, &Run.cancel/1)
-        {:noreply, state}
+        {:noreply, state |> stop(id, :all) |> try_about_run(id, &Run.cancel/1)}
 
       nil ->
         {:noreply, state}
@@ -268,7 +283,11 @@ defmodule AxonCore.Connection do
 
   # --- what the session says is to be done ---------------------------------------------------------
 
-  defp about_run(_state, nil, _what), do: :error
+  # What has ended since needs nothing more.
+  defp try_about_run(state, id, what),
+    do: with({:ok, state} <- about_run(state, id, what), do: state, else: (_ -> state))
+
+  defp about_run(_state, nil, _what), do: :ended
 
   defp about_run(state, id, what) do
     with {:ok, actions, session} <- Session.with_run(state.session, id, what) do
@@ -345,10 +364,7 @@ defmodule AxonCore.Connection do
     duration = System.monotonic_time() - running.began
     Telemetry.execute([:tool, :stop], %{duration: duration}, %{name: running.name, id: running.id, outcome: outcome})
 
-    case about_run(state, running.id, &Run.answer(&1, running.call_id, packed)) do
-      {:ok, state} -> state
-      :error -> state
-    end
+    try_about_run(state, running.id, &Run.answer(&1, running.call_id, packed))
   end
 
   defp stop(state, id, which) do

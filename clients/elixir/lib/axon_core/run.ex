@@ -26,6 +26,7 @@ defmodule AxonCore.Run do
     :sent_at,
     :deadline,
     :window,
+    :room,
     :granted,
     :resumed_at,
     :resume_due,
@@ -36,6 +37,7 @@ defmodule AxonCore.Run do
     mended: MapSet.new(),
     last: 0,
     highest: 0,
+    begun_again?: false,
     cancelled?: false
   ]
 
@@ -72,6 +74,7 @@ defmodule AxonCore.Run do
   """
   @spec new(binary, String.t(), map, map, %{String.t() => ToolUtils.tool_function()}, integer) :: t
   def new(id, kind, header, body, functions, now) do
+    Enum.each([:timeout_ms, :credit], &check(&1, header[&1]))
     timeout = if kind in @runs, do: header[:timeout_ms] || @default_timeout, else: @describe_timeout
 
     %__MODULE__{
@@ -81,10 +84,16 @@ defmodule AxonCore.Run do
       deadline: now + timeout + @patience,
       frames: [Codec.message(kind, id, header, body)],
       window: header[:credit],
+      room: header[:credit],
       granted: header[:credit],
       functions: functions
     }
   end
+
+  defp check(_key, value) when value == nil or (is_integer(value) and value > 0), do: :ok
+
+  defp check(key, value),
+    do: raise(Error.new(:invalid_argument, "#{key} is a whole number over 0, not #{inspect(value)}"))
 
   @doc "Whether the daemon runs something for it, which can be resumed and cancelled."
   @spec run?(t) :: boolean
@@ -98,7 +107,7 @@ defmodule AxonCore.Run do
     run = %{run | highest: max(run.highest, seq)}
 
     cond do
-      seq == run.last + 1 -> take(kind, body, %{run | last: seq, frames: []}, now)
+      seq == run.last + 1 -> kind |> take(body, %{run | last: seq, frames: []}, now) |> passed(kind)
       seq <= run.last -> {[], run}
       true -> resume(run, now)
     end
@@ -107,7 +116,7 @@ defmodule AxonCore.Run do
   def heard(run, kind, body, now), do: take(kind, body, run, now)
 
   defp take("chunk", body, run, _now), do: {[{:event, {:chunk, Chunk.from_wire(body)}}], run}
-  defp take("log", body, run, _now), do: {[{:event, {:log, Map.delete(body, "seq")}}], run}
+  defp take("log", body, run, _now), do: {[{:event, {:log, body}}], run}
   defp take("accepted", body, run, _now), do: {[{:event, {:accepted, body["duplicate"] == true}}], run}
   defp take("tool_call", body, run, _now), do: called(body, run)
   defp take("tool_cancelled", %{"call_id" => id}, run, _now), do: uncalled(id, run)
@@ -122,7 +131,9 @@ defmodule AxonCore.Run do
     cond do
       run.frames == [] or not never_ran?(error, now - run.sent_at) -> failed(run, error)
       run.cancelled? -> failed(run, Error.new(:cancelled, "cancelled before it was started"))
-      true -> {again(run, now), run}
+      # What else was on its way to the daemon is answered so, too; all of it was sent again.
+      run.begun_again? -> {[], run}
+      true -> {again(run, now), %{run | begun_again?: true}}
     end
   end
 
@@ -207,7 +218,7 @@ defmodule AxonCore.Run do
   defp ask(run, now) do
     header = if run.window, do: %{from: run.last + 1, upto: run.granted}, else: %{from: run.last + 1}
     cancel = if run.cancelled?, do: [{:transmit, ["cancel", run.id]}], else: []
-    run = %{run | resumed_at: now, resume_due: nil}
+    run = %{run | resumed_at: now, resume_due: nil, begun_again?: false}
     {[{:transmit, Codec.message("resume", run.id, header)} | cancel], run}
   end
 
@@ -242,16 +253,23 @@ defmodule AxonCore.Run do
     {[{:transmit, frames}], run}
   end
 
-  @doc "Who asked has taken an event: credit is given for more, once half of the window is used."
+  @doc "Who asked has taken a chunk or a log: credit is given for more, once half of the window is used."
   @spec took(t, pos_integer) :: {[action], t}
-  def took(%{window: window} = run, seq) when is_integer(window) do
-    if seq + window - run.granted > div(window, 2), do: grant(run, seq + window), else: {[], run}
+  def took(%{window: nil} = run, _seq), do: {[], run}
+  def took(run, seq), do: grant(%{run | room: max(run.room, seq + run.window)})
+
+  # A message that needs no credit has a number all the same: it shall take no room from those that do.
+  defp passed({actions, %{window: window} = run}, kind) when window != nil and kind not in ["chunk", "log"] do
+    {granted, run} = grant(%{run | room: run.room + 1})
+    {actions ++ granted, run}
   end
 
-  def took(run, _seq), do: {[], run}
+  defp passed(taken, _kind), do: taken
 
-  defp grant(run, upto) do
-    {[{:transmit, Codec.message("credit", run.id, %{upto: upto})}], %{run | granted: upto}}
+  defp grant(%{room: room} = run) do
+    if room - run.granted > div(run.window, 2),
+      do: {[{:transmit, Codec.message("credit", run.id, %{upto: room})}], %{run | granted: room}},
+      else: {[], run}
   end
 
   @doc "Time has passed."

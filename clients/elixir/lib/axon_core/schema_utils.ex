@@ -23,13 +23,15 @@ defmodule AxonCore.SchemaUtils do
   | `{:enum, [value, …]}`, `{:const, value}` | these values; atoms are text |
   | `{:nullable, spec}` | the same, or null |
   | `{:one_of, [spec, …]}` | any of these |
-  | `[field: spec, …]` | object with these fields |
+  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields; their names are atoms or text |
   | `[type: spec, …options]`, `{spec, options}` | the spec with `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
   | a struct's module | object, from its `@type t`, its Ecto schema, or its fields alone |
   | `{Module, :type}` | a typespec: `@type type` of that module |
 
   Fields are required, but for those with `required: false`, a `default`, or of a struct neither enforced nor without a
-  default. `min` and `max` are of a number's value, a text's length, an array's size.
+  default. `min` and `max` are of a number's value, a text's length, an array's size. Fields of which the first is called
+  `type` are written `{:object, […]}`, so as not to be options. A struct inside itself may be anything there, since models
+  are given schemas written out.
   """
 
   alias AxonCore.{Codec, Error}
@@ -69,43 +71,54 @@ defmodule AxonCore.SchemaUtils do
     "number" => {"minimum", "maximum"}
   }
   @options ~w(type doc min max pattern format default required)a
+  # Pairs that begin so are specs, whatever stands beside it; other pairs with a list are a spec and its options.
+  @forms ~w(list array map object tuple enum const one_of nullable)a
 
   # --- to JSON Schema ------------------------------------------------------------------------------
 
   @doc "A spec as JSON Schema, with text as keys. Raises `AxonCore.Error` (`:invalid_argument`) for what is none."
   @spec to_json_schema(spec) :: map
-  def to_json_schema(spec) when is_map(spec) and not is_struct(spec), do: Codec.plain(spec)
-  def to_json_schema(spec) when is_map_key(@scalars, spec), do: @scalars[spec]
-  def to_json_schema(module) when is_atom(module), do: module |> struct_fields() |> object()
+  def to_json_schema(spec), do: schema(spec, [])
 
-  def to_json_schema({list, spec}) when list in [:list, :array],
-    do: %{"type" => "array", "items" => to_json_schema(spec)}
+  # `within` are the structs that this is a part of.
+  defp schema(spec, _within) when is_map(spec) and not is_struct(spec), do: Codec.plain(spec)
+  defp schema(spec, _within) when is_map_key(@scalars, spec), do: @scalars[spec]
 
-  def to_json_schema({:map, spec}), do: %{"type" => "object", "additionalProperties" => to_json_schema(spec)}
-  def to_json_schema({:enum, values}), do: %{"enum" => Codec.plain(values)}
-  def to_json_schema({:const, value}), do: %{"const" => Codec.plain(value)}
-  def to_json_schema({:one_of, specs}), do: %{"anyOf" => Enum.map(specs, &to_json_schema/1)}
-  def to_json_schema({:nullable, spec}), do: spec |> to_json_schema() |> nullable()
+  defp schema(module, within) when is_atom(module) do
+    if module in within, do: %{}, else: module |> struct_fields() |> object([module | within])
+  end
 
-  def to_json_schema({:tuple, specs}) do
-    items = Enum.map(specs, &to_json_schema/1)
+  defp schema({list, spec}, within) when list in [:list, :array],
+    do: %{"type" => "array", "items" => schema(spec, within)}
+
+  defp schema({:map, spec}, within), do: %{"type" => "object", "additionalProperties" => schema(spec, within)}
+  defp schema({:object, fields}, within), do: object(fields, within)
+  defp schema({:enum, values}, _within), do: %{"enum" => Codec.plain(values)}
+  defp schema({:const, value}, _within), do: %{"const" => Codec.plain(value)}
+  defp schema({:one_of, specs}, within), do: %{"anyOf" => Enum.map(specs, &schema(&1, within))}
+  defp schema({:nullable, spec}, within), do: spec |> schema(within) |> nullable()
+
+  defp schema({:tuple, specs}, within) do
+    items = Enum.map(specs, &schema(&1, within))
     size = length(items)
     %{"type" => "array", "prefixItems" => items, "minItems" => size, "maxItems" => size}
   end
 
-  def to_json_schema({module, type}) when is_atom(module) and is_atom(type),
-    do: module |> named(type) |> to_json_schema()
+  defp schema({module, type}, within) when is_atom(module) and is_atom(type),
+    do: module |> named(type) |> schema(within)
 
-  def to_json_schema({spec, options}) when is_list(options), do: with_options(to_json_schema(spec), options)
-  def to_json_schema([]), do: object([])
-  def to_json_schema([{:type, spec} | options]), do: to_json_schema({spec, options})
-  def to_json_schema([{key, _spec} | _] = fields) when is_atom(key), do: object(fields)
-  def to_json_schema([spec]), do: to_json_schema({:list, spec})
-  def to_json_schema(other), do: raise(Error.new(:invalid_argument, "#{inspect(other)} is no spec of a schema"))
+  defp schema({spec, options}, within) when is_list(options), do: spec |> schema(within) |> with_options(options)
+  defp schema([], _within), do: object([], [])
+  defp schema([{:type, spec} | options], within), do: schema({spec, options}, within)
+  defp schema([{key, _spec} | _] = fields, within) when is_atom(key), do: object(fields, within)
+  defp schema([spec], within), do: schema({:list, spec}, within)
 
-  defp object(fields) do
+  defp schema(other, _within),
+    do: raise(Error.new(:invalid_argument, "#{inspect(other)} is no spec of a schema"))
+
+  defp object(fields, within) do
     required = for {name, spec} <- fields, required?(spec), do: to_string(name)
-    properties = Map.new(fields, fn {name, spec} -> {to_string(name), to_json_schema(spec)} end)
+    properties = Map.new(fields, fn {name, spec} -> {to_string(name), schema(spec, within)} end)
     schema = %{"type" => "object", "properties" => properties, "additionalProperties" => false}
     if required == [], do: schema, else: Map.put(schema, "required", required)
   end
@@ -115,6 +128,7 @@ defmodule AxonCore.SchemaUtils do
     Keyword.get(options, :required, not Keyword.has_key?(options, :default))
   end
 
+  defp options_of({form, _spec}) when form in @forms, do: []
   defp options_of({_spec, options}) when is_list(options), do: if(Keyword.keyword?(options), do: options, else: [])
   defp options_of([{:type, _spec} | options]), do: options
   defp options_of(_spec), do: []
@@ -171,11 +185,30 @@ defmodule AxonCore.SchemaUtils do
 
   # --- and back ------------------------------------------------------------------------------------
 
-  @doc "A JSON Schema as a spec; what has no spec stays the schema that it is."
-  @spec from_json_schema(map) :: spec
-  def from_json_schema(schema) do
-    schema = Codec.plain(schema)
-    {spec, rest} = bare(schema)
+  @doc """
+  A JSON Schema as a spec; what has no spec stays the schema that it is.
+
+  Fields' names are text: `{:object, [{"city", :string}]}`. With `keys: :atoms` they become atoms, `[city: :string]`: only
+  for schemas of your own, since atoms are for ever.
+  """
+  @spec from_json_schema(map, keys: :strings | :atoms) :: spec
+  def from_json_schema(schema, options \\ []) do
+    case Keyword.get(options, :keys, :strings) do
+      :strings -> back(Codec.plain(schema), &{:object, &1})
+      :atoms -> back(Codec.plain(schema), &with_atoms/1)
+    end
+  end
+
+  defp with_atoms(fields) do
+    case for {name, spec} <- fields, do: {String.to_atom(name), spec} do
+      [{:type, _spec} | _] = fields -> {:object, fields}
+      fields -> fields
+    end
+  end
+
+  # `fields` is what makes a spec of an object's.
+  defp back(schema, fields) do
+    {spec, rest} = bare(schema, fields)
     options = for {key, option} <- option_names(schema), is_map_key(rest, key), do: {option, rest[key]}
 
     cond do
@@ -185,49 +218,49 @@ defmodule AxonCore.SchemaUtils do
     end
   end
 
-  defp bare(%{"type" => "object", "properties" => properties} = schema) do
+  defp bare(%{"type" => "object", "properties" => properties} = schema, fields) do
     required = schema["required"] || []
-
-    fields =
-      for {name, field} <- properties, do: {String.to_atom(name), optional(from_json_schema(field), name in required)}
-
-    {Enum.sort(fields), Map.drop(schema, ~w(type properties required additionalProperties))}
+    own = for {name, field} <- Enum.sort(properties), do: {name, optional(back(field, fields), name in required)}
+    {fields.(own), Map.drop(schema, ~w(type properties required additionalProperties))}
   end
 
-  defp bare(%{"type" => "object", "additionalProperties" => values} = schema) when is_map(values) do
-    {{:map, from_json_schema(values)}, Map.drop(schema, ~w(type additionalProperties))}
+  defp bare(%{"type" => "object", "additionalProperties" => values} = schema, fields) when is_map(values) do
+    {{:map, back(values, fields)}, Map.drop(schema, ~w(type additionalProperties))}
   end
 
-  defp bare(%{"type" => "array", "prefixItems" => items} = schema) do
-    {{:tuple, Enum.map(items, &from_json_schema/1)}, Map.drop(schema, ~w(type prefixItems minItems maxItems items))}
+  defp bare(%{"type" => "array", "prefixItems" => items} = schema, fields) do
+    {{:tuple, Enum.map(items, &back(&1, fields))}, Map.drop(schema, ~w(type prefixItems minItems maxItems items))}
   end
 
-  defp bare(%{"type" => "array"} = schema) do
-    {{:list, from_json_schema(schema["items"] || %{})}, Map.drop(schema, ~w(type items))}
+  defp bare(%{"type" => "array"} = schema, fields) do
+    {{:list, back(schema["items"] || %{}, fields)}, Map.drop(schema, ~w(type items))}
   end
 
-  defp bare(%{"type" => [type, "null"]} = schema) do
-    {spec, rest} = bare(%{schema | "type" => type})
+  defp bare(%{"type" => [type, "null"]} = schema, fields) do
+    {spec, rest} = bare(%{schema | "type" => type}, fields)
     {{:nullable, spec}, rest}
   end
 
-  defp bare(%{"enum" => values} = schema), do: {{:enum, values}, Map.drop(schema, ~w(enum type))}
-  defp bare(%{"const" => value} = schema), do: {{:const, value}, Map.drop(schema, ~w(const type))}
+  defp bare(%{"enum" => values} = schema, _fields), do: {{:enum, values}, Map.drop(schema, ~w(enum type))}
+  defp bare(%{"const" => value} = schema, _fields), do: {{:const, value}, Map.drop(schema, ~w(const type))}
 
-  defp bare(%{"anyOf" => schemas} = schema),
-    do: {{:one_of, Enum.map(schemas, &from_json_schema/1)}, Map.delete(schema, "anyOf")}
+  defp bare(%{"anyOf" => schemas} = schema, fields),
+    do: {{:one_of, Enum.map(schemas, &back(&1, fields))}, Map.delete(schema, "anyOf")}
 
-  defp bare(%{"type" => "string", "format" => "date"} = schema), do: {:date, Map.drop(schema, ~w(type format))}
-  defp bare(%{"type" => "string", "format" => "time"} = schema), do: {:time, Map.drop(schema, ~w(type format))}
-  defp bare(%{"type" => "string", "format" => "date-time"} = schema), do: {:datetime, Map.drop(schema, ~w(type format))}
-  defp bare(%{"type" => "object"} = schema), do: {:map, Map.drop(schema, ~w(type additionalProperties))}
+  defp bare(%{"type" => "string", "format" => "date"} = schema, _fields), do: {:date, Map.drop(schema, ~w(type format))}
+  defp bare(%{"type" => "string", "format" => "time"} = schema, _fields), do: {:time, Map.drop(schema, ~w(type format))}
 
-  defp bare(%{"type" => type} = schema) when type in ~w(string integer number boolean null) do
+  defp bare(%{"type" => "string", "format" => "date-time"} = schema, _fields),
+    do: {:datetime, Map.drop(schema, ~w(type format))}
+
+  defp bare(%{"type" => "object"} = schema, _fields), do: {:map, Map.drop(schema, ~w(type additionalProperties))}
+
+  defp bare(%{"type" => type} = schema, _fields) when type in ~w(string integer number boolean null) do
     {String.to_existing_atom(type), Map.delete(schema, "type")}
   end
 
-  defp bare(schema) when schema == %{}, do: {:any, %{}}
-  defp bare(schema), do: {:any, schema}
+  defp bare(schema, _fields) when schema == %{}, do: {:any, %{}}
+  defp bare(schema, _fields), do: {:any, schema}
 
   defp optional(spec, true), do: spec
   defp optional([{:type, _spec} | _] = spec, false), do: spec ++ [required: false]
@@ -272,16 +305,13 @@ defmodule AxonCore.SchemaUtils do
   defp cast_to(data, spec) when is_map_key(@scalars, spec), do: scalar(data, @scalars[spec]["format"])
   defp cast_to(nil, _spec), do: nil
 
+  # One inside itself may be anything: it becomes the struct where it fits.
   defp cast_to(data, module) when is_atom(module) do
-    fields =
-      for {name, spec} <- struct_fields(module),
-          is_map_key(data, to_string(name)),
-          do: {name, cast_field(data, name, spec)}
-
-    struct(module, fields)
+    if validate(data, module) == :ok, do: struct(module, cast_fields(data, struct_fields(module))), else: data
   end
 
   defp cast_to(data, {list, spec}) when list in [:list, :array], do: Enum.map(data, &cast_to(&1, spec))
+  defp cast_to(data, {:object, fields}), do: cast_fields(data, fields)
   defp cast_to(data, {:map, spec}), do: Map.new(data, fn {key, value} -> {key, cast_to(value, spec)} end)
   defp cast_to(data, {:nullable, spec}), do: cast_to(data, spec)
   defp cast_to(data, {:enum, values}), do: Enum.find(values, data, &(Codec.plain(&1) == data))
@@ -296,13 +326,17 @@ defmodule AxonCore.SchemaUtils do
   defp cast_to(data, [{:type, spec} | _options]), do: cast_to(data, spec)
   defp cast_to(data, []), do: data
 
-  defp cast_to(data, [{key, _spec} | _] = fields) when is_atom(key) do
-    for {name, spec} <- fields, is_map_key(data, to_string(name)), into: %{}, do: {name, cast_field(data, name, spec)}
-  end
+  defp cast_to(data, [{key, _spec} | _] = fields) when is_atom(key), do: cast_fields(data, fields)
 
   defp cast_to(data, [spec]), do: Enum.map(data, &cast_to(&1, spec))
 
-  defp cast_field(data, name, spec), do: cast_to(data[to_string(name)], spec)
+  defp cast_fields(data, fields) do
+    for {name, spec} <- fields,
+        key = to_string(name),
+        is_map_key(data, key),
+        into: %{},
+        do: {name, cast_to(data[key], spec)}
+  end
 
   defp scalar(text, "date") when is_binary(text), do: parsed(Date.from_iso8601(text), text)
   defp scalar(text, "time") when is_binary(text), do: parsed(Time.from_iso8601(text), text)

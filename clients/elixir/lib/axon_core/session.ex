@@ -42,30 +42,34 @@ defmodule AxonCore.Session do
     {:error, Error.new(:invalid_argument, "a request with the id #{inspect(id)} is open already")}
   end
 
-  def start(%{max_body: most} = session, run, now) do
-    size = run.frames |> hd() |> Enum.map(&byte_size/1) |> Enum.max()
+  def start(session, run, now) do
+    request = {:transmit, hd(run.frames)}
 
-    if size > most,
-      do: {:error, Error.new(:invalid_argument, "the request has #{size} bytes; the daemon takes at most #{most}")},
-      else: begin(session, run, now)
+    with :ok <- fits([request], session.max_body) do
+      # While nothing was open, silence meant nothing.
+      session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
+      {:ok, [{run.id, request}], put(session, run)}
+    end
   end
 
-  defp begin(session, run, now) do
-    # While nothing was open, silence meant nothing.
-    session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
-    {:ok, [{run.id, {:transmit, hd(run.frames)}}], put(session, run)}
-  end
+  @doc "Does something with an open request; `:ended` where it has ended."
+  @spec with_run(t, binary, (Run.t() -> {[Run.action()], Run.t()})) :: {:ok, [action], t} | {:error, Error.t()} | :ended
+  def with_run(session, id, _what) when not is_map_key(session.runs, id), do: :ended
 
-  @doc "Does something with an open request; `:error` where it has ended."
-  @spec with_run(t, binary, (Run.t() -> {[Run.action()], Run.t()})) :: {:ok, [action], t} | :error
   def with_run(session, id, what) do
-    case session.runs do
-      %{^id => run} ->
-        {actions, session} = applied(session, id, what.(run))
-        {:ok, actions, session}
+    {actions, _run} = done = what.(session.runs[id])
 
-      _ended ->
-        :error
+    with :ok <- fits(actions, session.max_body) do
+      {actions, session} = applied(session, id, done)
+      {:ok, actions, session}
+    end
+  end
+
+  # The daemon would cut the connection for what is far too large, and say nothing.
+  defp fits(actions, most) do
+    case for {:transmit, frames} <- actions, frame <- frames, byte_size(frame) > most, do: byte_size(frame) do
+      [] -> :ok
+      [size | _] -> {:error, Error.new(:invalid_argument, "it has #{size} bytes; the daemon takes at most #{most}")}
     end
   end
 

@@ -20,12 +20,18 @@ defmodule AxonCore.Supervisor do
   | `daemon` | options of `AxonCore.Daemon`, to start that too |
 
   When the connection dies the agents are started anew with it, their conversations with them: `message_history` brings one
-  back. A connection that merely breaks is no death.
+  back. A connection that merely breaks is no death, nor is the end of the daemon, which is started anew beside them.
   """
 
   use Supervisor
 
   alias AxonCore.{Agent, AgentProcess, Connection, Daemon}
+
+  @doc false
+  def child_spec(options) do
+    name = Keyword.fetch!(options, :name)
+    %{id: name, type: :supervisor, start: {__MODULE__, :start_link, [options]}}
+  end
 
   @doc "Starts them."
   @spec start_link(keyword) :: Supervisor.on_start()
@@ -44,9 +50,19 @@ defmodule AxonCore.Supervisor do
     name = Keyword.fetch!(options, :name)
     {daemon, options} = Keyword.pop(options, :daemon)
     {agents, options} = Keyword.pop(options, :agents, [])
-    daemon = if daemon, do: [{Daemon, daemon}], else: []
     connection = {Connection, Keyword.put(options, :name, connection(name))}
-    Supervisor.init(daemon ++ [connection | Enum.map(agents, &child(&1, name))], strategy: :rest_for_one)
+    clients = [connection | Enum.map(agents, &child(&1, name))]
+    if daemon, do: beside({Daemon, daemon}, clients), else: Supervisor.init(clients, strategy: :rest_for_one)
+  end
+
+  defp beside(daemon, clients) do
+    clients = %{
+      id: Clients,
+      type: :supervisor,
+      start: {Supervisor, :start_link, [clients, [strategy: :rest_for_one]]}
+    }
+
+    Supervisor.init([daemon, clients], strategy: :one_for_one)
   end
 
   defp child({key, %Agent{} = agent}, name), do: child({key, agent: agent}, name)

@@ -2,9 +2,8 @@ defmodule AxonCore.Transport do
   @moduledoc """
   What a connection needs of a ZeroMQ library: a process with one DEALER socket.
 
-  It is linked to its owner, tells it `{:axon_transport, pid, {:received, frames}}` for each message, in order, and
-  `{:axon_transport, pid, :connected}` where the library says that there is a new connection. It ends when its socket can
-  no longer be used; the owner then starts another. `transmit/2` never waits for the other end.
+  It is linked to its owner, and tells it `{:axon_transport, pid, {:received, frames}}` for each message, in order. It ends
+  when its socket can no longer be used; the owner then starts another. `transmit/2` never waits for the other end.
   """
 
   @typedoc """

@@ -10,6 +10,7 @@ end
 defmodule AxonCore.ConnectionTest do
   use ExUnit.Case
 
+  import AxonCore.Waiting
   alias AxonCore.{AgentProcess, Chunk, Connection, Error, FakeTransport, Result}
 
   setup do
@@ -65,6 +66,70 @@ defmodule AxonCore.ConnectionTest do
   test "only who hears of a run awaits its end", %{connection: connection} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", to: spawn(fn -> Process.sleep(:infinity) end))
     assert_raise ArgumentError, ~r/only it can await/, fn -> AxonCore.await(handle) end
+  end
+
+  test "who waits hears of it himself: to is refused before anything is started", %{connection: connection} do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    nobody = spawn(fn -> :ok end)
+
+    for start <- [
+          &AxonCore.run(connection, "echo", "x", &1),
+          &AxonCore.run_sync(connection, "echo", "x", &1),
+          &AxonCore.call_tool(connection, "tool", %{}, &1),
+          &AgentProcess.run(agent, "x", &1),
+          &AgentProcess.call_tool(agent, "tool", %{}, &1),
+          &AgentProcess.run_stream(agent, "x", [each: fn _ -> :ok end] ++ &1)
+        ] do
+      assert {:error, %Error{type: :invalid_argument, message: message}} = start.(to: nobody)
+      assert message =~ "`to`"
+    end
+
+    assert_raise Error, ~r/`to`/, fn -> connection |> AxonCore.stream("echo", "x", to: nobody) |> Enum.to_list() end
+    assert {:error, %Error{message: message}} = AgentProcess.run(agent, "x", observer: nobody)
+    assert message =~ ":observer"
+    refute_receive {:sent, _transport, ["run" <> _ | _]}, 50
+  end
+
+  test "a run of who died while it waited for its turn is not started", %{connection: connection, transport: transport} do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    {:ok, first} = AgentProcess.run_stream(agent, "1")
+    assert_receive {:sent, ^transport, ["run_stream", one | _]}
+    {caller, monitor} = spawn_monitor(fn -> AgentProcess.run(agent, "2") end)
+    assert eventually(fn -> :queue.len(:sys.get_state(agent).waiting) == 1 end)
+    Process.exit(caller, :kill)
+    assert_receive {:DOWN, ^monitor, _, _, _}
+    last = Task.async(fn -> AgentProcess.run(agent, "3") end)
+    FakeTransport.say(transport, "complete", one, %{seq: 1, messages: []})
+    assert {:ok, _} = AxonCore.await(first)
+    assert_receive {:sent, ^transport, ["run", three, _, body]}
+    assert {:ok, %{"prompt" => "3"}} = AxonCore.Codec.unpack(body)
+    FakeTransport.say(transport, "complete", three, %{seq: 1, messages: []})
+    assert {:ok, _} = Task.await(last)
+  end
+
+  test "a lazy stream's logs and tool calls use up no credit", %{connection: connection, transport: transport} do
+    reader = Task.async(fn -> connection |> AxonCore.stream("echo", "x", credit: 4, log: :info) |> Enum.to_list() end)
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+
+    for seq <- 1..3, do: FakeTransport.say(transport, "log", id, %{seq: seq, message: "x"})
+    assert_receive {:sent, ^transport, ["credit", ^id, header]}
+    assert {:ok, %{"upto" => 7}} = AxonCore.Codec.unpack(header)
+    FakeTransport.say(transport, "complete", id, %{seq: 4, result: "x"})
+    assert [{:log, _}, {:log, _}, {:log, _}, %Result{}] = Task.await(reader)
+  end
+
+  test "connections without a name or an identity have each their own, and keep it over a restart" do
+    pids = for id <- [:a, :b], do: start_supervised!({Connection, transport: AxonCore.TellingTransport}, id: id)
+    assert [first, second] = for(pid <- pids, do: identity_of(pid))
+    assert first != second
+    :ok = stop_supervised(:a)
+    again = start_supervised!({Connection, transport: AxonCore.TellingTransport}, id: :a)
+    assert identity_of(again) == first
+  end
+
+  defp identity_of(pid) do
+    assert_receive {:identity, ^pid, identity}
+    identity
   end
 
   test "events are told, without what is said", %{connection: connection, transport: transport} do
@@ -139,6 +204,18 @@ defmodule AxonCore.ConnectionTest do
       assert {:error, %Error{message: message}} = Connection.start_link(options)
       assert message =~ part
     end
+  end
+end
+
+defmodule AxonCore.TellingTransport do
+  @moduledoc false
+  def required, do: []
+  def waiting(_pid), do: 0
+  def transmit(_pid, _frames), do: :ok
+
+  def start_link(owner, options) do
+    send(:connection_test, {:identity, owner, options[:identity]})
+    Agent.start_link(fn -> nil end)
   end
 end
 

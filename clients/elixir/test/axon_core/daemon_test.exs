@@ -1,5 +1,6 @@
 defmodule AxonCore.DaemonTest do
   use ExUnit.Case
+  import AxonCore.Waiting
   alias AxonCore.{Daemon, Error, TestDaemon}
 
   @moduletag :daemon
@@ -24,6 +25,14 @@ defmodule AxonCore.DaemonTest do
     echo = AxonCore.Supervisor.agent(MyAxon, :echo)
     assert {:ok, %{result: "Hello"}} = AxonCore.AgentProcess.run(echo, "Hello")
     assert [_, _] = AxonCore.AgentProcess.history(echo)
+    agent = Process.whereis(echo)
+    broker = TestDaemon.pid(options, "broker")
+    [{_id, daemon, _type, _modules}] = for {Daemon, _, _, _} = child <- Supervisor.which_children(MyAxon), do: child
+    {:os_pid, sh} = Port.info(:sys.get_state(daemon).port, :os_pid)
+    {"", 0} = System.cmd("kill", ["-TERM", Integer.to_string(sh)])
+    assert eventually(fn -> not alive?(broker) end)
+    assert {:ok, %{result: "Hello again"}} = AxonCore.AgentProcess.run(echo, "Hello again")
+    assert {Process.whereis(echo), length(AxonCore.AgentProcess.history(echo))} == {agent, 4}
     Process.exit(Process.whereis(AxonCore.Supervisor.connection(MyAxon)), :kill)
     assert eventually(fn -> match?({:ok, _}, try_to_run(AxonCore.Supervisor.agent(MyAxon, :poet))) end)
   end
@@ -60,12 +69,4 @@ defmodule AxonCore.DaemonTest do
   end
 
   defp alive?(pid), do: match?({_, 0}, System.cmd("kill", ["-0", Integer.to_string(pid)], stderr_to_stdout: true))
-
-  defp eventually(true?, tries \\ 400) do
-    cond do
-      true?.() -> true
-      tries == 0 -> false
-      true -> Process.sleep(50) && eventually(true?, tries - 1)
-    end
-  end
 end

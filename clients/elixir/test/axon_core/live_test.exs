@@ -1,6 +1,7 @@
 for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transport.Erlzmq, :erlzmq}] do
   defmodule Module.concat(transport, "LiveTest") do
     use ExUnit.Case
+    import AxonCore.Waiting
 
     alias AxonCore.{Agent, AgentProcess, Chunk, Connection, Daemon, Error, Result, TestDaemon}
 
@@ -402,14 +403,6 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
         {:axon, ^ref, _other} -> collect(ref, chunks)
       after
         60_000 -> flunk("no end came after #{length(chunks)} chunks")
-      end
-    end
-
-    defp eventually(true?, tries \\ 400) do
-      cond do
-        true?.() -> true
-        tries == 0 -> false
-        true -> Process.sleep(25) && eventually(true?, tries - 1)
       end
     end
   end

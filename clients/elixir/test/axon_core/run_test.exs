@@ -124,6 +124,30 @@ defmodule AxonCore.RunTest do
     assert sent(actions) == [{"resume", %{"from" => 1, "upto" => 16}}]
   end
 
+  test "rule 9: a message that needs no credit takes none of it from those that do" do
+    call = fn seq -> {"tool_call", %{"seq" => seq, "call_id" => "#{seq}", "name" => "x", "args" => %{}}} end
+    {actions, run} = heard(run(credit: 4), Enum.map(1..6, call))
+    assert sent(actions) == [{"credit", %{"upto" => 7}}, {"credit", %{"upto" => 10}}]
+    {[_chunk], run} = heard(run, [{"chunk", chunk(7)}])
+    assert {[], run} = Run.took(run, 7)
+    {[{:event, {:log, %{"seq" => 8}}}], run} = heard(run, [{"log", %{"seq" => 8, "message" => "x"}}])
+    {actions, _run} = Run.took(run, 8)
+    assert sent(actions) == []
+    {actions, _run} = Run.took(run, 9)
+    assert sent(actions) == [{"credit", %{"upto" => 13}}]
+  end
+
+  test "a steer is said again once, though the daemon answers that and the resume" do
+    never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
+    {_, run} = Run.steer(run(), "more", :asap)
+    {_, run} = Run.resume(run, 0)
+    {actions, run} = heard(run, [never, never])
+    assert [{"run_stream", _}, {"steer", _}] = sent(actions)
+    {_, run} = Run.resume(run, 5_000)
+    {actions, _} = heard(run, [never])
+    assert [{"run_stream", _}, {"steer", _}] = sent(actions)
+  end
+
   test "a cancel may be lost with a broker: it is said again" do
     {_, run} = Run.cancel(run())
     {actions, _} = Run.resume(run, 0)
@@ -176,6 +200,10 @@ defmodule AxonCore.RunTest do
     {_, session} = Session.heard(Session.new("me", 0), pong, 0)
     assert {:error, %Error{type: :invalid_argument, message: message}} = Session.start(session, run(), 0)
     assert message =~ "at most 5"
+    session = %{session(run()) | max_body: 5}
+    assert {:error, %Error{message: message}} = Session.with_run(session, "1", &Run.steer(&1, "too long", :asap))
+    assert message =~ "at most 5"
+    assert :ended = Session.with_run(session, "2", &Run.cancel/1)
   end
 
   test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do

@@ -3,7 +3,7 @@ defmodule AxonCore.SchemaUtilsTest do
   doctest AxonCore.SchemaUtils
 
   alias AxonCore.{Error, SchemaUtils}
-  alias AxonCore.Fixtures.{LikeEcto, Place, Plain, Trip}
+  alias AxonCore.Fixtures.{Child, LikeEcto, Parent, Place, Plain, Trip}
 
   @specs [
     :string,
@@ -18,14 +18,45 @@ defmodule AxonCore.SchemaUtilsTest do
     {:nullable, :string},
     {:one_of, [:string, :integer]},
     [type: :integer, min: 1, max: 5, doc: "How many."],
-    [a: :string, b: [type: :integer, required: false]]
+    [a: :string, b: [type: :integer, required: false]],
+    {:object, [type: :string, what: {:list, [default: :string]}]}
   ]
 
   test "specs become JSON Schema and come back" do
     for spec <- @specs do
       schema = SchemaUtils.to_json_schema(spec)
       assert SchemaUtils.to_json_schema(SchemaUtils.from_json_schema(schema)) == schema, inspect(spec)
+      assert SchemaUtils.to_json_schema(SchemaUtils.from_json_schema(schema, keys: :atoms)) == schema, inspect(spec)
     end
+  end
+
+  test "names of fields become atoms only where that is asked for" do
+    schema = SchemaUtils.to_json_schema(a: :string, b: [c: :integer])
+    assert SchemaUtils.from_json_schema(schema) == {:object, [{"a", :string}, {"b", {:object, [{"c", :integer}]}}]}
+    assert SchemaUtils.from_json_schema(schema, keys: :atoms) == [a: :string, b: [c: :integer]]
+
+    assert SchemaUtils.cast(%{"a" => "x", "b" => %{"c" => 1}}, SchemaUtils.from_json_schema(schema)) ==
+             {:ok, %{"a" => "x", "b" => %{"c" => 1}}}
+  end
+
+  test "fields called as options are" do
+    assert %{"properties" => %{"type" => _, "min" => _}, "required" => ["type", "min"]} =
+             SchemaUtils.to_json_schema({:object, [type: :string, min: :integer]})
+
+    assert %{"required" => ["list"]} = SchemaUtils.to_json_schema(list: {:list, [name: :string, default: :integer]})
+  end
+
+  test "structs that name one another are written out once" do
+    schema = SchemaUtils.to_json_schema(Parent)
+    child = schema["properties"]["children"]["items"]
+    assert child["properties"]["of"] == %{"anyOf" => [%{}, %{"type" => "null"}]}
+    inner = %{"name" => "a", "of" => %{"name" => "b"}}
+
+    assert {:ok, %Parent{children: [%Child{of: %Parent{name: "b"}}]}} =
+             SchemaUtils.cast(%{"name" => "p", "children" => [inner]}, Parent)
+
+    odd = %{"name" => "p", "children" => [%{"of" => 5}]}
+    assert {:ok, %Parent{children: [%{"of" => 5}]}} = SchemaUtils.cast(odd, Parent)
   end
 
   test "what has no spec stays the schema that it is" do

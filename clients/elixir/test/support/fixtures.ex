@@ -23,6 +23,16 @@ defmodule AxonCore.Fixtures do
     @type t :: %__MODULE__{from: Place.t(), to: Place.t(), days: 1..30}
   end
 
+  defmodule Parent do
+    defstruct [:name, children: []]
+    @type t :: %__MODULE__{name: String.t(), children: [AxonCore.Fixtures.Child.t()]}
+  end
+
+  defmodule Child do
+    defstruct [:name, :of]
+    @type t :: %__MODULE__{name: String.t(), of: AxonCore.Fixtures.Parent.t() | nil}
+  end
+
   defmodule Plain do
     defstruct [:anything, size: 3]
   end

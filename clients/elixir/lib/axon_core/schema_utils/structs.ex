@@ -5,12 +5,13 @@ defmodule AxonCore.SchemaUtils.Structs do
   @spec fields(module) :: {:ok, [{atom, AxonCore.SchemaUtils.spec()}]} | :error
   def fields(module) do
     cond do
-      not Code.ensure_loaded?(module) -> :error
+      not struct?(module) -> :error
       function_exported?(module, :__schema__, 2) -> {:ok, of_ecto(module)}
-      function_exported?(module, :__struct__, 0) -> {:ok, of_struct(module)}
-      true -> :error
+      true -> {:ok, of_struct(module)}
     end
   end
+
+  defp struct?(module), do: Code.ensure_loaded?(module) and function_exported?(module, :__struct__, 0)
 
   @doc "A type of a module as a spec; `:error` where it has none of that name, or no types in its beam file."
   @spec type(module, atom) :: {:ok, AxonCore.SchemaUtils.spec()} | :error
@@ -105,7 +106,7 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp spec({:remote_type, _, [{:atom, _, NaiveDateTime}, {:atom, _, :t}, []]}, _known), do: :naive_datetime
 
   defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, :t}, []]}, {itself, _types}) do
-    if module != itself and match?({:ok, _fields}, fields(module)), do: module, else: :any
+    if module != itself and struct?(module), do: module, else: :any
   end
 
   defp spec({:user_type, _, name, []}, {module, types}) do

@@ -50,34 +50,35 @@ defmodule AxonCore.Transport.Erlzmq do
   end
 
   defp loop(state, wait) do
-    case transmit_all(state) do
+    with {sent, state} <- transmit_all(state),
+         received when is_integer(received) <- receive_all(state, @batch),
+         wait = if(sent + received > 0, do: @busy, else: min(2 * wait, @idle)),
+         :ok <- if(received < @batch, do: poll(state.socket, wait), else: :ok) do
+      loop(state, wait)
+    else
       {:stop, reason} ->
         _ = :erlzmq.close(state.socket)
         _ = :erlzmq.term(state.context)
         exit(reason)
-
-      {sent, state} ->
-        received = receive_all(state, @batch)
-        wait = if sent + received > 0, do: @busy, else: min(2 * wait, @idle)
-        {:ok, _ready} = if received < @batch, do: poll(state.socket, wait), else: {:ok, []}
-        loop(state, wait)
     end
   end
 
   defp poll(socket, wait) do
     case :erlzmq.poll(socket, [:pollin], wait) do
-      {:ok, ready} -> {:ok, ready}
-      {:error, :eagain} -> {:ok, []}
-      {:error, _reason} = error -> error
+      {:ok, _ready} -> :ok
+      {:error, :eagain} -> :ok
+      {:error, reason} -> lost(reason)
     end
   end
+
+  defp lost(reason), do: {:stop, {:shutdown, {:socket_lost, reason}}}
 
   # What a full pipe does not take is held, and tried first the next time.
   defp transmit_all(%{held: frames} = state) when frames != nil do
     case :erlzmq.send_multipart(state.socket, frames, [:dontwait]) do
       :ok -> sent_one(transmit_all(%{state | held: nil}))
       {:error, :eagain} -> {0, state}
-      {:error, reason} -> {:stop, {:shutdown, {:socket_lost, reason}}}
+      {:error, reason} -> lost(reason)
     end
   end
 
@@ -103,6 +104,9 @@ defmodule AxonCore.Transport.Erlzmq do
 
       {:error, :eagain} ->
         @batch - room
+
+      {:error, reason} ->
+        lost(reason)
     end
   end
 end
