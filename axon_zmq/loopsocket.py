@@ -16,6 +16,8 @@ import zmq
 
 BATCH: Final = 256
 """Messages taken in a round before the loop's other callbacks have their turn."""
+SOON: Final = 0.001
+"""Seconds that a message may wait for others, so that the peer is woken once for all of them."""
 
 
 class LoopSocket:
@@ -30,6 +32,10 @@ class LoopSocket:
         self._socket = socket
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
+        """What the peer does not take."""
+        self._gathered: list[Sequence[bytes]] = []
+        """What goes together, `SOON` after the last that went so."""
+        self._went_at = 0.0
         self._room = asyncio.Event()
         self._room.set()
         self._scheduled = False
@@ -43,6 +49,35 @@ class LoopSocket:
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Send now, or in order as soon as the peer takes it."""
+        if self._gathered:
+            self._gathered.append(frames)
+            self._send_gathered()
+        else:
+            self._send(frames)
+            self._look()
+
+    def send_soon(self, frames: Sequence[bytes]) -> None:
+        """Send now where nothing went so lately, else within `SOON` and together with what comes meanwhile."""
+        if self._gathered:
+            self._gathered.append(frames)
+            return
+        now = self._loop.time()
+        if now - self._went_at >= SOON:
+            self._went_at = now
+            self.send(frames)
+        else:
+            self._gathered.append(frames)
+            self._loop.call_at(self._went_at + SOON, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        if self._gathered and not self._closed:
+            gathered, self._gathered = self._gathered, []
+            self._went_at = self._loop.time()
+            for frames in gathered:
+                self._send(frames)
+            self._look()
+
+    def _send(self, frames: Sequence[bytes]) -> None:
         if self._waiting:
             self._flush()
         if self._waiting or not self._try(frames):
@@ -67,6 +102,7 @@ class LoopSocket:
 
     def close(self) -> None:
         """Close; what the socket itself still has leaves within its LINGER."""
+        self._send_gathered()
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -106,8 +142,6 @@ class LoopSocket:
                 send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
         except zmq.Again:
             return False  # of a multipart message only the first frame is ever refused
-        finally:
-            self._look()
         return True
 
     def _look(self) -> None:

@@ -144,7 +144,8 @@ class Job:
                 await self._more_credit.wait()
 
     def _put(self, kind: bytes, body: dict[str, Any]) -> None:
-        self.link.send(self.client, kind, self.id, self.outbox.put(kind, body))
+        send = self.link.send_soon if kind == b"chunk" else self.link.send
+        send(self.client, kind, self.id, self.outbox.put(kind, body))
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""

@@ -1,11 +1,11 @@
-"""Mode `run_stream`: each delta of the model one `chunk`, as it comes, through `run_stream_events`."""
+"""Mode `run_stream`: each delta of the model one `chunk`, as it comes; `ahead` says on which way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, Final
 
-from pydantic_ai import AgentRunResultEvent
+from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     AgentStreamEvent,
     FinalResultEvent,
@@ -21,10 +21,12 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolCallPartDelta,
 )
+from pydantic_ai.models import Model
 from pydantic_core import from_json, to_json
 
 from axon_zmq.worker import calls, history
 from axon_zmq.worker.agents import Registry
+from axon_zmq.worker.ahead import Ahead, Relayed
 from axon_zmq.worker.jobs import Job
 
 _EVERY_DELTA: Final = 4096
@@ -45,21 +47,37 @@ class RunStreamMode:
         """
         call = await calls.of_job_aside(job, self._registry)
         chunks = Chunks(job.chunk, call.text_is_output, call.output_is_wrapped)
-        relay = chunks.relay_whole if call.events == "all" else chunks.relay
-        result = None
+        if call.events == "all":
+            relay = chunks.relay_whole
+        else:
+            relay = chunks.relay
+            _relay_ahead(call, job, relay)
+
+        async def listen(_context: RunContext[Any], events: AsyncIterable[AgentStreamEvent]) -> None:
+            async for event in events:
+                if not isinstance(event, Relayed):
+                    relay(event)
+                    if job.congested():
+                        await job.room()
+
         with call.explained():
-            async with call.agent.run_stream_events(
-                call.prompt, cancellation_token=job.token, **call.options
-            ) as events:
-                async for event in events:
-                    if isinstance(event, AgentRunResultEvent):
-                        result = event.result
-                    else:
-                        relay(event)
-                        if job.congested():
-                            await job.room()
-        assert result is not None, "run_stream_events ended without a result"
+            result = await call.agent.run(
+                call.prompt, event_stream_handler=listen, cancellation_token=job.token, **call.options
+            )
         return calls.completed(result)
+
+
+def _relay_ahead(call: calls.Call, job: Job, relay: Callable[[AgentStreamEvent], None]) -> None:
+    """Have the model's deltas relayed as they leave it; not where it has no streams, or is named by the agent alone."""
+    model = call.options.get("model") or call.agent.model
+    if not isinstance(model, Model) or type(model).request_stream is Model.request_stream:
+        return
+
+    def take(delta: PartDeltaEvent) -> Awaitable[None] | None:
+        relay(delta)
+        return job.room() if job.congested() else None
+
+    call.options["model"] = Ahead(model, take)
 
 
 class Chunks:
