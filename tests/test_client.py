@@ -104,11 +104,24 @@ def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
     core.outgoing.clear()
     for _ in ("to the resume", "to the steer"):
         message(core, b"error", 2.0, **NEVER_RAN)
+        core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
     assert [kind for kind, _ in sent(core)] == [b"run_stream", b"steer"]
     core.receive([b"alive", b"", wire.pack({"boot": "three", "open": 1})], 5.0)
     message(core, b"error", 5.0, **NEVER_RAN)
     assert [kind for kind, _ in sent(core)] == [b"resume", b"run_stream", b"steer"]
     assert not request.ended
+
+
+def test_a_resume_that_would_come_too_soon_is_put_off():
+    core = ClientCore()
+    started(core)
+    for boot, now in (("one", 0.0), ("two", 1.0), ("three", 2.0)):
+        core.receive([b"alive", b"", wire.pack({"boot": boot, "open": 1})], now)
+    assert [kind for kind, _ in sent(core)] == [b"resume"]
+    core.tick(3.0)
+    assert sent(core) == [(b"resume", {"from": 1})]
+    core.tick(4.0)
+    assert sent(core) == []
 
 
 def test_a_cancelled_run_that_never_ran_is_not_sent_again():

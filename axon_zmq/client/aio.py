@@ -20,7 +20,7 @@ from axon_zmq.client.threads import THREADS, ToolThreads
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
 from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
 from axon_zmq.loopsocket import LoopSocket
-from axon_zmq.messages import Chunk, Complete, Event, Log
+from axon_zmq.messages import Complete, Event
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY: Final = 200
@@ -407,7 +407,7 @@ class AsyncClient:
         if request.ended:
             self._news.pop(request, None)
         item = request.inbox.popleft()
-        if isinstance(item, Chunk | Log):
+        if not isinstance(item, AxonError | dict):
             self._core.took(request, item)
             self._flush()
         return item

@@ -68,11 +68,11 @@ class Request:
     sent_at: float = 0.0
     frames: list[list[bytes]] = field(default_factory=list[list[bytes]])
     """The request and what was said to it, until it is known to have begun: a daemon may forget what only waited."""
-    begun_again: bool = False
-    """Since its last `resume`: another word that it never ran answers what was sent before that."""
+    begun_again_at: float = float("-inf")
+    """When it was sent again: another word that it never ran, soon after that, answers what was sent before."""
     cancelled: bool = False
     resume_due: bool = False
-    """The daemon had no room for its `resume`, or for an answer: it is asked again."""
+    """It came too soon after the last one, or the daemon had no room for it or for an answer: it is asked again."""
     calls: Calls = field(default_factory=Calls)
     resumed_at: float = float("-inf")
     ended: bool = False
@@ -176,7 +176,10 @@ class ClientCore:
         return True
 
     def took(self, request: Request, event: Event) -> None:
-        """Its reader has taken an event: give credit for more, once half of the window is used."""
+        """Its reader has taken an event: give credit for more, once half of the window is used.
+
+        Of what needs no credit, such as a tool call, too: it has a `seq` like the others.
+        """
         seq = getattr(event, "seq", 0)
         if request.window and not request.ended and seq + request.window - request.granted > request.window // 2:
             request.granted = seq + request.window
@@ -302,9 +305,9 @@ class ClientCore:
         if request.cancelled:
             self._end(request, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))
             return True
-        if request.begun_again:
+        if now - request.begun_again_at < RESUME_AGAIN:
             return False
-        request.begun_again = True
+        request.begun_again_at = now
         (kind, id, header, body), *said = request.frames
         left = max(1, int((request.deadline - PATIENCE - now) * 1000))
         header = wire.pack({**wire.unpack(header, "the header"), "timeout_ms": left})
@@ -418,11 +421,13 @@ class ClientCore:
 
     def _resume(self, request: Request, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
-            request.resumed_at, request.resume_due, request.begun_again = now, False, False
+            request.resumed_at, request.resume_due = now, False
             header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
             self.outgoing.append([b"resume", request.id, wire.pack(header)])
             if request.cancelled:
                 self.outgoing.append([b"cancel", request.id])
+        else:
+            request.resume_due = True
 
     def tick(self, now: float) -> list[Request]:
         """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""

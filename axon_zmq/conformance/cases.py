@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from axon_zmq import wire
-from axon_zmq.conformance.peer import BrokenRuleError, Peer
+from axon_zmq.conformance.peer import PATIENCE, BrokenRuleError, Peer
 
 COMPLETE: Final = frozenset(("complete",))
 ERROR: Final = frozenset(("error",))
@@ -30,7 +30,7 @@ class Case:
     name: str
     about: str
     script: Callable[[Peer], None]
-    words: range | None
+    words: Sequence[int] | None
     ends: frozenset[str] = COMPLETE
     calls: tuple[str, ...] = ()
 
@@ -247,6 +247,23 @@ def _late_result(peer: Peer) -> None:
     peer.complete(2)
 
 
+_CALLS: Final = range(2, 22)
+_AFTER_CALLS: Final = range(22, 62)
+
+
+def _credit(peer: Peer) -> None:
+    peer.chunks(1, 1)
+    for seq in _CALLS:
+        peer.send("tool_call", **peer.call(seq, f"{seq}"))
+        while (heard := peer.hear(time.monotonic() + PATIENCE)) is None or heard[0] != "tool_result":
+            peer.expect_credit(heard)
+    for seq in _AFTER_CALLS:
+        while seq > peer.credit:
+            peer.expect_credit(peer.hear(time.monotonic() + PATIENCE))
+        peer.chunks(seq, seq)
+    peer.complete(_AFTER_CALLS.stop)
+
+
 def _unreadable(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.send_frames(b"chunk", peer.id, b"\xc1")
@@ -280,6 +297,13 @@ CASES: Final = (
     Case("tool-replayed", "tool calls over a restart", _tool_replayed, range(0), calls=("arrived", "lost", "unheard")),
     Case("tool-cancelled", "an answer that is not wanted", _tool_cancelled, range(0), calls=("one",)),
     Case("late-result", "an answer that came too late", _late_result, range(0), calls=("one",)),
+    Case(
+        "credit",
+        "tool calls among chunks that need credit",
+        _credit,
+        (1, *_AFTER_CALLS),
+        calls=tuple(map(str, _CALLS)),
+    ),
     Case("unreadable", "a body that is no msgpack", _unreadable, None, ERROR),
 )
 """All of them, in the order in which `cases` names them."""

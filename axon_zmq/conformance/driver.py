@@ -9,6 +9,8 @@ from axon_zmq.conformance.server import AGENT, LIST, REPORT
 from axon_zmq.errors import AxonError
 from axon_zmq.messages import Chunk
 
+CREDIT: Final = 16
+"""Messages that may be on their way."""
 LONGEST: Final = 60_000
 """Milliseconds that one case may take."""
 
@@ -31,7 +33,7 @@ def _seen(client: Client, name: str) -> dict[str, Any]:
 
     end = "complete"
     try:
-        events = client.stream(AGENT, name, tools=[note], timeout_ms=LONGEST)
+        events = client.stream(AGENT, name, tools=[note], timeout_ms=LONGEST, credit=CREDIT)
         text.extend(event.data for event in events if isinstance(event, Chunk) and event.type == "text")
     except AxonError:
         end = "error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ class Peer:
         self.boot = secrets.token_hex(8)
         self.client = self.id = b""
         """Who asked, and the run that is played."""
+        self.credit: float = math.inf
+        """Up to which `seq` its chunks may go; any, where the run came without."""
         self.is_silent = False
         """Nothing is said unasked, and a `ping` is answered only by the script."""
         self._alive_at = 0.0
@@ -70,14 +73,15 @@ class Peer:
         return socket
 
     def close(self) -> None:
-        """Let go of the port."""
-        self._context.destroy(linger=0)
+        """Let go of the port; what was said last has a second to arrive."""
+        self._context.destroy(linger=1000)
 
     # --- what a script does ------------------------------------------------------------------------
 
-    def begin(self, client: bytes, id: bytes) -> None:
+    def begin(self, client: bytes, id: bytes, header: dict[str, Any]) -> None:
         """Another run is played."""
         self.client, self.id = client, id
+        self.credit = header.get("credit", math.inf)
         self.is_silent = False
         self._alive_at = time.monotonic() + ALIVE
 
@@ -149,6 +153,19 @@ class Peer:
         if heard[0] != kind:
             raise BrokenRuleError(f"{rule}: {kind} was expected, and {heard[0]} came")
         return heard
+
+    def expect_credit(self, heard: Heard | None) -> None:
+        """What was heard is more credit.
+
+        Raises:
+            BrokenRuleError: It is something else, or nothing, or no more than before.
+        """
+        if heard is None or heard[0] != "credit":
+            came = "nothing" if heard is None else heard[0]
+            raise BrokenRuleError(f"rule 9: credit was expected after seq {self.credit:g}, and {came} came")
+        if heard[2].get("upto", 0) <= self.credit:
+            raise BrokenRuleError(f"rule 9, credit only grows: {heard[2]} after {self.credit:g}")
+        self.credit = heard[2]["upto"]
 
     def expect_resume(self, start: int, rule: str, *, seconds: float = 5.0) -> Heard:
         """A `resume` from there on.

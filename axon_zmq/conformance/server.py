@@ -92,10 +92,10 @@ class Server:
         return None
 
     def _serve(self, heard: Heard) -> None:
-        kind, id, _, body = heard
+        kind, id, header, body = heard
         match kind, body:
             case "run_stream", {"agent": agent, "prompt": str(name)} if agent == AGENT and name in self._cases:
-                self._play(self._cases[name], id)
+                self._play(self._cases[name], id, header)
             case "call_tool", {"tool": tool} if tool == LIST:
                 self._answer(id, list(self._cases))
             case "call_tool", {"tool": tool, "args": dict(seen)} if tool == REPORT:
@@ -113,11 +113,11 @@ class Server:
             id, "complete", seq=1, result=result, usage={}, messages=[], finish_reason=None, model="", run_id=""
         )
 
-    def _play(self, case: Case, id: bytes) -> None:
+    def _play(self, case: Case, id: bytes, header: dict[str, Any]) -> None:
         if case.name in self._broken:
             self._broken[case.name] = "rule 4, a run is not sent again unasked: it came a second time"
             return
-        self._peer.begin(self._peer.client, id)
+        self._peer.begin(self._peer.client, id, header)
         try:
             case.script(self._peer)
             self._broken[case.name] = ""

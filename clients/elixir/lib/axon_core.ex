@@ -45,7 +45,12 @@ defmodule AxonCore do
   @spec run_sync(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
   def run_sync(connection, agent, prompt, options \\ []), do: once(connection, "run_sync", agent, prompt, options)
 
-  @doc "Starts a streamed run; its messages come to the caller, or to `to`."
+  @doc """
+  Starts a streamed run; its messages come to the caller, or to `to`.
+
+  With `credit: n` at most `n` chunks and logs are on their way, and the model is not read further, until `took/2` says that
+  some were dealt with; `await/2` and the lazy `stream/4` say so by themselves.
+  """
   @spec run_stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def run_stream(connection, agent, prompt, options \\ []) do
     AgentProcess.start_run(connection, "run_stream", agent(agent), prompt, options)
@@ -97,12 +102,12 @@ defmodule AxonCore do
     raise ArgumentError, "#{inspect(to)} hears of this run, and only it can await its end"
   end
 
-  def await(%Handle{ref: ref} = handle, timeout) do
+  def await(%Handle{} = handle, timeout) do
     monitor = Process.monitor(handle.connection)
     until = if timeout == :infinity, do: :infinity, else: now() + timeout
 
     try do
-      case wait(ref, monitor, until) do
+      case wait(handle, monitor, until) do
         {:complete, result} -> {:ok, result}
         {:error, error} -> {:error, error}
         :timeout -> exit({:timeout, {__MODULE__, :await, [handle, timeout]}})
@@ -113,26 +118,42 @@ defmodule AxonCore do
     end
   end
 
-  defp wait(ref, monitor, until) do
+  defp wait(%Handle{ref: ref} = handle, monitor, until) do
     receive do
-      {:axon, ^ref, {:complete, _result} = ended} -> ended
-      {:axon, ^ref, {:error, _error} = ended} -> ended
-      {:axon, ^ref, _event} -> wait(ref, monitor, until)
-      {:DOWN, ^monitor, :process, _pid, reason} -> {:down, reason}
+      {:axon, ^ref, {:complete, _result} = ended} ->
+        ended
+
+      {:axon, ^ref, {:error, _error} = ended} ->
+        ended
+
+      {:axon, ^ref, event} ->
+        took_event(handle, event)
+        wait(handle, monitor, until)
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        {:down, reason}
     after
       if(until == :infinity, do: :infinity, else: max(0, until - now())) -> :timeout
     end
   end
 
+  @doc "Says that a chunk or a log was dealt with, by its `seq`, so that there is credit for more."
+  @spec took(Handle.t(), pos_integer) :: :ok
+  defdelegate took(handle, seq), to: Connection
+
   @doc "Asks a run to end; its own last message says how it did, usually `:cancelled` with what there was."
   @spec cancel(Handle.t()) :: :ok | {:error, :ended}
   defdelegate cancel(handle), to: Connection
 
-  @doc "Says more to a run under way: with the model's next request (`:asap`), or when it has nothing else to do."
+  @doc """
+  Says more to a run under way: with the model's next request (`:asap`), or when it has nothing else to do.
+
+  Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent, or is larger than the daemon takes.
+  """
   @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
   defdelegate steer(handle, content, priority \\ :asap), to: Connection
 
-  @doc "Answers a `{:tool_call, call}`, with what a tool's function would return."
+  @doc "Answers a `{:tool_call, call}`, with what a tool's function would return. Raises as `steer/3` does."
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   defdelegate answer(handle, call_id, answer), to: Connection
 
@@ -147,6 +168,16 @@ defmodule AxonCore do
   @doc false
   @spec lazily(keyword, start) :: Enumerable.t()
   def lazily(options, start) do
+    Stream.map(events(options, start), fn
+      {:ended, {:ok, result}} -> result
+      {:ended, {:error, error}} -> raise error
+      event -> event
+    end)
+  end
+
+  @doc false
+  @spec events(keyword, start) :: Enumerable.t()
+  def events(options, start) do
     options = Keyword.put_new(options, :credit, @window)
     Stream.resource(fn -> begin(options, start) end, &next/1, &finish/1)
   end
@@ -154,8 +185,6 @@ defmodule AxonCore do
   defp begin(options, start) do
     with :ok <- check_mine(options), {:ok, handle} <- start.(options) do
       {handle, Process.monitor(handle.connection)}
-    else
-      {:error, error} -> raise error
     end
   end
 
@@ -167,32 +196,30 @@ defmodule AxonCore do
   end
 
   defp next(:ended), do: {:halt, :ended}
+  defp next({:error, error}), do: {[{:ended, {:error, error}}], :ended}
 
   defp next({%Handle{ref: ref} = handle, monitor} = state) do
     receive do
-      {:axon, ^ref, {:chunk, %Chunk{seq: seq} = chunk}} ->
-        Connection.took(handle, seq)
-        {[chunk], state}
-
-      {:axon, ^ref, {:log, %{"seq" => seq}} = event} ->
-        Connection.took(handle, seq)
-        {[event], state}
-
       {:axon, ^ref, {:complete, result}} ->
         Process.demonitor(monitor, [:flush])
-        {[result], :ended}
+        {[{:ended, {:ok, result}}], :ended}
 
       {:axon, ^ref, {:error, error}} ->
         Process.demonitor(monitor, [:flush])
-        raise error
+        {[{:ended, {:error, error}}], :ended}
 
       {:axon, ^ref, event} ->
-        {[event], state}
+        took_event(handle, event)
+        {[with({:chunk, chunk} <- event, do: chunk)], state}
 
       {:DOWN, ^monitor, :process, _pid, reason} ->
         exit({reason, {__MODULE__, :stream, [handle]}})
     end
   end
+
+  defp took_event(handle, {:chunk, %Chunk{seq: seq}}), do: took(handle, seq)
+  defp took_event(handle, {:log, %{"seq" => seq}}), do: took(handle, seq)
+  defp took_event(_handle, _needs_no_credit), do: :ok
 
   defp finish(:ended), do: :ok
 

@@ -85,6 +85,10 @@ defmodule AxonCore.Agent do
     raise Error.new(:invalid_argument, "an agent has output or output_schema, not both")
   end
 
+  # A schema that is one already makes nothing of the data.
+  defp checked(%__MODULE__{output: %{} = schema} = agent) when not is_struct(schema),
+    do: checked(%{agent | output: nil, output_schema: schema})
+
   defp checked(%__MODULE__{registered: name} = agent) when name != nil do
     case Enum.find(@as_data, &(Map.get(agent, &1) not in [nil, []])) do
       nil -> agent

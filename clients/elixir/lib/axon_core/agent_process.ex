@@ -29,7 +29,6 @@ defmodule AxonCore.AgentProcess do
 
   @of_the_body ~w(message_history tools deferred_tool_results output_schema output_mode deps model model_settings
                   usage_limits retries events log metadata)a
-  @of_the_start ~w(to id timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
 
   @type option ::
           {:agent, Agent.t() | String.t()}
@@ -67,7 +66,7 @@ defmodule AxonCore.AgentProcess do
   def run_stream(agent, prompt, options \\ []) do
     case Keyword.pop(options, :each) do
       {nil, options} -> start(agent, "run_stream", prompt, options)
-      {each, options} -> agent |> stream(prompt, options) |> consume(each)
+      {each, options} -> options |> AxonCore.events(&start(agent, "run_stream", prompt, &1)) |> consume(each)
     end
   end
 
@@ -103,7 +102,7 @@ defmodule AxonCore.AgentProcess do
   def start_run(connection, kind, agent, prompt, options, observer \\ nil) do
     {of_the_body, options} = Keyword.split(options, @of_the_body)
 
-    case Keyword.keys(options) -- @of_the_start do
+    case Keyword.keys(options) -- Connection.options() do
       [] ->
         {body, functions} = Agent.request(agent, prompt, Map.new(of_the_body))
         cast = if agent.output != nil and of_the_body[:output_schema] == nil, do: &SchemaUtils.cast(&1, agent.output)
@@ -124,13 +123,11 @@ defmodule AxonCore.AgentProcess do
     GenServer.call(agent, {:start, kind, prompt, Keyword.put_new(options, :to, self())}, :infinity)
   end
 
-  defp consume(stream, each) do
-    Enum.reduce(stream, nil, fn
-      %Result{} = result, _last -> {:ok, result}
+  defp consume(events, each) do
+    Enum.reduce(events, nil, fn
+      {:ended, outcome}, _last -> outcome
       event, _last -> each.(event)
     end)
-  rescue
-    error in Error -> {:error, error}
   end
 
   # --- the process ---------------------------------------------------------------------------------
@@ -157,24 +154,30 @@ defmodule AxonCore.AgentProcess do
   def handle_call(:history, _from, state), do: {:reply, state.history, state}
   def handle_call({:reset, _messages}, _from, %{history: :off} = state), do: {:reply, :ok, state}
 
-  def handle_call({:reset, messages}, _from, %{running: {ref, _before, monitor}} = state) do
-    {:reply, :ok, %{state | history: messages, running: {ref, :of_no_interest, monitor}}}
+  def handle_call({:reset, messages}, _from, %{running: {ref, _before, monitors}} = state) do
+    {:reply, :ok, %{state | history: messages, running: {ref, :of_no_interest, monitors}}}
   end
 
   def handle_call({:reset, messages}, _from, state), do: {:reply, :ok, %{state | history: messages}}
 
   @impl true
-  def handle_info({:axon_ended, ref, event}, %{running: {ref, before, monitor}} = state) do
-    Process.demonitor(monitor, [:flush])
-    {:noreply, next(%{state | running: nil, history: grown(state.history, before, event)})}
+  def handle_info({:axon_ended, ref, event}, %{running: {ref, before, _monitors}} = state) do
+    {:noreply, state |> over() |> grown(before, event) |> next()}
   end
 
-  # The connection has died, and what it ran with it.
-  def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{running: {_ref, _before, monitor}} = state) do
-    {:noreply, next(%{state | running: nil})}
+  # The connection has died, and what it ran with it; or who asked, and it is being cancelled.
+  def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{running: {_ref, _before, monitors}} = state) do
+    {:noreply, if(monitor in monitors, do: state |> over() |> next(), else: state)}
   end
 
   def handle_info(_late, state), do: {:noreply, state}
+
+  defp monitors(handle), do: Enum.map([handle.connection, handle.to], &Process.monitor/1)
+
+  defp over(%{running: {_ref, _before, monitors}} = state) do
+    Enum.each(monitors, &Process.demonitor(&1, [:flush]))
+    %{state | running: nil}
+  end
 
   defp begin(%{history: :off} = state, from, kind, prompt, options) do
     GenServer.reply(from, try_to_start(state, kind, prompt, options, nil))
@@ -182,12 +185,12 @@ defmodule AxonCore.AgentProcess do
   end
 
   defp begin(state, from, kind, prompt, options) do
-    options = Keyword.put_new(options, :message_history, state.history)
+    options = Keyword.put(options, :message_history, options[:message_history] || state.history)
     started = try_to_start(state, kind, prompt, options, self())
     GenServer.reply(from, started)
 
     case started do
-      {:ok, handle} -> %{state | running: {handle.ref, options[:message_history], Process.monitor(handle.connection)}}
+      {:ok, handle} -> %{state | running: {handle.ref, options[:message_history], monitors(handle)}}
       {:error, _error} -> next(state)
     end
   end
@@ -209,6 +212,8 @@ defmodule AxonCore.AgentProcess do
     end
   end
 
-  defp grown(_history, before, {:complete, %Result{messages: messages}}) when is_list(before), do: before ++ messages
-  defp grown(history, _before, _event), do: history
+  defp grown(state, before, {:complete, %Result{messages: messages}}) when is_list(before),
+    do: %{state | history: before ++ messages}
+
+  defp grown(state, _before, _event), do: state
 end

@@ -21,9 +21,13 @@ defmodule AxonCore.Connection do
   alias AxonCore.{Codec, Error, Handle, Run, Session, Telemetry, ToolUtils}
 
   @header ~w(timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
+  @options @header ++ ~w(id to)a
+  @more ~w(functions cast observer)a
   @tick 1_000
   @soonest 500
   @latest 5_000
+  # Milliseconds that a tool has which traps exits.
+  @stop_within 5_000
 
   @type option ::
           {:name, GenServer.name()}
@@ -52,6 +56,7 @@ defmodule AxonCore.Connection do
   """
   @spec request(GenServer.server(), String.t(), map, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def request(connection, kind, body, options \\ []) do
+    :ok = check_options(options)
     {header, options} = Keyword.split(options, @header)
     functions = Keyword.get(options, :functions, %{})
     id = Keyword.get_lazy(options, :id, &random/0)
@@ -62,6 +67,17 @@ defmodule AxonCore.Connection do
     end
   rescue
     error in Error -> {:error, error}
+  end
+
+  @doc false
+  @spec options() :: [atom]
+  def options, do: @options
+
+  defp check_options(options) do
+    case Keyword.keys(options) -- (@options ++ @more) do
+      [] -> :ok
+      [unknown | _] -> raise Error.new(:invalid_argument, "a request has no option #{inspect(unknown)}")
+    end
   end
 
   defp check(id) when is_binary(id) and byte_size(id) in 1..64, do: :ok
@@ -106,7 +122,8 @@ defmodule AxonCore.Connection do
     Process.flag(:trap_exit, true)
     transport = Keyword.get(options, :transport, AxonCore.Transport.Chumak)
     {host, port} = address(Keyword.get(options, :endpoint, "tcp://127.0.0.1:5570"))
-    identity = identity(options)
+    {identity, instance} = who(options)
+    Telemetry.load()
 
     case Enum.reject(transport.required(), &Code.ensure_loaded?/1) do
       [] ->
@@ -114,7 +131,7 @@ defmodule AxonCore.Connection do
         {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
         state = %{
-          session: Session.new(random(), now()),
+          session: Session.new(instance, now()),
           module: transport,
           options: [identity: identity, host: host, port: port],
           transport: nil,
@@ -143,14 +160,15 @@ defmodule AxonCore.Connection do
     end
   end
 
-  # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of them.
-  defp identity(options) do
+  # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of identities, and the daemon
+  # would take another instance for another process.
+  defp who(options) do
     key = {__MODULE__, options[:called] || unnamed(1)}
-    remembered = fn -> :persistent_term.get(key, nil) || tap("ex-" <> random(), &:persistent_term.put(key, &1)) end
-    identity = options[:identity] || remembered.()
+    random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))
+    identity = options[:identity] || "ex-" <> random
 
-    if identity =~ ~r/\A[\x21-\x7e]{1,200}\z/,
-      do: identity,
+    if is_binary(identity) and identity =~ ~r/\A[\x21-\x7e]{1,200}\z/,
+      do: {identity, random},
       else: raise(Error.new(:invalid_argument, "an identity is ASCII text of 1 to 200 characters"))
   end
 
@@ -176,7 +194,16 @@ defmodule AxonCore.Connection do
         state = %{state | session: session, ids: Map.put(state.ids, ref, run.id)}
         state = put_in(state.callers[run.id], Map.merge(caller, more))
         Telemetry.execute([:run, :start], %{system_time: System.system_time()}, %{kind: run.kind, id: run.id})
-        handle = %Handle{ref: ref, id: run.id, kind: run.kind, connection: self(), to: caller.to, credit: run.window}
+
+        handle = %Handle{
+          ref: ref,
+          id: run.id,
+          kind: run.kind,
+          connection: self(),
+          to: caller.to,
+          credit: run.credit && run.credit.window
+        }
+
         {:reply, {:ok, handle}, perform(state, actions)}
 
       {:error, error} ->
@@ -364,7 +391,13 @@ defmodule AxonCore.Connection do
     duration = System.monotonic_time() - running.began
     Telemetry.execute([:tool, :stop], %{duration: duration}, %{name: running.name, id: running.id, outcome: outcome})
 
-    try_about_run(state, running.id, &Run.answer(&1, running.call_id, packed))
+    with {:error, error} <- about_run(state, running.id, &Run.answer(&1, running.call_id, packed)) do
+      # It fitted when it was called.
+      try_about_run(state, running.id, &Run.answer(&1, running.call_id, ToolUtils.failure(error.message)))
+    else
+      {:ok, state} -> state
+      :ended -> state
+    end
   end
 
   defp stop(state, id, which) do
@@ -372,6 +405,7 @@ defmodule AxonCore.Connection do
       for {task, %{id: ^id} = running} <- state.tasks, which in [:all, running.call_id] do
         Process.demonitor(task, [:flush])
         Process.exit(running.pid, :shutdown)
+        {:ok, _timer} = :timer.exit_after(@stop_within, running.pid, :kill)
         task
       end
 

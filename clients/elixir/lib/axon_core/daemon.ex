@@ -43,9 +43,17 @@ defmodule AxonCore.Daemon do
 
   @doc false
   def child_spec(options) do
-    drain = get_in(options, [:env, "AXON_DRAIN_SECONDS"]) || "60"
-    shutdown = @slack + trunc(1_000 * (drain |> Float.parse() |> elem(0)))
+    drain = env(options)["AXON_DRAIN_SECONDS"] || System.get_env("AXON_DRAIN_SECONDS", "60")
+    # What is no number the daemon refuses, and says so.
+    seconds = with {seconds, _rest} <- Float.parse(drain), do: seconds, else: (:error -> 60)
+    shutdown = @slack + trunc(1_000 * seconds)
     %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}, shutdown: shutdown}
+  end
+
+  @doc false
+  @spec env(keyword) :: %{String.t() => String.t()}
+  def env(options) do
+    for {name, value} <- Keyword.get(options, :env, []), into: %{}, do: {to_string(name), to_string(value)}
   end
 
   @doc "Starts the daemon, and returns when it is ready."
@@ -71,7 +79,7 @@ defmodule AxonCore.Daemon do
     do: if(File.regular?(command), do: Path.expand(command), else: System.find_executable(command))
 
   defp open(sh, command, options) do
-    env = for {name, value} <- Keyword.get(options, :env, %{}), do: {to_charlist(name), to_charlist(value)}
+    env = for {name, value} <- env(options), do: {to_charlist(name), to_charlist(value)}
 
     settings = [
       args: ["-c", @guard, "axon-zmq", command, "serve"],

@@ -17,17 +17,18 @@ defmodule AxonCore.Run do
   | `{:ended, event}` | tell who asked; nothing more comes |
   """
 
-  alias AxonCore.{Calls, Chunk, Codec, Error, Result, ToolUtils}
+  alias AxonCore.{Calls, Chunk, Codec, Credit, Error, Result, ToolUtils}
 
+  # Prompts do not belong into a crash report.
+  @derive {Inspect, except: [:frames, :functions]}
   @enforce_keys [:id, :kind, :sent_at, :deadline]
   defstruct [
     :id,
     :kind,
     :sent_at,
     :deadline,
-    :window,
-    :room,
-    :granted,
+    :credit,
+    :begun_again_at,
     :resumed_at,
     :resume_due,
     frames: [],
@@ -37,7 +38,6 @@ defmodule AxonCore.Run do
     mended: MapSet.new(),
     last: 0,
     highest: 0,
-    begun_again?: false,
     cancelled?: false
   ]
 
@@ -83,9 +83,7 @@ defmodule AxonCore.Run do
       sent_at: now,
       deadline: now + timeout + @patience,
       frames: [Codec.message(kind, id, header, body)],
-      window: header[:credit],
-      room: header[:credit],
-      granted: header[:credit],
+      credit: header[:credit] && Credit.new(header[:credit]),
       functions: functions
     }
   end
@@ -132,8 +130,8 @@ defmodule AxonCore.Run do
       run.frames == [] or not never_ran?(error, now - run.sent_at) -> failed(run, error)
       run.cancelled? -> failed(run, Error.new(:cancelled, "cancelled before it was started"))
       # What else was on its way to the daemon is answered so, too; all of it was sent again.
-      run.begun_again? -> {[], run}
-      true -> {again(run, now), %{run | begun_again?: true}}
+      run.begun_again_at != nil and now - run.begun_again_at < @resume_again -> {[], run}
+      true -> {again(run, now), %{run | begun_again_at: now}}
     end
   end
 
@@ -216,9 +214,9 @@ defmodule AxonCore.Run do
   def resume(run, _now), do: {[], run}
 
   defp ask(run, now) do
-    header = if run.window, do: %{from: run.last + 1, upto: run.granted}, else: %{from: run.last + 1}
+    header = if run.credit, do: %{from: run.last + 1, upto: run.credit.granted}, else: %{from: run.last + 1}
     cancel = if run.cancelled?, do: [{:transmit, ["cancel", run.id]}], else: []
-    run = %{run | resumed_at: now, resume_due: nil, begun_again?: false}
+    run = %{run | resumed_at: now, resume_due: nil}
     {[{:transmit, Codec.message("resume", run.id, header)} | cancel], run}
   end
 
@@ -255,21 +253,24 @@ defmodule AxonCore.Run do
 
   @doc "Who asked has taken a chunk or a log: credit is given for more, once half of the window is used."
   @spec took(t, pos_integer) :: {[action], t}
-  def took(%{window: nil} = run, _seq), do: {[], run}
-  def took(run, seq), do: grant(%{run | room: max(run.room, seq + run.window)})
+  def took(%{credit: nil} = run, _seq), do: {[], run}
+  def took(run, seq), do: grant(run, Credit.took(run.credit, seq))
 
-  # A message that needs no credit has a number all the same: it shall take no room from those that do.
-  defp passed({actions, %{window: window} = run}, kind) when window != nil and kind not in ["chunk", "log"] do
-    {granted, run} = grant(%{run | room: run.room + 1})
+  # In `heard`, of what came in sequence and did not end the run.
+  defp passed({[{:ended, _event}], _run} = taken, _kind), do: taken
+  defp passed({_actions, %{credit: nil}} = taken, _kind), do: taken
+  defp passed(taken, kind) when kind in ["chunk", "log"], do: taken
+
+  defp passed({actions, run}, _kind) do
+    {granted, run} = grant(run, Credit.free(run.credit, run.last))
     {actions ++ granted, run}
   end
 
-  defp passed(taken, _kind), do: taken
-
-  defp grant(%{room: room} = run) do
-    if room - run.granted > div(run.window, 2),
-      do: {[{:transmit, Codec.message("credit", run.id, %{upto: room})}], %{run | granted: room}},
-      else: {[], run}
+  defp grant(run, credit) do
+    case Credit.grant(credit) do
+      {nil, credit} -> {[], %{run | credit: credit}}
+      {upto, credit} -> {[{:transmit, Codec.message("credit", run.id, %{upto: upto})}], %{run | credit: credit}}
+    end
   end
 
   @doc "Time has passed."

@@ -17,7 +17,7 @@ defmodule AxonCore.SchemaUtils do
   | a map | itself: it is one |
   | `:string` `:integer` `:number` `:float` `:boolean` `:map` `:any` `nil` | the type |
   | `:date` `:time` `:datetime` (and Ecto's names of them) | text in that format |
-  | `{:list, spec}`, `[spec]`, `{:array, spec}` | array |
+  | `{:list, spec}`, `[spec]` (where that is no pair), `{:array, spec}` | array |
   | `{:map, spec}` | object with such values |
   | `{:tuple, [spec, …]}` | array of exactly these |
   | `{:enum, [value, …]}`, `{:const, value}` | these values; atoms are text |
@@ -163,6 +163,7 @@ defmodule AxonCore.SchemaUtils do
     if which == :min, do: min, else: max
   end
 
+  defp bound(%{"type" => [type, "null"]}, which), do: bound(%{"type" => type}, which)
   defp bound(schema, which), do: raise(Error.new(:invalid_argument, "#{inspect(schema)} has no #{which}"))
 
   defp nullable(%{"type" => type} = schema) when is_binary(type), do: %{schema | "type" => [type, "null"]}
@@ -207,6 +208,9 @@ defmodule AxonCore.SchemaUtils do
   end
 
   # `fields` is what makes a spec of an object's.
+  defp back(true, _fields), do: :any
+  defp back(false, _fields), do: %{"not" => %{}}
+
   defp back(schema, fields) do
     {spec, rest} = bare(schema, fields)
     options = for {key, option} <- option_names(schema), is_map_key(rest, key), do: {option, rest[key]}
@@ -218,18 +222,22 @@ defmodule AxonCore.SchemaUtils do
     end
   end
 
-  defp bare(%{"type" => "object", "properties" => properties} = schema, fields) do
-    required = schema["required"] || []
+  defp bare(%{"type" => "object", "properties" => properties, "additionalProperties" => false} = schema, fields)
+       when is_map(properties) do
+    {required, unknown} = Enum.split_with(schema["required"] || [], &is_map_key(properties, &1))
     own = for {name, field} <- Enum.sort(properties), do: {name, optional(back(field, fields), name in required)}
-    {fields.(own), Map.drop(schema, ~w(type properties required additionalProperties))}
+    rest = Map.drop(schema, ~w(type properties required additionalProperties))
+    {fields.(own), if(unknown == [], do: rest, else: schema)}
   end
 
-  defp bare(%{"type" => "object", "additionalProperties" => values} = schema, fields) when is_map(values) do
+  defp bare(%{"type" => "object", "additionalProperties" => values} = schema, fields)
+       when is_map(values) and not is_map_key(schema, "properties") do
     {{:map, back(values, fields)}, Map.drop(schema, ~w(type additionalProperties))}
   end
 
-  defp bare(%{"type" => "array", "prefixItems" => items} = schema, fields) do
-    {{:tuple, Enum.map(items, &back(&1, fields))}, Map.drop(schema, ~w(type prefixItems minItems maxItems items))}
+  defp bare(%{"type" => "array", "prefixItems" => items, "minItems" => size, "maxItems" => size} = schema, fields)
+       when length(items) == size do
+    {{:tuple, Enum.map(items, &back(&1, fields))}, Map.drop(schema, ~w(type prefixItems minItems maxItems))}
   end
 
   defp bare(%{"type" => "array"} = schema, fields) do
@@ -253,7 +261,7 @@ defmodule AxonCore.SchemaUtils do
   defp bare(%{"type" => "string", "format" => "date-time"} = schema, _fields),
     do: {:datetime, Map.drop(schema, ~w(type format))}
 
-  defp bare(%{"type" => "object"} = schema, _fields), do: {:map, Map.drop(schema, ~w(type additionalProperties))}
+  defp bare(%{"type" => "object"} = schema, _fields), do: {:map, Map.delete(schema, "type")}
 
   defp bare(%{"type" => type} = schema, _fields) when type in ~w(string integer number boolean null) do
     {String.to_existing_atom(type), Map.delete(schema, "type")}
@@ -295,47 +303,56 @@ defmodule AxonCore.SchemaUtils do
   @spec cast(term, spec) :: {:ok, term} | {:error, [fault]}
   def cast(data, spec) do
     with :ok <- validate(data, spec) do
-      {:ok, cast_to(data, spec)}
+      {:ok, cast_to(data, spec, [])}
     end
   catch
     {:uncastable, text} -> {:error, [%{pointer: "", message: text}]}
   end
 
-  defp cast_to(data, spec) when is_map(spec), do: data
-  defp cast_to(data, spec) when is_map_key(@scalars, spec), do: scalar(data, @scalars[spec]["format"])
-  defp cast_to(nil, _spec), do: nil
+  defp cast_to(data, spec, _within) when is_map(spec), do: data
+  defp cast_to(data, spec, _within) when is_map_key(@scalars, spec), do: scalar(data, @scalars[spec]["format"])
+  defp cast_to(nil, _spec, _within), do: nil
 
   # One inside itself may be anything: it becomes the struct where it fits.
-  defp cast_to(data, module) when is_atom(module) do
-    if validate(data, module) == :ok, do: struct(module, cast_fields(data, struct_fields(module))), else: data
+  defp cast_to(data, module, within) when is_atom(module) do
+    if module not in within or validate(data, module) == :ok,
+      do: struct(module, cast_fields(data, struct_fields(module), [module | within])),
+      else: data
   end
 
-  defp cast_to(data, {list, spec}) when list in [:list, :array], do: Enum.map(data, &cast_to(&1, spec))
-  defp cast_to(data, {:object, fields}), do: cast_fields(data, fields)
-  defp cast_to(data, {:map, spec}), do: Map.new(data, fn {key, value} -> {key, cast_to(value, spec)} end)
-  defp cast_to(data, {:nullable, spec}), do: cast_to(data, spec)
-  defp cast_to(data, {:enum, values}), do: Enum.find(values, data, &(Codec.plain(&1) == data))
-  defp cast_to(_data, {:const, value}), do: value
+  defp cast_to(data, {list, spec}, within) when list in [:list, :array], do: Enum.map(data, &cast_to(&1, spec, within))
+  defp cast_to(data, {:object, fields}, within), do: cast_fields(data, fields, within)
 
-  defp cast_to(data, {:tuple, specs}),
-    do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec) end) |> List.to_tuple()
+  defp cast_to(data, {:map, spec}, within),
+    do: Map.new(data, fn {key, value} -> {key, cast_to(value, spec, within)} end)
 
-  defp cast_to(data, {:one_of, specs}), do: cast_to(data, Enum.find(specs, :any, &(validate(data, &1) == :ok)))
-  defp cast_to(data, {module, type}) when is_atom(module) and is_atom(type), do: cast_to(data, named(module, type))
-  defp cast_to(data, {spec, options}) when is_list(options), do: cast_to(data, spec)
-  defp cast_to(data, [{:type, spec} | _options]), do: cast_to(data, spec)
-  defp cast_to(data, []), do: data
+  defp cast_to(data, {:nullable, spec}, within), do: cast_to(data, spec, within)
+  defp cast_to(data, {:enum, values}, _within), do: Enum.find(values, data, &(Codec.plain(&1) == data))
+  defp cast_to(_data, {:const, value}, _within), do: value
 
-  defp cast_to(data, [{key, _spec} | _] = fields) when is_atom(key), do: cast_fields(data, fields)
+  defp cast_to(data, {:tuple, specs}, within),
+    do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec, within) end) |> List.to_tuple()
 
-  defp cast_to(data, [spec]), do: Enum.map(data, &cast_to(&1, spec))
+  defp cast_to(data, {:one_of, specs}, within),
+    do: cast_to(data, Enum.find(specs, :any, &(validate(data, &1) == :ok)), within)
 
-  defp cast_fields(data, fields) do
+  defp cast_to(data, {module, type}, within) when is_atom(module) and is_atom(type),
+    do: cast_to(data, named(module, type), within)
+
+  defp cast_to(data, {spec, options}, within) when is_list(options), do: cast_to(data, spec, within)
+  defp cast_to(data, [{:type, spec} | _options], within), do: cast_to(data, spec, within)
+  defp cast_to(data, [], _within), do: data
+
+  defp cast_to(data, [{key, _spec} | _] = fields, within) when is_atom(key), do: cast_fields(data, fields, within)
+
+  defp cast_to(data, [spec], within), do: Enum.map(data, &cast_to(&1, spec, within))
+
+  defp cast_fields(data, fields, within) do
     for {name, spec} <- fields,
         key = to_string(name),
         is_map_key(data, key),
         into: %{},
-        do: {name, cast_to(data[key], spec)}
+        do: {name, cast_to(data[key], spec, within)}
   end
 
   defp scalar(text, "date") when is_binary(text), do: parsed(Date.from_iso8601(text), text)

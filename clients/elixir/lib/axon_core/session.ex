@@ -118,8 +118,17 @@ defmodule AxonCore.Session do
     {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
     shared = if body["shared"] == true and not session.shared?, do: [:shared], else: []
     session = %{session | silent?: false, shared?: body["shared"] == true, max_body: max_body(body, session)}
+    {refused, session} = each(session, &if_it_fits(&1, session.max_body))
     {ended, session} = message(session, "pong", id, body, now)
-    {met ++ asked ++ shared ++ ended, session}
+    {refused ++ met ++ asked ++ shared ++ ended, session}
+  end
+
+  # It was sent before the daemon had said how much it takes.
+  defp if_it_fits(run, most) do
+    case fits(Enum.map(run.frames, &{:transmit, &1}), most) do
+      :ok -> {[], run}
+      {:error, error} -> {[{:ended, {:error, error}}], run}
+    end
   end
 
   defp max_body(%{"limits" => %{"max_body" => most}}, _session) when is_integer(most), do: most

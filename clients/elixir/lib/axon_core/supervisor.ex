@@ -17,7 +17,7 @@ defmodule AxonCore.Supervisor do
   |---|---|
   | `name` | an atom: the supervisor's own; the others are found by it |
   | `agents` | names and `AxonCore.Agent`s; or names and options of `AxonCore.AgentProcess`, with `agent:` |
-  | `daemon` | options of `AxonCore.Daemon`, to start that too |
+  | `daemon` | options of `AxonCore.Daemon`, to start that too; the endpoint is what its `AXON_FRONTEND` says |
 
   When the connection dies the agents are started anew with it, their conversations with them: `message_history` brings one
   back. A connection that merely breaks is no death, nor is the end of the daemon, which is started anew beside them.
@@ -50,6 +50,10 @@ defmodule AxonCore.Supervisor do
     name = Keyword.fetch!(options, :name)
     {daemon, options} = Keyword.pop(options, :daemon)
     {agents, options} = Keyword.pop(options, :agents, [])
+
+    options =
+      if frontend = Daemon.env(daemon || [])["AXON_FRONTEND"], do: [endpoint: frontend] ++ options, else: options
+
     connection = {Connection, Keyword.put(options, :name, connection(name))}
     clients = [connection | Enum.map(agents, &child(&1, name))]
     if daemon, do: beside({Daemon, daemon}, clients), else: Supervisor.init(clients, strategy: :rest_for_one)

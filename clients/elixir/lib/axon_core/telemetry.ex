@@ -13,10 +13,19 @@ defmodule AxonCore.Telemetry do
   Prompts, answers and arguments are in none of them.
   """
 
+  @doc "Looks for the package, once: looking for one that is not there takes a millisecond."
+  @spec load() :: :ok
+  def load do
+    _ = Code.ensure_loaded(:telemetry)
+    :ok
+  end
+
   @doc "Emits an event, if anybody can hear it."
   @spec execute([atom], map, map) :: :ok
   def execute(event, measurements, metadata) do
-    if Code.ensure_loaded?(:telemetry), do: :telemetry.execute([:axon_core | event], measurements, metadata)
+    if function_exported?(:telemetry, :execute, 3),
+      do: :telemetry.execute([:axon_core | event], measurements, metadata)
+
     :ok
   end
 end

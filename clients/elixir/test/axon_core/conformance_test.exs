@@ -2,7 +2,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
   defmodule Module.concat(transport, "ConformanceTest") do
     use ExUnit.Case
 
-    alias AxonCore.{Agent, Chunk, Connection, Result, TestDaemon}
+    alias AxonCore.{Agent, Connection, Result, TestDaemon}
 
     @moduletag :daemon
     @moduletag tag
@@ -39,16 +39,22 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       ]
 
       agent = %{Agent.new("conformance") | tools: [AxonCore.Tool.new(note)]}
-      {:ok, handle} = AxonCore.run_stream(connection, agent, name, credit: 1024, timeout_ms: 60_000)
-      {text, ended} = follow(handle.ref, "")
+      {:ok, handle} = AxonCore.run_stream(connection, agent, name, credit: 16, timeout_ms: 60_000)
+      {text, ended} = follow(handle, "")
       %{text: text, end: ended, calls: ran([])}
     end
 
-    defp follow(ref, text) do
+    defp follow(%{ref: ref} = handle, text) do
       receive do
-        {:axon, ^ref, {:chunk, %Chunk{type: :text, data: data}}} -> follow(ref, text <> data)
-        {:axon, ^ref, {ended, _}} when ended in [:complete, :error] -> {text, ended}
-        {:axon, ^ref, _other} -> follow(ref, text)
+        {:axon, ^ref, {:chunk, chunk}} ->
+          AxonCore.took(handle, chunk.seq)
+          follow(handle, if(chunk.type == :text, do: text <> chunk.data, else: text))
+
+        {:axon, ^ref, {ended, _}} when ended in [:complete, :error] ->
+          {text, ended}
+
+        {:axon, ^ref, _other} ->
+          follow(handle, text)
       end
     end
 

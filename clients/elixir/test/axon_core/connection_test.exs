@@ -132,6 +132,75 @@ defmodule AxonCore.ConnectionTest do
     identity
   end
 
+  test "who awaits a run with credit reads it", %{connection: connection, transport: transport} do
+    run =
+      Task.async(fn ->
+        {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", credit: 2)
+        AxonCore.await(handle)
+      end)
+
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    for seq <- 1..2, do: FakeTransport.say(transport, "chunk", id, %{seq: seq, type: "text", data: "x"})
+    assert_receive {:sent, ^transport, ["credit", ^id, _upto]}
+    FakeTransport.say(transport, "complete", id, %{seq: 3, result: "x"})
+    assert {:ok, %Result{result: "x"}} = Task.await(run)
+  end
+
+  test "a connection that is started anew is no other process", %{connection: connection, transport: transport} do
+    assert AxonCore.Connection |> Process.whereis() == nil
+    instance = :sys.get_state(connection).session.instance
+    Process.exit(connection, :kill)
+    assert_receive {:up, another} when another != transport, 2_000
+    [{_id, again, _type, _modules}] = Supervisor.which_children(ExUnit.fetch_test_supervisor() |> elem(1))
+    assert :sys.get_state(again).session.instance == instance
+  end
+
+  test "a request that is too large, sent before the daemon said so, is told", %{
+    connection: connection,
+    transport: transport
+  } do
+    {:ok, handle} = AxonCore.run_stream(connection, "echo", String.duplicate("x", 100))
+    FakeTransport.say(transport, "pong", "who", %{boot: "one", limits: %{max_body: 50}})
+    assert {:error, %Error{type: :invalid_argument, message: message}} = AxonCore.await(handle)
+    assert message =~ "at most 50"
+  end
+
+  test "an error that the callback raises is the caller's own", %{connection: connection, transport: transport} do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    mine = Error.new(:invalid_argument, "mine")
+    me = self()
+
+    {caller, monitor} =
+      spawn_monitor(fn ->
+        send(me, {:raised, catch_error(AgentProcess.run_stream(agent, "x", each: fn _ -> raise mine end))})
+      end)
+
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    FakeTransport.say(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
+    assert_receive {:sent, ^transport, ["cancel", ^id]}
+    FakeTransport.say(transport, "error", id, %{error_type: "cancelled"})
+    assert_receive {:raised, ^mine}
+    assert_receive {:DOWN, ^monitor, :process, ^caller, :normal}
+  end
+
+  test "who dies holds up no conversation", %{connection: connection, transport: transport} do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    caller = spawn(fn -> AgentProcess.run(agent, "1") end)
+    assert_receive {:sent, ^transport, ["run", one | _]}
+    Process.exit(caller, :kill)
+    assert_receive {:sent, ^transport, ["cancel", ^one]}
+    next = Task.async(fn -> AgentProcess.run(agent, "2", message_history: nil) end)
+    assert_receive {:sent, ^transport, ["run", two | _]}
+    FakeTransport.say(transport, "complete", two, %{seq: 1, messages: [%{a: 1}]})
+    assert {:ok, _} = Task.await(next)
+    assert AgentProcess.history(agent) == [%{"a" => 1}]
+  end
+
+  test "an option that there is none of is named", %{connection: connection} do
+    assert {:error, %Error{message: message}} = AxonCore.call_tool(connection, "tool", %{}, timeout: 5)
+    assert message =~ ":timeout"
+  end
+
   test "events are told, without what is said", %{connection: connection, transport: transport} do
     {:ok, _} = AxonCore.run_stream(connection, "echo", "a secret")
     assert_receive {:event, [:axon_core, :run, :start], %{system_time: _}, %{kind: "run_stream", id: id}}

@@ -131,10 +131,17 @@ defmodule AxonCore.RunTest do
     {[_chunk], run} = heard(run, [{"chunk", chunk(7)}])
     assert {[], run} = Run.took(run, 7)
     {[{:event, {:log, %{"seq" => 8}}}], run} = heard(run, [{"log", %{"seq" => 8, "message" => "x"}}])
-    {actions, _run} = Run.took(run, 8)
-    assert sent(actions) == []
+    assert {[], run} = Run.took(run, 8)
+    {[_chunk], run} = heard(run, [{"chunk", chunk(9)}])
     {actions, _run} = Run.took(run, 9)
     assert sent(actions) == [{"credit", %{"upto" => 13}}]
+  end
+
+  test "rule 9: calls before what is read are counted once it is read" do
+    call = {"tool_call", %{"seq" => 2, "call_id" => "c", "name" => "x", "args" => %{}}}
+    {_, run} = heard(run(credit: 2), [{"chunk", chunk(1)}, call])
+    assert {[{:transmit, ["credit" | _]}], _run} = Run.took(run, 1)
+    assert {[{:ended, _}], _} = heard(run(credit: 1), [{"complete", %{"seq" => 1, "result" => "x"}}])
   end
 
   test "a steer is said again once, though the daemon answers that and the resume" do
@@ -143,8 +150,8 @@ defmodule AxonCore.RunTest do
     {_, run} = Run.resume(run, 0)
     {actions, run} = heard(run, [never, never])
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
-    {_, run} = Run.resume(run, 5_000)
-    {actions, _} = heard(run, [never])
+    assert {[], run} = heard(run, [never], 1_999)
+    {actions, _} = heard(run, [never], 2_000)
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
   end
 

@@ -33,11 +33,13 @@ defmodule AxonCore.TestDaemon do
     :ok
   end
 
-  @doc "A port that is free."
+  @doc "A port that is free, and none of those that the system gives to clients: one that connects might get it itself."
   def free_port do
-    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
-    {:ok, port} = :inet.port(socket)
-    :gen_tcp.close(socket)
-    port
+    port = 20_000 + :rand.uniform(10_000)
+
+    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
+      {:ok, socket} -> :gen_tcp.close(socket) && port
+      {:error, :eaddrinuse} -> free_port()
+    end
   end
 end

@@ -7,8 +7,14 @@ defmodule AxonCore.SchemaUtils.Structs do
     cond do
       not struct?(module) -> :error
       function_exported?(module, :__schema__, 2) -> {:ok, of_ecto(module)}
-      true -> {:ok, of_struct(module)}
+      true -> {:ok, remembered(module)}
     end
+  end
+
+  # Reading types out of a beam file takes a millisecond; a module that is compiled anew has another checksum.
+  defp remembered(module) do
+    key = {__MODULE__, module, module.module_info(:md5)}
+    :persistent_term.get(key, nil) || tap(of_struct(module), &:persistent_term.put(key, &1))
   end
 
   defp struct?(module), do: Code.ensure_loaded?(module) and function_exported?(module, :__struct__, 0)

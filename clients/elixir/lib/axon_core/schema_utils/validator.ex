@@ -26,7 +26,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   end
 
   defp keyword("enum", values, data, _schema, {at, _, _}) do
-    if data in values, do: [], else: fault(at, "#{shown(data)} is none of #{shown(values)}")
+    if Enum.any?(values, &(&1 == data)), do: [], else: fault(at, "#{shown(data)} is none of #{shown(values)}")
   end
 
   defp keyword("const", value, data, _schema, {at, _, _}) do
@@ -69,11 +69,11 @@ defmodule AxonCore.SchemaUtils.Validator do
   defp keyword("maxItems", most, data, _s, {at, _, _}) when is_list(data), do: most(length(data), most, at, "items")
 
   defp keyword("minLength", least, data, _s, {at, _, _}) when is_binary(data) do
-    least(String.length(data), least, at, "characters")
+    least(length(String.codepoints(data)), least, at, "characters")
   end
 
   defp keyword("maxLength", most, data, _s, {at, _, _}) when is_binary(data) do
-    most(String.length(data), most, at, "characters")
+    most(length(String.codepoints(data)), most, at, "characters")
   end
 
   defp keyword("minimum", least, data, _s, {at, _, _}) when is_number(data) and data < least do
@@ -115,13 +115,21 @@ defmodule AxonCore.SchemaUtils.Validator do
   end
 
   defp keyword("$ref", "#" <> pointer, data, _schema, {at, root, depth}) do
-    case get_in(root, pointer |> String.split("/", trim: true) |> Enum.map(&unescape/1)) do
-      nil -> fault(at, "the schema has no ##{pointer}")
-      schema -> judge(data, schema, at, root, depth + 1)
+    case pointer |> String.split("/", trim: true) |> Enum.reduce(root, &step(unescape(&1), &2)) do
+      schema when is_map(schema) or is_boolean(schema) -> judge(data, schema, at, root, depth + 1)
+      _none -> fault(at, "the schema has no ##{pointer}")
     end
   end
 
   defp keyword(_other, _value, _data, _schema, _place), do: []
+
+  defp step(key, place) when is_map(place), do: place[key]
+
+  defp step(key, place) when is_list(place) do
+    with {index, ""} <- Integer.parse(key), do: Enum.at(place, index), else: (_no_index -> nil)
+  end
+
+  defp step(_key, _leaf), do: nil
 
   defp additional(false, name, _value, {at, _root, _depth}), do: fault("#{at}/#{escape(name)}", "there is no such key")
   defp additional(schema, name, value, place), do: within(value, schema, name, place)

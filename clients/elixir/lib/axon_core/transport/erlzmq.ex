@@ -77,7 +77,7 @@ defmodule AxonCore.Transport.Erlzmq do
   defp transmit_all(%{held: frames} = state) when frames != nil do
     case :erlzmq.send_multipart(state.socket, frames, [:dontwait]) do
       :ok -> sent_one(transmit_all(%{state | held: nil}))
-      {:error, :eagain} -> {0, state}
+      {:error, :eagain} -> if_owned({0, state})
       {:error, reason} -> lost(reason)
     end
   end
@@ -88,6 +88,15 @@ defmodule AxonCore.Transport.Erlzmq do
       {:EXIT, _owner, reason} -> {:stop, reason}
     after
       0 -> {0, state}
+    end
+  end
+
+  # While the pipe is full nothing else is read here, and yet its owner's end shall be this one's.
+  defp if_owned(sent) do
+    receive do
+      {:EXIT, _owner, reason} -> {:stop, reason}
+    after
+      0 -> sent
     end
   end
 

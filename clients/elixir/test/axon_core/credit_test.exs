@@ -1,0 +1,30 @@
+defmodule AxonCore.CreditTest do
+  use ExUnit.Case, async: true
+  alias AxonCore.Credit
+
+  # Any order of chunks, calls and readings: what is unread never exceeds the window, and when all is read there is room.
+  test "never stuck, and never beyond the window" do
+    for window <- [1, 2, 3, 4, 7, 64], seed <- 1..100 do
+      :rand.seed(:exsss, {window, seed, 1})
+      state = Enum.reduce(1..300, {Credit.new(window), 0, []}, fn _, state -> step(:rand.uniform(3), state, window) end)
+      {credit, last, unread} = state
+      credit = Enum.reduce(unread, credit, &took/2)
+      assert credit.granted > last, "stuck: window #{window}, seed #{seed}"
+    end
+  end
+
+  defp step(1, {%{granted: granted} = credit, last, unread}, window) when last < granted do
+    assert length(unread) < window
+    {credit, last + 1, unread ++ [last + 1]}
+  end
+
+  defp step(2, {credit, last, unread}, _window) do
+    {_upto, credit} = credit |> Credit.free(last + 1) |> Credit.grant()
+    {credit, last + 1, unread}
+  end
+
+  defp step(3, {credit, last, [first | unread]}, _window), do: {took(first, credit), last, unread}
+  defp step(_other, state, _window), do: state
+
+  defp took(seq, credit), do: credit |> Credit.took(seq) |> Credit.grant() |> elem(1)
+end
