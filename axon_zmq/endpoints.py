@@ -29,7 +29,7 @@ def check_frontend(endpoint: str) -> str:
     is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
     if not endpoint.startswith("tcp://") or not colon or not is_port:
         raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
-    if not _loopback(address):
+    if not is_loopback(address):
         raise ConfigurationError(
             f"AXON_FRONTEND {endpoint!r} would be open to other machines, without encryption or keys: "
             "bind 127.0.0.1 and reach it through a tunnel"
@@ -37,7 +37,8 @@ def check_frontend(endpoint: str) -> str:
     return endpoint
 
 
-def _loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's alone."""
     if address == "localhost":
         return True
     try:

@@ -1,0 +1,108 @@
+"""One client: a raw DEALER around the client's rules, which can be dropped and taken up again."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import suppress
+
+import zmq
+
+from axon_zmq.client.core import ClientCore
+
+LINGER_MS = 500
+"""How long the last `cancel`s may take to leave."""
+STALLED_HWM = 10
+"""Messages that ZeroMQ itself takes in for who leaves its socket unread: the next ones wait in the daemon."""
+
+
+class Connection:
+    """A DEALER of an identity of its own.
+
+    Args:
+        context: Of all.
+        endpoint: The daemon's.
+        stalls: Whether its socket is left unread while a reader has something to take.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, stalls: bool) -> None:
+        self.core = ClientCore()
+        self.waiting = 0
+        """Messages that slow readers have not taken yet."""
+        self._context = context
+        self._endpoint = endpoint
+        self._stalls = stalls
+        self._identity = b"loadtest-" + secrets.token_hex(8).encode()
+        self._reconnected_at = float("-inf")
+        self._connect()
+        self.core.connected(time.monotonic())
+        self.flush()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._identity.decode()} {self.core!r}>"
+
+    def _connect(self) -> None:
+        self._dealer = self._context.socket(zmq.DEALER)
+        self._dealer.setsockopt(zmq.IDENTITY, self._identity)
+        self._dealer.setsockopt(zmq.RCVHWM, STALLED_HWM if self._stalls else 0)
+        self._dealer.setsockopt(zmq.SNDHWM, 0)  # never wait for a daemon that is away
+        self._dealer.setsockopt(zmq.LINGER, LINGER_MS)
+        self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._is_new = True
+        self._dealer.connect(self._endpoint)
+        self.fd = int(self._dealer.getsockopt(zmq.FD))
+        """Readable at the latest when `has_news` becomes true; what makes it so again is `has_news` itself."""
+
+    def drop(self) -> None:
+        """Lose the connection with all that is under way on it, connect anew, and resume what is open."""
+        self._close(0)
+        self._connect()
+        self._resume(time.monotonic())
+
+    def reconnected_since(self, then: float) -> bool:
+        """Whether another connection has begun since, the daemon's restarts included."""
+        self.look()
+        return self._reconnected_at >= then
+
+    def look(self) -> None:
+        """See whether the connection is another one; then resume what is open."""
+        with suppress(zmq.Again):
+            while True:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+                if not self._is_new:
+                    self._resume(time.monotonic())
+                self._is_new = False
+
+    def _resume(self, now: float) -> None:
+        self._reconnected_at = now
+        self.core.connected(now)
+        self.flush()
+
+    def is_read(self) -> bool:
+        """Whether somebody reads the socket at all."""
+        return not (self._stalls and self.waiting)
+
+    def has_news(self) -> bool:
+        """Whether a message has come."""
+        return bool(int(self._dealer.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def receive(self) -> list[bytes] | None:
+        """The next message, if one has come."""
+        try:
+            return self._dealer.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def flush(self) -> None:
+        """Send what the rules want sent."""
+        while self.core.outgoing:
+            self._dealer.send_multipart(self.core.outgoing.popleft())
+
+    def close(self) -> None:
+        """Close; what was sent last still leaves."""
+        self._close(LINGER_MS)
+
+    def _close(self, linger: int) -> None:
+        self._dealer.disable_monitor()
+        self._monitor.close(0)
+        self._dealer.close(linger)

@@ -1,0 +1,311 @@
+"""Sends requests by schedule or some at a time, takes what comes, and checks it.
+
+One thread: raw DEALERs, drained without waiting, each under the rules of `ClientCore`. What the rules
+mend (a gap, a repeated message) is looked for here, so that a daemon that needs mending is noticed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from select import select
+from typing import Any, Final
+
+import zmq
+
+from axon_zmq.errors import AxonError
+from axon_zmq.loadtest.connection import Connection
+from axon_zmq.loadtest.figures import Figures, Tally
+from axon_zmq.loadtest.plan import Kind, Plan
+from axon_zmq.loadtest.runs import Run, broken_by
+from axon_zmq.messages import Chunk, Complete, Event, ToolCall
+
+BATCH: Final = 64
+"""Messages taken from one connection, or requests sent, before the others have their turn."""
+BEAT: Final = 0.01
+"""Seconds between two looks at how late the driver is, where no schedule tells."""
+TICK: Final = 0.5
+"""Seconds between two looks at what is overdue."""
+_TERMINAL: Final = (b"complete", b"error")
+
+
+class Driver:
+    """Puts a plan's load on.
+
+    Args:
+        plan: What is sent.
+        say: Told twice a second of how it goes.
+    """
+
+    def __init__(self, plan: Plan, say: Callable[[Driver], None] = lambda _: None) -> None:
+        self.plan = plan
+        self.sent = 0
+        self.stopped = False
+        self._say = say
+        self._kinds = plan.kinds()
+        self.tally = Tally({kind.name: Figures() for kind in self._kinds})
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 4096)
+        self._pools = {
+            stalls: [Connection(self._context, plan.endpoint, stalls) for _ in range(plan.clients)]
+            for stalls in {kind.stalls for kind in self._kinds}
+        }
+        self._connections = [connection for pool in self._pools.values() for connection in pool]
+        self._runs: dict[bytes, Run] = {}
+        self._ended: set[bytes] = set()
+        """Ids that have had their end, and for which nothing may come any more."""
+        self._free = list(range(plan.streams))
+        """Places of a closed loop in which no request is open."""
+        self._places: dict[Run, int] = {}
+        self._takes: list[tuple[float, int, Run]] = []
+        """What slow readers take, and when."""
+        self._order = count()
+        self._start = self._now = time.monotonic()
+        self._next_beat = self._next_tick = self._start
+        self._next_drop = self._start + plan.warmup
+        self._dropped = 0
+        self._sending_ended: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Driver {self.sent} sent, {len(self._runs)} open>"
+
+    @property
+    def open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._runs)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the warm-up."""
+        return self._now - self._start
+
+    @property
+    def window(self) -> float:
+        """Seconds that were measured: from the end of the warm-up until nothing more was sent."""
+        until = self._now if self._sending_ended is None else self._sending_ended
+        return max(0.0, until - self._start - self.plan.warmup)
+
+    def stop(self) -> None:
+        """Send nothing more, and cancel what is open; from a signal handler."""
+        self.stopped = True
+
+    def run(self) -> None:
+        """Do it all; returns when each request has ended, or soon after `stop`."""
+        try:
+            while not self.stopped and (self._sends() or self._runs):
+                self._round()
+        finally:
+            self._close()
+
+    def _sends(self) -> bool:
+        """Whether there is more to send; what was due before the end is, however late it has become."""
+        if self._sending_ended is None:
+            reached = self._now if self.plan.rate is None else min(self._now, self._due(self.plan.rate))
+            if self.sent >= self.plan.most or reached - self._start >= self.plan.warmup + self.plan.duration:
+                self._sending_ended = self._now
+        return self._sending_ended is None
+
+    def _round(self) -> None:
+        """Do what is due, then wait for what is next and take what has come."""
+        self._now = time.monotonic()
+        self._begin_due()
+        self._take_due()
+        self._tick()
+        worked = time.monotonic()
+        self.tally.busy += worked - self._now
+        ready = self._wait(self._next() - worked)
+        woke = time.monotonic()
+        for connection in ready:
+            self._drain(connection)
+        self.tally.busy += time.monotonic() - woke
+
+    def _next(self) -> float:
+        """When something is due next."""
+        times = [self._next_tick]
+        if self._sends():
+            times.append(self._next_beat if self.plan.rate is None else self._due(self.plan.rate))
+        if self._takes:
+            times.append(self._takes[0][0])
+        return min(times)
+
+    def _wait(self, seconds: float) -> list[Connection]:
+        """Until a message has come for one of the connections that are returned; poll knows only milliseconds."""
+        read = [connection for connection in self._connections if connection.is_read()]
+        ready = [connection for connection in read if connection.has_news()]
+        if not ready and seconds > 0:
+            select([connection.fd for connection in read], (), (), seconds)
+            ready = [connection for connection in read if connection.has_news()]
+        return ready
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    def _begin_due(self) -> None:
+        if self.plan.rate is None:
+            self._fill_places()
+            return
+        for _ in range(BATCH):
+            if (due := self._due(self.plan.rate)) > self._now or not self._sends():
+                return
+            self._begin(self._kinds[self.sent % len(self._kinds)], due)
+            self._note_lag(due)
+
+    def _fill_places(self) -> None:
+        while self._next_beat <= self._now:
+            self._note_lag(self._next_beat)
+            self._next_beat += BEAT
+        while self._free and self._sends():
+            place = self._free.pop()
+            self._places[self._begin(self._kinds[place % len(self._kinds)], time.monotonic())] = place
+
+    def _due(self, rate: float) -> float:
+        """When the next request is to be sent, by schedule."""
+        return self._start + self.sent / rate
+
+    def _note_lag(self, due: float) -> None:
+        if self._in_window(due):
+            self.tally.lag.record(time.monotonic() - due)
+
+    def _begin(self, kind: Kind, due: float) -> Run:
+        pool = self._pools[kind.stalls]
+        connection = pool[self.sent % len(pool)]
+        options = {**kind.options, "timeout_ms": int(self.plan.timeout * 1000)}
+        request = connection.core.run(kind.mode, kind.agent, kind.prompt, options, time.monotonic())
+        connection.flush()
+        self.sent += 1
+        figures = self.tally.kinds[kind.name] if self._in_window(due) else None
+        run = self._runs[request.id] = Run(kind, connection, request, due, figures)
+        if figures is not None:
+            figures.requests += 1
+        self.tally.second(self.elapsed).requests += 1
+        return run
+
+    # --- what comes --------------------------------------------------------------------------------
+
+    def _drain(self, connection: Connection) -> None:
+        for _ in range(BATCH):
+            if not connection.is_read() or (frames := connection.receive()) is None:
+                break
+            self._hear(connection, frames, time.monotonic())
+        connection.flush()
+
+    def _hear(self, connection: Connection, frames: list[bytes], now: float) -> None:
+        core = connection.core
+        request = core.receive(frames, now)
+        kind, id = frames[-3:-1] if len(frames) > 2 else (b"", b"")
+        if request is None and kind in _TERMINAL and id in self._ended:
+            self._broken("a second end")
+        elif (run := self._runs.get(id)) is not None:
+            self.tally.second(now - self._start).messages += 1
+            if self._in_window(now):
+                self.tally.kinds[run.kind.name].messages_within += 1
+            if request is None:
+                run.gap |= run.request.highest_seq > run.request.last_seq
+            else:
+                if request.ended and request.resumed_at < self._start:  # else its end may rightly come again
+                    self._ended.add(id)
+                self._news(run, now)
+        while core.tool_events:
+            asked, event = core.tool_events.popleft()
+            if isinstance(event, ToolCall):
+                core.answer(asked.id, event.call_id, {"result": event.args.get("a", 0) + event.args.get("b", 0)})
+
+    def _news(self, run: Run, now: float) -> None:
+        if not run.kind.reads_slowly:
+            while run.request.inbox:
+                self._take(run, run.request.inbox.popleft(), now)
+            return
+        run.connection.waiting += 1
+        if not run.is_due:
+            run.is_due = True
+            heappush(self._takes, (max(now, run.read_at), next(self._order), run))
+
+    def _take_due(self) -> None:
+        """Slow readers take a message each."""
+        while self._takes and self._takes[0][0] <= self._now:
+            _, _, run = heappop(self._takes)
+            item = run.request.inbox.popleft()
+            run.read_at = self._now + self.plan.read_ms / 1000
+            run.connection.waiting -= 1
+            run.is_due = bool(run.request.inbox)
+            if run.is_due:
+                heappush(self._takes, (run.read_at, next(self._order), run))
+            self._take(run, item, self._now)
+            if isinstance(item, Chunk):
+                run.connection.core.took(run.request, item)
+                run.connection.flush()
+
+    def _take(self, run: Run, item: Event | AxonError | dict[str, Any], now: float) -> None:
+        """A reader has one message of its run."""
+        match item:
+            case Chunk():
+                run.take_chunk(item, now)
+            case Complete():
+                broken = run.broken_by(item)
+                self._end(run, now, broken and self._broken(broken))
+            case AxonError():
+                broken = broken_by(item)
+                self._end(run, now, self._broken(broken) if broken else item.error_type)
+            case _:
+                pass
+
+    def _broken(self, promise: str) -> str:
+        self.tally.broken[promise] += 1
+        return promise
+
+    def _end(self, run: Run, now: float, fault: str | None) -> None:
+        del self._runs[run.request.id]
+        if (place := self._places.pop(run, None)) is not None:
+            self._free.append(place)
+        second = self.tally.second(now - self._start)
+        second.complete += fault is None
+        second.failed += fault is not None
+        if self._in_window(now):
+            self.tally.kinds[run.kind.name].complete_within += fault is None
+        if (figures := run.figures) is None:
+            return
+        if fault is None:
+            figures.complete += 1
+            figures.latency.record(now - run.due)
+        else:
+            figures.failures[fault] += 1
+
+    def _in_window(self, moment: float) -> bool:
+        """Whether what happens, or should, is measured."""
+        return self._sending_ended is None and moment - self._start >= self.plan.warmup
+
+    # --- now and then ------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._now < self._next_tick:
+            return
+        self._next_tick = self._now + TICK
+        for connection in self._connections:
+            connection.look()
+            for request in connection.core.tick(self._now):
+                if (run := self._runs.get(request.id)) is not None:
+                    self._news(run, self._now)
+            connection.flush()
+        if self.plan.drops:
+            self._drop_due()
+        self._say(self)
+
+    def _drop_due(self) -> None:
+        """Each connection is dropped at its turn, while runs are open on it."""
+        while self._next_drop <= self._now and self._sends():
+            connection = self._connections[self._dropped % len(self._connections)]
+            self._dropped += 1
+            self._next_drop += self.plan.drop_every / len(self._connections)
+            if runs := sum(run.connection is connection for run in self._runs.values()):
+                self.tally.drops += 1
+                self.tally.resumes += runs
+                connection.drop()
+
+    def _close(self) -> None:
+        self.tally.unfinished = len(self._runs)
+        for connection in self._connections:
+            connection.core.close()
+            connection.flush()
+            connection.close()
+        self._context.term()

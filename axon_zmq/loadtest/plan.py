@@ -1,0 +1,141 @@
+"""What a load test sends, how fast and for how long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from axon_zmq import endpoints
+from axon_zmq.errors import ConfigurationError
+
+SLOW_CREDIT: Final = 8
+"""Messages that may be on their way to a slow reader that gives credit."""
+_SYNTHETIC: Final = {"model": "synthetic:tokens=20,delay_ms=20"}
+_COUNTED: Final = "".join(f"{number:04d} " for number in range(20))
+"""What that model answers."""
+_ADD: Final[Mapping[str, Any]] = {
+    "name": "add",
+    "description": "Adds two numbers.",
+    "parameters": {
+        "type": "object",
+        "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
+        "required": ["a", "b"],
+    },
+    "returns": {"type": "number"},
+}
+
+
+class Scenario(StrEnum):
+    """What is sent."""
+
+    UNARY = "unary"
+    STREAMS = "streams"
+    MIXED = "mixed"
+    TOOLS = "tools"
+    SLOW_READERS = "slow-readers"
+    RECONNECTS = "reconnects"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Requests of one sort; each sort has figures of its own."""
+
+    name: str
+    mode: str
+    agent: str | Mapping[str, Any]
+    prompt: str
+    answer: str | None
+    """What is right; None where only the agent knows."""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """As `ClientCore.run` takes them."""
+    reads_slowly: bool = False
+
+    @property
+    def stalls(self) -> bool:
+        """Whether its reader leaves the socket unread meanwhile, since no credit holds the daemon back."""
+        return self.reads_slowly and "credit" not in self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A load test."""
+
+    endpoint: str
+    scenario: Scenario
+    rate: float | None
+    """Requests a second by schedule; None: `streams` at a time, each followed by the next."""
+    streams: int
+    duration: float
+    """Seconds that are measured."""
+    warmup: float
+    """Seconds before that."""
+    most: int
+    """Requests."""
+    clients: int
+    """Connections that requests are spread over; those that leave their sockets unread are as many more."""
+    timeout: float
+    """Seconds of each request."""
+    read_ms: float
+    """What a slow reader takes for a chunk."""
+    drop_every: float
+    """Seconds between two drops of one connection, in `reconnects`."""
+    agent: str | Mapping[str, Any] | None = None
+    """In place of the offline examples."""
+    prompt: str | None = None
+    sync: bool = False
+    """`run_sync` in place of `run`."""
+
+    @property
+    def drops(self) -> bool:
+        """Whether clients drop their connections."""
+        return self.scenario is Scenario.RECONNECTS
+
+    @property
+    def pace(self) -> str:
+        """For a title."""
+        return f"{self.streams} at a time" if self.rate is None else f"{self.rate:g} requests/s"
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """What is sent, in turns."""
+        mode = "run_sync" if self.sync else "run"
+        unary = self._kind("unary", mode, "echo", "Hello from the load test", "Hello from the load test")
+        stream = self._kind("stream", "run_stream", _SYNTHETIC, "Count", _COUNTED)
+        script = json.dumps([{"name": "add", "args": {"a": 2, "b": 3}}])
+        tools = replace(self._kind("tools", mode, {"model": "tools"}, script, "[5]"), options={"tools": [_ADD]})
+        slow = replace(stream, name="slow", reads_slowly=True)
+        credited = replace(slow, name="slow, credit", options={"credit": SLOW_CREDIT})
+        return {
+            Scenario.UNARY: (unary,),
+            Scenario.STREAMS: (stream,),
+            Scenario.MIXED: (unary, stream, tools),
+            Scenario.TOOLS: (tools,),
+            Scenario.SLOW_READERS: (stream, slow, credited),
+            Scenario.RECONNECTS: (stream,),
+        }[self.scenario]
+
+    def _kind(self, name: str, mode: str, agent: str | Mapping[str, Any], prompt: str, answer: str) -> Kind:
+        own = self.agent is not None or self.prompt is not None
+        return Kind(name, mode, self.agent or agent, self.prompt or prompt, None if own else answer)
+
+
+def check_target(endpoint: str, remote: bool) -> str:
+    """Check the endpoint that load is put upon.
+
+    Args:
+        endpoint: `tcp://host:port` or `ipc://path`.
+        remote: Whether it may be another machine's.
+
+    Raises:
+        ConfigurationError: It is none, or another machine's.
+    """
+    if endpoint.startswith("ipc://"):
+        return endpoints.check_ipc(endpoint)
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not (host and colon and port.isdecimal()):
+        raise ConfigurationError(f"{endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
+    if not remote and not endpoints.is_loopback(host):
+        raise ConfigurationError(f"{endpoint!r} is another machine: --remote says that it is yours to put load upon")
+    return endpoint

@@ -1,0 +1,66 @@
+"""One request of a load test: what its reader has of it so far, and whether that is what was promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from axon_zmq.client.core import Request
+from axon_zmq.errors import AxonError
+from axon_zmq.loadtest.connection import Connection
+from axon_zmq.loadtest.figures import Figures
+from axon_zmq.loadtest.plan import Kind
+from axon_zmq.messages import Chunk, Complete
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One request, and what came of it."""
+
+    kind: Kind
+    connection: Connection
+    request: Request
+    due: float
+    """When it should have been sent."""
+    figures: Figures | None
+    """None in the warm-up."""
+    gap: bool = False
+    """Whether a message came before the one that was next."""
+    read_at: float = 0.0
+    """When a slow reader takes the next message."""
+    is_due: bool = False
+    """Whether a slow reader is about to."""
+    _text: list[str] = field(default_factory=list[str])
+    """Of the last step."""
+    _step: int = 0
+    _last_chunk: float | None = None
+
+    def take_chunk(self, chunk: Chunk, now: float) -> None:
+        """Its reader has a chunk."""
+        if self.figures is not None:
+            if self._last_chunk is None:
+                self.figures.first_chunk.record(now - self.due)
+            else:
+                self.figures.chunk_gap.record(now - self._last_chunk)
+        self._last_chunk = now
+        if chunk.step != self._step:
+            self._step = chunk.step
+            self._text.clear()
+        if chunk.type == "text":
+            self._text.append(chunk.data)
+
+    def broken_by(self, done: Complete) -> str | None:
+        """Which promise was broken, now that it is complete."""
+        if self.gap and not self.connection.reconnected_since(self.due):
+            return "a gap in seq"
+        if isinstance(done.result, str):
+            streamed = "".join(self._text) if self.kind.mode == "run_stream" else done.result
+            if streamed != done.result or done.result != (self.kind.answer or done.result):
+                return "text not whole"
+        return None
+
+
+def broken_by(error: AxonError) -> str | None:
+    """Which promise was broken, where it was the client that gave a run up."""
+    if error.details.get("by") != "client":
+        return None
+    return "no end" if error.error_type == "deadline_exceeded" else "an unreadable answer"
