@@ -20,6 +20,7 @@ import typer
 
 from axon_zmq import __version__, settings
 from axon_zmq.errors import AxonError, ConfigurationError, RequestError, RunEndedError, UnavailableError
+from axon_zmq.loadtest.plan import Scenario
 from axon_zmq.messages import Complete
 from axon_zmq.terminal import (
     Lines,
@@ -35,7 +36,7 @@ from axon_zmq.terminal import (
 )
 from axon_zmq.wire import mode_of
 
-FAILED, WRONG, NOT_NOW = 1, 2, 3
+FAILED, WRONG, NOT_NOW, INTERRUPTED = 1, 2, 3, 130
 THERE = 2.0
 """Seconds within which a daemon that is there answers."""
 
@@ -463,6 +464,61 @@ async def _call(tool: str, args: dict[str, Any], endpoint: str | None, **options
         return await client.call_tool(tool, args, **options)
 
 
+@app.command()
+def loadtest(
+    scenario: Annotated[Scenario, typer.Argument(help="What is sent.")] = Scenario.STREAMS,
+    rate: Annotated[float | None, typer.Option(help="Requests a second, by schedule.", min=0.01, max=100_000)] = None,
+    streams: Annotated[int | None, typer.Option(help="Requests open at a time; 10 without --rate.", min=1)] = None,
+    duration: Annotated[float, typer.Option(help="Seconds that are measured.", min=0.1, max=86_400)] = 10,
+    warmup: Annotated[float, typer.Option(help="Seconds before that, left out of the figures.", min=0)] = 2,
+    most: Annotated[int, typer.Option(help="Requests in all, at most.", min=1)] = 100_000,
+    clients: Annotated[int, typer.Option(help="Connections to spread them over.", min=1, max=64)] = 8,
+    agent: Annotated[str | None, typer.Option(help="In place of the offline examples; a name or JSON.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Its prompt.")] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Mode run_sync in place of run.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that each request may take.", min=0.001)] = 30,
+    read_ms: Annotated[float, typer.Option(help="What a slow reader takes for a chunk.", min=0)] = 100,
+    drop_every: Annotated[float, typer.Option(help="Seconds between two drops of a connection.", min=2.5)] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report there.", dir_okay=False)] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="The same, with plots.", dir_okay=False)] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Put no load on: show two JSON reports and their ratios.")
+    ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="The endpoint may be another machine's.")] = False,
+    endpoint: Endpoint = None,
+) -> None:
+    """Put load on a running daemon, and show what its clients see; exit code 1 where a request failed."""
+    from axon_zmq.loadtest import require_extra
+
+    require_extra()
+    from axon_zmq.loadtest import console
+    from axon_zmq.loadtest.plan import Plan, check_target
+
+    if compare is not None:
+        console.compare(*compare, html_file)
+        return
+    if rate is not None and streams is not None:
+        _fail("--rate is by schedule, --streams is so many at a time: give one of them", WRONG)
+    plan = Plan(
+        endpoint=check_target(endpoint or settings.load().frontend, remote),
+        scenario=scenario,
+        rate=rate,
+        streams=streams or 10,
+        duration=duration,
+        warmup=warmup,
+        most=most,
+        clients=clients,
+        timeout=timeout,
+        read_ms=read_ms,
+        drop_every=drop_every,
+        agent=None if agent is None else _agent(agent),
+        prompt=prompt,
+        sync=sync,
+    )
+    seen = console.drive(plan, _talk(_ping(plan.endpoint, 0)), json_file, html_file)
+    raise typer.Exit(INTERRUPTED if seen.interrupted else 0 if seen.is_good else FAILED)
+
+
 # --- small things ----------------------------------------------------------------------------------
 
 
@@ -471,7 +527,7 @@ def _talk(talk: Coroutine[Any, Any, Any], as_json: bool = False) -> Any:
     try:
         return asyncio.run(talk)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except UnansweredError as error:
         _fail(str(error), FAILED)
     except AxonError as error:

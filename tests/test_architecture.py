@@ -31,7 +31,7 @@ LAYERS = [
     ["testing"],
     ["supervise"],
     ["terminal"],
-    ["conformance"],
+    ["conformance", "loadtest"],
     ["cli"],
 ]
 """From the bottom up; a module imports only from its own layer and those before it."""

@@ -1,0 +1,258 @@
+"""A load test's report: as JSON, and as tables for a terminal or a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from axon_zmq import __version__
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.loadtest.driver import Driver
+from axon_zmq.loadtest.figures import Figures, Times
+
+PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+LATE_MS: Final = 10.0
+BUSY: Final = 0.9
+"""A driver that is later than this (p99), or works for more than this share of the time, measures itself too."""
+TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
+"""What is timed of each kind, and how it is called."""
+
+
+class Timed(BaseModel):
+    """Milliseconds of something that was timed; `hdr` is the whole histogram, in microseconds."""
+
+    count: int
+    ms: dict[str, float]
+    hdr: str
+
+    @staticmethod
+    def of(times: Times) -> Timed:
+        """What a histogram says."""
+        at = dict(zip(PERCENTILES, times.at(list(PERCENTILES.values())), strict=True))
+        return Timed(count=len(times), ms=at, hdr=times.encoded())
+
+
+class Part(BaseModel):
+    """What became of the requests of one kind that were measured."""
+
+    requests: int
+    complete: int
+    failures: dict[str, int]
+    complete_per_second: float
+    """While the load was on."""
+    messages_per_second: float
+    latency: Timed
+    first_chunk: Timed
+    chunk_gap: Timed
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed, in whatever way."""
+        return sum(self.failures.values())
+
+
+class Moment(BaseModel):
+    """One second; `at` 0 is the first that was measured."""
+
+    at: float
+    requests: int
+    complete: int
+    failed: int
+    messages: int
+
+
+class Lateness(BaseModel):
+    """How the driver itself did."""
+
+    lag: Timed
+    busy: float
+    """Share of the time in which it worked and did not wait."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the figures are the driver's as much as the daemon's."""
+        return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY
+
+
+class Report(BaseModel):
+    """All that is known of a load test when it is over."""
+
+    report: Literal["axon-zmq loadtest 1"] = "axon-zmq loadtest 1"
+    version: str
+    daemon: dict[str, Any]
+    """Of its `pong`: version, boot and modes."""
+    ended: datetime
+    scenario: str
+    pace: str
+    plan: dict[str, Any]
+    seconds: float
+    """That were measured."""
+    interrupted: bool
+    kinds: dict[str, Part]
+    broken: dict[str, int]
+    """Promises that were not kept, those of the warm-up too."""
+    drops: int
+    resumes: int
+    unfinished: int
+    each_second: list[Moment]
+    driver: Lateness
+
+    @property
+    def is_good(self) -> bool:
+        """Whether no request failed and no promise was broken."""
+        return not self.broken and not any(part.failed for part in self.kinds.values())
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        return f"{self.scenario}, {self.pace}, {self.seconds:.1f} s on axon-zmq {self.daemon.get('version', '?')}"
+
+
+def report_of(driver: Driver, pong: Mapping[str, Any]) -> Report:
+    """The report of a driver that has ended."""
+    tally, plan = driver.tally, driver.plan
+    moments = [
+        Moment(at=second - plan.warmup, **{name: getattr(seen, name) for name in seen.__slots__})
+        for second, seen in enumerate(tally.seconds)
+    ]
+    return Report(
+        version=__version__,
+        daemon={key: pong.get(key) for key in ("version", "boot", "modes")},
+        ended=datetime.now(UTC).replace(microsecond=0),
+        scenario=plan.scenario,
+        pace=plan.pace,
+        plan={name: getattr(plan, name) for name in plan.__slots__},
+        seconds=driver.window,
+        interrupted=driver.stopped,
+        kinds={name: _part(figures, driver.window) for name, figures in tally.kinds.items()},
+        broken=dict(tally.broken),
+        drops=tally.drops,
+        resumes=tally.resumes,
+        unfinished=tally.unfinished,
+        each_second=moments,
+        driver=Lateness(lag=Timed.of(tally.lag), busy=tally.busy / max(driver.elapsed, 0.001)),
+    )
+
+
+def _part(figures: Figures, window: float) -> Part:
+    return Part(
+        requests=figures.requests,
+        complete=figures.complete,
+        failures=dict(figures.failures),
+        complete_per_second=figures.complete_within / max(window, 0.001),
+        messages_per_second=figures.messages_within / max(window, 0.001),
+        **{name: Timed.of(getattr(figures, name)) for name in TIMED},
+    )
+
+
+def read(path: Path) -> Report:
+    """A report that was written as JSON.
+
+    Raises:
+        ConfigurationError: The file is none.
+    """
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = "/".join(map(str, fault["loc"]))
+        raise ConfigurationError(f"{path} is no report of axon-zmq loadtest: {place} {fault['msg']}") from None
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+class Grid(NamedTuple):
+    """A table: what its rows are called, and their cells."""
+
+    headers: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+class _Numbers(NamedTuple):
+    headers: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]
+
+
+def tables(report: Report) -> list[Grid]:
+    """What there is to see of a report: requests, and times in milliseconds."""
+    return [Grid(each.headers, [(name, *map(_shown, row)) for name, row in each.rows.items()]) for each in _all(report)]
+
+
+def comparison(a: Report, b: Report) -> list[Grid]:
+    """The same of two reports: A, B, and B divided by A; what only one of them has is left out."""
+    return [_beside(*both) for both in zip(_all(a), _all(b), strict=True)]
+
+
+def _beside(a: _Numbers, b: _Numbers) -> Grid:
+    rows: list[tuple[str, ...]] = []
+    for name in (name for name in a.rows if name in b.rows):
+        rows += [
+            (name, "A", *map(_shown, a.rows[name])),
+            ("", "B", *map(_shown, b.rows[name])),
+            ("", "B/A", *(f"{y / x:.2f}" if x else "-" for x, y in zip(a.rows[name], b.rows[name], strict=True))),
+        ]
+    return Grid((a.headers[0], "", *a.headers[1:]), rows)
+
+
+def _all(report: Report) -> list[_Numbers]:
+    return [_requests(report), _times(report)]
+
+
+def _requests(report: Report) -> _Numbers:
+    rows = {name: _cells(part) for name, part in report.kinds.items()}
+    if len(rows) > 1:
+        rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+    return _Numbers(("", "requests", "complete", "failed", "complete/s", "messages/s"), rows)
+
+
+def _cells(part: Part) -> tuple[float, ...]:
+    return part.requests, part.complete, part.failed, part.complete_per_second, part.messages_per_second
+
+
+def _times(report: Report) -> _Numbers:
+    rows: dict[str, tuple[float, ...]] = {}
+    for kind, part in report.kinds.items():
+        for name, label in TIMED.items():
+            timed: Timed = getattr(part, name)
+            if timed.count:
+                rows[f"{kind}: {label}"] = tuple(timed.ms[percentile] for percentile in PERCENTILES)
+    return _Numbers(("ms", *PERCENTILES), rows)
+
+
+def _shown(number: float) -> str:
+    """Three digits, or all before the point."""
+    if isinstance(number, int) or number >= 99.95:
+        return f"{number:,.0f}"
+    return f"{number:.2f}" if number < 9.995 else f"{number:.1f}"
+
+
+def faults(report: Report) -> list[str]:
+    """Lines about what went wrong; none where all is good."""
+    lines = [
+        f"FAILED {kind}: {fault}, {number:,} of {part.requests:,}"
+        for kind, part in report.kinds.items()
+        for fault, number in part.failures.items()
+        if fault not in report.broken
+    ]
+    lines += [f"BROKEN: {promise}, {number:,} times" for promise, number in report.broken.items()]
+    if report.driver.is_late:
+        lines.append("DRIVER: it was late itself, so these are its figures too: give it more processor, or less to do")
+    return lines
+
+
+def notes(report: Report) -> list[str]:
+    """Lines about how it went besides."""
+    driver = report.driver
+    lines = [f"driver: late by {driver.lag.ms['p99']:.2f} ms (p99), busy for {driver.busy:.0%} of the time"]
+    if report.drops:
+        lines.append(
+            f"connections dropped: {report.drops:,}, with {report.resumes:,} open requests, which were resumed"
+        )
+    if report.interrupted:
+        lines.append(f"interrupted: {report.unfinished:,} open requests were cancelled")
+    return lines
