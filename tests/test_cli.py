@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import PATIENCE, Daemon, free_port, wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
-COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor"]
+COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
 
 
 def axon(daemon: Daemon | None, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
