@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 
-from bench import measure, processes, report
+from bench import measure, pressure, processes, relay, report, runs, transport
 
-LONGEST = 1200
-"""Seconds after which a run is given up; about three minutes are usual."""
+ROOMS: dict[str, measure.Room] = {
+    "relay": relay.room,
+    "transport": transport.room,
+    "agents": runs.room,
+    "pressure": pressure.room,
+}
+LONGEST = 3600
+"""Seconds after which a run is given up; about a quarter of an hour is usual."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -18,15 +25,16 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a few seconds: that it works, not how fast")
     parser.add_argument("--rounds", type=int, help="how many rounds, at least 3")
+    parser.add_argument("--only", nargs="+", choices=ROOMS, default=list(ROOMS), help="measure only these")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    if options.quick and options.write:
-        parser.error("--quick has no figures to write")
+    if options.write and (options.quick or len(options.only) < len(ROOMS)):
+        parser.error("the page has the figures of a whole run: --write goes with neither --quick nor --only")
     return options
 
 
 def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -36,7 +44,7 @@ def main() -> None:
     plan = measure.QUICK if options.quick else measure.FULL
     rounds = plan.rounds if options.quick else max(3, options.rounds or plan.rounds)
     where = report.machine()
-    rows = measure.run(plan, rounds, _say)
+    rows = measure.run([ROOMS[name] for name in options.only], plan, rounds, _say)
     print(report.as_text(rows))
     print(json.dumps(report.as_json(rows, where, rounds), ensure_ascii=False))
     if options.write:

@@ -1,119 +1,132 @@
-"""Raw DEALERs, so that what is measured is the daemon and not a client library."""
+"""Clients of any protocol: what is asked, what came, and the loop that all drivers share."""
 
 from __future__ import annotations
 
-import secrets
 import time
-from itertools import count
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-import zmq
-
-from axon_zmq import wire
+from bench.agents import SIZE
 from bench.processes import PATIENCE
 
-_BATCH = 256
+
+@dataclass(frozen=True)
+class Request:
+    """What each client asks for: `echo` and `run` have one answer, `paced` and `stream` come in pieces."""
+
+    kind: str
+    body: dict[str, Any]
+    text: str
+    """What must come, over all pieces."""
+
+    @property
+    def unary(self) -> bool:
+        """Whether there is one answer."""
+        return self.kind in ("echo", "run")
 
 
-class Crowd:
-    """Some clients, each with one request at a time.
+@dataclass(slots=True)
+class Came:
+    """What came of one request, with times of `time.perf_counter`."""
+
+    sent: float
+    ended: float = 0.0
+    pieces: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+
+    @property
+    def text(self) -> str:
+        """All that came."""
+        return "".join(piece for _, piece in self.pieces)
+
+    def delays(self, pace: float) -> list[float]:
+        """Seconds by which each delta was late, had each been due `pace` seconds after the one before."""
+        late: list[float] = []
+        for at, piece in self.pieces:
+            late += [at - self.sent - pace * number for number in range(len(late), len(late) + len(piece) // SIZE)]
+        return late
+
+
+class Crowd(ABC):
+    """Some clients, each with one request at a time. It runs in one thread and waits for sockets only.
 
     Args:
-        endpoint: The daemon's, or the naive loop's.
         size: How many clients.
     """
 
-    def __init__(self, endpoint: str, size: int) -> None:
-        self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._ids = count(1)
-        self._dealers = [self._connect(endpoint) for _ in range(size)]
-
-    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
-        dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.IDENTITY, f"bench-{secrets.token_hex(8)}".encode())
-        dealer.setsockopt(zmq.RCVHWM, 0)  # it reads without end, as chumak does: the server never waits for it
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.connect(endpoint)
-        self._poller.register(dealer, zmq.POLLIN)
-        return dealer
+    def __init__(self, size: int) -> None:
+        self._size = size
 
     def __len__(self) -> int:
-        return len(self._dealers)
+        return self._size
 
-    def exchange(self, kind: bytes, body: dict[str, Any], each: int) -> int:
-        """Each client makes `each` requests, one after the other; how many chunks came."""
-        packed = wire.pack(body)
-        left = dict.fromkeys(self._dealers, each)
-        chunks = 0
-        for dealer in self._dealers:
-            self._send(dealer, kind, packed)
-        while left:
-            ready = self._poller.poll(int(PATIENCE * 1000))
-            if not ready:
-                raise RuntimeError(f"{len(left)} clients waited {PATIENCE:g} s for an answer")
-            for dealer, _ in ready:
-                came, ended = _take(dealer)
-                chunks += came
+    def exchange(self, request: Request, each: int = 1, rate: float = 0.0) -> list[Came]:
+        """Each client makes `each` requests, one after the other; what came, whole, in the order of the ends.
+
+        Args:
+            request: What all ask for.
+            each: How often.
+            rate: How many clients begin in a second; 0 is all at once.
+        """
+        done: list[Came] = []
+        under_way: dict[int, Came] = {}
+        left = [each] * self._size
+        begun, heard = 0, time.perf_counter()
+        start = heard
+        while len(done) < self._size * each:
+            now = time.perf_counter()
+            while begun < self._size and (not rate or start + begun / rate <= now):
+                under_way[begun] = self._begin(begun, request)
+                begun += 1
+            due = start + begun / rate - now if begun < self._size else PATIENCE
+            for client, piece, ended in self._heard(max(0.0, due)):
+                came = under_way[client]
+                heard = time.perf_counter()
+                if piece:
+                    came.pieces.append((heard, piece))
                 if ended:
-                    left[dealer] -= 1
-                    if left[dealer]:
-                        self._send(dealer, kind, packed)
-                    else:
-                        del left[dealer]
-        return chunks
+                    came.ended = heard
+                    done.append(came)
+                    left[client] -= 1
+                    if left[client]:
+                        under_way[client] = self._begin(client, request)
+            if time.perf_counter() - heard > PATIENCE:
+                raise RuntimeError(f"{sum(left)} requests waited {PATIENCE:g} s for an answer")
+        torn = sum(came.text != request.text for came in done)
+        if torn:
+            raise RuntimeError(f"{torn} of {len(done)} answers to {request.kind!r} are not whole")
+        return done
 
-    def latencies(self, kind: bytes, body: dict[str, Any], times: int, pause: float) -> list[float]:
+    def _begin(self, client: int, request: Request) -> Came:
+        came = Came(time.perf_counter())
+        self._send(client, request)
+        return came
+
+    def latencies(self, request: Request, times: int, pause: float) -> list[float]:
         """The first client makes requests one after the other, with a pause before each.
 
         Milliseconds of each, from before its body is packed until the answer's is unpacked.
         """
-        dealer = self._dealers[0]
         took: list[float] = []
         for _ in range(times):
             time.sleep(pause)
             start = time.perf_counter()
-            self._send(dealer, kind, wire.pack(body))
-            while True:
-                kind_of, id, packed = dealer.recv_multipart()
-                answer = wire.unpack(packed, "the body")
-                if kind_of == b"complete":
-                    break
-                if kind_of == b"tool_call":
-                    self._add(dealer, id, answer)
-                else:
-                    assert kind_of == b"alive", answer
+            self._send(0, request)
+            while not any(ended for _, _, ended in list(self._heard(PATIENCE))):
+                if time.perf_counter() - start > PATIENCE:
+                    raise RuntimeError(f"a client waited {PATIENCE:g} s for an answer")
             took.append((time.perf_counter() - start) * 1000)
         return took
 
-    @staticmethod
-    def _add(dealer: zmq.Socket[bytes], id: bytes, call: dict[str, Any]) -> None:
-        """Do what `bench.agents.add` does, as a tool of the client's."""
-        result = call["args"]["a"] + call["args"]["b"]
-        dealer.send_multipart(
-            [b"tool_result", id, wire.pack({"call_id": call["call_id"]}), wire.pack({"result": result})]
-        )
+    @abstractmethod
+    def _send(self, client: int, request: Request) -> None:
+        """Send a client's request."""
 
-    def _send(self, dealer: zmq.Socket[bytes], kind: bytes, packed: bytes) -> None:
-        dealer.send_multipart([kind, b"%d" % next(self._ids), b"", packed])
+    @abstractmethod
+    def _heard(self, seconds: float) -> Iterable[tuple[int, str, bool]]:
+        """Wait at most so long; then which client, what piece of text came, and whether its request has ended."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Close all."""
-        self._context.destroy(linger=0)
-
-
-def _take(dealer: zmq.Socket[bytes]) -> tuple[int, bool]:
-    """Read up to a batch: how many chunks, and whether the request ended."""
-    chunks = 0
-    for _ in range(_BATCH):
-        try:
-            kind, _id, body = dealer.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            break
-        if kind == b"chunk":
-            chunks += 1
-        elif kind == b"complete":
-            return chunks, True
-        elif kind == b"error":
-            raise RuntimeError(f"the daemon answered {wire.unpack(body, 'the error')}")
-    return chunks, False
+        """Close all connections."""

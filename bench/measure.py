@@ -1,36 +1,21 @@
-"""What is measured: each comparison is two calls, the daemon's side and the other, that return figures by part."""
+"""How it is measured: each comparison does the same work on several sides, ours first, and has figures by part."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from bench.bare import PROMPT
 from bench.clients import Crowd
-from bench.numbers import Figure, percentiles
-from bench.processes import Cpu, Process, site
+from bench.numbers import Figure
+from bench.processes import Cpu, Process
 
 Parts = dict[str, float]
 """Figures by the part that they are of, such as `broker`, or `p99`."""
+OURS = "axon_zmq"
 PAUSE = 0.005
 """Seconds between two requests, where they are not back to back."""
-CALLS = 20
-"""Tool calls of one run."""
-_NUMBERS = {"a": {"type": "integer"}, "b": {"type": "integer"}}
-ADD = {
-    "name": "add",
-    "description": "Adds two numbers.",
-    "parameters": {"type": "object", "properties": _NUMBERS, "required": ["a", "b"]},
-    "returns": {"type": "integer"},
-}
-"""`bench.agents.add` as a tool of the client's."""
-NAIVE = "naive loop"
-BARE = "bare pydantic-ai"
 
 
 @dataclass(frozen=True)
@@ -38,12 +23,22 @@ class Plan:
     """How much is done in each round."""
 
     rounds: int
+    warm: bool
+    """Whether what is measured is tried once before it counts."""
     crowd: int
     """Clients at a time, where it is more than one."""
+    many: int
+    """Agent streams at a time, where they are many."""
     relayed: int
     """Chunks at full speed, over all clients."""
     paced: int
     """Chunks one by one, a millisecond apart."""
+    abreast: int
+    """Paced streams at a time, without agents and with them."""
+    chunks: int
+    """Of each paced stream without an agent."""
+    echoes: int
+    """Unary requests without an agent, over all clients."""
     streams: int
     """Agent streams, one at a time."""
     runs: int
@@ -51,195 +46,166 @@ class Plan:
     timed: int
     """Unary requests one at a time."""
     called: int
-    """Runs of `CALLS` tool calls each."""
+    """Runs of many tool calls each."""
     idle: float
     """Seconds in which nothing is asked."""
+    overload: int
+    """Paced agent streams at a time, where they are more than can be served."""
+    deltas: int
+    """Of each paced stream of an agent."""
+    rate: int
+    """Paced agent streams that begin in a second."""
 
 
-FULL = Plan(rounds=5, crowd=32, relayed=64_000, paced=1_000, streams=8, runs=960, timed=400, called=30, idle=2.0)
-QUICK = Plan(rounds=1, crowd=2, relayed=2_000, paced=50, streams=1, runs=20, timed=20, called=2, idle=0.1)
+FULL = Plan(
+    rounds=3,
+    warm=True,
+    crowd=32,
+    many=256,
+    relayed=64_000,
+    paced=1_000,
+    abreast=500,
+    chunks=100,
+    echoes=6_400,
+    streams=8,
+    runs=960,
+    timed=400,
+    called=30,
+    idle=2.0,
+    overload=2_000,
+    deltas=200,
+    rate=500,
+)
+QUICK = Plan(
+    rounds=1,
+    warm=False,
+    crowd=2,
+    many=4,
+    relayed=2_000,
+    paced=50,
+    abreast=5,
+    chunks=5,
+    echoes=20,
+    streams=1,
+    runs=20,
+    timed=20,
+    called=2,
+    idle=0.1,
+    overload=10,
+    deltas=20,
+    rate=50,
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of figures, or a few: both sides do the same work."""
+    """One line of figures, or a few: all sides do the same work."""
 
     title: str
     unit: str
-    beside: str
-    """What the other side is."""
     ours: Callable[[], Parts]
-    other: Callable[[], Parts]
+    others: dict[str, Callable[[], Parts]]
+    warm: bool = True
+    """Whether each side is tried once before it counts; not worth it for what takes long, after others like it."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What serves, ours or a peer's."""
+
+    name: str
+    processes: dict[str, Process]
+    """All of the server's, by what each is."""
+    connect: Callable[[int, int | None], Crowd]
+    """So many clients, on so many connections; on one each by default."""
+
+    def cpu(self) -> Cpu:
+        """Of all its processes."""
+        return Cpu(**self.processes)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Services that are measured alike."""
+
+    stack: ExitStack
+    """Closes the clients."""
+    ours: Service
+    others: Sequence[Service]
+
+    def compare(
+        self,
+        title: str,
+        unit: str,
+        measure: Callable[[Service, Crowd], Parts],
+        size: int,
+        connections: int | None = None,
+        beside: dict[str, Callable[[], Parts]] | None = None,
+        warm: bool = True,
+    ) -> Comparison:
+        """Measure each with as many clients; `beside` are sides that have none."""
+
+        def side(service: Service) -> Callable[[], Parts]:
+            return partial(measure, service, self.stack.enter_context(closing(service.connect(size, connections))))
+
+        others = {other.name: side(other) for other in self.others}
+        return Comparison(title, unit, side(self.ours), {**others, **(beside or {})}, warm)
+
+
+@dataclass(frozen=True)
+class Other:
+    """The figure of another side, and ours divided by it."""
+
+    name: str
+    figure: Figure
+    ratio: Figure
+    """Of the rounds' own ratios: what slows all sides of a round does not change it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside another; where only the daemon has such a part, beside nothing."""
+    """One of our figures beside the others'; where only the daemon has such a part, beside nothing."""
 
     title: str
     unit: str
-    beside: str
     ours: Figure
-    other: Figure | None
-    ratio: Figure | None
-    """Of the rounds' own ratios: what slows both sides of a round does not change it."""
+    others: Sequence[Other]
 
 
-def run(plan: Plan, rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Measure everything; the side that goes first changes with every round."""
-    with ExitStack() as stack:
-        comparisons = [*stack.enter_context(_relay(plan)), *stack.enter_context(_agents(plan))]
-        for comparison in comparisons:
-            say(f"warming up: {comparison.title}")
-            comparison.ours()
-            comparison.other()
-        measured: list[list[tuple[Parts, Parts]]] = [[] for _ in comparisons]
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            for comparison, pairs in zip(comparisons, measured, strict=True):
-                pairs.append(_both(comparison, ours_first=number % 2 == 0))
-    return [row for pairs in zip(comparisons, measured, strict=True) for row in _rows(*pairs)]
+Room = Callable[[Plan], AbstractContextManager[Sequence[Comparison]]]
+"""Starts what some comparisons need, and ends it after them."""
 
 
-def _both(comparison: Comparison, ours_first: bool) -> tuple[Parts, Parts]:
-    if ours_first:
-        ours = comparison.ours()
-        return ours, comparison.other()
-    other = comparison.other()
-    return comparison.ours(), other
+def run(rooms: Sequence[Room], plan: Plan, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """Measure everything, a room at a time; the order of the sides is reversed with every round."""
+    rows: list[Row] = []
+    for room in rooms:
+        with room(plan) as comparisons:
+            for comparison in filter(lambda each: plan.warm and each.warm, comparisons):
+                say(f"warming up: {comparison.title}")
+                _all_sides(comparison, backwards=False)
+            measured: list[list[dict[str, Parts]]] = [[] for _ in comparisons]
+            for number in range(rounds):
+                for comparison, results in zip(comparisons, measured, strict=True):
+                    say(f"round {number + 1} of {rounds}: {comparison.title}")
+                    results.append(_all_sides(comparison, backwards=number % 2 == 1))
+        for comparison, results in zip(comparisons, measured, strict=True):
+            rows += _rows(comparison, results)
+    return rows
 
 
-def _rows(comparison: Comparison, rounds: list[tuple[Parts, Parts]]) -> Iterator[Row]:
-    for part in rounds[0][0]:
-        ours = [mine[part] for mine, _ in rounds]
-        other = [theirs[part] for _, theirs in rounds if part in theirs]
-        yield Row(
-            title=f"{comparison.title}: {part}",
-            unit=comparison.unit,
-            beside=comparison.beside if other else "",
-            ours=Figure.of(ours),
-            other=Figure.of(other) if other else None,
-            ratio=Figure.of([mine / theirs for mine, theirs in zip(ours, other, strict=True)]) if other else None,
-        )
+def _all_sides(comparison: Comparison, backwards: bool) -> dict[str, Parts]:
+    sides = list({OURS: comparison.ours, **comparison.others}.items())
+    return {name: side() for name, side in (reversed(sides) if backwards else sides)}
 
 
-# --- the relay alone -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _relay(plan: Plan) -> Generator[list[Comparison]]:
-    """The broker, and the naive loop, each with a worker that sends ready-made chunks."""
-    with site() as daemon, site() as naive, ExitStack() as stack:
-        broker = daemon.broker(workers=1)
-        daemon.start("source", "bench.source", daemon.backend)
-        loop = naive.start("naive", "bench.naive", naive.endpoint, naive.backend)
-        naive.start("source", "bench.source", naive.backend)
-        daemon.wait_for("run_stream")
-
-        def compare(how: str, clients: int, chunks: int, pause: float = 0.0) -> Comparison:
-            sides = [
-                partial(_relayed, stack.enter_context(closing(Crowd(of.endpoint, clients))), process, chunks, pause)
-                for of, process in ((daemon, broker), (naive, loop))
-            ]
-            return Comparison(f"relayed chunk, {how}", "µs CPU", NAIVE, *sides)
-
-        yield [
-            compare("1 stream at full speed", 1, plan.relayed),
-            compare(f"{plan.crowd} streams at full speed", plan.crowd, plan.relayed),
-            compare("1 stream, one each ms", 1, plan.paced, 0.001),
-        ]
-
-
-def _relayed(crowd: Crowd, process: Process, chunks: int, pause: float) -> Parts:
-    clients = len(crowd)
-    body = {"streams": clients, "chunks": chunks // clients, "pause": pause}
-    with Cpu(broker=process) as cpu:
-        came = crowd.exchange(b"run_stream", body, each=1)
-    assert came == chunks // clients * clients, f"{came} of {chunks} chunks came"
-    return cpu.per(came)
-
-
-# --- agents ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _agents(plan: Plan) -> Generator[list[Comparison]]:
-    """The whole daemon, and the same agents in process."""
-    with (
-        site() as daemon,
-        closing(Crowd(daemon.endpoint, 1)) as one,
-        closing(Crowd(daemon.endpoint, plan.crowd)) as many,
-    ):
-        broker, run, run_stream = daemon.broker(workers=2), daemon.worker("run"), daemon.worker("run_stream")
-        bare = daemon.start("bare", "bench.bare")
-        daemon.wait_for("run", "run_stream")
-
-        def streams(crowd: Crowd, each: int) -> Comparison:
-            return Comparison(
-                f"agent's chunk, {len(crowd)} stream{'s' * (len(crowd) > 1)}",
-                "µs CPU",
-                BARE,
-                partial(_streamed, crowd, broker, run_stream, each),
-                partial(bare.ask, "stream", len(crowd), each),
-            )
-
-        def latency(how: str, pause: float) -> Comparison:
-            return Comparison(
-                f"`run` on `echo`, one at a time, {how}",
-                "ms",
-                BARE,
-                partial(_latency, one, plan.timed, pause),
-                partial(bare.ask, "latency", plan.timed, pause),
-            )
-
-        runs = plan.runs // plan.crowd
-        yield [
-            streams(one, plan.streams),
-            streams(many, 1),
-            Comparison(
-                f"`run` on `echo`, {plan.crowd} at a time",
-                "µs CPU",
-                BARE,
-                partial(_unary, many, broker, run, runs),
-                partial(bare.ask, "run", plan.crowd, runs),
-            ),
-            latency("back to back", 0.0),
-            latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
-            Comparison(
-                "tool call in a `run`",
-                "ms",
-                "the same tool in Python",
-                partial(_called, one, "caller", plan.called, [ADD]),
-                partial(_called, one, "python_caller", plan.called, []),
-            ),
-            Comparison("idle, each second", "ms CPU", "", partial(_idle, broker, run, plan.idle), dict),
-        ]
-
-
-def _streamed(crowd: Crowd, broker: Process, worker: Process, each: int) -> Parts:
-    with Cpu(broker=broker, worker=worker) as cpu:
-        chunks = crowd.exchange(b"run_stream", {"agent": "stream", "prompt": PROMPT}, each)
-    return cpu.per(chunks)
-
-
-def _unary(crowd: Crowd, broker: Process, worker: Process, each: int) -> Parts:
-    with Cpu(broker=broker, worker=worker) as cpu:
-        crowd.exchange(b"run", {"agent": "echo", "prompt": PROMPT}, each)
-    return cpu.per(len(crowd) * each)
-
-
-def _latency(crowd: Crowd, times: int, pause: float) -> Parts:
-    return percentiles(crowd.latencies(b"run", {"agent": "echo", "prompt": PROMPT}, times, pause))
-
-
-def _called(crowd: Crowd, agent: str, times: int, tools: list[dict[str, Any]]) -> Parts:
-    """Of each call, its step of the model included: of runs that make `CALLS` of them, one after the other."""
-    script = [[{"name": "add", "args": {"a": number, "b": 1}}] for number in range(CALLS)]
-    body = {"agent": agent, "prompt": json.dumps(script), "tools": tools}
-    return percentiles([took / CALLS for took in crowd.latencies(b"run", body, times, 0.0)])
-
-
-def _idle(broker: Process, worker: Process, seconds: float) -> Parts:
-    with Cpu(broker=broker, worker=worker) as cpu:
-        time.sleep(seconds)
-    return {name: spent / 1000 / seconds for name, spent in cpu.spent.items()}
+def _rows(comparison: Comparison, rounds: list[dict[str, Parts]]) -> Iterator[Row]:
+    for part in rounds[0][OURS]:
+        ours = [sides[OURS][part] for sides in rounds]
+        others: list[Other] = []
+        for name in comparison.others:
+            theirs = [sides[name][part] for sides in rounds if part in sides[name]]
+            if theirs:
+                ratio = Figure.of([mine / other for mine, other in zip(ours, theirs, strict=True)])
+                others.append(Other(name, Figure.of(theirs), ratio))
+        yield Row(f"{comparison.title}: {part}", comparison.unit, Figure.of(ours), others)

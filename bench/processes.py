@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +18,11 @@ from types import FrameType
 from typing import Self
 
 from axon_zmq import Client
+from axon_zmq.supervise import lifeline
 
 ROOT = Path(__file__).parent.parent
-AGENTS = ",".join(f"{name}=bench.agents:{name}" for name in ("echo", "stream", "caller", "python_caller"))
+_NAMES = ("echo", "stream", "paced", "caller", "python_caller")
+AGENTS = ",".join(f"{name}=bench.agents:{name}" for name in _NAMES)
 PATIENCE = 30.0
 """Seconds that anything may take before the run is given up."""
 AFTERMATH = 0.02
@@ -32,11 +34,11 @@ _LINUX_CPU_CLOCK = 2
 class Process:
     """One child process."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str, **env: str) -> None:
+    def __init__(self, folder: Path, name: str, command: Sequence[str], **env: str) -> None:
         self._log = folder / f"{name}.log"
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                command,
                 env=environment(env),
                 cwd=folder,
                 stdin=subprocess.PIPE,
@@ -75,6 +77,12 @@ class Process:
             raise RuntimeError(f"{what} failed:\n{self.log()}")
         return json.loads(answer)
 
+    def ready(self) -> None:
+        """Wait for the line with which it says that it serves."""
+        assert self._child.stdout
+        if not self._child.stdout.readline():
+            raise RuntimeError(f"it did not start:\n{self.log()}")
+
     def log(self) -> str:
         """The end of what it said on stderr."""
         return self._log.read_text()[-2000:]
@@ -105,9 +113,9 @@ class Cpu:
         self.spent = {name: (process.cpu() - self._before[name]) * 1e6 for name, process in self._processes.items()}
 
     def per(self, count: int) -> dict[str, float]:
-        """For each of `count` things; `server` is the sum where there are several processes."""
+        """For each of `count` things; `server` is the sum over all processes."""
         each = {name: spent / count for name, spent in self.spent.items()}
-        return each if len(each) == 1 else {**each, "server": sum(each.values())}
+        return {**each, "server": sum(each.values())}
 
 
 class Site:
@@ -121,7 +129,14 @@ class Site:
 
     def start(self, name: str, *arguments: str, **env: str) -> Process:
         """Start `python -m arguments`."""
-        process = Process(self.folder, name, *arguments, **env)
+        return self._start(name, [sys.executable, "-m", *arguments], **env)
+
+    def launch(self, name: str, *command: str) -> Process:
+        """Start a program that knows nothing of this one, and shall end with it all the same."""
+        return self._start(name, lifeline.tied(command))
+
+    def _start(self, name: str, command: Sequence[str], **env: str) -> Process:
+        process = Process(self.folder, name, command, **env)
         self._processes.append(process)
         return process
 
@@ -130,18 +145,19 @@ class Site:
         arguments = (f"--frontend={self.endpoint}", f"--run-dir={self.folder}", f"--workers={workers}")
         return self.start("broker", "axon_zmq.broker", *arguments)
 
-    def worker(self, mode: str) -> Process:
+    def worker(self, mode: str, number: int = 0) -> Process:
         """Start a real worker, with the agents that are measured."""
-        arguments = (f"--mode={mode}", f"--name={mode}", f"--run-dir={self.folder}")
-        return self.start(mode, "axon_zmq.worker", *arguments, AXON_AGENTS=AGENTS)
+        name = f"{mode}-{number}"
+        arguments = (f"--mode={mode}", f"--name={name}", f"--run-dir={self.folder}")
+        return self.start(name, "axon_zmq.worker", *arguments, AXON_AGENTS=AGENTS)
 
-    def wait_for(self, *modes: str) -> None:
-        """Until a worker of each mode is there."""
+    def wait_for(self, *modes: str, each: int = 1) -> None:
+        """Until so many workers of each mode are there."""
         give_up = time.monotonic() + PATIENCE
         with Client(self.endpoint) as client:
             while time.monotonic() < give_up:
                 pong = client.ping(PATIENCE)
-                if not pong["settling"] and all(pong["modes"][mode]["workers"] for mode in modes):
+                if not pong["settling"] and all(pong["modes"][mode]["workers"] >= each for mode in modes):
                     return
                 time.sleep(0.02)
         raise RuntimeError(f"no daemon after {PATIENCE:g} s:\n{self.logs()}")

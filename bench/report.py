@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from bench.measure import Row
+from bench.measure import OURS, Row
+from bench.peers.start import PACKAGES, absent, installed
 from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
-HEAD = ("", "axon_zmq", "beside it", "ratio")
+HEAD = ("", OURS, "beside it", "ratio")
 NOTHING = "-"
 """In a cell that has no figure."""
 BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: end -->"
@@ -26,7 +28,13 @@ BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: en
 
 def machine() -> dict[str, str]:
     """Where and with what it was measured."""
-    packages = ("axon-zmq", "pydantic-ai-slim", "pyzmq", "msgpack")
+    packages = [
+        "axon-zmq",
+        "pydantic-ai-slim",
+        "pyzmq",
+        "msgpack",
+        *filter(installed, chain.from_iterable(PACKAGES.values())),
+    ]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load before": f"{os.getloadavg()[0]:.1f}",
@@ -35,6 +43,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "libzmq": zmq.zmq_version(),
+        **{f"without {name}": f"({why})" for name, why in absent().items()},
     }
 
 
@@ -57,22 +66,29 @@ def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
         f"{where['date']}, {where['machine']}, {where['system']}; {said}.",
         f"Medians of {rounds} rounds (lowest to highest).",
         "",
-        *(f"| {' | '.join(cells)} |" for cells in (HEAD, ("---",) * len(HEAD), *map(_cells, rows))),
+        *(
+            f"| {' | '.join(cells)} |"
+            for cells in (HEAD, ("---",) * len(HEAD), *chain.from_iterable(map(_cells, rows)))
+        ),
     ]
     return "\n".join(lines)
 
 
 def as_text(rows: Sequence[Row]) -> str:
     """The table, for a terminal."""
-    table = [HEAD, *map(_cells, rows)]
+    table = [HEAD, *chain.from_iterable(map(_cells, rows))]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(_line(cells, widths) for cells in table)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    if row.other is None or row.ratio is None:
-        return row.title, row.ours.show(row.unit), NOTHING, NOTHING
-    return row.title, row.ours.show(row.unit), f"{row.beside} {row.other.show(row.unit)}", row.ratio.show()
+def _cells(row: Row) -> Iterator[tuple[str, ...]]:
+    """A line for each other side; what is ours stands in the first."""
+    ours = row.title, row.ours.show(row.unit)
+    for other in row.others:
+        yield *ours, f"{other.name} {other.figure.show(row.unit)}", other.ratio.show()
+        ours = "", ""
+    if not row.others:
+        yield *ours, NOTHING, NOTHING
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:

@@ -6,9 +6,18 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from bench import growth, report
-from bench.measure import Row
+from bench.clients import Came
+from bench.measure import Other, Row
 from bench.numbers import Figure, percentiles
+from bench.peers import start
+from bench.peers.sockets import Line, Nats, WebSockets
+from bench.peers.start import FASTAPI, GRPC, NATS, PEERS, PROXY
+from bench.relay import NAIVE
+from bench.runs import BARE
+from bench.transport import FLOOR
 from tests.conftest import ROOT
 
 
@@ -20,30 +29,77 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
     *table, last = done.stdout.splitlines()
     result = json.loads(last)
     rows = {row["title"]: row for row in result["rows"]}
-    assert len(table) == 1 + len(rows)
-    for title in (
-        "relayed chunk, 1 stream at full speed: broker",
-        "agent's chunk, 1 stream: server",
-        "`run` on `echo`, 2 at a time: server",
-        "`run` on `echo`, one at a time, back to back: p50",
-        "`run` on `echo`, one at a time, back to back: p99",
-        "tool call in a `run`: p50",
-    ):
+    assert len(table) == 1 + sum(max(1, len(row["others"])) for row in rows.values())
+    peers = [name for name in PEERS if f"without {name}" not in result["where"]]
+    pressed = [name for name in (FASTAPI, PROXY) if name in peers]
+    proxied = [PROXY] if PROXY in peers else []
+    floor = [FLOOR] if proxied else []
+    for title, others in {
+        "relayed chunk, 1 stream at full speed: broker": [NAIVE, *proxied],
+        "paced chunk, 5 streams, one connection: server": [*peers, *floor],
+        "echo, 2 at a time: server": [*peers, *floor],
+        "echo, one at a time, back to back: p50": [*peers, *floor],
+        "agent's delta, 4 streams: server": [*peers, BARE],
+        "`run` on `echo`, 2 at a time: server": [*peers, BARE],
+        "`run` on `echo`, one at a time, back to back: p50": [BARE],
+        "`run` on `echo`, one at a time, back to back: p99": [BARE],
+        "tool call in a `run`: p50": ["the same tool in Python"],
+        "4 streams without pause, slowest by median: time": pressed,
+        "added delay of a delta, 5 paced streams: p99": pressed,
+        "added delay of a delta, 10 paced streams: p99": [],
+    }.items():
         row = rows[title]
-        for side in ("ours", "other", "ratio"):
-            assert 0 < row[side]["low"] <= row[side]["median"] <= row[side]["high"], row
+        assert [other["name"] for other in row["others"]] == others, title
+        for side in (row["ours"], *(other[of] for other in row["others"] for of in ("figure", "ratio"))):
+            assert 0 < side["low"] <= side["median"] <= side["high"], row
     assert result["rounds"] == 1
+
+
+def test_a_peer_that_cannot_be_had_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr(start.shutil, "which", lambda _: None)
+    monkeypatch.setattr(start, "installed", lambda package: package != "grpcio")
+    start.absent.cache_clear()
+    try:
+        where = report.machine()
+        with start.started(names=(GRPC, NATS, PROXY)) as services:
+            assert services == []
+    finally:
+        start.absent.cache_clear()
+    assert {key for key in where if key.startswith("without")} == {f"without {name}" for name in (GRPC, NATS, PROXY)}
+    assert "apt-get install nats-server" in where[f"without {NATS}"]
+
+
+def test_how_late_each_delta_came():
+    came = Came(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
+    assert came.delays(0.1) == pytest.approx([0.0, 0.4, 0.3])
+
+
+def test_websocket_and_nats_messages_are_read_however_they_are_cut():
+    one, other = "x" * 200, "y"
+    for crowd, stream in (
+        (WebSockets, b"\x81\x7e\x00\xc8" + one.encode() + b"\x81\x01y\x81\x00"),
+        (Nats, b"MSG _INBOX.a.0 1 200\r\n%s\r\nMSG _INBOX.a.0 1 1\r\ny\r\nMSG _INBOX.a.0 1 0\r\n\r\n" % one.encode()),
+    ):
+        for size in (1, 7, len(stream)):
+            line, came = Line.__new__(Line), []
+            line.number, line.buffer = 0, bytearray()
+            for at in range(0, len(stream), size):
+                line.buffer += stream[at : at + size]
+                came += crowd._taken(None, line)
+            assert came == [(0, one), (0, other), (0, "")]
 
 
 def test_the_page_has_a_place_for_the_table(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text(report.PAGE.read_text())
     figure = Figure.of([1.0, 2.0, 12.345])
-    rows = [Row("what", "ms", "bare", figure, figure, figure), Row("alone", "ms", "", figure, None, None)]
+    others = [Other("bare", figure, figure), Other("peer", figure, figure)]
+    rows = [Row("what", "ms", figure, others), Row("alone", "ms", figure, [])]
     for _ in range(2):  # again in place of what it wrote
         report.write(report.as_markdown(rows, report.machine(), 3), page)
     text = page.read_text()
     assert text.count("| what | 2.00 ms (1.00 to 12.3) | bare 2.00 ms (1.00 to 12.3) | 2.00 (1.00 to 12.3) |") == 1
+    assert text.count("|  |  | peer 2.00 ms (1.00 to 12.3) | 2.00 (1.00 to 12.3) |") == 1
     assert text.count("| alone | 2.00 ms (1.00 to 12.3) | - | - |") == 1
     before, after = (report.PAGE.read_text().split(marker) for marker in (report.BEGIN, report.END))
     assert text.startswith(before[0] + report.BEGIN)

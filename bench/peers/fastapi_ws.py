@@ -1,0 +1,54 @@
+"""FastAPI and WebSocket under uvicorn: one socket for each client, JSON in, a text message for each piece.
+
+A unary request is a message and its answer on the same socket: cheaper than a POST, which parses HTTP headers each
+time. A stream ends with an empty message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+from axon_zmq.supervise import lifeline
+from bench.peers.service import STREAMS, UNARY
+
+app = FastAPI()
+
+
+@app.websocket("/")
+async def serve(client: WebSocket) -> None:
+    """Answer one client's requests, one after the other."""
+    await client.accept()
+    try:
+        while True:
+            asked = await client.receive_json()
+            kind, body = asked["kind"], asked["body"]
+            if kind in UNARY:
+                await client.send_text(await UNARY[kind](body))
+                continue
+            async for piece in STREAMS[kind](body):
+                await client.send_text(piece)
+            await client.send_text("")
+    except WebSocketDisconnect:
+        pass
+
+
+async def main(port: int) -> None:
+    """Serve for ever, with as many others as listen on the same port, as under `uvicorn --workers`."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(2048)
+    print("ready", flush=True)
+    # A driver that waits for its turn reads nothing, and so answers no ping.
+    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=None)
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+if __name__ == "__main__":
+    lifeline.hold()
+    asyncio.run(main(int(sys.argv[1])))

@@ -1,0 +1,54 @@
+"""Under pressure: more streams of agents than two workers have time for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from statistics import median
+
+from bench.agents import PACE, text
+from bench.clients import Crowd, Request
+from bench.measure import OURS, Comparison, Parts, Plan, Service, Sides
+from bench.numbers import percentiles
+from bench.peers import start
+from bench.processes import site
+from bench.runs import STREAM
+
+WORKERS = 2
+
+
+@contextmanager
+def room(plan: Plan) -> Generator[list[Comparison]]:
+    """Two workers of `run_stream`, beside peers with two processes each."""
+    with ExitStack() as stack:
+        place = stack.enter_context(site())
+        broker = place.broker(workers=WORKERS)
+        for number in range(WORKERS):
+            place.worker("run_stream", number)
+        peers = stack.enter_context(start.started(WORKERS, (start.FASTAPI, start.PROXY)))
+        place.wait_for("run_stream", each=WORKERS)
+        sides = Sides(stack, start.dealers(OURS, place, broker=broker), peers)
+        alone = Sides(stack, sides.ours, [])
+
+        def delayed(of: Sides, count: int) -> Comparison:
+            title = f"added delay of a delta, {count:,} paced streams"
+            return of.compare(title, "ms", partial(_delayed, deltas=plan.deltas, rate=plan.rate), count, 1, warm=False)
+
+        yield [
+            sides.compare(f"{plan.many} streams without pause, slowest by median", "", _uneven, plan.many),
+            delayed(sides, plan.abreast),
+            delayed(alone, plan.overload),
+        ]
+
+
+def _delayed(_service: Service, crowd: Crowd, deltas: int, rate: int) -> Parts:
+    """Milliseconds behind the schedule that the model keeps, had it begun when the request was sent."""
+    request = Request("stream", {"agent": "paced", "prompt": str(deltas)}, text(deltas))
+    came = crowd.exchange(request, rate=rate)
+    return percentiles([delay * 1000 for each in came for delay in each.delays(PACE)])
+
+
+def _uneven(_service: Service, crowd: Crowd) -> Parts:
+    took = [each.ended - each.sent for each in crowd.exchange(STREAM)]
+    return {"time": max(took) / median(took)}
