@@ -118,6 +118,8 @@ class Service:
     """All of the server's, by what each is."""
     connect: Callable[[int, int | None], Crowd]
     """So many clients, on so many connections; on one each by default."""
+    also: Service | None = None
+    """The same processes, asked for one answer in another way."""
 
     def cpu(self) -> Cpu:
         """Of all its processes."""

@@ -42,7 +42,7 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
         peers = stack.enter_context(start.started())
         daemon.wait_for("run", "run_stream")
         streaming = Sides(stack, start.dealers(OURS, daemon, broker=broker, worker=run_stream), peers)
-        running = Sides(stack, start.dealers(OURS, daemon, broker=broker, worker=run), peers)
+        running = Sides(stack, start.dealers(OURS, daemon, broker=broker, worker=run), start.unary(peers))
         one = stack.enter_context(closing(running.ours.connect(1, None)))
 
         def streams(count: int, each: int, warm: bool = True) -> Comparison:

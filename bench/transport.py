@@ -32,21 +32,22 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
             hub, source = start.proxy(proxied), proxied.start("source", "bench.source", proxied.backend)
             others.append(start.dealers(FLOOR, proxied, hub=hub, source=source))
         place.wait_for("run_stream")
-        sides = Sides(stack, start.dealers(OURS, place, broker=broker, worker=worker), others)
+        streaming = Sides(stack, start.dealers(OURS, place, broker=broker, worker=worker), others)
+        asking = Sides(stack, streaming.ours, start.unary(others))
 
         def streams(how: str, connections: int | None) -> Comparison:
             title = f"paced chunk, {plan.abreast} streams, {how}"
-            return sides.compare(title, "µs CPU", partial(_paced, chunks=plan.chunks), plan.abreast, connections)
+            return streaming.compare(title, "µs CPU", partial(_paced, chunks=plan.chunks), plan.abreast, connections)
 
         def latency(how: str, pause: float) -> Comparison:
             measure = partial(_latency, times=plan.timed, pause=pause)
-            return sides.compare(f"echo, one at a time, {how}", "ms", measure, 1)
+            return asking.compare(f"echo, one at a time, {how}", "ms", measure, 1)
 
         echoed = partial(_echoed, each=plan.echoes // plan.crowd)
         yield [
             streams("a connection each", None),
             streams("one connection", 1),
-            sides.compare(f"echo, {plan.crowd} at a time", "µs CPU", echoed, plan.crowd),
+            asking.compare(f"echo, {plan.crowd} at a time", "µs CPU", echoed, plan.crowd),
             latency("back to back", 0.0),
             latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -13,8 +14,8 @@ from bench.clients import Came
 from bench.measure import Other, Row
 from bench.numbers import Figure, percentiles
 from bench.peers import start
-from bench.peers.sockets import Line, Nats, WebSockets
-from bench.peers.start import FASTAPI, GRPC, NATS, PEERS, PROXY
+from bench.peers.sockets import Line, Nats, Posts, WebSockets
+from bench.peers.start import FASTAPI, GRPC, NATS, PEERS, POST, PROXY
 from bench.relay import NAIVE
 from bench.runs import BARE
 from bench.transport import FLOOR
@@ -34,13 +35,14 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
     pressed = [name for name in (FASTAPI, PROXY) if name in peers]
     proxied = [PROXY] if PROXY in peers else []
     floor = [FLOOR] if proxied else []
+    asked = [way for name in peers for way in ([name, POST] if name == FASTAPI else [name])]
     for title, others in {
         "relayed chunk, 1 stream at full speed: broker": [NAIVE, *proxied],
         "paced chunk, 5 streams, one connection: server": [*peers, *floor],
-        "echo, 2 at a time: server": [*peers, *floor],
-        "echo, one at a time, back to back: p50": [*peers, *floor],
+        "echo, 2 at a time: server": [*asked, *floor],
+        "echo, one at a time, back to back: p50": [*asked, *floor],
         "agent's delta, 4 streams: server": [*peers, BARE],
-        "`run` on `echo`, 2 at a time: server": [*peers, BARE],
+        "`run` on `echo`, 2 at a time: server": [*asked, BARE],
         "`run` on `echo`, one at a time, back to back: p50": [BARE],
         "`run` on `echo`, one at a time, back to back: p99": [BARE],
         "tool call in a `run`: p50": ["the same tool in Python"],
@@ -74,19 +76,25 @@ def test_how_late_each_delta_came():
     assert came.delays(0.1) == pytest.approx([0.0, 0.4, 0.3])
 
 
-def test_websocket_and_nats_messages_are_read_however_they_are_cut():
-    one, other = "x" * 200, "y"
-    for crowd, stream in (
-        (WebSockets, b"\x81\x7e\x00\xc8" + one.encode() + b"\x81\x01y\x81\x00"),
-        (Nats, b"MSG _INBOX.a.0 1 200\r\n%s\r\nMSG _INBOX.a.0 1 1\r\ny\r\nMSG _INBOX.a.0 1 0\r\n\r\n" % one.encode()),
-    ):
-        for size in (1, 7, len(stream)):
-            line, came = Line.__new__(Line), []
-            line.number, line.buffer = 0, bytearray()
-            for at in range(0, len(stream), size):
-                line.buffer += stream[at : at + size]
-                came += crowd._taken(None, line)
-            assert came == [(0, one), (0, other), (0, "")]
+@pytest.mark.parametrize(
+    ("crowd", "stream", "texts"),
+    [
+        (WebSockets, b"\x81\x7e\x00\xc8" + b"x" * 200 + b"\x81\x01y\x81\x00", ["x" * 200, "y", ""]),
+        (Nats, b"MSG _INBOX.a.0 1 3\r\nx\r\n\r\nMSG _INBOX.a.0 1 0\r\n\r\n+OK\r\n", ["x\r\n", ""]),
+        (Posts, b'HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 12\r\n\r\n{"text":"x"}', ["x"]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_drivers_read_messages_however_they_are_cut(crowd, stream, texts, size):
+    here, there = socket.socketpair()
+    with here, there:
+        line = Line(here, number=0)
+        came = []
+        for at in range(0, len(stream), size):
+            there.sendall(stream[at : at + size])
+            line.read()
+            came += crowd._taken(crowd, line)
+    assert came == [(0, text) for text in texts]
 
 
 def test_the_page_has_a_place_for_the_table(tmp_path):

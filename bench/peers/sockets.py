@@ -1,4 +1,4 @@
-"""Clients of WebSocket and NATS as bytes on plain sockets: a library in Python would take longer than the servers."""
+"""Clients of WebSocket, HTTP and NATS as bytes on plain sockets: libraries in Python would take longer than servers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _READ = 1 << 18
 class Line:
     """One connection, and what came on it that is not yet a whole message."""
 
-    def __init__(self, port: int, number: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, connected: socket.socket, number: int) -> None:
+        self.socket = connected
         self.number = number
         self.token = secrets.token_hex(8)
         self.buffer = bytearray()
@@ -43,6 +42,12 @@ class Line:
         del self.buffer[: self.buffer.index(mark) + len(mark)]
 
 
+def _connect(port: int) -> socket.socket:
+    connected = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connected
+
+
 class Sockets(Crowd):
     """Clients on plain sockets; a stream ends with an empty message.
 
@@ -56,7 +61,7 @@ class Sockets(Crowd):
         super().__init__(size)
         self._unary = False
         self._epoll = select.epoll()
-        self._lines = [Line(port, number) for number in range(connections or size)]
+        self._lines = [Line(_connect(port), number) for number in range(connections or size)]
         self._by_file = {line.socket.fileno(): line for line in self._lines}
         for file, line in self._by_file.items():
             self._greet(line)
@@ -122,6 +127,24 @@ class WebSockets(Sockets):
             yield line.number, buffer[at + head : at + head + size].decode()
             at += head + size
         del buffer[:at]
+
+
+class Posts(Sockets):
+    """Each client has a connection, and keeps it."""
+
+    def _greet(self, line: Line) -> None:
+        pass
+
+    def _packed(self, _client: int, request: Request) -> bytes:
+        payload = json.dumps(request.body).encode()
+        head = f"POST /{request.kind} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
+
+    def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
+        head, end, body = line.buffer.partition(b"\r\n\r\n")
+        if end and len(body) == int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
+            line.buffer.clear()
+            yield line.number, json.loads(body)["text"]
 
 
 class Nats(Sockets):

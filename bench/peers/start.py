@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +16,9 @@ from bench.processes import Process, Site, site
 
 FASTAPI, GRPC, NATS, PROXY = "FastAPI + WebSocket", "gRPC", "NATS", "C proxy"
 _HEADER = Path("/usr/include/zmq.h")
-PACKAGES = {FASTAPI: ("fastapi", "uvicorn", "websockets"), GRPC: ("grpcio",), NATS: ("nats-py",)}
+POST = "FastAPI, POST"
+"""Another way to ask FastAPI for one answer."""
+PACKAGES = {FASTAPI: ("fastapi", "httptools", "uvicorn", "websockets"), GRPC: ("grpcio",), NATS: ("nats-py",)}
 """What each needs of the extra `bench`."""
 
 
@@ -25,10 +27,11 @@ def _port(place: Site) -> int:
 
 
 def _fastapi(place: Site, workers: int) -> Service:
-    from bench.peers.sockets import WebSockets
+    from bench.peers.sockets import Posts, WebSockets
 
-    processes = _workers(place, "fastapi_ws", workers, str(_port(place)))
-    return Service(FASTAPI, processes, lambda size, _connections: WebSockets(_port(place), size))
+    processes = _workers(place, "fastapi_app", workers, str(_port(place)))
+    post = Service(POST, processes, lambda size, _connections: Posts(_port(place), size))
+    return Service(FASTAPI, processes, lambda size, _connections: WebSockets(_port(place), size), post)
 
 
 def _grpc(place: Site, workers: int) -> Service:
@@ -102,6 +105,11 @@ def absent() -> dict[str, str]:
     if shutil.which("gcc") is None or not _HEADER.exists():
         lacking[PROXY] = "no gcc with zmq.h; on Debian: apt-get install gcc libzmq3-dev"
     return lacking
+
+
+def unary(services: Iterable[Service]) -> list[Service]:
+    """All ways to ask them for one answer."""
+    return [each for service in services for each in (service, service.also) if each]
 
 
 @contextmanager

@@ -1,7 +1,6 @@
-"""FastAPI and WebSocket under uvicorn: one socket for each client, JSON in, a text message for each piece.
+"""FastAPI under uvicorn: a WebSocket for each client, JSON in, a text message for each piece, an empty one at the end.
 
-A unary request is a message and its answer on the same socket: cheaper than a POST, which parses HTTP headers each
-time. A stream ends with an empty message.
+A unary request is a message and its answer on that socket, or a POST of its own, as is usual and takes longer.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -17,6 +17,12 @@ from axon_zmq.supervise import lifeline
 from bench.peers.service import STREAMS, UNARY
 
 app = FastAPI()
+
+
+@app.post("/{kind}")
+async def answer(kind: str, body: dict[str, Any]) -> dict[str, str]:
+    """Answer once."""
+    return {"text": await UNARY[kind](body)}
 
 
 @app.websocket("/")
