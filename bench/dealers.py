@@ -14,7 +14,7 @@ from axon_zmq import wire
 from bench.clients import Crowd, Request
 
 _BATCH = 256
-KINDS = dict.fromkeys(("echo", "paced", "stream"), "run_stream")
+KINDS = {"echo": "run_stream", "paced": "run_stream", "stream": "run_stream"}
 """What the daemon calls a request, where the name is another; those without an agent go to `bench.source`."""
 
 

@@ -6,12 +6,13 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from bench import growth, report
+from bench import growth, measure, report
 from bench.clients import Came
-from bench.measure import Other, Row
+from bench.measure import Comparison, Other, Row
 from bench.numbers import Figure, percentiles
 from bench.peers import start
 from bench.peers.sockets import Line, Nats, Posts, WebSockets
@@ -55,6 +56,25 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
         for side in (row["ours"], *(other[of] for other in row["others"] for of in ("figure", "ratio"))):
             assert 0 < side["low"] <= side["median"] <= side["high"], row
     assert result["rounds"] == 1
+
+
+def test_the_order_of_the_sides_is_reversed_with_every_round_and_ratios_are_of_one_round():
+    called = []
+
+    def side(name, *figures):
+        left = iter(figures)
+
+        def measure():
+            called.append(name)
+            return {"server": next(left)}
+
+        return measure
+
+    comparison = Comparison("what", "ms", side("ours", 2.0, 8.0), {"a": side("a", 1.0, 2.0), "b": side("b", 4.0, 4.0)})
+    rows = measure.run([lambda _plan: nullcontext([comparison])], measure.QUICK, 2, lambda _: None)
+    assert called == ["ours", "a", "b", "b", "a", "ours"]
+    [row] = rows
+    assert [(other.name, other.ratio.low, other.ratio.high) for other in row.others] == [("a", 2, 4), ("b", 0.5, 2)]
 
 
 def test_a_peer_that_cannot_be_had_is_left_out_and_said(monkeypatch):
