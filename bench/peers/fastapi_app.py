@@ -50,8 +50,8 @@ async def main(port: int) -> None:
     listener.bind(("127.0.0.1", port))
     listener.listen(2048)
     print("ready", flush=True)
-    # A driver that waits for its turn reads nothing, and so answers no ping.
-    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=None)
+    # A driver that waits for its turn asks nothing and reads nothing, and so answers no ping.
+    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=None, timeout_keep_alive=3600)
     await uvicorn.Server(config).serve(sockets=[listener])
 
 

@@ -44,8 +44,9 @@ def _grpc(place: Site, workers: int) -> Service:
 def _nats(place: Site, workers: int) -> Service:
     from bench.peers.sockets import Nats
 
-    port = str(_port(place))
-    hub = place.launch("nats-server", _found("nats-server"), "--addr", "127.0.0.1", "--port", port)
+    port, config = str(_port(place)), place.folder / "nats.conf"
+    config.write_text('ping_interval: "1h"\n')  # a driver that waits for its turn reads nothing, and so answers no ping
+    hub = place.launch("nats-server", _found("nats-server"), "-c", str(config), "-a", "127.0.0.1", "-p", port)
     processes = {"hub": hub, **_workers(place, "nats_workers", workers, port)}
     return Service(NATS, processes, lambda size, connections: Nats(_port(place), size, connections))
 
