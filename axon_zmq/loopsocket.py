@@ -14,6 +14,8 @@ from typing import Final
 
 import zmq
 
+from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
+
 BATCH: Final = 256
 """Messages taken in a round before the loop's other callbacks have their turn."""
 SOON: Final = 0.001
@@ -30,6 +32,7 @@ class LoopSocket:
 
     def __init__(self, socket: zmq.Socket[bytes], received: Callable[[list[bytes]], None]) -> None:
         self._socket = socket
+        self._recv, self._send_frame = receiver(socket), sender(socket)
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
         """What the peer does not take."""
@@ -96,7 +99,7 @@ class LoopSocket:
         """Receive all that has come so far, now."""
         try:
             while not self._closed:
-                self._received(self._socket.recv_multipart(zmq.NOBLOCK))
+                self._received(recv_message(self._recv))
         except zmq.Again:
             self._look()
 
@@ -120,7 +123,7 @@ class LoopSocket:
         try:
             self._flush()
             for _ in range(BATCH):
-                self._received(self._socket.recv_multipart(zmq.NOBLOCK))
+                self._received(recv_message(self._recv))
                 if self._closed:
                     return
         except zmq.Again:
@@ -135,15 +138,12 @@ class LoopSocket:
             self._room.set()
 
     def _try(self, frames: Sequence[bytes]) -> bool:
-        send = self._socket.send
-        last = len(frames) - 1
         try:
-            for index, frame in enumerate(frames):
-                send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
+            send_message(self._send_frame, frames)
         except zmq.Again:
-            return False  # of a multipart message only the first frame is ever refused
+            return False
         return True
 
     def _look(self) -> None:
-        if not self._scheduled and not self._closed and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._scheduled and not self._closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._schedule()

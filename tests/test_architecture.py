@@ -15,8 +15,8 @@ PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
     ["errors"],
     ["limits"],
-    ["endpoints", "logs", "loopsocket", "wire"],
-    ["settings", "messages", "packing", "supervise.lifeline", "supervise.backoff"],
+    ["endpoints", "logs", "sockets", "wire"],
+    ["loopsocket", "settings", "messages", "packing", "supervise.lifeline", "supervise.backoff"],
     ["broker.events", "broker.states", "broker.queues", "broker.quarantine"],
     ["broker.records"],
     ["broker.outgoing", "broker.clients", "broker.journal"],

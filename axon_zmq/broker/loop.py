@@ -48,6 +48,7 @@ from axon_zmq.broker.events import (
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.outboxes import InFlight, Outboxes
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.sockets import MORE, NOBLOCK, receiver, recv_message, send_message, sender
 from axon_zmq.wire import CONTROL, RunKey
 
 log = logging.getLogger("axon_zmq.broker")
@@ -89,6 +90,8 @@ class Loop:
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
+        self._send_front, self._recv_front = sender(self._front), receiver(self._front)
+        self._send_back, self._recv_back = sender(self._back), receiver(self._back)
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open(frontend, backend, max_body)
@@ -186,12 +189,11 @@ class Loop:
 
     def _drain_backend(self, most: int) -> bool:
         """Relay up to `most` messages; whether the socket was read empty."""
-        recv = self._back.recv
-        dont_wait = zmq.NOBLOCK
+        recv = self._recv_back
         disowned = self._core.disowned
         for _ in range(most):
             try:
-                worker = recv(dont_wait)
+                worker = recv(NOBLOCK)
             except zmq.Again:
                 return True
             client = recv()
@@ -228,10 +230,9 @@ class Loop:
         is_large = len(body) >= limits.LARGE_MESSAGE
         if is_large and not self._in_flight.has_room(client):
             return False
-        send = self._front.send
-        more = zmq.NOBLOCK | zmq.SNDMORE
+        send = self._send_front
         try:
-            send(client, more)
+            send(client, MORE)
         except zmq.Again:
             return False
         except zmq.ZMQError as fault:
@@ -243,16 +244,16 @@ class Loop:
             self._receive(ClientBack(client))
         framing = self._core.framing.get(client)
         if framing and framing & DELIMITER:
-            send(b"", more)
+            send(b"", MORE)
         if framing and framing & SINGLE:
             body = wire.framed(kind, id, body)
         else:
-            send(kind, more)
-            send(id, more)
+            send(kind, MORE)
+            send(id, MORE)
         if is_large:
-            self._in_flight.add(client, send(body, zmq.NOBLOCK, copy=False, track=True), len(body))
+            self._in_flight.add(client, self._front.send(body, NOBLOCK, copy=False, track=True), len(body))
         else:
-            send(body, zmq.NOBLOCK)
+            send(body, NOBLOCK)
         return True
 
     def _client_is_gone(self, client: bytes) -> None:
@@ -264,17 +265,11 @@ class Loop:
     # --- clients to workers ------------------------------------------------------------------------
 
     def _drain_frontend(self) -> None:
-        front = self._front
         for _ in range(BATCH):
             try:
-                client = front.recv(zmq.NOBLOCK)
+                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2)
             except zmq.Again:
                 return
-            frames: list[bytes] = []
-            while front.getsockopt(zmq.RCVMORE):
-                frame = front.recv()
-                if len(frames) <= limits.MAX_FRAMES:
-                    frames.append(frame)
             if len(frames) > limits.MAX_FRAMES:
                 self._core.dropped += 1
                 log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
@@ -342,7 +337,7 @@ class Loop:
 
     def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
         try:
-            self._back.send_multipart((worker, *frames), zmq.NOBLOCK)
+            send_message(self._send_back, (worker, *frames))
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise
