@@ -20,6 +20,8 @@ BATCH: Final = 256
 """Messages taken in a round before the loop's other callbacks have their turn."""
 SOON: Final = 0.001
 """Seconds that a message may wait for others, so that the peer is woken once for all of them."""
+LATELY: Final = 0.1
+"""Seconds for which it is remembered how late the loop was."""
 
 
 class LoopSocket:
@@ -39,6 +41,7 @@ class LoopSocket:
         self._gathered: list[Sequence[bytes]] = []
         """What goes together, `SOON` after the last that went so."""
         self._went_at = 0.0
+        self._late, self._late_at = 0.0, 0.0
         self._room = asyncio.Event()
         self._room.set()
         self._scheduled = False
@@ -70,7 +73,20 @@ class LoopSocket:
             self.send(frames)
         else:
             self._gathered.append(frames)
-            self._loop.call_at(self._went_at + SOON, self._send_gathered)
+            self.call_at(self._went_at + SOON, self._send_gathered)
+
+    def call_at(self, due: float, function: Callable[[], None]) -> None:
+        """Call a function at that time of the loop's, and learn how late the loop is."""
+        self._loop.call_at(due, self._called, due, function)
+
+    def _called(self, due: float, function: Callable[[], None]) -> None:
+        self._late_at = self._loop.time()
+        self._late = self._late_at - due
+        function()
+
+    def late(self) -> float:
+        """Seconds that the loop was late a moment ago; 0.0 where nothing was due lately."""
+        return self._late if self._loop.time() - self._late_at < LATELY else 0.0
 
     def _send_gathered(self) -> None:
         if self._gathered and not self._closed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import resource
 import secrets
 import sys
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
             if frontend.startswith("ipc://"):
                 locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
+            gc.freeze()  # what is there now stays: it need not be looked at again and again
+            gc.set_threshold(10_000, 50, 100)
             journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir), time.monotonic())
             loop.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),

@@ -1,11 +1,12 @@
-"""Flow control of one run: what waits for the client's credit, merged where it can be. No I/O.
+"""Flow control of one run: what waits, merged where it can be. No I/O.
 
-Credit is absolute: chunks and logs up to that `seq` may go. What waits has no number yet, so that text can
-still be merged and a structured output be replaced by a newer one.
+Credit is absolute: chunks and logs up to that `seq` may go. What waits, for credit or because the process is behind,
+has no number yet, so that text can still be merged and a structured output be replaced by a newer one.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -28,14 +29,15 @@ class Credit:
     """What a run may send, and what waits.
 
     Args:
-        upto: The credit that the request came with.
+        upto: The credit that the request came with; None: its client takes whatever comes.
         size: Tells the bytes of a body that is no text.
     """
 
-    __slots__ = ("_bytes", "_size", "_text", "_waiting", "upto")
+    __slots__ = ("_bytes", "_size", "_text", "_waiting", "is_given", "upto")
 
-    def __init__(self, upto: int, size: Callable[[Any], int]) -> None:
-        self.upto = upto
+    def __init__(self, upto: int | None, size: Callable[[Any], int]) -> None:
+        self.is_given = upto is not None
+        self.upto: float = math.inf if upto is None else upto
         self._waiting: deque[Waiting] = deque()
         self._text: list[str] = []
         """The pieces of the last one, where that is text."""
@@ -43,7 +45,7 @@ class Credit:
         self._size = size
 
     def __repr__(self) -> str:
-        return f"<Credit up to {self.upto}, {len(self._waiting)} wait, {self._bytes} bytes>"
+        return f"<Credit up to {self.upto:g}, {len(self._waiting)} wait, {self._bytes} bytes>"
 
     def __bool__(self) -> bool:
         """Whether something waits."""

@@ -211,7 +211,7 @@ class Host:
             outbox=Outbox(self._pack, Identity(kind.decode(), wire.digest(body), deadline, keep)),
             link=self._link,
             loop=asyncio.get_running_loop(),
-            credit=Credit(header["credit"], self._size) if "credit" in header else None,
+            credit=Credit(header.get("credit"), self._size),
         )
         self._jobs[job.key] = job
         self._replays.add(job.key, job.outbox)

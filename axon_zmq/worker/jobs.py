@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pydantic_ai import CancellationToken
 
@@ -19,6 +19,13 @@ from axon_zmq.worker.loops import call_on
 from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
 from axon_zmq.worker.steering import Steering
+
+BEHIND: Final = 0.005
+"""Seconds that a process may be late with what it sends until chunks are merged."""
+HOLD_BY: Final = 4
+"""How many times as long as it is late chunks wait for others."""
+LONGEST_HOLD: Final = 0.1
+"""Seconds that they wait at most."""
 
 
 class Mode(Protocol):
@@ -46,14 +53,14 @@ class Job:
     link: Link
     loop: asyncio.AbstractEventLoop
     """The link's."""
-    credit: Credit | None
-    """None: its client takes whatever comes."""
+    credit: Credit
     token: CancellationToken = field(default_factory=CancellationToken)
     on_end: Callable[[], object] | None = None
     """What else ends its code."""
     steering: Steering = field(default_factory=Steering)
     remote: RemoteCalls = field(init=False)
     _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
+    _release_is_due: bool = False
     reason: str | None = None
     ended: bool = False
     stuck: bool = False
@@ -105,14 +112,32 @@ class Job:
         """
         if self.ended:
             return self.outbox.seq
-        if self.credit is not None:
-            if kind in NEEDS_CREDIT and (self.credit or self.outbox.seq >= self.credit.upto):
-                self.credit.hold(kind, body)
-                return self.outbox.seq
-            while self.credit:
-                self._put(*self.credit.take())
+        if kind in NEEDS_CREDIT and self._has_to_wait():
+            self.credit.hold(kind, body)
+            return self.outbox.seq
+        while self.credit:
+            self._put(*self.credit.take())
         self._put(kind, body)
         return self.outbox.seq
+
+    def _has_to_wait(self) -> bool:
+        """Whether a chunk waits: for credit, for those before it, or since this process is behind with its work.
+
+        Then what comes meanwhile is merged: larger chunks, in place of ever longer queues.
+        """
+        if self.credit or self.outbox.seq >= self.credit.upto:
+            return True
+        late = self.link.late()
+        if late < BEHIND:
+            return False
+        self._release_is_due = True
+        self.link.call_at(self.loop.time() + min(LONGEST_HOLD, HOLD_BY * late), self._release)
+        return True
+
+    def _release(self) -> None:
+        self._release_is_due = False
+        if not self.ended:
+            self._go_on()
 
     def grant(self, upto: int) -> None:
         """Its client takes messages up to that `seq`.
@@ -120,9 +145,13 @@ class Job:
         Raises:
             RequestError: `invalid_request`, where the request came without credit.
         """
-        if self.credit is None:
+        if not self.credit.is_given:
             raise RequestError("invalid_request", "the run was started without credit: everything is sent at once")
         self.credit.grow(upto)
+        if not self._release_is_due:
+            self._go_on()
+
+    def _go_on(self) -> None:
         while self.credit and self.outbox.seq < self.credit.upto:
             self._put(*self.credit.take())
         if not self.credit.full:
@@ -133,7 +162,7 @@ class Job:
         return self.link.congested() or self._waits_for_credit()
 
     def _waits_for_credit(self) -> bool:
-        return self.credit is not None and self.credit.full and self.reason is None
+        return self.credit.full and self.reason is None
 
     async def room(self) -> None:
         """Wait until it does no longer."""

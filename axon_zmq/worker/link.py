@@ -53,6 +53,10 @@ class Link:
         """Whether messages wait here, because the broker is away or slower than the runs."""
         self.room = self._socket.room
         """Waits until no message waits here."""
+        self.late = self._socket.late
+        """Seconds that the loop was late a moment ago."""
+        self.call_at = self._socket.call_at
+        """Calls a function at a time of the loop's."""
         dealer.connect(endpoint)
 
     def _connected(self) -> None:

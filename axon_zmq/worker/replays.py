@@ -88,7 +88,7 @@ class Replays:
         self._link.send(client, b"resumed", id, self._pack(body))
         for message in replay.messages:
             self._link.send(client, message.kind, id, message.body)
-        if job is not None and job.credit is not None and "upto" in header:
+        if job is not None and job.credit.is_given and "upto" in header:
             job.grant(header["upto"])
 
     # --- from one worker to another ----------------------------------------------------------------
