@@ -22,6 +22,8 @@ SOON: Final = 0.001
 """Seconds that a message may wait for others, so that the peer is woken once for all of them."""
 LATELY: Final = 0.1
 """Seconds for which it is remembered how late the loop was."""
+WEIGHT: Final = 0.3
+"""Of the last time in what is remembered: one hitch of the system's makes no late loop."""
 
 
 class LoopSocket:
@@ -80,12 +82,12 @@ class LoopSocket:
         self._loop.call_at(due, self._called, due, function)
 
     def _called(self, due: float, function: Callable[[], None]) -> None:
-        self._late_at = self._loop.time()
-        self._late = self._late_at - due
+        before, self._late_at = self.late(), self._loop.time()
+        self._late = before + (self._late_at - due - before) * WEIGHT
         function()
 
     def late(self) -> float:
-        """Seconds that the loop was late a moment ago; 0.0 where nothing was due lately."""
+        """Seconds that the loop is late lately, smoothed; 0.0 where nothing was due."""
         return self._late if self._loop.time() - self._late_at < LATELY else 0.0
 
     def _send_gathered(self) -> None:

@@ -313,9 +313,8 @@ class Runs:
         """
         lost = list(worker.runs.values())
         if not worker.is_leaving:
-            for run in lost:
-                if run.takes_slot:
-                    self.quarantine.strike(run.digest, now)
+            for digest in {run.digest for run in lost if run.takes_slot}:
+                self.quarantine.strike(digest, now)
         for run in lost:
             if run.state is RequestState.RUNNING and run.attempts < run.max_attempts and run.key not in relayed:
                 self._try_again(run, now)

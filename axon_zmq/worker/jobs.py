@@ -20,7 +20,7 @@ from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
 from axon_zmq.worker.steering import Steering
 
-BEHIND: Final = 0.005
+BEHIND: Final = 0.008
 """Seconds that a process may be late with what it sends until chunks are merged."""
 HOLD_BY: Final = 4
 """How many times as long as it is late chunks wait for others."""
