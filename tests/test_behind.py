@@ -10,7 +10,7 @@ import pytest
 
 from axon_zmq import packing, wire
 from axon_zmq.worker.credit import Credit
-from axon_zmq.worker.jobs import BEHIND, HOLD_BY, LONGEST_HOLD, Job
+from axon_zmq.worker.jobs import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Job
 from axon_zmq.worker.outbox import Identity, Outbox
 
 
@@ -116,6 +116,16 @@ def test_what_is_no_delta_goes_at_once_and_behind_what_waits(link):
 
     played(play)
     assert link.sent == [("chunk", "ab"), ("chunk", "c"), ("complete", "abc")]
+
+
+def test_what_is_large_already_does_not_wait(link):
+    def play() -> None:
+        link.is_late = 2 * BEHIND
+        job = job_of(link)
+        chunks(job, "a" * (MOST_HELD - 1), "b", "c" * MOST_HELD)
+
+    played(play)
+    assert [len(data) for _, data in link.sent] == [MOST_HELD, MOST_HELD]
 
 
 def test_credit_is_kept_to_while_it_waits(link):
