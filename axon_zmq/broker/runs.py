@@ -378,7 +378,7 @@ FROM_START: Final = wire.pack({"from": 1})
 
 def no_worker(pool: Pool) -> AxonError:
     """The error for what waits in a pool without workers."""
-    message = f"no worker serves {pool.mode}; see `supervisorctl status`"
+    message = f"no worker serves {pool.mode}; see `axon-zmq status`"
     return UnavailableError("no_worker", message, {"retry_after_ms": int(limits.NO_WORKER_GRACE * 1000)})
 
 
