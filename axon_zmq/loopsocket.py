@@ -17,7 +17,7 @@ import zmq
 from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
 
 BATCH: Final = 256
-"""Messages taken in a round before the loop's other callbacks have their turn."""
+"""Messages taken in a round before the loop's other callbacks have their turn, and most that are gathered."""
 SOON: Final = 0.001
 """Seconds that a message may wait for others, so that the peer is woken once for all of them."""
 LATELY: Final = 0.1
@@ -68,6 +68,8 @@ class LoopSocket:
         """Send now where nothing went so lately, else within `SOON` and together with what comes meanwhile."""
         if self._gathered:
             self._gathered.append(frames)
+            if len(self._gathered) >= BATCH:  # who never lets the loop go on is to notice that the peer is slow
+                self._send_gathered()
             return
         now = self._loop.time()
         if now - self._went_at >= SOON:

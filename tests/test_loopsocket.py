@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from axon_zmq.loopsocket import LATELY, SOON, LoopSocket
+from axon_zmq.loopsocket import BATCH, LATELY, SOON, LoopSocket
 
 
 @pytest.fixture
@@ -65,6 +65,25 @@ def test_the_first_goes_at_once_and_others_together_a_little_later(pair):
         socket.close()
 
     asyncio.run(send())
+
+
+def test_who_never_lets_the_loop_go_on_is_told_that_the_peer_is_slow():
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.SNDHWM, 5)
+    dealer.connect("tcp://127.0.0.1:9")  # nobody listens there
+
+    async def send() -> None:
+        socket = LoopSocket(dealer, lambda frames: None)
+        sent = 0
+        while not socket.congested():
+            socket.send_soon((b"x",))
+            sent += 1
+            assert sent <= 2 * BATCH
+        socket.close()
+
+    asyncio.run(send())
+    context.destroy(linger=0)
 
 
 def test_a_loop_that_is_late_time_and_again_is_known_to_be_and_forgotten_to_have_been(pair):
