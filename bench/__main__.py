@@ -7,13 +7,14 @@ import json
 import sys
 import time
 
-from bench import measure, pressure, processes, relay, report, runs, transport
+from bench import isolation, measure, pressure, processes, relay, report, runs, transport
 
 ROOMS: dict[str, measure.Room] = {
     "relay": relay.room,
     "transport": transport.room,
     "agents": runs.room,
     "pressure": pressure.room,
+    "isolation": isolation.room,
 }
 LONGEST = 3600
 """Seconds after which a run is given up; about a quarter of an hour is usual."""

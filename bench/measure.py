@@ -55,6 +55,8 @@ class Plan:
     """Of each paced stream of an agent."""
     rate: int
     """Paced agent streams that begin in a second."""
+    beside: int
+    """Paced streams without agents, beside 10 MB that pass."""
 
 
 FULL = Plan(
@@ -75,6 +77,7 @@ FULL = Plan(
     overload=2_000,
     deltas=200,
     rate=500,
+    beside=50,
 )
 QUICK = Plan(
     rounds=1,
@@ -94,6 +97,7 @@ QUICK = Plan(
     overload=10,
     deltas=20,
     rate=50,
+    beside=5,
 )
 
 

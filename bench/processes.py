@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -49,6 +50,10 @@ class Process:
     def cpu(self) -> float:
         """Seconds of user and system time so far."""
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
+
+    def resident(self) -> int:
+        """Bytes of memory that it holds now."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
     @property
     def pid(self) -> int:
@@ -150,6 +155,10 @@ class Site:
         name = f"{mode}-{number}"
         arguments = (f"--mode={mode}", f"--name={name}", f"--run-dir={self.folder}")
         return self.start(name, "axon_zmq.worker", *arguments, AXON_AGENTS=AGENTS)
+
+    def source(self, mode: str = "run_stream", workers: int = 1) -> Process:
+        """Start one process without agents that is so many workers; see `bench.source`."""
+        return self.start(f"source-{mode}", "bench.source", self.backend, f"--mode={mode}", f"--workers={workers}")
 
     def wait_for(self, *modes: str, each: int = 1) -> None:
         """Until so many workers of each mode are there."""
