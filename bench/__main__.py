@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 
-from bench import isolation, measure, pressure, processes, relay, report, runs, transport
+from bench import isolation, measure, memory, pressure, processes, relay, report, runs, starting, transport, widening
 
 ROOMS: dict[str, measure.Room] = {
     "relay": relay.room,
@@ -15,6 +16,9 @@ ROOMS: dict[str, measure.Room] = {
     "agents": runs.room,
     "pressure": pressure.room,
     "isolation": isolation.room,
+    "memory": memory.room,
+    "starting": starting.room,
+    "widening": widening.room,
 }
 LONGEST = 3600
 """Seconds after which a run is given up; about a quarter of an hour is usual."""
@@ -27,6 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few seconds: that it works, not how fast")
     parser.add_argument("--rounds", type=int, help="how many rounds, at least 3")
     parser.add_argument("--only", nargs="+", choices=ROOMS, default=list(ROOMS), help="measure only these")
+    parser.add_argument("--requests", type=int, help="so many, over which the broker's memory shall not grow")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     if options.write and (options.quick or len(options.only) < len(ROOMS)):
@@ -43,6 +48,8 @@ def main() -> None:
     options = _arguments()
     processes.bound(LONGEST)
     plan = measure.QUICK if options.quick else measure.FULL
+    if options.requests:
+        plan = replace(plan, lasting=options.requests)
     rounds = plan.rounds if options.quick else max(3, options.rounds or plan.rounds)
     where = report.machine()
     rows = measure.run([ROOMS[name] for name in options.only], plan, rounds, _say)

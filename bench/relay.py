@@ -48,6 +48,7 @@ def _relayed(service: Service, crowd: Crowd, chunks: int, pause: float) -> Parts
     return {"broker": cpu.per(chunks * len(crowd))["broker"]}
 
 
-def paced(crowd: Crowd, chunks: int, pause: float) -> list[Came]:
+def paced(crowd: Crowd, chunks: int, pause: float, burst: int = 1) -> list[Came]:
     """Each client has a stream of so many chunks."""
-    return crowd.exchange(Request("paced", {"streams": len(crowd), "chunks": chunks, "pause": pause}, DELTA * chunks))
+    body = {"streams": len(crowd), "chunks": chunks, "pause": pause, "burst": burst}
+    return crowd.exchange(Request("paced", body, DELTA * chunks))

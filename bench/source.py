@@ -1,9 +1,10 @@
 """A worker without agents: it speaks the backend protocol and sends ready-made chunks, so that only the relay works.
 
 A request's body is `{streams, chunks, pause}`: when so many requests have come, their chunks go out in
-turn, so many each, with so many seconds between two of a stream. All are the same, unless it says
-`numbered`, for clients that look at `seq`. `{echo}` is answered at once. One process may be several workers
-of a mode, each with a DEALER of its own.
+turn, so many each, with so many seconds between two of a stream, or between `burst` of them and the next. All
+are the same, unless it says `numbered`, for clients that look at `seq`. `{echo}` is answered at once.
+
+One process may be several workers of a mode, each with a DEALER of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CHUNK = wire.pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part":
 """What a delta of a model looks like on the wire."""
 SLOTS = 16_384
 """Requests that each worker takes at a time: all that are asked here."""
-_TICK = 0.001
+TICK = 0.001
 """Seconds between two looks at what is due, as an asyncio loop with many timers takes them."""
 
 
@@ -53,7 +54,8 @@ def serve(backend: str, mode: str, workers: int) -> None:
                 continue
             runs.append((dealer, client, id))
             if len(runs) == asked["streams"]:
-                _stream(runs, _chunks(asked["chunks"], asked.get("numbered", False)), asked["pause"])
+                chunks = _chunks(asked["chunks"], asked.get("numbered", False))
+                _stream(runs, _bursts(chunks, asked.get("burst", 1)), asked["pause"])
                 runs.clear()
 
 
@@ -72,22 +74,27 @@ def _chunks(count: int, numbered: bool) -> list[bytes]:
     return [wire.pack({"seq": seq, **body}) for seq in range(1, count + 1)]
 
 
-def _stream(runs: list[Run], chunks: list[bytes], pause: float) -> None:
+def _bursts(chunks: list[bytes], size: int) -> list[list[bytes]]:
+    return [chunks[at : at + size] for at in range(0, len(chunks), size)]
+
+
+def _stream(runs: list[Run], bursts: list[list[bytes]], pause: float) -> None:
     """Each run is due at its own time within a pause: real streams do not begin together."""
     targets = [(dealer.send, client, id) for dealer, client, id in runs]
-    parts = max(1, min(len(runs), int(pause / _TICK)))
+    parts = max(1, min(len(runs), int(pause / TICK)))
     start = time.perf_counter()
-    for number, chunk in enumerate(chunks):
+    for number, chunks in enumerate(bursts):
         for part in range(parts):
             if pause:
                 time.sleep(max(0.0, start + (number + part / parts) * pause - time.perf_counter()))
             for send, client, id in targets[part::parts]:
-                send(client, zmq.SNDMORE)
-                send(b"chunk", zmq.SNDMORE)
-                send(id, zmq.SNDMORE)
-                send(chunk)
+                for chunk in chunks:
+                    send(client, zmq.SNDMORE)
+                    send(b"chunk", zmq.SNDMORE)
+                    send(id, zmq.SNDMORE)
+                    send(chunk)
     for run in runs:
-        _end(run, len(chunks) + 1, "")
+        _end(run, sum(map(len, bursts)) + 1, "")
 
 
 def _end(run: Run, seq: int, result: str) -> None:
