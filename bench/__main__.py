@@ -32,7 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how many rounds, at least 3")
     parser.add_argument("--only", nargs="+", choices=ROOMS, default=list(ROOMS), help="measure only these")
     parser.add_argument("--requests", type=int, help="so many, over which the broker's memory shall not grow")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="put the table and the chart into docs/performance.md")
     options = parser.parse_args()
     if options.write and (options.quick or len(options.only) < len(ROOMS)):
         parser.error("the page has the figures of a whole run: --write goes with neither --quick nor --only")
@@ -57,6 +57,7 @@ def main() -> None:
     print(json.dumps(report.as_json(rows, where, rounds), ensure_ascii=False))
     if options.write:
         report.write(report.as_markdown(rows, where, rounds))
+        report.draw(widening.curves(rows, plan))
 
 
 if __name__ == "__main__":

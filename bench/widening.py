@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
+from bench.chart import Curves
 from bench.dealers import Dealers
-from bench.measure import Comparison, Parts, Plan
+from bench.measure import Comparison, Parts, Plan, Row
+from bench.numbers import Figure
 from bench.processes import Process, Site, site
 from bench.relay import paced
 from bench.source import TICK
 
-ON_ONE, ON_MANY, WORKERS = "streams, one connection", "streams, up to 100 connections", "workers"
-"""What there are ever more of."""
 CONNECTIONS = 100
+ON_ONE, ON_MANY, WORKERS = "streams, one connection", f"streams, up to {CONNECTIONS} connections", "workers"
+"""What there are ever more of."""
+PART = "broker"
 AT_ONCE = 20
 """Chunks of all streams at each tick, however many streams there are: what the broker finds at a wake is the same."""
 
@@ -50,6 +53,16 @@ def _widened(what: str, counts: Sequence[int], relayed: Callable[[int], Callable
 def title(what: str, most: int) -> str:
     """Of the comparison in which there are so many at most."""
     return f"relayed chunk among {most:,} {what}"
+
+
+def curves(rows: Iterable[Row], plan: Plan) -> Curves:
+    """What was measured, for the chart."""
+    found = {row.title: row for row in rows}
+    made: dict[str, list[tuple[int, Figure]]] = {}
+    for what, counts in ((ON_ONE, plan.widths), (ON_MANY, plan.widths), (WORKERS, plan.workers)):
+        row = found[f"{title(what, counts[-1])}: {PART}"]
+        made[what] = list(zip(counts, [*(other.figure for other in row.others), row.ours], strict=True))
+    return made
 
 
 def _relay(stack: ExitStack, workers: int) -> tuple[Site, Process]:
@@ -88,4 +101,4 @@ def _relayed(crowd: Watching, chunks: int) -> Parts:
     """Of each chunk alone: not what it costs to open and end the streams."""
     crowd.seen.clear()
     paced(crowd, chunks, TICK * max(1, len(crowd) // AT_ONCE), burst=max(1, AT_ONCE // len(crowd)))
-    return {"broker": (crowd.seen[True] - crowd.seen[False]) * 1e6 / (chunks * len(crowd))}
+    return {PART: (crowd.seen[True] - crowd.seen[False]) * 1e6 / (chunks * len(crowd))}
