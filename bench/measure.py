@@ -63,6 +63,8 @@ class Plan:
     """The same, of agents."""
     starts: int
     """Starts of each process, of which the median counts."""
+    served: int
+    """Workers of each mode of a whole daemon."""
     widths: Sequence[int]
     """Numbers of open streams of which the cost of a chunk is compared, the most last."""
     workers: Sequence[int]
@@ -95,6 +97,7 @@ FULL = Plan(
     opened=1_000,
     agents_opened=200,
     starts=3,
+    served=2,
     widths=(1, 10, 100, 1_000, 10_000),
     workers=(1, 4, 16, 64),
     widened=40_000,
@@ -122,6 +125,7 @@ QUICK = Plan(
     opened=20,
     agents_opened=5,
     starts=1,
+    served=1,
     widths=(1, 40),
     workers=(1, 2),
     widened=2_000,

@@ -28,7 +28,7 @@ PATIENCE = 30.0
 """Seconds that anything may take before the run is given up."""
 AFTERMATH = 0.02
 """Seconds after the last reply before CPU time is read: what a request leaves behind is its own."""
-CALM = 0.5
+CALM = 0.25
 """Seconds in which a process that is started does next to nothing: less than a twentieth of them."""
 _LINUX_CPU_CLOCK = 2
 """CPUCLOCK_SCHED: a process's user and system time, all its threads, in nanoseconds."""

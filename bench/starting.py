@@ -14,7 +14,6 @@ from statistics import median
 import zmq
 
 from axon_zmq import wire
-from axon_zmq.settings import Settings
 from bench.measure import Comparison, Parts, Plan
 from bench.processes import PATIENCE, Site, site
 
@@ -35,7 +34,7 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
     yield [
         compare("broker", _broker, BROKERS_FLOOR),
         compare("worker", _worker, WORKERS_FLOOR),
-        compare("`axon-zmq serve`, all processes", _daemon, WORKERS_FLOOR),
+        compare(f"`axon-zmq serve`, {plan.served} of each worker", partial(_daemon, plan.served), WORKERS_FLOOR),
     ]
 
 
@@ -69,14 +68,13 @@ def _worker() -> float:
         return time.perf_counter() - began
 
 
-def _daemon() -> float:
-    """As many workers of each mode as there are where nothing is set."""
-    wanted: dict[str, int] = {mode: Settings.model_fields[f"{mode}_workers"].default for mode in wire.MODES}
+def _daemon(workers: int) -> float:
     with site() as place:
+        settings = {f"AXON_{mode.upper()}_WORKERS": str(workers) for mode in wire.MODES}
+        settings |= {"AXON_FRONTEND": place.endpoint, "AXON_RUN_DIR": str(place.folder)}
         began = time.perf_counter()
-        settings = {"AXON_FRONTEND": place.endpoint, "AXON_RUN_DIR": str(place.folder)}
         daemon = place.launch("serve", str(SERVE), "serve", **settings)
-        _answers(place, wanted)
+        _answers(place, dict.fromkeys(wire.MODES, workers))
         took = time.perf_counter() - began
         daemon.signal(signal.SIGTERM)
         if not daemon.ended(PATIENCE):
