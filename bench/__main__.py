@@ -20,8 +20,8 @@ ROOMS: dict[str, measure.Room] = {
     "starting": starting.room,
     "widening": widening.room,
 }
-LONGEST = 3600
-"""Seconds after which a run is given up; about a quarter of an hour is usual."""
+LONGEST = 7200
+"""Seconds after which a run is given up; about 40 minutes are usual."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,6 +36,8 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.write and (options.quick or len(options.only) < len(ROOMS)):
         parser.error("the page has the figures of a whole run: --write goes with neither --quick nor --only")
+    if options.requests and "memory" not in options.only:
+        parser.error("--requests is of the room memory")
     return options
 
 
