@@ -11,7 +11,7 @@ from bench.agents import PACE
 from bench.dealers import Dealers
 from bench.measure import Comparison, Parts, Plan
 from bench.pressure import paced_stream
-from bench.processes import Growth, Process, Site, site
+from bench.processes import Growth, relaying, site
 from bench.relay import paced
 from bench.runs import BARE
 from bench.transport import ECHO
@@ -57,16 +57,6 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
     yield comparisons
 
 
-@contextmanager
-def _relay() -> Generator[tuple[Site, Process]]:
-    """A broker with a worker without agents."""
-    with site() as place:
-        broker = place.broker(workers=1)
-        place.source()
-        place.wait_for("run_stream")
-        yield place, broker
-
-
 def _floor(what: str) -> Parts:
     with site() as place:
         python = place.imported(what)
@@ -75,7 +65,7 @@ def _floor(what: str) -> Parts:
 
 
 def _broker() -> Parts:
-    with _relay() as (_, broker):
+    with relaying() as (_, broker):
         return {"all": broker.resident() / MIB}
 
 
@@ -90,7 +80,7 @@ def _worker() -> Parts:
 
 def _streams(count: int, connections: int | None) -> Parts:
     """Of streams that get chunks, their connections included; one has been there before."""
-    with _relay() as (place, broker), closing(Dealers(place.endpoint, 1)) as first:
+    with relaying() as (place, broker), closing(Dealers(place.endpoint, 1)) as first:
         paced(first, CHUNKS, PACE)
         with Growth(broker) as growth, closing(Dealers(place.endpoint, count, connections)) as crowd:
             paced(crowd, CHUNKS, PACE)
@@ -121,7 +111,7 @@ def _bare_streams(count: int) -> Parts:
 
 
 def _gained(requests: int, clients: int) -> Parts:
-    with _relay() as (place, broker), closing(Dealers(place.endpoint, clients)) as crowd:
+    with relaying() as (place, broker), closing(Dealers(place.endpoint, clients)) as crowd:
         before = 0
         for part in range(PARTS):
             if part == PARTS // 5:

@@ -224,6 +224,16 @@ def site() -> Generator[Site]:
             made.stop()
 
 
+@contextmanager
+def relaying(workers: int = 1) -> Generator[tuple[Site, Process]]:
+    """A place with a broker, which comes too, and so many workers without agents, which are one process."""
+    with site() as place:
+        broker = place.broker(workers)
+        place.source(workers=workers)
+        place.wait_for("run_stream", each=workers)
+        yield place, broker
+
+
 def environment(env: dict[str, str]) -> dict[str, str]:
     """Ours, without the operator's settings; children die with this process, as under supervisord."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}

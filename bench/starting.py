@@ -15,12 +15,13 @@ import zmq
 
 from axon_zmq import wire
 from bench.measure import Comparison, Parts, Plan
+from bench.memory import BROKERS_FLOOR
 from bench.processes import PATIENCE, Site, site
 
 SERVE = Path(sys.executable).with_name("axon-zmq")
 LOOK = 0.005
 """Seconds between two questions whether it serves."""
-BROKERS_FLOOR, WORKERS_FLOOR = "zmq, msgpack", "pydantic_ai"
+WORKERS_FLOOR = "pydantic_ai"
 
 
 @contextmanager

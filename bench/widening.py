@@ -10,7 +10,7 @@ from bench.chart import Curves
 from bench.dealers import Dealers
 from bench.measure import Comparison, Parts, Plan, Row
 from bench.numbers import Figure
-from bench.processes import Process, Site, site
+from bench.processes import Process, Site, relaying
 from bench.relay import paced
 from bench.source import TICK
 
@@ -26,7 +26,7 @@ AT_ONCE = 20
 def room(plan: Plan) -> Generator[list[Comparison]]:
     """A broker for each number of workers; more streams are asked of the one that has the fewest."""
     with ExitStack() as stack:
-        relays = {count: _relay(stack, count) for count in plan.workers}
+        relays = {count: stack.enter_context(relaying(count)) for count in plan.workers}
         fewest, *_, most = plan.workers
 
         def relayed(workers: int, streams: int, connections: int) -> Callable[[], Parts]:
@@ -63,15 +63,6 @@ def curves(rows: Iterable[Row], plan: Plan) -> Curves:
         row = found[f"{title(what, counts[-1])}: {PART}"]
         made[what] = list(zip(counts, [*(other.figure for other in row.others), row.ours], strict=True))
     return made
-
-
-def _relay(stack: ExitStack, workers: int) -> tuple[Site, Process]:
-    """A broker with so many workers without agents, which are one process."""
-    place = stack.enter_context(site())
-    broker = place.broker(workers)
-    place.source(workers=workers)
-    place.wait_for("run_stream", each=workers)
-    return place, broker
 
 
 class Watching(Dealers):
