@@ -71,6 +71,7 @@ def test_who_never_lets_the_loop_go_on_is_told_that_the_peer_is_slow():
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.SNDHWM, 5)
+    dealer.setsockopt(zmq.LINGER, 0)
     dealer.connect("tcp://127.0.0.1:9")  # nobody listens there
 
     async def send() -> None:
