@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from axon_zmq.supervise import lifeline
+from axon_zmq.worker import garbage
 from bench import agents
 from bench.numbers import percentiles
 
@@ -64,6 +65,8 @@ async def answer(what: str, *numbers: float) -> dict[str, float]:
 
 async def main() -> None:
     """Answer until stdin ends."""
+    await _run()
+    garbage.settle()  # as our workers do
     for line in sys.stdin:
         print(json.dumps(await answer(*json.loads(line))), flush=True)
 
