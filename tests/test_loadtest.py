@@ -244,6 +244,32 @@ def test_a_broken_promise_is_named(answer, broken, monkeypatch):
     assert any(line.startswith(f"BROKEN: {broken}") for line in report.faults(seen))
 
 
+def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch):
+    def answer(kind: bytes, send: Send) -> None:
+        if kind == b"run_stream":
+            for seq in range(1, 5):
+                chunk(send, seq, "x")
+            complete(send, 5, "xxxx")
+
+    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    with broker(answer) as endpoint:
+        slowly = plan(endpoint, Scenario.SLOW_READERS, agent="any", streams=3, most=3, timeout=0.3, read_ms=300.0)
+        seen = drive(replace(slowly, warmup=0.0))
+    assert seen.broken == {}
+    assert {name: dict(part.failures) for name, part in seen.kinds.items()} == {
+        "stream": {},
+        "slow": {"not read in time": 1},
+        "slow, credit": {},
+    }
+
+
+def test_an_end_that_never_comes_is_missed_by_slow_readers_too(monkeypatch):
+    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    with broker(mute) as endpoint:
+        seen = drive(plan(endpoint, Scenario.SLOW_READERS, streams=3, most=3, warmup=0.0, timeout=0.3))
+    assert seen.broken == {"no end": 3}
+
+
 def test_latency_counts_from_when_a_request_was_due():
     """The broker hangs once: of an open loop all that were due meanwhile are late, of a closed one a single request."""
 

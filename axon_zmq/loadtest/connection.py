@@ -32,6 +32,7 @@ class Connection:
         self._context = context
         self._endpoint = endpoint
         self._stalls = stalls
+        self._was_unread = False
         self._identity = b"loadtest-" + secrets.token_hex(8).encode()
         self._reconnected_at = float("-inf")
         self._connect()
@@ -81,6 +82,14 @@ class Connection:
     def is_read(self) -> bool:
         """Whether somebody reads the socket at all."""
         return not (self._stalls and self.waiting)
+
+    def is_behind(self) -> bool:
+        """Whether the stalling reader has left something unread, at this look or the one before.
+
+        The one before too, since what comes next may still be on its way when the last message has been read.
+        """
+        before, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_news())
+        return before or self._was_unread
 
     def has_news(self) -> bool:
         """Whether a message has come."""

@@ -19,7 +19,7 @@ from axon_zmq.errors import AxonError
 from axon_zmq.loadtest.connection import Connection
 from axon_zmq.loadtest.figures import Figures, Tally
 from axon_zmq.loadtest.plan import Kind, Plan
-from axon_zmq.loadtest.runs import Run, broken_by
+from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
 from axon_zmq.messages import Chunk, Complete, Event, ToolCall
 
 BATCH: Final = 64
@@ -244,6 +244,8 @@ class Driver:
             case Complete():
                 broken = run.broken_by(item)
                 self._end(run, now, broken and self._broken(broken))
+            case AxonError() if run.is_unread:
+                self._end(run, now, UNREAD)
             case AxonError():
                 broken = broken_by(item)
                 self._end(run, now, self._broken(broken) if broken else item.error_type)
@@ -283,8 +285,10 @@ class Driver:
         self._next_tick = self._now + TICK
         for connection in self._connections:
             connection.look()
+            is_behind = connection.is_behind()
             for request in connection.core.tick(self._now):
                 if (run := self._runs.get(request.id)) is not None:
+                    run.is_unread = is_behind
                     self._news(run, self._now)
             connection.flush()
         if self.plan.drops:

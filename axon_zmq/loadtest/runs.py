@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from axon_zmq.client.core import Request
 from axon_zmq.errors import AxonError
@@ -10,6 +11,9 @@ from axon_zmq.loadtest.connection import Connection
 from axon_zmq.loadtest.figures import Figures
 from axon_zmq.loadtest.plan import Kind
 from axon_zmq.messages import Chunk, Complete
+
+UNREAD: Final = "not read in time"
+"""What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +31,8 @@ class Run:
     """Whether a message came before the one that was next."""
     read_at: float = 0.0
     """When a slow reader takes the next message."""
+    is_unread: bool = False
+    """Whether it was given up while its reader was behind."""
     is_due: bool = False
     """Whether a slow reader is about to."""
     _text: list[str] = field(default_factory=list[str])
