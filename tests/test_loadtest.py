@@ -200,9 +200,18 @@ def complete(send: Send, seq: int, result: str) -> None:
     send(b"complete", seq=seq, result=result, usage={}, messages=[], finish_reason="stop", model="", run_id="")
 
 
+COUNTED = "".join(f"{number:04d} " for number in range(20))
+"""What the offline example streams."""
+
+
 def cut(kind: bytes, send: Send) -> None:
-    chunk(send, 1, "one ")
-    complete(send, 2, "one two")
+    chunk(send, 1, COUNTED[:50])
+    complete(send, 2, COUNTED)
+
+
+def bent(kind: bytes, send: Send) -> None:
+    chunk(send, 1, COUNTED)
+    complete(send, 2, COUNTED[:50])
 
 
 def gap(kind: bytes, send: Send) -> None:
@@ -229,6 +238,7 @@ def garbled(kind: bytes, send: Send) -> None:
     ("answer", "broken"),
     [
         (cut, "text not whole"),
+        (bent, "text not whole"),
         (gap, "a gap in seq"),
         (twice, "a second end"),
         (mute, "no end"),
@@ -238,10 +248,22 @@ def garbled(kind: bytes, send: Send) -> None:
 def test_a_broken_promise_is_named(answer, broken, monkeypatch):
     monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
     with broker(answer) as endpoint:
-        seen = drive(plan(endpoint, Scenario.STREAMS, agent="any", streams=2, most=2, warmup=0.0, timeout=0.3))
+        agent = None if broken == "text not whole" else "any"
+        seen = drive(plan(endpoint, Scenario.STREAMS, agent=agent, streams=2, most=2, warmup=0.0, timeout=0.3))
     assert set(seen.broken) == {broken}
     assert not seen.is_good
     assert any(line.startswith(f"BROKEN: {broken}") for line in report.faults(seen))
+
+
+def test_the_answer_of_an_agent_of_yours_need_not_be_its_text():
+    """A tool, a validator or a function may have made it."""
+
+    def answer(kind: bytes, send: Send) -> None:
+        chunk(send, 1, "thinking aloud")
+        complete(send, 2, "done")
+
+    with broker(answer) as endpoint:
+        assert drive(plan(endpoint, Scenario.STREAMS, agent="any", streams=1, most=1, warmup=0.0)).is_good
 
 
 def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch):

@@ -36,8 +36,6 @@ class Run:
     is_due: bool = False
     """Whether a slow reader is about to."""
     _text: list[str] = field(default_factory=list[str])
-    """Of the last step."""
-    _step: int = 0
     _last_chunk: float | None = None
 
     def take_chunk(self, chunk: Chunk, now: float) -> None:
@@ -48,9 +46,6 @@ class Run:
             else:
                 self.figures.chunk_gap.record(now - self._last_chunk)
         self._last_chunk = now
-        if chunk.step != self._step:
-            self._step = chunk.step
-            self._text.clear()
         if chunk.type == "text":
             self._text.append(chunk.data)
 
@@ -58,10 +53,9 @@ class Run:
         """Which promise was broken, now that it is complete."""
         if self.gap and not self.connection.reconnected_since(self.due):
             return "a gap in seq"
-        if isinstance(done.result, str):
-            streamed = "".join(self._text) if self.kind.mode == "run_stream" else done.result
-            if streamed != done.result or done.result != (self.kind.answer or done.result):
-                return "text not whole"
+        streamed = "".join(self._text) if self.kind.mode == "run_stream" else self.kind.answer
+        if self.kind.answer is not None and not streamed == done.result == self.kind.answer:
+            return "text not whole"
         return None
 
 
