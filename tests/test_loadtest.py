@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from axon_zmq import Client, loadtest, wire
 from axon_zmq.cli import app, main
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.loadtest import report
+from axon_zmq.loadtest import console, report
 from axon_zmq.loadtest.driver import Driver
 from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 from axon_zmq.loadtest.report import Report
@@ -39,8 +39,8 @@ def plan(endpoint: str, scenario: Scenario, **more) -> Plan:
     return replace(brief, **more)
 
 
-def drive(asked: Plan) -> Report:
-    driver = Driver(asked)
+def drive(asked: Plan, say: Callable[[Driver], None] = lambda _: None) -> Report:
+    driver = Driver(asked, say)
     driver.run()
     seen = report.report_of(driver, {"version": "0"})
     assert Report.model_validate_json(seen.model_dump_json()) == seen
@@ -135,6 +135,35 @@ def test_slow_readers_are_slow_and_hold_up_nobody_else(daemon: Daemon):
 def test_it_ends_after_so_many_requests(daemon: Daemon):
     seen = drive(plan(daemon.endpoint, Scenario.TOOLS, most=7, warmup=0.0))
     assert (seen.kinds["tools"].complete, seen.is_good) == (7, True)
+
+
+def test_a_closed_loop_takes_the_kinds_in_turns_too(daemon: Daemon):
+    seen = drive(plan(daemon.endpoint, Scenario.MIXED, streams=1, most=3, warmup=0.0))
+    assert {name: part.requests for name, part in seen.kinds.items()} == {"unary": 1, "stream": 1, "tools": 1}
+
+
+def test_how_busy_it_was_is_of_the_seconds_that_were_measured(daemon: Daemon):
+    works = lambda driver: driver.elapsed > 0.9 and threading.Event().wait(0.5)  # noqa: E731
+    seen = drive(plan(daemon.endpoint, Scenario.UNARY, rate=5.0, warmup=0.9, duration=0.6), works)
+    assert 0.55 < seen.driver.busy <= 1
+
+
+def test_where_all_was_sent_in_the_warm_up_nothing_was_measured(daemon: Daemon):
+    limits = ["--most", "3", "--warmup", "1", "--endpoint", daemon.endpoint]
+    done = CliRunner().invoke(app, ["loadtest", "unary", *limits])
+    assert done.exit_code == 1
+    assert report.faults(Report.model_validate_json(done.stdout))[0].startswith("EMPTY")
+
+
+def test_the_report_is_shown_where_it_cannot_be_written(daemon: Daemon, tmp_path, monkeypatch):
+    def full(*_args: object, **_named: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    limits = ["--most", "3", "--warmup", "0", "--endpoint", daemon.endpoint, "--json", str(tmp_path / "report.json")]
+    done = CliRunner().invoke(app, ["loadtest", "unary", *limits])
+    assert isinstance(done.exception, OSError)
+    assert json.loads(done.stdout)["kinds"]["unary"]["complete"] == 3
 
 
 def test_failures_are_named(daemon: Daemon):
@@ -275,7 +304,7 @@ def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch)
 
     monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
     with broker(answer) as endpoint:
-        slowly = plan(endpoint, Scenario.SLOW_READERS, agent="any", streams=3, most=3, timeout=0.3, read_ms=300.0)
+        slowly = plan(endpoint, Scenario.SLOW_READERS, agent="any", streams=3, most=3, timeout=0.3, read_ms=200.0)
         seen = drive(replace(slowly, warmup=0.0))
     assert seen.broken == {}
     assert {name: dict(part.failures) for name, part in seen.kinds.items()} == {
@@ -338,6 +367,45 @@ def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--warmup", "--duration", "--read-ms", "--drop-every", "--rate"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e12"])
+def test_times_have_bounds(option, value):
+    done = CliRunner().invoke(app, ["loadtest", option, value])
+    assert done.exit_code == 2
+    assert option in done.output
+
+
+def test_too_few_file_descriptors_are_told_before_the_load(monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
+    with pytest.raises(ConfigurationError, match="raise ulimit -n, or take fewer --clients"):
+        Driver(plan("tcp://127.0.0.1:1", Scenario.SLOW_READERS, clients=64))
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_load(tmp_path):
+    for files in ((tmp_path / "nowhere" / "report.json", None), (None, tmp_path / "nowhere" / "report.html")):
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            console.drive(plan("tcp://127.0.0.1:1", Scenario.UNARY, most=1, timeout=0.1), {}, *files)
+
+
+def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon, tmp_path, capsys):
+    def made(name: str, scenario: Scenario, **more) -> Path:
+        driver = Driver(plan(daemon.endpoint, scenario, **more))
+        driver.stop()
+        driver.run()
+        (tmp_path / name).write_text(report.report_of(driver, {}).model_dump_json())
+        return tmp_path / name
+
+    unary, paced, streams = (
+        made("unary", Scenario.UNARY),
+        made("paced", Scenario.UNARY, rate=5.0),
+        made("streams", Scenario.STREAMS),
+    )
+    with pytest.raises(ConfigurationError, match="nothing to compare: A has unary, B has stream"):
+        console.compare(unary, streams, None)
+    console.compare(unary, paced, None)
+    assert json.loads(capsys.readouterr().out)["notes"] == ["load differs: A had 4 at a time, B had 5 requests/s"]
 
 
 def test_another_machine_needs_a_word():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import time
 from contextlib import suppress
@@ -9,11 +10,32 @@ from contextlib import suppress
 import zmq
 
 from axon_zmq.client.core import ClientCore
+from axon_zmq.errors import ConfigurationError
 
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""
 STALLED_HWM = 10
 """Messages that ZeroMQ itself takes in for who leaves its socket unread: the next ones wait in the daemon."""
+FILES = 4
+"""File descriptors of a connection and its monitor."""
+OTHER_FILES = 64
+"""What the rest of the process may have open; libzmq ends a process that has too few."""
+
+
+def allow(connections: int) -> None:
+    """See that the process may have so many open.
+
+    Raises:
+        ConfigurationError: It may not.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections * FILES + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigurationError(
+            f"{connections} connections take {needed} file descriptors, of which this process may have {hard}: "
+            "raise ulimit -n, or take fewer --clients"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connection:
