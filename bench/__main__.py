@@ -16,7 +16,7 @@ ROOMS: dict[str, measure.Room] = {
     "pressure": pressure.room,
 }
 LONGEST = 3600
-"""Seconds after which a run is given up; about a quarter of an hour is usual."""
+"""Seconds after which a run is given up; about half an hour is usual."""
 
 
 def _arguments() -> argparse.Namespace:
