@@ -44,7 +44,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     # The daemon cannot take it now.
     "overloaded": ErrorType("later", True, "A queue is full: wait `details.retry_after_ms` and send it again."),
     "no_worker": ErrorType(
-        "later", True, "No worker process serves this mode: an operator looks at `supervisorctl status`."
+        "later", True, "No worker process serves this mode: an operator looks at `axon-zmq status`."
     ),
     "shutting_down": ErrorType("later", True, "The daemon or the worker is going down: send it again."),
     # The run was ended before it was done.

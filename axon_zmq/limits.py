@@ -128,7 +128,7 @@ ALL_OUTBOX_BYTES = 256 * MIB
 """Both over all clients; past it the slow one is who holds more than an equal share. Over twice as much, and who holds
 less than a share has its answers kept all the same: three times as much is the most that ever waits."""
 REMEMBERED_RUNS = 100_000
-"""Ended runs that the broker remembers at most, about 0.5 KiB each; the oldest go first."""
+"""Ended runs that the broker remembers at most, about 0.8 KiB each (`scripts/bench --only memory`); the oldest go first."""
 REMEMBERED_CLIENTS = 100_000
 """Idle client identities whose framing the broker remembers at most."""
 CRASH_LOOP = 3

@@ -17,11 +17,13 @@ import zmq
 from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
 
 BATCH: Final = 256
-"""Messages taken in a round before the loop's other callbacks have their turn."""
+"""Messages taken in a round before the loop's other callbacks have their turn, and most that are gathered."""
 SOON: Final = 0.001
 """Seconds that a message may wait for others, so that the peer is woken once for all of them."""
 LATELY: Final = 0.1
 """Seconds for which it is remembered how late the loop was."""
+WEIGHT: Final = 0.3
+"""Of the last time in what is remembered: one hitch of the system's makes no late loop."""
 
 
 class LoopSocket:
@@ -66,6 +68,8 @@ class LoopSocket:
         """Send now where nothing went so lately, else within `SOON` and together with what comes meanwhile."""
         if self._gathered:
             self._gathered.append(frames)
+            if len(self._gathered) >= BATCH:  # who never lets the loop go on is to notice that the peer is slow
+                self._send_gathered()
             return
         now = self._loop.time()
         if now - self._went_at >= SOON:
@@ -80,12 +84,12 @@ class LoopSocket:
         self._loop.call_at(due, self._called, due, function)
 
     def _called(self, due: float, function: Callable[[], None]) -> None:
-        self._late_at = self._loop.time()
-        self._late = self._late_at - due
+        before, self._late_at = self.late(), self._loop.time()
+        self._late = before + (self._late_at - due - before) * WEIGHT
         function()
 
     def late(self) -> float:
-        """Seconds that the loop was late a moment ago; 0.0 where nothing was due lately."""
+        """Seconds that the loop is late lately, smoothed; 0.0 where nothing was due."""
         return self._late if self._loop.time() - self._late_at < LATELY else 0.0
 
     def _send_gathered(self) -> None:

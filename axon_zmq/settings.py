@@ -220,17 +220,23 @@ def _server(name: str, table: Any) -> McpServer:
         return McpServer.model_validate(table)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False)
-        said = "; ".join(f"{'.'.join(['toolsets', name, *map(str, f['loc'])])}: {_mend(f)}" for f in faults)
+        places = [".".join(["toolsets", name, *map(str, fault["loc"])]) for fault in faults]
+        said = "; ".join(f"{place}: {_mend(f, McpServer)}" for place, f in zip(places, faults, strict=True))
         raise ValueError(said) from None
 
 
-def _mend(fault: ErrorDetails) -> str:
+def _mend(fault: ErrorDetails, model: type[BaseModel]) -> str:
     if fault["type"] != "extra_forbidden":
         return fault["msg"].removeprefix("Value error, ")
-    near = get_close_matches(str(fault["loc"][-1]), McpServer.model_fields, n=1)
-    return (
-        f"is unknown; did you mean {near[0]}?" if near else f"is unknown; known are {', '.join(McpServer.model_fields)}"
-    )
+    near = get_close_matches(str(fault["loc"][-1]), model.model_fields, n=1)
+    return f"is unknown; did you mean {near[0]}?" if near else f"is unknown; known are {', '.join(model.model_fields)}"
+
+
+def _told(fault: ErrorDetails) -> str:
+    place = "_".join(map(str, fault["loc"]))
+    # Unknown names of the environment are told before: this one is the file's.
+    where = f"axon.toml: {place}" if fault["type"] == "extra_forbidden" else f"AXON_{place.upper()}"
+    return f"{where}: {_mend(fault, Settings)}"
 
 
 def load(**overrides: Any) -> Settings:
@@ -248,7 +254,6 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = [f"AXON_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigurationError("; ".join(faults)) from None
+        raise ConfigurationError("; ".join(map(_told, error.errors()))) from None
     except ValueError as error:
         raise ConfigurationError(f"axon.toml: {error}") from None

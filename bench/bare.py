@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
+from pydantic_ai import Agent
+
 from axon_zmq.supervise import lifeline
 from axon_zmq.worker import garbage
 from bench import agents
@@ -19,8 +21,8 @@ from bench.numbers import percentiles
 PROMPT = "hello there"
 
 
-async def _stream() -> None:
-    async with agents.stream.run_stream_events(PROMPT) as events:
+async def _stream(agent: Agent = agents.stream, prompt: str = PROMPT) -> None:
+    async with agent.run_stream_events(prompt) as events:
         async for _event in events:
             pass
 
@@ -58,6 +60,9 @@ async def answer(what: str, *numbers: float) -> dict[str, float]:
         times, pause = numbers
         return await _latency(int(times), pause)
     tasks, each = map(int, numbers)
+    if what == "paced":
+        await asyncio.gather(*(_stream(agents.paced, str(each)) for _ in range(tasks)))
+        return {}
     if what == "stream":
         return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
     return {"server": await _cpu(_run, tasks, each)}

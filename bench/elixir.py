@@ -34,7 +34,7 @@ def _mix(figure: str, transport: str, endpoint: str, hear: Callable[[str], None]
 
 def _source(place: Site) -> Process:
     place.broker(1)
-    return place.start("source", "bench.source", place.backend)
+    return place.source()
 
 
 def chunks(transport: str) -> str:

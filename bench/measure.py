@@ -55,6 +55,24 @@ class Plan:
     """Of each paced stream of an agent."""
     rate: int
     """Paced agent streams that begin in a second."""
+    beside: int
+    """Paced streams without agents, beside 10 MB that pass."""
+    opened: int
+    """Streams without agents that are open while memory is looked at."""
+    agents_opened: int
+    """The same, of agents."""
+    starts: int
+    """Starts of each process, of which the median counts."""
+    served: int
+    """Workers of each mode of a whole daemon."""
+    widths: Sequence[int]
+    """Numbers of open streams of which the cost of a chunk is compared, the most last."""
+    workers: Sequence[int]
+    """The same, of workers."""
+    widened: int
+    """Chunks for each of these."""
+    lasting: int
+    """Requests over which memory must not grow; 0: that is not looked at."""
 
 
 FULL = Plan(
@@ -75,6 +93,15 @@ FULL = Plan(
     overload=2_000,
     deltas=200,
     rate=500,
+    beside=50,
+    opened=1_000,
+    agents_opened=200,
+    starts=3,
+    served=2,
+    widths=(1, 10, 100, 1_000, 10_000),
+    workers=(1, 4, 16, 64),
+    widened=40_000,
+    lasting=0,
 )
 QUICK = Plan(
     rounds=1,
@@ -94,6 +121,15 @@ QUICK = Plan(
     overload=10,
     deltas=20,
     rate=50,
+    beside=5,
+    opened=20,
+    agents_opened=5,
+    starts=1,
+    served=1,
+    widths=(1, 40),
+    workers=(1, 2),
+    widened=2_000,
+    lasting=100,
 )
 
 

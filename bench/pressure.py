@@ -42,10 +42,14 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
         ]
 
 
+def paced_stream(deltas: int) -> Request:
+    """A stream of `bench.agents.paced`."""
+    return Request("stream", {"agent": "paced", "prompt": str(deltas)}, text(deltas))
+
+
 def _delayed(_service: Service, crowd: Crowd, deltas: int, rate: int) -> Parts:
     """Milliseconds behind the schedule that the model keeps, had it begun when the request was sent."""
-    request = Request("stream", {"agent": "paced", "prompt": str(deltas)}, text(deltas))
-    came = crowd.exchange(request, rate=rate)
+    came = crowd.exchange(paced_stream(deltas), rate=rate)
     return percentiles([delay * 1000 for each in came for delay in each.delays(PACE)])
 
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Self
 
 from axon_zmq import Client
+from axon_zmq.limits import KIB
 from axon_zmq.supervise import lifeline
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,8 @@ PATIENCE = 30.0
 """Seconds that anything may take before the run is given up."""
 AFTERMATH = 0.02
 """Seconds after the last reply before CPU time is read: what a request leaves behind is its own."""
+CALM = 0.25
+"""Seconds in which a process that is started does next to nothing: less than a twentieth of them."""
 _LINUX_CPU_CLOCK = 2
 """CPUCLOCK_SCHED: a process's user and system time, all its threads, in nanoseconds."""
 
@@ -49,6 +52,20 @@ class Process:
     def cpu(self) -> float:
         """Seconds of user and system time so far."""
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
+
+    def resident(self, most: bool = False) -> int:
+        """Bytes of memory that it holds now, or held at most since the last `Growth` began."""
+        name = "VmHWM:" if most else "VmRSS:"
+        [line] = [line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith(name)]
+        return int(line.split()[1]) * KIB
+
+    def calm(self) -> None:
+        """Wait until it does next to nothing: what follows a start is over."""
+        busy = True
+        while busy:
+            before = self.cpu()
+            time.sleep(CALM)
+            busy = self.cpu() - before > CALM / 20
 
     @property
     def pid(self) -> int:
@@ -118,6 +135,22 @@ class Cpu:
         return {**each, "server": sum(each.values())}
 
 
+class Growth:
+    """By how many bytes a process's memory grew over a `with` block, where it was highest."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # the highest is what it holds now
+        self._before = self._process.resident()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.bytes = self._process.resident(most=True) - self._before
+
+
 class Site:
     """A folder, a free port, and the processes that were started there."""
 
@@ -131,9 +164,13 @@ class Site:
         """Start `python -m arguments`."""
         return self._start(name, [sys.executable, "-m", *arguments], **env)
 
-    def launch(self, name: str, *command: str) -> Process:
+    def imported(self, what: str) -> Process:
+        """Start a Python that imports so much, says so, and waits."""
+        return self._start("imported", [sys.executable, "-c", f"import {what}; print(flush=True); input()"])
+
+    def launch(self, name: str, *command: str, **env: str) -> Process:
         """Start a program that knows nothing of this one, and shall end with it all the same."""
-        return self._start(name, lifeline.tied(command))
+        return self._start(name, lifeline.tied(command), **env)
 
     def _start(self, name: str, command: Sequence[str], **env: str) -> Process:
         process = Process(self.folder, name, command, **env)
@@ -145,11 +182,15 @@ class Site:
         arguments = (f"--frontend={self.endpoint}", f"--run-dir={self.folder}", f"--workers={workers}")
         return self.start("broker", "axon_zmq.broker", *arguments)
 
-    def worker(self, mode: str, number: int = 0) -> Process:
+    def worker(self, mode: str, number: int = 0, **env: str) -> Process:
         """Start a real worker, with the agents that are measured."""
         name = f"{mode}-{number}"
         arguments = (f"--mode={mode}", f"--name={name}", f"--run-dir={self.folder}")
-        return self.start(name, "axon_zmq.worker", *arguments, AXON_AGENTS=AGENTS)
+        return self.start(name, "axon_zmq.worker", *arguments, **{"AXON_AGENTS": AGENTS, **env})
+
+    def source(self, mode: str = "run_stream", workers: int = 1) -> Process:
+        """Start one process without agents that is so many workers; see `bench.source`."""
+        return self.start(f"source-{mode}", "bench.source", self.backend, f"--mode={mode}", f"--workers={workers}")
 
     def wait_for(self, *modes: str, each: int = 1) -> None:
         """Until so many workers of each mode are there."""
@@ -181,6 +222,16 @@ def site() -> Generator[Site]:
             yield made
         finally:
             made.stop()
+
+
+@contextmanager
+def relaying(workers: int = 1) -> Generator[tuple[Site, Process]]:
+    """A place with a broker, which comes too, and so many workers without agents, which are one process."""
+    with site() as place:
+        broker = place.broker(workers)
+        place.source(workers=workers)
+        place.wait_for("run_stream", each=workers)
+        yield place, broker
 
 
 def environment(env: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from bench.clients import Crowd, Request
+from bench.clients import Came, Crowd, Request
 from bench.measure import OURS, Comparison, Parts, Plan, Service, Sides
 from bench.peers import start
 from bench.processes import site
@@ -26,9 +26,9 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
         if start.PROXY not in start.absent():
             proxied = stack.enter_context(site())
             others.append(start.dealers(start.PROXY, proxied, broker=start.proxy(proxied)))
-            proxied.start("source", "bench.source", proxied.backend)
+            proxied.source()
         for place in (daemon, naive):
-            place.start("source", "bench.source", place.backend)
+            place.source()
         daemon.wait_for("run_stream")
 
         def compare(how: str, clients: int, chunks: int, pause: float = 0.0) -> Comparison:
@@ -48,6 +48,7 @@ def _relayed(service: Service, crowd: Crowd, chunks: int, pause: float) -> Parts
     return {"broker": cpu.per(chunks * len(crowd))["broker"]}
 
 
-def paced(crowd: Crowd, chunks: int, pause: float) -> None:
+def paced(crowd: Crowd, chunks: int, pause: float, burst: int = 1) -> list[Came]:
     """Each client has a stream of so many chunks."""
-    crowd.exchange(Request("paced", {"streams": len(crowd), "chunks": chunks, "pause": pause}, DELTA * chunks))
+    body = {"streams": len(crowd), "chunks": chunks, "pause": pause, "burst": burst}
+    return crowd.exchange(Request("paced", body, DELTA * chunks))

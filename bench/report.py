@@ -15,11 +15,14 @@ from typing import Any
 
 import zmq
 
+from bench import chart
+from bench.chart import Curves
 from bench.measure import OURS, Row
 from bench.peers.start import PACKAGES, absent, installed
 from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+CHART = PAGE.with_name("growth.svg")
 HEAD = ("", OURS, "beside it", "ratio")
 NOTHING = "-"
 """In a cell that has no figure."""
@@ -102,3 +105,8 @@ def write(markdown: str, page: Path = PAGE, markers: tuple[str, str] = (BEGIN, E
     if not (begin and end):
         sys.exit(f"{page} lacks the markers {markers[0]!r} and {markers[1]!r}")
     page.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}", encoding="utf-8")
+
+
+def draw(curves: Curves, picture: Path = CHART) -> None:
+    """Put the growth on the wire into a picture, beside the page."""
+    picture.write_text(chart.svg("open streams, or workers", "µs of the broker's CPU for a chunk", curves))

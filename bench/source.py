@@ -1,15 +1,16 @@
 """A worker without agents: it speaks the backend protocol and sends ready-made chunks, so that only the relay works.
 
 A request's body is `{streams, chunks, pause}`: when so many requests have come, their chunks go out in
-turn, so many each, with so many seconds between two of a stream. All are the same, unless it says
-`numbered`, for clients that look at `seq`. `{echo}` is answered at once.
+turn, so many each, with so many seconds between two of a stream, or between `burst` of them and the next. All
+are the same, unless it says `numbered`, for clients that look at `seq`. `{echo}` is answered at once.
+
+One process may be several workers of a mode, each with a DEALER of its own.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
-from typing import Any
 
 import zmq
 
@@ -19,35 +20,51 @@ from axon_zmq.supervise import lifeline
 DELTA = "0123 "
 CHUNK = wire.pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})
 """What a delta of a model looks like on the wire."""
-_TICK = 0.001
+SLOTS = 16_384
+"""Requests that each worker takes at a time: all that are asked here."""
+TICK = 0.001
 """Seconds between two looks at what is due, as an asyncio loop with many timers takes them."""
 
 
-def serve(backend: str) -> None:
+Run = tuple[zmq.Socket[bytes], bytes, bytes]
+"""A request under way: the DEALER that it came to, its client and its id."""
+
+
+def serve(backend: str, mode: str, workers: int) -> None:
     """Answer requests for ever."""
-    dealer = zmq.Context().socket(zmq.DEALER)
-    dealer.connect(backend)
-    ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1024, "name": "source", "holds": []}
-    dealer.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
-    runs: list[tuple[bytes, bytes]] = []
+    context, poller = zmq.Context(), zmq.Poller()
+    dealers = [_registered(context, backend, mode, number) for number in range(workers)]
+    for dealer in dealers:
+        poller.register(dealer, zmq.POLLIN)
+    runs: list[Run] = []
     told = time.monotonic()
     while True:
         if time.monotonic() - told >= limits.PROGRESS_INTERVAL:
-            dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
+            for dealer in dealers:
+                dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
             told = time.monotonic()
-        if not dealer.poll(int(limits.PROGRESS_INTERVAL * 1000)):
-            continue
-        client, kind, *rest = dealer.recv_multipart()
-        if kind == b"run_stream":
+        for dealer, _ in poller.poll(int(limits.PROGRESS_INTERVAL * 1000)):
+            client, kind, *rest = dealer.recv_multipart()
+            if kind != mode.encode():
+                continue
             id, _header, body, *_lease = rest
             asked = wire.unpack(body, "the body")
             if "echo" in asked:
-                _end(dealer, client, id, 1, asked["echo"])
+                _end((dealer, client, id), 1, asked["echo"])
                 continue
-            runs.append((client, id))
+            runs.append((dealer, client, id))
             if len(runs) == asked["streams"]:
-                _stream(dealer, runs, _chunks(asked["chunks"], asked.get("numbered", False)), asked["pause"])
+                chunks = _chunks(asked["chunks"], asked.get("numbered", False))
+                _stream(runs, _bursts(chunks, asked.get("burst", 1)), asked["pause"])
                 runs.clear()
+
+
+def _registered(context: zmq.Context[zmq.Socket[bytes]], backend: str, mode: str, number: int) -> zmq.Socket[bytes]:
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(backend)
+    ready = {"v": limits.BACKEND_PROTOCOL, "mode": mode, "slots": SLOTS, "name": f"source-{number}", "holds": []}
+    dealer.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
+    return dealer
 
 
 def _chunks(count: int, numbered: bool) -> list[bytes]:
@@ -57,29 +74,40 @@ def _chunks(count: int, numbered: bool) -> list[bytes]:
     return [wire.pack({"seq": seq, **body}) for seq in range(1, count + 1)]
 
 
-def _stream(dealer: zmq.Socket[Any], runs: list[tuple[bytes, bytes]], chunks: list[bytes], pause: float) -> None:
+def _bursts(chunks: list[bytes], size: int) -> list[list[bytes]]:
+    return [chunks[at : at + size] for at in range(0, len(chunks), size)]
+
+
+def _stream(runs: list[Run], bursts: list[list[bytes]], pause: float) -> None:
     """Each run is due at its own time within a pause: real streams do not begin together."""
-    send = dealer.send
-    parts = max(1, min(len(runs), int(pause / _TICK)))
+    targets = [(dealer.send, client, id) for dealer, client, id in runs]
+    parts = max(1, min(len(runs), int(pause / TICK)))
     start = time.perf_counter()
-    for number, chunk in enumerate(chunks):
+    for number, chunks in enumerate(bursts):
         for part in range(parts):
             if pause:
                 time.sleep(max(0.0, start + (number + part / parts) * pause - time.perf_counter()))
-            for client, id in runs[part::parts]:
-                send(client, zmq.SNDMORE)
-                send(b"chunk", zmq.SNDMORE)
-                send(id, zmq.SNDMORE)
-                send(chunk)
-    for client, id in runs:
-        _end(dealer, client, id, len(chunks) + 1, "")
+            for send, client, id in targets[part::parts]:
+                for chunk in chunks:
+                    send(client, zmq.SNDMORE)
+                    send(b"chunk", zmq.SNDMORE)
+                    send(id, zmq.SNDMORE)
+                    send(chunk)
+    for run in runs:
+        _end(run, sum(map(len, bursts)) + 1, "")
 
 
-def _end(dealer: zmq.Socket[Any], client: bytes, id: bytes, seq: int, result: str) -> None:
+def _end(run: Run, seq: int, result: str) -> None:
+    dealer, client, id = run
     body = wire.pack({"seq": seq, "result": result, "usage": {}, "messages": []})
     dealer.send_multipart([client, b"complete", id, body])
 
 
 if __name__ == "__main__":
     lifeline.hold()
-    serve(*sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m bench.source", description="A worker without agents.")
+    parser.add_argument("backend")
+    parser.add_argument("--mode", default="run_stream")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    serve(options.backend, options.mode, options.workers)

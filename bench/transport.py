@@ -25,11 +25,11 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
     """The broker with a worker without agents, beside the peers, and beside the C proxy with that worker."""
     with ExitStack() as stack:
         place = stack.enter_context(site())
-        broker, worker = place.broker(workers=1), place.start("source", "bench.source", place.backend)
+        broker, worker = place.broker(workers=1), place.source()
         others = list(stack.enter_context(start.started()))
         if start.PROXY not in start.absent():
             proxied = stack.enter_context(site())
-            hub, source = start.proxy(proxied), proxied.start("source", "bench.source", proxied.backend)
+            hub, source = start.proxy(proxied), proxied.source()
             others.append(start.dealers(FLOOR, proxied, hub=hub, source=source))
         place.wait_for("run_stream")
         streaming = Sides(stack, start.dealers(OURS, place, broker=broker, worker=worker), others)

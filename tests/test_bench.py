@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext
+from xml.etree import ElementTree
 
 import pytest
 
 from axon_zmq.worker import garbage
-from bench import agents, bare, growth, measure, report
+from bench import agents, bare, growth, isolation, measure, memory, report, widening
 from bench.clients import Came
 from bench.measure import Comparison, Other, Row
 from bench.numbers import Figure, percentiles
@@ -25,9 +26,10 @@ from bench.transport import FLOOR
 from tests.conftest import ROOT
 
 
+@pytest.mark.timeout(200)
 def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick"], cwd=ROOT, capture_output=True, text=True, timeout=90
+        [sys.executable, "-m", "bench", "--quick"], cwd=ROOT, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.splitlines()
@@ -52,11 +54,22 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
         "4 streams without pause, slowest by median: time": pressed,
         "added delay of a delta, 5 paced streams: p99": pressed,
         "added delay of a delta, 10 paced streams: p99": [],
+        "delay of a paced chunk, 5 streams, 10 MB pass all the time: p99": [isolation.ALONE, isolation.ELSEWHERE],
+        "memory when idle, broker: all": ["import zmq, msgpack"],
+        "memory when idle, worker with OpenAI's provider: all": [f"import {memory.WORKERS_FLOOR}"],
+        "memory of a stream, 20 open, a connection each: broker": [],
+        "memory of an agent's stream, 5 open: worker": [BARE],
+        "start, broker: until ready": ["import zmq, msgpack"],
+        "start, worker: until ready": ["import pydantic_ai"],
+        "start, `axon-zmq serve`, 1 of each worker: until ready": ["import pydantic_ai"],
+        "relayed chunk among 40 streams, one connection: broker": ["1"],
+        "relayed chunk among 2 workers: broker": ["1"],
     }.items():
         row = rows[title]
         assert [other["name"] for other in row["others"]] == others, title
         for side in (row["ours"], *(other[of] for other in row["others"] for of in ("figure", "ratio"))):
             assert 0 < side["low"] <= side["median"] <= side["high"], row
+    assert any(title.startswith("memory gained over the last four fifths of 100 requests") for title in rows)
     assert result["rounds"] == 1
 
 
@@ -134,6 +147,21 @@ def test_the_page_has_a_place_for_the_table(tmp_path):
     before, after = (report.PAGE.read_text().split(marker) for marker in (report.BEGIN, report.END))
     assert text.startswith(before[0] + report.BEGIN)
     assert text.endswith(report.END + after[1])
+
+
+def test_the_chart_has_a_line_for_what_grows_and_a_point_for_each_number(tmp_path):
+    plan, of = measure.QUICK, Figure(10.0, 9.0, 17.0)
+    rows = [
+        Row(f"{widening.title(what, most)}: broker", "µs CPU", of, [Other("1", of, of)])
+        for what, most in ((widening.ON_ONE, 40), (widening.ON_MANY, 40), (widening.WORKERS, 2))
+    ]
+    report.draw(widening.curves(rows, plan), tmp_path / "growth.svg")
+    drawn = ElementTree.parse(tmp_path / "growth.svg").getroot()
+    named = {element.tag.rpartition("}")[2]: [*drawn.iter(element.tag)] for element in drawn.iter()}
+    assert [len(line.get("points").split()) for line in named["polyline"]] == [2, 2, 2]
+    assert len(named["circle"]) == 6
+    assert [text.text for text in named["text"]][:5] == ["0", "5", "10", "15", "20"]
+    assert f"({report.CHART.name})" in report.PAGE.read_text() and report.CHART.exists()
 
 
 def test_percentiles_are_values_that_were_measured():

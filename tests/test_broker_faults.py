@@ -157,6 +157,17 @@ def test_at_most_two_workers_die_of_a_request_whatever_its_attempts():
     assert len(bench.dispatched) == 2
 
 
+def test_two_copies_of_a_request_on_one_worker_are_one_death():
+    bench = Bench()
+    first = bench.add_worker(b"w1", slots=2)
+    for number in range(2):
+        bench.send(A, "run", b"%d" % number, None, b"twin")
+    bench.lose(first)
+    bench.add_worker(b"w2")
+    assert bench.send(A, "run", b"3", None, b"twin") == []
+    assert (A, b"3") in [key for _, key, _ in bench.dispatched]
+
+
 def test_a_quarantined_request_is_refused_at_once_under_any_id_and_for_any_client_until_its_time_is_over():
     bench = Bench()
     for number in range(2):

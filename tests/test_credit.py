@@ -46,7 +46,7 @@ def test_text_is_whole_and_in_order_whatever_waits_and_is_taken_when(steps):
     while credit:
         got.append(credit.take()[1])
     assert whole(got) == whole(sent)
-    assert credit._bytes == 0
+    assert credit.bytes == 0
 
 
 def whole(chunks: list[dict[str, Any]]) -> list[tuple[str, int, str]]:

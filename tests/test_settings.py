@@ -185,3 +185,19 @@ def test_the_configuration_holds_what_differs_from_the_defaults():
 def test_no_key_is_ever_written_into_the_configuration(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     assert "secret" not in conf.render(settings.load())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("hang_second = 5", "axon.toml: hang_second: is unknown; did you mean hang_seconds?"),
+        ("zzz = 5", "axon.toml: zzz: is unknown; known are frontend, "),
+        ("hang_seconds = 1", "AXON_HANG_SECONDS: Input should be greater than or equal to 2"),
+    ],
+)
+def test_a_name_of_the_file_that_is_wrong_is_told_as_the_files(line, says, tmp_path, monkeypatch):
+    (tmp_path / "axon.toml").write_text(line)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        settings.load()
+    assert says in str(caught.value)

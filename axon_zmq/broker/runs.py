@@ -313,9 +313,8 @@ class Runs:
         """
         lost = list(worker.runs.values())
         if not worker.is_leaving:
-            for run in lost:
-                if run.takes_slot:
-                    self.quarantine.strike(run.digest, now)
+            for digest in {run.digest for run in lost if run.takes_slot}:
+                self.quarantine.strike(digest, now)
         for run in lost:
             if run.state is RequestState.RUNNING and run.attempts < run.max_attempts and run.key not in relayed:
                 self._try_again(run, now)
@@ -379,7 +378,7 @@ FROM_START: Final = wire.pack({"from": 1})
 
 def no_worker(pool: Pool) -> AxonError:
     """The error for what waits in a pool without workers."""
-    message = f"no worker serves {pool.mode}; see `supervisorctl status`"
+    message = f"no worker serves {pool.mode}; see `axon-zmq status`"
     return UnavailableError("no_worker", message, {"retry_after_ms": int(limits.NO_WORKER_GRACE * 1000)})
 
 

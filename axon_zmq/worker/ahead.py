@@ -43,7 +43,9 @@ class Relayed(PartDeltaEvent):
 
 
 class Ahead(WrapperModel):
-    """A model of which each delta is relayed at once.
+    """A model for one run, of which each delta is relayed at once.
+
+    A tool finds it in its context, and may give it to another agent: what that one hears is relayed by nobody.
 
     Args:
         wrapped: The model.
@@ -53,6 +55,8 @@ class Ahead(WrapperModel):
     def __init__(self, wrapped: Model, relay: Relay) -> None:
         super().__init__(wrapped)
         self._relay = relay
+        self._run_id: str | None = None
+        """The run's that asked first."""
 
     @asynccontextmanager
     async def request_stream(
@@ -66,10 +70,19 @@ class Ahead(WrapperModel):
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
         async with request as response:
             # What goes on with a suspended response is numbered anew further up.
-            if isinstance(messages[-1], ModelRequest) and not _has_hooks(run_context):
+            if isinstance(messages[-1], ModelRequest) and self._is_for(run_context):
                 events = getattr(response, _EVENTS)
                 vars(response)[_EVENTS] = lambda: self._merged(events())
             yield response
+
+    def _is_for(self, context: RunContext[Any] | None) -> bool:
+        """Whether this is the run, and nobody else takes part in its events."""
+        if context is None:
+            return False
+        self._run_id = self._run_id or context.run_id
+        capability = context.root_capability
+        has_hooks = capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
+        return context.run_id == self._run_id and not has_hooks
 
     async def _merged(
         self, events: AsyncIterator[ModelResponseStreamEvent]
@@ -97,12 +110,6 @@ class Ahead(WrapperModel):
                 held, pieces = event, [piece]
         if held is not None:
             yield _joined(held, pieces)
-
-
-def _has_hooks(run_context: RunContext[Any] | None) -> bool:
-    """Whether capabilities of the agent's take part in its events."""
-    capability = run_context.root_capability if run_context is not None else None
-    return capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
 
 
 def _piece(delta: ModelResponsePartDelta) -> str | None:

@@ -33,7 +33,7 @@ class Credit:
         size: Tells the bytes of a body that is no text.
     """
 
-    __slots__ = ("_bytes", "_size", "_text", "_waiting", "is_given", "upto")
+    __slots__ = ("_size", "_text", "_waiting", "bytes", "is_given", "upto")
 
     def __init__(self, upto: int | None, size: Callable[[Any], int]) -> None:
         self.is_given = upto is not None
@@ -41,11 +41,12 @@ class Credit:
         self._waiting: deque[Waiting] = deque()
         self._text: list[str] = []
         """The pieces of the last one, where that is text."""
-        self._bytes = 0
+        self.bytes = 0
+        """Of what waits."""
         self._size = size
 
     def __repr__(self) -> str:
-        return f"<Credit up to {self.upto:g}, {len(self._waiting)} wait, {self._bytes} bytes>"
+        return f"<Credit up to {self.upto:g}, {len(self._waiting)} wait, {self.bytes} bytes>"
 
     def __bool__(self) -> bool:
         """Whether something waits."""
@@ -54,7 +55,7 @@ class Credit:
     @property
     def full(self) -> bool:
         """Whether so much waits that the model is no longer read."""
-        return self._bytes >= limits.WAITING_BYTES
+        return self.bytes >= limits.WAITING_BYTES
 
     def grow(self, upto: int) -> None:
         """The client gives more; less than before changes nothing."""
@@ -68,7 +69,7 @@ class Credit:
         if _is_text(kind, body):
             self._text = [body["data"]]
         self._waiting.append((kind, body))
-        self._bytes += self._weight(kind, body)
+        self.bytes += self._weight(kind, body)
 
     def take(self) -> Waiting:
         """The one that has waited longest.
@@ -79,7 +80,7 @@ class Credit:
         if len(self._waiting) == 1:
             self._settle_text()
         kind, body = self._waiting.popleft()
-        self._bytes -= self._weight(kind, body)
+        self.bytes -= self._weight(kind, body)
         return kind, body
 
     def _weight(self, kind: bytes, body: dict[str, Any]) -> int:
@@ -92,9 +93,9 @@ class Credit:
             return False
         if body["type"] in _TEXT:
             self._text.append(body["data"])
-            self._bytes += len(body["data"])
+            self.bytes += len(body["data"])
         elif body["type"] == "output":
-            self._bytes += self._size(body) - self._size(last)
+            self.bytes += self._size(body) - self._size(last)
             self._waiting[-1] = (kind, body)
         else:
             return False

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from pydantic_ai import CancellationToken
 
-from axon_zmq import packing, wire
+from axon_zmq import limits, packing, wire
 from axon_zmq.errors import RequestError
 from axon_zmq.messages import Steer, checked
 from axon_zmq.wire import RunKey
@@ -20,12 +20,14 @@ from axon_zmq.worker.outbox import Outbox
 from axon_zmq.worker.remote_tools import RemoteCalls
 from axon_zmq.worker.steering import Steering
 
-BEHIND: Final = 0.005
+BEHIND: Final = 0.008
 """Seconds that a process may be late with what it sends until chunks are merged."""
 HOLD_BY: Final = 4
 """How many times as long as it is late chunks wait for others."""
 LONGEST_HOLD: Final = 0.1
 """Seconds that they wait at most."""
+MOST_HELD: Final = 4 * limits.KIB
+"""Bytes that wait so: larger chunks gain nothing, and fill the clients' pipes, which are counted in messages."""
 
 
 class Mode(Protocol):
@@ -114,6 +116,8 @@ class Job:
             return self.outbox.seq
         if kind in NEEDS_CREDIT and self._has_to_wait():
             self.credit.hold(kind, body)
+            if self._release_is_due and self.credit.bytes >= MOST_HELD:
+                self._go_on()
             return self.outbox.seq
         while self.credit:
             self._put(*self.credit.take())

@@ -1,0 +1,101 @@
+"""Starting: seconds from a process's start until it serves, beside what its imports alone take."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import zmq
+
+from axon_zmq import wire
+from bench.measure import Comparison, Parts, Plan
+from bench.memory import BROKERS_FLOOR
+from bench.processes import PATIENCE, Site, site
+
+SERVE = Path(sys.executable).with_name("axon-zmq")
+LOOK = 0.005
+"""Seconds between two questions whether it serves."""
+WORKERS_FLOOR = "pydantic_ai"
+
+
+@contextmanager
+def room(plan: Plan) -> Generator[list[Comparison]]:
+    """Each start is of a new process in a folder of its own; files are in the system's cache."""
+
+    def compare(what: str, ours: Callable[[], float], floor: str) -> Comparison:
+        imports = partial(_typical, plan.starts, partial(_imports, floor))
+        return Comparison(f"start, {what}", "s", partial(_typical, plan.starts, ours), {f"import {floor}": imports})
+
+    yield [
+        compare("broker", _broker, BROKERS_FLOOR),
+        compare("worker", _worker, WORKERS_FLOOR),
+        compare(f"`axon-zmq serve`, {plan.served} of each worker", partial(_daemon, plan.served), WORKERS_FLOOR),
+    ]
+
+
+def _typical(times: int, start: Callable[[], float]) -> Parts:
+    return {"until ready": median(start() for _ in range(times))}
+
+
+def _imports(what: str) -> float:
+    with site() as place:
+        began = time.perf_counter()
+        place.imported(what).ready()
+        return time.perf_counter() - began
+
+
+def _broker() -> float:
+    with site() as place:
+        began = time.perf_counter()
+        place.broker(workers=1)
+        _answers(place, {})
+        return time.perf_counter() - began
+
+
+def _worker() -> float:
+    """With the agents that ship, for a broker that is there."""
+    with site() as place:
+        place.broker(workers=1)
+        _answers(place, {})
+        began = time.perf_counter()
+        place.worker("run_stream", 0, AXON_AGENTS="")
+        _answers(place, {"run_stream": 1})
+        return time.perf_counter() - began
+
+
+def _daemon(workers: int) -> float:
+    with site() as place:
+        settings = {f"AXON_{mode.upper()}_WORKERS": str(workers) for mode in wire.MODES}
+        settings |= {"AXON_FRONTEND": place.endpoint, "AXON_RUN_DIR": str(place.folder)}
+        began = time.perf_counter()
+        daemon = place.launch("serve", str(SERVE), "serve", **settings)
+        _answers(place, dict.fromkeys(wire.MODES, workers))
+        took = time.perf_counter() - began
+        daemon.signal(signal.SIGTERM)
+        if not daemon.ended(PATIENCE):
+            raise RuntimeError(f"the daemon did not stop:\n{daemon.log()}")
+        return took
+
+
+def _answers(place: Site, wanted: Mapping[str, int]) -> None:
+    """Ask until so many workers of each mode are there; whoever connects tries again each millisecond."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.RECONNECT_IVL, 1)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(place.endpoint)
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            dealer.send_multipart([b"ping", b"start"])
+            if not dealer.poll(int(PATIENCE * 1000)):
+                break
+            modes = wire.unpack(dealer.recv_multipart()[-1], "a pong")["modes"]
+            if all(modes[mode]["workers"] >= count for mode, count in wanted.items()):
+                return
+            time.sleep(LOOK)
+    raise RuntimeError(f"it does not serve after {PATIENCE:g} s:\n{place.logs()}")

@@ -1,0 +1,94 @@
+"""The broker's relay path and the same written plainly, for callgrind: `tests/test_relay_cost.py` runs this.
+
+callgrind starts a new count at each call of `zmq_version` (`--dump-before`), so `mark` parts one from the next.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import zmq
+
+from axon_zmq import limits, wire
+from axon_zmq.broker.core import Broker
+from axon_zmq.broker.journal import Journal
+from axon_zmq.broker.loop import BATCH, Loop
+from bench.source import CHUNK
+
+BOUNDS = limits.BrokerLimits()
+CLIENT, WORKER, ID = b"client", b"worker", b"0123456789abcdef"
+
+
+def mark() -> None:
+    """What was executed until here is counted by itself."""
+    zmq.zmq_version_info()
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], identity: bytes, address: str) -> zmq.Socket[bytes]:
+    """One whose pipes take any number of messages: nobody waits."""
+    made = context.socket(zmq.DEALER)
+    made.setsockopt(zmq.IDENTITY, identity)
+    made.setsockopt(zmq.SNDHWM, 0)
+    made.setsockopt(zmq.RCVHWM, 0)
+    made.connect(address)
+    return made
+
+
+def fill(worker: zmq.Socket[bytes], count: int) -> None:
+    """All that is to be relayed is there before the counting begins."""
+    for _ in range(count):
+        worker.send_multipart([CLIENT, b"chunk", ID, CHUNK])
+
+
+def ours(folder: Path, count: int) -> None:
+    """The broker's loop with one run under way; only its sockets are other ones."""
+    core = Broker("boot", BOUNDS, "0", 1, time.monotonic())
+    loop = Loop(core, Journal(folder / "journal", None, time.monotonic()), "inproc://front", "inproc://back", 2**20)
+    worker = dealer(loop._context, WORKER, "inproc://back")
+    client = dealer(loop._context, CLIENT, "inproc://front")
+    ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1, "name": "worker", "holds": []}
+    worker.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
+    client.send_multipart([b"run_stream", ID, b"", wire.pack({})])
+    loop._drain_backend(BATCH)
+    loop._drain_frontend()
+    assert worker.poll(1000), "the run was not started"
+    fill(worker, count)
+    mark()
+    while not loop._drain_backend(BATCH):
+        pass
+    mark()
+    assert arrived(client) == count
+
+
+def plain(count: int) -> None:
+    """Two ROUTERs and nothing but messages from one to the other, as pyzmq's documentation has it."""
+    context = zmq.Context()
+    front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+    front.setsockopt(zmq.SNDHWM, 0)
+    front.bind("inproc://front")
+    back.bind("inproc://back")
+    worker, client = dealer(context, WORKER, "inproc://back"), dealer(context, CLIENT, "inproc://front")
+    fill(worker, count)
+    mark()
+    for _ in range(count):
+        _worker, *message = back.recv_multipart()
+        front.send_multipart(message)
+    mark()
+    assert arrived(client) == count
+
+
+def arrived(client: zmq.Socket[bytes]) -> int:
+    """How many chunks have come."""
+    count = 0
+    while client.poll(0):
+        count += client.recv_multipart()[-1] == CHUNK
+    return count
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        ours(Path(folder), int(sys.argv[1]))
+    plain(int(sys.argv[1]))

@@ -1,0 +1,211 @@
+"""What leaves the model is relayed as it leaves it, and pydantic-ai hears of it all the same, some at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import AgentStreamEvent, ModelMessage, PartDeltaEvent, ToolReturnPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
+
+from axon_zmq.worker.ahead import MOST_MERGED, Ahead, Relayed
+from axon_zmq.worker.run_stream import Chunks
+
+Seen = tuple[list[tuple[str, Any, int, int]], list[AgentStreamEvent], Any]
+"""Chunks, events, and the result"""
+
+
+def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model] = Ahead) -> Seen:
+    """Run an agent as `run_stream` does."""
+    chunks: list[tuple[str, Any, int, int]] = []
+    events: list[AgentStreamEvent] = []
+    relay = Chunks(lambda *chunk: chunks.append(chunk), False, lambda: False).relay
+
+    async def listen(_context: RunContext[Any], stream: Any) -> None:
+        async for event in stream:
+            events.append(event)
+            if not isinstance(event, Relayed):
+                relay(event)
+
+    result = asyncio.run(agent.run("go", model=wrap(model, relay), event_stream_handler=listen))
+    return chunks, events, result
+
+
+def alone(model: Model, _relay: Any) -> Model:
+    return model
+
+
+def saying(*pieces: Any) -> FunctionModel:
+    async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[Any]:
+        told = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
+        for piece in ["done ", "now"] if told else pieces:
+            yield piece
+
+    return FunctionModel(stream_function=stream)
+
+
+WORDS = [f"{number} " for number in range(3 * MOST_MERGED)]
+CALL = [{0: DeltaToolCall("note", tool_call_id="c")}, *({0: DeltaToolCall(json_args=part)} for part in '{"a":"bcd"}')]
+
+
+def noting(*capabilities: AbstractCapability[Any]) -> Agent[Any, Any]:
+    agent: Agent[Any, Any] = Agent(capabilities=list(capabilities))
+
+    @agent.tool_plain
+    def note(a: str) -> str:
+        return a
+
+    return agent
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        WORDS,
+        ["one"],
+        [
+            {0: DeltaThinkingPart(content="hm ")},
+            {0: DeltaThinkingPart(content="mm")},
+            {0: DeltaThinkingPart(signature="s")},
+        ],
+        CALL,
+    ],
+    ids=["text", "one", "thinking", "call"],
+)
+def test_chunks_result_messages_and_usage_are_the_same_as_without(pieces):
+    chunks, _, result = run(noting(), saying(*pieces, *([] if pieces is CALL else ["end"])))
+    other_chunks, _, other = run(noting(), saying(*pieces, *([] if pieces is CALL else ["end"])), alone)
+    assert chunks == other_chunks
+    assert result.output == other.output
+    assert result.usage == other.usage
+    assert [message.parts for message in result.new_messages()[1::2]] == [
+        message.parts for message in other.new_messages()[1::2]
+    ]
+
+
+def test_each_delta_is_relayed_and_the_machinery_is_given_many_as_one():
+    chunks, events, _ = run(Agent(), saying(*WORDS))
+    assert [data for _, data, _, _ in chunks] == WORDS
+    deltas = [event for event in events if isinstance(event, PartDeltaEvent)]
+    assert len(deltas) == 3
+    assert all(isinstance(event, Relayed) for event in deltas)
+    assert "".join(event.delta.content_delta for event in deltas) == "".join(WORDS[1:])
+
+
+def test_a_tools_own_chunks_keep_their_place():
+    chunks, _, _ = run(noting(), saying("so ", "then ", "there "))
+    assert [data for _, data, _, _ in chunks] == ["so ", "then ", "there "]
+    chunks, _, _ = run(noting(), saying(*CALL))
+    assert [(kind, step) for kind, _, step, _ in chunks] == [
+        ("tool_started", 1),
+        ("tool_finished", 1),
+        ("text", 2),
+        ("text", 2),
+    ]
+
+
+class Watching(AbstractCapability[Any]):
+    """Takes part in every event."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def wrap_run_event_stream(self, ctx: RunContext[Any], *, stream: Any) -> Any:
+        async for event in stream:
+            if isinstance(event, PartDeltaEvent):
+                self.seen.append(event.delta.content_delta)
+            yield event
+
+
+def test_who_takes_part_in_the_events_is_given_each_of_them():
+    watching = Watching()
+    chunks, _, _ = run(Agent(capabilities=[watching]), saying(*WORDS))
+    assert watching.seen == WORDS[1:]
+    assert [data for _, data, _, _ in chunks] == WORDS
+
+
+class Suspending(WrapperModel):
+    """Suspends its first response, as models do that pause a turn."""
+
+    def __init__(self, wrapped: Model, *, same: bool) -> None:
+        super().__init__(wrapped)
+        self.asked = 0
+        self.same = same
+
+    @asynccontextmanager
+    async def request_stream(self, *request: Any, **more: Any) -> AsyncIterator[Any]:
+        async with self.wrapped.request_stream(*request, **more) as response:
+            self.asked += 1
+            response.provider_response_id = "same" if self.same else f"{self.asked}"
+            if self.asked == 1:
+                response.state = "suspended"
+            yield response
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_goes_on_with_a_suspended_response_is_the_same_as_without(same):
+    chunks, _, result = run(Agent(), Suspending(saying(*WORDS), same=same))
+    other_chunks, _, other = run(Agent(), Suspending(saying(*WORDS), same=same), alone)
+    assert chunks == other_chunks
+    assert result.output == other.output
+    if not same:  # both are one response, and so one step
+        assert {step for _, _, step, _ in chunks} == {1}
+        assert "".join(data for _, data, _, _ in chunks) == result.output
+
+
+def test_what_another_agent_hears_from_the_same_model_is_its_own():
+    agent = noting()
+    inner: Agent[Any, Any] = Agent()
+
+    @agent.tool
+    async def delegate(ctx: RunContext[Any]) -> str:
+        async with inner.run_stream("in", model=ctx.model) as answer:
+            return await answer.get_output()
+
+    async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[Any]:
+        told = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
+        is_inner = messages[0].parts[0].content == "in"
+        if told or is_inner:
+            for word in ["of ", "the ", "inner" if is_inner else "outer"]:
+                yield word
+        else:
+            yield {0: DeltaToolCall("delegate", "{}", tool_call_id="c")}
+
+    chunks, _, result = run(agent, FunctionModel(stream_function=stream))
+    assert [data for kind, data, _, _ in chunks if kind == "text"] == ["of ", "the ", "outer"]
+    assert chunks[1][1]["result"] == "of the inner"
+    assert result.output == "of the outer"
+
+
+def test_a_relay_that_has_to_wait_holds_up_the_model():
+    taken: list[str] = []
+    given: list[str] = []
+
+    async def stream(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+        for word in WORDS[:10]:
+            given.append(word)
+            yield word
+
+    async def wait() -> None:
+        await asyncio.sleep(0)
+        assert len(given) <= len(taken) + 2  # the first is no delta, and FunctionModel peeks
+
+    def relay(event: PartDeltaEvent) -> Any:
+        taken.append(event.delta.content_delta)
+        return wait()
+
+    agent: Agent[Any, Any] = Agent()
+    asyncio.run(agent.run("go", model=Ahead(FunctionModel(stream_function=stream), relay), event_stream_handler=_drain))
+    assert taken == WORDS[1:10]
+
+
+async def _drain(_context: RunContext[Any], events: Any) -> None:
+    async for _ in events:
+        pass

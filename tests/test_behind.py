@@ -1,0 +1,144 @@
+"""A worker that is behind with its work makes its chunks larger, not its queues longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from axon_zmq import packing, wire
+from axon_zmq.worker.credit import Credit
+from axon_zmq.worker.jobs import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Job
+from axon_zmq.worker.outbox import Identity, Outbox
+
+
+class FakeLink:
+    """A link on a loop that is as late as it is told."""
+
+    def __init__(self) -> None:
+        self.is_late = 0.0
+        self.sent: list[tuple[str, Any]] = []
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def late(self) -> float:
+        return self.is_late
+
+    def congested(self) -> bool:
+        return False
+
+    async def room(self) -> None:
+        pass
+
+    def call_at(self, when: float, function: Callable[[], None]) -> None:
+        self.due.append((when, function))
+
+    def send(self, _client: bytes, kind: bytes, _id: bytes, body: bytes) -> None:
+        told = wire.unpack(body, "the body")
+        self.sent.append((kind.decode(), told.get("data", told.get("result"))))
+
+    send_soon = send
+
+    def pass_time(self) -> None:
+        due, self.due = self.due, []
+        for _, function in due:
+            function()
+
+
+def job_of(link: Any, upto: int | None = None) -> Job:
+    pack = packing.packer()
+    outbox = Outbox(pack, Identity("run_stream", b"digest", 0.0, keep=False))
+    credit = Credit(upto, lambda body: len(pack(body)))
+    return Job(b"c", b"1", b"run_stream", {}, b"", 0.0, outbox, link, asyncio.get_running_loop(), credit)
+
+
+def chunks(job: Job, *words: str, part: int = 0) -> None:
+    for word in words:
+        job.chunk("text", word, 1, part)
+
+
+@pytest.fixture
+def link() -> FakeLink:
+    return FakeLink()
+
+
+def played(play: Callable[[], None]) -> None:
+    async def run() -> None:
+        play()
+
+    asyncio.run(run())
+
+
+def test_one_that_is_in_time_sends_each_delta(link):
+    def play() -> None:
+        link.is_late = BEHIND / 2
+        chunks(job_of(link), "a", "b", "c")
+
+    played(play)
+    assert link.sent == [("chunk", "a"), ("chunk", "b"), ("chunk", "c")]
+    assert link.due == []
+
+
+def test_one_that_is_behind_sends_what_comes_meanwhile_as_one(link):
+    def play() -> None:
+        job = job_of(link)
+        chunks(job, "a")
+        link.is_late = 2 * BEHIND
+        start = job.loop.time()
+        chunks(job, "b", "c", "d")
+        assert [data for _, data in link.sent] == ["a"]
+        [(when, _)] = link.due
+        assert 0 <= when - start - HOLD_BY * 2 * BEHIND < 1
+        link.pass_time()
+        assert [data for _, data in link.sent] == ["a", "bcd"]
+        link.is_late = 10.0
+        chunks(job, "e")
+        assert link.due[0][0] - job.loop.time() <= LONGEST_HOLD
+        link.is_late = 0.0
+        chunks(job, "f")
+        link.pass_time()
+        chunks(job, "g")
+
+    played(play)
+    assert [data for _, data in link.sent] == ["a", "bcd", "ef", "g"]
+
+
+def test_what_is_no_delta_goes_at_once_and_behind_what_waits(link):
+    def play() -> None:
+        link.is_late = 2 * BEHIND
+        job = job_of(link)
+        chunks(job, "a", "b")
+        chunks(job, "c", part=1)
+        job.send(b"complete", {"result": "abc"})
+        job.ended = True
+        link.pass_time()
+
+    played(play)
+    assert link.sent == [("chunk", "ab"), ("chunk", "c"), ("complete", "abc")]
+
+
+def test_what_is_large_already_does_not_wait(link):
+    def play() -> None:
+        link.is_late = 2 * BEHIND
+        job = job_of(link)
+        chunks(job, "a" * (MOST_HELD - 1), "b", "c" * MOST_HELD)
+
+    played(play)
+    assert [len(data) for _, data in link.sent] == [MOST_HELD, MOST_HELD]
+
+
+def test_credit_is_kept_to_while_it_waits(link):
+    def play() -> None:
+        link.is_late = 2 * BEHIND
+        job = job_of(link, upto=1)
+        chunks(job, "a", "b")
+        chunks(job, "c", part=1)
+        job.grant(1)
+        assert link.sent == []
+        link.pass_time()
+        assert [data for _, data in link.sent] == ["ab"]
+        job.grant(2)
+
+    played(play)
+    assert [data for _, data in link.sent] == ["ab", "c"]
