@@ -468,19 +468,27 @@ async def _call(tool: str, args: dict[str, Any], endpoint: str | None, **options
 def loadtest(
     scenario: Annotated[Scenario, typer.Argument(help="What is sent.")] = Scenario.STREAMS,
     rate: Annotated[float | None, typer.Option(help="Requests a second, by schedule.", min=0.01, max=100_000)] = None,
-    streams: Annotated[int | None, typer.Option(help="Requests open at a time; 10 without --rate.", min=1)] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Requests open at a time; 10 without --rate.", min=1, max=100_000)
+    ] = None,
     duration: Annotated[float, typer.Option(help="Seconds that are measured.", min=0.1, max=86_400)] = 10,
-    warmup: Annotated[float, typer.Option(help="Seconds before that, left out of the figures.", min=0)] = 2,
+    warmup: Annotated[float, typer.Option(help="Seconds before that, left out of the figures.", min=0, max=86_400)] = 2,
     most: Annotated[int, typer.Option(help="Requests in all, at most.", min=1)] = 100_000,
     clients: Annotated[int, typer.Option(help="Connections to spread them over.", min=1, max=64)] = 8,
     agent: Annotated[str | None, typer.Option(help="In place of the offline examples; a name or JSON.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Its prompt.")] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Mode run_sync in place of run.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that each request may take.", min=0.001)] = 30,
-    read_ms: Annotated[float, typer.Option(help="What a slow reader takes for a chunk.", min=0)] = 100,
-    drop_every: Annotated[float, typer.Option(help="Seconds between two drops of a connection.", min=2.5)] = 3,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report there.", dir_okay=False)] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="The same, with plots.", dir_okay=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that each request may take.", min=0.001, max=86_400)] = 30,
+    read_ms: Annotated[float, typer.Option(help="What a slow reader takes for a chunk.", min=0, max=60_000)] = 100,
+    drop_every: Annotated[
+        float, typer.Option(help="Seconds between two drops of a connection.", min=2.5, max=86_400)
+    ] = 3,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there.", dir_okay=False, writable=True)
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="The same, with plots.", dir_okay=False, writable=True)
+    ] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Put no load on: show two JSON reports and their ratios.")
     ] = None,

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from pydantic_ai import Agent
 
 from axon_zmq.supervise import lifeline
+from axon_zmq.worker import garbage
 from bench import agents
 from bench.numbers import percentiles
 
@@ -69,6 +70,8 @@ async def answer(what: str, *numbers: float) -> dict[str, float]:
 
 async def main() -> None:
     """Answer until stdin ends."""
+    await _run()
+    garbage.settle()  # as our workers do
     for line in sys.stdin:
         print(json.dumps(await answer(*json.loads(line))), flush=True)
 

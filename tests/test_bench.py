@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -11,11 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import growth, isolation, measure, memory, report, widening
+from axon_zmq.worker import garbage
+from bench import agents, bare, growth, isolation, measure, memory, report, widening
 from bench.clients import Came
 from bench.measure import Comparison, Other, Row
 from bench.numbers import Figure, percentiles
-from bench.peers import start
+from bench.peers import service, start
 from bench.peers.sockets import Line, Nats, Posts, WebSockets
 from bench.peers.start import FASTAPI, GRPC, NATS, PEERS, POST, PROXY
 from bench.relay import NAIVE
@@ -174,3 +176,21 @@ def test_the_growth_of_the_core_is_measured_for_each_row_and_the_page_has_the_ta
     assert all(len(line.split("|")) == 2 + 1 + len(growth.QUICK) for line in lines[2:])
     page = growth.PAGE.read_text(encoding="utf-8").split(growth.BEGIN)[1].split(growth.END)[0]
     assert all(title in page for _, title in growth.ROWS)
+
+
+def test_peers_stream_every_delta_by_itself():
+    async def pieces() -> list[str]:
+        return [piece async for piece in service.stream({"agent": "stream", "prompt": "hello there"})]
+
+    came = asyncio.run(pieces())
+    assert "".join(came) == agents.text(agents.DELTAS)
+    assert len(came) == agents.DELTAS
+
+
+def test_peers_and_bare_settle_the_collector_as_our_workers_do(monkeypatch):
+    settled = []
+    monkeypatch.setattr(garbage, "settle", lambda: settled.append(True))
+    monkeypatch.setattr(sys, "stdin", [])
+    asyncio.run(service.warm_up())
+    asyncio.run(bare.main())
+    assert settled == [True, True]

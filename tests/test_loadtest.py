@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from axon_zmq import Client, loadtest, wire
 from axon_zmq.cli import app, main
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.loadtest import report
+from axon_zmq.loadtest import console, report
 from axon_zmq.loadtest.driver import Driver
 from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 from axon_zmq.loadtest.report import Report
@@ -39,8 +39,8 @@ def plan(endpoint: str, scenario: Scenario, **more) -> Plan:
     return replace(brief, **more)
 
 
-def drive(asked: Plan) -> Report:
-    driver = Driver(asked)
+def drive(asked: Plan, say: Callable[[Driver], None] = lambda _: None) -> Report:
+    driver = Driver(asked, say)
     driver.run()
     seen = report.report_of(driver, {"version": "0"})
     assert Report.model_validate_json(seen.model_dump_json()) == seen
@@ -137,6 +137,35 @@ def test_it_ends_after_so_many_requests(daemon: Daemon):
     assert (seen.kinds["tools"].complete, seen.is_good) == (7, True)
 
 
+def test_a_closed_loop_takes_the_kinds_in_turns_too(daemon: Daemon):
+    seen = drive(plan(daemon.endpoint, Scenario.MIXED, streams=1, most=3, warmup=0.0))
+    assert {name: part.requests for name, part in seen.kinds.items()} == {"unary": 1, "stream": 1, "tools": 1}
+
+
+def test_how_busy_it_was_is_of_the_seconds_that_were_measured(daemon: Daemon):
+    works = lambda driver: 0.4 < driver.elapsed < 0.9 and threading.Event().wait(0.5)  # noqa: E731
+    seen = drive(plan(daemon.endpoint, Scenario.UNARY, rate=5.0, warmup=0.4, duration=0.6), works)
+    assert 0.65 < seen.driver.busy <= 1
+
+
+def test_where_all_was_sent_in_the_warm_up_nothing_was_measured(daemon: Daemon):
+    limits = ["--most", "3", "--warmup", "1", "--endpoint", daemon.endpoint]
+    done = CliRunner().invoke(app, ["loadtest", "unary", *limits])
+    assert done.exit_code == 1
+    assert report.faults(Report.model_validate_json(done.stdout))[0].startswith("EMPTY")
+
+
+def test_the_report_is_shown_where_it_cannot_be_written(daemon: Daemon, tmp_path, monkeypatch):
+    def full(*_args: object, **_named: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    limits = ["--most", "3", "--warmup", "0", "--endpoint", daemon.endpoint, "--json", str(tmp_path / "report.json")]
+    done = CliRunner().invoke(app, ["loadtest", "unary", *limits])
+    assert isinstance(done.exception, OSError)
+    assert json.loads(done.stdout)["kinds"]["unary"]["complete"] == 3
+
+
 def test_failures_are_named(daemon: Daemon):
     limits = ["--most", "3", "--warmup", "0", "--endpoint", daemon.endpoint]
     done = CliRunner().invoke(app, ["loadtest", "unary", "--agent", "raising", *limits])
@@ -200,9 +229,18 @@ def complete(send: Send, seq: int, result: str) -> None:
     send(b"complete", seq=seq, result=result, usage={}, messages=[], finish_reason="stop", model="", run_id="")
 
 
+COUNTED = "".join(f"{number:04d} " for number in range(20))
+"""What the offline example streams."""
+
+
 def cut(kind: bytes, send: Send) -> None:
-    chunk(send, 1, "one ")
-    complete(send, 2, "one two")
+    chunk(send, 1, COUNTED[:50])
+    complete(send, 2, COUNTED)
+
+
+def bent(kind: bytes, send: Send) -> None:
+    chunk(send, 1, COUNTED)
+    complete(send, 2, COUNTED[:50])
 
 
 def gap(kind: bytes, send: Send) -> None:
@@ -229,6 +267,7 @@ def garbled(kind: bytes, send: Send) -> None:
     ("answer", "broken"),
     [
         (cut, "text not whole"),
+        (bent, "text not whole"),
         (gap, "a gap in seq"),
         (twice, "a second end"),
         (mute, "no end"),
@@ -238,10 +277,48 @@ def garbled(kind: bytes, send: Send) -> None:
 def test_a_broken_promise_is_named(answer, broken, monkeypatch):
     monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
     with broker(answer) as endpoint:
-        seen = drive(plan(endpoint, Scenario.STREAMS, agent="any", streams=2, most=2, warmup=0.0, timeout=0.3))
+        agent = None if broken == "text not whole" else "any"
+        seen = drive(plan(endpoint, Scenario.STREAMS, agent=agent, streams=2, most=2, warmup=0.0, timeout=0.3))
     assert set(seen.broken) == {broken}
     assert not seen.is_good
     assert any(line.startswith(f"BROKEN: {broken}") for line in report.faults(seen))
+
+
+def test_the_answer_of_an_agent_of_yours_need_not_be_its_text():
+    """A tool, a validator or a function may have made it."""
+
+    def answer(kind: bytes, send: Send) -> None:
+        chunk(send, 1, "thinking aloud")
+        complete(send, 2, "done")
+
+    with broker(answer) as endpoint:
+        assert drive(plan(endpoint, Scenario.STREAMS, agent="any", streams=1, most=1, warmup=0.0)).is_good
+
+
+def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch):
+    def answer(kind: bytes, send: Send) -> None:
+        if kind == b"run_stream":
+            for seq in range(1, 5):
+                chunk(send, seq, "x")
+            complete(send, 5, "xxxx")
+
+    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    with broker(answer) as endpoint:
+        slowly = plan(endpoint, Scenario.SLOW_READERS, agent="any", streams=3, most=3, timeout=0.3, read_ms=200.0)
+        seen = drive(replace(slowly, warmup=0.0))
+    assert seen.broken == {}
+    assert {name: dict(part.failures) for name, part in seen.kinds.items()} == {
+        "stream": {},
+        "slow": {"not read in time": 1},
+        "slow, credit": {},
+    }
+
+
+def test_an_end_that_never_comes_is_missed_by_slow_readers_too(monkeypatch):
+    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    with broker(mute) as endpoint:
+        seen = drive(plan(endpoint, Scenario.SLOW_READERS, streams=3, most=3, warmup=0.0, timeout=0.3))
+    assert seen.broken == {"no end": 3}
 
 
 def test_latency_counts_from_when_a_request_was_due():
@@ -290,6 +367,45 @@ def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--warmup", "--duration", "--read-ms", "--drop-every", "--rate"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e12"])
+def test_times_have_bounds(option, value):
+    done = CliRunner().invoke(app, ["loadtest", option, value])
+    assert done.exit_code == 2
+    assert option in done.output
+
+
+def test_too_few_file_descriptors_are_told_before_the_load(monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
+    with pytest.raises(ConfigurationError, match="raise ulimit -n, or take fewer --clients"):
+        Driver(plan("tcp://127.0.0.1:1", Scenario.SLOW_READERS, clients=64))
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_load(tmp_path):
+    for files in ((tmp_path / "nowhere" / "report.json", None), (None, tmp_path / "nowhere" / "report.html")):
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            console.drive(plan("tcp://127.0.0.1:1", Scenario.UNARY, most=1, timeout=0.1), {}, *files)
+
+
+def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon, tmp_path, capsys):
+    def made(name: str, scenario: Scenario, **more) -> Path:
+        driver = Driver(plan(daemon.endpoint, scenario, **more))
+        driver.stop()
+        driver.run()
+        (tmp_path / name).write_text(report.report_of(driver, {}).model_dump_json())
+        return tmp_path / name
+
+    unary, paced, streams = (
+        made("unary", Scenario.UNARY),
+        made("paced", Scenario.UNARY, rate=5.0),
+        made("streams", Scenario.STREAMS),
+    )
+    with pytest.raises(ConfigurationError, match="nothing to compare: A has unary, B has stream"):
+        console.compare(unary, streams, None)
+    console.compare(unary, paced, None)
+    assert json.loads(capsys.readouterr().out)["notes"] == ["load differs: A had 4 at a time, B had 5 requests/s"]
 
 
 def test_another_machine_needs_a_word():

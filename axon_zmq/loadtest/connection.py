@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import time
 from contextlib import suppress
@@ -9,11 +10,32 @@ from contextlib import suppress
 import zmq
 
 from axon_zmq.client.core import ClientCore
+from axon_zmq.errors import ConfigurationError
 
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""
 STALLED_HWM = 10
 """Messages that ZeroMQ itself takes in for who leaves its socket unread: the next ones wait in the daemon."""
+FILES = 4
+"""File descriptors of a connection and its monitor."""
+OTHER_FILES = 64
+"""What the rest of the process may have open; libzmq ends a process that has too few."""
+
+
+def allow(connections: int) -> None:
+    """See that the process may have so many open.
+
+    Raises:
+        ConfigurationError: It may not.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections * FILES + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigurationError(
+            f"{connections} connections take {needed} file descriptors, of which this process may have {hard}: "
+            "raise ulimit -n, or take fewer --clients"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connection:
@@ -32,6 +54,7 @@ class Connection:
         self._context = context
         self._endpoint = endpoint
         self._stalls = stalls
+        self._was_unread = False
         self._identity = b"loadtest-" + secrets.token_hex(8).encode()
         self._reconnected_at = float("-inf")
         self._connect()
@@ -81,6 +104,14 @@ class Connection:
     def is_read(self) -> bool:
         """Whether somebody reads the socket at all."""
         return not (self._stalls and self.waiting)
+
+    def is_behind(self) -> bool:
+        """Whether the stalling reader has left something unread, at this look or the one before.
+
+        The one before too, since what comes next may still be on its way when the last message has been read.
+        """
+        before, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_news())
+        return before or self._was_unread
 
     def has_news(self) -> bool:
         """Whether a message has come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich import box
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from axon_zmq.errors import ConfigurationError
 from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver
 from axon_zmq.loadtest.plan import Plan
@@ -27,18 +29,22 @@ def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file
         pong: Of the daemon.
         json_file: Where the report is written to.
         html_file: The same, with plots.
+
+    Raises:
+        ConfigurationError: A file could not be written; nothing has been sent.
     """
+    _check_folders(json_file, html_file)
     with _progress(plan) as say, _ended_by_ctrl_c(driver := Driver(plan, say)):
         driver.run()
     seen = report.report_of(driver, pong)
+    grids, faults, notes = report.tables(seen), report.faults(seen), report.notes(seen)
+    _show(seen.model_dump(mode="json"), seen.title, grids, faults, notes)
     if json_file is not None:
         json_file.write_text(seen.model_dump_json(), encoding="utf-8")
-    grids, faults, notes = report.tables(seen), report.faults(seen), report.notes(seen)
     if html_file is not None:
         from axon_zmq.loadtest import html
 
         html.write(html_file, {"": seen}, grids, faults, notes)
-    _show(seen.model_dump(mode="json"), seen.title, grids, faults, notes)
     return seen
 
 
@@ -51,17 +57,25 @@ def compare(a_file: Path, b_file: Path, html_file: Path | None) -> None:
         html_file: Where the comparison is written to, with plots.
 
     Raises:
-        ConfigurationError: A file is no report.
+        ConfigurationError: A file is no report, they have no kind in common, or the page could not be written.
     """
+    _check_folders(html_file)
     a, b = report.read(a_file), report.read(b_file)
     grids = report.comparison(a, b)
     faults = [f"{name} {line}" for name, each in (("A", a), ("B", b)) for line in report.faults(each)]
+    notes = report.differences(a, b)
+    rows = [dict(zip(grid.headers, row, strict=True)) for grid in grids for row in grid.rows]
+    _show({"compared": rows, "faults": faults, "notes": notes}, f"A: {a.title}\nB: {b.title}", grids, faults, notes)
     if html_file is not None:
         from axon_zmq.loadtest import html
 
-        html.write(html_file, {"A": a, "B": b}, grids, faults, [])
-    rows = [dict(zip(grid.headers, row, strict=True)) for grid in grids for row in grid.rows]
-    _show({"compared": rows, "faults": faults}, f"A: {a.title}\nB: {b.title}", grids, faults, [])
+        html.write(html_file, {"A": a, "B": b}, grids, faults, notes)
+
+
+def _check_folders(*files: Path | None) -> None:
+    for file in files:
+        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise ConfigurationError(f"{file} cannot be written: {file.parent} is no folder that is yours to write to")
 
 
 def _show(

@@ -16,10 +16,10 @@ from typing import Any, Final
 import zmq
 
 from axon_zmq.errors import AxonError
-from axon_zmq.loadtest.connection import Connection
+from axon_zmq.loadtest.connection import Connection, allow
 from axon_zmq.loadtest.figures import Figures, Tally
-from axon_zmq.loadtest.plan import Kind, Plan
-from axon_zmq.loadtest.runs import Run, broken_by
+from axon_zmq.loadtest.plan import Plan
+from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
 from axon_zmq.messages import Chunk, Complete, Event, ToolCall
 
 BATCH: Final = 64
@@ -37,6 +37,9 @@ class Driver:
     Args:
         plan: What is sent.
         say: Told twice a second of how it goes.
+
+    Raises:
+        ConfigurationError: It needs more file descriptors than it may have.
     """
 
     def __init__(self, plan: Plan, say: Callable[[Driver], None] = lambda _: None) -> None:
@@ -45,20 +48,18 @@ class Driver:
         self.stopped = False
         self._say = say
         self._kinds = plan.kinds()
+        pools = {kind.stalls for kind in self._kinds}
+        allow(len(pools) * plan.clients)
         self.tally = Tally({kind.name: Figures() for kind in self._kinds})
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         self._pools = {
-            stalls: [Connection(self._context, plan.endpoint, stalls) for _ in range(plan.clients)]
-            for stalls in {kind.stalls for kind in self._kinds}
+            stalls: [Connection(self._context, plan.endpoint, stalls) for _ in range(plan.clients)] for stalls in pools
         }
         self._connections = [connection for pool in self._pools.values() for connection in pool]
         self._runs: dict[bytes, Run] = {}
         self._ended: set[bytes] = set()
         """Ids that have had their end, and for which nothing may come any more."""
-        self._free = list(range(plan.streams))
-        """Places of a closed loop in which no request is open."""
-        self._places: dict[Run, int] = {}
         self._takes: list[tuple[float, int, Run]] = []
         """What slow readers take, and when."""
         self._order = count()
@@ -114,12 +115,17 @@ class Driver:
         self._take_due()
         self._tick()
         worked = time.monotonic()
-        self.tally.busy += worked - self._now
+        self._note_work(self._now, worked)
         ready = self._wait(self._next() - worked)
         woke = time.monotonic()
         for connection in ready:
             self._drain(connection)
-        self.tally.busy += time.monotonic() - woke
+        self._note_work(woke, time.monotonic())
+
+    def _note_work(self, since: float, until: float) -> None:
+        measured = self._start + self.plan.warmup
+        if self._sends() and until > measured:
+            self.tally.busy += until - max(since, measured)
 
     def _next(self) -> float:
         """When something is due next."""
@@ -148,16 +154,15 @@ class Driver:
         for _ in range(BATCH):
             if (due := self._due(self.plan.rate)) > self._now or not self._sends():
                 return
-            self._begin(self._kinds[self.sent % len(self._kinds)], due)
+            self._begin(due)
             self._note_lag(due)
 
     def _fill_places(self) -> None:
         while self._next_beat <= self._now:
             self._note_lag(self._next_beat)
             self._next_beat += BEAT
-        while self._free and self._sends():
-            place = self._free.pop()
-            self._places[self._begin(self._kinds[place % len(self._kinds)], time.monotonic())] = place
+        while len(self._runs) < self.plan.streams and self._sends():
+            self._begin(time.monotonic())
 
     def _due(self, rate: float) -> float:
         """When the next request is to be sent, by schedule."""
@@ -167,19 +172,21 @@ class Driver:
         if self._in_window(due):
             self.tally.lag.record(time.monotonic() - due)
 
-    def _begin(self, kind: Kind, due: float) -> Run:
+    def _begin(self, due: float) -> None:
+        """Send a request of the kind whose turn it is; each kind goes over all connections in turns."""
+        turn, number = divmod(self.sent, len(self._kinds))
+        kind = self._kinds[number]
         pool = self._pools[kind.stalls]
-        connection = pool[self.sent % len(pool)]
+        connection = pool[turn % len(pool)]
         options = {**kind.options, "timeout_ms": int(self.plan.timeout * 1000)}
         request = connection.core.run(kind.mode, kind.agent, kind.prompt, options, time.monotonic())
         connection.flush()
         self.sent += 1
         figures = self.tally.kinds[kind.name] if self._in_window(due) else None
-        run = self._runs[request.id] = Run(kind, connection, request, due, figures)
+        self._runs[request.id] = Run(kind, connection, request, due, figures)
         if figures is not None:
             figures.requests += 1
         self.tally.second(self.elapsed).requests += 1
-        return run
 
     # --- what comes --------------------------------------------------------------------------------
 
@@ -244,6 +251,8 @@ class Driver:
             case Complete():
                 broken = run.broken_by(item)
                 self._end(run, now, broken and self._broken(broken))
+            case AxonError() if run.is_unread:
+                self._end(run, now, UNREAD)
             case AxonError():
                 broken = broken_by(item)
                 self._end(run, now, self._broken(broken) if broken else item.error_type)
@@ -256,8 +265,6 @@ class Driver:
 
     def _end(self, run: Run, now: float, fault: str | None) -> None:
         del self._runs[run.request.id]
-        if (place := self._places.pop(run, None)) is not None:
-            self._free.append(place)
         second = self.tally.second(now - self._start)
         second.complete += fault is None
         second.failed += fault is not None
@@ -283,8 +290,10 @@ class Driver:
         self._next_tick = self._now + TICK
         for connection in self._connections:
             connection.look()
+            is_behind = connection.is_behind()
             for request in connection.core.tick(self._now):
                 if (run := self._runs.get(request.id)) is not None:
+                    run.is_unread = is_behind
                     self._news(run, self._now)
             connection.flush()
         if self.plan.drops:

@@ -79,7 +79,7 @@ class Tally:
     lag: Times = field(default_factory=Times)
     """How late the driver was."""
     busy: float = 0.0
-    """Seconds in which the driver worked and did not wait."""
+    """Seconds of those that were measured in which the driver worked and did not wait."""
     drops: int = 0
     resumes: int = 0
     """Runs that were open when their connection was dropped."""

@@ -70,7 +70,7 @@ class Lateness(BaseModel):
 
     lag: Timed
     busy: float
-    """Share of the time in which it worked and did not wait."""
+    """Share of the seconds that were measured in which it worked and did not wait."""
 
     @property
     def is_late(self) -> bool:
@@ -103,8 +103,13 @@ class Report(BaseModel):
 
     @property
     def is_good(self) -> bool:
-        """Whether no request failed and no promise was broken."""
-        return not self.broken and not any(part.failed for part in self.kinds.values())
+        """Whether requests were measured, none of them failed and no promise was broken."""
+        return self.measured > 0 and not self.broken and not any(part.failed for part in self.kinds.values())
+
+    @property
+    def measured(self) -> int:
+        """Requests that are in the figures."""
+        return sum(part.requests for part in self.kinds.values())
 
     @property
     def title(self) -> str:
@@ -134,7 +139,7 @@ def report_of(driver: Driver, pong: Mapping[str, Any]) -> Report:
         resumes=tally.resumes,
         unfinished=tally.unfinished,
         each_second=moments,
-        driver=Lateness(lag=Timed.of(tally.lag), busy=tally.busy / max(driver.elapsed, 0.001)),
+        driver=Lateness(lag=Timed.of(tally.lag), busy=tally.busy / max(driver.window, 0.001)),
     )
 
 
@@ -184,8 +189,19 @@ def tables(report: Report) -> list[Grid]:
 
 
 def comparison(a: Report, b: Report) -> list[Grid]:
-    """The same of two reports: A, B, and B divided by A; what only one of them has is left out."""
+    """The same of two reports: A, B, and B divided by A; what only one of them has is left out.
+
+    Raises:
+        ConfigurationError: They have no kind of requests in common.
+    """
+    if not a.kinds.keys() & b.kinds.keys():
+        raise ConfigurationError(f"nothing to compare: A has {', '.join(a.kinds)}, B has {', '.join(b.kinds)}")
     return [_beside(*both) for both in zip(_all(a), _all(b), strict=True)]
+
+
+def differences(a: Report, b: Report) -> list[str]:
+    """Lines about what makes two reports hard to compare."""
+    return [] if a.pace == b.pace else [f"load differs: A had {a.pace}, B had {b.pace}"]
 
 
 def _beside(a: _Numbers, b: _Numbers) -> Grid:
@@ -240,6 +256,8 @@ def faults(report: Report) -> list[str]:
         if fault not in report.broken
     ]
     lines += [f"BROKEN: {promise}, {number:,} times" for promise, number in report.broken.items()]
+    if not report.measured:
+        lines.append("EMPTY: no request was due after the warm-up: a shorter --warmup, or a larger --most")
     if report.driver.is_late:
         lines.append("DRIVER: it was late itself, so these are its figures too: give it more processor, or less to do")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from axon_zmq.client.core import Request
 from axon_zmq.errors import AxonError
@@ -10,6 +11,9 @@ from axon_zmq.loadtest.connection import Connection
 from axon_zmq.loadtest.figures import Figures
 from axon_zmq.loadtest.plan import Kind
 from axon_zmq.messages import Chunk, Complete
+
+UNREAD: Final = "not read in time"
+"""What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,11 +31,11 @@ class Run:
     """Whether a message came before the one that was next."""
     read_at: float = 0.0
     """When a slow reader takes the next message."""
+    is_unread: bool = False
+    """Whether it was given up while its reader was behind."""
     is_due: bool = False
     """Whether a slow reader is about to."""
     _text: list[str] = field(default_factory=list[str])
-    """Of the last step."""
-    _step: int = 0
     _last_chunk: float | None = None
 
     def take_chunk(self, chunk: Chunk, now: float) -> None:
@@ -42,9 +46,6 @@ class Run:
             else:
                 self.figures.chunk_gap.record(now - self._last_chunk)
         self._last_chunk = now
-        if chunk.step != self._step:
-            self._step = chunk.step
-            self._text.clear()
         if chunk.type == "text":
             self._text.append(chunk.data)
 
@@ -52,10 +53,9 @@ class Run:
         """Which promise was broken, now that it is complete."""
         if self.gap and not self.connection.reconnected_since(self.due):
             return "a gap in seq"
-        if isinstance(done.result, str):
-            streamed = "".join(self._text) if self.kind.mode == "run_stream" else done.result
-            if streamed != done.result or done.result != (self.kind.answer or done.result):
-                return "text not whole"
+        streamed = "".join(self._text) if self.kind.mode == "run_stream" else self.kind.answer
+        if self.kind.answer is not None and not streamed == done.result == self.kind.answer:
+            return "text not whole"
         return None
 
 

@@ -94,7 +94,7 @@ def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[b
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """Do once what the first run would wait for: imports and schemas, 0.1 s, and the provider of AXON_MODEL."""
     from axon_zmq.messages import run_request
-    from axon_zmq.worker import calls
+    from axon_zmq.worker import calls, garbage
 
     await host.registered.wait()
     try:
@@ -105,11 +105,7 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     except AxonError as error:
         log.error("AXON_MODEL: %s", error)
     finally:
-        # What was imported stays: it need not be looked at again at every collection.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 50, 100)
-        gc.enable()
+        garbage.settle()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,18 +5,27 @@ A unary request is a message and its answer on that socket, or a POST of its own
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 from axon_zmq.supervise import lifeline
-from bench.peers.service import STREAMS, UNARY
+from bench.peers.service import STREAMS, UNARY, warm_up
 
-app = FastAPI()
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    await warm_up()
+    print("ready", flush=True)
+    yield
+
+
+app = FastAPI(lifespan=_lifespan)
 
 
 @app.post("/{kind}")
@@ -43,18 +52,21 @@ async def serve(client: WebSocket) -> None:
         pass
 
 
-async def main(port: int) -> None:
-    """Serve for ever, with as many others as listen on the same port, as under `uvicorn --workers`."""
+def main(port: int) -> None:
+    """Serve for ever, under uvloop, which `fastapi[standard]` installs.
+
+    Each process has a listener of its own on the port (SO_REUSEPORT), and the kernel spreads the connections over
+    them, since each is started and counted by itself. `uvicorn --workers` has them share one listener.
+    """
     listener = socket.socket(proto=socket.IPPROTO_TCP)  # said, or asyncio leaves Nagle's algorithm on: 40 ms a POST
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(2048)
-    print("ready", flush=True)
     # A driver that waits for its turn asks nothing and reads nothing, and so answers no ping.
-    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=None, timeout_keep_alive=3600)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    config = uvicorn.Config(app, loop="uvloop", log_level="warning", ws_ping_interval=None, timeout_keep_alive=3600)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
     lifeline.hold()
-    asyncio.run(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))

@@ -12,7 +12,7 @@ import grpc.aio
 import msgpack
 
 from axon_zmq.supervise import lifeline
-from bench.peers.service import NAME, STREAMS, UNARY
+from bench.peers.service import NAME, STREAMS, UNARY, warm_up
 
 
 def _unary(answer: Callable[[dict[str, Any]], Awaitable[str]]) -> Any:
@@ -38,6 +38,7 @@ async def main(port: int) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, {**unary, **streams}),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
+    await warm_up()
     print("ready", flush=True)
     await server.wait_for_termination()
 

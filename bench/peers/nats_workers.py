@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from axon_zmq.supervise import lifeline
-from bench.peers.service import NAME, STREAMS, UNARY
+from bench.peers.service import NAME, STREAMS, UNARY, warm_up
 
 
 async def _answer(bus: Client, asked: Msg) -> None:
@@ -36,6 +36,7 @@ async def main(port: int) -> None:
 
     await bus.subscribe(f"{NAME}.*", queue="workers", cb=take)
     await bus.flush()
+    await warm_up()
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from pydantic_ai.messages import PartDeltaEvent, PartStartEvent, TextPart, TextPartDelta
-
+from axon_zmq.worker import garbage
 from bench import agents
 from bench.source import DELTA
 
@@ -36,16 +35,15 @@ async def paced(body: dict[str, Any]) -> AsyncIterator[str]:
 
 async def stream(body: dict[str, Any]) -> AsyncIterator[str]:
     """Stream an agent's text, each delta of the model as it comes."""
-    async with getattr(agents, body["agent"]).run_stream_events(body["prompt"]) as events:
-        async for event in events:
-            match event:
-                case (
-                    PartDeltaEvent(delta=TextPartDelta(content_delta=text))
-                    | PartStartEvent(part=TextPart(content=text))
-                ) if text:
-                    yield text
-                case _:
-                    pass
+    async with getattr(agents, body["agent"]).run_stream(body["prompt"]) as answer:
+        async for text in answer.stream_text(delta=True, debounce_by=None):
+            yield text
+
+
+async def warm_up() -> None:
+    """Do what our workers do before they serve: a run, for what the first would wait for, and the garbage collector."""
+    await agents.echo.run("warm")
+    garbage.settle()
 
 
 UNARY: Final[dict[str, Callable[[dict[str, Any]], Awaitable[str]]]] = {"echo": echo, "run": run}

@@ -18,7 +18,7 @@ FASTAPI, GRPC, NATS, PROXY = "FastAPI + WebSocket", "gRPC", "NATS", "C proxy"
 _HEADER = Path("/usr/include/zmq.h")
 POST = "FastAPI, POST"
 """Another way to ask FastAPI for one answer."""
-PACKAGES = {FASTAPI: ("fastapi", "httptools", "uvicorn", "websockets"), GRPC: ("grpcio",), NATS: ("nats-py",)}
+PACKAGES = {FASTAPI: ("fastapi", "httptools", "uvicorn", "uvloop", "websockets"), GRPC: ("grpcio",), NATS: ("nats-py",)}
 """What each needs of the extra `bench`."""
 
 

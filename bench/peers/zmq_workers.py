@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from axon_zmq.supervise import lifeline
-from bench.peers.service import STREAMS, UNARY
+from bench.peers.service import STREAMS, UNARY, warm_up
 
 
 async def _answer(dealer: zmq.asyncio.Socket, client: bytes, kind: str, id: bytes, packed: bytes) -> None:
@@ -28,6 +28,7 @@ async def main(backend: str) -> None:
     """Serve for ever."""
     dealer = zmq.asyncio.Context().socket(zmq.DEALER)
     dealer.connect(backend)
+    await warm_up()
     print("ready", flush=True)
     answering: set[asyncio.Task[None]] = set()
     while True:
