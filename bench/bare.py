@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 
 from pydantic_ai import Agent
 
+from axon_zmq import garbage
 from axon_zmq.supervise import lifeline
-from axon_zmq.worker import garbage
 from bench import agents
 from bench.numbers import percentiles
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
     ["errors"],
     ["limits"],
-    ["endpoints", "logs", "sockets", "wire"],
+    ["endpoints", "garbage", "logs", "sockets", "wire"],
     ["loopsocket", "settings", "messages", "packing", "supervise.lifeline", "supervise.backoff"],
     ["broker.events", "broker.states", "broker.queues", "broker.quarantine"],
     ["broker.records"],

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from axon_zmq.worker import garbage
+from axon_zmq import garbage
 from bench import agents, bare, growth, isolation, measure, memory, report, widening
 from bench.clients import Came
 from bench.measure import Comparison, Other, Row

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import resource
 import secrets
 import sys
@@ -16,7 +15,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from axon_zmq import __version__, endpoints, limits, logs
+from axon_zmq import __version__, endpoints, garbage, limits, logs
 from axon_zmq.broker import loop
 from axon_zmq.broker.core import Broker
 from axon_zmq.broker.journal import FILE, Journal
@@ -59,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
             if frontend.startswith("ipc://"):
                 locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
-            gc.freeze()  # what is there now stays: it need not be looked at again and again
-            gc.set_threshold(10_000, 50, 100)
+            garbage.settle()
             journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir), time.monotonic())
             loop.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),

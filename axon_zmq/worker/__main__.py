@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon_zmq import endpoints, limits, logs, settings, wire
+from axon_zmq import endpoints, garbage, limits, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.supervise import backoff, lifeline
 
@@ -94,7 +94,7 @@ def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[b
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """Do once what the first run would wait for: imports and schemas, 0.1 s, and the provider of AXON_MODEL."""
     from axon_zmq.messages import run_request
-    from axon_zmq.worker import calls, garbage
+    from axon_zmq.worker import calls
 
     await host.registered.wait()
     try:

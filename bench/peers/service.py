@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from axon_zmq.worker import garbage
+from axon_zmq import garbage
 from bench import agents
 from bench.source import DELTA
 
