@@ -143,7 +143,8 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
 
       for events <- texts do
         {chunks, [%Result{result: result}]} = Enum.split(events, -1)
-        assert Enum.map(chunks, & &1.seq) == Enum.to_list(1..50)
+        # A worker that is behind makes one chunk of some deltas.
+        assert Enum.map(chunks, & &1.seq) == Enum.to_list(1..length(chunks))
         assert Enum.map_join(chunks, & &1.data) == whole
         assert result == whole
       end
