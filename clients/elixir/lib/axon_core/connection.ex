@@ -10,6 +10,7 @@ defmodule AxonCore.Connection do
   | `endpoint` | `tcp://HOST:PORT`, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
   | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends (without a name, for the first such connection, the second, and so on); an application that resumes runs after its own restart names it |
   | `transport` | `AxonCore.Transport.Chumak` (where left out) or `AxonCore.Transport.Erlzmq` |
+  | `frames` | `:single`: the daemon answers in one frame each, for a transport that tears messages apart, as chumak does over CURVE |
 
   What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
   the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled.
@@ -34,6 +35,7 @@ defmodule AxonCore.Connection do
           | {:endpoint, String.t()}
           | {:identity, String.t()}
           | {:transport, module}
+          | {:frames, :single}
 
   @doc false
   def child_spec(options) do
@@ -131,7 +133,7 @@ defmodule AxonCore.Connection do
         {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
         state = %{
-          session: Session.new(instance, now()),
+          session: Session.new(instance, now(), greeting(options[:frames])),
           module: transport,
           options: [identity: identity, host: host, port: port],
           transport: nil,
@@ -171,6 +173,10 @@ defmodule AxonCore.Connection do
       do: {identity, random},
       else: raise(Error.new(:invalid_argument, "an identity is ASCII text of 1 to 200 characters"))
   end
+
+  defp greeting(nil), do: %{}
+  defp greeting(:single), do: %{frames: "single"}
+  defp greeting(other), do: raise(Error.new(:invalid_argument, "frames is :single or left out, not #{inspect(other)}"))
 
   # The first such name that no other connection has: it is free again when this process has ended.
   defp unnamed(number) do

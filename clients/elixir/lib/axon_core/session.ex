@@ -15,7 +15,7 @@ defmodule AxonCore.Session do
 
   defstruct [
     :boot,
-    :instance,
+    :greeting,
     :probe,
     :heard_at,
     :pinged_at,
@@ -31,10 +31,15 @@ defmodule AxonCore.Session do
 
   @silence 5_000
 
-  @doc "A connection that knows nobody. `instance` is random, one for each process."
-  @spec new(String.t(), integer) :: t
-  def new(instance, now),
-    do: %__MODULE__{instance: instance, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
+  @doc """
+  A connection that knows nobody. `instance` is random, one for each process; `more` is what else its pings say, which are
+  the first that a broker hears: `frames: "single"`.
+  """
+  @spec new(String.t(), integer, map) :: t
+  def new(instance, now, more \\ %{}) do
+    greeting = Map.put(more, :instance, instance)
+    %__MODULE__{greeting: greeting, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
+  end
 
   @doc "A new request: what is to be sent for it."
   @spec start(t, Run.t(), integer) :: {:ok, [action], t} | {:error, Error.t()}
@@ -76,15 +81,16 @@ defmodule AxonCore.Session do
   @doc "A message came, as its frames."
   @spec heard(t, Codec.frames(), integer) :: {[action], t}
   def heard(session, frames, now) do
-    session = %{session | heard_at: now}
-
     case Codec.parse(frames) do
-      {:ok, {"alive", _id, body}} -> alive(session, body, now)
-      {:ok, {"pong", id, body}} -> pong(session, id, body, now)
-      {:ok, {kind, id, body}} -> message(session, kind, id, body, now)
+      {:ok, message} -> understood(%{session | heard_at: now}, message, now)
+      # Nor is it a sign of life: a new broker does not know yet that this one wants single frames.
       :error -> unreadable(session, Enum.at(frames, -2))
     end
   end
+
+  defp understood(session, {"alive", _id, body}, now), do: alive(session, body, now)
+  defp understood(session, {"pong", id, body}, now), do: pong(session, id, body, now)
+  defp understood(session, {kind, id, body}, now), do: message(session, kind, id, body, now)
 
   defp message(%{runs: runs} = session, kind, id, body, now) do
     case runs do
@@ -163,7 +169,7 @@ defmodule AxonCore.Session do
   end
 
   defp probe(session) do
-    {session.probe, {:transmit, Codec.message("ping", session.probe, %{instance: session.instance})}}
+    {session.probe, {:transmit, Codec.message("ping", session.probe, session.greeting)}}
   end
 
   defp each(session, what) do

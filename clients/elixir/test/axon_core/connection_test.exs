@@ -148,11 +148,11 @@ defmodule AxonCore.ConnectionTest do
 
   test "a connection that is started anew is no other process", %{connection: connection, transport: transport} do
     assert AxonCore.Connection |> Process.whereis() == nil
-    instance = :sys.get_state(connection).session.instance
+    instance = :sys.get_state(connection).session.greeting
     Process.exit(connection, :kill)
     assert_receive {:up, another} when another != transport, 2_000
     [{_id, again, _type, _modules}] = Supervisor.which_children(ExUnit.fetch_test_supervisor() |> elem(1))
-    assert :sys.get_state(again).session.instance == instance
+    assert :sys.get_state(again).session.greeting == instance
   end
 
   test "a request that is too large, sent before the daemon said so, is told", %{
@@ -267,6 +267,8 @@ defmodule AxonCore.ConnectionTest do
     for {options, part} <- [
           {[endpoint: "ipc:///tmp/x"], "no endpoint"},
           {[identity: "two words"], "an identity"},
+          {[identity: :mine], "an identity"},
+          {[frames: :many], "frames"},
           {[transport: AxonCore.NeedsMore], "no_such_package"}
         ] do
       options = Keyword.put_new(options, :transport, FakeTransport)

@@ -92,6 +92,15 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:error, %Error{type: :unknown_tool}} = AxonCore.call_tool(connection, "no_such_tool")
     end
 
+    test "answers in single frames, for transports that tear messages apart", %{endpoint: endpoint} do
+      options = [endpoint: endpoint, identity: "single-#{inspect(@transport)}", transport: @transport, frames: :single]
+      connection = start_supervised!({Connection, options}, id: :single)
+      assert {:ok, %Result{result: "Hello"}} = AxonCore.run(connection, "echo", "Hello")
+
+      assert [%Chunk{data: "one"}, %Chunk{data: " two"}, %Result{}] =
+               connection |> AxonCore.stream("echo", "one two") |> Enum.to_list()
+    end
+
     # --- streams -----------------------------------------------------------------------------------
 
     test "messages to a process, a lazy stream, a callback", %{connection: connection} do

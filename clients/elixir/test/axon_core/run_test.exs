@@ -202,6 +202,16 @@ defmodule AxonCore.RunTest do
            "nothing is put behind what waits to be sent"
   end
 
+  test "single frames are asked for by the ping, the first that a broker hears" do
+    {actions, _} = Session.connected(Session.new("me", 0, %{frames: "single"}), 0)
+    assert [{"ping", %{"frames" => "single", "instance" => "me"}}] = sent(for {_id, action} <- actions, do: action)
+  end
+
+  test "what cannot be read is no sign of life" do
+    {[], session} = Session.heard(session(), ["alive"], 4_000)
+    assert {[{"probe-me", {:transmit, ["ping" | _]}}], _} = Session.tick(session, 5_001)
+  end
+
   test "what is larger than the daemon takes is not sent" do
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", limits: %{max_body: 5}})]
     {_, session} = Session.heard(Session.new("me", 0), pong, 0)

@@ -38,8 +38,12 @@ defmodule AxonCore.TestDaemon do
     port = 20_000 + :rand.uniform(10_000)
 
     case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
-      {:ok, socket} -> :gen_tcp.close(socket) && port
-      {:error, :eaddrinuse} -> free_port()
+      {:ok, socket} ->
+        :ok = :gen_tcp.close(socket)
+        port
+
+      {:error, :eaddrinuse} ->
+        free_port()
     end
   end
 end
