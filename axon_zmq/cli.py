@@ -20,7 +20,7 @@ import typer
 
 from axon_zmq import __version__, settings
 from axon_zmq.errors import AxonError, ConfigurationError, RequestError, RunEndedError, UnavailableError
-from axon_zmq.loadtest.plan import Scenario
+from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 from axon_zmq.messages import Complete
 from axon_zmq.terminal import (
     Lines,
@@ -500,7 +500,6 @@ def loadtest(
 
     require_extra()
     from axon_zmq.loadtest import console
-    from axon_zmq.loadtest.plan import Plan, check_target
 
     if compare is not None:
         console.compare(*compare, html_file)

@@ -11,6 +11,7 @@ import zmq
 
 from axon_zmq.client.core import ClientCore
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message
 
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""
@@ -66,6 +67,7 @@ class Connection:
 
     def _connect(self) -> None:
         self._dealer = self._context.socket(zmq.DEALER)
+        self._recv = receiver(self._dealer)
         self._dealer.setsockopt(zmq.IDENTITY, self._identity)
         self._dealer.setsockopt(zmq.RCVHWM, STALLED_HWM if self._stalls else 0)
         self._dealer.setsockopt(zmq.SNDHWM, 0)  # never wait for a daemon that is away
@@ -115,12 +117,12 @@ class Connection:
 
     def has_news(self) -> bool:
         """Whether a message has come."""
-        return bool(int(self._dealer.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._dealer.getsockopt(EVENTS)) & POLLIN)
 
     def receive(self) -> list[bytes] | None:
         """The next message, if one has come."""
         try:
-            return self._dealer.recv_multipart(zmq.NOBLOCK)
+            return recv_message(self._recv)
         except zmq.Again:
             return None
 
