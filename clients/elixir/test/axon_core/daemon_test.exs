@@ -41,15 +41,15 @@ defmodule AxonCore.DaemonTest do
     {options, _endpoint} = TestDaemon.options(@few)
     paths = :code.get_path() |> Enum.filter(&(to_string(&1) =~ "axon_core")) |> Enum.flat_map(&["-pa", to_string(&1)])
 
-    start =
-      "{:ok, _} = AxonCore.Daemon.start_link(#{inspect(options)}); IO.puts(System.pid()); Process.sleep(:infinity)"
-
+    start = "{:ok, _} = AxonCore.Daemon.start_link(#{inspect(options)}); IO.puts(:ready); Process.sleep(:infinity)"
     elixir = System.find_executable("elixir")
     vm = Port.open({:spawn_executable, elixir}, [:binary, {:line, 1000}, args: paths ++ ["-e", start]])
-    assert_receive {^vm, {:data, {:eol, pid}}} when binary_part(pid, 0, 1) in ~w(1 2 3 4 5 6 7 8 9), 60_000
+    {:os_pid, pid} = Port.info(vm, :os_pid)
+    on_exit(fn -> kill(pid) end)
+    assert_receive {^vm, {:data, {:eol, "ready"}}}, 60_000
     broker = TestDaemon.pid(options, "broker")
     assert alive?(broker)
-    {"", 0} = System.cmd("kill", ["-KILL", pid])
+    assert {"", 0} = kill(pid)
     assert eventually(fn -> not alive?(broker) end)
   end
 
@@ -67,6 +67,8 @@ defmodule AxonCore.DaemonTest do
   catch
     :exit, reason -> {:error, reason}
   end
+
+  defp kill(pid), do: System.cmd("kill", ["-KILL", Integer.to_string(pid)], stderr_to_stdout: true)
 
   defp alive?(pid), do: match?({_, 0}, System.cmd("kill", ["-0", Integer.to_string(pid)], stderr_to_stdout: true))
 end
