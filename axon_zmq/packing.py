@@ -32,6 +32,10 @@ class Plain(list[Any]):
     """A list that is plain already, all through; it is not looked at again."""
 
 
+class PlainMap(dict[str, Any]):
+    """The same of a map."""
+
+
 def strictly_plain(value: Any) -> Any:
     """A value as msgpack can hold it.
 
@@ -71,7 +75,9 @@ def packer() -> Callable[[Any], bytes]:
     return packed
 
 
-_AS_IS: Final = frozenset((str, bytes, bool, type(None), Plain))
+_AS_IS: Final = frozenset((str, bytes, bool, type(None), Plain, PlainMap))
+_LEAST, _MOST = -(2**63), 2**64 - 1
+"""Integers as msgpack has them."""
 
 
 def _is_plain(holder: Any, depth: int = 0) -> bool:
@@ -85,7 +91,7 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
         holder = holder.values()
     for item in holder:
         kind = type(item)
-        if kind in _AS_IS:
+        if kind in _AS_IS or (kind is int and _LEAST <= item <= _MOST):
             continue
         if not (_is_plain(item, depth + 1) if kind is dict or kind is list else _is_plain_leaf(item)):
             return False
@@ -95,7 +101,7 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
 def _is_plain_leaf(value: Any) -> bool:
     kind = type(value)
     if kind is int:
-        return -(2**63) <= value < 2**64
+        return _LEAST <= value <= _MOST
     if kind is float:
         return isfinite(value)
     return kind is datetime and (value.tzinfo is UTC or value.utcoffset() is not None)

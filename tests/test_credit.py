@@ -37,13 +37,13 @@ def test_text_is_whole_and_in_order_whatever_waits_and_is_taken_when(steps):
     sent, got = [], []
     for step in steps:
         if step is None:
-            if credit:
+            if credit.waiting:
                 got.append(credit.take()[1])
         else:
             type, data, number = step
             sent.append(chunk(data, type, number))
             credit.hold(b"chunk", sent[-1])
-    while credit:
+    while credit.waiting:
         got.append(credit.take()[1])
     assert whole(got) == whole(sent)
     assert credit.bytes == 0

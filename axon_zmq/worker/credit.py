@@ -33,12 +33,13 @@ class Credit:
         size: Tells the bytes of a body that is no text.
     """
 
-    __slots__ = ("_size", "_text", "_waiting", "bytes", "is_given", "upto")
+    __slots__ = ("_size", "_text", "bytes", "is_given", "upto", "waiting")
 
     def __init__(self, upto: int | None, size: Callable[[Any], int]) -> None:
         self.is_given = upto is not None
         self.upto: float = math.inf if upto is None else upto
-        self._waiting: deque[Waiting] = deque()
+        self.waiting: deque[Waiting] = deque()
+        """What waits, that which has waited longest first."""
         self._text: list[str] = []
         """The pieces of the last one, where that is text."""
         self.bytes = 0
@@ -46,11 +47,7 @@ class Credit:
         self._size = size
 
     def __repr__(self) -> str:
-        return f"<Credit up to {self.upto:g}, {len(self._waiting)} wait, {self.bytes} bytes>"
-
-    def __bool__(self) -> bool:
-        """Whether something waits."""
-        return bool(self._waiting)
+        return f"<Credit up to {self.upto:g}, {len(self.waiting)} wait, {self.bytes} bytes>"
 
     @property
     def full(self) -> bool:
@@ -68,7 +65,7 @@ class Credit:
         self._settle_text()
         if _is_text(kind, body):
             self._text = [body["data"]]
-        self._waiting.append((kind, body))
+        self.waiting.append((kind, body))
         self.bytes += self._weight(kind, body)
 
     def take(self) -> Waiting:
@@ -77,9 +74,9 @@ class Credit:
         Raises:
             IndexError: Nothing waits.
         """
-        if len(self._waiting) == 1:
+        if len(self.waiting) == 1:
             self._settle_text()
-        kind, body = self._waiting.popleft()
+        kind, body = self.waiting.popleft()
         self.bytes -= self._weight(kind, body)
         return kind, body
 
@@ -88,7 +85,7 @@ class Credit:
 
     def _merged(self, body: dict[str, Any]) -> bool:
         """Put a chunk into the last one that waits, where both are pieces of one text, or one output."""
-        kind, last = self._waiting[-1] if self._waiting else (b"", {})
+        kind, last = self.waiting[-1] if self.waiting else (b"", {})
         if kind != b"chunk" or any(last[key] != body[key] for key in ("type", "step", "part")):
             return False
         if body["type"] in _TEXT:
@@ -96,13 +93,13 @@ class Credit:
             self.bytes += len(body["data"])
         elif body["type"] == "output":
             self.bytes += self._size(body) - self._size(last)
-            self._waiting[-1] = (kind, body)
+            self.waiting[-1] = (kind, body)
         else:
             return False
         return True
 
     def _settle_text(self) -> None:
         if self._text:
-            kind, last = self._waiting[-1]
-            self._waiting[-1] = (kind, {**last, "data": "".join(self._text)})
+            kind, last = self.waiting[-1]
+            self.waiting[-1] = (kind, {**last, "data": "".join(self._text)})
             self._text = []

@@ -43,6 +43,7 @@ _CONTENT: Final[dict[str, Any]] = {
     "uploaded-file": UploadedFile,
     "cache-point": CachePoint,
 }
+_COUNTS: Final = tuple(field.name for field in dataclasses.fields(RunUsage))
 _ALWAYS: Final = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
 
 
@@ -184,8 +185,8 @@ def _also_outside_json(schema: Any) -> Any:
 
 def usage(spent: RunUsage) -> dict[str, Any]:
     """What a run has cost: pydantic-ai's own fields, those that every run has and those that are not zero."""
-    counts = dataclasses.asdict(spent)
-    return {name: count for name, count in counts.items() if count or name in _ALWAYS}
+    counts = ((name, getattr(spent, name)) for name in _COUNTS)  # `asdict` takes ten times as long
+    return {name: count for name, count in counts if count or name in _ALWAYS}
 
 
 def last_text(messages: Sequence[ModelMessage]) -> str:

@@ -119,7 +119,7 @@ class Job:
             if self._release_is_due and self.credit.bytes >= MOST_HELD:
                 self._go_on()
             return self.outbox.seq
-        while self.credit:
+        while self.credit.waiting:
             self._put(*self.credit.take())
         self._put(kind, body)
         return self.outbox.seq
@@ -129,7 +129,7 @@ class Job:
 
         Then what comes meanwhile is merged: larger chunks, in place of ever longer queues.
         """
-        if self.credit or self.outbox.seq >= self.credit.upto:
+        if self.credit.waiting or self.outbox.seq >= self.credit.upto:
             return True
         late = self.link.late()
         if late < BEHIND:
@@ -156,23 +156,20 @@ class Job:
             self._go_on()
 
     def _go_on(self) -> None:
-        while self.credit and self.outbox.seq < self.credit.upto:
+        while self.credit.waiting and self.outbox.seq < self.credit.upto:
             self._put(*self.credit.take())
         if not self.credit.full:
             self._more_credit.set()
 
     def congested(self) -> bool:
         """Whether what was sent waits in this process, for the broker or for credit."""
-        return self.link.congested() or self._waits_for_credit()
-
-    def _waits_for_credit(self) -> bool:
-        return self.credit.full and self.reason is None
+        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.reason is None)
 
     async def room(self) -> None:
         """Wait until it does no longer."""
         while self.congested():
             await self.link.room()
-            if self._waits_for_credit():
+            if self.credit.full and self.reason is None:
                 self._more_credit.clear()
                 await self._more_credit.wait()
 
@@ -182,4 +179,5 @@ class Job:
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
-        self.send(b"chunk", {"type": type, "data": packing.plain(data), "step": step, "part": part})
+        shown = data if isinstance(data, str) else packing.plain(data)
+        self.send(b"chunk", packing.PlainMap(type=type, data=shown, step=step, part=part))

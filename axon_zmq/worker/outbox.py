@@ -76,11 +76,12 @@ class Outbox:
         Raises:
             ModelError: `invalid_output`, where it cannot be packed; then the number is not used.
         """
-        packed = self._pack({"seq": self.seq + 1, **body})
+        packed = self._pack(type(body)(seq=self.seq + 1, **body))  # what is plain stays so
         self.seq += 1
         self._kept.append(Message(kind, packed))
         self.bytes += len(packed)
-        self.trim(self._most_bytes)
+        if self.bytes > self._most_bytes:
+            self.trim(self._most_bytes)
         return packed
 
     @property

@@ -11,6 +11,7 @@ from pydantic_ai.messages import (
     FinalResultEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
+    ModelResponsePartDelta,
     PartDeltaEvent,
     PartEndEvent,
     PartStartEvent,
@@ -108,14 +109,11 @@ class Chunks:
 
     def relay(self, event: AgentStreamEvent) -> None:
         """Send what an event means for the reader."""
+        if isinstance(event, PartDeltaEvent):  # nearly all are
+            self._delta(event.delta, event.index)
+            return
         self._count_steps(event)
         match event:
-            case PartDeltaEvent(index=part, delta=TextPartDelta(content_delta=text)):
-                self._text(text, part)
-            case PartDeltaEvent(index=part, delta=ThinkingPartDelta(content_delta=str(thought))) if thought:
-                self._send("thinking", thought, self._step, part)
-            case PartDeltaEvent(index=part, delta=ToolCallPartDelta(args_delta=args)):
-                self._add_arguments(args, part)
             case PartStartEvent(index=index, part=part):
                 self._start(part, index)
             case FinalResultEvent(tool_name=str()):
@@ -127,6 +125,17 @@ class Chunks:
             case FunctionToolResultEvent(part=returned):
                 data = {"call_id": returned.tool_call_id, "outcome": returned.outcome, "result": returned.content}
                 self._send("tool_finished", data, self._step, 0)
+            case _:
+                pass
+
+    def _delta(self, delta: ModelResponsePartDelta, part: int) -> None:
+        match delta:
+            case TextPartDelta(content_delta=text):
+                self._text(text, part)
+            case ThinkingPartDelta(content_delta=str(thought)) if thought:
+                self._send("thinking", thought, self._step, part)
+            case ToolCallPartDelta(args_delta=args):
+                self._add_arguments(args, part)
             case _:
                 pass
 
