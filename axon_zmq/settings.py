@@ -104,6 +104,9 @@ class Settings(BaseSettings):
         description="name=module:attribute, comma-separated, or a table; MCP servers in axon.toml only.",
     )
     model: str | None = Field(None, description="Default model, such as openai-chat:gpt-5-mini.")
+    loop: Literal["auto", "asyncio", "uvloop"] = Field(
+        "auto", description="Event loop of the workers; auto: uvloop, where it is installed."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of all processes.")
     run_loggers: Annotated[list[str], NoDecode] = Field(
         default_factory=list[str], description="Loggers that runs may relay, beside those of the agents' own packages."

@@ -166,7 +166,8 @@ class Dealer:
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
-    with running("run_sync", "run", "run_stream", AXON_AGENTS=AGENTS, AXON_TOOLSETS=TOOLSETS) as shared:
+    settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}  # others' are on uvloop
+    with running("run_sync", "run", "run_stream", **settings) as shared:
         yield shared
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from axon_zmq import endpoints, garbage, limits, logs, settings, wire
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.supervise import backoff, lifeline
+from axon_zmq.worker import loops
 
 if TYPE_CHECKING:
     from axon_zmq.worker.agents import Registry
@@ -67,7 +68,8 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
-    log.info("serves %s with %d slots; %r", mode, slots, registry)
+    which = type(loop).__module__.partition(".")[0]
+    log.info("serves %s with %d slots on %s; %r", mode, slots, which, registry)
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve(configured.drain_seconds)
     warming.cancel()
@@ -118,21 +120,21 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(options.name, configured.log_level)
         run_dir = endpoints.private_directory(options.run_dir.absolute())
         endpoints.backend_endpoint(run_dir)
+        loop = loops.new_loop(configured.loop)
     except ConfigurationError as error:
         logs.configure(options.name, "info")
         log.error("%s", error)
         return 2
     backoff.pause(run_dir, options.name)
-    _run(serve(options.mode, options.name, run_dir, configured))
+    _run(loop, serve(options.mode, options.name, run_dir, configured))
     backoff.ended_in_order(run_dir, options.name)
     logging.shutdown()
     # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
     os._exit(0)
 
 
-def _run(serving: Coroutine[Any, Any, None]) -> None:
+def _run(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, None]) -> None:
     """Run a loop to the end of `serving`; a tool that calls `sys.exit` ends its own run, not the loop."""
-    loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     main_task = loop.create_task(serving)
     while not main_task.done():
