@@ -90,6 +90,15 @@ def exit_now() -> str:
     raise SystemExit(3)
 
 
+async def _leaving(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    yield "good"
+    yield "bye"
+    raise SystemExit(3)
+
+
+leaving = Agent(FunctionModel(stream_function=_leaving), name="leaving")
+
+
 odd = Agent(calls_first_tool_once(), name="odd")
 
 

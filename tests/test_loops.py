@@ -29,6 +29,8 @@ def test_a_worker_runs_ends_and_survives_on_either(loop):
             assert dealer.until_end(mode.encode())[-1][0] == b"error"
             kind, body = dealer.ask(mode.encode(), mode.encode() + b"2", None, {"agent": "echo", "prompt": "hello"})
             assert (kind, body["result"]) == (b"complete", "hello")
+        dealer.send(b"run_stream", b"leaving", None, {"agent": "leaving", "prompt": "x"})
+        assert dealer.until_end(b"leaving")[-1][1]["error_type"] == "internal"
         *chunks, complete = client.stream({"model": "synthetic:tokens=200,delay_ms=1,size=5"}, "x")
         assert "".join(chunk.data for chunk in chunks) == complete.result
         assert len(complete.result.split()) == 200

@@ -28,11 +28,10 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from axon_zmq.worker.reading import apart
+
 MOST_MERGED: Final = 64
 """Deltas that the machinery is given as one: limits of usage are looked at that often."""
-
-_EVENTS: Final = "_get_event_iterator"
-"""The method in which a model's class makes its events; what is done with them in general comes after it."""
 
 Relay = Callable[[PartDeltaEvent], Awaitable[None] | None]
 """Takes a delta; awaited, where there is something to wait for."""
@@ -68,11 +67,10 @@ class Ahead(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         """The wrapped model's response, its deltas relayed, unless somebody else is to see each of them."""
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
+        # What goes on with a suspended response is numbered anew further up.
+        if isinstance(messages[-1], ModelRequest) and self._is_for(run_context):
+            request = apart(request, self._merged)
         async with request as response:
-            # What goes on with a suspended response is numbered anew further up.
-            if isinstance(messages[-1], ModelRequest) and self._is_for(run_context):
-                events = getattr(response, _EVENTS)
-                vars(response)[_EVENTS] = lambda: self._merged(events())
             yield response
 
     def _is_for(self, context: RunContext[Any] | None) -> bool:

@@ -1,0 +1,94 @@
+"""A model's response, read in a task of its own.
+
+What wakes a task passes through each frame that it is awaited in, and between `Agent.run` and a provider's
+socket these are dozens: with hundreds of streams, none of which is in the processor's cache, that costs more than
+the delta itself. Here they are few, and the agent's own task is woken only for what it is handed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from pydantic_ai.messages import ModelResponseStreamEvent
+from pydantic_ai.models import StreamedResponse
+
+EVENTS = "_get_event_iterator"
+"""The method in which a model's class makes its events; what is done with them in general comes after it."""
+
+Events = AsyncIterator[ModelResponseStreamEvent]
+
+
+@asynccontextmanager
+async def apart(
+    request: AbstractAsyncContextManager[StreamedResponse], made_of: Callable[[Events], Events]
+) -> AsyncGenerator[StreamedResponse]:
+    """The response of a request that is opened, read and closed in another task, as if it were in this one.
+
+    Args:
+        request: The model's.
+        made_of: Makes of its events those that are handed on. It goes on only when the last one has been dealt with.
+    """
+    reading = _Reading(request, made_of)
+    task = asyncio.create_task(reading.work())
+    try:
+        yield await reading.response
+    finally:
+        reading.leave(task)
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+
+
+class _Reading:
+    def __init__(
+        self, request: AbstractAsyncContextManager[StreamedResponse], made_of: Callable[[Events], Events]
+    ) -> None:
+        self._request = request
+        self._made_of = made_of
+        self.response: asyncio.Future[StreamedResponse] = asyncio.get_running_loop().create_future()
+        self._handed: asyncio.Queue[ModelResponseStreamEvent | BaseException | None] = asyncio.Queue()
+        """One event at most; or how it ended."""
+        self._asked = asyncio.Event()
+        """The reader wants the next one."""
+        self._left = asyncio.Event()
+        self._is_read = False
+
+    async def work(self) -> None:
+        try:
+            async with self._request as response:
+                events = getattr(response, EVENTS)
+                vars(response)[EVENTS] = self._events
+                self.response.set_result(response)
+                await self._asked.wait()
+                async for event in self._made_of(events()):
+                    self._asked.clear()
+                    self._handed.put_nowait(event)
+                    await self._asked.wait()
+                self._is_read = True
+                self._handed.put_nowait(None)
+                await self._left.wait()
+        except BaseException as error:  # the agent's own task raises it, an exit or a model's own cancel too
+            if self._left.is_set():
+                raise
+            if self.response.done():
+                self._handed.put_nowait(error)
+            else:
+                self.response.set_exception(error)
+
+    async def _events(self) -> AsyncGenerator[ModelResponseStreamEvent]:
+        while True:
+            self._asked.set()
+            event = await self._handed.get()
+            if event is None:
+                return
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """Close the response, wherever it is."""
+        self._left.set()
+        if not self._is_read:
+            task.cancel()
