@@ -46,6 +46,18 @@ def send_message(send: Send, frames: Sequence[bytes]) -> None:
     send(frames[-1], NOBLOCK)
 
 
+def send_large_message(send: Send, frames: Sequence[bytes], large: int) -> None:
+    """As `send_message`; frames of so many bytes or more are not copied, but held until ZeroMQ has let go of them.
+
+    Raises:
+        zmq.Again: As `send_message`.
+        zmq.ZMQError: As `send_message`.
+    """
+    for frame in frames[:-1]:
+        send(frame, MORE, copy=len(frame) < large)
+    send(frames[-1], NOBLOCK, copy=len(frames[-1]) < large)
+
+
 def recv_message(recv: Recv, most: int | None = None) -> list[bytes]:
     """Receive a message without waiting; of its frames the first `most`, where it has more.
 

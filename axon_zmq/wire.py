@@ -188,7 +188,12 @@ def framed(kind: bytes, id: bytes, body: bytes) -> bytes:
 
 def digest(body: bytes) -> bytes:
     """What tells a repeated request from another one under the same id; 16 bytes."""
-    return blake2b(body, digest_size=16).digest()
+    return digesting(body).digest()
+
+
+def digesting(beginning: bytes = b"") -> blake2b:
+    """The same of a body that is read bit by bit."""
+    return blake2b(beginning, digest_size=16)
 
 
 def shown(name: bytes) -> str:

@@ -22,7 +22,7 @@ LAYERS = [
     ["broker.outgoing", "broker.clients", "broker.journal"],
     ["broker.runs"],
     ["broker.admission", "broker.workers"],
-    ["broker.core", "broker.outboxes", "broker.cables"],
+    ["broker.core", "broker.bodies", "broker.outboxes", "broker.cables"],
     ["broker.loop"],
     ["broker.__main__"],
     ["worker"],
@@ -38,7 +38,7 @@ LAYERS = [
 PURE = [
     "wire",
     *(f"broker.{name}" for name in ("events", "states", "queues", "quarantine", "records", "outgoing", "clients")),
-    *(f"broker.{name}" for name in ("runs", "admission", "workers", "core")),
+    *(f"broker.{name}" for name in ("runs", "admission", "workers", "core", "bodies")),
     "worker.outbox",
 ]
 

@@ -33,7 +33,7 @@ def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
     bench.send(A, "run", b"1", {"timeout_ms": 5000}, {"agent": "echo"})
     [(worker, key, lease)] = bench.dispatched
     assert (worker, key) == (b"w", (A, b"1"))
-    assert lease == {"deadline": bench.now + 5, "attempt": 1}
+    assert lease == {"deadline": bench.now + 5, "attempt": 1, "digest": wire.digest(wire.pack({"agent": "echo"}))}
 
 
 def test_the_body_is_passed_on_unopened():

@@ -29,16 +29,16 @@ class Admission:
 
     # --- a new request -----------------------------------------------------------------------------
 
-    def request(self, client: bytes, message: wire.ClientMessage, now: float, arrived: float) -> None:
+    def request(self, client: bytes, message: wire.ClientMessage, digest: bytes, now: float, arrived: float) -> None:
         """Take a request, or the repetition of one.
 
         Args:
             client: Who asks.
             message: `run_sync`, `run`, `run_stream`, `call_tool` or `describe`.
+            digest: Of its body.
             now: The time.
             arrived: When it came, from which its own time counts.
         """
-        digest = wire.digest(message.body)
         if (earlier := self._runs.get((client, message.id))) is not None:
             self._repeat(earlier, message, digest)
             return

@@ -178,7 +178,8 @@ class Broker:
         elif message.kind in _ABOUT_A_RUN:
             self._admission.about_a_run(client, message, now)
         else:
-            self._admission.request(client, message, now, now if arrived is None else arrived)
+            digest = event.digest or wire.digest(message.body)
+            self._admission.request(client, message, digest, now, now if arrived is None else arrived)
 
     def _malformed(self, client: bytes, envelope: wire.Envelope, error: RequestError, now: float) -> None:
         if not envelope.id:

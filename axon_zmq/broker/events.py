@@ -13,6 +13,8 @@ class FromClient(NamedTuple):
 
     client: bytes
     frames: list[bytes]
+    digest: bytes = b""
+    """Of its body, where that was large and has been digested already."""
 
 
 class FromWorker(NamedTuple):

@@ -21,6 +21,7 @@ from types import FrameType
 import zmq
 
 from axon_zmq import limits, wire
+from axon_zmq.broker.bodies import LARGE, Bodies
 from axon_zmq.broker.cables import Cables
 from axon_zmq.broker.clients import DELIMITER, SINGLE
 from axon_zmq.broker.core import Broker
@@ -48,7 +49,7 @@ from axon_zmq.broker.events import (
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.outboxes import InFlight, Outboxes
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.sockets import MORE, NOBLOCK, receiver, recv_message, send_message, sender
+from axon_zmq.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender
 from axon_zmq.wire import CONTROL, RunKey
 
 log = logging.getLogger("axon_zmq.broker")
@@ -76,6 +77,7 @@ class Loop:
         self._journal = journal
         self._outboxes = Outboxes()
         self._in_flight = InFlight()
+        self._bodies = Bodies(max_body)
         self._cables = Cables()
         self._relayed: set[RunKey] = set()
         """Runs of which something went to the client: they may not be started again."""
@@ -145,6 +147,8 @@ class Loop:
             self._drain_backend(BATCH)
         if self._front in ready:
             self._drain_frontend()
+        for message in self._bodies.step():
+            self._receive(message)
         now = time.monotonic()
         if self._monitor in ready:
             self._link_went_down(now)
@@ -166,6 +170,8 @@ class Loop:
         self._asked_to_stop = True
 
     def _poll_ms(self) -> int:
+        if self._bodies.waiting:
+            return 0
         due = min(self._core.next_timer(), self._probe_at)
         if self._outboxes.waiting:
             due = min(due, self._outboxes.next_retry())
@@ -266,6 +272,8 @@ class Loop:
 
     def _drain_frontend(self) -> None:
         for _ in range(BATCH):
+            if self._bodies.full:
+                return
             try:
                 client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2)
             except zmq.Again:
@@ -273,8 +281,12 @@ class Loop:
             if len(frames) > limits.MAX_FRAMES:
                 self._core.dropped += 1
                 log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
-            else:
-                self._receive(FromClient(client, frames))
+                continue
+            message = FromClient(client, frames)
+            if not self._bodies.keep(message):
+                self._receive(message)
+            elif len(frames[-1]) >= LARGE:
+                return  # to receive one takes some milliseconds, too
 
     def _connections_changed(self) -> None:
         while self._front_monitor.poll(0):
@@ -337,7 +349,7 @@ class Loop:
 
     def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
         try:
-            send_message(self._send_back, (worker, *frames))
+            send_large_message(self._send_back, (worker, *frames), limits.LARGE_MESSAGE)
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise

@@ -122,7 +122,7 @@ class Runs:
         run.attempts += 1
         worker.hold(run)
         self.offer(worker)
-        lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts})
+        lease = wire.pack({"deadline": run.deadline, "attempt": run.attempts, "digest": run.digest})
         self._out.dequeued(run)
         self._out.tell(run, run.kind.encode(), run.header_frame, run.body, lease)
         self.tell_what_was_said(run)

@@ -198,7 +198,8 @@ class Host:
     def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, header_frame, body, lease = rest
         now = time.monotonic()
-        deadline = wire.unpack(lease, "the lease")["deadline"]
+        told = wire.unpack(lease, "the lease")
+        deadline, digest = told["deadline"], told.get("digest") or wire.digest(body)  # an older broker tells none
         header = wire.unpack(header_frame, "the header")
         keep = header.get("on_disconnect") == "keep"
         job = Job(
@@ -208,7 +209,7 @@ class Host:
             header=header,
             body=body,
             started=now,
-            outbox=Outbox(self._pack, Identity(kind.decode(), wire.digest(body), deadline, keep)),
+            outbox=Outbox(self._pack, Identity(kind.decode(), digest, deadline, keep)),
             link=self._link,
             loop=asyncio.get_running_loop(),
             credit=Credit(header.get("credit"), self._size),
