@@ -73,6 +73,8 @@ def test_where_much_waits_no_more_is_received():
     while bodies.full:
         list(bodies.step())
     assert len(bodies.waiting) == count - 1
+    while not bodies.full:
+        assert bodies.keep(message(b"a", b"2", 0))  # behind the others, and not without end
 
 
 def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_answered_first():

@@ -19,6 +19,8 @@ SLICE: Final = 256 * limits.KIB
 """Bytes that are digested in a turn."""
 MOST_BYTES: Final = 64 * limits.MIB
 """Of bodies that wait here until no more is received; the largest body goes on top."""
+_OVERHEAD: Final = limits.KIB
+"""Bytes that a message weighs beside its body: small ones are counted, too."""
 _KINDS: Final = frozenset(kind.encode() for kind in wire.RUN_KINDS)
 
 
@@ -53,7 +55,7 @@ class Bodies:
             return False
         self.waiting.append(message)
         self._of[message.client] += 1
-        self._bytes += len(message.frames[-1])
+        self._bytes += _weight(message)
         return True
 
     def step(self) -> Iterator[FromClient]:
@@ -75,7 +77,7 @@ class Bodies:
 
     def _forget_first(self) -> None:
         message = self.waiting.popleft()
-        self._bytes -= len(message.frames[-1])
+        self._bytes -= _weight(message)
         self._of[message.client] -= 1
         if not self._of[message.client]:
             del self._of[message.client]
@@ -83,3 +85,7 @@ class Bodies:
     def _is_large(self, message: FromClient) -> bool:
         is_large = LARGE <= len(message.frames[-1]) <= self._max_body
         return is_large and wire.open_envelope(message.frames).frames[0] in _KINDS
+
+
+def _weight(message: FromClient) -> int:
+    return len(message.frames[-1]) + _OVERHEAD
