@@ -86,10 +86,11 @@ QUARANTINE_TIME = 300.0
 END_GRACE = 0.05
 """How long a cancelled or timed-out run may take to hand over its partial answer before the worker
 answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
-LATE = 0.005
-"""A loop that calls back this much later than it was asked to has much to do."""
+END_TURNS = 64
+"""How many turns of the worker's loop it is given beyond that: an end takes about 13, and where hundreds of runs
+are cancelled at once, each turn takes long."""
 LONGEST_END_GRACE = 2.0
-"""The same where the worker's loop itself is late, as when hundreds of runs are cancelled at once."""
+"""How long the two together may take."""
 STUCK_GRACE = 10.0
 """How long an ended run's code may go on holding its slot before the worker process is replaced."""
 DRAIN_TIME = 60.0

@@ -290,29 +290,24 @@ class Host:
         if job.ended or job.reason is not None:
             return
         job.end(reason)
-        self._look_later(job, time.monotonic() + limits.LONGEST_END_GRACE, looks=2)
+        give_up = time.monotonic() + limits.LONGEST_END_GRACE
+        job.loop.call_later(limits.END_GRACE, self._answer_for, job, give_up)
 
-    def _look_later(self, job: Job, give_up: float, looks: int) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + limits.END_GRACE / 2
-        loop.call_at(due, self._answer_for, job, due, give_up, looks - 1)
+    def _answer_for(self, job: Job, give_up: float, turns: int = limits.END_TURNS) -> None:
+        """Answer for a run whose code does not, though the loop has come round to it often enough.
 
-    def _answer_for(self, job: Job, due: float, give_up: float, looks: int) -> None:
-        """Answer for a run whose code does not, once the loop was on time at two looks in a row.
-
-        While it is late, as when hundreds of runs end at once, the run's own end is late too.
+        Time alone does not tell: where hundreds of runs end at once, each waits for the others.
         """
         if job.ended:
             return
-        late = asyncio.get_running_loop().time() > due + limits.LATE
-        if (late or looks) and time.monotonic() < give_up:
-            self._look_later(job, give_up, looks=2 if late else looks)
+        if turns and time.monotonic() < give_up:
+            job.loop.call_soon(self._answer_for, job, give_up, turns - 1)
             return
         job.stuck = True
         self._stuck += 1
         self._tell_slots()  # before the terminal message frees the slot in the broker's eyes
         self._fail(job, AxonError.of("cancelled", ""))
-        asyncio.get_running_loop().call_later(limits.STUCK_GRACE, self._replace_if_stuck, job)
+        job.loop.call_later(limits.STUCK_GRACE, self._replace_if_stuck, job)
 
     def _replace_if_stuck(self, job: Job) -> None:
         if job.stuck:
