@@ -102,7 +102,7 @@ class Broker:
         """Clients with unfinished requests that the last send did not find; `loop` reads it."""
         self._expected_workers = expected_workers
         self._settled_at = now + limits.SETTLE_TIME
-        self._held: list[tuple[float, FromClient]] = []
+        self._held: list[FromClient] = []
         """What came while settling, and when."""
         self._held_keys: set[RunKey] = set()
         self._held_bytes = 0
@@ -158,7 +158,7 @@ class Broker:
 
     # --- from clients ------------------------------------------------------------------------------
 
-    def _from_client(self, event: FromClient, now: float, arrived: float | None = None) -> None:
+    def _from_client(self, event: FromClient, now: float) -> None:
         client = event.client
         self._client_back(client)
         envelope = wire.open_envelope(event.frames)
@@ -179,7 +179,7 @@ class Broker:
             self._admission.about_a_run(client, message, now)
         else:
             digest = event.digest or wire.digest(message.body)
-            self._admission.request(client, message, digest, now, now if arrived is None else arrived)
+            self._admission.request(client, message, digest, now, now if event.arrived is None else event.arrived)
 
     def _malformed(self, client: bytes, envelope: wire.Envelope, error: RequestError, now: float) -> None:
         if not envelope.id:
@@ -195,7 +195,7 @@ class Broker:
     def _hold(self, event: FromClient, message: wire.ClientMessage, now: float) -> None:
         self._held_bytes += len(message.body)
         if len(self._held) < self.bounds.max_queued and self._held_bytes <= self.bounds.max_queued_bytes:
-            self._held.append((now, event))
+            self._held.append(event if event.arrived is not None else event._replace(arrived=now))
             self._held_keys.add((event.client, message.id))
             return
         self._held_bytes -= len(message.body)
@@ -312,8 +312,8 @@ class Broker:
         held, self._held, self._held_bytes = self._held, [], 0
         self._held_keys.clear()
         self._out.note(logging.INFO, f"settled with {len(self._workers)} workers; {len(held)} messages were held")
-        for arrived, event in held:
-            self._from_client(event, now, arrived)
+        for event in held:
+            self._from_client(event, now)
         if self.stopping:
             self._stop(now)
 

@@ -15,6 +15,8 @@ class FromClient(NamedTuple):
     frames: list[bytes]
     digest: bytes = b""
     """Of its body, where that was large and has been digested already."""
+    arrived: float | None = None
+    """Seconds of the monotonic clock, where it had to wait in the broker; its `timeout_ms` counts from here."""
 
 
 class FromWorker(NamedTuple):

@@ -21,7 +21,7 @@ from types import FrameType
 import zmq
 
 from axon_zmq import limits, wire
-from axon_zmq.broker.bodies import LARGE, Bodies
+from axon_zmq.broker.bodies import SLICE, Bodies, size
 from axon_zmq.broker.cables import Cables
 from axon_zmq.broker.clients import DELIMITER, SINGLE
 from axon_zmq.broker.core import Broker
@@ -147,7 +147,7 @@ class Loop:
             self._drain_backend(BATCH)
         if self._front in ready:
             self._drain_frontend()
-        for message in self._bodies.step():
+        for message in self._bodies.step(BATCH):
             self._receive(message)
         now = time.monotonic()
         if self._monitor in ready:
@@ -271,6 +271,7 @@ class Loop:
     # --- clients to workers ------------------------------------------------------------------------
 
     def _drain_frontend(self) -> None:
+        now = time.monotonic()
         for _ in range(BATCH):
             if self._bodies.full:
                 return
@@ -283,9 +284,9 @@ class Loop:
                 log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
                 continue
             message = FromClient(client, frames)
-            if not self._bodies.keep(message):
+            if not self._bodies.keep(message, now):
                 self._receive(message)
-            elif len(frames[-1]) >= LARGE:
+            elif size(message) > SLICE:
                 return  # to receive one takes some milliseconds, too
 
     def _connections_changed(self) -> None:
