@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, ModelSettings, RunContext
+from pydantic_ai.exceptions import ModelRequestTimeout
 from pydantic_ai.messages import ModelMessage
-from pydantic_ai.models import Model
+from pydantic_ai.models import Model, StreamedResponse
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
 
 from axon_zmq.worker.ahead import Ahead
 
@@ -166,3 +169,161 @@ def test_the_agent_has_dealt_with_an_event_before_the_model_goes_on():
 
     asyncio.run(run(apart(model_of(stream)), listen))
     assert set(heard) == {0}
+
+
+class Slow(WrapperModel):
+    """A model that opens, or closes, only when it is told to; and says in which task it did what."""
+
+    def __init__(self, wrapped: Model) -> None:
+        super().__init__(wrapped)
+        self.may_open, self.may_close = asyncio.Event(), asyncio.Event()
+        self.reached = asyncio.Event()
+        self.steps: list[tuple[str, asyncio.Task[Any] | None]] = []
+
+    def note(self, step: str) -> None:
+        self.steps.append((step, asyncio.current_task()))
+
+    async def wait(self, may: asyncio.Event, step: str) -> None:
+        try:
+            if not may.is_set():
+                self.reached.set()
+                await may.wait()
+            self.note(step)
+        except asyncio.CancelledError:
+            self.note(f"{step} cancelled")
+            raise
+
+    @asynccontextmanager
+    async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
+        await self.wait(self.may_open, "opened")
+        async with self.wrapped.request_stream(*args, **more) as response:
+            events = response._get_event_iterator
+
+            async def noted() -> AsyncGenerator[Any]:
+                try:
+                    async for event in events():
+                        yield event
+                finally:
+                    self.note("events closed")
+
+            vars(response)["_get_event_iterator"] = noted
+            try:
+                yield response
+            finally:
+                await self.wait(self.may_close, "closed")
+
+
+async def words() -> AsyncIterator[str]:
+    for word in WORDS:
+        yield word
+
+
+async def endless() -> AsyncIterator[str]:
+    yield "a "
+    await asyncio.Event().wait()
+
+
+def names(model: Slow) -> list[str]:
+    return [step for step, _ in model.steps]
+
+
+def nothing_is_left() -> bool:
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("how", [apart, together])
+def test_who_is_cancelled_while_a_response_closes_does_not_leave_it_behind(how):
+    async def cancelled() -> None:
+        model = Slow(model_of(words))
+        model.may_open.set()
+        task = asyncio.create_task(run(how(model)))
+        await model.reached.wait()  # it has been read to its end
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert names(model) == ["opened", "events closed", "closed cancelled"]
+        assert nothing_is_left()
+
+    asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize("how", [apart, together])
+def test_who_is_cancelled_again_while_a_response_closes_waits_no_longer_for_it(how):
+    async def cancelled() -> None:
+        model = Slow(model_of(endless))
+        model.may_open.set()
+        heard = asyncio.Event()
+
+        async def listen(_context: RunContext[Any], events: Any) -> None:
+            async for _ in events:
+                heard.set()
+
+        task = asyncio.create_task(run(how(model), listen))
+        await heard.wait()
+        task.cancel()
+        await model.reached.wait()
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert set(names(model)) - {"events closed"} == {"opened", "closed cancelled"}
+        assert nothing_is_left()
+
+    asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize("how", [apart, together])
+def test_a_request_that_takes_too_long_to_open_is_given_up(how):
+    async def late() -> None:
+        model = Slow(model_of(words))
+        agent = Agent(how(model), model_settings=ModelSettings(request_timeout=0.05))
+        with pytest.raises(ModelRequestTimeout):
+            await agent.run("go", event_stream_handler=drained)
+        assert names(model) == ["opened cancelled"]
+        assert nothing_is_left()
+
+    asyncio.run(late())
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+def test_a_response_that_opens_though_nobody_waits_any_more_is_closed(cancels):
+    class Deaf(Slow):
+        async def wait(self, may: asyncio.Event, step: str) -> None:
+            try:
+                await super().wait(may, step)
+            except asyncio.CancelledError:
+                if step == "closed":
+                    raise
+
+    async def cancelled() -> None:
+        model = Deaf(model_of(words))
+        model.may_close.set()
+        task = asyncio.create_task(run(apart(model)))
+        await model.reached.wait()
+        for _ in range(cancels):
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert names(model)[0] == "opened cancelled"
+        assert names(model)[-1] == "closed"
+        assert nothing_is_left()
+
+    asyncio.run(cancelled())
+
+
+def test_where_the_agent_gives_up_all_of_the_response_is_closed_where_it_was_opened():
+    async def listen(_context: RunContext[Any], events: Any) -> None:
+        async for _ in events:
+            raise KeyError("enough")
+
+    async def giving_up() -> None:
+        model = Slow(model_of(words))
+        model.may_open.set()
+        model.may_close.set()
+        with pytest.raises(KeyError, match="enough"):
+            await run(apart(model), listen)
+        assert names(model) == ["opened", "events closed", "closed"]
+        assert len({task for _, task in model.steps}) == 1
+        assert nothing_is_left()
+
+    asyncio.run(giving_up())

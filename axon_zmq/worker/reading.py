@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 
 from pydantic_ai.messages import ModelResponseStreamEvent
 from pydantic_ai.models import StreamedResponse
@@ -18,13 +18,16 @@ EVENTS = "_get_event_iterator"
 """The method in which a model's class makes its events; what is done with them in general comes after it."""
 
 Events = AsyncIterator[ModelResponseStreamEvent]
+MadeOf = Callable[[Events], AsyncGenerator[ModelResponseStreamEvent]]
 
 
 @asynccontextmanager
 async def apart(
-    request: AbstractAsyncContextManager[StreamedResponse], made_of: Callable[[Events], Events]
+    request: AbstractAsyncContextManager[StreamedResponse], made_of: MadeOf
 ) -> AsyncGenerator[StreamedResponse]:
     """The response of a request that is opened, read and closed in another task, as if it were in this one.
+
+    Context variables that the model sets are the one thing that is not seen here.
 
     Args:
         request: The model's.
@@ -36,15 +39,22 @@ async def apart(
         yield await reading.response
     finally:
         reading.leave(task)
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.result()
+        await _ended(task)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for a task that may have been cancelled; who is cancelled here cancels it, and waits all the same."""
+    here = asyncio.current_task()
+    before = here.cancelling() if here else 0
+    try:
+        await task
+    except asyncio.CancelledError:
+        if here is not None and here.cancelling() > before:
+            raise
 
 
 class _Reading:
-    def __init__(
-        self, request: AbstractAsyncContextManager[StreamedResponse], made_of: Callable[[Events], Events]
-    ) -> None:
+    def __init__(self, request: AbstractAsyncContextManager[StreamedResponse], made_of: MadeOf) -> None:
         self._request = request
         self._made_of = made_of
         self.response: asyncio.Future[StreamedResponse] = asyncio.get_running_loop().create_future()
@@ -54,18 +64,19 @@ class _Reading:
         """The reader wants the next one."""
         self._left = asyncio.Event()
         self._is_read = False
+        """It closes by itself, and in its own time."""
 
     async def work(self) -> None:
         try:
             async with self._request as response:
+                if self.response.cancelled():  # nobody waits any more, and the model did not hear of it
+                    self._is_read = True
+                    return
                 events = getattr(response, EVENTS)
                 vars(response)[EVENTS] = self._events
                 self.response.set_result(response)
                 await self._asked.wait()
-                async for event in self._made_of(events()):
-                    self._asked.clear()
-                    self._handed.put_nowait(event)
-                    await self._asked.wait()
+                await self._hand_on(events())
                 self._is_read = True
                 self._handed.put_nowait(None)
                 await self._left.wait()
@@ -76,6 +87,14 @@ class _Reading:
                 self._handed.put_nowait(error)
             else:
                 self.response.set_exception(error)
+
+    async def _hand_on(self, events: Events) -> None:
+        closing = aclosing(events) if isinstance(events, AsyncGenerator) else nullcontext(events)
+        async with closing, aclosing(self._made_of(events)) as made:
+            async for event in made:
+                self._asked.clear()
+                self._handed.put_nowait(event)
+                await self._asked.wait()
 
     async def _events(self) -> AsyncGenerator[ModelResponseStreamEvent]:
         while True:
