@@ -19,7 +19,8 @@ from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message, send_messag
 BATCH: Final = 256
 """Messages taken in a round before the loop's other callbacks have their turn, and most that are gathered."""
 SOON: Final = 0.001
-"""Seconds that a message may wait for others, so that the peer is woken once for all of them."""
+"""Seconds that a message may wait for others, so that the peer is woken once for all of them; uvloop's clock
+tells no less."""
 LATELY: Final = 0.1
 """Seconds for which it is remembered how late the loop was."""
 WEIGHT: Final = 0.3

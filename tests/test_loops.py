@@ -10,6 +10,7 @@ import pytest
 
 from axon_zmq import Client, wire
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.supervise.doctor import examine
 from axon_zmq.worker.loops import new_loop
 from tests.conftest import AGENTS, Dealer, running
 
@@ -51,3 +52,15 @@ def test_where_uvloop_is_not_installed_auto_is_asyncio_and_uvloop_is_refused(mon
     loop.close()
     with pytest.raises(ConfigurationError, match=r"pip install 'axon-zmq\[uvloop\]'"):
         new_loop("uvloop")
+
+
+def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AXON_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("AXON_LOOP", "uvloop")
+    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert findings["event loop"][:3] == (True, "event loop", "uvloop")
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert not findings["event loop"].good
+    assert "not installed" in findings["event loop"].found

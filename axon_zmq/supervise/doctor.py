@@ -58,8 +58,20 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     yield Finding(bool(found), "supervisord", found or "not on PATH", "activate the environment: . .venv/bin/activate")
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Finding(hard >= 4096, "open files", f"at most {hard}, one a client", "raise `ulimit -Hn`")
+    yield _event_loop(configured.loop)
     yield from _agents(configured)
     yield _daemon(endpoint or configured.frontend, configured)
+
+
+def _event_loop(kind: str) -> Finding:
+    from axon_zmq.worker.loops import new_loop
+
+    try:
+        loop = new_loop(kind)
+    except ConfigurationError as error:
+        return Finding(False, "event loop", str(error), "install it, or unset AXON_LOOP")
+    loop.close()
+    return Finding(True, "event loop", type(loop).__module__.partition(".")[0])
 
 
 def _agents(configured: settings.Settings) -> Iterator[Finding]:
