@@ -166,7 +166,11 @@ class Dealer:
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
-    settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}  # others' are on uvloop
+    settings = {
+        "AXON_AGENTS": AGENTS,
+        "AXON_TOOLSETS": TOOLSETS,
+        "AXON_LOOP": "asyncio",
+    }  # others' are on uvloop, where it is installed
     with running("run_sync", "run", "run_stream", **settings) as shared:
         yield shared
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -68,6 +70,35 @@ def played(play: Callable[[], None]) -> None:
         play()
 
     asyncio.run(run())
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+ODD = [
+    (float("nan"), None),
+    (Colour.RED, "red"),
+    ({1: {2**70}}, {"1": [str(2**70)]}),
+    ({"when": datetime(2026, 1, 1)}, {"when": "2026-01-01T00:00:00"}),
+    (b"\xff", b"\xff"),
+    ("\ud800", "?"),
+]
+
+
+@pytest.mark.parametrize(("value", "shown"), ODD, ids=lambda value: ascii(value))
+def test_what_a_chunk_shows_is_made_plain_and_never_ends_the_run(value, shown, link):
+    held: list[Any] = []
+    held.append(held)
+
+    def play() -> None:
+        job = job_of(link)
+        for data in (value, {"deep": [value]}, held):
+            job.chunk("tool_finished", data, 1, 0)
+
+    played(play)
+    assert [data for _, data in link.sent[:2]] == [shown, {"deep": [shown]}]
+    assert "holds itself" in repr(link.sent[2])
 
 
 def test_one_that_is_in_time_sends_each_delta(link):
