@@ -75,6 +75,18 @@ def test_frames_and_headers(dealer: Dealer, frames, error_type, names):
     assert dealer.silent()
 
 
+@pytest.mark.parametrize("before", [[], [b""]], ids=["bare", "delimiter"])
+@pytest.mark.parametrize("place", range(7))
+def test_a_large_frame_may_be_anywhere(dealer: Dealer, before, place):
+    frames = [b"run", b"1", b"", wire.pack(ECHO), b"", b"", b""][: max(4, place + 1)]
+    frames[place] = b"x" * 200_000
+    dealer.socket.send_multipart([*before, *frames])
+    dealer.socket.send_multipart([*before, b"run", b"2", b"", wire.pack(ECHO)])
+    while (answer := dealer.recv())[1] != b"2":
+        assert answer[0] == b"error"
+    assert answer[2]["result"] == "hi"
+
+
 @pytest.mark.parametrize("frames", [[b"run"], [b""], [b"run", b""], [b"run", b"x" * 300], [b"x"] * 65])
 def test_without_a_readable_id_a_message_is_counted_and_dropped(daemon: Daemon, dealer: Dealer, frames):
     before = dealer.ask(b"ping", b"p")[1]["dropped"]

@@ -49,7 +49,7 @@ from axon_zmq.broker.events import (
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.outboxes import InFlight, Outboxes
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender
+from axon_zmq.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
 from axon_zmq.wire import CONTROL, RunKey
 
 log = logging.getLogger("axon_zmq.broker")
@@ -206,7 +206,8 @@ class Loop:
             if client == CONTROL:
                 self._control(worker, recv(), recv())
                 continue
-            kind, id, body = recv(), recv(), recv()
+            kind, id = recv(), recv()
+            body = taken(recv(0, copy=False), limits.LARGE_MESSAGE) if kind in wire.TERMINAL_KINDS else recv()
             if worker in self._lost_workers or (disowned and self._is_disowned((worker, client, id), kind)):
                 continue
             self._relay(client, kind, id, body)
@@ -276,7 +277,7 @@ class Loop:
             if self._bodies.full:
                 return
             try:
-                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2)
+                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=limits.LARGE_MESSAGE)
             except zmq.Again:
                 return
             if len(frames) > limits.MAX_FRAMES:
