@@ -88,7 +88,7 @@ END_GRACE = 0.05
 answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
 END_TURNS = 64
 """How many turns of the worker's loop it is given beyond that: an end takes about 13, and where hundreds of runs
-are cancelled at once, each turn takes long."""
+are cancelled at once, each turn takes long. (Runs of `run_sync` end in threads, of which the turns say less.)"""
 LONGEST_END_GRACE = 2.0
 """How long the two together may take."""
 STUCK_GRACE = 10.0

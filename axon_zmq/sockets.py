@@ -64,7 +64,7 @@ def recv_message(recv: Recv, most: int | None = None, large: int | None = None) 
     Args:
         recv: The socket's.
         most: Frames.
-        large: Bytes from which a body, the fifth frame or a later one, is `taken` without a copy.
+        large: Bytes from which a body is `taken` without a copy.
 
     Raises:
         zmq.Again: Nothing has come.
@@ -79,13 +79,13 @@ def recv_message(recv: Recv, most: int | None = None, large: int | None = None) 
 
 
 _FIRST_BODY: Final = 4
-"""Identity, kind, id and header come before it."""
+"""Frames before it: identity, kind, id and header. Behind a delimiter it is the header, which may not be that large."""
 
 
 def taken(frame: zmq.Frame, large: int) -> bytes:
     """What a frame holds; where that is so many bytes or more, a view of ZeroMQ's own memory.
 
-    To copy 10 MB takes 1 to 2 ms. A view is no `bytes`, but what is done with a body that is only passed on is the
-    same: `len`, a digest, `send` with `copy=False`.
+    To copy 10 MB takes 1 to 2 ms. A view is no `bytes`, but with a body that is only passed on nothing is done that
+    it cannot: `len`, a digest, `wire.framed`, `send` with `copy=False`.
     """
-    return frame.bytes if len(frame) < large else cast("bytes", frame.buffer)
+    return frame.bytes if len(frame) < large else cast("bytes", frame.buffer.toreadonly())

@@ -174,11 +174,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
-    settings = {
-        "AXON_AGENTS": AGENTS,
-        "AXON_TOOLSETS": TOOLSETS,
-        "AXON_LOOP": "asyncio",
-    }  # others' are on uvloop, where it is installed
+    # Others' workers are on uvloop, where it is installed.
+    settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}
     with running("run_sync", "run", "run_stream", **settings) as shared:
         yield shared
 

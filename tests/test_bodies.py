@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
+import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from axon_zmq import limits, wire
 from axon_zmq.broker.bodies import MOST_BYTES, SLICE, Bodies, size
+from axon_zmq.broker.core import NOTHING, Broker
 from axon_zmq.broker.events import FromClient
+from axon_zmq.broker.journal import Journal
+from axon_zmq.broker.loop import Loop
+from axon_zmq.sockets import receiver, recv_message
 from tests.broker_helpers import Bench
-from tests.conftest import Dealer, running
+from tests.conftest import Dealer, running, wait_until
 
 MAX_BODY = 2**24
 
@@ -51,7 +58,7 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
         assert each.digest in (b"", wire.digest(each.frames[-1]))
         kind, _, _, body = each.frames[-4:]
         assert bool(each.digest) == (kind in (b"run", b"run_stream", b"describe") and SLICE < len(body) <= MAX_BODY)
-    assert repr(bodies) == "<Bodies <FairQueue 0 requests of 0 clients, 0 bytes>, None bytes under way>"
+    assert repr(bodies) == "<Bodies of 0 clients, 0 bytes>"
 
 
 def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
@@ -61,8 +68,7 @@ def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
     assert bodies.keep(small, 8.0)
     assert not bodies.keep(other, 9.0)
     assert [list(bodies.step(9)) for _ in range(3)] == [[], [], []]
-    assert [(each.frames, each.arrived) for each in bodies.step(9)] == [(large.frames, 7.0)]
-    assert list(bodies.step(9)) == [small._replace(arrived=8.0)]
+    assert [(each.frames, each.arrived) for each in bodies.step(9)] == [(large.frames, 7.0), (small.frames, 8.0)]
     assert not bodies.keep(small, 10.0)
 
 
@@ -74,6 +80,22 @@ def test_clients_with_large_bodies_take_turns():
     while bodies.waiting:
         judged += [each.frames[1] for each in bodies.step(9)]
     assert judged == [b"1", b"4", b"5", b"2", b"3"]
+
+
+def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
+    """One client has large bodies all the time, another sent one, and then says small things all the time."""
+    bodies, sent, heard = Bodies(MAX_BODY), dict[bytes, int](), list[int]()
+    bodies.keep(message(b"a", b"0", 2 * SLICE), 0.0)
+    for turn in range(2000):
+        if len(bodies._clients.get(b"b", ())) < 2:
+            bodies.keep(message(b"b", b"large", 40 * SLICE), 0.0)
+        if turn % 10 == 0:
+            id = b"%d" % turn
+            if bodies.keep(message(b"a", id, 1, b"cancel"), 0.0):
+                sent[id] = turn
+        heard += [turn - sent[each.frames[1]] for each in bodies.step(9) if each.frames[1] in sent]
+    assert not bodies._clients.get(b"a")
+    assert max(heard, default=0) <= 40
 
 
 def test_where_much_waits_no_more_is_received():
@@ -96,7 +118,21 @@ def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
     bodies.keep(message(b"a", b"1", 2 * SLICE), 0.0)
     for _ in range(20):
         bodies.keep(message(b"a", b"2", 1), 0.0)
-    assert [len(list(bodies.step(8))) for _ in range(5)] == [0, 1, 8, 8, 4]
+    assert [len(list(bodies.step(8))) for _ in range(5)] == [0, 8, 8, 5, 0]
+
+
+def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
+    bodies, judged = Bodies(MAX_BODY), list[bytes]()
+    bodies.keep(message(b"a", b"0", 2 * SLICE), 0.0)
+    bodies.keep(message(b"b", b"large", 2 * SLICE), 0.0)
+    for _ in range(20):
+        for _ in range(9):
+            assert bodies.keep(message(b"a", b"x", 1), 0.0)
+        judged += [each.frames[1] for each in bodies.step(8)]
+    assert b"large" in judged[:30]
+
+
+def test_a_message_takes_what_all_its_frames_take():
     assert size(message(b"a", b"2", 1)) == limits.KIB + 5
 
 
@@ -131,3 +167,34 @@ def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_a
         for number in range(5):
             assert seen[b"large%d" % number].count(b"accepted") == 2
             assert seen[b"small%d" % number] == [b"accepted", b"complete"]
+
+
+def test_large_bodies_are_received_without_a_copy_and_nothing_else_is():
+    large = b"x" * limits.LARGE_MESSAGE
+    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
+        one.bind("inproc://one")
+        other.connect("inproc://one")
+        for frames in ([large] * 4, [b"a", b"run", b"1", b"", large[1:]], [b"a", b"run", b"1", b"", large]):
+            other.send_multipart(frames)
+            taken = recv_message(receiver(one), large=limits.LARGE_MESSAGE)
+            assert taken == frames
+            views = [isinstance(frame, memoryview) for frame in taken]
+            assert views == [False] * (len(frames) - 1) + [len(frames) == 5 and frames[4] == large]
+    assert limits.MAX_HEADER < limits.LARGE_MESSAGE  # so a header that is a view is refused before it is read
+
+
+def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
+    core = Broker("boot", limits.BrokerLimits(), "0", 0, time.monotonic(), NOTHING)
+    frontend, backend = (f"ipc://{tmp_path / name}" for name in ("front", "back"))
+    loop = Loop(core, Journal(tmp_path / "journal", (), time.monotonic()), frontend, backend, MAX_BODY)
+    with Dealer(frontend) as dealer:
+        for number in range(5):
+            dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE)
+        wait_until(lambda: loop._drain_frontend() or loop._bodies._bytes > 5 * 8 * SLICE, "all of them")
+        loop._asked_to_stop = True
+        wait_until(lambda: loop._turn({loop._front}) or core.stopped, "its end")
+        loop._close()
+        answers = [dealer.recv() for _ in range(5)]
+    assert [(kind, id, body["error_type"]) for kind, id, body in answers] == [
+        (b"error", b"%d" % number, "shutting_down") for number in range(5)
+    ]

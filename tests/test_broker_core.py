@@ -153,6 +153,15 @@ def test_rule_10_time_counts_from_arrival_also_while_settling():
     assert bench.dispatched[0][2]["deadline"] == 1003.0
 
 
+def test_rule_10_time_that_a_large_body_waited_before_counts_too():
+    bench = Bench(settle=False)
+    frames = [b"run", b"1", wire.pack({"timeout_ms": 6000}), wire.pack({})]
+    bench.feed(FromClient(A, frames, b"digest", bench.now - 1.0))
+    bench.add_worker(b"w")
+    bench.pass_time(limits.SETTLE_TIME)
+    assert bench.dispatched[0][2]["deadline"] == 1005.0
+
+
 def test_what_was_held_is_answered_when_the_broker_stops():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1")

@@ -101,6 +101,11 @@ def test_single_frame_replies_hold_the_same_messages(daemon: Daemon):
     dealer.send(b"ping", b"2")  # from then on, for all requests
     [frame] = dealer.socket.recv_multipart()
     assert msgpack.unpackb(frame)[0] == "pong"
+    said = "x" * limits.LARGE_MESSAGE
+    dealer.send(b"run", b"3", None, {"agent": "echo", "prompt": said})
+    [frame] = dealer.socket.recv_multipart()
+    kind, id, body = msgpack.unpackb(frame, timestamp=3)
+    assert (kind, id, body["result"]) == ("complete", b"3", said)
     dealer.close()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 
 import pytest
 
 from axon_zmq import Client, wire
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.supervise.doctor import examine
-from axon_zmq.worker.loops import new_loop
+from axon_zmq.worker.loops import Turns, new_loop
 from tests.conftest import AGENTS, Dealer, running
 
 LONG = {"agent": {"model": "synthetic:tokens=1000,delay_ms=20"}, "prompt": "x"}
@@ -64,3 +65,30 @@ def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
     findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
     assert not findings["event loop"].good
     assert "not installed" in findings["event loop"].found
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_turns_pass_with_what_is_ready_and_no_later_than_they_may(kind):
+    turns, passed = Turns(10), list[str]()
+
+    async def look() -> None:
+        start = time.monotonic()
+        turns.pass_before(lambda: passed.append("first"), start + 60)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        turns.pass_before(lambda: passed.append("second"), start + 60)
+        assert passed == []
+        for _ in range(6):
+            await asyncio.sleep(0)
+        assert passed == ["first"]
+        for _ in range(6):
+            await asyncio.sleep(0)
+        assert passed == ["first", "second"]
+        turns.pass_before(lambda: passed.append("late"), start)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert passed[2:] == ["late"]
+
+    loop = new_loop(kind)
+    loop.run_until_complete(look())
+    loop.close()

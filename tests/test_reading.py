@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -283,6 +284,60 @@ def test_a_request_that_takes_too_long_to_open_is_given_up(how):
         assert nothing_is_left()
 
     asyncio.run(late())
+
+
+@pytest.mark.parametrize("how", [apart, together])
+def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
+    class Forgiving(WrapperModel):
+        @asynccontextmanager
+        async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
+            with suppress(ConnectionError):
+                async with self.wrapped.request_stream(*args, **more) as response:
+                    yield response
+
+    async def stream() -> AsyncIterator[str]:
+        yield "one "
+        yield "two "
+        raise ConnectionError("by the network")
+
+    async def forgiven() -> None:
+        async with asyncio.timeout(5):
+            result = await run(how(Forgiving(model_of(stream))))
+        assert "one " in result.output
+        assert nothing_is_left()
+
+    asyncio.run(forgiven())
+
+
+@pytest.mark.parametrize("how", [apart, together])
+def test_a_response_whose_close_is_a_cancel_cancels_the_agent(how):
+    class Ending(WrapperModel):
+        @asynccontextmanager
+        async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
+            async with self.wrapped.request_stream(*args, **more) as response:
+                yield response
+            raise asyncio.CancelledError("by the close")
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run(how(Ending(model_of(words)))))
+
+
+def test_events_that_cannot_be_closed_are_read_all_the_same():
+    class Plain(WrapperModel):
+        @asynccontextmanager
+        async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
+            async with self.wrapped.request_stream(*args, **more) as response:
+                vars(response)["_get_event_iterator"] = partial(Unclosable, response._get_event_iterator())
+                yield response
+
+    class Unclosable:
+        def __init__(self, events: AsyncIterator[Any]) -> None:
+            self.events = events
+
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return self.events
+
+    assert asyncio.run(run(apart(Plain(model_of(words))))).output == "".join(WORDS)
 
 
 @pytest.mark.parametrize("cancels", [1, 2])

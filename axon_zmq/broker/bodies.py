@@ -1,17 +1,18 @@
 """Large bodies, digested a slice in each turn of the loop: nobody waits while one is read through.
 
 What tells a repeated request from another one is a digest of its body, and for 10 MB that takes 15 ms. What the same
-client sends meanwhile waits behind it, so each client's messages keep their order; the clients take turns.
+client sends meanwhile waits behind it, so each client's messages keep their order. The clients take turns, a large body
+each with all that came behind it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from axon_zmq import limits, wire
 from axon_zmq.broker.events import FromClient
-from axon_zmq.broker.queues import FairQueue
 
 SLICE: Final = 256 * limits.KIB
 """Bytes that are digested in a turn, half a millisecond; a body that is no larger is digested at once."""
@@ -28,10 +29,6 @@ class _Kept(NamedTuple):
     size: int
     is_large: bool
 
-    @property
-    def client(self) -> bytes:
-        return self.message.client
-
 
 class Bodies:
     """Messages with large bodies, and those of the same clients behind them.
@@ -42,25 +39,25 @@ class Bodies:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._queue: FairQueue[_Kept] = FairQueue()
-        self._first: _Kept | None = None
-        """The one that is being digested."""
+        self._clients: OrderedDict[bytes, deque[_Kept]] = OrderedDict()
+        """What waits of each, a large one first; but the client whose turn it is may be past its large one."""
+        self._bytes = 0
         self._digest = wire.digesting()
         self._read = 0
-        """Bytes of it that are in the digest."""
+        """Bytes of the very first one that are in the digest."""
 
     def __repr__(self) -> str:
-        return f"<Bodies {self._queue!r}, {self._first and self._first.size} bytes under way>"
+        return f"<Bodies of {len(self._clients)} clients, {self._bytes} bytes>"
 
     @property
     def waiting(self) -> bool:
         """Whether there is something to do."""
-        return self._first is not None or self._queue.count > 0
+        return bool(self._clients)
 
     @property
     def full(self) -> bool:
         """Whether so much waits that no more should be received."""
-        return self._queue.bytes + (self._first.size if self._first else 0) >= MOST_BYTES
+        return self._bytes >= MOST_BYTES
 
     def keep(self, message: FromClient, arrived: float) -> bool:
         """Take a message that is to wait; False where it may be judged at once.
@@ -70,34 +67,46 @@ class Bodies:
             arrived: Seconds of the monotonic clock: its `timeout_ms` counts from here.
         """
         is_large = self._is_large(message)
-        if not is_large and not self._waits(message.client):
+        if not is_large and message.client not in self._clients:
             return False
-        self._queue.push(_Kept(message._replace(arrived=arrived), size(message), is_large))
+        kept = _Kept(message._replace(arrived=arrived), size(message), is_large)
+        self._clients.setdefault(message.client, deque()).append(kept)
+        self._bytes += kept.size
         return True
 
     def step(self, most: int) -> Iterator[FromClient]:
         """Digest a slice; the messages that may be judged now, `most` of them, with their digests."""
+        may_read = True
         for _ in range(most):
-            if self._first is None:
-                if not self._queue.count:
+            if not self._clients:
+                return
+            message, _, is_large = next(iter(self._clients.values()))[0]
+            if is_large:
+                if not may_read:
+                    return  # the next slice is for the next turn
+                may_read = False
+                if not self._read_slice(message.frames[-1]):
                     return
-                self._first = self._queue.pop()
-            kept = self._first
-            if not kept.is_large:
-                self._first = None
-                yield kept.message
-                continue
-            body = kept.message.frames[-1]
-            self._digest.update(memoryview(body)[self._read : self._read + SLICE])
-            self._read += SLICE
-            if self._read >= len(body):
-                digest = self._digest.digest()
-                self._digest, self._read, self._first = wire.digesting(), 0, None
-                yield kept.message._replace(digest=digest)
-            return  # the next slice is for the next turn
+                message = message._replace(digest=self._digest.digest())
+                self._digest, self._read = wire.digesting(), 0
+            self._forget_first()
+            yield message
+        if self._clients:  # whoever sends more than that at a time does not keep its turn
+            self._clients.move_to_end(next(iter(self._clients)))
 
-    def _waits(self, client: bytes) -> bool:
-        return (self._first is not None and self._first.client == client) or self._queue.of_client(client) > 0
+    def _read_slice(self, body: bytes) -> bool:
+        """Whether it has been read to its end."""
+        self._digest.update(memoryview(body)[self._read : self._read + SLICE])
+        self._read += SLICE
+        return self._read >= len(body)
+
+    def _forget_first(self) -> None:
+        client, waiting = next(iter(self._clients.items()))
+        self._bytes -= waiting.popleft().size
+        if not waiting:
+            del self._clients[client]
+        elif waiting[0].is_large:
+            self._clients.move_to_end(client)
 
     def _is_large(self, message: FromClient) -> bool:
         is_large = SLICE < len(message.frames[-1]) <= self._max_body

@@ -162,7 +162,7 @@ class Loop:
             self._outboxes.flush_due(self._send, now)
         if now >= self._core.next_timer():
             self._receive(Tick())
-        if self._asked_to_stop and not self._core.stopping:
+        if self._asked_to_stop and not self._core.stopping and not self._bodies.waiting:
             self._receive(Stop())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -189,6 +189,8 @@ class Loop:
         self._front.close()
         self._back.close()
         self._context.term()
+        self._wakeup.close()
+        self._wakeup_end.close()
         self._journal.close()
 
     # --- workers to clients: the fast path ---------------------------------------------------------
@@ -274,7 +276,7 @@ class Loop:
     def _drain_frontend(self) -> None:
         now = time.monotonic()
         for _ in range(BATCH):
-            if self._bodies.full:
+            if self._bodies.full or (self._asked_to_stop and self._bodies.waiting):
                 return
             try:
                 client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=limits.LARGE_MESSAGE)

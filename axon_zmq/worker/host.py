@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.credit import Credit
 from axon_zmq.worker.jobs import Job, Mode
 from axon_zmq.worker.link import Link
+from axon_zmq.worker.loops import Turns
 from axon_zmq.worker.outbox import Identity, Outbox
 from axon_zmq.worker.remote_tools import RemoteCall, read_answer
 from axon_zmq.worker.replays import Replays
@@ -77,6 +79,7 @@ class Host:
         self._registry = registry
         self._jobs: dict[tuple[bytes, bytes], Job] = {}
         self._stuck = 0
+        self._turns = Turns(limits.END_TURNS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pack = packing.packer()
         self.registered = asyncio.Event()
@@ -290,18 +293,18 @@ class Host:
         if job.ended or job.reason is not None:
             return
         job.end(reason)
-        give_up = time.monotonic() + limits.LONGEST_END_GRACE
-        job.loop.call_later(limits.END_GRACE, self._answer_for, job, give_up)
+        job.loop.call_later(limits.END_GRACE, self._wait_for, job, time.monotonic() + limits.LONGEST_END_GRACE)
 
-    def _answer_for(self, job: Job, give_up: float, turns: int = limits.END_TURNS) -> None:
+    def _wait_for(self, job: Job, give_up: float) -> None:
         """Answer for a run whose code does not, though the loop has come round to it often enough.
 
         Time alone does not tell: where hundreds of runs end at once, each waits for the others.
         """
+        if not job.ended:
+            self._turns.pass_before(partial(self._answer_for, job), give_up)
+
+    def _answer_for(self, job: Job) -> None:
         if job.ended:
-            return
-        if turns and time.monotonic() < give_up:
-            job.loop.call_soon(self._answer_for, job, give_up, turns - 1)
             return
         job.stuck = True
         self._stuck += 1

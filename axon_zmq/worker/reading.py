@@ -27,7 +27,8 @@ async def apart(
 ) -> AsyncGenerator[StreamedResponse]:
     """The response of a request that is opened, read and closed in another task, as if it were in this one.
 
-    Context variables that the model sets are the one thing that is not seen here.
+    Two things differ: context variables that the model sets are not seen here; and where this is left before the
+    response was read to its end, whatever the reason, the model sees that it is cancelled.
 
     Args:
         request: The model's.
@@ -38,14 +39,17 @@ async def apart(
     try:
         yield await reading.response
     finally:
-        reading.leave(task)
-        await _ended(task)
+        if reading.leave():
+            await _cancelled(task)
+        else:
+            await task
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait for a task that may have been cancelled; who is cancelled here cancels it, and waits all the same."""
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; who is cancelled while it waits here cancels it again, and hears of it."""
     here = asyncio.current_task()
     before = here.cancelling() if here else 0
+    task.cancel()
     try:
         await task
     except asyncio.CancelledError:
@@ -63,23 +67,25 @@ class _Reading:
         self._asked = asyncio.Event()
         """The reader wants the next one."""
         self._left = asyncio.Event()
-        self._is_read = False
-        """It closes by itself, and in its own time."""
+        self._closes_itself = False
 
     async def work(self) -> None:
+        """Open, read and close it; however that ends, `response` or who reads the events is told."""
         try:
             async with self._request as response:
                 if self.response.cancelled():  # nobody waits any more, and the model did not hear of it
-                    self._is_read = True
+                    self._closes_itself = True
                     return
                 events = getattr(response, EVENTS)
                 vars(response)[EVENTS] = self._events
                 self.response.set_result(response)
                 await self._asked.wait()
                 await self._hand_on(events())
-                self._is_read = True
+                self._closes_itself = True
                 self._handed.put_nowait(None)
                 await self._left.wait()
+            if not self._closes_itself:  # the model raised something, and took it back where it closes
+                self._handed.put_nowait(None)
         except BaseException as error:  # the agent's own task raises it, an exit or a model's own cancel too
             if self._left.is_set():
                 raise
@@ -106,8 +112,7 @@ class _Reading:
                 raise event
             yield event
 
-    def leave(self, task: asyncio.Task[None]) -> None:
-        """Close the response, wherever it is."""
+    def leave(self) -> bool:
+        """The response is not read any more; whether it has to be cancelled to be closed."""
         self._left.set()
-        if not self._is_read:
-            task.cancel()
+        return not self._closes_itself
