@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import hypothesis
 import pytest
 import zmq
 
 from axon_zmq import Client, wire
 from bench.processes import free_port
 
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 PATIENCE = 20.0
 """Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
 ROOT = Path(__file__).parent.parent

@@ -225,8 +225,9 @@ def test_ended_runs_outlive_the_whole_daemon():
         own.kill("broker", signal.SIGTERM)
         assert len(files(own.run_dir)) == 1
         dealer.send(b"resume", b"1")
-        own.start_broker()
         own.start_worker("run", 2)
+        wait_until(lambda: "serves run" in own.log("run-2"), "its start")  # which may take longer than a broker settles
+        own.start_broker()
         assert dealer.until_end(b"1")[-1] == first
         assert files(own.run_dir) == []
 
