@@ -76,7 +76,7 @@ class Simulation:
 
     def request(self, client: bytes, kind: str = "") -> None:
         id = b"%d" % next(self._ids)
-        self.feed(FromClient(client, [b"run_stream", id, b"", id]), kind)
+        self.feed(FromClient(client, [b"run_stream", id, b"", id], self.now), kind)
 
     def measure(self) -> dict[str, float]:
         """Each kind of event by its row's name, in the row's unit."""
@@ -86,9 +86,9 @@ class Simulation:
             self.feed(Ended(self._held.pop(key), *key), "ended")
             self.request(key[0], "request")
         for client, id in list(self._held)[:EACH]:
-            self.feed(FromClient(client, [b"cancel", id]), "cancel")
+            self.feed(FromClient(client, [b"cancel", id], self.now), "cancel")
         for number in range(EACH):
-            self.feed(FromClient(b"c-%d" % (number % self.clients), [b"ping", b"p"]), "ping")
+            self.feed(FromClient(b"c-%d" % (number % self.clients), [b"ping", b"p"], self.now), "ping")
             self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
         for _ in range(40):
             self._let_time_pass()

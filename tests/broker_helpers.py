@@ -103,7 +103,7 @@ class Bench:
             *(part if isinstance(part, bytes) else wire.pack(part or {}) for part in (header, body)),
         ]
         before = len(self.to_clients)
-        self.feed(FromClient(client, frames))
+        self.feed(FromClient(client, frames, self.now))
         return self.to_clients[before:]
 
     def pass_time(self, seconds: float) -> list[ToClient]:

@@ -21,8 +21,10 @@ from tests.conftest import Dealer, running, wait_until
 MAX_BODY = 2**24
 
 
-def message(client: bytes, id: bytes, size: int, kind: bytes = b"run", delimiter: bool = False) -> FromClient:
-    return FromClient(client, [*([b""] if delimiter else []), kind, id, b"", id * (size // len(id))])
+def message(
+    client: bytes, id: bytes, size: int, kind: bytes = b"run", delimiter: bool = False, arrived: float = 0.0
+) -> FromClient:
+    return FromClient(client, [*([b""] if delimiter else []), kind, id, b"", id * (size // len(id))], arrived)
 
 
 @given(
@@ -45,7 +47,7 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
         for number, (client, size, kind, delimiter) in enumerate(sent)
     ]
     for each in messages:
-        if not bodies.keep(each, 0.0):
+        if not bodies.keep(each):
             judged.append(each)
         for _ in range(steps_between):
             judged += bodies.step(most)
@@ -63,20 +65,21 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
 
 def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
     bodies = Bodies(MAX_BODY)
-    large, small, other = message(b"a", b"1", 4 * SLICE), message(b"a", b"2", 1), message(b"b", b"3", 1)
-    assert bodies.keep(large, 7.0)
-    assert bodies.keep(small, 8.0)
-    assert not bodies.keep(other, 9.0)
+    large, small = message(b"a", b"1", 4 * SLICE, arrived=7.0), message(b"a", b"2", 1, arrived=8.0)
+    other = message(b"b", b"3", 1)
+    assert bodies.keep(large)
+    assert bodies.keep(small)
+    assert not bodies.keep(other)
     assert [list(bodies.step(9)) for _ in range(3)] == [[], [], []]
     assert [(each.frames, each.arrived) for each in bodies.step(9)] == [(large.frames, 7.0), (small.frames, 8.0)]
-    assert not bodies.keep(small, 10.0)
+    assert not bodies.keep(small)
 
 
 def test_clients_with_large_bodies_take_turns():
     bodies, judged = Bodies(MAX_BODY), []
     for client, ids in ((b"a", b"123"), (b"b", b"4"), (b"c", b"5")):
         for id in ids:
-            bodies.keep(message(client, bytes([id]), 2 * SLICE), 0.0)
+            bodies.keep(message(client, bytes([id]), 2 * SLICE))
     while bodies.waiting:
         judged += [each.frames[1] for each in bodies.step(9)]
     assert judged == [b"1", b"4", b"5", b"2", b"3"]
@@ -85,13 +88,13 @@ def test_clients_with_large_bodies_take_turns():
 def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
     """One client has large bodies all the time, another sent one, and then says small things all the time."""
     bodies, sent, heard = Bodies(MAX_BODY), dict[bytes, int](), list[int]()
-    bodies.keep(message(b"a", b"0", 2 * SLICE), 0.0)
+    bodies.keep(message(b"a", b"0", 2 * SLICE))
     for turn in range(2000):
         if len(bodies._clients.get(b"b", ())) < 2:
-            bodies.keep(message(b"b", b"large", 40 * SLICE), 0.0)
+            bodies.keep(message(b"b", b"large", 40 * SLICE))
         if turn % 10 == 0:
             id = b"%d" % turn
-            if bodies.keep(message(b"a", id, 1, b"cancel"), 0.0):
+            if bodies.keep(message(b"a", id, 1, b"cancel")):
                 sent[id] = turn
         heard += [turn - sent[each.frames[1]] for each in bodies.step(9) if each.frames[1] in sent]
     assert not bodies._clients.get(b"a")
@@ -101,33 +104,33 @@ def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
 def test_where_much_waits_no_more_is_received():
     bodies, count = Bodies(MAX_BODY), 0
     while not bodies.full:
-        bodies.keep(message(b"a", b"1", MAX_BODY), 0.0)
+        bodies.keep(message(b"a", b"1", MAX_BODY))
         count += 1
     assert count == MOST_BYTES // MAX_BODY
     while bodies.full:
         list(bodies.step(9))
     kept = 0
     while not bodies.full:  # behind the others, and not without end: what is no body is counted, too
-        assert bodies.keep(FromClient(b"a", [b"run", b"2", b"h" * limits.MIB, b""]), 0.0)
+        assert bodies.keep(FromClient(b"a", [b"run", b"2", b"h" * limits.MIB, b""], 0.0))
         kept += 1
     assert kept == MAX_BODY // limits.MIB
 
 
 def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
     bodies = Bodies(MAX_BODY)
-    bodies.keep(message(b"a", b"1", 2 * SLICE), 0.0)
+    bodies.keep(message(b"a", b"1", 2 * SLICE))
     for _ in range(20):
-        bodies.keep(message(b"a", b"2", 1), 0.0)
+        bodies.keep(message(b"a", b"2", 1))
     assert [len(list(bodies.step(8))) for _ in range(5)] == [0, 8, 8, 5, 0]
 
 
 def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
     bodies, judged = Bodies(MAX_BODY), list[bytes]()
-    bodies.keep(message(b"a", b"0", 2 * SLICE), 0.0)
-    bodies.keep(message(b"b", b"large", 2 * SLICE), 0.0)
+    bodies.keep(message(b"a", b"0", 2 * SLICE))
+    bodies.keep(message(b"b", b"large", 2 * SLICE))
     for _ in range(20):
         for _ in range(9):
-            assert bodies.keep(message(b"a", b"x", 1), 0.0)
+            assert bodies.keep(message(b"a", b"x", 1))
         judged += [each.frames[1] for each in bodies.step(8)]
     assert b"large" in judged[:30]
 
@@ -140,7 +143,7 @@ def test_time_that_a_large_body_waits_counts_as_the_requests_own():
     bench = Bench()
     bench.add_worker(b"w")
     frames = [b"run", b"1", wire.pack({"timeout_ms": 5000}), b"body"]
-    bench.feed(FromClient(b"a", frames, b"digest", bench.now - 4.0))
+    bench.feed(FromClient(b"a", frames, bench.now - 4.0, b"digest"))
     [(_, _, lease)] = bench.dispatched
     assert lease == {"deadline": bench.now + 1.0, "attempt": 1, "digest": b"digest"}
 

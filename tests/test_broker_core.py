@@ -156,7 +156,7 @@ def test_rule_10_time_counts_from_arrival_also_while_settling():
 def test_rule_10_time_that_a_large_body_waited_before_counts_too():
     bench = Bench(settle=False)
     frames = [b"run", b"1", wire.pack({"timeout_ms": 6000}), wire.pack({})]
-    bench.feed(FromClient(A, frames, b"digest", bench.now - 1.0))
+    bench.feed(FromClient(A, frames, bench.now - 1.0, b"digest"))
     bench.add_worker(b"w")
     bench.pass_time(limits.SETTLE_TIME)
     assert bench.dispatched[0][2]["deadline"] == 1005.0
@@ -543,7 +543,7 @@ def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
 def test_a_req_client_gets_no_alive_in_place_of_its_answer():
     bench = Bench()
     bench.add_worker(b"w")
-    bench.feed(FromClient(A, [b"", b"run", b"1", b"", b""]))
+    bench.feed(FromClient(A, [b"", b"run", b"1", b"", b""], bench.now))
     assert bench.pass_time(limits.ALIVE_INTERVAL) == []
 
 

@@ -803,7 +803,7 @@ def test_frames_of_a_disowned_run_are_of_its_old_holder_only():
     bench = Bench()
     bench.add_worker(b"first", slots=2)
     bench.send(A, "run", b"1")
-    bench.feed(FromClient(A, [b"run", b"2", b"", b""]))
+    bench.feed(FromClient(A, [b"run", b"2", b"", b""], bench.now))
     bench.add_worker(b"late", slots=2, holds=[held((A, b"1"))])
     assert (b"first", A, b"1") not in bench.broker.disowned
     assert (b"late", A, b"2") not in bench.broker.disowned

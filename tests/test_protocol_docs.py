@@ -183,7 +183,9 @@ class Asked:
 
     def send(self, kind: str, header: Mapping[str, Any] | None = None, body: bytes = b"") -> list[tuple[str, bytes]]:
         frames = [kind.encode(), b"1", wire.pack(header or {}), body]
-        return self._to_client(self.broker.receive(FromClient(b"client", frames), limits.SETTLE_TIME))
+        return self._to_client(
+            self.broker.receive(FromClient(b"client", frames, limits.SETTLE_TIME), limits.SETTLE_TIME)
+        )
 
     @staticmethod
     def _to_client(effects: list[Any]) -> list[tuple[str, bytes]]:

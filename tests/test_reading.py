@@ -47,6 +47,10 @@ async def run(model: Model, listen: Any = drained) -> Any:
     return await Agent().run("go", model=model, event_stream_handler=listen)
 
 
+def nothing_is_left() -> bool:
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
 def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
     tasks: Tasks = []
 
@@ -66,7 +70,7 @@ def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
         assert len(tasks) == len(WORDS) + 2
         assert len(set(tasks)) == 1
         assert asyncio.current_task() not in tasks
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert nothing_is_left()
 
     asyncio.run(both())
 
@@ -84,7 +88,7 @@ def test_what_the_model_raises_the_agent_raises(how, error, after):
         with pytest.raises(error, match="by the model"):
             async with asyncio.timeout(5):
                 await run(how(model_of(stream)))
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert nothing_is_left()
 
     asyncio.run(failing())
 
@@ -124,7 +128,7 @@ def test_where_the_agent_is_cancelled_the_model_is_closed_before_it_has_ended(ho
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [type(error) for error in closed] == [asyncio.CancelledError]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert nothing_is_left()
 
     asyncio.run(cancelled())
 
@@ -148,7 +152,7 @@ def test_where_the_agent_gives_up_the_model_is_closed():
         with pytest.raises(KeyError, match="enough"):
             await run(apart(model_of(stream)), listen)
         assert closed == [True]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert nothing_is_left()
 
     asyncio.run(giving_up())
 
@@ -226,10 +230,6 @@ async def endless() -> AsyncIterator[str]:
 
 def names(model: Slow) -> list[str]:
     return [step for step, _ in model.steps]
-
-
-def nothing_is_left() -> bool:
-    return asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize("how", [apart, together])

@@ -59,17 +59,12 @@ class Bodies:
         """Whether so much waits that no more should be received."""
         return self._bytes >= MOST_BYTES
 
-    def keep(self, message: FromClient, arrived: float) -> bool:
-        """Take a message that is to wait; False where it may be judged at once.
-
-        Args:
-            message: It.
-            arrived: Seconds of the monotonic clock: its `timeout_ms` counts from here.
-        """
+    def keep(self, message: FromClient) -> bool:
+        """Take a message that is to wait; False where it may be judged at once."""
         is_large = self._is_large(message)
         if not is_large and message.client not in self._clients:
             return False
-        kept = _Kept(message._replace(arrived=arrived), size(message), is_large)
+        kept = _Kept(message, size(message), is_large)
         self._clients.setdefault(message.client, deque()).append(kept)
         self._bytes += kept.size
         return True

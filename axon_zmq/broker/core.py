@@ -103,7 +103,7 @@ class Broker:
         self._expected_workers = expected_workers
         self._settled_at = now + limits.SETTLE_TIME
         self._held: list[FromClient] = []
-        """What came while settling, and when."""
+        """What came while settling."""
         self._held_keys: set[RunKey] = set()
         self._held_bytes = 0
         self.next_alive = now + limits.ALIVE_INTERVAL
@@ -174,12 +174,12 @@ class Broker:
         if message.kind == "ping":
             self._ping(client, message, now)
         elif self.settling and message.kind != "describe" and self._runs.get((client, message.id)) is None:
-            self._hold(event, message, now)
+            self._hold(event, message)
         elif message.kind in _ABOUT_A_RUN:
             self._admission.about_a_run(client, message, now)
         else:
             digest = event.digest or wire.digest(message.body)
-            self._admission.request(client, message, digest, now, now if event.arrived is None else event.arrived)
+            self._admission.request(client, message, digest, now, event.arrived)
 
     def _malformed(self, client: bytes, envelope: wire.Envelope, error: RequestError, now: float) -> None:
         if not envelope.id:
@@ -192,10 +192,10 @@ class Broker:
             self._out.error(client, envelope.id, error)
         self._out.complain(f"{error} (from {wire.shown(client)})", envelope.id, now)
 
-    def _hold(self, event: FromClient, message: wire.ClientMessage, now: float) -> None:
+    def _hold(self, event: FromClient, message: wire.ClientMessage) -> None:
         self._held_bytes += len(message.body)
         if len(self._held) < self.bounds.max_queued and self._held_bytes <= self.bounds.max_queued_bytes:
-            self._held.append(event if event.arrived is not None else event._replace(arrived=now))
+            self._held.append(event)
             self._held_keys.add((event.client, message.id))
             return
         self._held_bytes -= len(message.body)

@@ -13,10 +13,10 @@ class FromClient(NamedTuple):
 
     client: bytes
     frames: list[bytes]
+    arrived: float
+    """Seconds of the monotonic clock; its `timeout_ms` counts from here, wherever it waits."""
     digest: bytes = b""
     """Of its body, where that was large and has been digested already."""
-    arrived: float | None = None
-    """Seconds of the monotonic clock, where it had to wait in the broker; its `timeout_ms` counts from here."""
 
 
 class FromWorker(NamedTuple):

@@ -286,8 +286,8 @@ class Loop:
                 self._core.dropped += 1
                 log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
                 continue
-            message = FromClient(client, frames)
-            if not self._bodies.keep(message, now):
+            message = FromClient(client, frames, now)
+            if not self._bodies.keep(message):
                 self._receive(message)
             elif size(message) > SLICE:
                 return  # to receive one takes some milliseconds, too

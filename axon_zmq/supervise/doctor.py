@@ -64,14 +64,14 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
 
 
 def _event_loop(kind: str) -> Finding:
-    from axon_zmq.worker.loops import new_loop
+    from axon_zmq.worker.loops import kind_of, new_loop
 
     try:
         loop = new_loop(kind)
     except ConfigurationError as error:
         return Finding(False, "event loop", str(error), "install it, or unset AXON_LOOP")
     loop.close()
-    return Finding(True, "event loop", type(loop).__module__.partition(".")[0])
+    return Finding(True, "event loop", kind_of(loop))
 
 
 def _agents(configured: settings.Settings) -> Iterator[Finding]:

@@ -392,7 +392,9 @@ class World:
                 ready.append(lambda worker=worker: worker.read_file(self))
         for client in self.clients.values():
             if client.sent and self.broker is not None:
-                ready.append(lambda client=client: self._feed(FromClient(client.identity, client.sent.popleft())))
+                ready.append(
+                    lambda client=client: self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
+                )
             if client.inbox:
                 ready.append(lambda client=client: client.take(client.inbox.popleft(), self.now))
         return ready

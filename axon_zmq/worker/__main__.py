@@ -68,8 +68,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
-    which = type(loop).__module__.partition(".")[0]
-    log.info("serves %s with %d slots on %s; %r", mode, slots, which, registry)
+    log.info("serves %s with %d slots on %s; %r", mode, slots, loops.kind_of(loop), registry)
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve(configured.drain_seconds)
     warming.cancel()

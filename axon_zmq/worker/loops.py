@@ -29,6 +29,11 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
+def kind_of(loop: asyncio.AbstractEventLoop) -> str:
+    """`asyncio` or `uvloop`."""
+    return type(loop).__module__.partition(".")[0]
+
+
 class Turns:
     """Calls back when the running loop has gone round so many times, each time after whatever else was ready."""
 
