@@ -236,7 +236,7 @@ def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served)
     losses = lambda: (daemon.run_dir / "broker.log").read_text().count("worker run-1 is gone")  # noqa: E731
     before = losses()
     os.kill(pid, 9)
-    wait_until(lambda: losses() > before, "the loss", 5)
+    wait_until(lambda: losses() > before, "the loss")
     there = lambda: [w for w in backend.status(daemon.run_dir)["workers"] if w["name"] == "run-1" and w["pid"] != pid]  # noqa: E731
     [worker] = wait_until(there, "another process")
     assert worker["crashes"] == 1

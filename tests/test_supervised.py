@@ -155,7 +155,7 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
     with served() as daemon:
         daemon.wait_for("the processes")
         daemon.family()["supervisord"].kill()
-        wait_until(lambda: not daemon.family(), "the end of all its processes", 5)
+        wait_until(lambda: not daemon.family(), "the end of all its processes")
         assert daemon.process.wait(10) != 0
         again = subprocess.run(
             [ROOT / "scripts/run", "--demo"],
@@ -177,7 +177,7 @@ def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("the processes")
         daemon.process.kill()
-        wait_until(lambda: not daemon.family(), "the end of supervisord and its programs", 10)
+        wait_until(lambda: not daemon.family(), "the end of supervisord and its programs")
 
 
 def test_two_daemons_with_different_settings_live_side_by_side():
