@@ -228,7 +228,7 @@ def doctor(endpoint: Endpoint = None) -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show each process and each mode; exit code 3 where a mode is degraded, or nobody answers."""
+    """Show each process and each mode; exit code 3 where something is not as it should be, or nobody answers."""
     from axon_zmq.supervise.status import is_well, report, show
 
     found = report(_run_dir())

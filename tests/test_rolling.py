@@ -177,6 +177,32 @@ def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(dae
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
 
+def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in(tmp_path):
+    module = tmp_path / "changing.py"
+    sound = "from pydantic_ai import Agent\nagent = Agent('test')\n"
+    module.write_text(sound)
+    agents = "changing=changing:agent,gone=changing:gone"
+    with served(**FEW, AXON_AGENTS=agents, PYTHONPATH=str(tmp_path)) as own:
+        own.wait_for("the processes")
+        assert "agent gone (changing:gone) could not be loaded" in "".join(own.output)
+        shown = command(own, "status")
+        assert shown.returncode == 3
+        assert json.loads(shown.stdout)["processes"]["run-1"]["broken"] == ["gone"]
+        before = pids(own)
+        module.write_text("raise RuntimeError('not so')\n")
+        rolled = command(own, "roll", "run")
+        assert rolled.returncode == 3
+        assert "run-2 could not load changing, as those that serve could" in rolled.stderr.replace("\n", " ")
+        assert pids(own) == before
+        grown = command(own, "scale", "run", "2")
+        assert json.loads(grown.stdout) == {"done": "run-2 is there, but could not load changing, gone"}
+        module.write_text(sound.replace("agent =", "gone = agent ="))
+        assert command(own, "scale", "run", "1").returncode == 0
+        assert command(own, "roll", "run").returncode == 0
+        told = json.loads(command(own, "status").stdout)["processes"]
+        assert (told["run-1"]["broken"], told["run_stream-1"]["broken"]) == ([], ["gone"])
+
+
 def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
     def say(what: str) -> None:
         assert what == "run-2 is there as a spare"

@@ -155,7 +155,8 @@ class Workers:
         if mode not in self._runs.pools:
             self._out.note(logging.ERROR, f"worker {name} serves mode {mode!r}, which this broker does not know")
         elif worker is None:
-            worker = Worker(identity, mode, slots, name, seen=now, pid=body.get("pid", 0))
+            pid, broken = body.get("pid", 0), tuple(body.get("broken", ()))
+            worker = Worker(identity, mode, slots, name, seen=now, pid=pid, broken=broken)
             self._runs.workers[identity] = worker
             self._runs.pools[mode].workers[identity] = self._runs.describes.workers[identity] = worker
             self._runs.offer(worker)
@@ -351,6 +352,7 @@ class Workers:
                 "mode": worker.mode,
                 "pid": worker.pid,
                 "state": worker.state.value,
+                "broken": worker.broken,
                 "slots": worker.slots,
                 "busy": worker.busy,
                 "silent_ms": max(0, int((now - worker.seen) * 1000)),

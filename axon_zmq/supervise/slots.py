@@ -110,6 +110,15 @@ class Slots:
             ) from None
         self._await_registered(name, other_than=0)
 
+    def broken(self) -> dict[str, set[str]]:
+        """The agents that each worker could not load.
+
+        Raises:
+            UnavailableError: No broker answers.
+        """
+        workers = backend.status(self._run_dir)["workers"]
+        return {worker["name"]: set(worker.get("broken", ())) for worker in workers}  # an older broker does not say
+
     def remove(self, *names: str) -> None:
         """Stop slots, which finish what they have, and take them out.
 
@@ -276,7 +285,8 @@ def scale(slots: Slots, mode: str, wanted: int, say: Callable[[str], None]) -> N
         while len(slots.names(mode)) < wanted:
             name = slots.next_name(mode)
             slots.add(name)
-            say(f"{name} is there")
+            broken = slots.broken().get(name)
+            say(f"{name} is there" + (f", but could not load {', '.join(sorted(broken))}" if broken else ""))
         surplus = slots.names(mode)[wanted:][::-1]
         slots.remove(*surplus)
         for name in surplus:
@@ -305,11 +315,15 @@ def roll(slots: Slots, names: list[str], with_broker: bool, say: Callable[[str],
 
 
 def _roll_mode(slots: Slots, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]) -> None:
+    before = slots.broken()
     try:
         slots.add(spare)
-    except NotNowError as fault:
+        _check_agents(slots, spare, set().union(*before.values()))
+    except UnavailableError as fault:
         slots.remove(spare)
-        raise NotNowError(f"{fault}; that was the spare: it is gone again, and nothing else was touched") from None
+        raise NotNowError(
+            f"{fault.message}; that was the spare: it is gone again, and nothing else was touched"
+        ) from None
     say(f"{spare} is there as a spare")
     for number, name in enumerate(names):
         if asked:
@@ -322,6 +336,14 @@ def _roll_mode(slots: Slots, spare: str, names: list[str], asked: list[int], say
         say(f"{name} is there again")
     slots.remove(spare)
     say(f"{spare} has gone")
+
+
+def _check_agents(slots: Slots, spare: str, known: set[str]) -> None:
+    broken = slots.broken().get(spare, set()) - known
+    if broken:
+        raise NotNowError(
+            f"{spare} could not load {', '.join(sorted(broken))}, as those that serve could (see its log)"
+        )
 
 
 @contextmanager

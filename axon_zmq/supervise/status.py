@@ -17,8 +17,8 @@ def report(run_dir: Path) -> dict[str, Any]:
     """Processes by name, and the modes.
 
     Each process has supervisord's `state`, `pid` and `uptime` in seconds, and, where the broker knows it, `slots`,
-    `busy`, `silent_ms` and `crashes` within the last minute. Where supervisord or the broker does not answer,
-    there is the other's part alone, and `silent` says of each why.
+    `busy`, `silent_ms`, `crashes` within the last minute and `broken`, the agents that it could not load. Where
+    supervisord or the broker does not answer, there is the other's part alone, and `silent` says of each why.
 
     Raises:
         UnavailableError: Neither answers.
@@ -42,14 +42,15 @@ def report(run_dir: Path) -> dict[str, Any]:
         process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
         if process["pid"] == worker["pid"]:
             process |= {key: worker[key] for key in ("mode", "slots", "busy", "silent_ms", "crashes")}
-            process["broker_says"] = worker["state"]
+            process |= {"broker_says": worker["state"], "broken": worker.get("broken", [])}  # an older one does not say
     return {**known, "processes": processes, "silent": silent}
 
 
 def is_well(found: Mapping[str, Any]) -> bool:
-    """Whether a report's broker answers and takes requests, and no mode is degraded."""
+    """Whether a report's broker answers and takes requests, no mode is degraded and all agents could be loaded."""
     takes = "broker" not in found["silent"] and not found["settling"] and not found["draining"]
-    return takes and not any(mode["degraded"] for mode in found["modes"].values())
+    is_degraded = any(mode["degraded"] for mode in found["modes"].values())
+    return takes and not is_degraded and not any(process.get("broken") for process in found["processes"].values())
 
 
 def show(found: dict[str, Any], out: Console) -> None:
@@ -74,6 +75,9 @@ def show(found: dict[str, Any], out: Console) -> None:
         state = f"degraded: {', '.join(pool['reasons'])}" if pool["degraded"] else "well"
         told = f"{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued: {state}"
         out.print(f"{mode:<12}{told}", style="bold red" if pool["degraded"] else None, markup=False)
+    for name, process in sorted(found["processes"].items()):
+        if broken := process.get("broken"):
+            out.print(f"{name} could not load {', '.join(broken)}: see its log", style="bold red", markup=False)
     for who, why in found["silent"].items():
         out.print(f"{who} does not answer: {why}", style="bold red", markup=False)
     if quarantined := found.get("quarantined"):

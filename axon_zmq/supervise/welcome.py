@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from axon_zmq.client import AsyncClient
 from axon_zmq.errors import ConfigurationError, UnavailableError
 from axon_zmq.messages import Chunk
 from axon_zmq.settings import Settings
+from axon_zmq.supervise import backend
 from axon_zmq.supervise.daemon import Daemon
 
 GREETER: Final = {"model": "echo"}
@@ -27,7 +29,7 @@ SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
 
 
 def wait_for_workers(daemon: Daemon, out: Console) -> bool:
-    """Wait until all workers have registered; False where a signal came before.
+    """Wait until all workers have registered, and say what they could not load; False where a signal came before.
 
     Raises:
         ConfigurationError: The daemon ended, or took too long.
@@ -36,7 +38,16 @@ def wait_for_workers(daemon: Daemon, out: Console) -> bool:
     ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT))
     if ready:
         out.print(f"ready after {time.monotonic() - started:.1f} s\n")
+        _show_broken(daemon.settings, out)
     return ready
+
+
+def _show_broken(settings: Settings, out: Console) -> None:
+    with suppress(UnavailableError):  # the broker that was there just now
+        broken = {name for worker in backend.status(settings.run_dir)["workers"] for name in worker["broken"]}
+        for name in sorted(broken):
+            told = f"agent {name} ({settings.agents.get(name)}) could not be loaded: the workers' logs say why"
+            out.print(told, style="bold red", markup=False)
 
 
 async def _all_there(daemon: Daemon, give_up: float) -> bool:

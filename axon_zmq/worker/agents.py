@@ -129,6 +129,11 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {', '.join(self._registered)}; broken: {', '.join(self._broken) or 'none'}>"
 
+    @property
+    def broken(self) -> list[str]:
+        """The agents that could not be loaded."""
+        return list(self._broken)
+
     def named(self, name: str) -> Registered:
         """A registered agent.
 

@@ -153,6 +153,7 @@ class Host:
             "slots": self._slots - self._stuck,
             "name": self._name,
             "pid": os.getpid(),
+            "broken": self._registry.broken,
             **self._replays.to_wire(),
         }
         self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
