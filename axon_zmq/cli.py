@@ -173,7 +173,8 @@ def serve(
                 daemon.stop()
             elif not daemon.stopping:
                 show_next_steps(configured, daemon.conf, out)
-        code = daemon.wait()
+        ending = f"stopping: what runs has {configured.drain_seconds:g} s to end; Ctrl-C again ends it at once"
+        code = daemon.wait(lambda: out.print(ending))
     except BaseException:
         daemon.stop()
         raise

@@ -172,6 +172,7 @@ def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
         daemon.wait_for("the processes")
         assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
         daemon.process.send_signal(signal.SIGINT)
+        daemon.wait_for("stopping: what runs has 60 s to end")
         assert daemon.process.wait(30) == 0
         assert daemon.family() == {}
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -36,7 +37,8 @@ class Daemon:
         self.settings = settings.model_copy(update={"run_dir": run_dir})
         self.conf = run_dir / "supervisord.conf"
         self._directory = directory
-        self._asked = 0
+        self._signalled = False
+        self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -78,19 +80,19 @@ class Daemon:
                     ) from None
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked += 1
-        if self._asked > 1 and self._process is not None:
+        if self.stopping and self._process is not None:
             self._process.kill()  # and all that it has started with it
+        self._signalled = True
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal has asked it to stop."""
-        return self._asked > 0
+        """Whether it was asked to stop."""
+        return self._signalled or self._stopped
 
     def stop(self) -> None:
         """Stop it: workers finish what they have, all at a time, and then the broker goes."""
         assert self._process is not None
-        self._asked = max(1, self._asked)
+        self._stopped = True
         if self._process.poll() is not None:
             return  # whoever serves the run directory now is not ours
         try:
@@ -103,12 +105,17 @@ class Daemon:
             self._process.terminate()
             rpc.wake(self.settings.run_dir)
 
-    def wait(self) -> int:
-        """Wait for its end, or for a signal and then its end; 0 where it was asked to stop."""
+    def wait(self, on_signal: Callable[[], None]) -> int:
+        """Wait for its end, or for a signal and then its end; 0 where it was asked to stop.
+
+        Args:
+            on_signal: Called once where a signal asks, before it stops.
+        """
         assert self._process is not None
         while not self.stopping and self._process.poll() is None:
             time.sleep(LOOK)
-        if self._process.poll() is None:
+        if self._process.poll() is None and not self._stopped:
+            on_signal()
             self.stop()
         while self._process.poll() is None:
             rpc.wake(self.settings.run_dir)
