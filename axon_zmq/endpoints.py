@@ -15,26 +15,47 @@ MAX_IPC_PATH = 107
 """Bytes of a unix socket's path: `sun_path` less its closing NUL."""
 
 
+def check(endpoint: str) -> str:
+    """Check an endpoint that a client connects to: `tcp://host:port` or `ipc://path`.
+
+    Raises:
+        ConfigurationError: It is no such endpoint.
+    """
+    if endpoint.startswith("ipc://") and endpoint != "ipc://":
+        return check_ipc(endpoint)
+    if not endpoint.startswith("tcp://"):
+        raise ConfigurationError(f"{endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
+    tcp_address(endpoint)
+    return endpoint
+
+
 def check_frontend(endpoint: str) -> str:
-    """Check the endpoint that clients connect to: `tcp://127.0.0.1:5570`, `tcp://localhost:5570` or `ipc://path`.
+    """Check the endpoint that the daemon listens on: `tcp://127.0.0.1:5570`, `tcp://localhost:5570` or `ipc://path`.
 
     Raises:
         ConfigurationError: It is no such endpoint, or one that other machines could reach.
     """
-    if endpoint.startswith("ipc://"):
-        if endpoint.startswith("ipc://@"):
-            raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} would be open to all users here: write ipc://path")
-        return check_ipc(endpoint)
-    address, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not endpoint.startswith("tcp://") or not colon or not is_port:
-        raise ConfigurationError(f"AXON_FRONTEND {endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
-    if not is_loopback(address):
+    if endpoint.startswith("ipc://@"):
+        raise ConfigurationError(f"{endpoint!r} would be open to all users here: write ipc://path")
+    if check(endpoint).startswith("tcp://") and not is_loopback(tcp_address(endpoint)[0]):
         raise ConfigurationError(
-            f"AXON_FRONTEND {endpoint!r} would be open to other machines, without encryption or keys: "
+            f"{endpoint!r} would be open to other machines, without encryption or keys: "
             "bind 127.0.0.1 and reach it through a tunnel"
         )
     return endpoint
+
+
+def tcp_address(endpoint: str) -> tuple[str, int]:
+    """Host and port of a `tcp://` endpoint; an IPv6 address in its brackets.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not endpoint.startswith("tcp://") or not host or not is_port:
+        raise ConfigurationError(f"{endpoint!r} is no endpoint with a port: write tcp://127.0.0.1:5570")
+    return host, int(port)
 
 
 def is_loopback(address: str) -> bool:

@@ -306,6 +306,8 @@ NOBODY = "tcp://127.0.0.1:1"
 def test_a_wrong_endpoint_or_identity_is_told_at_once(face):
     with pytest.raises(ValueError, match=r"write tcp://127\.0\.0\.1:5570 or ipc://path"):
         face("nonsense")
+    with pytest.raises(ValueError, match="no endpoint with a port: write tcp://127"):
+        face("tcp://127.0.0.1")
     for identity in ("\u00e9", "", "x" * 201):
         with pytest.raises(ValueError, match="write 1 to 200 ASCII characters"):
             face(NOBODY, identity=identity)
@@ -316,13 +318,13 @@ def test_entering_that_fails_leaves_nothing_behind():
         files = Path("/proc/self/fd")
         before = len(list(files.iterdir()))
         with pytest.raises(zmq.ZMQError):
-            await AsyncClient("nonsense://x").__aenter__()
+            await AsyncClient("tcp://*:1").__aenter__()
         assert len(list(files.iterdir())) == before
 
     asyncio.run(enter())
     before = threading.active_count()
     with pytest.raises(zmq.ZMQError):
-        Client("nonsense://x").__enter__()
+        Client("tcp://*:1").__enter__()
     assert threading.active_count() == before
 
 

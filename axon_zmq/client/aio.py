@@ -13,12 +13,12 @@ from typing import Any, Final, Literal, Self
 
 import zmq
 
-from axon_zmq import limits
+from axon_zmq import endpoints, limits
 from axon_zmq.client.core import ClientCore, Request
 from axon_zmq.client.runner import ToolRunner
 from axon_zmq.client.threads import THREADS, ToolThreads
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
-from axon_zmq.errors import AxonError, RunEndedError, UnavailableError
+from axon_zmq.errors import AxonError, ConfigurationError, RunEndedError, UnavailableError
 from axon_zmq.loopsocket import LoopSocket
 from axon_zmq.messages import Complete, Event
 
@@ -105,10 +105,10 @@ class RunStream:
 
 
 def _endpoint(given: str | None) -> str:
-    endpoint = given or os.environ.get("AXON_FRONTEND") or DEFAULT_ENDPOINT
-    if "://" not in endpoint:
-        raise ValueError(f"{endpoint!r} is no endpoint: write {DEFAULT_ENDPOINT} or ipc://path")
-    return endpoint
+    try:
+        return endpoints.check(given or os.environ.get("AXON_FRONTEND") or DEFAULT_ENDPOINT)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
 
 
 def _bytes(id: bytes | str) -> bytes:

@@ -26,10 +26,10 @@ def play(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> 
     names = [case.name for case in CASES]
     if unknown := set(only) - set(names):
         raise ConfigurationError(f"no case is called {min(unknown)!r}; there are {', '.join(names)}")
-    host, _, port = endpoints.check_frontend(endpoint).removeprefix("tcp://").rpartition(":")
+    host, port = endpoints.tcp_address(endpoints.check_frontend(endpoint))
     in_lines = as_json or not out.is_terminal
     chosen = [case for case in CASES if not only or case.name in only]
-    server = Server(host, int(port), chosen, lambda verdict: _show(verdict, in_lines))
+    server = Server(host, port, chosen, lambda verdict: _show(verdict, in_lines))
     if not in_lines:
         out.print(f"plays {len(chosen)} cases on {server.endpoint}", markup=False)
     verdicts = server.run(patience)

@@ -131,11 +131,7 @@ def check_target(endpoint: str, remote: bool) -> str:
     Raises:
         ConfigurationError: It is none, or another machine's.
     """
-    if endpoint.startswith("ipc://"):
-        return endpoints.check_ipc(endpoint)
-    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not (host and colon and port.isdecimal()):
-        raise ConfigurationError(f"{endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
-    if not remote and not endpoints.is_loopback(host):
+    is_tcp = endpoints.check(endpoint).startswith("tcp://")
+    if is_tcp and not remote and not endpoints.is_loopback(endpoints.tcp_address(endpoint)[0]):
         raise ConfigurationError(f"{endpoint!r} is another machine: --remote says that it is yours to put load upon")
     return endpoint

@@ -68,12 +68,12 @@ class Daemon:
                 f"a daemon (broker pid {holder}) serves {str(self.settings.run_dir)!r} already: "
                 "stop it, or set AXON_RUN_DIR and AXON_FRONTEND for another"
             )
-        address, _, port = self.settings.frontend.removeprefix("tcp://").rpartition(":")
         if self.settings.frontend.startswith("tcp://"):
+            address, port = endpoints.tcp_address(self.settings.frontend)
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((address.strip("[]"), int(port)))
+                    probe.bind((address.strip("[]"), port))
                 except OSError as fault:
                     raise ConfigurationError(
                         f"cannot listen on {self.settings.frontend}: {fault.strerror}; set another AXON_FRONTEND"
