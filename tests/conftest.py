@@ -22,7 +22,7 @@ from bench.processes import free_port
 
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
 ROOT = Path(__file__).parent.parent
 

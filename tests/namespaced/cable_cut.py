@@ -74,8 +74,11 @@ def test_rule_8_a_client_behind_a_cut_cable_is_found_gone_and_its_runs_end_or_ar
         again.send(b"resume", b"keep", {"from": 1})
         while (message := again.recv())[0] != b"resumed":
             assert message[:2] == (b"chunk", b"keep")  # live, from before the `resume` was read: its seq tells
-        *_, (kind, body) = again.until_end(b"keep")
-        assert (kind, body["seq"], len(body["result"])) == (b"complete", 4501, 22_500)
+        messages = again.until_end(b"keep")
+        assert [body["seq"] for _, body in messages] == list(range(1, len(messages) + 1))
+        kind, body = messages[-1]
+        assert (kind, len(body["result"])) == (b"complete", 22_500)
+        assert "".join(body["data"] for kind, body in messages if kind == b"chunk") == body["result"]
 
 
 @pytest.mark.timeout(120)
