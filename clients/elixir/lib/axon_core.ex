@@ -53,7 +53,7 @@ defmodule AxonCore do
   """
   @spec run_stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def run_stream(connection, agent, prompt, options \\ []) do
-    AgentProcess.start_run(connection, "run_stream", agent(agent), prompt, options)
+    AgentProcess.start_run(connection, "run_stream", agent, prompt, options)
   end
 
   @doc """
@@ -226,10 +226,8 @@ defmodule AxonCore do
   # Its reader has had enough: nothing of it shall be left in the mailbox.
   defp finish({handle, monitor}) do
     Process.demonitor(monitor, [:flush])
-    _ = if Connection.cancel(handle) == :ok, do: await(handle)
+    :ok = Connection.leave(handle)
     flush(handle.ref)
-  catch
-    :exit, _reason -> flush(handle.ref)
   end
 
   defp flush(ref) do
@@ -241,11 +239,8 @@ defmodule AxonCore do
   end
 
   defp once(connection, kind, agent, prompt, options) do
-    wait_for(options, &AgentProcess.start_run(connection, kind, agent(agent), prompt, &1))
+    wait_for(options, &AgentProcess.start_run(connection, kind, agent, prompt, &1))
   end
-
-  defp agent(%Agent{} = agent), do: agent
-  defp agent(registered) when is_binary(registered), do: Agent.new(registered)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

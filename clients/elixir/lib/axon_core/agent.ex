@@ -24,7 +24,7 @@ defmodule AxonCore.Agent do
   | `usage_limits` | pydantic-ai's, such as `%{request_limit: 3}` |
   """
 
-  alias AxonCore.{Error, SchemaUtils, Tool, ToolUtils}
+  alias AxonCore.{Error, SchemaUtils, ToolUtils}
 
   defstruct [
     :registered,
@@ -57,7 +57,7 @@ defmodule AxonCore.Agent do
           deps: term,
           usage_limits: map | nil,
           toolsets: [String.t()],
-          tools: [Tool.t()]
+          tools: [AxonCore.Tool.t()]
         }
 
   @as_data ~w(name model instructions system_prompt model_settings retries toolsets)a
@@ -73,13 +73,24 @@ defmodule AxonCore.Agent do
     agent = struct(__MODULE__, options)
 
     case Map.keys(options) -- Map.keys(agent) do
-      [] -> checked(%{agent | tools: Enum.map(agent.tools, &tool/1)})
+      [] -> checked(%{agent | tools: ToolUtils.tools(agent.tools)})
       [unknown | _] -> raise Error.new(:invalid_argument, "an agent has no #{inspect(unknown)}")
     end
   end
 
-  defp tool(%Tool{} = tool), do: tool
-  defp tool(options), do: Tool.new(options)
+  @doc """
+  The agent that a term stands for: itself, or a registered one by its name.
+
+  Raises `AxonCore.Error` (`:invalid_argument`) for any other.
+  """
+  @spec of(t | String.t()) :: t
+  def of(%__MODULE__{} = agent), do: agent
+  def of(registered) when is_binary(registered), do: new(registered)
+
+  def of(other) do
+    text = "#{inspect(other, limit: 5)} is no agent: write AxonCore.Agent.new(…), or the name of a registered one"
+    raise Error.new(:invalid_argument, text)
+  end
 
   defp checked(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
     raise Error.new(:invalid_argument, "an agent has output or output_schema, not both")

@@ -25,10 +25,11 @@ defmodule AxonCore.AgentProcess do
 
   use GenServer
 
-  alias AxonCore.{Agent, Connection, Error, Handle, Result, SchemaUtils}
+  alias AxonCore.{Agent, Connection, Error, Handle, Options, Result, SchemaUtils}
 
   @of_the_body ~w(message_history tools deferred_tool_results output_schema output_mode deps model model_settings
                   usage_limits retries events log metadata)a
+  @own ~w(agent connection name history message_history)a
 
   @type option ::
           {:agent, Agent.t() | String.t()}
@@ -39,10 +40,7 @@ defmodule AxonCore.AgentProcess do
 
   @doc "Starts an agent's process."
   @spec start_link([option]) :: GenServer.on_start()
-  def start_link(options) do
-    {name, options} = Keyword.split(options, [:name])
-    GenServer.start_link(__MODULE__, options, name)
-  end
+  def start_link(options), do: GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
 
   @doc false
   def child_spec(options) do
@@ -97,20 +95,15 @@ defmodule AxonCore.AgentProcess do
   def reset(agent, messages \\ []), do: GenServer.call(agent, {:reset, messages})
 
   @doc false
-  @spec start_run(GenServer.server(), String.t(), Agent.t(), term, keyword, pid | nil) ::
+  @spec start_run(GenServer.server(), String.t(), Agent.t() | String.t(), term, keyword, pid | nil) ::
           {:ok, Handle.t()} | {:error, Error.t()}
   def start_run(connection, kind, agent, prompt, options, observer \\ nil) do
+    :ok = Options.check(options, @of_the_body ++ Connection.options(), "a run")
+    agent = Agent.of(agent)
     {of_the_body, options} = Keyword.split(options, @of_the_body)
-
-    case Keyword.keys(options) -- Connection.options() do
-      [] ->
-        {body, functions} = Agent.request(agent, prompt, Map.new(of_the_body))
-        cast = if agent.output != nil and of_the_body[:output_schema] == nil, do: &SchemaUtils.cast(&1, agent.output)
-        Connection.request(connection, kind, body, [functions: functions, cast: cast, observer: observer] ++ options)
-
-      [unknown | _] ->
-        {:error, Error.new(:invalid_argument, "a run has no option #{inspect(unknown)}")}
-    end
+    {body, functions} = Agent.request(agent, prompt, Map.new(of_the_body))
+    cast = if agent.output != nil and of_the_body[:output_schema] == nil, do: &SchemaUtils.cast(&1, agent.output)
+    Connection.request(connection, kind, body, [functions: functions, cast: cast, observer: observer] ++ options)
   rescue
     error in Error -> {:error, error}
   end
@@ -134,10 +127,13 @@ defmodule AxonCore.AgentProcess do
 
   @impl true
   def init(options) do
-    agent = with registered when is_binary(registered) <- Keyword.fetch!(options, :agent), do: Agent.new(registered)
+    :ok = Options.check(options, @own, "an agent's process")
+    agent = options |> Keyword.fetch!(:agent) |> Agent.of()
     history = if Keyword.get(options, :history, true), do: Keyword.get(options, :message_history, []), else: :off
     connection = Keyword.fetch!(options, :connection)
     {:ok, %{agent: agent, connection: connection, history: history, running: nil, waiting: :queue.new()}}
+  rescue
+    error in Error -> {:stop, error}
   end
 
   @impl true
@@ -198,8 +194,12 @@ defmodule AxonCore.AgentProcess do
   defp try_to_start(state, kind, prompt, options, observer) do
     start_run(state.connection, kind, state.agent, prompt, options, observer)
   catch
-    :exit, reason -> {:error, Error.new(:no_answer, "there is no connection: #{inspect(reason)}")}
-    :error, fault -> {:error, Error.new(:invalid_argument, Exception.message(Exception.normalize(:error, fault)))}
+    :exit, {reason, _call} ->
+      text = "there is no connection #{inspect(state.connection)}, or it has just died: #{inspect(reason, limit: 5)}"
+      {:error, Error.new(:no_connection, text)}
+
+    :error, fault ->
+      {:error, Error.new(:invalid_argument, Exception.message(Exception.normalize(:error, fault)))}
   end
 
   defp next(state) do

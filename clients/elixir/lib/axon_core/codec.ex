@@ -85,6 +85,7 @@ defmodule AxonCore.Codec do
   defp plain([{key, _value} | _] = list, path) when is_atom(key), do: Map.new(list, &pair(&1, path))
 
   defp plain(list, path) when is_list(list) do
+    if List.improper?(list), do: refuse(path, "#{inspect(list, limit: 5)} is no proper list")
     list |> Enum.with_index() |> Enum.map(fn {item, index} -> plain(item, [index | path]) end)
   end
 
@@ -100,6 +101,14 @@ defmodule AxonCore.Codec do
   end
 
   defp plain(other, path), do: refuse(path, "#{inspect(other, limit: 5)} has no form in msgpack")
+
+  @doc "A plain term with each `DateTime` as ISO 8601 text, which is all that JSON has for it."
+  @spec times_as_text(term) :: term
+  def times_as_text(%DateTime{} = time), do: DateTime.to_iso8601(time)
+  def times_as_text(%_bytes{} = bytes), do: bytes
+  def times_as_text(map) when is_map(map), do: Map.new(map, fn {key, value} -> {key, times_as_text(value)} end)
+  def times_as_text(list) when is_list(list), do: Enum.map(list, &times_as_text/1)
+  def times_as_text(scalar), do: scalar
 
   defp pair({key, value}, path) when is_atom(key) and not is_nil(key), do: pair({Atom.to_string(key), value}, path)
   defp pair({key, value}, path) when is_binary(key), do: {key, plain(value, [key | path])}

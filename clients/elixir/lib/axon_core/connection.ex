@@ -7,23 +7,26 @@ defmodule AxonCore.Connection do
   | option | |
   |---|---|
   | `name` | as of any GenServer |
-  | `endpoint` | `tcp://HOST:PORT`, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
+  | `endpoint` | `tcp://HOST:PORT`, over IPv4, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
   | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends (without a name, for the first such connection, the second, and so on); an application that resumes runs after its own restart names it |
   | `transport` | `AxonCore.Transport.Chumak` (where left out) or `AxonCore.Transport.Erlzmq` |
   | `frames` | `:single`: the daemon answers in one frame each, for a transport that tears messages apart, as chumak does over CURVE |
 
   What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
-  the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled.
+  the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled. When this process ends
+  itself, the daemon ends its runs 15 s later (`on_disconnect`); where it is started anew before, it cancels those of which
+  it hears again, which are streams: nobody waits for them any more. Runs with an `id` of your own are left to you.
   """
 
   use GenServer
   require Logger
 
-  alias AxonCore.{Codec, Error, Handle, Run, Session, Telemetry, ToolUtils}
+  alias AxonCore.{Error, Handle, Options, Run, Session, Telemetry, ToolUtils}
 
   @header ~w(timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
   @options @header ++ ~w(id to)a
   @more ~w(functions cast observer)a
+  @own ~w(name endpoint identity transport frames)a
   @tick 1_000
   @soonest 500
   @latest 5_000
@@ -44,10 +47,7 @@ defmodule AxonCore.Connection do
 
   @doc "Starts a connection. It need not find the daemon: requests wait until it does."
   @spec start_link([option]) :: GenServer.on_start()
-  def start_link(options \\ []) do
-    {name, options} = Keyword.split(options, [:name])
-    GenServer.start_link(__MODULE__, Keyword.put(options, :called, name[:name]), name)
-  end
+  def start_link(options \\ []), do: GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
 
   @doc """
   Sends a request; its messages come to the caller, or to the process `to`.
@@ -58,10 +58,10 @@ defmodule AxonCore.Connection do
   """
   @spec request(GenServer.server(), String.t(), map, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def request(connection, kind, body, options \\ []) do
-    :ok = check_options(options)
+    :ok = Options.check(options, @options ++ @more, "a request")
     {header, options} = Keyword.split(options, @header)
     functions = Keyword.get(options, :functions, %{})
-    id = Keyword.get_lazy(options, :id, &random/0)
+    id = Keyword.get_lazy(options, :id, fn -> Run.random_id(header[:on_disconnect]) end)
     run = Run.new(id, kind, Map.new(header), body, functions, now())
 
     with :ok <- check(id), {:ok, to} <- listener(Keyword.get(options, :to, self())) do
@@ -75,18 +75,15 @@ defmodule AxonCore.Connection do
   @spec options() :: [atom]
   def options, do: @options
 
-  defp check_options(options) do
-    case Keyword.keys(options) -- (@options ++ @more) do
-      [] -> :ok
-      [unknown | _] -> raise Error.new(:invalid_argument, "a request has no option #{inspect(unknown)}")
-    end
-  end
+  @doc false
+  @spec own_options() :: [atom]
+  def own_options, do: @own
 
   defp check(id) when is_binary(id) and byte_size(id) in 1..64, do: :ok
   defp check(_id), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
 
   defp listener(to) do
-    pid = GenServer.whereis(to)
+    pid = if is_pid(to) or is_atom(to) or is_tuple(to), do: GenServer.whereis(to)
 
     if is_pid(pid) and (node(pid) != node() or Process.alive?(pid)),
       do: {:ok, pid},
@@ -104,7 +101,7 @@ defmodule AxonCore.Connection do
   @doc "Answers a call that came as `{:tool_call, call}`; any process may."
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   def answer(handle, call_id, answer) do
-    packed = answer |> ToolUtils.answer() |> Codec.pack()
+    packed = ToolUtils.packed_answer(answer)
     about(handle, &Run.answer(&1, call_id, packed))
   end
 
@@ -113,8 +110,20 @@ defmodule AxonCore.Connection do
   def took(%Handle{credit: nil}, _seq), do: :ok
   def took(handle, seq) when is_integer(seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
 
+  # The run of a connection that has died is over, as far as anybody here can hear of it.
   defp about(handle, what) do
     with {:raise, error} <- GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity), do: raise(error)
+  catch
+    :exit, _no_connection -> {:error, :ended}
+  end
+
+  @doc false
+  # Who heard of it wants no more: it is cancelled, and nothing of it is sent to him from here on.
+  @spec leave(Handle.t()) :: :ok
+  def leave(handle) do
+    GenServer.call(handle.connection, {:leave, handle.ref}, :infinity)
+  catch
+    :exit, _no_connection -> :ok
   end
 
   # --- the process ---------------------------------------------------------------------------------
@@ -122,18 +131,20 @@ defmodule AxonCore.Connection do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
-    transport = Keyword.get(options, :transport, AxonCore.Transport.Chumak)
+    :ok = Options.check(options, @own, "a connection")
     {host, port} = address(Keyword.get(options, :endpoint, "tcp://127.0.0.1:5570"))
     {identity, instance} = who(options)
+    greeting = greeting(options[:frames])
+    transport = Keyword.get(options, :transport, AxonCore.Transport.Chumak)
     Telemetry.load()
 
-    case Enum.reject(transport.required(), &Code.ensure_loaded?/1) do
-      [] ->
+    case missing(transport) do
+      nil ->
         {:ok, supervisor} = Task.Supervisor.start_link()
         {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
         state = %{
-          session: Session.new(instance, now(), greeting(options[:frames])),
+          session: Session.new(instance, now(), greeting),
           module: transport,
           options: [identity: identity, host: host, port: port],
           transport: nil,
@@ -147,15 +158,23 @@ defmodule AxonCore.Connection do
 
         {:ok, state, {:continue, :connect}}
 
-      [missing | _] ->
-        {:stop, Error.new(:invalid_argument, "#{inspect(transport)} needs the package #{missing}")}
+      package ->
+        {:stop, Error.new(:invalid_argument, "#{inspect(transport)} needs the package #{package}")}
     end
   rescue
     error in Error -> {:stop, error}
   end
 
+  defp missing(transport) do
+    if is_atom(transport) and Code.ensure_loaded?(transport) and function_exported?(transport, :required, 0),
+      do: Enum.find(transport.required(), &(not Code.ensure_loaded?(&1))),
+      else: raise(Error.new(:invalid_argument, "#{inspect(transport)} is no transport: name its module"))
+  end
+
   defp address(endpoint) do
-    with %URI{scheme: "tcp", host: host, port: port} when is_binary(host) and is_integer(port) <- URI.parse(endpoint) do
+    with true <- is_binary(endpoint),
+         %URI{scheme: "tcp", host: host, port: port} when is_binary(host) and port in 1..65_535 <- URI.parse(endpoint),
+         false <- host == "" or String.contains?(host, ":") do
       {host, port}
     else
       _other -> raise Error.new(:invalid_argument, "#{inspect(endpoint)} is no endpoint: write tcp://127.0.0.1:5570")
@@ -165,7 +184,7 @@ defmodule AxonCore.Connection do
   # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of identities, and the daemon
   # would take another instance for another process.
   defp who(options) do
-    key = {__MODULE__, options[:called] || unnamed(1)}
+    key = {__MODULE__, options[:name] || unnamed(1)}
     random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))
     identity = options[:identity] || "ex-" <> random
 
@@ -228,6 +247,17 @@ defmodule AxonCore.Connection do
     error -> {:reply, {:raise, error}, state}
   end
 
+  def handle_call({:leave, ref}, _from, state) do
+    case state.ids do
+      %{^ref => id} ->
+        Process.demonitor(state.callers[id].monitor, [:flush])
+        {:reply, :ok, abandon(put_in(state.callers[id].to, nil), id)}
+
+      _ended ->
+        {:reply, :ok, state}
+    end
+  end
+
   @impl true
   def handle_cast({:took, ref, seq}, state) do
     {:noreply, try_about_run(state, state.ids[ref], &Run.took(&1, seq))}
@@ -262,11 +292,8 @@ defmodule AxonCore.Connection do
   # Who asked has died: nobody hears of it any more, and it shall end.
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
     case Enum.find(state.callers, fn {_id, caller} -> caller.monitor == monitor end) do
-      {id, _caller} ->
-        {:noreply, state |> stop(id, :all) |> try_about_run(id, &Run.cancel/1)}
-
-      nil ->
-        {:noreply, state}
+      {id, _caller} -> {:noreply, abandon(state, id)}
+      nil -> {:noreply, state}
     end
   end
 
@@ -314,6 +341,9 @@ defmodule AxonCore.Connection do
     state
   end
 
+  # Nobody wants it any more.
+  defp abandon(state, id), do: state |> stop(id, :all) |> try_about_run(id, &Run.cancel/1)
+
   # --- what the session says is to be done ---------------------------------------------------------
 
   # What has ended since needs nothing more.
@@ -358,7 +388,7 @@ defmodule AxonCore.Connection do
         Process.demonitor(caller.monitor, [:flush])
         event = cast(caller[:cast], event)
         if caller[:observer], do: send(caller.observer, {:axon_ended, caller.ref, event})
-        send(caller.to, {:axon, caller.ref, event})
+        if caller.to, do: send(caller.to, {:axon, caller.ref, event})
         stopped(caller, id, event)
         stop(%{state | ids: Map.delete(state.ids, caller.ref)}, id, :all)
     end
@@ -376,17 +406,19 @@ defmodule AxonCore.Connection do
   defp cast(cast, {:complete, %AxonCore.Result{deferred: nil} = result} = event) do
     case cast.(result.result) do
       {:ok, value} -> {:complete, %{result | result: value}}
-      {:error, faults} -> {:error, Error.new(:unreadable, "the result does not fit the output", %{"errors" => faults})}
+      {:error, faults} -> {:error, unfit("", %{"errors" => faults, "result" => result.result})}
       _as_it_is -> event
     end
   rescue
-    fault -> {:error, Error.new(:unreadable, "the result does not fit the output: #{Exception.message(fault)}")}
+    fault -> {:error, unfit(": #{Exception.message(fault)}", %{"result" => result.result})}
   end
 
   defp cast(_cast, event), do: event
 
+  defp unfit(why, details), do: Error.new(:unreadable, "the result does not fit the output#{why}", details)
+
   defp tell(state, id, event) do
-    with %{to: to, ref: ref} <- state.callers[id], do: send(to, {:axon, ref, event})
+    with %{to: to, ref: ref} when to != nil <- state.callers[id], do: send(to, {:axon, ref, event})
     state
   end
 

@@ -23,7 +23,9 @@ defmodule AxonCore.Daemon do
   use GenServer
   require Logger
 
-  alias AxonCore.Error
+  alias AxonCore.{Error, Options}
+
+  @own ~w(command env cd timeout name)a
 
   # The port's stdin closes with the VM: then the daemon is told to stop, as it is by SIGTERM; and it is waited for.
   @guard """
@@ -59,13 +61,18 @@ defmodule AxonCore.Daemon do
   @doc "Starts the daemon, and returns when it is ready."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do
-    {name, options} = Keyword.split(options, [:name])
-    GenServer.start_link(__MODULE__, options, [timeout: Keyword.get(options, :timeout, 60_000) + 5_000] ++ name)
+    timeout = Keyword.get(options, :timeout, 60_000) + 5_000
+    GenServer.start_link(__MODULE__, options, [timeout: timeout] ++ Keyword.take(options, [:name]))
   end
+
+  @doc "Where it serves."
+  @spec endpoint(GenServer.server()) :: String.t()
+  def endpoint(daemon), do: GenServer.call(daemon, :endpoint)
 
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
+    :ok = Options.check(options, @own, "a daemon")
     command = Keyword.get(options, :command, "axon-zmq")
 
     case {System.find_executable("sh"), executable(command)} do
@@ -73,6 +80,8 @@ defmodule AxonCore.Daemon do
       {_sh, nil} -> {:stop, Error.new(:invalid_argument, "there is no #{command}: pip install axon-zmq, or name it")}
       {sh, command} -> open(sh, command, options)
     end
+  rescue
+    error in Error -> {:stop, error}
   end
 
   defp executable(command),
@@ -94,9 +103,9 @@ defmodule AxonCore.Daemon do
 
   defp await_ready(%{port: port} = state, until) do
     receive do
-      {^port, {:data, {_end, "serving on " <> _endpoint = line}}} ->
+      {^port, {:data, {_end, "serving on " <> served = line}}} ->
         Logger.info("axon-zmq: #{line}")
-        {:ok, state}
+        {:ok, Map.put(state, :endpoint, served |> String.split() |> hd())}
 
       {^port, {:data, {_end, line}}} ->
         await_ready(%{state | said: Enum.take([line | state.said], 20)}, until)
@@ -113,6 +122,9 @@ defmodule AxonCore.Daemon do
         {:stop, Error.new(:no_answer, "the daemon was not ready in time")}
     end
   end
+
+  @impl true
+  def handle_call(:endpoint, _from, state), do: {:reply, state.endpoint, state}
 
   @impl true
   def handle_info({port, {:data, {_end, line}}}, %{port: port} = state) do

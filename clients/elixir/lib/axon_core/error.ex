@@ -3,13 +3,14 @@ defmodule AxonCore.Error do
   Why a request failed: the daemon's `error` message as an exception.
 
   `type` is one of `types/0` as an atom, or the daemon's own text where this version does not know it: judge such a one
-  by `retryable?`. Four are this package's own:
+  by `retryable?`. Five are this package's own:
 
   | `type` | what happened |
   |---|---|
   | `:gap` | messages of the run were lost and are no longer kept; the run was cancelled |
   | `:no_answer` | nothing came within the request's own time and ten seconds; it was cancelled |
-  | `:unreadable` | the daemon's answer is nothing that this version understands |
+  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not there, or died before it had the request |
+  | `:unreadable` | the daemon's answer is nothing that this version understands, or does not fit the output: `details["result"]` has it |
   | `:invalid_argument` | what was to be sent cannot be, and was not |
 
   `details` is the daemon's, with string keys: `"partial"` has the text and messages so far, `"retry_after_ms"` when to

@@ -16,15 +16,15 @@ defmodule AxonCore.SchemaUtils do
   |---|---|
   | a map | itself: it is one |
   | `:string` `:integer` `:number` `:float` `:boolean` `:map` `:any` `nil` | the type |
-  | `:date` `:time` `:datetime` (and Ecto's names of them) | text in that format |
+  | `:date` `:time` `:datetime` (and Ecto's names of them), `Date` `Time` `DateTime` `NaiveDateTime` | text in that format |
   | `{:list, spec}`, `[spec]` (where that is no pair), `{:array, spec}` | array |
   | `{:map, spec}` | object with such values |
   | `{:tuple, [spec, …]}` | array of exactly these |
   | `{:enum, [value, …]}`, `{:const, value}` | these values; atoms are text |
   | `{:nullable, spec}` | the same, or null |
   | `{:one_of, [spec, …]}` | any of these |
-  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields; their names are atoms or text |
-  | `[type: spec, …options]`, `{spec, options}` | the spec with `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
+  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields; their names are atoms, in the second form text too |
+  | `[type: spec, …options]`, `{spec, options}` (but not `{:map, …}`, which is above) | the spec with `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
   | a struct's module | object, from its `@type t`, its Ecto schema, or its fields alone |
   | `{Module, :type}` | a typespec: `@type type` of that module |
 
@@ -64,6 +64,7 @@ defmodule AxonCore.SchemaUtils do
     naive_datetime: %{"type" => "string", "format" => "date-time"},
     naive_datetime_usec: %{"type" => "string", "format" => "date-time"}
   }
+  @modules %{Date => :date, Time => :time, DateTime => :datetime, NaiveDateTime => :naive_datetime, String => :string}
   @bounds %{
     "string" => {"minLength", "maxLength"},
     "array" => {"minItems", "maxItems"},
@@ -83,6 +84,7 @@ defmodule AxonCore.SchemaUtils do
   # `within` are the structs that this is a part of.
   defp schema(spec, _within) when is_map(spec) and not is_struct(spec), do: Codec.plain(spec)
   defp schema(spec, _within) when is_map_key(@scalars, spec), do: @scalars[spec]
+  defp schema(module, _within) when is_map_key(@modules, module), do: @scalars[@modules[module]]
 
   defp schema(module, within) when is_atom(module) do
     if module in within, do: %{}, else: module |> struct_fields() |> object([module | within])
@@ -109,7 +111,7 @@ defmodule AxonCore.SchemaUtils do
 
   defp schema({spec, options}, within) when is_list(options), do: spec |> schema(within) |> with_options(options)
   defp schema([], _within), do: object([], [])
-  defp schema([{:type, spec} | options], within), do: schema({spec, options}, within)
+  defp schema([{:type, spec} | options], within), do: spec |> schema(within) |> with_options(options)
   defp schema([{key, _spec} | _] = fields, within) when is_atom(key), do: object(fields, within)
   defp schema([spec], within), do: schema({:list, spec}, within)
 
@@ -141,7 +143,10 @@ defmodule AxonCore.SchemaUtils do
       {:default, default}, schema ->
         Map.put(schema, "default", Codec.plain(default))
 
-      {:pattern, %Regex{source: source}}, schema ->
+      {:pattern, %Regex{source: source} = regex}, schema ->
+        if Regex.opts(regex) not in ["", [], "u", [:unicode]],
+          do: raise(Error.new(:invalid_argument, "#{inspect(regex)}: a pattern of JSON Schema has no modifiers"))
+
         Map.put(schema, "pattern", source)
 
       {key, value}, schema when key in [:pattern, :format] ->
@@ -169,6 +174,8 @@ defmodule AxonCore.SchemaUtils do
   defp nullable(%{"type" => type} = schema) when is_binary(type), do: %{schema | "type" => [type, "null"]}
   defp nullable(%{"enum" => values} = schema), do: %{schema | "enum" => values ++ [nil]}
   defp nullable(schema), do: %{"anyOf" => [schema, %{"type" => "null"}]}
+
+  defp named(module, :t) when is_map_key(@modules, module), do: @modules[module]
 
   defp named(module, type) do
     case Structs.type(module, type) do
@@ -305,12 +312,14 @@ defmodule AxonCore.SchemaUtils do
     with :ok <- validate(data, spec) do
       {:ok, cast_to(data, spec, [])}
     end
-  catch
-    {:uncastable, text} -> {:error, [%{pointer: "", message: text}]}
   end
 
   defp cast_to(data, spec, _within) when is_map(spec), do: data
   defp cast_to(data, spec, _within) when is_map_key(@scalars, spec), do: scalar(data, @scalars[spec]["format"])
+
+  defp cast_to(data, module, _within) when is_map_key(@modules, module),
+    do: scalar(data, @scalars[@modules[module]]["format"])
+
   defp cast_to(nil, _spec, _within), do: nil
 
   # One inside itself may be anything: it becomes the struct where it fits.
@@ -355,17 +364,13 @@ defmodule AxonCore.SchemaUtils do
         do: {name, cast_to(data[key], spec, within)}
   end
 
-  defp scalar(text, "date") when is_binary(text), do: parsed(Date.from_iso8601(text), text)
-  defp scalar(text, "time") when is_binary(text), do: parsed(Time.from_iso8601(text), text)
-
-  defp scalar(text, "date-time") when is_binary(text) do
-    with {:ok, time, _offset} <- DateTime.from_iso8601(text),
-         do: time,
-         else: (_naive -> parsed(NaiveDateTime.from_iso8601(text), text))
+  # Judged already: it is of that format.
+  defp scalar(text, format) when is_binary(text) do
+    case Validator.time(text, format) do
+      {:ok, time} -> time
+      :error -> text
+    end
   end
 
   defp scalar(data, _format), do: data
-
-  defp parsed({:ok, value}, _text), do: value
-  defp parsed({:error, _reason}, text), do: throw({:uncastable, "#{inspect(text)} is no date or time"})
 end

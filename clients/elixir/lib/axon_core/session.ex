@@ -21,6 +21,7 @@ defmodule AxonCore.Session do
     :pinged_at,
     max_body: @max_body,
     runs: %{},
+    orphans: [],
     miscounted?: false,
     silent?: false,
     shared?: false
@@ -30,6 +31,8 @@ defmodule AxonCore.Session do
   @type action :: {binary, Run.action()} | :shared
 
   @silence 5_000
+  # Ids of runs of an earlier process that are remembered.
+  @orphans 64
 
   @doc """
   A connection that knows nobody. `instance` is random, one for each process; `more` is what else its pings say, which are
@@ -95,11 +98,19 @@ defmodule AxonCore.Session do
   defp message(%{runs: runs} = session, kind, id, body, now) do
     case runs do
       %{^id => run} -> applied(session, id, Run.heard(run, kind, body, now))
-      _unknown -> {[], session}
+      _unknown -> orphaned(session, kind, id)
     end
   rescue
     # A message that lacks something, or has it of another type: no other run shall suffer from it.
     _fault -> unreadable(session, id)
+  end
+
+  # Told once: what was on its way meanwhile is answered no more.
+  defp orphaned(%{orphans: orphans} = session, kind, id) do
+    case if(id in orphans, do: [], else: Run.orphaned(id, kind)) do
+      [] -> {[], session}
+      actions -> {Enum.map(actions, &{id, &1}), %{session | orphans: Enum.take([id | orphans], @orphans)}}
+    end
   end
 
   defp unreadable(session, id) when is_map_key(session.runs, id) do

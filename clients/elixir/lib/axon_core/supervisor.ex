@@ -16,8 +16,8 @@ defmodule AxonCore.Supervisor do
   | option | |
   |---|---|
   | `name` | an atom: the supervisor's own; the others are found by it |
-  | `agents` | names and `AxonCore.Agent`s; or names and options of `AxonCore.AgentProcess`, with `agent:` |
-  | `daemon` | options of `AxonCore.Daemon`, to start that too; the endpoint is what its `AXON_FRONTEND` says |
+  | `agents` | names, each with an `AxonCore.Agent`, the name of a registered one, or options of `AxonCore.AgentProcess`, with `agent:` |
+  | `daemon` | options of `AxonCore.Daemon`, to start that too; the endpoint, where left out, is the one on which it serves |
 
   When the connection dies the agents are started anew with it, their conversations with them: `message_history` brings one
   back. A connection that merely breaks is no death, nor is the end of the daemon, which is started anew beside them.
@@ -25,7 +25,7 @@ defmodule AxonCore.Supervisor do
 
   use Supervisor
 
-  alias AxonCore.{Agent, AgentProcess, Connection, Daemon}
+  alias AxonCore.{Agent, AgentProcess, Connection, Daemon, Options}
 
   @doc false
   def child_spec(options) do
@@ -47,31 +47,40 @@ defmodule AxonCore.Supervisor do
 
   @impl true
   def init(options) do
+    :ok = Options.check(options, [:agents, :daemon | Connection.own_options()], "AxonCore.Supervisor")
     name = Keyword.fetch!(options, :name)
     {daemon, options} = Keyword.pop(options, :daemon)
     {agents, options} = Keyword.pop(options, :agents, [])
+    agents = Enum.map(agents, &child(&1, name))
+    options = Keyword.put(options, :name, connection(name))
 
-    options =
-      if frontend = Daemon.env(daemon || [])["AXON_FRONTEND"], do: [endpoint: frontend] ++ options, else: options
-
-    connection = {Connection, Keyword.put(options, :name, connection(name))}
-    clients = [connection | Enum.map(agents, &child(&1, name))]
-    if daemon, do: beside({Daemon, daemon}, clients), else: Supervisor.init(clients, strategy: :rest_for_one)
+    if daemon,
+      do: beside(Keyword.put_new(daemon, :name, Module.concat(name, Daemon)), options, agents),
+      else: Supervisor.init([{Connection, options} | agents], strategy: :rest_for_one)
   end
 
-  defp beside(daemon, clients) do
+  defp beside(daemon, options, agents) do
     clients = %{
       id: Clients,
       type: :supervisor,
-      start: {Supervisor, :start_link, [clients, [strategy: :rest_for_one]]}
+      start: {__MODULE__, :start_clients, [daemon[:name], options, agents]}
     }
 
-    Supervisor.init([daemon, clients], strategy: :one_for_one)
+    Supervisor.init([Supervisor.child_spec({Daemon, daemon}, id: Daemon), clients], strategy: :one_for_one)
   end
 
-  defp child({key, %Agent{} = agent}, name), do: child({key, agent: agent}, name)
+  @doc false
+  @spec start_clients(GenServer.server(), keyword, list) :: Supervisor.on_start()
+  def start_clients(daemon, options, agents) do
+    options = Keyword.put_new_lazy(options, :endpoint, fn -> Daemon.endpoint(daemon) end)
+    Supervisor.start_link([{Connection, options} | agents], strategy: :rest_for_one)
+  end
 
   defp child({key, options}, name) do
-    {AgentProcess, [name: agent(name, key), connection: connection(name)] ++ options}
+    own = [name: agent(name, key), connection: connection(name)]
+
+    if Keyword.keyword?(options) and Keyword.has_key?(options, :agent),
+      do: {AgentProcess, own ++ options},
+      else: {AgentProcess, [agent: Agent.of(options)] ++ own}
   end
 end

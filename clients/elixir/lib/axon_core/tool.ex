@@ -18,7 +18,7 @@ defmodule AxonCore.Tool do
 
   | | |
   |---|---|
-  | `{:ok, result}` | for the model |
+  | `{:ok, result}` | for the model: what JSON can hold. Structs become maps, dates and times text; return a list for a `{:tuple, …}` |
   | `{:ok, result, content: …, metadata: …}` | more for the model, such as an image; `metadata` comes back in `messages` alone |
   | `{:error, message}` | the model is told that the tool failed; so it is where the function raises or exits |
   | `{:retry, message}` | the model is asked to try again, as often as the agent's `retries` say |

@@ -8,15 +8,27 @@ defmodule AxonCore.ToolUtils do
   @doc "Tools as the daemon is told of them, and their functions by name, which stay here."
   @spec split([Tool.t() | keyword | map]) :: {[map], %{String.t() => tool_function}}
   def split(tools) do
-    tools = Enum.map(tools, &as_tool/1)
+    tools = tools(tools)
     twice = Enum.map(tools, & &1.name) -- Enum.uniq(Enum.map(tools, & &1.name))
     if twice != [], do: raise(Error.new(:invalid_argument, "two tools are called #{inspect(hd(twice))}"))
     functions = for %Tool{name: name, function: function} when function != nil <- tools, into: %{}, do: {name, function}
     {Enum.map(tools, &Tool.to_wire/1), functions}
   end
 
+  @doc "A list of tools, or of the options of some; raises `AxonCore.Error` (`:invalid_argument`) for what is none."
+  @spec tools([Tool.t() | keyword | map]) :: [Tool.t()]
+  def tools(tools) when is_list(tools), do: Enum.map(tools, &as_tool/1)
+
+  def tools(other),
+    do: raise(Error.new(:invalid_argument, "tools are a list of tools, not #{inspect(other, limit: 5)}"))
+
   defp as_tool(%Tool{} = tool), do: tool
-  defp as_tool(options), do: Tool.new(options)
+
+  defp as_tool(options) do
+    if is_map(options) or Keyword.keyword?(options),
+      do: Tool.new(options),
+      else: raise(Error.new(:invalid_argument, "#{inspect(options, limit: 5)} is no tool: write AxonCore.Tool.new(…)"))
+  end
 
   @doc """
   Calls a tool's function; its answer as the packed body of a `tool_result`.
@@ -25,12 +37,19 @@ defmodule AxonCore.ToolUtils do
   """
   @spec call(tool_function, map, pos_integer) :: binary
   def call(function, args, most) do
-    packed = function.(args) |> answer() |> Codec.pack()
+    packed = function.(args) |> packed_answer()
     size = byte_size(packed)
     if size > most, do: failure("the result has #{size} bytes, more than #{most}"), else: packed
   end
 
-  @doc "What a function returned as the body of a `tool_result`."
+  @doc "What a function returned as the packed body of a `tool_result`; times are text in its result, as in JSON."
+  @spec packed_answer(Tool.answer()) :: binary
+  def packed_answer(answer) do
+    body = answer |> answer() |> Codec.plain()
+    Codec.pack(with(%{"result" => result} <- body, do: %{body | "result" => Codec.times_as_text(result)}))
+  end
+
+  @doc "The same, as it is."
   @spec answer(Tool.answer()) :: map
   def answer({:ok, result}), do: %{result: result}
   def answer({:ok, result, more}), do: Map.merge(%{result: result}, Map.new(more))
@@ -50,11 +69,17 @@ defmodule AxonCore.ToolUtils do
     Codec.pack(%{error: %{message: message, retry: false}})
   end
 
-  @doc "The same for a task that ended with a reason."
+  @doc "The same for a task that ended with a reason, whatever that is: an exception's own code may fail to say it."
   @spec crashed(term) :: binary
-  def crashed({%Error{} = error, stack}) when is_list(stack), do: failure(Exception.message(error))
-  def crashed({reason, stack}) when is_list(stack), do: failure(Exception.format_banner(:error, reason, stack))
-  def crashed(reason), do: failure(Exception.format_exit(reason))
+  def crashed(reason) do
+    failure(reason_of(reason))
+  catch
+    _kind, _fault -> failure("the tool ended with #{inspect(reason, limit: 20)}")
+  end
+
+  defp reason_of({%Error{} = error, stack}) when is_list(stack), do: Exception.message(error)
+  defp reason_of({reason, stack}) when is_list(stack), do: Exception.format_banner(:error, reason, stack)
+  defp reason_of(reason), do: Exception.format_exit(reason)
 
   defp text(message) when is_binary(message), do: message
   defp text(message) when is_exception(message), do: Exception.message(message)

@@ -38,10 +38,22 @@ defmodule AxonCore.ConnectionTest do
     assert_raise Error, fn -> AxonCore.steer(handle, <<255>>) end
     assert_raise Error, fn -> AxonCore.answer(handle, {:no, :id}, {:ok, 1}) end
 
-    for id <- [123, "", String.duplicate("x", 65)],
-        do: assert({:error, _} = AxonCore.run(connection, "echo", "x", id: id))
+    for wrong <- [
+          [id: 123],
+          [id: ""],
+          [id: String.duplicate("x", 65)],
+          [to: :nobody],
+          [to: "abc"],
+          [tools: nil],
+          [tools: [name: "a"]],
+          [tools: [5]],
+          [timeout: 5]
+        ] do
+      assert {:error, %Error{type: :invalid_argument}} = AxonCore.run_stream(connection, "echo", "x", wrong)
+    end
 
-    assert {:error, %Error{type: :invalid_argument}} = AxonCore.run_stream(connection, "echo", "x", to: :nobody)
+    assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, "echo", ["a" | "b"])
+    assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, :echo, "x")
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", timeout_ms: :infinity)
     FakeTransport.say(transport, "error", id, %{seq: 1, error_type: "unknown_request", details: 5})
@@ -49,18 +61,72 @@ defmodule AxonCore.ConnectionTest do
     assert Process.alive?(connection)
   end
 
-  test "a tool that raises what is no text has failed, and nothing else", %{
-    connection: connection,
-    transport: transport
-  } do
-    bad = [name: "bad", parameters: %{}, function: fn _ -> raise <<255>> end]
-    {:ok, handle} = AxonCore.run_stream(connection, AxonCore.Agent.new(model: "tools", tools: [bad]), "x")
+  test "a tool that ends in whatever way has failed, and nothing else", %{connection: connection, transport: transport} do
+    ends = [
+      fn _ -> raise <<255>> end,
+      fn _ -> exit({:bad_rows, [{"a", 1, 2, "x"}]}) end,
+      fn _ -> exit({%{__struct__: Error}, []}) end,
+      fn _ -> throw(self()) end,
+      fn _ -> {:ok, [1 | 2]} end
+    ]
+
+    assert {:ok, %{"error" => _}} =
+             AxonCore.Codec.unpack(
+               AxonCore.ToolUtils.crashed({%{__struct__: AxonCore.Unsayable, __exception__: true}, []})
+             )
+
+    for function <- ends do
+      {:ok, handle} =
+        AxonCore.run_stream(connection, "echo", "x", tools: [[name: "bad", parameters: %{}, function: function]])
+
+      assert_receive {:sent, ^transport, ["run_stream", id | _]}
+      FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "bad", args: %{}})
+      assert_receive {:sent, ^transport, ["tool_result", ^id, _, body]}
+      assert {:ok, %{"error" => %{"retry" => false}}} = AxonCore.Codec.unpack(body)
+      FakeTransport.say(transport, "complete", id, %{seq: 2, result: "x"})
+      assert {:ok, _} = AxonCore.await(handle)
+    end
+  end
+
+  test "what a tool returns has times as text, as its schema says", %{connection: connection, transport: transport} do
+    {:ok, handle} = AxonCore.run_stream(connection, "echo", "x")
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "bad", args: %{}})
+    FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "when", args: %{}})
+    :ok = AxonCore.answer(handle, "c", {:ok, %{at: [~U[2026-01-02 03:04:05Z]]}})
     assert_receive {:sent, ^transport, ["tool_result", ^id, _, body]}
-    assert {:ok, %{"error" => %{"retry" => false}}} = AxonCore.Codec.unpack(body)
-    FakeTransport.say(transport, "complete", id, %{seq: 2, result: "x"})
-    assert {:ok, _} = AxonCore.await(handle)
+    assert AxonCore.Codec.unpack(body) == {:ok, %{"result" => %{"at" => ["2026-01-02T03:04:05Z"]}}}
+  end
+
+  test "a reader who stops waits for nobody, and hears no more", %{connection: connection, transport: transport} do
+    test = self()
+
+    reader =
+      Task.async(fn ->
+        taken = connection |> AxonCore.stream("echo", "x") |> Enum.take(1)
+        send(test, :stopped)
+        receive do: (:look -> {taken, Process.info(self(), :messages)})
+      end)
+
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    FakeTransport.say(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
+    # The daemon says nothing.
+    assert_receive :stopped
+    assert_receive {:sent, ^transport, ["cancel", ^id]}
+    FakeTransport.say(transport, "chunk", id, %{seq: 2, type: "text", data: "y"})
+    FakeTransport.say(transport, "error", id, %{seq: 3, error_type: "cancelled"})
+    assert_receive {:event, [:axon_core, :run, :stop], _, %{outcome: :cancelled}}
+    send(reader.pid, :look)
+    assert {[%Chunk{data: "x"}], {:messages, []}} = Task.await(reader)
+  end
+
+  test "what does not fit the output is not lost", %{connection: connection, transport: transport} do
+    agent = AxonCore.Agent.new(registered: "echo", output: :date)
+    {:ok, handle} = AxonCore.run_stream(connection, agent, "x")
+    assert_receive {:sent, ^transport, ["run_stream", id | _]}
+    FakeTransport.say(transport, "complete", id, %{seq: 1, result: "soon"})
+    assert {:error, %Error{type: :unreadable, details: details}} = AxonCore.await(handle)
+    assert %{"result" => "soon", "errors" => [%{message: message}]} = details
+    assert message =~ "no date"
   end
 
   test "only who hears of a run awaits its end", %{connection: connection} do
@@ -258,7 +324,19 @@ defmodule AxonCore.ConnectionTest do
     {:ok, _} = AgentProcess.run_stream(agent, "1")
     assert_receive {:sent, ^transport, ["run_stream" | _]}
     Process.exit(connection, :kill)
-    assert {:error, %Error{type: :no_answer}} = AgentProcess.run(agent, "2")
+    assert {:error, %Error{type: :no_connection}} = AgentProcess.run(agent, "2")
+  end
+
+  test "what is said to the runs of a connection that has died is said to ended ones", %{
+    connection: connection,
+    transport: transport
+  } do
+    {:ok, handle} = AxonCore.run_stream(connection, "echo", "x")
+    assert_receive {:sent, ^transport, ["run_stream" | _]}
+    :ok = stop_supervised(Connection)
+    assert AxonCore.cancel(handle) == {:error, :ended}
+    assert AxonCore.steer(handle, "more") == {:error, :ended}
+    assert AxonCore.answer(handle, "c", {:ok, 1}) == {:error, :ended}
   end
 
   test "options that make no sense are told at the start" do
@@ -266,6 +344,12 @@ defmodule AxonCore.ConnectionTest do
 
     for {options, part} <- [
           {[endpoint: "ipc:///tmp/x"], "no endpoint"},
+          {[endpoint: "tcp://127.0.0.1:99999"], "no endpoint"},
+          {[endpoint: "tcp://127.0.0.1:0"], "no endpoint"},
+          {[endpoint: "tcp://[::1]:5570"], "no endpoint"},
+          {[endpoint: 'tcp://127.0.0.1:5570'], "no endpoint"},
+          {[endpont: "tcp://127.0.0.1:5570"], "did you mean :endpoint?"},
+          {[transport: :erlzmq], "no transport"},
           {[identity: "two words"], "an identity"},
           {[identity: :mine], "an identity"},
           {[frames: :many], "frames"},
@@ -274,6 +358,24 @@ defmodule AxonCore.ConnectionTest do
       options = Keyword.put_new(options, :transport, FakeTransport)
       assert {:error, %Error{message: message}} = Connection.start_link(options)
       assert message =~ part
+    end
+
+    for {options, part} <- [
+          {[agent: "echo", histroy: false], "did you mean :history?"},
+          {[agent: :echo], "is no agent"},
+          {[agent: [model: "echo"]], "is no agent"}
+        ] do
+      assert {:error, %Error{message: message}} = AgentProcess.start_link([connection: :c] ++ options)
+      assert message =~ part
+    end
+
+    for {options, part} <- [
+          {[agnets: []], "did you mean :agents?"},
+          {[agents: [a: [model: "echo"]]], "is no agent"},
+          {[endpoint: "nowhere"], "no endpoint"}
+        ] do
+      assert {:error, reason} = AxonCore.Supervisor.start_link([name: Wrong] ++ options)
+      assert inspect(reason) =~ part
     end
   end
 end
@@ -288,6 +390,11 @@ defmodule AxonCore.TellingTransport do
     send(:connection_test, {:identity, owner, options[:identity]})
     Agent.start_link(fn -> nil end)
   end
+end
+
+defmodule AxonCore.Unsayable do
+  defexception []
+  def message(_), do: throw(:not_now)
 end
 
 defmodule AxonCore.NeedsMore do

@@ -19,9 +19,9 @@ defmodule AxonCore.DaemonTest do
   end
 
   test "all of it under one supervisor" do
-    {options, endpoint} = TestDaemon.options(@few)
-    agents = [echo: AxonCore.Agent.new("echo"), poet: [agent: AxonCore.Agent.new(model: "echo"), history: false]]
-    start_supervised!({AxonCore.Supervisor, name: MyAxon, endpoint: endpoint, daemon: options, agents: agents})
+    {options, _endpoint} = TestDaemon.options(@few)
+    agents = [echo: "echo", poet: [agent: AxonCore.Agent.new(model: "echo"), history: false]]
+    start_supervised!({AxonCore.Supervisor, name: MyAxon, daemon: options, agents: agents})
     echo = AxonCore.Supervisor.agent(MyAxon, :echo)
     assert {:ok, %{result: "Hello"}} = AxonCore.AgentProcess.run(echo, "Hello")
     assert [_, _] = AxonCore.AgentProcess.history(echo)

@@ -127,8 +127,8 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     test "a reader who has had enough cancels the run, and leaves nothing behind", %{connection: connection} do
       [first] = connection |> AxonCore.stream(speaker("tokens=1000,delay_ms=5"), "x") |> Enum.take(1)
       assert %Chunk{seq: 1} = first
+      assert eventually(fn -> :sys.get_state(connection).session.runs == %{} end)
       assert {:message_queue_len, 0} = Process.info(self(), :message_queue_len)
-      assert :sys.get_state(connection).session.runs == %{}
     end
 
     test "a reader who stops for a while makes the model stop", %{connection: connection} do

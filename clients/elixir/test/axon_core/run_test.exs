@@ -202,6 +202,14 @@ defmodule AxonCore.RunTest do
            "nothing is put behind what waits to be sent"
   end
 
+  test "a run of an earlier process, which nobody can go on with, is cancelled, once" do
+    id = Run.random_id(nil)
+    chunk = ["chunk", id, AxonCore.Codec.pack(chunk(7))]
+    assert {[{^id, {:transmit, ["cancel", ^id]}}], session} = Session.heard(session(), chunk, 0)
+    assert {[], _} = Session.heard(session, chunk, 0)
+    assert {[], _} = Session.heard(session(), ["complete", id, AxonCore.Codec.pack(%{seq: 8})], 0)
+  end
+
   test "single frames are asked for by the ping, the first that a broker hears" do
     {actions, _} = Session.connected(Session.new("me", 0, %{frames: "single"}), 0)
     assert [{"ping", %{"frames" => "single", "instance" => "me"}}] = sent(for {_id, action} <- actions, do: action)
@@ -226,6 +234,7 @@ defmodule AxonCore.RunTest do
   test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
     assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
     assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
+    assert {[], _} = Session.heard(session(), ["chunk", Run.random_id(:keep), AxonCore.Codec.pack(chunk(1))], 0)
     assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
     assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable}}}}] = actions
     assert session.runs == %{}

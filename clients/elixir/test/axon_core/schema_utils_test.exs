@@ -3,7 +3,7 @@ defmodule AxonCore.SchemaUtilsTest do
   doctest AxonCore.SchemaUtils
 
   alias AxonCore.{Error, SchemaUtils}
-  alias AxonCore.Fixtures.{Child, LikeEcto, Parent, Place, Plain, Trip}
+  alias AxonCore.Fixtures.{Child, LikeEcto, Odd, Parent, Place, Plain, Trip}
 
   @specs [
     :string,
@@ -18,6 +18,8 @@ defmodule AxonCore.SchemaUtilsTest do
     {:nullable, :string},
     {:one_of, [:string, :integer]},
     [type: :integer, min: 1, max: 5, doc: "How many."],
+    [type: :map, doc: "Anything."],
+    [a: [type: :map, required: false], b: [type: {:map, :integer}, doc: "Counts."]],
     [type: {:nullable, :integer}, min: 1],
     [a: :string, b: [type: :integer, required: false]],
     {:object, [type: :string, what: {:list, [default: :string]}]}
@@ -104,11 +106,46 @@ defmodule AxonCore.SchemaUtilsTest do
     assert properties["mood"] == %{"enum" => ["good", "bad"]}
     assert properties["tags"] == %{"type" => "array", "items" => %{"type" => "string"}}
     assert properties["at"] == %{"type" => "string", "format" => "date-time"}
+    assert properties["meta"] == %{"type" => "object"}
     assert SchemaUtils.to_json_schema(Plain)["properties"] == %{"anything" => %{}, "size" => %{"default" => 3}}
   end
 
+  test "fields of any kind, of whatever default, and other modules' types" do
+    schema = SchemaUtils.to_json_schema(Odd)
+    refute is_map_key(schema, "required")
+    properties = schema["properties"]
+    assert properties["meta"] == %{"type" => "object", "default" => %{}}
+    assert properties["more"] == %{"type" => "object"}
+    assert properties["color"] == %{"enum" => ["red", "green"]}
+    assert properties["run"] == %{}
+    assert %{"type" => "array", "minItems" => 2} = properties["size"]
+    refute is_map_key(properties["size"], "default")
+
+    assert {:ok, %Odd{meta: %{"k" => "v"}, color: :green, size: {3, 4}}} =
+             SchemaUtils.cast(%{"meta" => %{"k" => "v"}, "color" => "green", "size" => [3, 4]}, Odd)
+
+    assert {:ok, %Odd{size: {1, 2}}} = SchemaUtils.cast(%{}, Odd)
+    assert SchemaUtils.to_json_schema(day: Date)["properties"] == %{"day" => %{"type" => "string", "format" => "date"}}
+    assert SchemaUtils.cast(%{"day" => "2026-01-02"}, day: Date) == {:ok, %{day: ~D[2026-01-02]}}
+    assert SchemaUtils.cast("2026-01-02", {Date, :t}) == {:ok, ~D[2026-01-02]}
+  end
+
+  test "dates are judged, so that another may be meant" do
+    assert SchemaUtils.cast("tomorrow", {:one_of, [:date, :string]}) == {:ok, "tomorrow"}
+    assert SchemaUtils.cast("2026-01-02", {:one_of, [:date, :string]}) == {:ok, ~D[2026-01-02]}
+    assert {:error, [%{pointer: "/a", message: message}]} = SchemaUtils.validate(%{"a" => "2020-13-77"}, a: :date)
+    assert message =~ "no date"
+    assert SchemaUtils.validate("03:04:05", :time) == :ok
+    assert SchemaUtils.validate("2026-01-02T03:04:05", :naive_datetime) == :ok
+  end
+
   test "what is no spec is named" do
-    for {spec, part} <- [{"text", "text"}, {NoSuchModule, "NoSuchModule"}, {[type: :integer, maximum: 3], ":maximum"}] do
+    for {spec, part} <- [
+          {[type: :string, pattern: ~r/^a$/i], "no modifiers"},
+          {"text", "text"},
+          {NoSuchModule, "NoSuchModule"},
+          {[type: :integer, maximum: 3], ":maximum"}
+        ] do
       assert_raise Error, ~r/#{part}/, fn -> SchemaUtils.to_json_schema(spec) end
     end
   end

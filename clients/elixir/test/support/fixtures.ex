@@ -37,10 +37,27 @@ defmodule AxonCore.Fixtures do
     defstruct [:anything, size: 3]
   end
 
-  defmodule LikeEcto do
-    defstruct [:id, :title, :mood, :tags, :at]
+  defmodule Color do
+    @type t :: :red | :green
+  end
 
-    def __schema__(:fields), do: [:id, :title, :mood, :tags, :at]
+  defmodule Odd do
+    defstruct [:more, :color, meta: %{}, size: {1, 2}, run: &String.upcase/1]
+
+    @type t :: %__MODULE__{
+            more: map,
+            color: AxonCore.Fixtures.Color.t(),
+            meta: map,
+            size: {integer, integer},
+            run: (String.t() -> String.t())
+          }
+  end
+
+  defmodule LikeEcto do
+    defstruct [:id, :title, :mood, :tags, :at, :meta]
+
+    def __schema__(:fields), do: [:id, :title, :mood, :tags, :at, :meta]
+    def __schema__(:type, :meta), do: :map
     def __schema__(:type, :id), do: :id
     def __schema__(:type, :title), do: :string
     def __schema__(:type, :mood), do: {:parameterized, Ecto.Enum, %{mappings: [good: "good", bad: "bad"]}}

@@ -22,9 +22,13 @@ defmodule AxonCore.SchemaUtils.Structs do
   @doc "A type of a module as a spec; `:error` where it has none of that name, or no types in its beam file."
   @spec type(module, atom) :: {:ok, AxonCore.SchemaUtils.spec()} | :error
   def type(module, name) do
+    with {:ok, ast} <- ast(module, name), do: {:ok, spec(ast, {module, [{module, name}]})}
+  end
+
+  defp ast(module, name) do
     with {:ok, types} <- Code.Typespec.fetch_types(module),
          {_kind, {^name, ast, []}} <- Enum.find(types, &match?({_kind, {^name, _ast, []}}, &1)) do
-      {:ok, spec(ast, {module, types})}
+      {:ok, ast}
     else
       _none -> :error
     end
@@ -66,7 +70,14 @@ defmodule AxonCore.SchemaUtils.Structs do
   end
 
   defp optional(spec, nil), do: [type: spec, required: false]
-  defp optional(spec, default), do: [type: spec, default: default]
+
+  defp optional(spec, default) do
+    _as_json = AxonCore.Codec.plain(default)
+    [type: spec, default: default]
+  rescue
+    # A tuple, a function: nothing that a model could be told.
+    _fault in AxonCore.Error -> [type: spec, required: false]
+  end
 
   # A struct's enforced keys are known to its own compilation alone; making one without them tells.
   defp enforced(module) do
@@ -80,10 +91,9 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp keys_of(%ArgumentError{message: message}), do: message |> String.split("keys must also be given") |> List.last()
 
   defp types(module) do
-    with {:ok, types} <- Code.Typespec.fetch_types(module),
-         {_kind, {:t, {:type, _, :map, fields}, []}} <- Enum.find(types, &match?({_kind, {:t, _ast, []}}, &1)) do
+    with {:ok, {:type, _, :map, fields}} <- ast(module, :t) do
       for {:type, _, _exact, [{:atom, _, name}, ast]} <- fields, name != :__struct__, into: %{} do
-        {name, spec(ast, {module, types})}
+        {name, spec(ast, {module, [{module, :t}]})}
       end
     else
       _none -> %{}
@@ -105,29 +115,28 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp spec({:atom, _, nil}, _known), do: nil
   defp spec({:atom, _, value}, _known), do: {:const, value}
   defp spec({:integer, _, value}, _known), do: {:const, value}
-  defp spec({:remote_type, _, [{:atom, _, String}, {:atom, _, :t}, []]}, _known), do: :string
-  defp spec({:remote_type, _, [{:atom, _, Date}, {:atom, _, :t}, []]}, _known), do: :date
-  defp spec({:remote_type, _, [{:atom, _, Time}, {:atom, _, :t}, []]}, _known), do: :time
-  defp spec({:remote_type, _, [{:atom, _, DateTime}, {:atom, _, :t}, []]}, _known), do: :datetime
-  defp spec({:remote_type, _, [{:atom, _, NaiveDateTime}, {:atom, _, :t}, []]}, _known), do: :naive_datetime
 
-  defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, :t}, []]}, {itself, _types}) do
-    if module != itself and struct?(module), do: module, else: :any
+  defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, :t}, []]}, _known)
+       when module in [String, Date, Time, DateTime, NaiveDateTime],
+       do: module
+
+  defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, name}, []]}, {itself, seen}) do
+    if name == :t and module != itself and struct?(module), do: module, else: named(module, name, seen)
   end
 
-  defp spec({:user_type, _, name, []}, {module, types}) do
-    case Enum.find(types, &match?({_kind, {^name, _ast, []}}, &1)) do
-      # A type that names itself is shown as anything: models are given schemas written out.
-      {_kind, {^name, ast, []}} ->
-        spec(ast, {module, types -- [Enum.find(types, &match?({_kind, {^name, _, []}}, &1))]})
-
-      nil ->
-        :any
-    end
-  end
-
+  defp spec({:user_type, _, name, []}, {module, seen}), do: named(module, name, seen)
   defp spec({:ann_type, _, [_name, ast]}, known), do: spec(ast, known)
   defp spec(_other, _known), do: :any
+
+  # A type inside itself is shown as anything: models are given schemas written out.
+  defp named(module, name, seen) do
+    with false <- {module, name} in seen,
+         {:ok, ast} <- ast(module, name) do
+      spec(ast, {module, [{module, name} | seen]})
+    else
+      _seen_or_none -> :any
+    end
+  end
 
   defp scalar(:binary), do: :string
   defp scalar(name), do: name

@@ -11,7 +11,7 @@ defmodule AxonCore.Transport.Chumak do
   | a peer process that ends for good (a ZMTP PING, a handshake that times out) leaves the receiver waiting for ever | socket and peer are monitored: this process ends with them, and removes the socket from `chumak_sup` |
   | it connects again by itself, every 2 s, under the same identity, and says nothing of it | `AxonCore.Session` notices by what is missing |
   | identities are charlists that become atoms | one for each connection's name, never a random one |
-  | TCP over IPv4 only | `endpoint` names such an address; `AxonCore.Transport.Erlzmq` knows others |
+  | TCP over IPv4 only | `endpoint` names such an address |
   | two crashes of sockets within 5 s end `chumak_sup`, and the application `chumak` with it | it is started again; in a release, make it `:temporary` |
   """
 

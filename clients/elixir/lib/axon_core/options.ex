@@ -1,0 +1,23 @@
+defmodule AxonCore.Options do
+  @moduledoc "Options are checked: a misspelled one would be passed over in silence."
+
+  alias AxonCore.Error
+
+  @doc "Raises `AxonCore.Error` (`:invalid_argument`) where `what` is given an option that it has not."
+  @spec check(keyword, [atom], String.t()) :: :ok
+  def check(options, known, what) do
+    if not Keyword.keyword?(options) do
+      raise Error.new(:invalid_argument, "the options of #{what} are a keyword list, not #{inspect(options, limit: 5)}")
+    end
+
+    case Enum.find(Keyword.keys(options), &(&1 not in known)) do
+      nil -> :ok
+      unknown -> raise Error.new(:invalid_argument, "#{what} has no option #{inspect(unknown)}#{hint(unknown, known)}")
+    end
+  end
+
+  defp hint(unknown, known) do
+    near = Enum.max_by(known, &String.jaro_distance(to_string(unknown), to_string(&1)))
+    if String.jaro_distance(to_string(unknown), to_string(near)) > 0.8, do: "; did you mean #{inspect(near)}?", else: ""
+  end
+end
