@@ -347,7 +347,7 @@ defmodule AxonCore.ConnectionTest do
           {[endpoint: "tcp://127.0.0.1:99999"], "no endpoint"},
           {[endpoint: "tcp://127.0.0.1:0"], "no endpoint"},
           {[endpoint: "tcp://[::1]:5570"], "no endpoint"},
-          {[endpoint: 'tcp://127.0.0.1:5570'], "no endpoint"},
+          {[endpoint: ~c"tcp://127.0.0.1:5570"], "no endpoint"},
           {[endpont: "tcp://127.0.0.1:5570"], "did you mean :endpoint?"},
           {[transport: :erlzmq], "no transport"},
           {[identity: "two words"], "an identity"},
