@@ -17,7 +17,7 @@ from axon_zmq.errors import AxonError
 from axon_zmq.messages import Chunk, Complete
 from axon_zmq.testing import FakeProvider
 from chaos.agents import prompt, text
-from chaos.promises import Report, Scenario
+from chaos.promises import SLOW_MACHINE, Report, Scenario
 from chaos.scene import Scene, descriptors, megabytes, scene, settled, until
 from chaos.workers import started_once
 
@@ -223,7 +223,7 @@ def slow(report: Report) -> None:
         f"broker's memory {growth:+.0f} MB"
     )
     if ratio > RATIO:
-        report.measured(f"over {RATIO}") if report.short and ratio < 4 else report.broken.append(
+        report.measured(f"over {RATIO}") if report.short and ratio < SLOW_MACHINE * RATIO else report.broken.append(
             f"p99 ratio {ratio:.2f}"
         )
     report.expect(growth < 200, f"the broker grew by {growth:.0f} MB")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-SLOW_MACHINE = 4.0
+SLOW_MACHINE = 10.0
 """How many times longer than promised something may take in the short form, on a machine that does other work too."""
 
 
