@@ -30,7 +30,7 @@ defmodule AxonCore do
   `handle.connection`, to be monitored where that matters; `await/2` does.
   """
 
-  alias AxonCore.{Agent, AgentProcess, Chunk, Connection, Error, Handle, Result}
+  alias AxonCore.{Agent, AgentProcess, Chunk, Connection, Error, Handle, Options, Result}
 
   @type outcome :: {:ok, Result.t()} | {:error, Error.t()}
 
@@ -71,9 +71,11 @@ defmodule AxonCore do
   @doc "Calls one Python tool, without a model. Options: `agent`, `deps`, and a request's header."
   @spec call_tool(GenServer.server(), String.t(), map, keyword) :: outcome
   def call_tool(connection, tool, args \\ %{}, options \\ []) do
-    {more, options} = Keyword.split(options, [:agent, :deps])
-    body = Map.merge(%{tool: tool, args: args}, Map.new(more))
-    wait_for(options, &Connection.request(connection, "call_tool", body, &1))
+    wait_for(options, fn options ->
+      {more, options} = Keyword.split(options, [:agent, :deps])
+      body = Map.merge(%{tool: tool, args: args}, Map.new(more))
+      Connection.request(connection, "call_tool", body, options)
+    end)
   end
 
   @doc "What agents and toolsets there are: the body of a `catalog`."
@@ -178,21 +180,27 @@ defmodule AxonCore do
   @doc false
   @spec events(keyword, start) :: Enumerable.t()
   def events(options, start) do
-    options = Keyword.put_new(options, :credit, @window)
     Stream.resource(fn -> begin(options, start) end, &next/1, &finish/1)
   end
 
   defp begin(options, start) do
-    with :ok <- check_mine(options), {:ok, handle} <- start.(options) do
+    with :ok <- check_mine(options), {:ok, handle} <- start.(Keyword.put_new(options, :credit, @window)) do
       {handle, Process.monitor(handle.connection)}
     end
   end
 
   # Who waits for a run, or reads it, is who hears of it.
   defp check_mine(options) do
-    if Keyword.has_key?(options, :to),
-      do: {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")},
-      else: :ok
+    cond do
+      not Keyword.keyword?(options) ->
+        {:error, Options.no_options(options)}
+
+      Keyword.has_key?(options, :to) ->
+        {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")}
+
+      true ->
+        :ok
+    end
   end
 
   defp next(:ended), do: {:halt, :ended}

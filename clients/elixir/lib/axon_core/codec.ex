@@ -82,10 +82,10 @@ defmodule AxonCore.Codec do
   defp plain(%struct{} = value, _path) when struct in [Date, Time, NaiveDateTime], do: struct.to_iso8601(value)
   defp plain(%_struct{} = value, path), do: value |> Map.from_struct() |> plain(path)
   defp plain(map, path) when is_map(map), do: Map.new(map, &pair(&1, path))
+  defp plain([_ | tail], path) when not is_list(tail), do: refuse(path, "it is no proper list")
   defp plain([{key, _value} | _] = list, path) when is_atom(key), do: Map.new(list, &pair(&1, path))
 
   defp plain(list, path) when is_list(list) do
-    if List.improper?(list), do: refuse(path, "#{inspect(list, limit: 5)} is no proper list")
     list |> Enum.with_index() |> Enum.map(fn {item, index} -> plain(item, [index | path]) end)
   end
 

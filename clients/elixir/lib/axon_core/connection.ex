@@ -14,8 +14,9 @@ defmodule AxonCore.Connection do
 
   What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
   the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled. When this process ends
-  itself, the daemon ends its runs 15 s later (`on_disconnect`); where it is started anew before, it cancels those of which
-  it hears again, which are streams: nobody waits for them any more. Runs with an `id` of your own are left to you.
+  itself, the daemon ends its runs 15 s later; where it is started anew in the same VM before, it cancels those of which it
+  hears again, which are streams: nobody waits for them any more. Runs with an `id` of your own, and those with
+  `on_disconnect: :keep`, are left to you.
   """
 
   use GenServer
@@ -61,7 +62,7 @@ defmodule AxonCore.Connection do
     :ok = Options.check(options, @options ++ @more, "a request")
     {header, options} = Keyword.split(options, @header)
     functions = Keyword.get(options, :functions, %{})
-    id = Keyword.get_lazy(options, :id, fn -> Run.random_id(header[:on_disconnect]) end)
+    id = Keyword.get_lazy(options, :id, fn -> new_id(header[:on_disconnect]) end)
     run = Run.new(id, kind, Map.new(header), body, functions, now())
 
     with :ok <- check(id), {:ok, to} <- listener(Keyword.get(options, :to, self())) do
@@ -82,13 +83,27 @@ defmodule AxonCore.Connection do
   defp check(id) when is_binary(id) and byte_size(id) in 1..64, do: :ok
   defp check(_id), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
 
+  # One that shall be kept is for whoever goes on with it.
+  defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: ours() <> random())
+
+  # Begins the ids of all other runs that are started in this VM.
+  defp ours do
+    key = {__MODULE__, :ours}
+    :persistent_term.get(key, nil) || tap("ex-#{binary_part(random(), 0, 8)}-", &:persistent_term.put(key, &1))
+  end
+
   defp listener(to) do
-    pid = if is_pid(to) or is_atom(to) or is_tuple(to), do: GenServer.whereis(to)
+    pid = if name?(to), do: GenServer.whereis(to)
 
     if is_pid(pid) and (node(pid) != node() or Process.alive?(pid)),
       do: {:ok, pid},
       else: {:error, Error.new(:invalid_argument, "there is no process #{inspect(to)}")}
   end
+
+  defp name?({:global, _name}), do: true
+  defp name?({:via, module, _name}), do: is_atom(module)
+  defp name?({name, node}), do: is_atom(name) and is_atom(node)
+  defp name?(to), do: is_pid(to) or is_atom(to)
 
   @doc "Asks a request to end; its own last message says how it did."
   @spec cancel(Handle.t()) :: :ok | {:error, :ended}
@@ -144,7 +159,7 @@ defmodule AxonCore.Connection do
         {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
         state = %{
-          session: Session.new(instance, now(), greeting),
+          session: Session.new(instance, now(), greeting, ours()),
           module: transport,
           options: [identity: identity, host: host, port: port],
           transport: nil,

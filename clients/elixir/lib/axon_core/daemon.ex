@@ -58,6 +58,10 @@ defmodule AxonCore.Daemon do
     for {name, value} <- Keyword.get(options, :env, []), into: %{}, do: {to_string(name), to_string(value)}
   end
 
+  @doc false
+  @spec own_options() :: [atom]
+  def own_options, do: @own
+
   @doc "Starts the daemon, and returns when it is ready."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do

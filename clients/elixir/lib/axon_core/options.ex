@@ -6,15 +6,18 @@ defmodule AxonCore.Options do
   @doc "Raises `AxonCore.Error` (`:invalid_argument`) where `what` is given an option that it has not."
   @spec check(keyword, [atom], String.t()) :: :ok
   def check(options, known, what) do
-    if not Keyword.keyword?(options) do
-      raise Error.new(:invalid_argument, "the options of #{what} are a keyword list, not #{inspect(options, limit: 5)}")
-    end
+    if not Keyword.keyword?(options), do: raise(no_options(options))
 
     case Enum.find(Keyword.keys(options), &(&1 not in known)) do
       nil -> :ok
       unknown -> raise Error.new(:invalid_argument, "#{what} has no option #{inspect(unknown)}#{hint(unknown, known)}")
     end
   end
+
+  @doc "What is said of options that are none."
+  @spec no_options(term) :: Error.t()
+  def no_options(given),
+    do: Error.new(:invalid_argument, "options are a keyword list, not #{inspect(given, limit: 5)}")
 
   defp hint(unknown, known) do
     near = Enum.max_by(known, &String.jaro_distance(to_string(unknown), to_string(&1)))

@@ -93,21 +93,6 @@ defmodule AxonCore.Run do
   defp check(key, value),
     do: raise(Error.new(:invalid_argument, "#{key} is a whole number over 0, not #{inspect(value)}"))
 
-  # Begins the ids of runs that nobody can go on with but the process which started them.
-  @own "ex-"
-
-  @doc "An id for a run; one that shall be kept over a disconnect is told apart from those that need not be."
-  @spec random_id(term) :: binary
-  def random_id(on_disconnect) do
-    random = Base.encode16(:crypto.strong_rand_bytes(16), case: :lower)
-    if on_disconnect in [:keep, "keep"], do: random, else: @own <> random
-  end
-
-  @doc "What a message is answered with whose run nobody here knows: one that an earlier process left goes on for nobody."
-  @spec orphaned(binary, String.t()) :: [action]
-  def orphaned(@own <> _random = id, kind) when kind in ["chunk", "tool_call", "log"], do: [{:transmit, ["cancel", id]}]
-  def orphaned(_id, _kind), do: []
-
   @doc "Whether the daemon runs something for it, which can be resumed and cancelled."
   @spec run?(t) :: boolean
   def run?(run), do: run.kind in @runs

@@ -95,8 +95,8 @@ defmodule AxonCore.SchemaUtils do
 
   defp schema({:map, spec}, within), do: %{"type" => "object", "additionalProperties" => schema(spec, within)}
   defp schema({:object, fields}, within), do: object(fields, within)
-  defp schema({:enum, values}, _within), do: %{"enum" => Codec.plain(values)}
-  defp schema({:const, value}, _within), do: %{"const" => Codec.plain(value)}
+  defp schema({:enum, values}, _within), do: %{"enum" => json(values)}
+  defp schema({:const, value}, _within), do: %{"const" => json(value)}
   defp schema({:one_of, specs}, within), do: %{"anyOf" => Enum.map(specs, &schema(&1, within))}
   defp schema({:nullable, spec}, within), do: spec |> schema(within) |> nullable()
 
@@ -117,6 +117,8 @@ defmodule AxonCore.SchemaUtils do
 
   defp schema(other, _within),
     do: raise(Error.new(:invalid_argument, "#{inspect(other)} is no spec of a schema"))
+
+  defp json(value), do: value |> Codec.plain() |> Codec.times_as_text()
 
   defp object(fields, within) do
     required = for {name, spec} <- fields, required?(spec), do: to_string(name)
@@ -141,7 +143,7 @@ defmodule AxonCore.SchemaUtils do
         Map.put(schema, "description", doc)
 
       {:default, default}, schema ->
-        Map.put(schema, "default", Codec.plain(default))
+        Map.put(schema, "default", json(default))
 
       {:pattern, %Regex{source: source} = regex}, schema ->
         if Regex.opts(regex) not in ["", [], "u", [:unicode]],
@@ -293,7 +295,8 @@ defmodule AxonCore.SchemaUtils do
   Whether data, as it comes from the daemon, fits a schema or a spec.
 
   This is for what an application wants to know beforehand: the daemon judges everything by itself. It knows the keywords
-  that specs make, `allOf`, `oneOf`, `not` and `$ref` into the same schema; of other keywords it says nothing.
+  that specs make, `allOf`, `oneOf`, `not` and `$ref` into the same schema; of other keywords it says nothing, nor of
+  `format`, which is a remark to the model: `cast/2` knows whether text is a date.
   """
   @spec validate(term, spec) :: :ok | {:error, [fault]}
   def validate(data, spec) do
@@ -312,6 +315,8 @@ defmodule AxonCore.SchemaUtils do
     with :ok <- validate(data, spec) do
       {:ok, cast_to(data, spec, [])}
     end
+  catch
+    {:uncastable, text} -> {:error, [%{pointer: "", message: text}]}
   end
 
   defp cast_to(data, spec, _within) when is_map(spec), do: data
@@ -336,14 +341,15 @@ defmodule AxonCore.SchemaUtils do
     do: Map.new(data, fn {key, value} -> {key, cast_to(value, spec, within)} end)
 
   defp cast_to(data, {:nullable, spec}, within), do: cast_to(data, spec, within)
-  defp cast_to(data, {:enum, values}, _within), do: Enum.find(values, data, &(Codec.plain(&1) == data))
+  defp cast_to(data, {:enum, values}, _within), do: Enum.find(values, data, &(json(&1) == data))
   defp cast_to(_data, {:const, value}, _within), do: value
 
   defp cast_to(data, {:tuple, specs}, within),
     do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec, within) end) |> List.to_tuple()
 
+  # Text that fits a date's schema need be none.
   defp cast_to(data, {:one_of, specs}, within),
-    do: cast_to(data, Enum.find(specs, :any, &(validate(data, &1) == :ok)), within)
+    do: cast_to(data, Enum.find(specs, :any, &match?({:ok, _}, cast(data, &1))), within)
 
   defp cast_to(data, {module, type}, within) when is_atom(module) and is_atom(type),
     do: cast_to(data, named(module, type), within)
@@ -364,13 +370,24 @@ defmodule AxonCore.SchemaUtils do
         do: {name, cast_to(data[key], spec, within)}
   end
 
-  # Judged already: it is of that format.
-  defp scalar(text, format) when is_binary(text) do
-    case Validator.time(text, format) do
-      {:ok, time} -> time
-      :error -> text
-    end
+  defp scalar(text, "date") when is_binary(text), do: parsed(Date.from_iso8601(text), text)
+  defp scalar(text, "time") when is_binary(text), do: parsed(Time.from_iso8601(whole(text)), text)
+
+  defp scalar(text, "date-time") when is_binary(text) do
+    with {:ok, time, _offset} <- DateTime.from_iso8601(whole(text)),
+         do: time,
+         else: (_naive -> parsed(NaiveDateTime.from_iso8601(whole(text)), text))
   end
 
   defp scalar(data, _format), do: data
+
+  # RFC 3339 has small letters and leap seconds, ISO 8601 times without seconds; Elixir has none of them.
+  defp whole(text) do
+    text = String.upcase(text)
+    text = Regex.replace(~r/(^|[T ])(\d\d:\d\d)(?=$|Z|[+-])/, text, "\\1\\2:00")
+    Regex.replace(~r/(:\d\d:)60/, text, "\\g{1}59")
+  end
+
+  defp parsed({:ok, value}, _text), do: value
+  defp parsed({:error, _reason}, text), do: throw({:uncastable, "#{inspect(text)} is no date or time"})
 end

@@ -16,12 +16,13 @@ defmodule AxonCore.Session do
   defstruct [
     :boot,
     :greeting,
+    :ours,
     :probe,
     :heard_at,
     :pinged_at,
     max_body: @max_body,
     runs: %{},
-    orphans: [],
+    orphans: MapSet.new(),
     miscounted?: false,
     silent?: false,
     shared?: false
@@ -31,17 +32,18 @@ defmodule AxonCore.Session do
   @type action :: {binary, Run.action()} | :shared
 
   @silence 5_000
-  # Ids of runs of an earlier process that are remembered.
-  @orphans 64
+  # Ids of an earlier connection's runs that are remembered.
+  @orphans 10_000
 
   @doc """
   A connection that knows nobody. `instance` is random, one for each process; `more` is what else its pings say, which are
-  the first that a broker hears: `frames: "single"`.
+  the first that a broker hears: `frames: "single"`. What begins with `ours` is the id of a run that only a connection of
+  this VM can have started, and that nobody goes on with when that has died.
   """
-  @spec new(String.t(), integer, map) :: t
-  def new(instance, now, more \\ %{}) do
+  @spec new(String.t(), integer, map, String.t() | nil) :: t
+  def new(instance, now, more \\ %{}, ours \\ nil) do
     greeting = Map.put(more, :instance, instance)
-    %__MODULE__{greeting: greeting, probe: "probe-" <> instance, heard_at: now, pinged_at: now}
+    %__MODULE__{greeting: greeting, probe: "probe-" <> instance, heard_at: now, pinged_at: now, ours: ours}
   end
 
   @doc "A new request: what is to be sent for it."
@@ -105,13 +107,18 @@ defmodule AxonCore.Session do
     _fault -> unreadable(session, id)
   end
 
-  # Told once: what was on its way meanwhile is answered no more.
-  defp orphaned(%{orphans: orphans} = session, kind, id) do
-    case if(id in orphans, do: [], else: Run.orphaned(id, kind)) do
-      [] -> {[], session}
-      actions -> {Enum.map(actions, &{id, &1}), %{session | orphans: Enum.take([id | orphans], @orphans)}}
+  # A run that an earlier connection of this VM has left goes on for nobody. It is told so once: what was on its way
+  # meanwhile is answered no more.
+  defp orphaned(%{ours: ours, shared?: false} = session, kind, id) when kind in ["chunk", "tool_call", "log"] do
+    if ours != nil and String.starts_with?(id, ours) and id not in session.orphans do
+      orphans = if MapSet.size(session.orphans) < @orphans, do: session.orphans, else: MapSet.new()
+      {[{id, {:transmit, ["cancel", id]}}], %{session | orphans: MapSet.put(orphans, id)}}
+    else
+      {[], session}
     end
   end
+
+  defp orphaned(session, _kind, _id), do: {[], session}
 
   defp unreadable(session, id) when is_map_key(session.runs, id) do
     text = "the daemon's answer is nothing that this version understands"

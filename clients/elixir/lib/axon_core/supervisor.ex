@@ -25,7 +25,7 @@ defmodule AxonCore.Supervisor do
 
   use Supervisor
 
-  alias AxonCore.{Agent, AgentProcess, Connection, Daemon, Options}
+  alias AxonCore.{Agent, AgentProcess, Connection, Daemon, Error, Options}
 
   @doc false
   def child_spec(options) do
@@ -51,6 +51,7 @@ defmodule AxonCore.Supervisor do
     name = Keyword.fetch!(options, :name)
     {daemon, options} = Keyword.pop(options, :daemon)
     {agents, options} = Keyword.pop(options, :agents, [])
+    :ok = Options.check(daemon || [], Daemon.own_options(), "a daemon")
     agents = Enum.map(agents, &child(&1, name))
     options = Keyword.put(options, :name, connection(name))
 
@@ -76,11 +77,15 @@ defmodule AxonCore.Supervisor do
     Supervisor.start_link([{Connection, options} | agents], strategy: :rest_for_one)
   end
 
-  defp child({key, options}, name) do
+  defp child({key, options}, name) when is_atom(key) do
     own = [name: agent(name, key), connection: connection(name)]
 
     if Keyword.keyword?(options) and Keyword.has_key?(options, :agent),
       do: {AgentProcess, own ++ options},
       else: {AgentProcess, [agent: Agent.of(options)] ++ own}
+  end
+
+  defp child(other, _name) do
+    raise Error.new(:invalid_argument, "#{inspect(other, limit: 5)} has no name: write `agents: [support: …]`")
   end
 end

@@ -47,12 +47,22 @@ defmodule AxonCore.ConnectionTest do
           [tools: nil],
           [tools: [name: "a"]],
           [tools: [5]],
-          [timeout: 5]
+          [to: {1, 2, 3}],
+          [timeout: 5],
+          %{timeout_ms: 5}
         ] do
       assert {:error, %Error{type: :invalid_argument}} = AxonCore.run_stream(connection, "echo", "x", wrong)
     end
 
-    assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, "echo", ["a" | "b"])
+    for options <- [%{timeout_ms: 5}, [to: self()]] do
+      assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, "echo", "x", options)
+      assert {:error, %Error{type: :invalid_argument}} = AxonCore.call_tool(connection, "tool", %{}, options)
+      assert_raise Error, fn -> connection |> AxonCore.stream("echo", "x", options) |> Enum.to_list() end
+    end
+
+    for prompt <- [["a" | "b"], [{:a, 1} | :b]],
+        do: assert({:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, "echo", prompt))
+
     assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, :echo, "x")
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", timeout_ms: :infinity)
@@ -127,6 +137,60 @@ defmodule AxonCore.ConnectionTest do
     assert {:error, %Error{type: :unreadable, details: details}} = AxonCore.await(handle)
     assert %{"result" => "soon", "errors" => [%{message: message}]} = details
     assert message =~ "no date"
+  end
+
+  test "a run that its connection left is cancelled by the next one, but for what is kept", %{
+    connection: connection,
+    transport: transport
+  } do
+    {:ok, _} = AxonCore.run_stream(connection, "echo", "x")
+    {:ok, _} = AxonCore.run_stream(connection, "echo", "x", on_disconnect: :keep)
+    {:ok, _} = AxonCore.run_stream(connection, "echo", "x", id: "mine")
+
+    ids =
+      for _ <- 1..3,
+          do:
+            (
+              assert_receive {:sent, ^transport, ["run_stream", id | _]}
+              id
+            )
+
+    Process.exit(connection, :kill)
+    assert_receive {:up, another}, 2_000
+    for id <- ids, do: FakeTransport.say(another, "chunk", id, %{seq: 7, type: "text", data: "x"})
+    left = hd(ids)
+    assert_receive {:sent, ^another, ["cancel", ^left]}
+    refute_receive {:sent, ^another, ["cancel", _]}, 50
+  end
+
+  test "a conversation goes on when a reader stops, and remembers nothing of it", %{
+    connection: connection,
+    transport: transport
+  } do
+    test = self()
+
+    slow = [
+      name: "slow",
+      parameters: %{},
+      function: fn _ -> send(test, {:tool, self()}) && Process.sleep(:infinity) end
+    ]
+
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+    reader = Task.async(fn -> agent |> AgentProcess.stream("1", tools: [slow]) |> Enum.take(1) end)
+    assert_receive {:sent, ^transport, ["run_stream", one | _]}
+    FakeTransport.say(transport, "tool_call", one, %{seq: 1, call_id: "c", name: "slow", args: %{}})
+    assert_receive {:tool, tool}
+    monitor = Process.monitor(tool)
+    FakeTransport.say(transport, "chunk", one, %{seq: 2, type: "text", data: "x"})
+    assert [%Chunk{}] = Task.await(reader)
+    assert_receive {:DOWN, ^monitor, :process, _, :shutdown}
+    assert_receive {:sent, ^transport, ["cancel", ^one]}
+    next = Task.async(fn -> AgentProcess.run(agent, "2") end)
+    FakeTransport.say(transport, "complete", one, %{seq: 3, messages: [%{of: "one"}]})
+    assert_receive {:sent, ^transport, ["run", two | _]}
+    FakeTransport.say(transport, "complete", two, %{seq: 1, messages: [%{of: "two"}]})
+    assert {:ok, _} = Task.await(next)
+    assert %{"of" => "two"} = List.last(AgentProcess.history(agent))
   end
 
   test "only who hears of a run awaits its end", %{connection: connection} do
@@ -372,6 +436,9 @@ defmodule AxonCore.ConnectionTest do
     for {options, part} <- [
           {[agnets: []], "did you mean :agents?"},
           {[agents: [a: [model: "echo"]]], "is no agent"},
+          {[agents: ["support"]], "has no name"},
+          {[daemon: true], "keyword list"},
+          {[daemon: [comand: "x"]], "did you mean :command?"},
           {[endpoint: "nowhere"], "no endpoint"}
         ] do
       assert {:error, reason} = AxonCore.Supervisor.start_link([name: Wrong] ++ options)

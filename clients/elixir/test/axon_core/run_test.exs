@@ -203,11 +203,24 @@ defmodule AxonCore.RunTest do
   end
 
   test "a run of an earlier process, which nobody can go on with, is cancelled, once" do
-    id = Run.random_id(nil)
-    chunk = ["chunk", id, AxonCore.Codec.pack(chunk(7))]
-    assert {[{^id, {:transmit, ["cancel", ^id]}}], session} = Session.heard(session(), chunk, 0)
-    assert {[], _} = Session.heard(session, chunk, 0)
-    assert {[], _} = Session.heard(session(), ["complete", id, AxonCore.Codec.pack(%{seq: 8})], 0)
+    session = Session.new("me", 0, %{}, "ours-")
+    chunk = &["chunk", &1, AxonCore.Codec.pack(chunk(7))]
+    many = for number <- 1..1_000, do: "ours-#{number}"
+
+    session =
+      for id <- many, reduce: session do
+        session ->
+          assert {[{^id, {:transmit, ["cancel", ^id]}}], session} = Session.heard(session, chunk.(id), 0)
+          session
+      end
+
+    for id <- many, do: assert({[], _} = Session.heard(session, chunk.(id), 0))
+    assert {[], _} = Session.heard(session, chunk.("another's"), 0)
+    assert {[], _} = Session.heard(session, ["complete", "ours-0", AxonCore.Codec.pack(%{seq: 8})], 0)
+
+    pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", shared: true})]
+    {_, session} = Session.heard(session, pong, 0)
+    assert {[], _} = Session.heard(session, chunk.("ours-0"), 0), "it may be another's who has this identity too"
   end
 
   test "single frames are asked for by the ping, the first that a broker hears" do
@@ -234,7 +247,6 @@ defmodule AxonCore.RunTest do
   test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
     assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
     assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
-    assert {[], _} = Session.heard(session(), ["chunk", Run.random_id(:keep), AxonCore.Codec.pack(chunk(1))], 0)
     assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
     assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable}}}}] = actions
     assert session.runs == %{}

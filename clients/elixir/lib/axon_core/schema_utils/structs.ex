@@ -121,7 +121,12 @@ defmodule AxonCore.SchemaUtils.Structs do
        do: module
 
   defp spec({:remote_type, _, [{:atom, _, module}, {:atom, _, name}, []]}, {itself, seen}) do
-    if name == :t and module != itself and struct?(module), do: module, else: named(module, name, seen)
+    cond do
+      name == :t and module != itself and struct?(module) -> module
+      match?("Elixir." <> _, Atom.to_string(module)) -> named(module, name, seen)
+      # Erlang's own can be endless, written out.
+      true -> :any
+    end
   end
 
   defp spec({:user_type, _, name, []}, {module, seen}), do: named(module, name, seen)

@@ -9,22 +9,6 @@ defmodule AxonCore.SchemaUtils.Validator do
   @spec faults(term, map | boolean) :: [AxonCore.SchemaUtils.fault()]
   def faults(data, schema), do: data |> judge(schema, "", schema, 0) |> Enum.take(@most_faults)
 
-  @doc "Text as what its format says; a `date-time` without an offset is naive. `:error` for other text, and other formats."
-  @spec time(String.t(), String.t() | nil) :: {:ok, Date.t() | Time.t() | DateTime.t() | NaiveDateTime.t()} | :error
-  def time(text, "date"), do: parsed(Date.from_iso8601(text))
-  def time(text, "time"), do: parsed(Time.from_iso8601(text))
-
-  def time(text, "date-time") do
-    with {:ok, time, _offset} <- DateTime.from_iso8601(text),
-         do: {:ok, time},
-         else: (_naive -> parsed(NaiveDateTime.from_iso8601(text)))
-  end
-
-  def time(_text, _format), do: :error
-
-  defp parsed({:ok, value}), do: {:ok, value}
-  defp parsed({:error, _reason}), do: :error
-
   defp judge(_data, true, _at, _root, _depth), do: []
   defp judge(_data, false, at, _root, _depth), do: fault(at, "nothing is allowed here")
   defp judge(_data, _schema, at, _root, depth) when depth > @deepest, do: fault(at, "the schema is nested too deep")
@@ -105,11 +89,6 @@ defmodule AxonCore.SchemaUtils.Validator do
       {:ok, regex} -> if data =~ regex, do: [], else: fault(at, "#{shown(data)} does not match #{pattern}")
       {:error, _reason} -> []
     end
-  end
-
-  defp keyword("format", format, data, _schema, {at, _, _})
-       when is_binary(data) and format in ["date", "time", "date-time"] do
-    if time(data, format) == :error, do: fault(at, "#{shown(data)} is no #{format} of ISO 8601"), else: []
   end
 
   defp keyword("allOf", schemas, data, _schema, {at, root, depth}) do
