@@ -107,20 +107,52 @@ def private_directory(run_dir: Path) -> Path:
     """
     try:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = run_dir.stat()
-        if status.st_uid != os.geteuid():
-            raise ConfigurationError(f"run directory {str(run_dir)!r} belongs to another user: set AXON_RUN_DIR")
-        if stat.S_IMODE(status.st_mode) != 0o700:
-            names = {path.name for path in run_dir.iterdir()}
-            if names and not names & _OUR_FILES:
-                raise ConfigurationError(
-                    f"run directory {str(run_dir)!r} is open to others and holds other files: "
-                    "set AXON_RUN_DIR to a new directory"
-                )
+        check_private(run_dir)
+        if stat.S_IMODE(run_dir.stat().st_mode) != 0o700:
             run_dir.chmod(0o700)
     except OSError as fault:
         raise ConfigurationError(f"run directory {str(run_dir)!r}: {fault.strerror}; set AXON_RUN_DIR") from None
     return run_dir
+
+
+def check_private(run_dir: Path) -> None:
+    """Check that `private_directory` would take a directory, or could make it; nothing is made or changed.
+
+    Raises:
+        ConfigurationError: It would not, or could not.
+    """
+    shown = f"run directory {str(run_dir)!r}"
+    try:
+        place = next(place for place in (run_dir, *run_dir.parents) if place.exists())
+        if place != run_dir:
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise ConfigurationError(f"{shown} cannot be made in {str(place)!r}: set AXON_RUN_DIR")
+            return
+        status = run_dir.stat()
+        if status.st_uid != os.geteuid():
+            raise ConfigurationError(f"{shown} belongs to another user: set AXON_RUN_DIR")
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            names = {path.name for path in run_dir.iterdir()}
+            if names and not names & _OUR_FILES:
+                raise ConfigurationError(
+                    f"{shown} is open to others and holds other files: set AXON_RUN_DIR to a new directory"
+                )
+    except OSError as fault:
+        raise ConfigurationError(f"{shown}: {fault.strerror}; set AXON_RUN_DIR") from None
+
+
+def check_folder(frontend: str) -> None:
+    """Check that the folder of an `ipc://` frontend is there, for the broker to make its socket in.
+
+    Raises:
+        ConfigurationError: It is not, or may not be written to.
+    """
+    folder = Path(frontend.removeprefix("ipc://")).parent
+    if frontend.startswith("ipc://") and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ConfigurationError(
+            f"{frontend!r}: {str(folder)!r} is no folder that is yours to write to: "
+            "make it, or set another AXON_FRONTEND"
+        )
 
 
 def open_private(path: str, flags: int) -> int:

@@ -158,14 +158,30 @@ def test_agents_and_ping(daemon):
 
 
 def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
-    good = axon(daemon, "doctor", AXON_RUN_DIR=str(tmp_path / "run"))
+    place = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
+    good = axon(None, "doctor", **place)
     assert good.returncode == 0, good.stdout
     assert "WRONG" not in good.stdout
-    bad = axon(daemon, "doctor", AXON_RUN_DIR=str(tmp_path / "run"), AXON_AGENTS="mine=no_such_module:agent")
+    assert f"ok    run directory: {tmp_path}/run, which serve will make\n" in good.stdout
+    bad = axon(None, "doctor", **place, AXON_AGENTS="mine=no_such_module:agent")
     assert bad.returncode == 1
-    assert "agent mine: ModuleNotFoundError" in bad.stdout
+    assert "agent mine, as configured here: ModuleNotFoundError" in bad.stdout
     assert "mend" in bad.stdout
     assert axon(None, "doctor", AXON_FRONTEND="tcp://0.0.0.0:1").returncode == 1
+    nowhere = axon(None, "doctor", AXON_FRONTEND=f"ipc://{tmp_path}/nowhere/socket")
+    assert nowhere.returncode == 1
+    assert "WRONG frontend: " in nowhere.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_compares_the_daemons_agents_with_those_that_are_configured(daemon):
+    compared = axon(daemon, "doctor", AXON_AGENTS="echo=axon_zmq.agents.echo:agent,ekko=axon_zmq.agents.echo:agent")
+    assert compared.returncode == 1
+    [told] = [line for line in compared.stdout.splitlines() if "daemon's agents" in line]
+    assert told.startswith(
+        "WRONG daemon's agents: does not have ekko, which is configured here; could not load broken: AttributeError"
+    )
+    assert compared.stdout.count("WRONG") == 1
 
 
 def test_broker_and_worker_alone(tmp_path):

@@ -71,7 +71,7 @@ def test_the_commands_of_the_operations_page_work_from_a_checkout(serving: Serve
         env["AXON_RUN_DIR"] = str(Path(folder) / "run")
         for command, _ in health:
             assert subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True).returncode == 0
-        # `doctor` has made the run directory; a checkout has it from the start.
+        (Path(folder) / "run").mkdir()  # which a checkout has from the start
         conf = (ROOT / "supervisord.conf").read_text().replace("5570", str(free_port()))
         (Path(folder) / "supervisord.conf").write_text(conf)
         start, (status, shown), shutdown = control

@@ -167,6 +167,18 @@ def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_pat
         endpoints.private_directory(tmp_path / "file")
 
 
+def test_a_run_directory_is_looked_at_without_making_or_changing_it(tmp_path):
+    endpoints.check_private(tmp_path / "new" / "run")
+    (open_one := tmp_path / "open").mkdir(mode=0o755)
+    endpoints.check_private(open_one)
+    assert open_one.stat().st_mode & 0o777 == 0o755
+    (open_one / "precious").touch()
+    for wrong in (open_one, open_one / "precious", open_one / "precious" / "run"):
+        with pytest.raises(ConfigurationError, match="set AXON_RUN_DIR"):
+            endpoints.check_private(wrong)
+    assert {path.name for path in tmp_path.iterdir()} == {"open"}
+
+
 def test_the_configuration_holds_what_differs_from_the_defaults():
     changed = settings.load(
         agents={"mine": "my.module:agent"},

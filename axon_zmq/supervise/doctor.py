@@ -9,12 +9,14 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from axon_zmq import __version__, endpoints, settings
 from axon_zmq.errors import AxonError, ConfigurationError
+from axon_zmq.supervise import rpc
 
 
 class Finding(NamedTuple):
@@ -44,15 +46,20 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     try:
         configured = settings.load()
     except ConfigurationError as error:
-        yield Finding(False, "settings", str(error), "correct the variable, or axon.toml")
+        yield Finding(False, "settings", str(error), "correct the variable, or the file")
         return
     yield Finding(True, "settings", f"frontend {configured.frontend}, workers {configured.workers()}")
     try:
-        run_dir = endpoints.private_directory(configured.run_dir.absolute())
+        run_dir = configured.run_dir.absolute()
+        endpoints.check_private(run_dir)
         endpoints.backend_endpoint(run_dir)
-        yield Finding(True, "run directory", str(run_dir))
+        yield Finding(True, "run directory", f"{run_dir}{'' if run_dir.exists() else ', which serve will make'}")
     except ConfigurationError as error:
         yield Finding(False, "run directory", str(error), "set AXON_RUN_DIR to a short path of your own")
+    try:
+        endpoints.check_folder(configured.frontend)
+    except ConfigurationError as error:
+        yield Finding(False, "frontend", str(error), "make the folder, or set another AXON_FRONTEND")
     beside = str(Path(sys.executable).parent)
     found = shutil.which("supervisord", path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
     yield Finding(bool(found), "supervisord", found or "not on PATH", "activate the environment: . .venv/bin/activate")
@@ -60,7 +67,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     yield Finding(hard >= 4096, "open files", f"at most {hard}, one a client", "raise `ulimit -Hn`")
     yield _event_loop(configured.loop)
     yield from _agents(configured)
-    yield _daemon(endpoint or configured.frontend, configured)
+    yield from _daemon(endpoint or configured.frontend, configured)
 
 
 def _event_loop(kind: str) -> Finding:
@@ -91,11 +98,13 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
     for name, entry in catalog["agents"].items():
         fault: Any = entry.get("error") or entry.get("tools_error")
         target = configured.agents[name]
-        yield Finding(fault is None, f"agent {name}", fault or target, f"mend {target} or its entry in AXON_AGENTS")
+        what, mend = f"agent {name}, as configured here", f"mend {target} or its entry in AXON_AGENTS"
+        yield Finding(fault is None, what, fault or target, mend)
     for name, entry in catalog["toolsets"].items():
         fault = entry.get("error")
         found = fault or ", ".join(tool["name"] for tool in entry["tools"]) or "no tools"
-        yield Finding(fault is None, f"toolset {name}", found, "mend its entry in AXON_TOOLSETS or axon.toml")
+        what, mend = f"toolset {name}, as configured here", "mend its entry in AXON_TOOLSETS or axon.toml"
+        yield Finding(fault is None, what, found, mend)
     if configured.model is not None:
         try:
             models.named(configured.model)
@@ -104,21 +113,52 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
             yield Finding(False, "model", error.message, "correct AXON_MODEL, or set the provider's key")
 
 
-def _daemon(endpoint: str, configured: settings.Settings) -> Finding:
+def _daemon(endpoint: str, configured: settings.Settings) -> Iterator[Finding]:
     from axon_zmq.client import AsyncClient
 
-    async def ask() -> dict[str, Any]:
+    async def ask() -> tuple[dict[str, Any], dict[str, Any] | None]:
         async with AsyncClient(endpoint) as client:
-            return await client.ping(2.0)
+            pong = await client.ping(2.0)
+            with suppress(AxonError):
+                return pong, await client.describe()
+            return pong, None
 
     try:
-        pong = asyncio.run(ask())
+        pong, agents = asyncio.run(ask())
     except AxonError:
-        return Finding(True, "daemon", f"none answers at {endpoint} yet: start it with `axon-zmq serve`")
+        yield _no_daemon(endpoint, configured)
+        return
     empty = [mode for mode, wanted in configured.workers().items() if wanted and not pong["modes"][mode]["workers"]]
-    return Finding(
+    yield Finding(
         not empty,
         "daemon",
         f"{endpoint}, version {pong['version']}, modes {pong['modes']}",
         f"no worker for {', '.join(empty)}: look at supervisorctl status and the logs",
+    )
+    if agents is not None:
+        yield _compared(agents, configured)
+
+
+def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
+    run_dir = configured.run_dir.absolute()
+    pid = rpc.holder(run_dir) if endpoint == configured.frontend else None
+    if pid is None:
+        return Finding(True, "daemon", f"none answers at {endpoint} yet: start it with `axon-zmq serve`")
+    return Finding(
+        False,
+        "daemon",
+        f"none answers at {endpoint}, though a supervisord (pid {pid or '?'}) holds {str(run_dir)!r}",
+        f"{rpc.start_broker(run_dir, pid)}, or set AXON_FRONTEND as it was at its start",
+    )
+
+
+def _compared(agents: Mapping[str, Any], configured: settings.Settings) -> Finding:
+    """The daemon's agents beside those that are configured here."""
+    faults = [f"does not have {name}, which is configured here" for name in configured.agents if name not in agents]
+    faults += [f"could not load {name}: {entry['error']}" for name, entry in agents.items() if "error" in entry]
+    return Finding(
+        not faults,
+        "daemon's agents",
+        "; ".join(faults) or ", ".join(agents),
+        "mend the agent and `axon-zmq roll`; for other AXON_AGENTS, start the daemon anew, or call doctor with its own",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import xmlrpc.client
 from contextlib import suppress
@@ -53,6 +54,38 @@ def call(run_dir: Path, method: str, *arguments: Any) -> Any:
         return xmlrpc.client.loads(answer.read())[0][0]
     finally:
         connection.close()
+
+
+def holder(run_dir: Path) -> int | None:
+    """The pid of the supervisord that holds a run directory; 0 of one that ends, or hangs; None where there is none."""
+    try:
+        return call(run_dir, "getPID")
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return None
+    except FAULTS:
+        return 0
+
+
+def start_broker(run_dir: Path, pid: int) -> str:
+    """What starts the broker of a supervisord, for a message."""
+    file = configuration(pid) or run_dir / "supervisord.conf"
+    return f"`supervisorctl -c {shlex.quote(str(file))} start broker`"
+
+
+def configuration(pid: int) -> Path | None:
+    """The file that a supervisord was started with, where its command line can be read."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        folder = Path(f"/proc/{pid}/cwd").resolve()
+    except (OSError, ValueError):
+        return None
+    for number, word in enumerate(words[:-1]):
+        if word in ("-c", "--configuration"):
+            return folder / words[number + 1]
+        if word.startswith("--configuration="):
+            return folder / word.partition("=")[2]
+    here = folder / "supervisord.conf"  # where supervisord looks by itself
+    return here if here.exists() else None
 
 
 def wake(run_dir: Path) -> None:
