@@ -19,7 +19,10 @@ import pytest
 from rich.console import Console
 
 from axon_zmq import Client
-from axon_zmq.supervise import backend, backoff, rpc, slots, status
+from axon_zmq.errors import ConfigurationError
+from axon_zmq.settings import Settings
+from axon_zmq.supervise import backend, backoff, rpc, slots, status, welcome
+from axon_zmq.supervise.daemon import Daemon as Serving
 from tests import snippets
 from tests.conftest import ROOT, wait_until
 from tests.test_supervised import BIN, Served, served
@@ -235,16 +238,48 @@ def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemo
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_status_shows_what_there_is_when_the_broker_is_not_there(daemon: Served):
+@pytest.fixture
+def stopped_broker(daemon: Served) -> Iterator[str]:
+    """The daemon's is stopped; the command that starts it."""
     rpc.call(daemon.run_dir, "stopProcess", "broker")
+    yield f"`supervisorctl -c {daemon.run_dir / 'supervisord.conf'} start broker`"
+    rpc.call(daemon.run_dir, "startProcess", "broker", False)
+    wait_until(lambda: command(daemon, "status").returncode == 0, "the broker and its workers")
+
+
+def test_status_shows_what_there_is_when_the_broker_is_not_there(daemon: Served, stopped_broker: str):
     shown = command(daemon, "status")
     assert shown.returncode == 3
     told = json.loads(shown.stdout)
     assert told["processes"]["broker"]["state"] == "STOPPED"
     assert told["processes"]["run-1"]["state"] in ("STARTING", "RUNNING")
     assert told["silent"].keys() == {"broker"}
-    rpc.call(daemon.run_dir, "startProcess", "broker", False)
-    wait_until(lambda: command(daemon, "status").returncode == 0, "the broker and its workers")
+
+
+def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
+    daemon: Served, stopped_broker: str, monkeypatch: Any
+):
+    before = pids(daemon)
+    files = {path: path.stat() for path in daemon.run_dir.glob("*.conf")}
+    for arguments in (["roll"], ["roll", "run-1", "--broker"], ["scale", "run", "2"], ["scale", "run", "0"]):
+        refused = command(daemon, *arguments)
+        assert refused.returncode == 3
+        assert "nothing was touched" in refused.stderr
+        assert stopped_broker in refused.stderr.replace("\n", " ")
+    second = command(daemon, "serve")
+    assert second.returncode == 2
+    assert f"a supervisord (pid {before['supervisord']}) holds" in second.stderr.replace("\n", " ")
+    assert stopped_broker in second.stderr.replace("\n", " ")
+    examined = command(daemon, "doctor")
+    assert examined.returncode == 1
+    assert f"WRONG daemon: none answers at {daemon.endpoint}, though a supervisord" in examined.stdout
+    assert stopped_broker in examined.stdout
+    monkeypatch.setattr(welcome, "START_TIMEOUT", 0.0)
+    late = Serving(Settings(run_dir=daemon.run_dir, frontend=daemon.endpoint), ROOT)
+    with pytest.raises(ConfigurationError, match=r"the broker does not answer \(STOPPED\); run-1 has not registered"):
+        welcome.wait_for_workers(late, Console(file=io.StringIO()))
+    assert pids(daemon) == before
+    assert {path: path.stat().st_mtime_ns for path in files} == {path: was.st_mtime_ns for path, was in files.items()}
 
 
 def test_status_on_a_terminal_is_a_table(daemon: Served):

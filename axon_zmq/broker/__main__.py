@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         frontend = endpoints.check_frontend(options.frontend)
+        endpoints.check_folder(frontend)
         run_dir = endpoints.private_directory(options.run_dir.absolute())
         backend = endpoints.backend_endpoint(run_dir)
         backoff.pause(run_dir, "broker")

@@ -17,6 +17,7 @@ from axon_zmq import endpoints
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, rpc
+from axon_zmq.worker import loops
 
 LOOK = 0.1
 """Seconds between two looks at supervisord: what it tells of its end is only found by asking."""
@@ -45,9 +46,11 @@ class Daemon:
         """Start it, and from now on stop it at SIGTERM, SIGINT and SIGHUP.
 
         Raises:
-            ConfigurationError: Another daemon holds the run directory or the frontend.
+            ConfigurationError: Another daemon holds the run directory or the frontend, or processes could not start.
         """
         self._check_free()
+        endpoints.check_folder(self.settings.frontend)
+        loops.new_loop(self.settings.loop).close()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
         conf.replace(self.settings.run_dir / conf.MORE, "")  # what was scaled lasts until the next start
         with open(self.settings.run_dir / "supervisord.log", "ab", opener=endpoints.open_private) as log:
@@ -67,6 +70,12 @@ class Daemon:
             raise ConfigurationError(
                 f"a daemon (broker pid {holder}) serves {str(self.settings.run_dir)!r} already: "
                 "stop it, or set AXON_RUN_DIR and AXON_FRONTEND for another"
+            )
+        if (pid := rpc.holder(self.settings.run_dir)) is not None:
+            raise ConfigurationError(
+                f"a supervisord (pid {pid or '?'}) holds {str(self.settings.run_dir)!r}, "
+                f"perhaps with its broker stopped: {rpc.start_broker(self.settings.run_dir, pid)}, "
+                "stop the supervisord, or set AXON_RUN_DIR and AXON_FRONTEND for another"
             )
         if self.settings.frontend.startswith("tcp://"):
             address, port = endpoints.tcp_address(self.settings.frontend)

@@ -59,8 +59,8 @@ class Slots:
 
     def __init__(self, run_dir: Path, configuration: Path | None = None) -> None:
         self._run_dir = run_dir
-        pid = self._supervisor("getPID")
-        self._configuration = configuration or _configuration_of(pid) or run_dir / "supervisord.conf"
+        self._pid = pid = self._supervisor("getPID")
+        self._configuration = configuration or rpc.configuration(pid) or run_dir / "supervisord.conf"
         self._more = run_dir / conf.MORE
 
     @contextmanager
@@ -76,6 +76,18 @@ class Slots:
             except BlockingIOError:
                 raise NotNowError("another scale or roll is at work here: wait for its end") from None
             yield
+
+    def check_broker(self) -> None:
+        """Look whether the broker is there, which tells when a new worker is.
+
+        Raises:
+            NotNowError: It does not answer.
+        """
+        try:
+            backend.status(self._run_dir)
+        except UnavailableError as fault:
+            mend = rpc.start_broker(self._run_dir, self._pid)
+            raise NotNowError(f"{fault.message}, so nothing was touched: start it with {mend}") from None
 
     def names(self, mode: str | None = None) -> list[str]:
         """The programs of a mode, or of all, in the order of their numbers."""
@@ -253,22 +265,6 @@ class Slots:
         self._supervisor("reloadConfig")
 
 
-def _configuration_of(pid: int) -> Path | None:
-    """The file that a supervisord was started with, where its command line can be read."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        folder = Path(f"/proc/{pid}/cwd").resolve()
-    except (OSError, ValueError):
-        return None
-    for number, word in enumerate(words[:-1]):
-        if word in ("-c", "--configuration"):
-            return folder / words[number + 1]
-        if word.startswith("--configuration="):
-            return folder / word.partition("=")[2]
-    here = folder / "supervisord.conf"  # where supervisord looks by itself
-    return here if here.exists() else None
-
-
 def _stop_seconds(section: str) -> int:
     found = re.search(r"^stopwaitsecs=(\d+)", section, flags=re.MULTILINE)
     return int(found[1]) if found else 10
@@ -279,9 +275,10 @@ def scale(slots: Slots, mode: str, wanted: int, say: Callable[[str], None]) -> N
 
     Raises:
         ConfigurationError: As `Slots.add`.
-        NotNowError: A slot did not start, or stop, in time; it and those before stay as they are.
+        NotNowError: No broker answers, or a slot did not start, or stop, in time; it and those before stay as they are.
     """
     with slots.held():
+        slots.check_broker()
         while len(slots.names(mode)) < wanted:
             name = slots.next_name(mode)
             slots.add(name)
@@ -300,9 +297,11 @@ def roll(slots: Slots, names: list[str], with_broker: bool, say: Callable[[str],
 
     Raises:
         ConfigurationError: As `Slots.add`.
-        UnavailableError: A slot did not come back, or stop, in time; then the spare stays in its place.
+        UnavailableError: No broker answers, or a slot did not come back, or stop, in time; then the spare stays in
+            its place.
     """
     with slots.held(), _signals() as asked:
+        slots.check_broker()
         for mode in wire.MODES:
             of_mode = [name for name in names if mode_of(name) == mode]
             if of_mode and not asked:

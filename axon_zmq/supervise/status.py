@@ -11,6 +11,7 @@ from rich.table import Table
 
 from axon_zmq.errors import UnavailableError
 from axon_zmq.supervise import backend, rpc
+from axon_zmq.wire import mode_of
 
 
 def report(run_dir: Path) -> dict[str, Any]:
@@ -51,6 +52,17 @@ def is_well(found: Mapping[str, Any]) -> bool:
     takes = "broker" not in found["silent"] and not found["settling"] and not found["draining"]
     is_degraded = any(mode["degraded"] for mode in found["modes"].values())
     return takes and not is_degraded and not any(process.get("broken") for process in found["processes"].values())
+
+
+def missing(found: Mapping[str, Any]) -> list[str]:
+    """Who of a report's broker and workers does not serve, with supervisord's word for each."""
+    broker = found["processes"].get("broker", {"state": "unknown"})
+    silent = [f"the broker does not answer ({broker['state']})"] if "broker" in found["silent"] else []
+    return silent + [
+        f"{name} has not registered ({process['state']})"
+        for name, process in sorted(found["processes"].items())
+        if mode_of(name) and process.get("broker_says") != "ready"
+    ]
 
 
 def show(found: dict[str, Any], out: Console) -> None:

@@ -16,7 +16,7 @@ from axon_zmq.client import AsyncClient
 from axon_zmq.errors import ConfigurationError, UnavailableError
 from axon_zmq.messages import Chunk
 from axon_zmq.settings import Settings
-from axon_zmq.supervise import backend
+from axon_zmq.supervise import backend, status
 from axon_zmq.supervise.daemon import Daemon
 
 GREETER: Final = {"model": "echo"}
@@ -56,8 +56,7 @@ async def _all_there(daemon: Daemon, give_up: float) -> bool:
         while not daemon.stopping:
             daemon.check_alive()
             if time.monotonic() > give_up:
-                where = str(daemon.settings.run_dir)
-                raise ConfigurationError(f"not ready after {START_TIMEOUT:g} s: see the logs in {where!r}")
+                raise ConfigurationError(_not_ready(daemon.settings.run_dir))
             try:
                 pong = await client.ping(0.5)
             except UnavailableError:
@@ -66,6 +65,14 @@ async def _all_there(daemon: Daemon, give_up: float) -> bool:
                 return True
             await asyncio.sleep(0.05)
     return False
+
+
+def _not_ready(run_dir: Path) -> str:
+    missing: list[str] = []
+    with suppress(UnavailableError):  # neither broker nor supervisord says anything
+        missing = status.missing(status.report(run_dir))
+    told = "; ".join(missing) or "nothing answers"
+    return f"not ready after {START_TIMEOUT:g} s: {told}: see the logs in {str(run_dir)!r}"
 
 
 async def greet(daemon: Daemon, out: Console) -> None:
