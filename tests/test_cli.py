@@ -220,6 +220,17 @@ def test_broker_and_worker_alone(tmp_path):
             assert process.wait(PATIENCE) == 0
 
 
+def test_ctrl_c_ends_a_worker_that_is_loading_its_agents(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "from pathlib import Path\nPath('loading').touch()\nimport time\ntime.sleep(600)\n"
+    )
+    env = {**os.environ, "AXON_RUN_DIR": str(tmp_path / "run"), "AXON_AGENTS": "slow=slow:agent"}
+    with subprocess.Popen([AXON, "worker", "run"], env=env, cwd=tmp_path) as process:
+        wait_until((tmp_path / "loading").exists, "the import")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == -signal.SIGINT
+
+
 def _answer(daemon: Daemon) -> dict | None:
     done = axon(daemon, "run", "echo", "alone")
     return lines(done)[-1] if done.returncode == 0 else None

@@ -180,17 +180,28 @@ def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(dae
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
 
+LEFT_OVER = {"asking": "input()", "stopping": "breakpoint()", "interrupting": "raise KeyboardInterrupt"}
+"""What an agent's module may still have, and who would wait for it, or end."""
+
+
 def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in(tmp_path):
     module = tmp_path / "changing.py"
     sound = "from pydantic_ai import Agent\nagent = Agent('test')\n"
     module.write_text(sound)
-    agents = "changing=changing:agent,gone=changing:gone"
+    for name, code in LEFT_OVER.items():
+        (tmp_path / f"{name}.py").write_text(f"{code}\n{sound}")
+    agents = ",".join(
+        ["changing=changing:agent", "gone=changing:gone", *(f"{name}={name}:agent" for name in LEFT_OVER)]
+    )
     with served(**FEW, AXON_AGENTS=agents, PYTHONPATH=str(tmp_path)) as own:
         own.wait_for("the processes")
         assert "agent gone (changing:gone) could not be loaded" in "".join(own.output)
         shown = command(own, "status")
         assert shown.returncode == 3
-        assert json.loads(shown.stdout)["processes"]["run-1"]["broken"] == ["gone"]
+        assert json.loads(shown.stdout)["processes"]["run-1"]["broken"] == ["gone", *LEFT_OVER]
+        with Client(own.endpoint) as client:
+            errors = [entry["error"].partition(":")[0] for entry in client.describe().values() if "error" in entry]
+        assert errors == ["AttributeError", "EOFError", "BdbQuit", "KeyboardInterrupt"]
         before = pids(own)
         module.write_text("raise RuntimeError('not so')\n")
         rolled = command(own, "roll", "run")
@@ -198,12 +209,14 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         assert "run-2 could not load changing, as those that serve could" in rolled.stderr.replace("\n", " ")
         assert pids(own) == before
         grown = command(own, "scale", "run", "2")
-        assert json.loads(grown.stdout) == {"done": "run-2 is there, but could not load changing, gone"}
+        assert json.loads(grown.stdout) == {
+            "done": "run-2 is there, but could not load asking, changing, gone, interrupting, stopping"
+        }
         module.write_text(sound.replace("agent =", "gone = agent ="))
         assert command(own, "scale", "run", "1").returncode == 0
         assert command(own, "roll", "run").returncode == 0
         told = json.loads(command(own, "status").stdout)["processes"]
-        assert (told["run-1"]["broken"], told["run_stream-1"]["broken"]) == ([], ["gone"])
+        assert (told["run-1"]["broken"], told["run_stream-1"]["broken"]) == ([*LEFT_OVER], ["gone", *LEFT_OVER])
 
 
 def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):

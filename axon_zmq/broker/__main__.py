@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until a signal; 0 when stopped, 2 when it cannot be started as configured."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
     lifeline.hold()
+    lifeline.read_nothing()
     logs.configure("broker", options.log_level)
     bounds = limits.BrokerLimits(
         **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}

@@ -48,6 +48,12 @@ def hold(always: bool = False, parent: int | None = None) -> None:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
 
 
+def read_nothing() -> None:
+    """Give this process nothing to read, under supervisord: who reads its pipe, which stays open, waits for ever."""
+    if "SUPERVISOR_ENABLED" in os.environ:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL)

@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.disable()  # until everything is imported: collecting meanwhile takes a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
     lifeline.hold()
+    lifeline.read_nothing()
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
@@ -125,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 2
     backoff.pause(run_dir, options.name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop has it: a KeyboardInterrupt is an agent's own
     _run(loop, serve(options.mode, options.name, run_dir, configured))
     backoff.ended_in_order(run_dir, options.name)
     logging.shutdown()

@@ -118,7 +118,7 @@ class Registry:
         for name, target in targets.items():
             try:
                 agent = _load(target, private)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
                 self._broken[name] = f"{type(error).__name__}: {error}"
                 log.error("agent %r (%s) cannot be loaded: %s", name, target, self._broken[name])
                 continue

@@ -65,7 +65,7 @@ class Toolsets:
         for name, source in configured.items():
             try:
                 made = self._server(name, source) if isinstance(source, McpServer) else _load(source, private)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
                 self.broken[name] = str(error) if isinstance(error, ConfigurationError) else _said(error)
                 log.error("toolset %r cannot be loaded: %s", name, self.broken[name])
             else:
