@@ -266,9 +266,11 @@ def roll(
     there = slots.Slots(_run_dir(), conf_file)
     all_names = there.names()
     chosen = [name for name in all_names if not names or name in names or mode_of(name) in names]
-    known = {*all_names, *(mode_of(name) for name in all_names)}
+    known = {*all_names, *Mode}
     if unknown := set(names or ()) - known:
         _fail(f"no mode and no process is called {min(unknown)!r}; there are {', '.join(all_names)}", WRONG)
+    for empty in sorted(set(names or ()) & set(Mode) - {mode_of(name) for name in all_names}):
+        _say(f"{empty} has no worker: there is nothing to restart")
     slots.roll(there, chosen, with_broker, _say)
 
 

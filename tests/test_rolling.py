@@ -169,6 +169,12 @@ def test_what_cannot_be_done_is_said(daemon: Served):
         nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=30)
         assert nobody.returncode == 3, nobody.stderr
         assert str(daemon.run_dir / "nothing") in nobody.stderr
+        assert "start the daemon, or set AXON_RUN_DIR" in nobody.stderr.replace("\n", " ")
+    empty = command(daemon, "roll", "run_sync")
+    assert (empty.returncode, json.loads(empty.stdout)) == (
+        0,
+        {"done": "run_sync has no worker: there is nothing to restart"},
+    )
 
 
 def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
@@ -302,7 +308,8 @@ def test_status_on_a_terminal_is_a_table(daemon: Served):
     assert lines[0].split() == ["process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"]
     [row] = [line.split() for line in lines if line.startswith("run_stream-1 ")]
     assert row[2:4] == ["ready", str(pids(daemon)["run_stream-1"])]
-    assert any(line.startswith("run_stream") and line.endswith("well") for line in lines)
+    assert any(line.startswith("run_stream ") and line.endswith("well") for line in lines)
+    assert any(line.startswith("run_sync ") and line.endswith("no workers") for line in lines)
 
 
 def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served):

@@ -37,7 +37,8 @@ def report(run_dir: Path) -> dict[str, Any]:
         known = backend.status(run_dir)
     except UnavailableError as fault:
         if silent:
-            raise
+            hint = "start the daemon, or set AXON_RUN_DIR"
+            raise UnavailableError(fault.error_type, f"{fault.message}: {hint}", retryable=True) from None
         silent["broker"] = fault.message
     for worker in known.pop("workers"):
         process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
@@ -84,7 +85,9 @@ def show(found: dict[str, Any], out: Console) -> None:
         )
     out.print(table)
     for mode, pool in found["modes"].items():
-        state = f"degraded: {', '.join(pool['reasons'])}" if pool["degraded"] else "well"
+        state = f"degraded: {', '.join(pool['reasons'])}"
+        if not pool["degraded"]:
+            state = "well" if pool["workers"] else "no workers"
         told = f"{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued: {state}"
         out.print(f"{mode:<12}{told}", style="bold red" if pool["degraded"] else None, markup=False)
     for name, process in sorted(found["processes"].items()):
