@@ -469,6 +469,7 @@ async def _call(tool: str, args: dict[str, Any], endpoint: str | None, **options
 
 @app.command()
 def loadtest(
+    context: typer.Context,
     scenario: Annotated[Scenario, typer.Argument(help="What is sent.")] = Scenario.STREAMS,
     rate: Annotated[float | None, typer.Option(help="Requests a second, by schedule.", min=0.01, max=100_000)] = None,
     streams: Annotated[
@@ -505,7 +506,8 @@ def loadtest(
     from axon_zmq.loadtest import console
 
     if compare is not None:
-        console.compare(*compare, html_file)
+        _check_alone(context, "--compare", "--json", "--html")
+        console.compare(*compare, json_file, html_file)
         return
     if rate is not None and streams is not None:
         _fail("--rate is by schedule, --streams is so many at a time: give one of them", WRONG)
@@ -530,6 +532,14 @@ def loadtest(
 
 
 # --- small things ----------------------------------------------------------------------------------
+
+
+def _check_alone(context: typer.Context, option: str, *beside: str) -> None:
+    """Refuse whatever else stands on the command line than an option and those that go with it."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source and source.name == "COMMANDLINE" and param.opts[0] not in (option, *beside):
+            _fail(f"{option} puts no load on: leave {param.opts[0]} out", WRONG)
 
 
 def _talk(talk: Coroutine[Any, Any, Any], as_json: bool = False) -> Any:

@@ -359,7 +359,9 @@ def test_latency_counts_from_when_a_request_was_due():
         (["--endpoint", "tcp://127.0.0.1:99999"], "is no endpoint"),
         (["--rate", "5", "--streams", "5"], "give one of them"),
         (["--compare", "pyproject.toml", "pyproject.toml"], "is no report"),
-        (["--compare", "nowhere", "nowhere"], "nowhere"),
+        (["--compare", "nowhere", "nowhere"], "nowhere is no report that can be read: No such file"),
+        (["unary", "--compare", "a", "b"], "--compare puts no load on: leave scenario out"),
+        (["--compare", "a", "b", "--rate", "5"], "--compare puts no load on: leave --rate out"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
@@ -404,9 +406,11 @@ def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon
         made("streams", Scenario.STREAMS),
     )
     with pytest.raises(ConfigurationError, match="nothing to compare: A has unary, B has stream"):
-        console.compare(unary, streams, None)
-    console.compare(unary, paced, None)
-    assert json.loads(capsys.readouterr().out)["notes"] == ["load differs: A had 4 at a time, B had 5 requests/s"]
+        console.compare(unary, streams, None, None)
+    console.compare(unary, paced, tmp_path / "compared.json", None)
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["notes"] == ["load differs: A had 4 at a time, B had 5 requests/s"]
+    assert json.loads((tmp_path / "compared.json").read_text()) == json.loads(shown)
 
 
 def test_another_machine_needs_a_word():

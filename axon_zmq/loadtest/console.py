@@ -18,7 +18,7 @@ from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver
 from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.report import Grid, Report
-from axon_zmq.terminal import out, print_line
+from axon_zmq.terminal import as_json, out, print_line
 
 
 def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file: Path | None) -> Report:
@@ -48,24 +48,28 @@ def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file
     return seen
 
 
-def compare(a_file: Path, b_file: Path, html_file: Path | None) -> None:
+def compare(a_file: Path, b_file: Path, json_file: Path | None, html_file: Path | None) -> None:
     """Show two reports beside each other.
 
     Args:
         a_file: What B is divided by.
         b_file: Another one.
-        html_file: Where the comparison is written to, with plots.
+        json_file: Where the comparison is written to.
+        html_file: The same, with plots.
 
     Raises:
-        ConfigurationError: A file is no report, they have no kind in common, or the page could not be written.
+        ConfigurationError: A file is no report, they have no kind in common, or a file could not be written.
     """
-    _check_folders(html_file)
+    _check_folders(json_file, html_file)
     a, b = report.read(a_file), report.read(b_file)
     grids = report.comparison(a, b)
     faults = [f"{name} {line}" for name, each in (("A", a), ("B", b)) for line in report.faults(each)]
     notes = report.differences(a, b)
     rows = [dict(zip(grid.headers, row, strict=True)) for grid in grids for row in grid.rows]
-    _show({"compared": rows, "faults": faults, "notes": notes}, f"A: {a.title}\nB: {b.title}", grids, faults, notes)
+    line = {"compared": rows, "faults": faults, "notes": notes}
+    _show(line, f"A: {a.title}\nB: {b.title}", grids, faults, notes)
+    if json_file is not None:
+        json_file.write_text(as_json(line), encoding="utf-8")
     if html_file is not None:
         from axon_zmq.loadtest import html
 

@@ -158,10 +158,12 @@ def read(path: Path) -> Report:
     """A report that was written as JSON.
 
     Raises:
-        ConfigurationError: The file is none.
+        ConfigurationError: The file is none, or cannot be read.
     """
     try:
         return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path} is no report that can be read: {error.strerror}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = "/".join(map(str, fault["loc"]))
