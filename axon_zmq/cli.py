@@ -122,8 +122,10 @@ def main() -> None:
         _fail(str(error), NOT_NOW)
     except (ConfigurationError, AxonError) as error:
         _fail(str(error), WRONG)
-    except (ValueError, OSError) as error:  # an endpoint, a file or a text that is none
-        _fail(f"{type(error).__name__}: {error}", WRONG)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else f"{type(error).__name__}: {error}", WRONG)
+    except ValueError as error:  # ours say it all; a library's may need its name
+        _fail(str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}", WRONG)
 
 
 def _fail(message: str, code: int) -> NoReturn:

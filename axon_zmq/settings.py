@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -130,7 +131,11 @@ class Settings(BaseSettings):
     def _read_targets(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
-        return dict(_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip())
+        pairs = [_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip()]
+        for number, (name, _) in enumerate(pairs):
+            if name in dict(pairs[:number]):
+                raise ValueError(f"{name} is there twice: leave one out, or give it another name")
+        return dict(pairs)
 
     @field_validator("toolsets", mode="before")
     @classmethod
@@ -170,8 +175,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
-        file = Path(os.environ.get("AXON_CONFIG", "axon.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(_file()))
 
     def loggers(self) -> list[str]:
         """The loggers that runs may relay: of the agents' and toolsets' own packages, and what the operator adds."""
@@ -235,11 +239,17 @@ def _mend(fault: ErrorDetails, model: type[BaseModel]) -> str:
     return f"is unknown; did you mean {near[0]}?" if near else f"is unknown; known are {', '.join(model.model_fields)}"
 
 
-def _told(fault: ErrorDetails) -> str:
-    place = "_".join(map(str, fault["loc"]))
-    # Unknown names of the environment are told before: this one is the file's.
-    where = f"axon.toml: {place}" if fault["type"] == "extra_forbidden" else f"AXON_{place.upper()}"
-    return f"{where}: {_mend(fault, Settings)}"
+def _file() -> str:
+    return os.environ.get("AXON_CONFIG") or "axon.toml"
+
+
+def _told(fault: ErrorDetails, overrides: Mapping[str, Any]) -> str:
+    said = _mend(fault, Settings)
+    name = str(fault["loc"][0])
+    if name in overrides or any(key.upper() == f"AXON_{name.upper()}" and value for key, value in os.environ.items()):
+        return f"AXON_{name.upper()}: {said}"
+    place = ".".join(map(str, fault["loc"]))
+    return f"{_file()}: {said}" if said.startswith(f"{place}.") else f"{_file()}: {place}: {said}"
 
 
 def load(**overrides: Any) -> Settings:
@@ -253,10 +263,14 @@ def load(**overrides: Any) -> Settings:
         if name.startswith("AXON_") and name not in known and (near := get_close_matches(name, known, 1, 0.85)):
             raise ConfigurationError(f"{name} is no setting; did you mean {near[0]}?")
     if (file := os.environ.get("AXON_CONFIG")) and not Path(file).is_file():
-        raise ConfigurationError(f"AXON_CONFIG names {file!r}, which is not there")
+        raise ConfigurationError(
+            f"AXON_CONFIG names {file!r}, which is {'no file' if Path(file).exists() else 'not there'}"
+        )
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(map(_told, error.errors()))) from None
+        raise ConfigurationError("; ".join(_told(fault, overrides) for fault in error.errors())) from None
     except ValueError as error:
-        raise ConfigurationError(f"axon.toml: {error}") from None
+        raise ConfigurationError(f"{_file()}: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{_file()}: {error.strerror}") from None

@@ -87,7 +87,8 @@ def test_a_wrong_toolset_is_named_with_the_mend_and_without_its_values(tmp_path,
     (tmp_path / "axon.toml").write_text(f"[toolsets]\n{table}\n")
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
-    assert str(caught.value).startswith("AXON_TOOLSETS: ")
+    assert str(caught.value).startswith("axon.toml: toolsets")
+    assert str(caught.value).count("toolsets.x") < 2
     assert says in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
@@ -108,6 +109,7 @@ def test_what_a_server_gets_is_shown_nowhere(tmp_path):
         ("AXON_AGENTS", "echo", "write name=module:attribute"),
         ("AXON_AGENTS", "echo=os.system", "write name=module:attribute"),
         ("AXON_AGENTS", "echo=os:system('x')", "write name=module:attribute"),
+        ("AXON_AGENTS", "a=x:y,a=z:w", "AXON_AGENTS: a is there twice"),
         ("AXON_TOOLSETS", "echo", "'echo' is no toolset: write name=module:attribute"),
         ("AXON_TOOLSETS", "echo=os.system", "is no toolset: write name=module:attribute"),
         ("AXON_TOOLSET", "x", "did you mean AXON_TOOLSETS"),
@@ -123,6 +125,7 @@ def test_what_a_server_gets_is_shown_nowhere(tmp_path):
         ("AXON_LOG_LEVEL", "loud", "AXON_LOG_LEVEL"),
         ("AXON_FRONTENT", "x", "did you mean AXON_FRONTEND"),
         ("AXON_CONFIG", "no-such-file.toml", "is not there"),
+        ("AXON_CONFIG", "/tmp", "'/tmp', which is no file"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_mend(monkeypatch, name, value, says):
@@ -204,14 +207,26 @@ def test_no_key_is_ever_written_into_the_configuration(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("hang_second = 5", "axon.toml: hang_second: is unknown; did you mean hang_seconds?"),
-        ("zzz = 5", "axon.toml: zzz: is unknown; known are frontend, "),
-        ("hang_seconds = 1", "AXON_HANG_SECONDS: Input should be greater than or equal to 2"),
+        ("hang_second = 5", "hang_second: is unknown; did you mean hang_seconds?"),
+        ("zzz = 5", "zzz: is unknown; known are frontend, "),
+        ("hang_seconds = 1", "hang_seconds: Input should be greater than or equal to 2"),
+        ("agents = 5", "agents: Input should be a valid dictionary"),
+        ("agents = {mine = 5}", "agents.mine: Input should be a valid string"),
+        ("agents = [", "Invalid value"),
     ],
 )
-def test_a_name_of_the_file_that_is_wrong_is_told_as_the_files(line, says, tmp_path, monkeypatch):
-    (tmp_path / "axon.toml").write_text(line)
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("named", [None, "mine.toml"])
+def test_what_is_wrong_in_the_file_is_told_as_the_files(named, line, says, tmp_path, monkeypatch):
+    (tmp_path / (named or "axon.toml")).write_text(line)
+    if named:
+        monkeypatch.setenv("AXON_CONFIG", named)
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
-    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"{named or 'axon.toml'}: {says}")
+
+
+def test_what_the_environment_has_instead_of_the_file_is_told_as_its_own(tmp_path, monkeypatch):
+    (tmp_path / "axon.toml").write_text("hang_seconds = 5")
+    monkeypatch.setenv("axon_hang_seconds", "1")
+    with pytest.raises(ConfigurationError, match=r"^AXON_HANG_SECONDS: Input"):
+        settings.load()
