@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -83,7 +83,8 @@ def served(*arguments: str, **env: str) -> Iterator[Served]:
             daemon.process.wait(PATIENCE)
             daemon.process.stdout.close()
             for process in daemon.family().values():
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # it died with supervisord just now
+                    process.kill()
 
 
 def status(run_dir: Path) -> dict[str, str]:
