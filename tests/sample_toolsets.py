@@ -37,6 +37,11 @@ def fails() -> FunctionToolset:
     raise SystemExit("no numbers today")
 
 
+def interrupts() -> FunctionToolset:
+    """Is no Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 class Hanging(AbstractToolset[Any]):
     """Never tells its tools."""
 

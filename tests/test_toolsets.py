@@ -34,7 +34,7 @@ SERVER = str(ROOT / "tests/mcp_server.py")
 AGENTS = {name: f"tests.sample_toolsets:{name}" for name in ("sums", "also_sums", "rich")}
 TOOLSETS: dict[str, str | McpServer] = {
     name: f"tests.sample_toolsets:{name}"
-    for name in ("functions", "numbers", "more_numbers", "make", "fails", "nothing", "no_such")
+    for name in ("functions", "numbers", "more_numbers", "make", "fails", "interrupts", "nothing", "no_such")
 }
 
 
@@ -105,6 +105,7 @@ def test_a_toolset_is_an_object_a_list_of_functions_or_a_function_that_makes_one
         (["numbers", "xyz"], "/agent/toolsets/1", "known are functions, numbers, more_numbers, make"),
         (["numbers", "make", "numbers"], "/agent/toolsets/2", "'numbers' is there twice"),
         (["fails"], "/agent/toolsets/0", "toolset 'fails' could not be loaded: SystemExit: no numbers today"),
+        (["interrupts"], "/agent/toolsets/0", "could not be loaded: KeyboardInterrupt"),
         (["nothing"], "/agent/toolsets/0", "is list, not a pydantic_ai toolset, a list of functions, or a function"),
         (["no_such"], "/agent/toolsets/0", "could not be loaded: AttributeError"),
     ],
