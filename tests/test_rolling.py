@@ -212,12 +212,14 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         module.write_text("raise RuntimeError('not so')\n")
         rolled = command(own, "roll", "run")
         assert rolled.returncode == 3
-        assert "run-2 could not load changing, as those that serve could" in rolled.stderr.replace("\n", " ")
+        assert "run-2 could not load changing, as others that serve could" in rolled.stderr.replace("\n", " ")
         assert pids(own) == before
         grown = command(own, "scale", "run", "2")
         assert json.loads(grown.stdout) == {
             "done": "run-2 is there, but could not load asking, changing, gone, interrupting, stopping"
         }
+        with pytest.raises(slots.NotNowError, match="run-3 could not load changing, as others"):  # run-1 still can
+            slots.roll(slots.Slots(own.run_dir), ["run-1", "run-2"], False, pytest.fail)
         module.write_text(sound.replace("agent =", "gone = agent ="))
         assert command(own, "scale", "run", "1").returncode == 0
         assert command(own, "roll", "run").returncode == 0

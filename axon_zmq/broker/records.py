@@ -99,8 +99,8 @@ class Worker:
     """When it last made progress."""
     pid: int = 0
     """Its process; 0 where it does not say."""
-    broken: tuple[str, ...] = ()
-    """The agents that it could not load."""
+    broken: tuple[str, ...] | None = None
+    """The agents that it could not load; None where it does not say."""
     forgot_at: float = 0.0
     """When it last forgot an ended run before its time."""
     killed_at: float = 0.0

@@ -155,7 +155,7 @@ class Workers:
         if mode not in self._runs.pools:
             self._out.note(logging.ERROR, f"worker {name} serves mode {mode!r}, which this broker does not know")
         elif worker is None:
-            pid, broken = body.get("pid", 0), tuple(body.get("broken", ()))
+            pid, broken = body.get("pid", 0), tuple(body["broken"]) if "broken" in body else None
             worker = Worker(identity, mode, slots, name, seen=now, pid=pid, broken=broken)
             self._runs.workers[identity] = worker
             self._runs.pools[mode].workers[identity] = self._runs.describes.workers[identity] = worker

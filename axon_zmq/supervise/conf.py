@@ -18,6 +18,8 @@ from axon_zmq.settings import Settings
 
 HERE: Final = "%(here)s"
 """supervisord's own name for the directory of the configuration file; always set."""
+LEAVE_SECONDS: Final = 15
+"""Over `AXON_DRAIN_SECONDS`: what a worker may take to end what is left, to hand over and to go."""
 BROKER_STOP_SECONDS: Final = 10
 """A stopping broker hands over what waits in its outboxes, for a second at most."""
 MORE: Final = "more.conf"
@@ -152,7 +154,7 @@ def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str]
     for mode, slots in settings.workers().items():
         for slot in range(1, slots + 1):
             name = f"{mode}-{slot}"
-            yield name, worker_arguments(mode, name, run_dir), 20, int(settings.drain_seconds) + 10
+            yield name, worker_arguments(mode, name, run_dir), 20, int(settings.drain_seconds) + LEAVE_SECONDS
 
 
 def _environment(settings: Settings) -> list[str]:

@@ -122,14 +122,15 @@ class Slots:
             ) from None
         self._await_registered(name, other_than=0)
 
-    def broken(self) -> dict[str, set[str]]:
-        """The agents that each worker could not load.
+    def broken(self) -> dict[str, set[str] | None]:
+        """The agents that each worker that is ready could not load; None where it, or the broker, is too old to say.
 
         Raises:
             UnavailableError: No broker answers.
         """
-        workers = backend.status(self._run_dir)["workers"]
-        return {worker["name"]: set(worker.get("broken", ())) for worker in workers}  # an older broker does not say
+        ready = [worker for worker in backend.status(self._run_dir)["workers"] if worker["state"] == "ready"]
+        told = {worker["name"]: worker.get("broken") for worker in ready}
+        return {name: None if broken is None else set(broken) for name, broken in told.items()}
 
     def remove(self, *names: str) -> None:
         """Stop slots, which finish what they have, and take them out.
@@ -314,10 +315,9 @@ def roll(slots: Slots, names: list[str], with_broker: bool, say: Callable[[str],
 
 
 def _roll_mode(slots: Slots, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]) -> None:
-    before = slots.broken()
     try:
         slots.add(spare)
-        _check_agents(slots, spare, set().union(*before.values()))
+        _check_agents(slots, spare, say)
     except UnavailableError as fault:
         slots.remove(spare)
         raise NotNowError(
@@ -337,12 +337,16 @@ def _roll_mode(slots: Slots, spare: str, names: list[str], asked: list[int], say
     say(f"{spare} has gone")
 
 
-def _check_agents(slots: Slots, spare: str, known: set[str]) -> None:
-    broken = slots.broken().get(spare, set()) - known
-    if broken:
-        raise NotNowError(
-            f"{spare} could not load {', '.join(sorted(broken))}, as those that serve could (see its log)"
-        )
+def _check_agents(slots: Slots, spare: str, say: Callable[[str], None]) -> None:
+    """Refuse a spare that could not load what any other worker of its mode could."""
+    told = slots.broken()
+    broken = told.pop(spare, None)
+    if broken is None:
+        say("the broker does not tell which agents could be loaded: that was not checked")
+        return
+    others = [each for name, each in told.items() if mode_of(name) == mode_of(spare) and each is not None]
+    if lost := {agent for agent in broken if any(agent not in each for each in others)}:
+        raise NotNowError(f"{spare} could not load {', '.join(sorted(lost))}, as others that serve could (see its log)")
 
 
 @contextmanager

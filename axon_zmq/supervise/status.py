@@ -18,8 +18,9 @@ def report(run_dir: Path) -> dict[str, Any]:
     """Processes by name, and the modes.
 
     Each process has supervisord's `state`, `pid` and `uptime` in seconds, and, where the broker knows it, `slots`,
-    `busy`, `silent_ms`, `crashes` within the last minute and `broken`, the agents that it could not load. Where
-    supervisord or the broker does not answer, there is the other's part alone, and `silent` says of each why.
+    `busy`, `silent_ms`, `crashes` within the last minute and `broken`, the agents that it could not load (None: it is
+    too old to say). Where supervisord or the broker does not answer, there is the other's part alone, and `silent` says
+    of each why.
 
     Raises:
         UnavailableError: Neither answers.
@@ -44,7 +45,7 @@ def report(run_dir: Path) -> dict[str, Any]:
         process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
         if process["pid"] == worker["pid"]:
             process |= {key: worker[key] for key in ("mode", "slots", "busy", "silent_ms", "crashes")}
-            process |= {"broker_says": worker["state"], "broken": worker.get("broken", [])}  # an older one does not say
+            process |= {"broker_says": worker["state"], "broken": worker.get("broken")}  # an older one does not say
     return {**known, "processes": processes, "silent": silent}
 
 

@@ -41,7 +41,7 @@ defmodule AxonCore.Daemon do
   """
 
   # Milliseconds over `AXON_DRAIN_SECONDS` that it may take to end.
-  @slack 15_000
+  @slack 30_000
 
   @doc false
   def child_spec(options) do
