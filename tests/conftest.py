@@ -185,7 +185,7 @@ def daemon() -> Iterator[Daemon]:
 
 SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")
 SAMPLES = (
-    *("slow", "stubborn", "raising", "cancelling", "exiting", "leaving", "odd", "opaque"),
+    *("slow", "stubborn", "raising", "cancelling", "exiting", "interrupting", "leaving", "odd", "opaque"),
     *("thinker", "typed", "same_ids", "careful"),
 )
 AGENTS = ",".join(

@@ -90,6 +90,15 @@ def exit_now() -> str:
     raise SystemExit(3)
 
 
+interrupting = Agent(calls_first_tool_once(), name="interrupting")
+
+
+@interrupting.tool_plain
+def interrupt_now() -> str:
+    """As a debugger does that is left with Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 async def _leaving(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
     yield "good"
     yield "bye"

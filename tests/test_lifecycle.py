@@ -293,11 +293,13 @@ def test_every_death_of_a_worker_is_noticed_soon():
             own.wait(run=1)
 
 
-def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, client: Client):
+@pytest.mark.parametrize("agent", ["exiting", "interrupting"])
+def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, client: Client, agent: str):
     other = client.stream({"model": "synthetic:tokens=30,delay_ms=10"}, "x")
     for mode in MODES:
-        dealer.send(mode.encode(), mode.encode(), None, {"agent": "exiting", "prompt": "x"})
-        kind, body = dealer.until_end(mode.encode())[-1]
+        id = f"{agent}-{mode}".encode()
+        dealer.send(mode.encode(), id, None, {"agent": agent, "prompt": "x"})
+        kind, body = dealer.until_end(id)[-1]
         assert (kind, body["error_type"]) in ((b"error", "internal"), (b"error", "tool_failed"))
     assert len(other.complete().result) == 150
     assert client.run("echo", "still here").result == "still here"

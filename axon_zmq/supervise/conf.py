@@ -36,6 +36,7 @@ _BAKED: Final = (
     "agents",
     "toolsets",
     "model",
+    "loop",
     "log_level",
     "run_loggers",
     "drain_seconds",

@@ -135,13 +135,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, None]) -> None:
-    """Run a loop to the end of `serving`; a tool that calls `sys.exit` ends its own run, not the loop."""
+    """Run a loop to the end of `serving`; a tool that raises what ends a program ends its own run, not the loop."""
     asyncio.set_event_loop(loop)
     main_task = loop.create_task(serving)
     while not main_task.done():
         try:
             loop.run_until_complete(main_task)
-        except SystemExit:
+        except (SystemExit, KeyboardInterrupt):
             if main_task.done():
                 raise
 

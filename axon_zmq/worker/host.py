@@ -235,7 +235,8 @@ class Host:
             with _traced(job.header):
                 body = await self._modes[job.kind].execute(job)
             self._complete(job, body)
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # the agent's own: nobody ends this task
+        except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+            # The agent's own: nobody ends this task.
             self._fail(job, error)
         finally:
             self._release(job)

@@ -236,7 +236,7 @@ async def _tools(toolset: Toolset, context: RunContext[Any]) -> dict[str, dict[s
         return {name: packing.plain(_entry(tool, approval)) for name, tool in tools.items()}
     except TimeoutError:
         return f"did not answer within {LISTING_TIME:g} s"
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _said(error)
 
 
