@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, RunContext, _agent_graph
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import AgentStreamEvent, ModelMessage, PartDeltaEvent, ToolReturnPart
 from pydantic_ai.models import Model
@@ -16,6 +16,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolC
 from pydantic_ai.models.wrapper import WrapperModel
 
 from axon_zmq.worker.ahead import MOST_MERGED, Ahead, Relayed
+from axon_zmq.worker.requests import Requests
 from axon_zmq.worker.run_stream import Chunks
 
 Seen = tuple[list[tuple[str, Any, int, int]], list[AgentStreamEvent], Any]
@@ -34,7 +35,8 @@ def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model
             if not isinstance(event, Relayed):
                 relay(event)
 
-    result = asyncio.run(agent.run("go", model=wrap(model, relay), event_stream_handler=listen))
+    more = {"model": wrap(model, relay), "event_stream_handler": listen, "capabilities": [Requests()]}
+    result = asyncio.run(agent.run("go", **more))
     return chunks, events, result
 
 
@@ -49,6 +51,28 @@ def saying(*pieces: Any) -> FunctionModel:
             yield piece
 
     return FunctionModel(stream_function=stream)
+
+
+@pytest.mark.parametrize("wrap", [Ahead, lambda model, _relay: model])
+def test_a_request_whose_run_is_cancelled_just_as_it_is_ready_is_ended(monkeypatch, wrap):
+    drain = _agent_graph.cancel_and_drain
+
+    async def cancelled_meanwhile(*tasks: asyncio.Task[Any], msg: object = None) -> None:
+        await drain(*tasks, msg=msg)
+        if len(tasks) == 1:
+            raise asyncio.CancelledError  # as its `await` does where a cancel comes there
+
+    async def play() -> None:
+        requests = Requests()
+        model = wrap(saying("a"), lambda _delta: None)
+        with pytest.raises(asyncio.CancelledError):
+            await Agent().run("go", model=model, event_stream_handler=_drain, capabilities=[requests])
+        assert len(asyncio.all_tasks()) == 2, "pydantic-ai ends it by itself: `Requests` is not needed any more"
+        await requests.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    monkeypatch.setattr(_agent_graph, "cancel_and_drain", cancelled_meanwhile)
+    asyncio.run(play())
 
 
 WORDS = [f"{number} " for number in range(3 * MOST_MERGED)]

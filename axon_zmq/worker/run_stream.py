@@ -29,6 +29,7 @@ from axon_zmq.worker import calls, history
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.ahead import Ahead, Relayed
 from axon_zmq.worker.jobs import Job
+from axon_zmq.worker.requests import Requests
 
 _EVERY_DELTA: Final = 4096
 """Characters of structured output up to which each delta is read anew; longer ones at each sixteenth."""
@@ -61,10 +62,18 @@ class RunStreamMode:
                     if job.congested():
                         await job.room()
 
-        with call.explained():
-            result = await call.agent.run(
-                call.prompt, event_stream_handler=listen, cancellation_token=job.token, **call.options
-            )
+        requests = Requests()
+        try:
+            with call.explained():
+                result = await call.agent.run(
+                    call.prompt,
+                    event_stream_handler=listen,
+                    cancellation_token=job.token,
+                    capabilities=[requests],
+                    **call.options,
+                )
+        finally:
+            await requests.aclose()
         return calls.completed(result)
 
 
