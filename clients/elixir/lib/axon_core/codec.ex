@@ -20,7 +20,11 @@ defmodule AxonCore.Codec do
   """
   @spec pack(map) :: binary
   def pack(map) when map_size(map) == 0, do: ""
-  def pack(map), do: map |> plain() |> Msgpax.pack!(iodata: false)
+  def pack(map), do: map |> plain() |> pack_plain()
+
+  @doc "The same of a map that is plain already."
+  @spec pack_plain(map) :: binary
+  def pack_plain(map), do: Msgpax.pack!(map, iodata: false)
 
   @doc "A map out of msgpack; an empty frame is an empty map."
   @spec unpack(binary) :: {:ok, map} | :error

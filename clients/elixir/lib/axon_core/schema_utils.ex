@@ -311,9 +311,11 @@ defmodule AxonCore.SchemaUtils do
   `DateTime` for those, atoms where `:enum` has atoms.
   """
   @spec cast(term, spec) :: {:ok, term} | {:error, [fault]}
-  def cast(data, spec) do
+  def cast(data, spec), do: cast(data, spec, [])
+
+  defp cast(data, spec, within) do
     with :ok <- validate(data, spec) do
-      {:ok, cast_to(data, spec, [])}
+      {:ok, cast_to(data, spec, within)}
     end
   catch
     {:uncastable, text} -> {:error, [%{pointer: "", message: text}]}
@@ -348,8 +350,14 @@ defmodule AxonCore.SchemaUtils do
     do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec, within) end) |> List.to_tuple()
 
   # Text that fits a date's schema need be none.
-  defp cast_to(data, {:one_of, specs}, within),
-    do: cast_to(data, Enum.find(specs, :any, &match?({:ok, _}, cast(data, &1))), within)
+  defp cast_to(data, {:one_of, specs}, within) do
+    {:ok, value} =
+      Enum.find_value(specs, {:ok, data}, fn spec ->
+        with {:error, _faults} <- cast(data, spec, within), do: nil
+      end)
+
+    value
+  end
 
   defp cast_to(data, {module, type}, within) when is_atom(module) and is_atom(type),
     do: cast_to(data, named(module, type), within)

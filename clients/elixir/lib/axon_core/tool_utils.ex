@@ -46,7 +46,7 @@ defmodule AxonCore.ToolUtils do
   @spec packed_answer(Tool.answer()) :: binary
   def packed_answer(answer) do
     body = answer |> answer() |> Codec.plain()
-    Codec.pack(with(%{"result" => result} <- body, do: %{body | "result" => Codec.times_as_text(result)}))
+    Codec.pack_plain(with(%{"result" => result} <- body, do: %{body | "result" => Codec.times_as_text(result)}))
   end
 
   @doc "The same, as it is."
