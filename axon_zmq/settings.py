@@ -19,8 +19,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from axon_zmq import endpoints, limits
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.net import endpoints
+from axon_zmq.protocol import limits
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
     max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
         _DEFAULTS.max_queued_per_client, description="Runs of one client waiting in a mode."
     )
-    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
+    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="BodyHasher waiting.")
 
     @field_validator("agents", "toolsets", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from axon_zmq.agents.echo import agent as echo
-from axon_zmq.worker.offline import synthetic, tools, user_text
+from axon_zmq.worker.registry.offline_models import synthetic, tools, user_text
 
 DELTAS = 500
 """What `stream` streams: so many deltas of five characters, without a pause."""

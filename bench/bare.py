@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic_ai import Agent
 
-from axon_zmq import garbage
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import gc, lifeline
 from bench import agents
 from bench.numbers import percentiles
 
@@ -71,7 +70,7 @@ async def answer(what: str, *numbers: float) -> dict[str, float]:
 async def main() -> None:
     """Answer until stdin ends."""
     await _run()
-    garbage.settle()  # as our workers do
+    gc.tune_gc()  # as our workers do
     for line in sys.stdin:
         print(json.dumps(await answer(*json.loads(line))), flush=True)
 

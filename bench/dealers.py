@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from axon_zmq import wire
+from axon_zmq.protocol.msgpack import pack, unpack
 from bench.clients import Crowd, Request
 
 _BATCH = 256
@@ -54,7 +54,7 @@ class Dealers(Crowd):
         self._clients[id] = client
         self._unary = request.unary
         kind = self._kinds.get(request.kind, request.kind).encode()
-        self._dealers[client % len(self._dealers)].send_multipart([kind, id, b"", wire.pack(request.body)])
+        self._dealers[client % len(self._dealers)].send_multipart([kind, id, b"", pack(request.body)])
 
     def _heard(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
         for dealer, _ in self._poller.poll(math.ceil(seconds * 1000)):
@@ -63,7 +63,7 @@ class Dealers(Crowd):
                     kind, id, packed = dealer.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                body = wire.unpack(packed, "the body")
+                body = unpack(packed, "the body")
                 if kind == b"chunk":
                     yield self._clients[id], body["data"], False
                 elif kind == b"complete":
@@ -78,9 +78,7 @@ class Dealers(Crowd):
     def _add(dealer: zmq.Socket[bytes], id: bytes, call: dict[str, Any]) -> None:
         """Do what `bench.agents.add` does, as a tool of the client's."""
         result = call["args"]["a"] + call["args"]["b"]
-        dealer.send_multipart(
-            [b"tool_result", id, wire.pack({"call_id": call["call_id"]}), wire.pack({"result": result})]
-        )
+        dealer.send_multipart([b"tool_result", id, pack({"call_id": call["call_id"]}), pack({"result": result})])
 
     def close(self) -> None:
         """Close all."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from statistics import median
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.core import Broker
-from axon_zmq.broker.events import Ended, Event, FromClient, FromWorker, Tick, ToWorker, WorkerGone
-from axon_zmq.wire import CONTROL
+from axon_zmq.broker.core.broker import Broker
+from axon_zmq.broker.core.effects import ToWorker
+from axon_zmq.broker.core.events import Ended, Event, FromClient, FromWorker, Tick, WorkerGone
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack
 from bench import report
 from bench.processes import ROOT
 
@@ -60,7 +62,7 @@ class Simulation:
         slots = 2 * self.clients // self.workers + 10
         for number in range(self.workers):
             ready = {"v": 1, "mode": "run_stream", "slots": slots, "name": f"w-{number}", "pid": 1, "holds": []}
-            self.feed(FromWorker(b"w-%d" % number, b"ready", wire.pack(ready)))
+            self.feed(FromWorker(b"w-%d" % number, b"ready", pack(ready)))
         for number in range(self.clients):
             self.request(b"c-%d" % number)
 

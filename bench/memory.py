@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from functools import partial
 
-from axon_zmq.limits import KIB, MIB
+from axon_zmq.protocol.limits import KIB, MIB
 from bench.agents import PACE
 from bench.dealers import Dealers
 from bench.measure import Comparison, Parts, Plan

@@ -9,8 +9,9 @@ import sys
 
 import zmq
 
-from axon_zmq import wire
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack
 
 
 def relay(frontend: str, backend: str) -> None:
@@ -21,7 +22,7 @@ def relay(frontend: str, backend: str) -> None:
     back.bind(backend)
     worker = back.recv_multipart()[0]
     front.bind(frontend)
-    lease = wire.pack({"deadline": float("inf"), "attempt": 1})
+    lease = pack({"deadline": float("inf"), "attempt": 1})
     poller = zmq.Poller()
     poller.register(front, zmq.POLLIN)
     poller.register(back, zmq.POLLIN)
@@ -29,7 +30,7 @@ def relay(frontend: str, backend: str) -> None:
         ready = dict(poller.poll())
         if back in ready:
             _worker, client, *message = back.recv_multipart()
-            if client != wire.CONTROL:
+            if client != CONTROL:
                 front.send_multipart([client, *message])
         if front in ready:
             back.send_multipart([worker, *front.recv_multipart(), lease])

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import closing
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 from bench.clients import Crowd, Request
 from bench.dealers import Dealers
 

@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Self
 
 from axon_zmq import Client
-from axon_zmq.limits import KIB
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
+from axon_zmq.protocol.limits import KIB
 
 ROOT = Path(__file__).parent.parent
 _NAMES = ("echo", "stream", "paced", "caller", "python_caller")

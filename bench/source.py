@@ -14,11 +14,13 @@ import time
 
 import zmq
 
-from axon_zmq import limits, wire
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack, unpack
 
 DELTA = "0123 "
-CHUNK = wire.pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})
+CHUNK = pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})
 """What a delta of a model looks like on the wire."""
 SLOTS = 16_384
 """Requests that each worker takes at a time: all that are asked here."""
@@ -41,14 +43,14 @@ def serve(backend: str, mode: str, workers: int) -> None:
     while True:
         if time.monotonic() - told >= limits.PROGRESS_INTERVAL:
             for dealer in dealers:
-                dealer.send_multipart([wire.CONTROL, b"progress", wire.pack({"open": 0})])
+                dealer.send_multipart([CONTROL, b"progress", pack({"open": 0})])
             told = time.monotonic()
         for dealer, _ in poller.poll(int(limits.PROGRESS_INTERVAL * 1000)):
             client, kind, *rest = dealer.recv_multipart()
             if kind != mode.encode():
                 continue
             id, _header, body, *_lease = rest
-            asked = wire.unpack(body, "the body")
+            asked = unpack(body, "the body")
             if "echo" in asked:
                 _end((dealer, client, id), 1, asked["echo"])
                 continue
@@ -63,7 +65,7 @@ def _registered(context: zmq.Context[zmq.Socket[bytes]], backend: str, mode: str
     dealer = context.socket(zmq.DEALER)
     dealer.connect(backend)
     ready = {"v": limits.BACKEND_PROTOCOL, "mode": mode, "slots": SLOTS, "name": f"source-{number}", "holds": []}
-    dealer.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
+    dealer.send_multipart([CONTROL, b"ready", pack(ready)])
     return dealer
 
 
@@ -71,7 +73,7 @@ def _chunks(count: int, numbered: bool) -> list[bytes]:
     if not numbered:
         return [CHUNK] * count
     body = {"type": "text", "data": DELTA, "step": 1, "part": 0}
-    return [wire.pack({"seq": seq, **body}) for seq in range(1, count + 1)]
+    return [pack({"seq": seq, **body}) for seq in range(1, count + 1)]
 
 
 def _bursts(chunks: list[bytes], size: int) -> list[list[bytes]]:
@@ -99,7 +101,7 @@ def _stream(runs: list[Run], bursts: list[list[bytes]], pause: float) -> None:
 
 def _end(run: Run, seq: int, result: str) -> None:
     dealer, client, id = run
-    body = wire.pack({"seq": seq, "result": result, "usage": {}, "messages": []})
+    body = pack({"seq": seq, "result": result, "usage": {}, "messages": []})
     dealer.send_multipart([client, b"complete", id, body])
 
 

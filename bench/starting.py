@@ -13,7 +13,8 @@ from statistics import median
 
 import zmq
 
-from axon_zmq import wire
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import unpack
 from bench.measure import Comparison, Parts, Plan
 from bench.memory import BROKERS_FLOOR
 from bench.processes import PATIENCE, Site, site
@@ -71,11 +72,11 @@ def _worker() -> float:
 
 def _daemon(workers: int) -> float:
     with site() as place:
-        settings = {f"AXON_{mode.upper()}_WORKERS": str(workers) for mode in wire.MODES}
+        settings = {f"AXON_{mode.upper()}_WORKERS": str(workers) for mode in MODES}
         settings |= {"AXON_FRONTEND": place.endpoint, "AXON_RUN_DIR": str(place.folder)}
         began = time.perf_counter()
         daemon = place.launch("serve", str(SERVE), "serve", **settings)
-        _answers(place, dict.fromkeys(wire.MODES, workers))
+        _answers(place, dict.fromkeys(MODES, workers))
         took = time.perf_counter() - began
         daemon.signal(signal.SIGTERM)
         if not daemon.ended(PATIENCE):
@@ -94,7 +95,7 @@ def _answers(place: Site, wanted: Mapping[str, int]) -> None:
             dealer.send_multipart([b"ping", b"start"])
             if not dealer.poll(int(PATIENCE * 1000)):
                 break
-            modes = wire.unpack(dealer.recv_multipart()[-1], "a pong")["modes"]
+            modes = unpack(dealer.recv_multipart()[-1], "a pong")["modes"]
             if all(modes[mode]["workers"] >= count for mode, count in wanted.items()):
                 return
             time.sleep(LOOK)

@@ -13,7 +13,7 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from axon_zmq.worker.offline import tools, user_text
+from axon_zmq.worker.registry.offline_models import tools, user_text
 
 STARTS = "CHAOS_STARTS"
 """Environment variable: the file of starts."""

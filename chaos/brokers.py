@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 from axon_zmq import AsyncClient
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
 from chaos.agents import prompt
 from chaos.promises import Report, Scenario
 from chaos.scene import Scene, scene, settled

@@ -12,9 +12,12 @@ from statistics import quantiles
 
 import zmq
 
-from axon_zmq import AsyncClient, Client, limits, wire
+from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import Chunk, Complete
+from axon_zmq.events import Chunk, Complete
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.testing import FakeProvider
 from chaos.agents import prompt, text
 from chaos.promises import SLOW_MACHINE, Report, Scenario
@@ -79,7 +82,7 @@ def twice(report: Report) -> None:
     with scene("run_stream") as daemon, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(daemon.endpoint)
-        message = [b"run_stream", b"1", b"", wire.pack({"agent": "paced", "prompt": prompt("twice", 50, 0.01)})]
+        message = [b"run_stream", b"1", b"", pack({"agent": "paced", "prompt": prompt("twice", 50, 0.01)})]
         ends: list[bytes] = []
         accepted = 0
         for during in (True, False):  # while its run is open, and after its end
@@ -92,7 +95,7 @@ def twice(report: Report) -> None:
                     break
                 kind, _, body = dealer.recv_multipart()
                 accepted += kind == b"accepted"
-                if kind in wire.TERMINAL_KINDS:
+                if kind in TERMINAL_KINDS:
                     ends.append(body)
         report.done = f"{times} repetitions of one id, half of them after its end"
         runs = sum(daemon.starts().values())
@@ -253,8 +256,8 @@ def _stall(daemon: Scene, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.Co
         dealer.setsockopt(zmq.RCVBUF, 4096)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(daemon.endpoint)
-        header = wire.pack({"credit": 100} if number % 2 else {})
-        body = wire.pack({"agent": {"model": "synthetic:tokens=10000,delay_ms=1,size=4000"}, "prompt": f"{number}"})
+        header = pack({"credit": 100} if number % 2 else {})
+        body = pack({"agent": {"model": "synthetic:tokens=10000,delay_ms=1,size=4000"}, "prompt": f"{number}"})
         dealer.send_multipart([b"run_stream", b"stalled", header, body])
         stalled.append(dealer)
     return stalled, context
@@ -298,14 +301,14 @@ def _offer(daemon: Scene, rate: float, seconds: float) -> tuple[dict[str, int], 
             id = b"%d" % number
             sent[id] = time.monotonic()
             body = {"agent": "paced", "prompt": prompt(f"offer-{number}", 1, 0.1)}
-            dealer.send_multipart([b"run", id, b"", wire.pack(body)])
+            dealer.send_multipart([b"run", id, b"", pack(body)])
             number += 1
         if dealer.poll(1 if number < wanted else 20_000) == 0 and number == wanted:
             break
         while dealer.poll(0):
             kind, id, body = dealer.recv_multipart()
-            if kind in wire.TERMINAL_KINDS:
-                end = wire.unpack(body, "body").get("error_type", "complete")
+            if kind in TERMINAL_KINDS:
+                end = unpack(body, "body").get("error_type", "complete")
                 ends[end] = ends.get(end, 0) + 1
                 took = time.monotonic() - sent.pop(id)
                 if end == "overloaded":

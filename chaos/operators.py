@@ -7,7 +7,7 @@ import time
 
 from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
 from bench.processes import Process
 from chaos.agents import prompt, text
 from chaos.promises import Report, Scenario

@@ -19,7 +19,7 @@ import psutil
 
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
-from axon_zmq.supervise import backend
+from axon_zmq.supervise import broker_status
 from bench.processes import PATIENCE, Process, Site, environment, free_port, site
 from chaos import agents
 
@@ -85,7 +85,7 @@ class Scene:
         return Counter((self.site.folder / "starts").read_text().split("\n")[:-1])
 
     def status(self) -> dict[str, Any]:
-        return backend.status(self.site.folder)
+        return broker_status.status(self.site.folder)
 
 
 @contextmanager
@@ -153,7 +153,7 @@ class Supervised:
         return found
 
     def status(self) -> dict[str, Any]:
-        return backend.status(self.run_dir)
+        return broker_status.status(self.run_dir)
 
     def pids(self) -> dict[str, int]:
         return {name: process.pid for name, process in self.family().items()}

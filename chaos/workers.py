@@ -14,7 +14,7 @@ from typing import Self
 
 from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
 from chaos.agents import prompt, text
 from chaos.promises import Report, Scenario
 from chaos.scene import Scene, scene, settled, supervised, until

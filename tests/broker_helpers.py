@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.core import NOTHING, Broker
-from axon_zmq.broker.events import (
+from axon_zmq.broker.core.broker import NOTHING, Broker
+from axon_zmq.broker.core.effects import Dequeued, Effect, Enqueued, Kill, Note, ToClient, ToWorker, Unregistered
+from axon_zmq.broker.core.events import (
     ClientBack,
     ClientBlocked,
     ClientGone,
-    Dequeued,
-    Effect,
     Ended,
-    Enqueued,
     Event,
     FromClient,
     FromWorker,
-    Kill,
-    Note,
     Stop,
     Tick,
-    ToClient,
-    ToWorker,
-    Unregistered,
     WorkerGone,
 )
-from axon_zmq.broker.records import Past
+from axon_zmq.broker.core.pools import PreviousState
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
+from axon_zmq.protocol.msgpack import pack, unpack
 
 Key = tuple[bytes, bytes]
 
@@ -53,7 +48,7 @@ class Bench:
         self,
         expected_workers: int = 0,
         settle: bool = True,
-        past: Past = NOTHING,
+        past: PreviousState = NOTHING,
         **bounds: int,
     ) -> None:
         self.now = 1000.0
@@ -100,7 +95,7 @@ class Bench:
         frames = [
             kind.encode(),
             id,
-            *(part if isinstance(part, bytes) else wire.pack(part or {}) for part in (header, body)),
+            *(part if isinstance(part, bytes) else pack(part or {}) for part in (header, body)),
         ]
         before = len(self.to_clients)
         self.feed(FromClient(client, frames, self.now))
@@ -128,21 +123,21 @@ class Bench:
             "pid": worker.pid,
             "holds": list(holds),
         }
-        self.feed(FromWorker(worker.identity, b"ready", wire.pack(ready)))
+        self.feed(FromWorker(worker.identity, b"ready", pack(ready)))
 
     def feed_control(self, worker: FakeWorker, kind: bytes, **body: Any) -> None:
-        self.feed(FromWorker(worker.identity, kind, wire.pack(body) if body else b""))
+        self.feed(FromWorker(worker.identity, kind, pack(body) if body else b""))
 
     def chunk(self, worker: FakeWorker, key: Key) -> None:
         worker.runs[key] += 1
         self.relayed.add(key)
-        self.to_clients.append(ToClient(key[0], b"chunk", key[1], wire.pack({"seq": worker.runs[key]})))
+        self.to_clients.append(ToClient(key[0], b"chunk", key[1], pack({"seq": worker.runs[key]})))
 
     def finish(self, worker: FakeWorker, key: Key, kind: bytes = b"complete") -> None:
         """The worker's terminal message, relayed by the loop, which then tells the core."""
         seq = worker.runs.pop(key) + 1
         self.relayed.discard(key)
-        self.to_clients.append(ToClient(key[0], kind, key[1], wire.pack({"seq": seq})))
+        self.to_clients.append(ToClient(key[0], kind, key[1], pack({"seq": seq})))
         self.feed(Ended(worker.identity, *key, kind))
 
     def lose(self, worker: FakeWorker) -> None:
@@ -162,8 +157,8 @@ class Bench:
         self.feed(Stop())
 
     def _at_worker(self, effect: ToWorker) -> None:
-        if effect.client == wire.CONTROL:
-            body = wire.unpack(effect.rest[0], "a control message") if effect.rest else {}
+        if effect.client == CONTROL:
+            body = unpack(effect.rest[0], "a control message") if effect.rest else {}
             self.controls.append((effect.worker, effect.kind.decode(), body))
             return
         worker = self.workers.get(effect.worker)
@@ -172,9 +167,9 @@ class Bench:
         key = effect.client, effect.id
         match effect.kind:
             case b"end":
-                worker.asked_to_end.append((effect.id, wire.unpack(effect.rest[0], "end")["reason"]))
+                worker.asked_to_end.append((effect.id, unpack(effect.rest[0], "end")["reason"]))
             case b"resume":
-                worker.resumed.append((key, wire.unpack(effect.rest[0], "resume").get("from", 1)))
+                worker.resumed.append((key, unpack(effect.rest[0], "resume").get("from", 1)))
             case b"gone" | b"back":
                 worker.told.append((effect.kind.decode(), effect.id, b""))
             case b"tool_result" | b"steer" | b"credit":
@@ -182,20 +177,20 @@ class Bench:
             case _:
                 assert key not in worker.runs, "started twice on one worker"
                 worker.runs[key] = 0
-                self.dispatched.append((worker.identity, key, wire.unpack(effect.rest[2], "the lease")))
+                self.dispatched.append((worker.identity, key, unpack(effect.rest[2], "the lease")))
 
     # --- what came of it ---------------------------------------------------------------------------
 
     def replies(self, client: bytes, id: bytes) -> list[tuple[str, dict[str, Any]]]:
         """Kind and body of everything that this request got."""
         return [
-            (sent.kind.decode(), wire.unpack(sent.body, "a reply"))
+            (sent.kind.decode(), unpack(sent.body, "a reply"))
             for sent in self.to_clients
             if (sent.client, sent.id) == (client, id)
         ]
 
     def terminals(self, key: Key) -> list[tuple[str, dict[str, Any]]]:
-        return [(kind, body) for kind, body in self.replies(*key) if kind.encode() in wire.TERMINAL_KINDS]
+        return [(kind, body) for kind, body in self.replies(*key) if kind.encode() in TERMINAL_KINDS]
 
     def holders(self, key: Key) -> list[FakeWorker]:
         return [worker for worker in self.workers.values() if key in worker.runs]
@@ -210,7 +205,7 @@ class Bench:
 
     def pong(self) -> dict[str, Any]:
         [pong] = self.send(b"prober", "ping", b"ping")
-        return wire.unpack(pong.body, "pong")
+        return unpack(pong.body, "pong")
 
 
 def error_type(replies: list[tuple[str, dict[str, Any]]]) -> str:

@@ -17,7 +17,9 @@ import hypothesis
 import pytest
 import zmq
 
-from axon_zmq import Client, wire
+from axon_zmq import Client
+from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.msgpack import pack, unpack
 from bench.processes import free_port
 
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -122,7 +124,7 @@ class Dealer:
 
     def send(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> None:
         """Maps are packed; bytes go as they are."""
-        frames = [part if isinstance(part, bytes) else wire.pack(part or {}) for part in (header, body)]
+        frames = [part if isinstance(part, bytes) else pack(part or {}) for part in (header, body)]
         self.socket.send_multipart([kind, id, *frames])
 
     def recv(self, seconds: float = PATIENCE, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
@@ -132,7 +134,7 @@ class Dealer:
             assert self.socket.poll(max(0, int((give_up - time.monotonic()) * 1000))), f"nothing came in {seconds} s"
             kind, id, body = self.socket.recv_multipart()[-3:]
             if alive or kind != b"alive":
-                return kind, id, wire.unpack(body, "the body")
+                return kind, id, unpack(body, "the body")
 
     def silent(self, seconds: float = 0.3) -> bool:
         return not self.socket.poll(int(seconds * 1000))
@@ -144,7 +146,7 @@ class Dealer:
             kind, of, body = self.recv()
             if of == id:
                 messages.append((kind, body))
-                if kind in wire.TERMINAL_KINDS:
+                if kind in TERMINAL_KINDS:
                     return messages
 
     def ask(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> tuple[bytes, dict[str, Any]]:
@@ -152,7 +154,7 @@ class Dealer:
         self.send(kind, id, header, body)
         while True:
             answer, of, reply = self.recv()
-            if of == id and (answer in wire.TERMINAL_KINDS or answer in (b"pong", b"refused")):
+            if of == id and (answer in TERMINAL_KINDS or answer in (b"pong", b"refused")):
                 return answer, reply
 
     def __enter__(self) -> Self:

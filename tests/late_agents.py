@@ -9,12 +9,12 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from axon_zmq.worker import runlogs
+from axon_zmq.worker import run_logs
 
 
 def _levels(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
     return ModelResponse(
-        parts=[TextPart(f"root {logging.getLogger().level}, listeners {len(runlogs.handler._listeners)}")]
+        parts=[TextPart(f"root {logging.getLogger().level}, listeners {len(run_logs.handler._listeners)}")]
     )
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from axon_zmq.broker import states
+from axon_zmq.broker.core import states
 
 FOLDER = Path(__file__).parent.parent / "docs/states"
 TABLES: Mapping[str, Mapping[tuple[Any, Any], Enum]] = {

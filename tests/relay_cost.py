@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 
 import zmq
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.core import Broker
+from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.loop import BATCH, Loop
+from axon_zmq.broker.server import BATCH, Server
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack
 from bench.source import CHUNK
 
 BOUNDS = limits.BrokerLimits()
@@ -46,18 +48,18 @@ def fill(worker: zmq.Socket[bytes], count: int) -> None:
 def ours(folder: Path, count: int) -> None:
     """The broker's loop with one run under way; only its sockets are other ones."""
     core = Broker("boot", BOUNDS, "0", 1, time.monotonic())
-    loop = Loop(core, Journal(folder / "journal", None, time.monotonic()), "inproc://front", "inproc://back", 2**20)
-    worker = dealer(loop._context, WORKER, "inproc://back")
-    client = dealer(loop._context, CLIENT, "inproc://front")
+    server = Server(core, Journal(folder / "journal", None, time.monotonic()), "inproc://front", "inproc://back", 2**20)
+    worker = dealer(server._context, WORKER, "inproc://back")
+    client = dealer(server._context, CLIENT, "inproc://front")
     ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1, "name": "worker", "holds": []}
-    worker.send_multipart([wire.CONTROL, b"ready", wire.pack(ready)])
-    client.send_multipart([b"run_stream", ID, b"", wire.pack({})])
-    loop._drain_backend(BATCH)
-    loop._drain_frontend()
+    worker.send_multipart([CONTROL, b"ready", pack(ready)])
+    client.send_multipart([b"run_stream", ID, b"", pack({})])
+    server._drain_backend(BATCH)
+    server._drain_frontend()
     assert worker.poll(1000), "the run was not started"
     fill(worker, count)
     mark()
-    while not loop._drain_backend(BATCH):
+    while not server._drain_backend(BATCH):
         pass
     mark()
     assert arrived(client) == count

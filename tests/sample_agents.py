@@ -17,7 +17,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolC
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import ExternalToolset
 
-from axon_zmq.worker.offline import user_text
+from axon_zmq.worker.registry.offline_models import user_text
 
 
 def calls_first_tool_once(text: str = "done") -> FunctionModel:

@@ -15,15 +15,15 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 
-from axon_zmq.worker.ahead import MOST_MERGED, Ahead, Relayed
-from axon_zmq.worker.requests import Requests
-from axon_zmq.worker.run_stream import Chunks
+from axon_zmq.worker.modes.open_requests import OpenRequests
+from axon_zmq.worker.modes.relaying_model import MOST_MERGED, Relayed, RelayingModel
+from axon_zmq.worker.modes.run_stream import Chunks
 
 Seen = tuple[list[tuple[str, Any, int, int]], list[AgentStreamEvent], Any]
 """Chunks, events, and the result"""
 
 
-def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model] = Ahead) -> Seen:
+def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model] = RelayingModel) -> Seen:
     """Run an agent as `run_stream` does."""
     chunks: list[tuple[str, Any, int, int]] = []
     events: list[AgentStreamEvent] = []
@@ -35,7 +35,7 @@ def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model
             if not isinstance(event, Relayed):
                 relay(event)
 
-    more = {"model": wrap(model, relay), "event_stream_handler": listen, "capabilities": [Requests()]}
+    more = {"model": wrap(model, relay), "event_stream_handler": listen, "capabilities": [OpenRequests()]}
     result = asyncio.run(agent.run("go", **more))
     return chunks, events, result
 
@@ -53,7 +53,7 @@ def saying(*pieces: Any) -> FunctionModel:
     return FunctionModel(stream_function=stream)
 
 
-@pytest.mark.parametrize("wrap", [Ahead, lambda model, _relay: model])
+@pytest.mark.parametrize("wrap", [RelayingModel, lambda model, _relay: model])
 def test_a_request_whose_run_is_cancelled_just_as_it_is_ready_is_ended(monkeypatch, wrap):
     drain = _agent_graph.cancel_and_drain
 
@@ -63,11 +63,11 @@ def test_a_request_whose_run_is_cancelled_just_as_it_is_ready_is_ended(monkeypat
             raise asyncio.CancelledError  # as its `await` does where a cancel comes there
 
     async def play() -> None:
-        requests = Requests()
+        requests = OpenRequests()
         model = wrap(saying("a"), lambda _delta: None)
         with pytest.raises(asyncio.CancelledError):
             await Agent().run("go", model=model, event_stream_handler=_drain, capabilities=[requests])
-        assert len(asyncio.all_tasks()) == 2, "pydantic-ai ends it by itself: `Requests` is not needed any more"
+        assert len(asyncio.all_tasks()) == 2, "pydantic-ai ends it by itself: `OpenRequests` is not needed any more"
         await requests.aclose()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -226,7 +226,9 @@ def test_a_relay_that_has_to_wait_holds_up_the_model():
         return wait()
 
     agent: Agent[Any, Any] = Agent()
-    asyncio.run(agent.run("go", model=Ahead(FunctionModel(stream_function=stream), relay), event_stream_handler=_drain))
+    asyncio.run(
+        agent.run("go", model=RelayingModel(FunctionModel(stream_function=stream), relay), event_stream_handler=_drain)
+    )
     assert taken == WORDS[1:10]
 
 

@@ -7,8 +7,11 @@ import math
 import msgpack
 import pytest
 
-from axon_zmq import Client, limits, wire
-from axon_zmq.broker.bodies import SLICE
+from axon_zmq import Client
+from axon_zmq.broker.hashing import SLICE
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import pack
 from tests.conftest import Daemon, Dealer, wait_until
 
 NESTED = 10_000
@@ -34,34 +37,34 @@ def another_client_is_untouched(daemon: Daemon, other: Client):
 
 
 FRAMES = [
-    ([b"run", b"1", b"", wire.pack(ECHO), b"", b""], "malformed_frames", "6 frames"),
-    ([b"run", b"x" * 65, b"", wire.pack(ECHO)], "malformed_frames", "65 bytes"),
+    ([b"run", b"1", b"", pack(ECHO), b"", b""], "malformed_frames", "6 frames"),
+    ([b"run", b"x" * 65, b"", pack(ECHO)], "malformed_frames", "65 bytes"),
     (["lauf ärger".encode(), b"1"], "unknown_kind", "ASCII"),
     ([b"no_such_kind", b"1"], "unknown_kind", "'no_such_kind'"),
     ([b"credit", b"1"], "invalid_request", "'upto' is missing"),
-    ([b"credit", b"1", wire.pack({"upto": -1})], "invalid_request", "'upto' must be an integer"),
+    ([b"credit", b"1", pack({"upto": -1})], "invalid_request", "'upto' must be an integer"),
     ([b"tool_result", b"1"], "invalid_request", "'call_id' is missing"),
     ([b"publish", b"1"], "unknown_kind", "'publish'"),
-    ([b"tool_result", b"1", wire.pack({"call_id": 7})], "invalid_request", "'call_id' must be a string"),
-    ([b"steer", b"1", wire.pack({"priority": "asap"})], "invalid_request", "'priority' is unknown for steer"),
-    ([b"run", b"1", b"\xc1", wire.pack(ECHO)], "invalid_msgpack", "the header"),
-    ([b"run", b"1", wire.pack({}) + b"\x00", wire.pack(ECHO)], "invalid_msgpack", "1 bytes follow"),
-    ([b"run", b"1", msgpack.packb([1]), wire.pack(ECHO)], "invalid_msgpack", "must be a map, not list"),
-    ([b"run", b"1", wire.pack({"x": 1}), wire.pack(ECHO)], "invalid_request", "'x' is unknown"),
-    ([b"run", b"1", wire.pack({"credit": -1}), wire.pack(ECHO)], "invalid_request", "'credit' must be an integer"),
+    ([b"tool_result", b"1", pack({"call_id": 7})], "invalid_request", "'call_id' must be a string"),
+    ([b"steer", b"1", pack({"priority": "asap"})], "invalid_request", "'priority' is unknown for steer"),
+    ([b"run", b"1", b"\xc1", pack(ECHO)], "invalid_msgpack", "the header"),
+    ([b"run", b"1", pack({}) + b"\x00", pack(ECHO)], "invalid_msgpack", "1 bytes follow"),
+    ([b"run", b"1", msgpack.packb([1]), pack(ECHO)], "invalid_msgpack", "must be a map, not list"),
+    ([b"run", b"1", pack({"x": 1}), pack(ECHO)], "invalid_request", "'x' is unknown"),
+    ([b"run", b"1", pack({"credit": -1}), pack(ECHO)], "invalid_request", "'credit' must be an integer"),
     (
-        [b"run", b"1", wire.pack({"timeout_ms": "5"}), wire.pack(ECHO)],
+        [b"run", b"1", pack({"timeout_ms": "5"}), pack(ECHO)],
         "invalid_request",
         "'timeout_ms' must be an integer",
     ),
-    ([b"run", b"1", wire.pack({"timeout_ms": True}), wire.pack(ECHO)], "invalid_request", "'timeout_ms'"),
-    ([b"run", b"1", wire.pack({"timeout_ms": 0}), wire.pack(ECHO)], "invalid_request", "'timeout_ms'"),
-    ([b"run", b"1", wire.pack({"timeout_ms": 2**40}), wire.pack(ECHO)], "invalid_request", "at most 3600000"),
-    ([b"run", b"1", wire.pack({"ack": 1}), wire.pack(ECHO)], "invalid_request", "'ack' must be true or false"),
-    ([b"run", b"1", wire.pack({"frames": "two"}), wire.pack(ECHO)], "invalid_request", "'frames' must be 'single'"),
-    ([b"run", b"1", wire.pack({"v": 2, "new": 1}), wire.pack(ECHO)], "unsupported_version", "v is 2"),
-    ([b"run", b"1", b"x" * 20_000, wire.pack(ECHO)], "too_large", "the header has 20000 bytes"),
-    ([b"resume", b"1", wire.pack({"from": 0})], "invalid_request", "'from'"),
+    ([b"run", b"1", pack({"timeout_ms": True}), pack(ECHO)], "invalid_request", "'timeout_ms'"),
+    ([b"run", b"1", pack({"timeout_ms": 0}), pack(ECHO)], "invalid_request", "'timeout_ms'"),
+    ([b"run", b"1", pack({"timeout_ms": 2**40}), pack(ECHO)], "invalid_request", "at most 3600000"),
+    ([b"run", b"1", pack({"ack": 1}), pack(ECHO)], "invalid_request", "'ack' must be true or false"),
+    ([b"run", b"1", pack({"frames": "two"}), pack(ECHO)], "invalid_request", "'frames' must be 'single'"),
+    ([b"run", b"1", pack({"v": 2, "new": 1}), pack(ECHO)], "unsupported_version", "v is 2"),
+    ([b"run", b"1", b"x" * 20_000, pack(ECHO)], "too_large", "the header has 20000 bytes"),
+    ([b"resume", b"1", pack({"from": 0})], "invalid_request", "'from'"),
 ]
 
 
@@ -80,10 +83,10 @@ def test_frames_and_headers(dealer: Dealer, frames, error_type, names):
 @pytest.mark.parametrize("place", range(7))
 @pytest.mark.parametrize("size", [limits.LARGE_MESSAGE, 2 * SLICE])
 def test_a_large_frame_may_be_anywhere(dealer: Dealer, before, place, size):
-    frames = [b"run", b"1", b"", wire.pack(ECHO), b"", b"", b""][: max(4, place + 1)]
+    frames = [b"run", b"1", b"", pack(ECHO), b"", b"", b""][: max(4, place + 1)]
     frames[place] = b"x" * size
     dealer.socket.send_multipart([*before, *frames])
-    dealer.socket.send_multipart([*before, b"run", b"2", b"", wire.pack(ECHO)])
+    dealer.socket.send_multipart([*before, b"run", b"2", b"", pack(ECHO)])
     answers = {id: (kind, body) for kind, id, body in (dealer.recv() for _ in range(1 if place == 1 else 2))}
     assert answers[b"2"][1]["result"] == "hi"  # without an id that can be read there is no other answer
     assert place == 1 or answers[b"1"][0] == b"error"
@@ -103,59 +106,59 @@ def _deep(depth: int) -> bytes:
 
 BODIES = [
     (b"\xc1", "invalid_msgpack", "the body"),
-    (wire.pack(ECHO) + b"\x00", "invalid_msgpack", "1 bytes follow"),
+    (pack(ECHO) + b"\x00", "invalid_msgpack", "1 bytes follow"),
     (msgpack.packb("text"), "invalid_msgpack", "must be a map, not str"),
     (msgpack.packb({1: 2}), "invalid_msgpack", "key"),
     (b"\x82\xa1a\x01\xa1a\x02", "invalid_msgpack", "twice"),
-    (wire.pack({**ECHO, "deps": math.nan}), "invalid_msgpack", "NaN or an infinity at /deps"),
-    (wire.pack({**ECHO, "deps": {"x": [1, -math.inf]}}), "invalid_msgpack", "/deps/x/1"),
+    (pack({**ECHO, "deps": math.nan}), "invalid_msgpack", "NaN or an infinity at /deps"),
+    (pack({**ECHO, "deps": {"x": [1, -math.inf]}}), "invalid_msgpack", "/deps/x/1"),
     (msgpack.packb({**ECHO, "deps": msgpack.ExtType(5, b"x")}), "invalid_msgpack", "extension type 5"),
     (b"\x81\xa4deps\xc7\x0c\xff" + b"\xff" * 12, "invalid_msgpack", "the body"),
     (_deep(NESTED), "invalid_msgpack", "nested"),
     (b"\xdf\xff\xff\xff\xff", "invalid_msgpack", "the body"),
     (b"\x81\xa5agent\xa4\xff\xfe\xfd\xfc", "invalid_msgpack", "not UTF-8 (send bytes as bin)"),
     (b"", "invalid_request", "/agent: is missing"),
-    (wire.pack({"agent": "echo"}), "invalid_request", "/prompt: is missing"),
-    (wire.pack({**ECHO, "promt": "x"}), "invalid_request", "/promt: is unknown"),
-    (wire.pack({"agent": 5, "prompt": "x"}), "invalid_request", "/agent:"),
-    (wire.pack({"agent": "", "prompt": "x"}), "invalid_request", "/agent:"),
-    (wire.pack({"agent": "echo", "prompt": 5}), "invalid_request", "/prompt:"),
-    (wire.pack({"agent": "echo", "prompt": [{"kind": "image-url"}]}), "invalid_request", "/prompt/0/url: is missing"),
-    (wire.pack({"agent": "echo", "prompt": ["x", {"kind": "hologram"}]}), "invalid_request", "/prompt/1/kind"),
-    (wire.pack({**ECHO, "message_history": "x"}), "invalid_request", "/message_history"),
-    (wire.pack({**ECHO, "message_history": [{"kind": "request"}]}), "invalid_request", "/message_history/0"),
-    (wire.pack({**ECHO, "message_history": [{"kind": "x"}]}), "invalid_request", "/message_history/0"),
-    (wire.pack({**ECHO, "output_schema": {"type": "objekt"}}), "invalid_request", "/output_schema/type"),
+    (pack({"agent": "echo"}), "invalid_request", "/prompt: is missing"),
+    (pack({**ECHO, "promt": "x"}), "invalid_request", "/promt: is unknown"),
+    (pack({"agent": 5, "prompt": "x"}), "invalid_request", "/agent:"),
+    (pack({"agent": "", "prompt": "x"}), "invalid_request", "/agent:"),
+    (pack({"agent": "echo", "prompt": 5}), "invalid_request", "/prompt:"),
+    (pack({"agent": "echo", "prompt": [{"kind": "image-url"}]}), "invalid_request", "/prompt/0/url: is missing"),
+    (pack({"agent": "echo", "prompt": ["x", {"kind": "hologram"}]}), "invalid_request", "/prompt/1/kind"),
+    (pack({**ECHO, "message_history": "x"}), "invalid_request", "/message_history"),
+    (pack({**ECHO, "message_history": [{"kind": "request"}]}), "invalid_request", "/message_history/0"),
+    (pack({**ECHO, "message_history": [{"kind": "x"}]}), "invalid_request", "/message_history/0"),
+    (pack({**ECHO, "output_schema": {"type": "objekt"}}), "invalid_request", "/output_schema/type"),
     (
-        wire.pack({**ECHO, "output_schema": {"$ref": "http://x/y"}}),
+        pack({**ECHO, "output_schema": {"$ref": "http://x/y"}}),
         "invalid_request",
         "only references into",
     ),
-    (wire.pack({**ECHO, "output_schema": {"$ref": "#/$defs/x"}}), "invalid_request", "'#/$defs/x', which is not in it"),
-    (wire.pack({**ECHO, "output_schema": {"items": {"$ref": "#"}}}), "invalid_request", "recursive"),
-    (wire.pack({**ECHO, "output_schema": {"enum": ["x" * 300_000]}}), "too_large", "at most 262144"),
-    (wire.pack({**ECHO, "model_settings": {"temprature": 1}}), "invalid_request", "/model_settings/temprature"),
-    (wire.pack({**ECHO, "model_settings": {"temperature": "hot"}}), "invalid_request", "/model_settings/temperature"),
-    (wire.pack({**ECHO, "usage_limits": {"requests": 1}}), "invalid_request", "/usage_limits/requests"),
-    (wire.pack({**ECHO, "retries": -1}), "invalid_request", "/retries"),
-    (wire.pack({**ECHO, "events": "some"}), "invalid_request", "/events"),
-    (wire.pack({**ECHO, "tools": {}}), "invalid_request", "/tools: input should be a valid list"),
-    (wire.pack({**ECHO, "tools": ["weather"]}), "invalid_request", "/tools/0"),
-    (wire.pack({**ECHO, "log": "loud"}), "invalid_request", "/log"),
-    (wire.pack({**ECHO, "deferred_tool_results": {"calls": {}}}), "invalid_request", "/message_history: is missing"),
-    (wire.pack({"agent": "ecko", "prompt": "x"}), "unknown_agent", "did you mean 'echo'"),
-    (wire.pack({"agent": "broken", "prompt": "x"}), "unknown_agent", "could not be loaded"),
-    (wire.pack({**ECHO, "model": "no-such-provider:x"}), "unknown_model", "no-such-provider"),
-    (wire.pack({**ECHO, "model": "synthetic:tokens=0"}), "unknown_model", "'tokens=0'"),
-    (wire.pack({**ECHO, "model": "synthetic:speed=9"}), "unknown_model", "'speed=9'"),
-    (wire.pack({**ECHO, "model": "openai-chat:gpt-5"}), "model_auth", "OPENAI_API_KEY"),
-    (wire.pack({"agent": {"instructions": "x"}, "prompt": "x"}), "invalid_request", "/agent/model: is missing"),
-    (wire.pack({"agent": {"model": "echo", "import": "os"}, "prompt": "x"}), "invalid_request", "/agent/import"),
-    (wire.pack({"agent": {"model": "echo", "toolsets": ["x"]}, "prompt": "x"}), "invalid_request", "/agent/toolsets"),
+    (pack({**ECHO, "output_schema": {"$ref": "#/$defs/x"}}), "invalid_request", "'#/$defs/x', which is not in it"),
+    (pack({**ECHO, "output_schema": {"items": {"$ref": "#"}}}), "invalid_request", "recursive"),
+    (pack({**ECHO, "output_schema": {"enum": ["x" * 300_000]}}), "too_large", "at most 262144"),
+    (pack({**ECHO, "model_settings": {"temprature": 1}}), "invalid_request", "/model_settings/temprature"),
+    (pack({**ECHO, "model_settings": {"temperature": "hot"}}), "invalid_request", "/model_settings/temperature"),
+    (pack({**ECHO, "usage_limits": {"requests": 1}}), "invalid_request", "/usage_limits/requests"),
+    (pack({**ECHO, "retries": -1}), "invalid_request", "/retries"),
+    (pack({**ECHO, "events": "some"}), "invalid_request", "/events"),
+    (pack({**ECHO, "tools": {}}), "invalid_request", "/tools: input should be a valid list"),
+    (pack({**ECHO, "tools": ["weather"]}), "invalid_request", "/tools/0"),
+    (pack({**ECHO, "log": "loud"}), "invalid_request", "/log"),
+    (pack({**ECHO, "deferred_tool_results": {"calls": {}}}), "invalid_request", "/message_history: is missing"),
+    (pack({"agent": "ecko", "prompt": "x"}), "unknown_agent", "did you mean 'echo'"),
+    (pack({"agent": "broken", "prompt": "x"}), "unknown_agent", "could not be loaded"),
+    (pack({**ECHO, "model": "no-such-provider:x"}), "unknown_model", "no-such-provider"),
+    (pack({**ECHO, "model": "synthetic:tokens=0"}), "unknown_model", "'tokens=0'"),
+    (pack({**ECHO, "model": "synthetic:speed=9"}), "unknown_model", "'speed=9'"),
+    (pack({**ECHO, "model": "openai-chat:gpt-5"}), "model_auth", "OPENAI_API_KEY"),
+    (pack({"agent": {"instructions": "x"}, "prompt": "x"}), "invalid_request", "/agent/model: is missing"),
+    (pack({"agent": {"model": "echo", "import": "os"}, "prompt": "x"}), "invalid_request", "/agent/import"),
+    (pack({"agent": {"model": "echo", "toolsets": ["x"]}, "prompt": "x"}), "invalid_request", "/agent/toolsets"),
 ]
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("body", "error_type", "names"), BODIES, ids=[f"{n}-{case[2][:30]}" for n, case in enumerate(BODIES)]
 )

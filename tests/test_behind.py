@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from axon_zmq import packing, wire
-from axon_zmq.worker.credit import Credit
-from axon_zmq.worker.jobs import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Job
-from axon_zmq.worker.outbox import Identity, Outbox
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.plain import packer
+from axon_zmq.worker.delivery.credit import Credit
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.run import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Run
 
 
 class FakeLink:
@@ -37,7 +38,7 @@ class FakeLink:
         self.due.append((when, function))
 
     def send(self, _client: bytes, kind: bytes, _id: bytes, body: bytes) -> None:
-        told = wire.unpack(body, "the body")
+        told = unpack(body, "the body")
         self.sent.append((kind.decode(), told.get("data", told.get("result"))))
 
     send_soon = send
@@ -48,14 +49,14 @@ class FakeLink:
             function()
 
 
-def job_of(link: Any, upto: int | None = None) -> Job:
-    pack = packing.packer()
-    outbox = Outbox(pack, Identity("run_stream", b"digest", 0.0, keep=False))
+def job_of(link: Any, upto: int | None = None) -> Run:
+    pack = packer()
+    outbox = ReplayBuffer(pack, RunInfo("run_stream", b"digest", 0.0, keep=False))
     credit = Credit(upto, lambda body: len(pack(body)))
-    return Job(b"c", b"1", b"run_stream", {}, b"", 0.0, outbox, link, asyncio.get_running_loop(), credit)
+    return Run(b"c", b"1", b"run_stream", {}, b"", 0.0, outbox, link, asyncio.get_running_loop(), credit)
 
 
-def chunks(job: Job, *words: str, part: int = 0) -> None:
+def chunks(job: Run, *words: str, part: int = 0) -> None:
     for word in words:
         job.chunk("text", word, 1, part)
 

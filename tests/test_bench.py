@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from axon_zmq import garbage
+from axon_zmq.process import gc
 from bench import agents, bare, growth, isolation, measure, memory, report, widening
 from bench.clients import Came
 from bench.measure import Comparison, Other, Row
@@ -189,7 +189,7 @@ def test_peers_stream_every_delta_by_itself():
 
 def test_peers_and_bare_settle_the_collector_as_our_workers_do(monkeypatch):
     settled = []
-    monkeypatch.setattr(garbage, "settle", lambda: settled.append(True))
+    monkeypatch.setattr(gc, "settle", lambda: settled.append(True))
     monkeypatch.setattr(sys, "stdin", [])
     asyncio.run(service.warm_up())
     asyncio.run(bare.main())

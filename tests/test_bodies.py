@@ -8,13 +8,16 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.bodies import MOST_BYTES, SLICE, Bodies, size
-from axon_zmq.broker.core import NOTHING, Broker
-from axon_zmq.broker.events import FromClient
+from axon_zmq.broker.core.broker import NOTHING, Broker
+from axon_zmq.broker.core.events import FromClient
+from axon_zmq.broker.hashing import MOST_BYTES, SLICE, BodyHasher, size
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.loop import Loop
-from axon_zmq.sockets import receiver, recv_message
+from axon_zmq.broker.server import Server
+from axon_zmq.net.sockets import receiver, recv_message
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import body_digest
+from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.msgpack import pack
 from tests.broker_helpers import Bench
 from tests.conftest import Dealer, running, wait_until
 
@@ -41,7 +44,7 @@ def message(
     st.integers(1, 3),
 )
 def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between, most):
-    bodies, judged = Bodies(MAX_BODY), []
+    bodies, judged = BodyHasher(MAX_BODY), []
     messages = [
         message(client, bytes([number + 1]), size, kind, delimiter)
         for number, (client, size, kind, delimiter) in enumerate(sent)
@@ -57,14 +60,14 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
         of_client = [each.frames for each in judged if each.client == client]
         assert of_client == [each.frames for each in messages if each.client == client]
     for each in judged:
-        assert each.digest in (b"", wire.digest(each.frames[-1]))
+        assert each.digest in (b"", body_digest(each.frames[-1]))
         kind, _, _, body = each.frames[-4:]
         assert bool(each.digest) == (kind in (b"run", b"run_stream", b"describe") and SLICE < len(body) <= MAX_BODY)
-    assert repr(bodies) == "<Bodies of 0 clients, 0 bytes>"
+    assert repr(bodies) == "<BodyHasher of 0 clients, 0 bytes>"
 
 
 def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
-    bodies = Bodies(MAX_BODY)
+    bodies = BodyHasher(MAX_BODY)
     large, small = message(b"a", b"1", 4 * SLICE, arrived=7.0), message(b"a", b"2", 1, arrived=8.0)
     other = message(b"b", b"3", 1)
     assert bodies.keep(large)
@@ -76,7 +79,7 @@ def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
 
 
 def test_clients_with_large_bodies_take_turns():
-    bodies, judged = Bodies(MAX_BODY), []
+    bodies, judged = BodyHasher(MAX_BODY), []
     for client, ids in ((b"a", b"123"), (b"b", b"4"), (b"c", b"5")):
         for id in ids:
             bodies.keep(message(client, bytes([id]), 2 * SLICE))
@@ -87,7 +90,7 @@ def test_clients_with_large_bodies_take_turns():
 
 def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
     """One client has large bodies all the time, another sent one, and then says small things all the time."""
-    bodies, sent, heard = Bodies(MAX_BODY), dict[bytes, int](), list[int]()
+    bodies, sent, heard = BodyHasher(MAX_BODY), dict[bytes, int](), list[int]()
     bodies.keep(message(b"a", b"0", 2 * SLICE))
     for turn in range(2000):
         if len(bodies._clients.get(b"b", ())) < 2:
@@ -102,7 +105,7 @@ def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
 
 
 def test_where_much_waits_no_more_is_received():
-    bodies, count = Bodies(MAX_BODY), 0
+    bodies, count = BodyHasher(MAX_BODY), 0
     while not bodies.full:
         bodies.keep(message(b"a", b"1", MAX_BODY))
         count += 1
@@ -117,7 +120,7 @@ def test_where_much_waits_no_more_is_received():
 
 
 def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
-    bodies = Bodies(MAX_BODY)
+    bodies = BodyHasher(MAX_BODY)
     bodies.keep(message(b"a", b"1", 2 * SLICE))
     for _ in range(20):
         bodies.keep(message(b"a", b"2", 1))
@@ -125,7 +128,7 @@ def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
 
 
 def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
-    bodies, judged = Bodies(MAX_BODY), list[bytes]()
+    bodies, judged = BodyHasher(MAX_BODY), list[bytes]()
     bodies.keep(message(b"a", b"0", 2 * SLICE))
     bodies.keep(message(b"b", b"large", 2 * SLICE))
     for _ in range(20):
@@ -142,14 +145,14 @@ def test_a_message_takes_what_all_its_frames_take():
 def test_time_that_a_large_body_waits_counts_as_the_requests_own():
     bench = Bench()
     bench.add_worker(b"w")
-    frames = [b"run", b"1", wire.pack({"timeout_ms": 5000}), b"body"]
+    frames = [b"run", b"1", pack({"timeout_ms": 5000}), b"body"]
     bench.feed(FromClient(b"a", frames, bench.now - 4.0, b"digest"))
     [(_, _, lease)] = bench.dispatched
     assert lease == {"deadline": bench.now + 1.0, "attempt": 1, "digest": b"digest"}
 
 
 def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_answered_first():
-    large = wire.pack({"agent": "echo", "prompt": "x" * 12_000_000})
+    large = pack({"agent": "echo", "prompt": "x" * 12_000_000})
     with running("run") as own, Dealer(own.endpoint) as one, Dealer(own.endpoint) as other:
         one.ask(b"ping", b"p")
         other.ask(b"ping", b"p")
@@ -164,7 +167,7 @@ def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_a
         while ended < 10:
             kind, id, body = one.recv()
             seen.setdefault(id, []).append(kind)
-            ended += kind in wire.TERMINAL_KINDS
+            ended += kind in TERMINAL_KINDS
             if kind == b"accepted" and id.startswith(b"large"):
                 assert body["duplicate"] == (seen[id].count(b"accepted") == 2)
         for number in range(5):
@@ -189,7 +192,7 @@ def test_large_bodies_are_received_without_a_copy_and_nothing_else_is():
 def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
     core = Broker("boot", limits.BrokerLimits(), "0", 0, time.monotonic(), NOTHING)
     frontend, backend = (f"ipc://{tmp_path / name}" for name in ("front", "back"))
-    loop = Loop(core, Journal(tmp_path / "journal", (), time.monotonic()), frontend, backend, MAX_BODY)
+    loop = Server(core, Journal(tmp_path / "journal", (), time.monotonic()), frontend, backend, MAX_BODY)
     with Dealer(frontend) as dealer:
         for number in range(5):
             dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE)

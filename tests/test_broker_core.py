@@ -6,9 +6,9 @@ from hashlib import blake2b
 
 import pytest
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.events import FromClient, FromWorker, ToClient
-from axon_zmq.broker.states import (
+from axon_zmq.broker.core.effects import ToClient
+from axon_zmq.broker.core.events import FromClient, FromWorker
+from axon_zmq.broker.core.states import (
     REQUEST,
     WORKER,
     IllegalTransitionError,
@@ -17,6 +17,9 @@ from axon_zmq.broker.states import (
     WorkerState,
     step,
 )
+from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.broker_helpers import Bench, error_type
 
 A, B = b"client-a", b"client-b"
@@ -24,7 +27,7 @@ A, B = b"client-a", b"client-b"
 
 def error_type_of(sent: list[ToClient]) -> str:
     [answer] = sent
-    return wire.unpack(answer.body, "error")["error_type"]
+    return unpack(answer.body, "error")["error_type"]
 
 
 def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
@@ -33,7 +36,7 @@ def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
     bench.send(A, "run", b"1", {"timeout_ms": 5000}, {"agent": "echo"})
     [(worker, key, lease)] = bench.dispatched
     assert (worker, key) == (b"w", (A, b"1"))
-    assert lease == {"deadline": bench.now + 5, "attempt": 1, "digest": wire.digest(wire.pack({"agent": "echo"}))}
+    assert lease == {"deadline": bench.now + 5, "attempt": 1, "digest": frames.body_digest(pack({"agent": "echo"}))}
 
 
 def test_the_body_is_passed_on_unopened():
@@ -57,10 +60,10 @@ def test_runs_wait_for_a_slot_and_the_terminal_message_frees_it():
 
 def test_each_mode_has_workers_of_its_own():
     bench = Bench()
-    for mode in wire.MODES:
+    for mode in MODES:
         bench.add_worker(mode.encode(), mode)
         bench.send(A, mode, mode.encode())
-    assert [(worker, key[1]) for worker, key, _ in bench.dispatched] == [(m.encode(),) * 2 for m in wire.MODES]
+    assert [(worker, key[1]) for worker, key, _ in bench.dispatched] == [(m.encode(),) * 2 for m in MODES]
 
 
 def test_the_idlest_worker_is_chosen():
@@ -98,7 +101,7 @@ def test_rule_11_bounds_answer_overloaded_at_once(bounds, accepted):
     bench.send(A, "run", b"running")
     answers = [bench.send(A, "run", b"%d" % number, None, b"x" * 100) for number in range(5)]
     assert [bool(answer) for answer in answers] == [False] * accepted + [True] * (5 - accepted)
-    body = wire.unpack(answers[-1][0].body, "error")
+    body = unpack(answers[-1][0].body, "error")
     assert body["error_type"] == "overloaded"
     assert body["retryable"] is True
     assert body["details"]["retry_after_ms"] >= 100
@@ -155,7 +158,7 @@ def test_rule_10_time_counts_from_arrival_also_while_settling():
 
 def test_rule_10_time_that_a_large_body_waited_before_counts_too():
     bench = Bench(settle=False)
-    frames = [b"run", b"1", wire.pack({"timeout_ms": 6000}), wire.pack({})]
+    frames = [b"run", b"1", pack({"timeout_ms": 6000}), pack({})]
     bench.feed(FromClient(A, frames, bench.now - 1.0, b"digest"))
     bench.add_worker(b"w")
     bench.pass_time(limits.SETTLE_TIME)
@@ -179,7 +182,7 @@ def test_a_queue_of_no_length_still_serves_who_need_not_wait():
 
 
 @pytest.mark.parametrize(
-    "ready", [b"\xc1", wire.pack({"v": 1}), wire.pack({"v": 1, "mode": "new", "slots": 1, "name": "n", "holds": []})]
+    "ready", [b"\xc1", pack({"v": 1}), pack({"v": 1, "mode": "new", "slots": 1, "name": "n", "holds": []})]
 )
 def test_a_worker_that_registers_wrongly_is_noted_and_gets_nothing(ready):
     bench = Bench()
@@ -373,12 +376,12 @@ def test_a_stuck_slot_is_taken_out_of_service_and_given_back():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
-    bench.feed(FromWorker(worker.identity, b"slots", wire.pack({"slots": 1})))
+    bench.feed(FromWorker(worker.identity, b"slots", pack({"slots": 1})))
     bench.finish(worker, (A, b"1"), b"error")
     bench.send(A, "run", b"2")
     bench.send(A, "run", b"3")
     assert list(worker.runs) == [(A, b"2")]
-    bench.feed(FromWorker(worker.identity, b"slots", wire.pack({"slots": 2})))
+    bench.feed(FromWorker(worker.identity, b"slots", pack({"slots": 2})))
     assert list(worker.runs) == [(A, b"2"), (A, b"3")]
 
 
@@ -389,7 +392,7 @@ def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_says_no_wor
     bench.pass_time(limits.NO_WORKER_GRACE)
     assert error_type(bench.replies(A, b"1")) == "no_worker"
     [answer] = bench.send(A, "run", b"2")
-    assert wire.unpack(answer.body, "error")["error_type"] == "no_worker"
+    assert unpack(answer.body, "error")["error_type"] == "no_worker"
 
 
 def test_rule_8_a_client_that_is_gone_for_the_grace_is_cancelled_or_kept_as_it_chose():
@@ -452,7 +455,7 @@ def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown()
     bench.finish(worker, (A, b"1"))
     for kind, header in (("steer", {}), ("tool_result", {"call_id": "c"}), ("cancel", {})):
         [answer] = bench.send(A, kind, b"1", header)
-        body = wire.unpack(answer.body, "refused")
+        body = unpack(answer.body, "refused")
         assert (answer.kind, body["of"], body["error_type"]) == (b"refused", kind, "invalid_request")
         assert body.get("call_id") == header.get("call_id")
         assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # another client's
@@ -463,7 +466,7 @@ def test_an_answer_that_is_too_large_is_refused_with_its_call():
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
     [answer] = bench.send(A, "tool_result", b"1", {"call_id": "c"}, b"x" * 101)
-    body = wire.unpack(answer.body, "refused")
+    body = unpack(answer.body, "refused")
     assert (body["of"], body["error_type"], body["call_id"]) == ("tool_result", "too_large", "c")
 
 
@@ -486,7 +489,7 @@ def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_cl
     bench.send(A, "run", b"1", None, b"body")
     bench.send(A, "steer", b"1", None, b"more")
     bench.client_gone(A)
-    held = {"client": A, "id": b"1", "kind": "run", "digest": wire.digest(b"body"), "deadline": bench.now + 9}
+    held = {"client": A, "id": b"1", "kind": "run", "digest": frames.body_digest(b"body"), "deadline": bench.now + 9}
     worker = bench.add_worker(b"w", holds=[{**held, "keep": False, "seq": 0, "ended": False}])
     assert worker.told == [("steer", b"1", b"more"), ("gone", b"1", b"")]
 
@@ -534,7 +537,7 @@ def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
     bench.send(A, "run", b"1")
     bench.send(A, "run", b"2")
     sent = [bench.pass_time(limits.ALIVE_INTERVAL) for _ in range(2)]
-    assert sent == [[ToClient(A, b"alive", b"", wire.pack({"boot": "boot", "open": 2}))]] * 2
+    assert sent == [[ToClient(A, b"alive", b"", pack({"boot": "boot", "open": 2}))]] * 2
     bench.finish(worker, (A, b"1"))
     bench.finish(worker, (A, b"2"))
     assert bench.pass_time(limits.ALIVE_INTERVAL) == []
@@ -549,7 +552,7 @@ def test_a_req_client_gets_no_alive_in_place_of_its_answer():
 
 def test_pong_tells_when_two_processes_share_an_identity():
     bench = Bench()
-    pong = lambda instance: wire.unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
+    pong = lambda instance: unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
     assert [pong("one"), pong("one"), pong("two"), pong("one")] == [False, False, True, True]
     bench.pass_time(limits.SHARED_WINDOW + 1)
     assert pong("one") is False
@@ -621,7 +624,7 @@ def test_describe_needs_a_worker_but_no_slot():
 
 def test_a_worker_of_another_protocol_version_gets_no_work():
     bench = Bench()
-    bench.feed(FromWorker(b"w", b"ready", wire.pack({"v": 99})))
+    bench.feed(FromWorker(b"w", b"ready", pack({"v": 99})))
     bench.send(A, "run", b"1")
     assert bench.dispatched == []
     assert "99" in bench.notes[-1].text

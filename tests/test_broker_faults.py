@@ -8,23 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.events import (
-    ClientBlocked,
-    Dequeued,
-    Enqueued,
-    FromClient,
-    FromWorker,
-    Registered,
-    Tick,
-    ToClient,
-    Unregistered,
-    WorkerGone,
-)
-from axon_zmq.broker.journal import Journal, Ledger
-from axon_zmq.broker.loop import Loop
-from axon_zmq.broker.quarantine import Quarantine
-from axon_zmq.broker.records import Past
+from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, ToClient, Unregistered
+from axon_zmq.broker.core.events import ClientBlocked, FromClient, FromWorker, Tick, WorkerGone
+from axon_zmq.broker.core.pools import PreviousState
+from axon_zmq.broker.core.quarantine import Quarantine
+from axon_zmq.broker.journal import Journal, JournalState
+from axon_zmq.broker.server import Server
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import body_digest
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.broker_helpers import Bench, FakeWorker, error_type
 
 A, B = b"client-a", b"client-b"
@@ -32,7 +24,7 @@ A, B = b"client-a", b"client-b"
 
 def body_of(sent: list[ToClient]) -> dict:
     [answer] = sent
-    return wire.unpack(answer.body, "a reply")
+    return unpack(answer.body, "a reply")
 
 
 def let_time_pass(bench: Bench, seconds: float, but: FakeWorker | None = None) -> None:
@@ -53,7 +45,7 @@ def held(key: tuple[bytes, bytes], *, ended: bool = False, keep: bool = False) -
         "client": client,
         "id": id,
         "kind": "run",
-        "digest": wire.digest(wire.pack({})),
+        "digest": body_digest(pack({})),
         "deadline": 2000.0,
         "keep": keep,
         "seq": 3,
@@ -106,9 +98,9 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_all_was_read():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=5)
     bench.send(A, "run", b"1")
-    bench.feed(FromWorker(b"listener", b"exited", wire.pack({"name": "w", "pid": 1})))  # another process's pid
+    bench.feed(FromWorker(b"listener", b"exited", pack({"name": "w", "pid": 1})))  # another process's pid
     bench.send(A, "run", b"2")
-    bench.feed(FromWorker(b"listener", b"exited", wire.pack({"name": "w", "pid": worker.pid})))
+    bench.feed(FromWorker(b"listener", b"exited", pack({"name": "w", "pid": worker.pid})))
     bench.send(A, "run", b"3")
     assert [key[1] for _, key, _ in bench.dispatched] == [b"1", b"2"]
     bench.finish(worker, (A, b"1"))  # it still got that out
@@ -118,7 +110,7 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_all_was_read():
 
 
 def test_a_worker_that_hung_when_the_broker_died_is_killed():
-    past = Past(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
+    past = PreviousState(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
     bench = Bench(past=past, settle=False, hang_seconds=30)
     listener = FakeWorker(b"events", "run", 0)
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}, "run-2": {"state": "RUNNING", "pid": 5000}}
@@ -297,7 +289,7 @@ def test_a_crash_loop_degrades_its_own_pool_for_a_minute():
 
 def ready(worker: FakeWorker, name: str) -> bytes:
     said = {"v": 1, "mode": worker.mode, "slots": worker.slots, "name": name, "pid": worker.pid, "holds": []}
-    return wire.pack(said)
+    return pack(said)
 
 
 def test_a_worker_that_does_not_come_back_degrades_its_pool_and_one_that_left_does_not():
@@ -322,21 +314,21 @@ def test_a_program_that_supervisord_cannot_keep_running_degrades_its_pool(state)
         "run-2": {"state": state, "pid": 0},
         "mine": {"state": "FATAL"},
     }
-    bench.feed(FromWorker(b"listener", b"processes", wire.pack({"programs": programs})))
+    bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
     assert degraded(bench) == ["run"]
     [(peer, kind, body)] = status(bench)
     assert (peer, kind) == (b"operator", "status")
     assert body["modes"]["run"]["reasons"] == [f"run-2 is {state}"]
     assert [worker["name"] for worker in body["workers"]] == ["run-1"]
     programs["run-2"] = {"state": "STOPPED", "pid": 0}
-    bench.feed(FromWorker(b"listener", b"processes", wire.pack({"programs": programs})))
+    bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
     assert degraded(bench) == []
 
 
 def test_a_process_that_runs_and_does_not_register_degrades_its_pool():
     bench = Bench()
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}}
-    bench.feed(FromWorker(b"listener", b"processes", wire.pack({"programs": programs})))
+    bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
     let_time_pass(bench, limits.MISSING_GRACE)
     assert degraded(bench) == []
     let_time_pass(bench, 2)
@@ -351,7 +343,7 @@ def test_what_is_held_too_much_while_settling_never_ends_a_run():
     bench.send(A, "run", b"held")
     for kind, id in (("resume", b"held"), ("run", b"held"), ("cancel", b"of a worker's")):
         [answer] = bench.send(A, kind, id)
-        assert (answer.kind, wire.unpack(answer.body, "refused")["error_type"]) == (b"refused", "overloaded")
+        assert (answer.kind, unpack(answer.body, "refused")["error_type"]) == (b"refused", "overloaded")
     assert body_of(bench.send(A, "run", b"new"))["error_type"] == "overloaded"
     bench.add_worker(b"w")
     bench.pass_time(limits.SETTLE_TIME)
@@ -364,9 +356,7 @@ def status(bench: Bench) -> list[tuple[bytes, str, dict]]:
     return bench.controls[before:]
 
 
-@pytest.mark.parametrize(
-    "body", [b"\xc1", wire.pack({}), wire.pack({"programs": 5}), wire.pack({"programs": {"run-1": 1}})]
-)
+@pytest.mark.parametrize("body", [b"\xc1", pack({}), pack({"programs": 5}), pack({"programs": {"run-1": 1}})])
 @pytest.mark.parametrize("kind", [b"processes", b"exited", b"handover", b"holds", b"slots"])
 def test_what_nobody_understands_is_noted_and_changes_nothing(kind, body):
     bench = Bench()
@@ -395,7 +385,7 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
     before.send(A, "run", b"running")
     before.send(A, "run", b"waiting")
     assert before.journal == {(A, b"waiting")}
-    after = Bench(past=Past(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
+    after = Bench(past=PreviousState(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
     after.send(A, "resume", b"waiting")
     after.send(A, "resume", b"running")
     after.add_worker(b"w", holds=[held((A, b"running"))])
@@ -409,7 +399,7 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
 
 
 def test_what_only_waited_is_said_for_the_resume_window_and_then_forgotten():
-    bench = Bench(past=Past(waiting=frozenset({(A, b"1")})))
+    bench = Bench(past=PreviousState(waiting=frozenset({(A, b"1")})))
     bench.pass_time(limits.RESUME_WINDOW + 1)
     assert body_of(bench.send(A, "resume", b"1"))["details"]["may_have_run"] is True
     assert bench.journal == set()
@@ -425,7 +415,7 @@ def test_a_run_that_was_started_before_is_never_in_the_journal():
 
 
 def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_have_run():
-    bench = Bench(past=Past(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
+    bench = Bench(past=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
     bench.add_worker(b"w1")
     bench.add_worker(b"w2")
     bench.pass_time(limits.SETTLE_TIME)
@@ -436,7 +426,7 @@ def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_hav
     assert details["never_ran_within_ms"] == limits.RESUME_WINDOW * 1000
 
 
-@pytest.mark.parametrize("past", [Past(), Past(workers={b"w1": 1, b"dead": 2})])
+@pytest.mark.parametrize("past", [PreviousState(), PreviousState(workers={b"w1": 1, b"dead": 2})])
 def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(past):
     bench = Bench(past=past, settle=False)
     bench.add_worker(b"w1")
@@ -446,14 +436,14 @@ def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(past):
 
 
 def test_who_did_not_come_is_written_off_so_that_no_later_broker_is_sure_either():
-    bench = Bench(past=Past(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
+    bench = Bench(past=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
     bench.add_worker(b"w1")
     bench.pass_time(limits.SETTLE_TIME)
     assert bench.unregistered == [Unregistered(b"dead", bench.now)]
 
 
 def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
-    bench = Bench(past=Past(workers={}, lost_at=5.0, legacies=("a", "b")), settle=False)
+    bench = Bench(past=PreviousState(workers={}, lost_at=5.0, legacies=("a", "b")), settle=False)
     bench.pass_time(limits.SETTLE_TIME)
     asked = lambda: body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"]  # noqa: E731
     assert asked() == limits.SETTLE_TIME * 1000
@@ -465,7 +455,7 @@ def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
 
 
 def test_what_a_worker_forgot_or_could_not_read_is_not_sure():
-    bench = Bench(past=Past(workers={}, lost_at=5.0, legacies=("a",)), settle=False)
+    bench = Bench(past=PreviousState(workers={}, lost_at=5.0, legacies=("a",)), settle=False)
     heir = bench.add_worker(b"heir")
     bench.pass_time(limits.SETTLE_TIME)
     bench.feed_control(heir, b"holds", holds=[], forgot_at=bench.now - 1)
@@ -512,7 +502,7 @@ def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
             order.append(type(event).__name__)
             return [1, 2] if isinstance(event, Tick) else []
 
-    made = Loop.__new__(Loop)
+    made = Server.__new__(Server)
     made._core, made._events = Core(), deque()  # type: ignore[assignment]
 
     def apply(effect: object) -> None:
@@ -533,7 +523,7 @@ def test_settling_ends_when_every_process_of_supervisords_has_registered():
         "run-2": {"state": "STOPPING", "pid": 2},
         "run-3": {"state": "FATAL", "pid": 0},
     }
-    bench.feed(FromWorker(b"listener", b"processes", wire.pack({"programs": programs})))
+    bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
     assert bench.broker.settling
     bench.add_worker(b"run-2")
     assert not bench.broker.settling
@@ -647,7 +637,7 @@ def test_who_asks_in_vain_is_told_when_the_window_has_passed():
 
 
 def test_files_that_an_earlier_broker_left_go_to_the_first_worker_and_settling_waits_for_what_is_in_them():
-    bench = Bench(expected_workers=1, past=Past(legacies=("old.msgpack",)), settle=False)
+    bench = Bench(expected_workers=1, past=PreviousState(legacies=("old.msgpack",)), settle=False)
     worker = bench.add_worker(b"w")
     assert (b"w", "take", {"file": "old.msgpack"}) in bench.controls
     assert bench.broker.settling
@@ -668,7 +658,7 @@ def test_a_worker_that_goes_without_handing_over_makes_the_past_uncertain():
 
 
 def test_a_file_that_is_named_again_is_not_given_to_another():
-    bench = Bench(past=Past(legacies=("left",)), settle=False)
+    bench = Bench(past=PreviousState(legacies=("left",)), settle=False)
     heir = bench.add_worker(b"heir")
     writer = bench.add_worker(b"writer", holds=[held((A, b"1"), ended=True)])
     bench.feed_control(writer, b"leaving")
@@ -701,29 +691,27 @@ def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path
     ):
         journal.remember(effect)
     after = Journal(file, ("legacy",), 20.0)  # the first was not closed: as after SIGKILL
-    assert after.past == Past(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
+    assert after.past == PreviousState(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
     assert file.stat().st_mode & 0o777 == 0o600
     again = Journal(file, (), 30.0)
     assert again.past.workers == {b"w2": 22}, "who has not registered with the second may still with the third"
     again.remember(Unregistered(b"w2", 31.0))
     last = Journal(file, (), 40.0)
-    assert last.past == Past(frozenset({(A, b"2")}), {}, 31.0)
+    assert last.past == PreviousState(frozenset({(A, b"2")}), {}, 31.0)
     for each in (journal, after, again, last):
         each.close()
 
 
 def test_a_loss_is_written_before_who_is_gone():
-    assert Ledger(Past(), 5.0).remember(Unregistered(b"w", 6.0)) == [(4, 6.0), (3, b"w")]
+    assert JournalState(PreviousState(), 5.0).remember(Unregistered(b"w", 6.0)) == [(4, 6.0), (3, b"w")]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xc1", wire.pack(["machine", "another boot"]) + wire.pack([0, A, b"1"]), b"\x92\x05"]
-)
+@pytest.mark.parametrize("content", [b"", b"\xc1", pack(["machine", "another boot"]) + pack([0, A, b"1"]), b"\x92\x05"])
 def test_a_journal_that_cannot_be_believed_claims_nothing(tmp_path: Path, content):
     file = tmp_path / "journal"
     file.write_bytes(content)
     journal = Journal(file, (), 5.0)
-    assert journal.past == Past()
+    assert journal.past == PreviousState()
     after = Journal(file, (), 6.0)
     assert (after.past.workers, after.past.lost_at) == ({}, 5.0), "of what was before nothing is known any more"
     for each in (journal, after):
@@ -734,9 +722,9 @@ def test_a_record_of_a_later_version_makes_the_journal_none(tmp_path: Path):
     file = tmp_path / "journal"
     Journal(file, (), 5.0).close()
     with file.open("ab") as more:
-        more.write(wire.pack([9, "new"]))
+        more.write(pack([9, "new"]))
     journal = Journal(file, (), 5.0)
-    assert journal.past == Past()
+    assert journal.past == PreviousState()
     journal.close()
 
 
@@ -785,7 +773,7 @@ def test_what_an_earlier_broker_wrote_is_not_believed_once_it_cannot_be_kept_up(
     assert full.past.waiting == {(A, b"waits")}
     full.remember(Dequeued(A, b"waits"))
     full.close()
-    assert Journal(file, (), 7.0).past == Past()
+    assert Journal(file, (), 7.0).past == PreviousState()
 
 
 def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -796,7 +784,7 @@ def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, mo
     monkeypatch.setattr(os, "write", lambda fd, packed: write(fd, packed[:-1]))
     journal.remember(Dequeued(A, b"waits"))
     monkeypatch.undo()
-    assert Journal(file, (), 6.0).past == Past()
+    assert Journal(file, (), 6.0).past == PreviousState()
 
 
 def test_frames_of_a_disowned_run_are_of_its_old_holder_only():

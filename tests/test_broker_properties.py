@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from axon_zmq import limits
+from axon_zmq.protocol import limits
 from tests.broker_helpers import Bench, FakeWorker, Key
 
 CLIENTS = [b"a", b"b", b"c"]

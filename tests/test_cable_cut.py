@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from axon_zmq.broker.cables import LOOK_INTERVAL, UNANSWERED, Cables, judged
+from axon_zmq.broker.dead_peers import LOOK_INTERVAL, UNANSWERED, DeadPeerDetector, judged
 from tests.conftest import ROOT
 
 
@@ -67,16 +67,16 @@ def test_connections_that_are_gone_or_none_at_all_are_forgotten():
     there = socket.create_connection(listener.getsockname())
     accepted, _ = listener.accept()
     reading, writing = os.pipe()
-    cables = Cables()
+    cables = DeadPeerDetector()
     for fd in (accepted.fileno(), reading, there.fileno()):
         cables.opened(fd)
     gone = there.detach()
     os.close(gone)
     assert cables.look(100.0) == 0
     assert cables.look_at == 100.0 + LOOK_INTERVAL
-    assert repr(cables) == "<Cables 1 connections, 0 without an answer>"
+    assert repr(cables) == "<DeadPeerDetector 1 connections, 0 without an answer>"
     cables.closed(accepted.fileno())
-    assert repr(cables) == "<Cables 0 connections, 0 without an answer>"
+    assert repr(cables) == "<DeadPeerDetector 0 connections, 0 without an answer>"
     os.fstat(reading)  # not ours to close
     for fd in (reading, writing):
         os.close(fd)

@@ -19,9 +19,9 @@ from typing import Any, Self, cast
 
 import pytest
 
-from axon_zmq import terminal
-from axon_zmq.messages import Chunk, Log, Refused
-from axon_zmq.terminal import Lines, Person, typed_answer, typed_approval
+from axon_zmq.cli import terminal
+from axon_zmq.cli.terminal import Lines, TerminalUI, typed_answer, typed_approval
+from axon_zmq.events import Chunk, Log, Refused
 from tests.conftest import PATIENCE, Daemon, wait_until
 from tests.test_cli import AXON, axon, lines
 from tests.test_tools import calls
@@ -258,7 +258,7 @@ def test_a_models_text_brings_no_control_characters_to_a_terminal(daemon, comman
 
 def test_no_event_brings_control_characters_to_a_terminal(capsys):
     async def show() -> None:
-        person = Person(Lines(), [], streamed=True)
+        person = TerminalUI(Lines(), [], streamed=True)
         calls: dict[str, Any] = {"name": EVIL, "args": {EVIL: EVIL}, "call_id": EVIL}
         for event in (
             Chunk(1, "text", EVIL, 1, 0),

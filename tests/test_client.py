@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from axon_zmq import AsyncClient, AxonError, Client, limits, wire
+from axon_zmq import AsyncClient, AxonError, Client
 from axon_zmq.client.core import PATIENCE, RESUME_AGAIN, ClientCore
-from axon_zmq.messages import Chunk, Complete
+from axon_zmq.events import Chunk, Complete
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.conftest import Daemon, wait_until
 
 # --- the core, in memory ---------------------------------------------------------------------------
@@ -24,7 +26,7 @@ def started(core: ClientCore, now: float = 0.0, **options):
 
 
 def message(core: ClientCore, kind: bytes, now: float = 0.0, **body):
-    return core.receive([kind, b"1", wire.pack(body)], now)
+    return core.receive([kind, b"1", pack(body)], now)
 
 
 def chunk(core: ClientCore, seq: int, now: float = 0.0):
@@ -32,7 +34,7 @@ def chunk(core: ClientCore, seq: int, now: float = 0.0):
 
 
 def sent(core: ClientCore) -> list[tuple[bytes, dict]]:
-    kinds = [(frames[0], wire.unpack(frames[2], "header") if len(frames) > 2 else {}) for frames in core.outgoing]
+    kinds = [(frames[0], unpack(frames[2], "header") if len(frames) > 2 else {}) for frames in core.outgoing]
     core.outgoing.clear()
     return kinds
 
@@ -72,9 +74,9 @@ def test_a_gap_that_cannot_be_filled_ends_the_run_loudly():
 def test_a_new_broker_makes_it_resume_what_is_open():
     core = ClientCore()
     started(core)
-    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
+    core.receive([b"alive", b"", pack({"boot": "one", "open": 1})], 0.0)
     assert sent(core) == []
-    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    core.receive([b"alive", b"", pack({"boot": "two", "open": 1})], 2.0)
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
@@ -99,14 +101,14 @@ def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
     core = ClientCore()
     request = started(core)
     core.steer(b"1", "more", "asap")
-    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
-    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    core.receive([b"alive", b"", pack({"boot": "one", "open": 1})], 0.0)
+    core.receive([b"alive", b"", pack({"boot": "two", "open": 1})], 2.0)
     core.outgoing.clear()
     for _ in ("to the resume", "to the steer"):
         message(core, b"error", 2.0, **NEVER_RAN)
-        core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+        core.receive([b"alive", b"", pack({"boot": "two", "open": 1})], 2.0)
     assert [kind for kind, _ in sent(core)] == [b"run_stream", b"steer"]
-    core.receive([b"alive", b"", wire.pack({"boot": "three", "open": 1})], 5.0)
+    core.receive([b"alive", b"", pack({"boot": "three", "open": 1})], 5.0)
     message(core, b"error", 5.0, **NEVER_RAN)
     assert [kind for kind, _ in sent(core)] == [b"resume", b"run_stream", b"steer"]
     assert not request.ended
@@ -116,7 +118,7 @@ def test_a_resume_that_would_come_too_soon_is_put_off():
     core = ClientCore()
     started(core)
     for boot, now in (("one", 0.0), ("two", 1.0), ("three", 2.0)):
-        core.receive([b"alive", b"", wire.pack({"boot": boot, "open": 1})], now)
+        core.receive([b"alive", b"", pack({"boot": boot, "open": 1})], now)
     assert [kind for kind, _ in sent(core)] == [b"resume"]
     core.tick(3.0)
     assert sent(core) == [(b"resume", {"from": 1})]
@@ -138,9 +140,9 @@ def test_a_cancel_may_have_been_lost_too():
     core = ClientCore()
     started(core)
     core.cancel(b"1")
-    core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 1})], 0.0)
+    core.receive([b"alive", b"", pack({"boot": "one", "open": 1})], 0.0)
     core.outgoing.clear()
-    core.receive([b"alive", b"", wire.pack({"boot": "two", "open": 1})], 2.0)
+    core.receive([b"alive", b"", pack({"boot": "two", "open": 1})], 2.0)
     assert sent(core) == [(b"resume", {"from": 1}), (b"cancel", {})]
 
 
@@ -159,7 +161,7 @@ def test_two_counts_of_open_requests_that_differ_make_it_resume():
     core = ClientCore()
     started(core)
     for now in (0.0, 2.0):
-        core.receive([b"alive", b"", wire.pack({"boot": "one", "open": 2})], now)
+        core.receive([b"alive", b"", pack({"boot": "one", "open": 2})], now)
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
@@ -171,7 +173,7 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
     [(kind, header)] = sent(core)
     assert kind == b"ping"
     assert "instance" in header
-    core.receive([b"pong", core._probe_id, wire.pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
+    core.receive([b"pong", core._probe_id, pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
     assert sent(core) == [(b"resume", {"from": 2})]
     with pytest.raises(AxonError, match="at most 5"):
         core.run("run", "echo", "far too long", {}, 6.0)
@@ -198,10 +200,10 @@ def test_nothing_is_waited_for_for_ever():
 def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
     core = ClientCore()
     request = started(core)
-    packed = wire.pack({"seq": 1, "type": "text", "data": "x", "step": 1, "part": 0})
+    packed = pack({"seq": 1, "type": "text", "data": "x", "step": 1, "part": 0})
     assert core.receive([b"stale", b"frame", b"chunk", b"1", packed], 0.0) is request
     assert core.receive([b"chunk", b"another", packed], 0.0) is None
-    assert core.receive([b"of_the_future", b"1", wire.pack({"a": 1})], 0.0) is None
+    assert core.receive([b"of_the_future", b"1", pack({"a": 1})], 0.0) is None
     assert core.receive([b"x"], 0.0) is None
 
 
@@ -218,10 +220,10 @@ def test_options_are_checked_before_anything_is_sent():
     ("kind", "packed"),
     [
         (b"chunk", b"\xc1"),
-        (b"chunk", wire.pack({"seq": 1})),
-        (b"chunk", wire.pack({"seq": "1", "type": "text"})),
-        (b"complete", wire.pack([])),
-        (b"resumed", wire.pack({"gap": True})),
+        (b"chunk", pack({"seq": 1})),
+        (b"chunk", pack({"seq": "1", "type": "text"})),
+        (b"complete", pack([])),
+        (b"resumed", pack({"gap": True})),
     ],
 )
 def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed):
@@ -246,7 +248,7 @@ def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
     core.receive([b"pong", core._probe_id, b"\xc1"], 0.0)
     for body in ({"limits": None}, {"limits": {"max_body": "x"}, "boot": 7}, {"limits": [], "boot": None}):
         core.connected(0.0)
-        core.receive([b"pong", core._probe_id, wire.pack(body)], 0.0)
+        core.receive([b"pong", core._probe_id, pack(body)], 0.0)
     assert core.max_body == bound
     assert not request.ended
     assert chunk(core, 1) is request
@@ -289,7 +291,7 @@ def test_a_request_may_have_the_id_probe():
 def test_an_idle_spell_is_no_silence():
     core = ClientCore()
     core.connected(0.0)
-    core.receive([b"pong", core._probe_id, wire.pack({"boot": "one"})], 0.0)
+    core.receive([b"pong", core._probe_id, pack({"boot": "one"})], 0.0)
     started(core, 100.0)
     core.tick(100.5)
     assert sent(core) == []

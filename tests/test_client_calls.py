@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq import (
-    RequestError,
-    wire,
-)
+from axon_zmq import RequestError
 from axon_zmq.client.calls import FORGOTTEN, Calls
 from axon_zmq.client.core import ClientCore, Request
-from axon_zmq.messages import Accepted, Chunk, Refused, ToolCall, ToolCancelled
+from axon_zmq.events import Accepted, Chunk, Refused, ToolCall, ToolCancelled
+from axon_zmq.protocol.msgpack import pack, unpack
 
 
 def started(core: ClientCore) -> Request:
@@ -24,7 +22,7 @@ def started(core: ClientCore) -> Request:
 
 
 def hear(core: ClientCore, kind: str, **body: Any) -> None:
-    core.receive([kind.encode(), b"1", wire.pack(body)], 0.0)
+    core.receive([kind.encode(), b"1", pack(body)], 0.0)
 
 
 def call(core: ClientCore, seq: int, call_id: str) -> None:
@@ -47,7 +45,7 @@ def taken(request: Request) -> list[str]:
 
 def answers(core: ClientCore) -> list[tuple[str, Any]]:
     sent = [
-        (wire.unpack(frames[2], "header")["call_id"], wire.unpack(frames[3], "body"))
+        (unpack(frames[2], "header")["call_id"], unpack(frames[3], "body"))
         for frames in core.outgoing
         if frames[0] == b"tool_result"
     ]
@@ -62,7 +60,7 @@ def test_a_call_is_handed_over_and_its_answer_sent():
     assert list(request.inbox) == [ToolCall(1, "a", "tool", {})]
     assert list(core.tool_events) == [(request, request.inbox[0])]
     assert core.answer(b"1", "a", {"result": 5})
-    assert list(core.outgoing) == [[b"tool_result", b"1", wire.pack({"call_id": "a"}), wire.pack({"result": 5})]]
+    assert list(core.outgoing) == [[b"tool_result", b"1", pack({"call_id": "a"}), pack({"result": 5})]]
 
 
 def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_not_run_again():
@@ -74,7 +72,7 @@ def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_n
     core.answer(b"1", "b", {"result": "B"})
     core.outgoing.clear()
     for boot in ("one", "two"):
-        core.receive([b"alive", b"", wire.pack({"boot": boot, "open": 1})], 0.0)
+        core.receive([b"alive", b"", pack({"boot": boot, "open": 1})], 0.0)
     assert [frames[0] for frames in core.outgoing] == [b"resume"]
     core.outgoing.clear()
     resumed(core, 3, "b", last=2)
@@ -202,7 +200,7 @@ def test_kept_answers_are_bounded_and_a_lost_one_that_was_not_kept_fails():
     kept.answered("no such call", bytes(60))
     assert repr(kept) == "<Calls 1000, 1 answers of 60 bytes kept>"
     assert kept.resumed(["3", "999"], 1000) == [("3", FORGOTTEN), ("999", bytes(60))]
-    assert wire.unpack(FORGOTTEN, "it")["error"]["retry"] is False
+    assert unpack(FORGOTTEN, "it")["error"]["retry"] is False
 
 
 def test_what_is_said_after_the_end_is_dropped():
@@ -224,7 +222,7 @@ def test_steer_is_sent_as_it_is():
     core = ClientCore()
     started(core)
     assert core.steer(b"1", ["a", "b"], "when_idle")
-    assert list(core.outgoing) == [[b"steer", b"1", b"", wire.pack({"content": ["a", "b"], "priority": "when_idle"})]]
+    assert list(core.outgoing) == [[b"steer", b"1", b"", pack({"content": ["a", "b"], "priority": "when_idle"})]]
 
 
 def test_what_is_too_large_is_not_sent():
@@ -253,8 +251,8 @@ def test_an_id_of_another_run_ends_the_request_and_touches_nothing():
 def test_call_tool_sends_its_own_options():
     core = ClientCore()
     core.call_tool("add", {"a": 1}, {"id": "1", "agent": "math", "timeout_ms": 5}, 0.0)
-    body = wire.pack({"tool": "add", "args": {"a": 1}, "agent": "math"})
-    assert list(core.outgoing) == [[b"call_tool", b"1", wire.pack({"timeout_ms": 5}), body]]
+    body = pack({"tool": "add", "args": {"a": 1}, "agent": "math"})
+    assert list(core.outgoing) == [[b"call_tool", b"1", pack({"timeout_ms": 5}), body]]
     with pytest.raises(TypeError, match="unknown option 'model'"):
         core.call_tool("add", {}, {"model": "echo"}, 0.0)
     with pytest.raises(TypeError, match="unknown option 'logs'"):

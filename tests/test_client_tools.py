@@ -31,13 +31,13 @@ from axon_zmq import (
     ToolError,
     ToolRetry,
     deferred_results,
-    limits,
-    wire,
 )
 from axon_zmq.client.aio import CREDIT
 from axon_zmq.client.core import ClientCore
-from axon_zmq.loopsocket import LoopSocket
-from axon_zmq.messages import Complete, Log, Refused, ToolCall, ToolCancelled
+from axon_zmq.events import Complete, Log, Refused, ToolCall, ToolCancelled
+from axon_zmq.net.loop_socket import LoopSocket
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.conftest import AGENTS, PATIENCE, Daemon, Dealer, running
 from tests.test_tools import MODES, calls
 
@@ -73,7 +73,7 @@ class Peer:
         if kind == b"ping":
             return
         self.id = id
-        header, body = (wire.unpack(part, "it") for part in [*rest, b"", b""][:2])
+        header, body = (unpack(part, "it") for part in [*rest, b"", b""][:2])
         self._heard.put_nowait((kind.decode(), header, body))
 
     async def hear(self, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,7 +97,7 @@ class Peer:
         self.say_plainly(kind, seq=self._seq, **body)
 
     def say_plainly(self, kind: str, **body: Any) -> None:
-        self._socket.send([self._client, kind.encode(), self.id, wire.pack(body)])
+        self._socket.send([self._client, kind.encode(), self.id, pack(body)])
 
     def call(self, call_id: str, name: str, /, **args: Any) -> None:
         self.say("tool_call", call_id=call_id, name=name, args=args)

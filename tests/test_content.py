@@ -37,10 +37,17 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelRe
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 from pydantic_ai.usage import RequestUsage
 
-from axon_zmq import Client, messages, packing, wire
+from axon_zmq import Client
 from axon_zmq.errors import ModelError, RequestError
-from axon_zmq.messages import Complete, Steer, checked, run_request, tool_result
-from axon_zmq.worker import deferred, history, run_stream
+from axon_zmq.events import Complete
+from axon_zmq.protocol import plain as plain_values
+from axon_zmq.protocol import requests
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.plain import Plain, packer
+from axon_zmq.protocol.requests import Steer, checked, run_request, tool_result
+from axon_zmq.worker.adapter import deferred, messages
+from axon_zmq.worker.modes import run_stream
 from tests.conftest import Daemon, Dealer, running
 
 RAW = b"\x00\xff raw bytes \xfe\x89PNG"
@@ -316,11 +323,11 @@ def test_each_field_that_a_message_may_have_is_in_some_sample():
 
 def packed(given: list[Any]) -> bytes:
     """As the terminal message of a run has them."""
-    return packing.packer()({"messages": history.dump(given)})
+    return packer()({"messages": messages.dump(given)})
 
 
 def unpacked(body: bytes) -> list[dict[str, Any]]:
-    return wire.unpack(body, "the body")["messages"]
+    return unpack(body, "the body")["messages"]
 
 
 def as_json(given: list[Any]) -> str:
@@ -347,7 +354,7 @@ def told(message: Any) -> str:
 def test_a_message_comes_back_as_it_was_sent(message):
     body = packed([message])
     sent = unpacked(body)
-    back = history.load(sent)
+    back = messages.load(sent)
     assert back == [message]
     assert as_json(back) == as_json([message])
     assert packed(back) == body
@@ -360,7 +367,7 @@ def test_a_message_comes_back_as_it_was_sent(message):
 @pytest.mark.parametrize("part", OLD_RETRIES)
 def test_retries_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
     old = [ModelRequest([part])]
-    [back] = history.load(unpacked(packed(old)))
+    [back] = messages.load(unpacked(packed(old)))
     [meant] = ModelMessagesTypeAdapter.validate_json(as_json(old))
     assert type(back.parts[0]) is type(meant.parts[0])
     assert back.parts[0].timestamp == AT
@@ -368,9 +375,9 @@ def test_retries_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
 
 
 def test_a_long_history_is_read_in_one_go():
-    assert history.load(unpacked(packed(MESSAGES))) == MESSAGES
-    assert history.load(None) is None
-    assert history.dump([]) == []
+    assert messages.load(unpacked(packed(MESSAGES))) == MESSAGES
+    assert messages.load(None) is None
+    assert messages.dump([]) == []
 
 
 # --- what tools leave in messages -------------------------------------------------------------------
@@ -551,13 +558,13 @@ PLACES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN, *TOLD], ids=lambda value: type(value).__name__)
 def test_whatever_is_in_a_message_can_be_packed_and_read_again(value, plain, place):
-    assert packing.plain({"v": value}) == {"v": plain}
+    assert plain_values.plain({"v": value}) == {"v": plain}
     make, found_in = PLACES[place]
     body = packed([make(value)])
     [sent] = unpacked(body)
     assert found_in(sent) == plain
     assert type(found_in(sent)) is type(plain)
-    assert packed(history.load([sent])) == body
+    assert packed(messages.load([sent])) == body
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -566,7 +573,7 @@ def test_what_holds_itself_or_is_nested_too_deep_is_cut_off(value, place):
     make, _ = PLACES[place]
     body = packed([make(value)])
     assert b"that holds itself, or is nested more than 256 deep" in body
-    assert packed(history.load(unpacked(body))) == body
+    assert packed(messages.load(unpacked(body))) == body
 
 
 def test_half_a_character_is_sent_as_a_question_mark():
@@ -579,7 +586,7 @@ def test_a_part_that_cannot_be_dumped_leaves_the_others_as_they_were():
     good = [ai.UserPromptPart([PNG], timestamp=AT), *(ai.InstructionDeltaPart(id=id, content="less") for id in ids)]
     bad = ai.ToolReturnPart("t", PDF, "1", metadata={"b": Broken(), "self": holding_itself()}, timestamp=AT)
     other = ModelResponse([ai.TextPart("so")], timestamp=AT, usage=USAGE)
-    [back, after] = history.load(unpacked(packed([ModelRequest([*good, bad], metadata={"b": Broken()}), other])))
+    [back, after] = messages.load(unpacked(packed([ModelRequest([*good, bad], metadata={"b": Broken()}), other])))
     assert back.parts[:-1] == good
     assert back.parts[-1].content == PDF
     assert back.parts[-1].metadata["b"] == "x=1"
@@ -598,7 +605,7 @@ def test_messages_are_dumped_without_a_word_to_the_log(recwarn):
 
 @pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN], ids=lambda value: type(value).__name__)
 def test_an_answer_is_made_plain(value, plain):
-    sent = wire.unpack(packing.packer()({"result": value}), "it")["result"]
+    sent = unpack(packer()({"result": value}), "it")["result"]
     assert (sent, type(sent)) == (plain, type(plain))
 
 
@@ -608,11 +615,11 @@ def test_an_answer_is_made_plain(value, plain):
     ids=lambda value: type(value).__name__,
 )
 def test_an_answer_without_a_plain_form_is_refused_and_the_next_one_packed(value):
-    pack = packing.packer()
+    pack = packer()
     with pytest.raises(ModelError, match="cannot be packed as msgpack") as caught:
         pack({"result": [1, value]})
     assert caught.value.error_type == "invalid_output"
-    assert wire.unpack(pack({"result": 1}), "it") == {"result": 1}
+    assert unpack(pack({"result": 1}), "it") == {"result": 1}
 
 
 anything = st.recursive(
@@ -635,11 +642,11 @@ anything = st.recursive(
 
 @given(anything)
 def test_made_plain_anything_can_be_packed_and_is_plain(value):
-    plain = packing.plain(value)
-    body = packing.packer()({"it": plain})
-    assert packing.packer()({"it": packing.Plain([plain])})[-len(body) + 4 :] == body[4:]
-    assert packing.packer()({"it": wire.unpack(body, "it")["it"]}) == body
-    assert packing.plain(plain) == plain
+    plain = plain_values.plain(value)
+    body = packer()({"it": plain})
+    assert packer()({"it": Plain([plain])})[-len(body) + 4 :] == body[4:]
+    assert packer()({"it": unpack(body, "it")["it"]}) == body
+    assert plain_values.plain(plain) == plain
 
 
 # --- prompts ----------------------------------------------------------------------------------------
@@ -681,7 +688,7 @@ MADE = [made for _, made in PARTS]
 
 
 def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
-    return wire.unpack(wire.pack(body), "the body")
+    return unpack(msgpack.pack(body), "the body")
 
 
 def kind_of(part: Any) -> str:
@@ -690,30 +697,30 @@ def kind_of(part: Any) -> str:
 
 def test_each_kind_of_content_may_be_in_a_prompt():
     kinds = {kind.kind for kind in set(members(ai.UserContent)) - {str}}
-    assert kinds == set(get_args(messages.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
+    assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
     assert kinds == {part["kind"] for part in MAPS}
-    assert kinds == history._CONTENT.keys()
+    assert kinds == messages._CONTENT.keys()
 
 
 def test_each_field_of_content_may_be_in_a_prompt():
-    models = [messages.TextPart, messages.StructuredPart, messages.UrlPart, messages.BinaryPart]
-    for model in [*models, messages.UploadedPart, messages.CachePart]:
+    models = [requests.TextPart, requests.StructuredPart, requests.UrlPart, requests.BinaryPart]
+    for model in [*models, requests.UploadedPart, requests.CachePart]:
         for kind in get_args(model.model_fields["kind"].annotation):
-            fields = {field.name.removeprefix("_") for field in dataclasses.fields(history._CONTENT[kind])}
+            fields = {field.name.removeprefix("_") for field in dataclasses.fields(messages._CONTENT[kind])}
             only_given = {"format"} if kind == "structured-content" else set()
             assert model.model_fields.keys() == fields | only_given, f"pydantic-ai has other fields for {kind}"
-    providers = messages.UploadedPart.model_fields["provider_name"].annotation
+    providers = requests.UploadedPart.model_fields["provider_name"].annotation
     assert set(get_args(providers)) == set(get_args(ai.UploadedFileProviderName))
 
 
 @pytest.mark.parametrize(("part", "made"), PARTS, ids=lambda value: value["kind"] if isinstance(value, dict) else "")
 def test_a_part_of_a_prompt_is_what_pydantic_ai_calls_so(part, made):
     request = run_request(over_the_wire({"agent": "a", "prompt": ["see", part]}))
-    assert history.prompt(request.prompt) == ["see", made]
+    assert messages.prompt(request.prompt) == ["see", made]
     answer = tool_result(over_the_wire({"result": 1, "content": [part]}))
-    assert history.prompt(answer.content) == [made]
+    assert messages.prompt(answer.content) == [made]
     steer = checked(Steer, over_the_wire({"content": [part, "more"]}))
-    assert history.prompt(steer.content) == [made, "more"]
+    assert messages.prompt(steer.content) == [made, "more"]
 
 
 @pytest.mark.parametrize("made", CONTENT, ids=lambda made: type(made).__name__)
@@ -721,7 +728,7 @@ def test_content_as_it_came_in_messages_may_be_sent_as_a_prompt(made):
     [message] = unpacked(packed([ModelRequest([ai.UserPromptPart([made])])]))
     content = message["parts"][0]["content"]
     request = run_request(over_the_wire({"agent": "a", "prompt": content}))
-    assert history.prompt(request.prompt) == [made]
+    assert messages.prompt(request.prompt) == [made]
 
 
 BAD: list[tuple[Any, str, str]] = [
@@ -762,16 +769,16 @@ BAD: list[tuple[Any, str, str]] = [
 @pytest.mark.parametrize(("part", "pointer", "words"), BAD, ids=lambda value: str(value)[:40])
 def test_a_wrong_part_is_refused_by_its_place_and_what_mends_it(part, pointer, words):
     with pytest.raises(RequestError) as caught:
-        history.prompt(run_request(over_the_wire({"agent": "a", "prompt": ["x", part]})).prompt)
+        messages.prompt(run_request(over_the_wire({"agent": "a", "prompt": ["x", part]})).prompt)
     assert (caught.value.error_type, caught.value.details["errors"][0]["pointer"]) == (
         "invalid_request",
         f"/prompt/1{pointer}",
     )
     assert words in caught.value.message
     with pytest.raises(RequestError, match=f": /content/0{pointer}: "):
-        history.prompt(checked(Steer, over_the_wire({"content": [part]})).content, "/content")
+        messages.prompt(checked(Steer, over_the_wire({"content": [part]})).content, "/content")
     with pytest.raises(RequestError, match=f": /content/0{pointer}: "):
-        history.prompt(tool_result(over_the_wire({"result": 1, "content": [part]})).content, "/content")
+        messages.prompt(tool_result(over_the_wire({"result": 1, "content": [part]})).content, "/content")
 
 
 # --- what no client may ask for ---------------------------------------------------------------------
@@ -803,7 +810,7 @@ def in_native_return(item: Any) -> dict[str, Any]:
 def test_a_history_cannot_ask_for_local_downloads(kind, message, at, ask):
     item = LOCAL | {"kind": kind, "force_download": ask}
     with pytest.raises(RequestError) as caught:
-        history.load(over_the_wire({"m": [message(item)]})["m"])
+        messages.load(over_the_wire({"m": [message(item)]})["m"])
     assert caught.value.details["errors"][0]["pointer"] == f"/message_history/0/parts/0/{at}/force_download"
 
 
@@ -811,11 +818,11 @@ def test_a_history_cannot_ask_for_local_downloads(kind, message, at, ask):
 def test_a_map_without_a_kind_is_no_url(more):
     """So it may say what it likes, as a tool's own data."""
     for message in (in_tool_return(LOCAL | more), in_native_return(LOCAL | more)):
-        loaded = history.load(over_the_wire({"m": [message]})["m"])
+        loaded = messages.load(over_the_wire({"m": [message]})["m"])
         assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
         assert b"allow-local" in packed(loaded)
     try:
-        loaded = history.load(over_the_wire({"m": [in_prompt(LOCAL | more)]})["m"])
+        loaded = messages.load(over_the_wire({"m": [in_prompt(LOCAL | more)]})["m"])
     except RequestError:
         return
     assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
@@ -824,7 +831,7 @@ def test_a_map_without_a_kind_is_no_url(more):
 def test_a_tools_own_data_is_not_taken_for_a_part():
     data = {"force_download": "nightly", "url": "x"}
     sent = [ModelRequest([ai.ToolReturnPart("t", data, "1", timestamp=AT, metadata=data)])]
-    assert history.load(unpacked(packed(sent))) == sent
+    assert messages.load(unpacked(packed(sent))) == sent
 
 
 @pytest.mark.parametrize("more", [{}, {"kind": "structured-content"}, {"kind": "structured-content", "format": "xml"}])
@@ -832,7 +839,7 @@ def test_a_history_that_is_nested_too_deep_is_read_or_refused(more):
     value = {"value": nested(900), **more}
     for message in (in_prompt(value), in_tool_return(value)):
         try:
-            loaded = history.load(over_the_wire({"m": [message]})["m"])
+            loaded = messages.load(over_the_wire({"m": [message]})["m"])
         except RequestError as refused:
             assert refused.error_type == "invalid_request"
         else:
@@ -902,8 +909,8 @@ EVENTS: list[Any] = [
 def event_over_the_wire(event: Any) -> tuple[bytes, Any]:
     sent: list[Any] = []
     run_stream.Chunks(lambda *chunk: sent.append(chunk), False, lambda: False).relay_whole(event)
-    body = packing.packer()({"data": sent[0][1]})
-    return body, wire.unpack(body, "it")["data"]
+    body = packer()({"data": sent[0][1]})
+    return body, unpack(body, "it")["data"]
 
 
 def test_each_event_and_delta_has_a_sample():
@@ -922,7 +929,7 @@ def test_each_field_that_an_event_may_have_is_in_some_sample():
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 def test_an_event_is_packed_as_pydantic_ai_has_it(event):
-    history._of_events.cache_clear()  # kinds of events that were defined since are unknown to it
+    messages._of_events.cache_clear()  # kinds of events that were defined since are unknown to it
     adapter: Any = TypeAdapter(ai.AgentStreamEvent, config=ConfigDict(ser_json_bytes="base64"))
     body, sent = event_over_the_wire(event)
     back = adapter.validate_python(sent)
@@ -972,7 +979,7 @@ def wanted(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if key != "format"}
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", MAPS, ids=kind_of)
 def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_next_run(client: Client, mode, part):
     first = _run(client, mode, "echo", ["see", part])
@@ -985,14 +992,14 @@ def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_nex
     assert third.messages[0]["parts"][0]["content"] == content
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_all_parts_at_once_and_a_history_of_every_kind_go_through_the_daemon(client: Client, mode):
     done = _run(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
     content = done.messages[0]["parts"][0]["content"]
     assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
     prompt = ["x", {"kind": "structured-content", "value": 1, "tag": "system"}]
     _, body = dealer.ask(mode.encode(), b"1", None, {"agent": "echo", "prompt": prompt})
@@ -1000,7 +1007,7 @@ def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
     assert body["details"]["errors"][0]["pointer"] == "/prompt/1"
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_tools_result_and_a_steer_have_content_of_every_kind(dealer: Dealer, mode):
     body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
     dealer.send(mode.encode(), b"1", None, body)
@@ -1065,11 +1072,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("agents")
     (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with running(*wire.MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
+    with running(*MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
         yield daemon
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
     with Client(odd.endpoint) as client:
         done = _run(client, mode, "odd", "?")
@@ -1093,7 +1100,7 @@ def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_message
         assert again.result == "done"
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer: Dealer, mode):
     body = {"agent": "echo", "prompt": json.dumps({"response": 2**70}), "output_schema": {"type": "integer"}}
     dealer.send(mode.encode(), b"1", None, body)
@@ -1126,7 +1133,7 @@ def test_deferred_results_cannot_ask_for_local_downloads(key):
     assert caught.value.details["errors"][0]["pointer"] == pointer
 
 
-@pytest.mark.parametrize("mode", wire.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_content_that_pydantic_ai_refuses_leaves_the_call_open(dealer: Dealer, mode):
     body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
     dealer.send(mode.encode(), b"1", None, body)

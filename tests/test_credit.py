@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq import Client, limits
-from axon_zmq.messages import Chunk
-from axon_zmq.worker.credit import Credit
+from axon_zmq import Client
+from axon_zmq.events import Chunk
+from axon_zmq.protocol import limits
+from axon_zmq.worker.delivery.credit import Credit
 from tests.conftest import Dealer
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 

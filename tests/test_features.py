@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from axon_zmq import Client, wire
-from axon_zmq.broker.core import FEATURES
+from axon_zmq import Client
+from axon_zmq.broker.core.broker import FEATURES
+from axon_zmq.protocol.kinds import MODES
 from tests.cited import is_there
 from tests.conftest import ROOT, running
 
@@ -144,8 +145,8 @@ def test_a_clients_trace_goes_on_through_the_run(tmp_path: Path):
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     trace = "0af7651916cd43dd8448eb211c80319c"
     header = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "tracestate": "vendor=value"}
-    daemon = running(*wire.MODES, AXON_AGENTS="traced=traced_agent:traced", PYTHONPATH=path)
+    daemon = running(*MODES, AXON_AGENTS="traced=traced_agent:traced", PYTHONPATH=path)
     with daemon as own, Client(own.endpoint) as client:
-        for mode in wire.MODES:
+        for mode in MODES:
             for given, seen in ((header, trace), ({}, "0" * 32), ({"traceparent": "malformed"}, "0" * 32)):
                 assert client.stream("traced", "?", mode=mode, **given).complete().result == seen

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq import endpoints, limits, packing, wire
-from axon_zmq.worker import handover
-from axon_zmq.worker.outbox import Identity, Outbox, Shelf
-from axon_zmq.worker.replays import Replays
+from axon_zmq.process.run_dir import HANDOVER, handed_over
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack
+from axon_zmq.protocol.plain import packer
+from axon_zmq.worker.delivery import handover
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, ReplayStore, RunInfo
+from axon_zmq.worker.delivery.replay_store import Replays
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 ECHO = {"agent": "echo", "prompt": "one two three"}
@@ -22,8 +25,8 @@ LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
 NOW = 1000.0
 
 
-def outbox(messages: int, ended_at: float | None, most_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> Outbox:
-    made = Outbox(packing.packer(), Identity("run", b"digest", NOW + 60, False), most_bytes)
+def outbox(messages: int, ended_at: float | None, most_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> ReplayBuffer:
+    made = ReplayBuffer(packer(), RunInfo("run", b"digest", NOW + 60, False), most_bytes)
     for _ in range(messages):
         made.put(b"chunk", {"data": "x" * 100})
     made.ended_at = ended_at
@@ -31,7 +34,7 @@ def outbox(messages: int, ended_at: float | None, most_bytes: int = limits.REPLA
 
 
 def files(run_dir: Path) -> list[Path]:
-    return list((run_dir / endpoints.HANDOVER).glob("*"))
+    return list((run_dir / HANDOVER).glob("*"))
 
 
 # --- the file --------------------------------------------------------------------------------------
@@ -43,15 +46,15 @@ def test_what_was_written_is_taken_once_as_it_was(tmp_path: Path):
     assert name is not None
     assert [path.name for path in files(tmp_path)] == [name]
     assert files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / endpoints.HANDOVER).stat().st_mode & 0o777 == 0o700
-    assert endpoints.handed_over(tmp_path) == (name,)
-    taken = dict(handover.take(tmp_path, name, packing.packer(), NOW).runs)
+    assert (tmp_path / HANDOVER).stat().st_mode & 0o777 == 0o700
+    assert handed_over(tmp_path) == (name,)
+    taken = dict(handover.take(tmp_path, name, packer(), NOW).runs)
     for key, before in (((b"a", b"1"), whole), ((b"b", b"2"), cut)):
         after = taken[key]
         assert (after.seq, after.ended_at, after.identity) == (before.seq, before.ended_at, before.identity)
         assert after.replay(1) == before.replay(1)
     assert files(tmp_path) == []
-    assert handover.take(tmp_path, name, packing.packer(), NOW).runs == []
+    assert handover.take(tmp_path, name, packer(), NOW).runs == []
 
 
 def test_nothing_ended_is_nothing_written(tmp_path: Path):
@@ -63,30 +66,28 @@ def test_what_is_out_of_time_or_of_another_boot_is_left_out(tmp_path: Path):
     late, early = outbox(1, NOW - limits.RESUME_WINDOW), outbox(1, NOW + 5)
     name = handover.write(tmp_path, [((b"a", b"1"), late), ((b"a", b"2"), early), ((b"a", b"3"), outbox(1, NOW))])
     assert name is not None
-    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW).runs] == [(b"a", b"3")]
+    assert [key for key, _ in handover.take(tmp_path, name, packer(), NOW).runs] == [(b"a", b"3")]
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xc1", wire.pack([1, 2]), wire.pack({"a": 1}), wire.pack([b"a", b"1", 5, 1, 1, 1])]
-)
+@pytest.mark.parametrize("content", [b"\xc1", pack([1, 2]), pack({"a": 1}), pack([b"a", b"1", 5, 1, 1, 1])])
 def test_a_file_that_is_none_of_ours_is_left_out(tmp_path: Path, content):
-    (tmp_path / endpoints.HANDOVER).mkdir()
-    (tmp_path / endpoints.HANDOVER / "odd.msgpack").write_bytes(content)
-    assert handover.take(tmp_path, "odd.msgpack", packing.packer(), NOW).runs == []
+    (tmp_path / HANDOVER).mkdir()
+    (tmp_path / HANDOVER / "odd.msgpack").write_bytes(content)
+    assert handover.take(tmp_path, "odd.msgpack", packer(), NOW).runs == []
 
 
 def test_a_torn_file_gives_what_is_whole(tmp_path: Path):
     name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW)), ((b"a", b"2"), outbox(1, NOW))])
     assert name is not None
-    path = tmp_path / endpoints.HANDOVER / name
+    path = tmp_path / HANDOVER / name
     path.write_bytes(path.read_bytes()[:-5])
-    assert [key for key, _ in handover.take(tmp_path, name, packing.packer(), NOW).runs] == [(b"a", b"1")]
+    assert [key for key, _ in handover.take(tmp_path, name, packer(), NOW).runs] == [(b"a", b"1")]
 
 
 @pytest.mark.parametrize("name", ["../broker.lock", "/etc/passwd", "missing.msgpack"])
 def test_only_files_of_the_folder_are_read(tmp_path: Path, name):
     (tmp_path / "broker.lock").write_text("4711")
-    assert handover.take(tmp_path, name, packing.packer(), NOW).runs == []
+    assert handover.take(tmp_path, name, packer(), NOW).runs == []
     assert (tmp_path / "broker.lock").exists()
 
 
@@ -106,7 +107,7 @@ def test_a_file_that_is_too_large_is_not_deleted_unread(tmp_path: Path, monkeypa
     name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
     assert name is not None
     monkeypatch.setattr(handover, "_OVERHEAD", -limits.REPLAY_BYTES_PER_WORKER)
-    assert handover.take(tmp_path, name, packing.packer(), NOW) == ([], False)
+    assert handover.take(tmp_path, name, packer(), NOW) == ([], False)
     assert [path.name for path in files(tmp_path)] == [name]
 
 
@@ -139,7 +140,7 @@ async def _take_and_leave(tmp_path: Path) -> None:
     replays.handed.set()
     await handing
     assert [kind for kind, _ in link.said] == [b"holds", b"handover"]
-    again = handover.take(tmp_path, link.said[-1][1]["file"], packing.packer(), now)
+    again = handover.take(tmp_path, link.said[-1][1]["file"], packer(), now)
     assert [key for key, _ in again.runs] == [(b"a", b"1")]
 
 
@@ -160,7 +161,7 @@ ENDS = st.lists(st.one_of(st.none(), st.floats(NOW - 50, NOW)), max_size=8)
 
 @given(mine=ENDS, theirs=st.lists(st.floats(NOW - 50, NOW), max_size=8), most=st.integers(0, 3000))
 def test_after_a_merge_the_first_to_end_is_still_the_first_to_go(mine, theirs, most):
-    shelf = Shelf(most)
+    shelf = ReplayStore(most)
     for number, end in sorted(enumerate(mine), key=lambda pair: pair[1] or 0.0):
         shelf.add((b"mine", b"%d" % number), outbox(1, None))
         if end is not None:
@@ -177,7 +178,7 @@ def test_after_a_merge_the_first_to_end_is_still_the_first_to_go(mine, theirs, m
 
 
 def test_a_run_that_is_here_already_is_not_taken_again():
-    shelf = Shelf()
+    shelf = ReplayStore()
     mine = outbox(1, None)
     shelf.add((b"a", b"1"), mine)
     assert shelf.merge([((b"a", b"1"), outbox(5, NOW))]) == []

@@ -11,11 +11,13 @@ import psutil
 import pytest
 import zmq
 
-from axon_zmq import AsyncClient, AxonError, Client, limits, wire
+from axon_zmq import AsyncClient, AxonError, Client
+from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
-MODES = wire.MODES
+MODES = kinds.MODES
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -114,10 +116,10 @@ def test_a_req_client_gets_its_delimiter_back(daemon: Daemon):
     with context.socket(zmq.REQ) as req:
         req.connect(daemon.endpoint)
         for number in (b"1", b"2"):
-            req.send_multipart([b"run", number, b"", wire.pack({"agent": "echo", "prompt": "hi"})])
+            req.send_multipart([b"run", number, b"", pack({"agent": "echo", "prompt": "hi"})])
             assert req.poll(20_000)
             kind, id, body = req.recv_multipart()
-            assert (kind, id, wire.unpack(body, "body")["result"]) == (b"complete", number, "hi")
+            assert (kind, id, unpack(body, "body")["result"]) == (b"complete", number, "hi")
     context.term()
 
 
@@ -237,7 +239,7 @@ def test_rule_9_a_client_that_does_not_read_is_a_slow_consumer_and_nobody_notice
         stalled.setsockopt(zmq.RCVBUF, 4096)
         stalled.connect(own.endpoint)
         flood = {"agent": {"model": "synthetic:tokens=20000,delay_ms=0,size=4000"}, "prompt": "x"}
-        stalled.send_multipart([b"run_stream", b"1", b"", wire.pack(flood)])
+        stalled.send_multipart([b"run_stream", b"1", b"", pack(flood)])
         wait_until(lambda: "slow_consumer" in own.log("run_stream-1"), "slow_consumer", 60)
         assert len(healthy.stream({"model": "synthetic:tokens=20,delay_ms=1"}, "x").complete().result) == 100
         assert psutil.Process(own.processes["broker"].pid).memory_info().rss < 150 * limits.MIB
@@ -245,7 +247,7 @@ def test_rule_9_a_client_that_does_not_read_is_a_slow_consumer_and_nobody_notice
         while stalled.poll(5000):
             kind, _, body = stalled.recv_multipart()
             if kind == b"error":
-                terminal = wire.unpack(body, "body")
+                terminal = unpack(body, "body")
                 break
         assert terminal is not None
         assert terminal["error_type"] == "slow_consumer"

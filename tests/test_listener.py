@@ -17,9 +17,11 @@ from typing import Any, Self
 import pytest
 import zmq
 
-from axon_zmq import endpoints, wire
+from axon_zmq.process.run_dir import backend_endpoint
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.settings import Settings
-from axon_zmq.supervise import conf, rpc
+from axon_zmq.supervise import conf, supervisord
 from tests.conftest import PATIENCE, ROOT, wait_until
 
 BARE = """
@@ -50,13 +52,13 @@ class Router:
     def __init__(self, run_dir: Path) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.bind(endpoints.backend_endpoint(run_dir))
+        self._socket.bind(backend_endpoint(run_dir))
 
     def hear(self, seconds: float = PATIENCE) -> tuple[bytes, dict[str, Any]]:
         assert self._socket.poll(int(seconds * 1000)), f"nothing came in {seconds} s"
         _, control, kind, body = self._socket.recv_multipart()
-        assert control == wire.CONTROL
-        return kind, wire.unpack(body, "what the listener says")
+        assert control == CONTROL
+        return kind, unpack(body, "what the listener says")
 
     def hear_exit(self) -> dict[str, Any]:
         while True:
@@ -109,7 +111,7 @@ def test_the_broker_hears_which_programs_there_are_and_of_each_state(run_dir: Pa
         pid = programs["run-1"]["pid"]
         assert programs["run-1"]["state"] == "RUNNING"
         os.kill(pid, 0)
-        rpc.call(run_dir, "stopProcess", "run-1", False)
+        supervisord.call(run_dir, "stopProcess", "run-1", False)
         assert router.hear_program("run-1", "STOPPED")["run-1"]["pid"] == 0
 
 
@@ -138,7 +140,9 @@ def test_a_broker_that_was_away_hears_how_it_is_now(run_dir: Path):
         with Router(run_dir) as router:
             pid = router.hear_program("run-1", "RUNNING")["run-1"]["pid"]
         os.kill(pid, signal.SIGKILL)
-        pid = wait_until(lambda: (now := rpc.workers(run_dir)["run-1"]["pid"]) != pid and now, "another process")
+        pid = wait_until(
+            lambda: (now := supervisord.workers(run_dir)["run-1"]["pid"]) != pid and now, "another process"
+        )
         with Router(run_dir) as router:
             kind, said = router.hear()
             assert (kind, said["programs"]["run-1"]["pid"]) == (b"processes", pid)

@@ -18,13 +18,15 @@ import pytest
 import zmq
 from typer.testing import CliRunner
 
-from axon_zmq import Client, loadtest, wire
-from axon_zmq.cli import app, main
+from axon_zmq import Client, loadtest
+from axon_zmq.cli import loadtest as console
+from axon_zmq.cli.app import app, main
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.loadtest import console, report
+from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver
 from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 from axon_zmq.loadtest.report import Report
+from axon_zmq.protocol.msgpack import pack
 from tests import snippets
 from tests.conftest import Daemon, wait_until
 from tests.test_cli import on_a_terminal
@@ -207,7 +209,7 @@ def broker(answer: Callable[[bytes, Send], None]) -> Iterator[str]:
             if kind != b"ping":
 
                 def send(of: bytes, **body) -> None:
-                    router.send_multipart([client, of, id, wire.pack(body)])  # noqa: B023 -- called at once
+                    router.send_multipart([client, of, id, pack(body)])  # noqa: B023 -- called at once
 
                 answer(kind, send)
 
@@ -421,4 +423,4 @@ def test_another_machine_needs_a_word():
 def test_the_extra_is_named_where_it_is_absent(monkeypatch):
     monkeypatch.setattr(loadtest, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"hdrhistogram and plotly.*pip install 'axon-zmq\[loadtest\]'"):
-        loadtest.require_extra()
+        console.require_extra()

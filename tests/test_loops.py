@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from axon_zmq import Client, wire
+from axon_zmq import Client
+from axon_zmq.cli.doctor import examine
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.supervise.doctor import examine
-from axon_zmq.worker.loops import Turns, new_loop
+from axon_zmq.process.event_loop import Turns, new_loop
+from axon_zmq.protocol.kinds import MODES
 from tests.conftest import AGENTS, Dealer, running
 
 LONG = {"agent": {"model": "synthetic:tokens=1000,delay_ms=20"}, "prompt": "x"}
@@ -21,11 +22,11 @@ LONG = {"agent": {"model": "synthetic:tokens=1000,delay_ms=20"}, "prompt": "x"}
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_worker_runs_ends_and_survives_on_either(loop):
     with (
-        running(*wire.MODES, AXON_AGENTS=AGENTS, AXON_LOOP=loop, AXON_DRAIN_SECONDS="0") as own,
+        running(*MODES, AXON_AGENTS=AGENTS, AXON_LOOP=loop, AXON_DRAIN_SECONDS="0") as own,
         Client(own.endpoint) as client,
         Dealer(own.endpoint) as dealer,
     ):
-        for number, mode in enumerate(wire.MODES, 1):
+        for number, mode in enumerate(MODES, 1):
             assert f"slots on {loop}" in own.log(f"{mode}-{number}")
             dealer.send(mode.encode(), mode.encode(), None, {"agent": "exiting", "prompt": "x"})
             assert dealer.until_end(mode.encode())[-1][0] == b"error"

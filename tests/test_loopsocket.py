@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from axon_zmq.loopsocket import BATCH, LATELY, SOON, LoopSocket
+from axon_zmq.net.loop_socket import BATCH, LATELY, SOON, LoopSocket
 
 
 @pytest.fixture

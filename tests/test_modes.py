@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from axon_zmq import AxonError, Client
-from axon_zmq.messages import Chunk, Complete
+from axon_zmq.events import Chunk, Complete
 
 MODES = ("run_sync", "run", "run_stream")
 

@@ -9,14 +9,19 @@ from typing import Any
 import msgpack
 import pytest
 
-from axon_zmq import limits, messages, packing, wire
-from axon_zmq.broker.core import FEATURES, Broker
-from axon_zmq.broker.events import FromClient, FromWorker, Tick, ToClient
+from axon_zmq import events
+from axon_zmq.broker.core.broker import FEATURES, Broker
+from axon_zmq.broker.core.effects import ToClient
+from axon_zmq.broker.core.events import FromClient, FromWorker, Tick
 from axon_zmq.client.core import BODY_KEYS, HEADER_KEYS, ClientCore
 from axon_zmq.errors import AxonError
-from axon_zmq.worker import history
+from axon_zmq.protocol import limits, requests
+from axon_zmq.protocol.frames import HEADERS, parse, single_frame
+from axon_zmq.protocol.msgpack import pack, unpack
+from axon_zmq.protocol.plain import packer
+from axon_zmq.worker.adapter import messages
+from axon_zmq.worker.delivery.replay_buffer import RunInfo, ReplayBuffer
 from axon_zmq.worker.host import REASONS
-from axon_zmq.worker.outbox import Identity, Outbox
 from tests import fixtures, snippets
 
 FIXTURES = fixtures.load()
@@ -54,20 +59,20 @@ def test_there_is_a_golden_message_for_each_kind_that_is_served():
     kinds = {kind for fixture in FIXTURES.values() for kind in fixture.kinds}
     answers = {"accepted", "chunk", "complete", "error", "refused", "resumed", "catalog", "pong", "alive"}
     answers |= {"tool_call", "tool_cancelled", "log"}
-    assert kinds >= answers | set(wire.HEADERS)
+    assert kinds >= answers | set(HEADERS)
 
 
 @pytest.mark.parametrize("fixture", MAPS, ids=named)
 def test_a_golden_map_unpacks_to_what_the_index_says_and_packs_to_the_same_bytes(fixture):
-    value = wire.unpack(fixture.packed, fixture.name)
+    value = unpack(fixture.packed, fixture.name)
     assert value == fixture.value
-    assert wire.pack(value) == fixture.packed
-    assert packing.packer()(value) == fixture.packed
+    assert pack(value) == fixture.packed
+    assert packer()(value) == fixture.packed
 
 
 def test_an_answer_in_one_frame_holds_the_body_as_it_is():
     golden = FIXTURES["single_message"]
-    assert wire.framed(b"chunk", b"1", FIXTURES["chunk_text"].packed) == golden.packed
+    assert single_frame(b"chunk", b"1", FIXTURES["chunk_text"].packed) == golden.packed
     assert msgpack.unpackb(golden.packed, timestamp=3) == golden.value
 
 
@@ -77,16 +82,16 @@ def test_an_answer_in_one_frame_holds_the_body_as_it_is():
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_a_golden_header_is_taken_by_the_broker(kind, fixture):
-    message = wire.parse([kind.encode(), b"1", fixture.packed, b""], limits.BrokerLimits().max_body)
+    message = parse([kind.encode(), b"1", fixture.packed, b""], limits.BrokerLimits().max_body)
     assert message.header == fixture.value
 
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.part == "body" and "run" in f.kinds], ids=named)
 def test_a_golden_run_request_is_taken_by_the_worker(fixture):
-    request = messages.run_request(wire.unpack(fixture.packed, "the body"))
+    request = requests.run_request(unpack(fixture.packed, "the body"))
     assert request.model_fields_set == fixture.value.keys()
-    history.prompt(request.prompt)
-    history.load(request.message_history)
+    messages.prompt(request.prompt)
+    messages.load(request.message_history)
 
 
 EVENTS = ("accepted", "chunk", "complete", "tool_call", "tool_cancelled", "log", "refused")
@@ -117,7 +122,7 @@ def test_the_client_sends_the_golden_describe_ping_cancel_and_resume():
     core.cancel(b"3")
     core.run("run_stream", "echo", "one two", {"id": "4"}, 0.0)
     for seq in (1, 2, 4):
-        core.receive([b"chunk", b"4", wire.pack(FIXTURES["chunk_text"].value | {"seq": seq})], 1.0)
+        core.receive([b"chunk", b"4", pack(FIXTURES["chunk_text"].value | {"seq": seq})], 1.0)
     sent = {kind: rest for kind, _id, *rest in core.outgoing}
     assert sent[b"describe"] == [b"", FIXTURES["describe_body"].packed]
     assert sent[b"ping"][0] == FIXTURES["ping_header"].packed
@@ -127,10 +132,10 @@ def test_the_client_sends_the_golden_describe_ping_cancel_and_resume():
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["tool_result"] and f.part == "body"], ids=named)
 def test_a_golden_tool_result_is_taken_by_the_worker_and_sent_by_the_client(fixture):
-    assert messages.tool_result(fixture.value).model_fields_set == fixture.value.keys()
+    assert requests.tool_result(fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     core.run("run", "echo", "one two", {"id": "1"}, 0.0)
-    core.receive([b"tool_call", b"1", wire.pack(FIXTURES["tool_call"].value | {"seq": 1})], 0.0)
+    core.receive([b"tool_call", b"1", pack(FIXTURES["tool_call"].value | {"seq": 1})], 0.0)
     core.answer(b"1", "call_1", fixture.value)
     header = FIXTURES["tool_result_header"].packed
     assert core.outgoing[-1] == [b"tool_result", b"1", header, fixture.packed]
@@ -138,7 +143,7 @@ def test_a_golden_tool_result_is_taken_by_the_worker_and_sent_by_the_client(fixt
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["steer"]], ids=named)
 def test_a_golden_steer_is_taken_by_the_worker_and_sent_by_the_client(fixture):
-    assert messages.checked(messages.Steer, fixture.value).model_fields_set == fixture.value.keys()
+    assert requests.checked(requests.Steer, fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     core.run("run", "echo", "one two", {"id": "1"}, 0.0)
     core.steer(b"1", fixture.value["content"], fixture.value["priority"])
@@ -147,7 +152,7 @@ def test_a_golden_steer_is_taken_by_the_worker_and_sent_by_the_client(fixture):
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["call_tool"]], ids=named)
 def test_a_golden_call_tool_is_taken_by_the_worker_and_sent_by_the_client(fixture):
-    assert messages.checked(messages.CallRequest, fixture.value).model_fields_set == fixture.value.keys()
+    assert requests.checked(requests.CallRequest, fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     options = {key: value for key, value in fixture.value.items() if key not in ("tool", "args")}
     core.call_tool(fixture.value["tool"], fixture.value["args"], {"id": "1", **options}, 0.0)
@@ -157,7 +162,7 @@ def test_a_golden_call_tool_is_taken_by_the_worker_and_sent_by_the_client(fixtur
 def test_the_client_understands_the_golden_answers():
     for fixture in MAPS:
         if fixture.direction == "to client" and fixture.kinds[0] in EVENTS:
-            event = messages.event_of(fixture.kinds[0].encode(), fixture.value)
+            event = events.event_of(fixture.kinds[0].encode(), fixture.value)
             assert event is not None
             assert {key: getattr(event, key) for key in fixture.value} == fixture.value
         elif fixture.kinds == ["error"]:
@@ -175,14 +180,14 @@ class Asked:
         self.broker = Broker(BOOT, limits.BrokerLimits(**bounds), "0.1.0", 0, 0.0)
         if worker:
             ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run", "slots": 1, "name": "run-1", "holds": []}
-            self.broker.receive(FromWorker(b"worker", b"ready", wire.pack(ready)), 0.0)
+            self.broker.receive(FromWorker(b"worker", b"ready", pack(ready)), 0.0)
         self.tick(limits.SETTLE_TIME)
 
     def tick(self, now: float) -> list[tuple[str, bytes]]:
         return self._to_client(self.broker.receive(Tick(), now))
 
     def send(self, kind: str, header: Mapping[str, Any] | None = None, body: bytes = b"") -> list[tuple[str, bytes]]:
-        frames = [kind.encode(), b"1", wire.pack(header or {}), body]
+        frames = [kind.encode(), b"1", pack(header or {}), body]
         return self._to_client(
             self.broker.receive(FromClient(b"client", frames, limits.SETTLE_TIME), limits.SETTLE_TIME)
         )
@@ -199,7 +204,7 @@ def like(golden: str, sent: list[tuple[str, bytes]]) -> None:
     """The one message sent has the golden one's kind, shape and error_type; texts may be written anew."""
     [(kind, body)] = sent
     fixture = FIXTURES[golden]
-    made = wire.unpack(body, kind)
+    made = unpack(body, kind)
     assert [kind] == fixture.kinds
     assert lacks(fixture.value, made) == []
     assert made.keys() == fixture.value.keys()
@@ -228,7 +233,7 @@ def test_the_broker_refuses_and_ends_as_golden():
 
 def test_a_pong_is_as_golden_and_says_what_the_page_says():
     [(kind, body)] = Asked().send("ping", FIXTURES["ping_header"].value)
-    pong = wire.unpack(body, kind)
+    pong = unpack(body, kind)
     assert lacks(FIXTURES["pong"].value, pong) == []
     assert pong.keys() <= code_in_first_cells("protocol.md")
     assert set(FEATURES) <= set(re.findall(r"`(\w+)`", text_of("protocol.md")))
@@ -236,7 +241,7 @@ def test_a_pong_is_as_golden_and_says_what_the_page_says():
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if "seq" in f.value], ids=named)
 def test_a_worker_packs_the_golden_messages(fixture):
-    outbox = Outbox(packing.packer(), Identity("run", b"", 0.0, keep=False))
+    outbox = ReplayBuffer(packer(), RunInfo("run", b"", 0.0, keep=False))
     for _ in range(fixture.value["seq"] - 1):
         outbox.put(b"chunk", {})
     body = {key: value for key, value in fixture.value.items() if key != "seq"}
@@ -247,7 +252,7 @@ def test_a_worker_packs_the_golden_messages(fixture):
 
 def test_a_request_that_is_not_as_it_should_be_names_its_faults_as_golden():
     with pytest.raises(AxonError) as caught:
-        messages.run_request({"agent": "echo", "promt": "Hello"})
+        requests.run_request({"agent": "echo", "promt": "Hello"})
     assert {"seq": 1, **caught.value.to_body()} == FIXTURES["error_faults"].value
 
 
@@ -348,25 +353,25 @@ def test_the_table_of_errors_is_the_one_in_the_code():
 def test_every_kind_and_header_key_is_in_the_protocol_page():
     of_kinds = [row for row in rows("protocol.md") if row[1].startswith("`v`")]
     kinds = {word: set(re.findall(r"`(\w+)`", row[1])) for row in of_kinds for word in _words(row[0])}
-    for kind, checks in wire.HEADERS.items():
+    for kind, checks in HEADERS.items():
         assert kinds[kind] == checks.keys(), kind
-    keys = {key for checks in wire.HEADERS.values() for key in checks}
+    keys = {key for checks in HEADERS.values() for key in checks}
     assert keys <= code_in_first_cells("protocol.md")
 
 
 def _words(cell: str) -> list[str]:
     found = re.findall(r"`(\w+)`", cell)
-    return found if set(found) & wire.HEADERS.keys() else []
+    return found if set(found) & HEADERS.keys() else []
 
 
 def test_every_key_of_a_run_request_is_in_the_protocol_page():
-    assert messages.RunRequest.model_fields.keys() <= code_in_first_cells("protocol.md")
+    assert requests.RunRequest.model_fields.keys() <= code_in_first_cells("protocol.md")
     page = text_of("protocol.md")
-    for key in {*messages.AgentData.model_fields, *messages.UrlPart.model_fields}:
+    for key in {*requests.AgentData.model_fields, *requests.UrlPart.model_fields}:
         assert f"`{key}`" in page
     keys = code_in_first_cells("protocol.md")
-    assert {*messages.ClientTool.model_fields, *messages.ToolResult.model_fields} <= keys
-    for key in {*messages.ToolFault.model_fields, *messages.Steer.model_fields, *messages.CallRequest.model_fields}:
+    assert {*requests.ClientTool.model_fields, *requests.ToolResult.model_fields} <= keys
+    for key in {*requests.ToolFault.model_fields, *requests.Steer.model_fields, *requests.CallRequest.model_fields}:
         assert re.search(rf"[`{{ ]{key}\b", page), key
 
 
@@ -379,7 +384,7 @@ def test_every_limit_is_in_the_protocol_page_with_its_default():
 def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():
     named_there = code_in_first_cells("backend.md")
     assert REASONS.keys() <= named_there
-    assert {*Identity._fields, "client", "id", "seq", "ended"} <= named_there
+    assert {*RunInfo._fields, "client", "id", "seq", "ended"} <= named_there
     assert f"version {limits.BACKEND_PROTOCOL} of a protocol" in text_of("backend.md")
 
 

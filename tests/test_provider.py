@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 import pytest
 
 from axon_zmq import AxonError, Client
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
 from axon_zmq.testing import FakeProvider
 from axon_zmq.testing.provider import BEHAVIOURS
 from tests import test_tools as tools_tests

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq import limits, wire
-from axon_zmq.broker.outboxes import Outboxes
-from axon_zmq.broker.queues import FairQueue
+from axon_zmq.broker.core.fair_queue import FairQueue
+from axon_zmq.broker.send_queues import SendQueues
 from axon_zmq.errors import ERROR_TYPES, AxonError, RequestError
-from axon_zmq.worker import offline, schema
-from axon_zmq.worker.outbox import Identity, Outbox, Shelf
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import HEADERS, open_envelope, parse, printable, single_frame
+from axon_zmq.protocol.msgpack import pack, unpack
+from axon_zmq.worker import schema
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, ReplayStore, RunInfo
+from axon_zmq.worker.registry import offline_models
 
 # --- wire ------------------------------------------------------------------------------------------
 
@@ -31,13 +34,13 @@ plain = st.recursive(
 
 @given(st.dictionaries(st.text(), plain, max_size=5))
 def test_what_is_packed_comes_back(value):
-    assert wire.unpack(wire.pack(value), "it") == value
+    assert unpack(pack(value), "it") == value
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_map_or_one_clear_error(data):
     try:
-        assert isinstance(wire.unpack(data, "it"), dict)
+        assert isinstance(unpack(data, "it"), dict)
     except RequestError as error:
         assert error.error_type == "invalid_msgpack"
         assert error.message.startswith("it")
@@ -45,30 +48,30 @@ def test_any_bytes_give_a_map_or_one_clear_error(data):
 
 @given(st.lists(st.binary(max_size=80), max_size=7))
 def test_any_frames_give_a_message_or_one_clear_error(frames):
-    envelope = wire.open_envelope(frames)
+    envelope = open_envelope(frames)
     try:
-        message = wire.parse(envelope.frames, 1000)
+        message = parse(envelope.frames, 1000)
     except RequestError as error:
         assert ERROR_TYPES[error.error_type].mender == "caller"
     else:
-        assert message.kind in wire.HEADERS
+        assert message.kind in HEADERS
 
 
 @given(st.sampled_from([b"chunk", b"complete", b"alive"]), st.binary(max_size=64), st.dictionaries(st.text(), plain))
 def test_a_single_frame_is_one_array_with_the_body_as_it_is(kind, id, body):
     import msgpack
 
-    packed = wire.pack(body)
-    frame = wire.framed(kind, id, packed)
+    packed = pack(body)
+    frame = single_frame(kind, id, packed)
     assert frame.endswith(packed)
     assert msgpack.unpackb(frame) == [kind.decode(), id, body]
-    assert msgpack.unpackb(wire.framed(kind, id, b""))[2] == {}
+    assert msgpack.unpackb(single_frame(kind, id, b""))[2] == {}
 
 
 def test_every_error_type_has_a_family_and_survives_the_wire():
     for code in ERROR_TYPES:
         error = AxonError.of(code, "what", {"by": "broker"})
-        again = AxonError.from_body(wire.unpack(wire.pack(error.to_body()), "error"))
+        again = AxonError.from_body(unpack(pack(error.to_body()), "error"))
         assert type(again) is type(error) is not AxonError
         assert (again.error_type, again.details, again.retryable) == (code, {"by": "broker"}, error.retryable)
     assert type(AxonError.of("of_the_future", "?", retryable=True)) is AxonError
@@ -118,20 +121,20 @@ def test_removing_and_giving_back():
 
 # --- a run's outbox --------------------------------------------------------------------------------
 
-WHO = Identity("run", b"digest", 1.0, keep=False)
+WHO = RunInfo("run", b"digest", 1.0, keep=False)
 
 
 def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
-    outbox = Outbox(wire.pack, WHO)
+    outbox = ReplayBuffer(pack, WHO)
     sent = [outbox.put(b"chunk", {"data": word}) for word in "abc"]
-    assert [wire.unpack(body, "it")["seq"] for body in sent] == [1, 2, 3]
+    assert [unpack(body, "it")["seq"] for body in sent] == [1, 2, 3]
     replay = outbox.replay(2)
     assert (replay.start, replay.gap, [m.body for m in replay.messages]) == (2, False, sent[1:])
     assert outbox.replay(4) == (4, False, [])
 
 
 def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
-    outbox = Outbox(wire.pack, WHO, most_bytes=200)
+    outbox = ReplayBuffer(pack, WHO, most_bytes=200)
     for _ in range(10):
         outbox.put(b"chunk", {"data": "x" * 50})
     replay = outbox.replay(1)
@@ -141,16 +144,16 @@ def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
 
 
 def test_a_message_that_cannot_be_packed_uses_no_number():
-    outbox = Outbox(wire.pack, WHO)
+    outbox = ReplayBuffer(pack, WHO)
     with pytest.raises(TypeError):
         outbox.put(b"chunk", {"data": object()})
-    assert wire.unpack(outbox.put(b"chunk", {}), "it")["seq"] == 1
+    assert unpack(outbox.put(b"chunk", {}), "it")["seq"] == 1
 
 
 def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
-    shelf = Shelf(most_bytes=1000)
+    shelf = ReplayStore(most_bytes=1000)
     for number in range(5):
-        outbox = Outbox(wire.pack, WHO)
+        outbox = ReplayBuffer(pack, WHO)
         outbox.put(b"chunk", {"data": "x" * 300})
         shelf.add((b"a", b"%d" % number), outbox)
     for number in range(4):
@@ -162,9 +165,9 @@ def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
 
 
 def test_open_runs_lose_their_oldest_messages_where_all_take_too_much():
-    shelf = Shelf(most_bytes=10_000)
+    shelf = ReplayStore(most_bytes=10_000)
     for number in range(4):
-        outbox = Outbox(wire.pack, WHO)
+        outbox = ReplayBuffer(pack, WHO)
         for _ in range(10):
             outbox.put(b"chunk", {"data": "x" * 500})
         shelf.add((b"a", b"%d" % number), outbox)
@@ -174,15 +177,15 @@ def test_open_runs_lose_their_oldest_messages_where_all_take_too_much():
 
 
 def test_names_are_shown_in_one_printable_line():
-    assert wire.shown(b"caf\xc3\xa9-1") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}-1"
-    assert wire.shown(b"a\n2026 forged\x1b[2J\xff") == "a\\n2026 forged\\x1b[2J\\\\xff"
+    assert printable(b"caf\xc3\xa9-1") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}-1"
+    assert printable(b"a\n2026 forged\x1b[2J\xff") == "a\\n2026 forged\\x1b[2J\\\\xff"
 
 
 # --- the broker's outboxes -------------------------------------------------------------------------
 
 
 def test_a_blocked_client_loses_chunks_but_never_its_terminal():
-    outboxes = Outboxes(per_client=2000)
+    outboxes = SendQueues(per_client=2000)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 1500)
     assert outboxes.add(b"a", b"chunk", b"1", b"x" * 200)
     assert outboxes.add(b"a", b"chunk", b"2", b"x")  # dropped, and said each time: this run may be new
@@ -196,7 +199,7 @@ def test_a_blocked_client_loses_chunks_but_never_its_terminal():
 
 
 def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_terminal():
-    outboxes = Outboxes()
+    outboxes = SendQueues()
     while not outboxes.add(b"a", b"chunk", b"1", b""):
         pass
     outboxes.add(b"a", b"error", b"1", b"the end")
@@ -204,25 +207,25 @@ def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_termina
 
 
 def test_answers_over_their_bound_become_slow_consumer():
-    outboxes = Outboxes(answers=2000)
+    outboxes = SendQueues(answers=2000)
     for id in (b"1", b"2", b"3"):
         outboxes.add(b"a", b"complete", id, b"x" * 1500)
     kept = list(outboxes.waiting[b"a"])
     assert [kind for kind, _, _ in kept] == [b"complete", b"complete", b"error"]
-    assert wire.unpack(kept[-1][2], "it")["error_type"] == "slow_consumer"
+    assert unpack(kept[-1][2], "it")["error_type"] == "slow_consumer"
 
 
 def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
-    outboxes = Outboxes(per_client=1000, in_all=1500)
+    outboxes = SendQueues(per_client=1000, in_all=1500)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 700)
     assert outboxes.add(b"b", b"chunk", b"1", b"x" * 700)
     outboxes.forget(b"a")
     outboxes.forget(b"b")
-    assert repr(outboxes) == "<Outboxes 0 clients, 0 blocked, 0 bytes>"
+    assert repr(outboxes) == "<SendQueues 0 clients, 0 blocked, 0 bytes>"
 
 
 def test_flushing_stops_where_the_pipe_is_full_and_keeps_the_order():
-    outboxes = Outboxes()
+    outboxes = SendQueues()
     for number in range(3):
         outboxes.add(b"a", b"chunk", b"%d" % number, b"x")
     took: list[bytes] = []
@@ -269,8 +272,8 @@ def test_a_schema_nested_too_deep_is_refused():
 
 
 def test_synthetic_specs():
-    assert offline.pace_of("") == offline.Pace(50, 20, 5)
-    assert offline.pace_of("tokens=3,delay_ms=0,size=1") == offline.Pace(3, 0, 1)
+    assert offline_models.pace_of("") == offline_models.Pace(50, 20, 5)
+    assert offline_models.pace_of("tokens=3,delay_ms=0,size=1") == offline_models.Pace(3, 0, 1)
     for wrong in ("tokens=x", "tokens=-1", "tokens=1000001", "tokens", "size=0", "temperature=1"):
         with pytest.raises(RequestError, match="unknown_model"):
-            offline.pace_of(wrong)
+            offline_models.pace_of(wrong)

@@ -16,14 +16,14 @@ from pydantic_ai.models import Model, StreamedResponse
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 
-from axon_zmq.worker.ahead import Ahead
+from axon_zmq.worker.modes.relaying_model import RelayingModel
 
 WORDS = [f"{number} " for number in range(200)]
 Tasks = list["asyncio.Task[Any] | None"]
 
 
-def apart(model: Model) -> Model:
-    return Ahead(model, lambda _delta: None)
+def read_in_task(model: Model) -> Model:
+    return RelayingModel(model, lambda _delta: None)
 
 
 def together(model: Model) -> Model:
@@ -65,7 +65,7 @@ def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
             tasks.append(asyncio.current_task())
 
     async def both() -> None:
-        result = await run(apart(model_of(stream)))
+        result = await run(read_in_task(model_of(stream)))
         assert result.output == "".join(WORDS)
         assert len(tasks) == len(WORDS) + 2
         assert len(set(tasks)) == 1
@@ -77,7 +77,7 @@ def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
 
 @pytest.mark.parametrize("after", [0, 1, 100])
 @pytest.mark.parametrize("error", [ValueError, TimeoutError, asyncio.CancelledError])
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_what_the_model_raises_the_agent_raises(how, error, after):
     async def stream() -> AsyncIterator[str]:
         for word in WORDS[:after]:
@@ -101,10 +101,10 @@ def test_a_time_limit_that_the_model_sets_itself_ends_the_model_and_not_the_agen
             await asyncio.Event().wait()
 
     with pytest.raises(TimeoutError):
-        asyncio.run(run(apart(model_of(stream))))
+        asyncio.run(run(read_in_task(model_of(stream))))
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_where_the_agent_is_cancelled_the_model_is_closed_before_it_has_ended(how):
     closed: list[BaseException | None] = []
 
@@ -150,7 +150,7 @@ def test_where_the_agent_gives_up_the_model_is_closed():
 
     async def giving_up() -> None:
         with pytest.raises(KeyError, match="enough"):
-            await run(apart(model_of(stream)), listen)
+            await run(read_in_task(model_of(stream)), listen)
         assert closed == [True]
         assert nothing_is_left()
 
@@ -172,7 +172,7 @@ def test_the_agent_has_dealt_with_an_event_before_the_model_goes_on():
             await asyncio.sleep(0.001)
             heard.append(len(given) - before)
 
-    asyncio.run(run(apart(model_of(stream)), listen))
+    asyncio.run(run(read_in_task(model_of(stream)), listen))
     assert set(heard) == {0}
 
 
@@ -232,7 +232,7 @@ def names(model: Slow) -> list[str]:
     return [step for step, _ in model.steps]
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_who_is_cancelled_while_a_response_closes_does_not_leave_it_behind(how):
     async def cancelled() -> None:
         model = Slow(model_of(words))
@@ -248,7 +248,7 @@ def test_who_is_cancelled_while_a_response_closes_does_not_leave_it_behind(how):
     asyncio.run(cancelled())
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_who_is_cancelled_again_while_a_response_closes_waits_no_longer_for_it(how):
     async def cancelled() -> None:
         model = Slow(model_of(endless))
@@ -273,7 +273,7 @@ def test_who_is_cancelled_again_while_a_response_closes_waits_no_longer_for_it(h
     asyncio.run(cancelled())
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_a_request_that_takes_too_long_to_open_is_given_up(how):
     async def late() -> None:
         model = Slow(model_of(words))
@@ -286,7 +286,7 @@ def test_a_request_that_takes_too_long_to_open_is_given_up(how):
     asyncio.run(late())
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
     class Forgiving(WrapperModel):
         @asynccontextmanager
@@ -309,7 +309,7 @@ def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
     asyncio.run(forgiven())
 
 
-@pytest.mark.parametrize("how", [apart, together])
+@pytest.mark.parametrize("how", [read_in_task, together])
 def test_a_response_whose_close_is_a_cancel_cancels_the_agent(how):
     class Ending(WrapperModel):
         @asynccontextmanager
@@ -337,7 +337,7 @@ def test_events_that_cannot_be_closed_are_read_all_the_same():
         def __aiter__(self) -> AsyncIterator[Any]:
             return self.events
 
-    assert asyncio.run(run(apart(Plain(model_of(words))))).output == "".join(WORDS)
+    assert asyncio.run(run(read_in_task(Plain(model_of(words))))).output == "".join(WORDS)
 
 
 @pytest.mark.parametrize("cancels", [1, 2])
@@ -353,7 +353,7 @@ def test_a_response_that_opens_though_nobody_waits_any_more_is_closed(cancels):
     async def cancelled() -> None:
         model = Deaf(model_of(words))
         model.may_close.set()
-        task = asyncio.create_task(run(apart(model)))
+        task = asyncio.create_task(run(read_in_task(model)))
         await model.reached.wait()
         for _ in range(cancels):
             task.cancel()
@@ -376,7 +376,7 @@ def test_where_the_agent_gives_up_all_of_the_response_is_closed_where_it_was_ope
         model.may_open.set()
         model.may_close.set()
         with pytest.raises(KeyError, match="enough"):
-            await run(apart(model), listen)
+            await run(read_in_task(model), listen)
         assert names(model) == ["opened", "events closed", "closed"]
         assert len({task for _, task in model.steps}) == 1
         assert nothing_is_left()

@@ -1,4 +1,4 @@
-"""Slots of a running daemon, with a real supervisord: added, removed, restarted under load; and crash loops."""
+"""Programs of a running daemon, with a real supervisord: added, removed, restarted under load; and crash loops."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ import pytest
 from rich.console import Console
 
 from axon_zmq import Client
+from axon_zmq.cli import status, welcome
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.process import backoff
 from axon_zmq.settings import Settings
-from axon_zmq.supervise import backend, backoff, rpc, slots, status, welcome
+from axon_zmq.supervise import broker_status, programs, supervisord
 from axon_zmq.supervise.daemon import Daemon as Serving
 from tests import snippets
 from tests.conftest import ROOT, wait_until
@@ -160,7 +162,7 @@ def test_what_cannot_be_done_is_said(daemon: Served):
     unknown = command(daemon, "roll", "run_strem")
     assert unknown.returncode == 2
     assert "run_strem" in unknown.stderr
-    with slots.Slots(daemon.run_dir).held():
+    with programs.WorkerPrograms(daemon.run_dir).held():
         busy = command(daemon, "scale", "run", "2")
     assert busy.returncode == 3
     assert "another scale or roll" in busy.stderr
@@ -179,9 +181,11 @@ def test_what_cannot_be_done_is_said(daemon: Served):
 
 def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
     before = pids(daemon)
-    monkeypatch.setattr(slots, "START_TIME", 0.0)
-    with pytest.raises(slots.NotNowError, match=r"run-2 did not register .*nothing else was touched"):
-        slots.roll(slots.Slots(daemon.run_dir), ["run-1"], False, pytest.fail)
+    monkeypatch.setattr(programs, "START_TIME", 0.0)
+    with pytest.raises(
+        programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was touched"
+    ):
+        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False, pytest.fail)
     assert pids(daemon) == before
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
@@ -218,8 +222,10 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         assert json.loads(grown.stdout) == {
             "done": "run-2 is there, but could not load asking, changing, gone, interrupting, stopping"
         }
-        with pytest.raises(slots.NotNowError, match="run-3 could not load changing, as others"):  # run-1 still can
-            slots.roll(slots.Slots(own.run_dir), ["run-1", "run-2"], False, pytest.fail)
+        with pytest.raises(
+            programs.TemporarilyUnavailableError, match="run-3 could not load changing, as others"
+        ):  # run-1 still can
+            programs.roll(programs.WorkerPrograms(own.run_dir), ["run-1", "run-2"], False, pytest.fail)
         module.write_text(sound.replace("agent =", "gone = agent ="))
         assert command(own, "scale", "run", "1").returncode == 0
         assert command(own, "roll", "run").returncode == 0
@@ -230,10 +236,12 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
 def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
     def say(what: str) -> None:
         assert what == "run-2 is there as a spare"
-        monkeypatch.setattr(slots, "START_TIME", 0.0)
+        monkeypatch.setattr(programs, "START_TIME", 0.0)
 
-    with pytest.raises(slots.NotNowError, match=r"run-1 did not register .*the spare run-2 stays in its place"):
-        slots.roll(slots.Slots(daemon.run_dir), ["run-1"], False, say)
+    with pytest.raises(
+        programs.TemporarilyUnavailableError, match=r"run-1 did not register .*the spare run-2 stays in its place"
+    ):
+        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False, say)
     with Client(daemon.endpoint) as client:
         assert client.run("echo", "by the spare").result == "by the spare"
         wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 2, "run-1")
@@ -251,8 +259,8 @@ def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemo
         if what == "run-1 is there again":
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(slots.NotNowError, match="asked to stop"):
-        slots.roll(slots.Slots(daemon.run_dir), ["run-1", "run_stream-1"], True, say)
+    with pytest.raises(programs.TemporarilyUnavailableError, match="asked to stop"):
+        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1", "run_stream-1"], True, say)
     assert told == ["run-2 is there as a spare", "run-1 is there again", "run-2 has gone"]
     after = pids(daemon)
     assert {name for name in after if after[name] != before.get(name)} == {"run-1"}
@@ -262,9 +270,9 @@ def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemo
 @pytest.fixture
 def stopped_broker(daemon: Served) -> Iterator[str]:
     """The daemon's is stopped; the command that starts it."""
-    rpc.call(daemon.run_dir, "stopProcess", "broker")
+    supervisord.call(daemon.run_dir, "stopProcess", "broker")
     yield f"`supervisorctl -c {daemon.run_dir / 'supervisord.conf'} start broker`"
-    rpc.call(daemon.run_dir, "startProcess", "broker", False)
+    supervisord.call(daemon.run_dir, "startProcess", "broker", False)
     wait_until(lambda: command(daemon, "status").returncode == 0, "the broker and its workers")
 
 
@@ -320,7 +328,10 @@ def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served)
     before = losses()
     os.kill(pid, 9)
     wait_until(lambda: losses() > before, "the loss")
-    there = lambda: [w for w in backend.status(daemon.run_dir)["workers"] if w["name"] == "run-1" and w["pid"] != pid]  # noqa: E731
+
+    def there():
+        return [w for w in broker_status.status(daemon.run_dir)["workers"] if w["name"] == "run-1" and w["pid"] != pid]
+
     [worker] = wait_until(there, "another process")
     assert worker["crashes"] == 1
 
@@ -351,7 +362,10 @@ def test_the_commands_of_the_operations_page_do_what_it_says(daemon: Served):
 def a_worker_that_hangs_is_killed_and_replaced(daemon: Served, name: str) -> None:
     pid = pids(daemon)[name]
     os.kill(pid, signal.SIGSTOP)
-    replaced = lambda: any(w["name"] == name and w["pid"] != pid for w in backend.status(daemon.run_dir)["workers"])  # noqa: E731
+
+    def replaced():
+        return any(w["name"] == name and w["pid"] != pid for w in broker_status.status(daemon.run_dir)["workers"])
+
     wait_until(replaced, "another process")
 
 
@@ -450,5 +464,5 @@ def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
 
 
 def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):
-    with pytest.raises(rpc.FAULTS):
-        rpc.workers(tmp_path)
+    with pytest.raises(supervisord.FAULTS):
+        supervisord.workers(tmp_path)

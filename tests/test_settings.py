@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from axon_zmq import endpoints, settings
+from axon_zmq import settings
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.net import endpoints
+from axon_zmq.process.run_dir import backend_endpoint, check_private, private_directory
 from axon_zmq.settings import McpServer
 from axon_zmq.supervise import conf
 
@@ -154,31 +156,31 @@ def test_loopback_frontends_are_taken():
 
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="over 107 bytes"):
-        endpoints.backend_endpoint(tmp_path / ("x" * 100))
+        backend_endpoint(tmp_path / ("x" * 100))
 
 
 def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_path):
-    assert endpoints.private_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert private_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     (shared / "precious").touch()
     with pytest.raises(ConfigurationError, match="open to others"):
-        endpoints.private_directory(shared)
+        private_directory(shared)
     assert shared.stat().st_mode & 0o777 == 0o755
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="AXON_RUN_DIR"):
-        endpoints.private_directory(tmp_path / "file")
+        private_directory(tmp_path / "file")
 
 
 def test_a_run_directory_is_looked_at_without_making_or_changing_it(tmp_path):
-    endpoints.check_private(tmp_path / "new" / "run")
+    check_private(tmp_path / "new" / "run")
     (open_one := tmp_path / "open").mkdir(mode=0o755)
-    endpoints.check_private(open_one)
+    check_private(open_one)
     assert open_one.stat().st_mode & 0o777 == 0o755
     (open_one / "precious").touch()
     for wrong in (open_one, open_one / "precious", open_one / "precious" / "run"):
         with pytest.raises(ConfigurationError, match="set AXON_RUN_DIR"):
-            endpoints.check_private(wrong)
+            check_private(wrong)
     assert {path.name for path in tmp_path.iterdir()} == {"open"}
 
 

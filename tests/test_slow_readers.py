@@ -12,8 +12,10 @@ import psutil
 import pytest
 import zmq
 
-from axon_zmq import Client, limits, wire
-from axon_zmq.broker.outboxes import LATEST_RETRY, InFlight, Outboxes
+from axon_zmq import Client
+from axon_zmq.broker.send_queues import LATEST_RETRY, InFlight, SendQueues
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack
 from tests.conftest import Daemon, running, wait_until
 
 
@@ -57,7 +59,7 @@ def test_clients_share_what_may_be_in_flight_and_who_has_taken_everything_is_for
 
 
 def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked():
-    outboxes = Outboxes(in_all=10_000)
+    outboxes = SendQueues(in_all=10_000)
     assert not outboxes.add(b"hog", b"complete", b"1", b"x" * 9000)
     assert not outboxes.add(b"modest", b"complete", b"1", b"x" * 1500)
     assert not outboxes.add(b"modest", b"chunk", b"2", b"x" * 1500)
@@ -65,7 +67,7 @@ def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked()
 
 
 def test_a_first_answer_has_a_place_only_while_there_is_one():
-    outboxes = Outboxes(in_all=10_000)
+    outboxes = SendQueues(in_all=10_000)
     for number in range(100):
         outboxes.add(b"%d" % number, b"complete", b"1", b"x" * 5000)
     kept = [outboxes.waiting[b"%d" % number][0][0] for number in range(100)]
@@ -73,14 +75,14 @@ def test_a_first_answer_has_a_place_only_while_there_is_one():
 
 
 def test_answers_that_wait_do_not_end_a_clients_streams():
-    outboxes = Outboxes(per_client=1000, answers=10_000)
+    outboxes = SendQueues(per_client=1000, answers=10_000)
     assert not outboxes.add(b"a", b"complete", b"1", b"x" * 5000)
     assert not outboxes.add(b"a", b"chunk", b"2", b"x" * 500)
     assert outboxes.add(b"a", b"chunk", b"2", b"x" * 500)
 
 
 def test_who_stays_full_is_tried_less_and_less_often_and_who_takes_some_at_once_again():
-    outboxes = Outboxes()
+    outboxes = SendQueues()
     for _ in range(10):
         outboxes.add(b"a", b"chunk", b"1", b"x")
     tries: list[float] = []
@@ -122,7 +124,7 @@ def test_large_answers_that_are_not_read_stay_out_of_the_brokers_memory():
         large = "x" * (4 * limits.MIB)
         for number in range(40):  # 160 MiB of answers, and twice as much again in their messages
             body = {"agent": "echo", "prompt": f"{number} {large}"}
-            socket.send_multipart([b"run", b"%d" % number, b"", wire.pack(body)])
+            socket.send_multipart([b"run", b"%d" % number, b"", pack(body)])
         wait_until(lambda: "is too slow" in own.log("broker") or "slow_consumer" in own.log("run-1"), "its end", 60)
         wait_until(lambda: healthy.ping()["modes"]["run"]["free"] == 256, "all runs' ends", 60)
         grown = broker.memory_info().rss - before
@@ -150,7 +152,7 @@ def test_many_large_answers_at_once_to_a_client_that_reads_are_no_slow_consumers
 def test_a_client_that_reads_nothing_for_longer_than_a_dead_host_is_given_is_still_there():
     with running("run_stream") as own, stalled(own) as [socket]:
         flood = {"agent": {"model": "synthetic:tokens=400,delay_ms=0,size=4000"}, "prompt": "x"}
-        socket.send_multipart([b"run_stream", b"1", b"", wire.pack(flood)])
+        socket.send_multipart([b"run_stream", b"1", b"", pack(flood)])
         wait_until(lambda: "run_stream complete" in own.log("run_stream-1"), "its end", 30)
         began = time.monotonic()
         silent = limits.DEAD_HOST + 8
@@ -176,7 +178,7 @@ def test_many_clients_that_do_not_read_cost_the_broker_little():
     with running("run_stream") as own, stalled(own, 100) as sockets:
         for socket in sockets:
             flood = {"agent": {"model": "synthetic:tokens=700,delay_ms=0,size=8000"}, "prompt": "x"}
-            socket.send_multipart([b"run_stream", b"1", b"", wire.pack(flood)])
+            socket.send_multipart([b"run_stream", b"1", b"", pack(flood)])
         broker = psutil.Process(own.processes["broker"].pid)
         before = broker.memory_info().rss
         ended = lambda: own.log("run_stream-1").count(" messages\n") == 100  # noqa: E731

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from axon_zmq.broker import states
-from axon_zmq.broker.states import (
+from axon_zmq.broker.core import states
+from axon_zmq.broker.core.states import (
     ClientState,
     IllegalTransitionError,
     RequestEvent,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from axon_zmq import limits
+from axon_zmq.protocol import limits
 from tests.conftest import Dealer, running
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 

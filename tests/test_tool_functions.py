@@ -16,16 +16,10 @@ from typing import Annotated, Any
 import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
-from axon_zmq import (
-    RequestError,
-    Tool,
-    ToolAnswer,
-    ToolRetry,
-    deferred_results,
-    wire,
-)
+from axon_zmq import RequestError, Tool, ToolAnswer, ToolRetry, deferred_results
 from axon_zmq.client import tools
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
+from axon_zmq.protocol.msgpack import pack, unpack
 from tests.test_tools import MODES
 
 STREAMS = [mode.decode() for mode in MODES]
@@ -360,7 +354,7 @@ def test_results_are_dumped_by_pydantic_and_bytes_and_times_stay(value, plain):
         return value
 
     assert body_of(tool) == {"result": plain}
-    wire.unpack(wire.pack(body_of(tool)), "what is sent")
+    unpack(pack(body_of(tool)), "what is sent")
 
 
 def test_a_result_is_dumped_as_its_annotation_says():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from axon_zmq import limits
+from axon_zmq.protocol import limits
 from tests.conftest import Dealer, running, wait_until
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 

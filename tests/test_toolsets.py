@@ -21,12 +21,13 @@ import pytest
 from pydantic_ai.exceptions import UserError
 
 from axon_zmq import AxonError, Client
-from axon_zmq.messages import AgentData
+from axon_zmq.process import lifeline
+from axon_zmq.protocol.requests import AgentData
 from axon_zmq.settings import McpServer
-from axon_zmq.supervise import lifeline
-from axon_zmq.worker import failures, mcp_servers, toolsets
-from axon_zmq.worker.agents import Registry
-from axon_zmq.worker.models import Models
+from axon_zmq.worker.adapter import errors
+from axon_zmq.worker.registry import mcp_servers, toolsets
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.registry.models import Models
 from tests.conftest import ROOT, Daemon, free_port, running, wait_until
 
 MODES = ("run_sync", "run", "run_stream")
@@ -122,7 +123,7 @@ def test_two_toolsets_with_one_tool_name_are_both_named():
     agent = registry(**TOOLSETS).from_data(AgentData(model="echo", toolsets=["numbers", "more_numbers"]), None)
     with pytest.raises(UserError) as caught:
         asyncio.run(agent.run("hi"))
-    error = failures.explain(caught.value, [], None)
+    error = errors.explain(caught.value, [], None)
     assert error.error_type == "invalid_request"
     for said in ("toolset 'numbers'", "oolset 'more_numbers'", "'add'", "set a prefix"):
         assert said in error.message
@@ -375,7 +376,7 @@ def test_a_server_that_cannot_be_configured_is_broken_and_nothing_else(more, say
 def test_without_the_extra_a_server_is_broken_with_the_mend(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastmcp", None)
     monkeypatch.setitem(sys.modules, "fastmcp.client.transports.base", None)
-    monkeypatch.delitem(sys.modules, "axon_zmq.worker.mcp_servers")
+    monkeypatch.delitem(sys.modules, "axon_zmq.worker.registry.mcp_servers")
     assert "pip install 'axon-zmq[mcp]'" in registry(mcp=server()).toolsets.broken["mcp"]
 
 

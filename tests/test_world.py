@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from axon_zmq import limits, wire
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import Chunk, Complete, ToolCall
-from axon_zmq.testing.world import CHUNK, TOOL, Client, Worker, World
-from axon_zmq.wire import RunKey
+from axon_zmq.events import Chunk, Complete, ToolCall
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import RunKey
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.testing.simulation import CHUNK, TOOL, Client, Worker, World
 
 SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", ""]
 """What a run does: chunks and tool calls."""
@@ -30,7 +31,7 @@ FAULTS = [
 
 
 def script_of(body: bytes) -> Iterator[str]:
-    return (TOOL if step == "t" else CHUNK for step in wire.unpack(body, "the body")["prompt"].partition("/")[2])
+    return (TOOL if step == "t" else CHUNK for step in unpack(body, "the body")["prompt"].partition("/")[2])
 
 
 class WorldMachine(RuleBasedStateMachine):

@@ -6,7 +6,7 @@ from pydantic_ai import Agent
 from pydantic_ai.models import Model
 
 from axon_zmq import settings
-from axon_zmq.worker.offline import echo
+from axon_zmq.worker.registry.offline_models import echo
 
 
 def make() -> Agent[object, str]:

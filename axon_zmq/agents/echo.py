@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pydantic_ai import Agent
 
-from axon_zmq.worker.offline import echo
+from axon_zmq.worker.registry.offline_models import echo
 
 agent = Agent(echo(), name="echo", description="Answers the prompt itself, word by word; needs no network.")

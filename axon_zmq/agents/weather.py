@@ -14,7 +14,7 @@ from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-from axon_zmq.worker.offline import json_words, user_text
+from axon_zmq.worker.registry.offline_models import json_words, user_text
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,16 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from axon_zmq import __version__, endpoints, garbage, limits, logs
-from axon_zmq.broker import loop
-from axon_zmq.broker.core import Broker
+from axon_zmq import __version__
+from axon_zmq.broker import server
+from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.journal import FILE, Journal
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.supervise import backoff, lifeline
+from axon_zmq.net import endpoints
+from axon_zmq.process import backoff, gc, lifeline, logs
+from axon_zmq.process.locks import LOCK, hold_lock
+from axon_zmq.process.run_dir import backend_endpoint, handed_over, private_directory
+from axon_zmq.protocol import limits
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -52,17 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         frontend = endpoints.check_frontend(options.frontend)
         endpoints.check_folder(frontend)
-        run_dir = endpoints.private_directory(options.run_dir.absolute())
-        backend = endpoints.backend_endpoint(run_dir)
+        run_dir = private_directory(options.run_dir.absolute())
+        backend = backend_endpoint(run_dir)
         backoff.pause(run_dir, "broker")
         _raise_file_limit()
         with ExitStack() as locks:
-            locks.enter_context(endpoints.hold_lock(run_dir / endpoints.LOCK))
+            locks.enter_context(hold_lock(run_dir / LOCK))
             if frontend.startswith("ipc://"):
-                locks.enter_context(endpoints.hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
-            garbage.settle()
-            journal = Journal(run_dir / FILE, endpoints.handed_over(run_dir), time.monotonic())
-            loop.serve(
+                locks.enter_context(hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
+            gc.tune_gc()
+            journal = Journal(run_dir / FILE, handed_over(run_dir), time.monotonic())
+            server.serve(
                 lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),
                 journal,
                 frontend,
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                 bounds.max_body,
             )
     except ConfigurationError as error:
-        loop.log.error("%s", error)
+        server.log.error("%s", error)
         return 2
     backoff.ended_in_order(run_dir, "broker")
     return 0

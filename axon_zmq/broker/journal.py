@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import msgpack
 
-from axon_zmq import wire
-from axon_zmq.broker.events import Dequeued, Enqueued, Registered, Remember, Unregistered
-from axon_zmq.broker.records import Past
-from axon_zmq.wire import RunKey
+from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, Remember, Unregistered
+from axon_zmq.broker.core.pools import PreviousState
+from axon_zmq.protocol.frames import RunKey
+from axon_zmq.protocol.msgpack import pack
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _WAITS, _GOES_ON, _WORKER, _WORKER_GONE, _LOST_AT = range(5)
 Record = tuple[Any, ...]
 
 
-class Ledger:
+class JournalState:
     """What the next broker will be told.
 
     Args:
@@ -43,7 +43,7 @@ class Ledger:
         now: Seconds of the machine's monotonic clock.
     """
 
-    def __init__(self, past: Past, now: float) -> None:
+    def __init__(self, past: PreviousState, now: float) -> None:
         self.waiting: set[RunKey] = set(past.waiting)
         self.workers: dict[bytes, int] = dict(past.workers or {})
         self.lost_at = now if past.workers is None else past.lost_at
@@ -73,9 +73,9 @@ class Ledger:
             *((_WAITS, *key) for key in self.waiting),
         ]
 
-    def past(self, legacies: tuple[str, ...]) -> Past:
-        """As the next broker is told of it; see `Past`."""
-        return Past(frozenset(self.waiting), dict(self.workers), self.lost_at, legacies)
+    def past(self, legacies: tuple[str, ...]) -> PreviousState:
+        """As the next broker is told of it; see `PreviousState`."""
+        return PreviousState(frozenset(self.waiting), dict(self.workers), self.lost_at, legacies)
 
 
 class Journal:
@@ -83,14 +83,14 @@ class Journal:
 
     Args:
         path: Where; what an earlier broker wrote there is in `past`.
-        legacies: See `Past`.
+        legacies: See `PreviousState`.
         now: Seconds of the machine's monotonic clock.
     """
 
     def __init__(self, path: Path, legacies: tuple[str, ...], now: float) -> None:
         self.past = _read(path, legacies)
         self._path = path
-        self._ledger = Ledger(self.past, now)
+        self._ledger = JournalState(self.past, now)
         self._stale = 0
         self._file = -1
         self._write_anew()
@@ -151,7 +151,7 @@ def _write(file: int, records: list[Record]) -> None:
     Raises:
         OSError: There was no room for all of them.
     """
-    packed = b"".join(wire.pack(record) for record in records)
+    packed = b"".join(pack(record) for record in records)
     if os.write(file, packed) < len(packed):
         raise OSError(0, "no room is left")
 
@@ -164,7 +164,7 @@ def _machine() -> str:
         return ""
 
 
-def _read(path: Path, legacies: tuple[str, ...]) -> Past:
+def _read(path: Path, legacies: tuple[str, ...]) -> PreviousState:
     waiting: set[RunKey] = set()
     workers: dict[bytes, int] = {}
     lost_at = 0.0
@@ -172,7 +172,7 @@ def _read(path: Path, legacies: tuple[str, ...]) -> Past:
         with path.open("rb") as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
             if next(records, None) != [_MACHINE, _machine()] or not _machine():
-                return Past(legacies=legacies)
+                return PreviousState(legacies=legacies)
             for record in records:
                 match record:
                     case [0, client, id]:
@@ -188,8 +188,8 @@ def _read(path: Path, legacies: tuple[str, ...]) -> Past:
                     case _:
                         raise ValueError(f"nothing is known of {record!r}")
     except FileNotFoundError:
-        return Past(legacies=legacies)
+        return PreviousState(legacies=legacies)
     except (OSError, ValueError, TypeError, msgpack.UnpackException) as fault:
         log.warning("%s cannot be read: %r", path, fault)
-        return Past(legacies=legacies)
-    return Past(frozenset(waiting), workers, lost_at, legacies)
+        return PreviousState(legacies=legacies)
+    return PreviousState(frozenset(waiting), workers, lost_at, legacies)

@@ -13,14 +13,15 @@ from typing import Any, Final, Literal, Self
 
 import zmq
 
-from axon_zmq import endpoints, limits
 from axon_zmq.client.core import ClientCore, Request
 from axon_zmq.client.runner import ToolRunner
 from axon_zmq.client.threads import THREADS, ToolThreads
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
 from axon_zmq.errors import AxonError, ConfigurationError, RunEndedError, UnavailableError
-from axon_zmq.loopsocket import LoopSocket
-from axon_zmq.messages import Complete, Event
+from axon_zmq.events import Complete, Event
+from axon_zmq.net import endpoints
+from axon_zmq.net.loop_socket import LoopSocket
+from axon_zmq.protocol import limits
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY: Final = 200

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
-from axon_zmq import limits, wire
-from axon_zmq.messages import ToolCall
+from axon_zmq.events import ToolCall
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack
 
-FORGOTTEN: Final = wire.pack({"error": {"message": "the client no longer keeps its answer", "retry": False}})
+FORGOTTEN: Final = pack({"error": {"message": "the client no longer keeps its answer", "retry": False}})
 """What a lost answer becomes that was too old to be kept."""
 
 

@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from axon_zmq import limits, wire
 from axon_zmq.client.calls import Calls
 from axon_zmq.errors import AxonError, RequestError, RunEndedError
-from axon_zmq.messages import Chunk, Complete, Event, Refused, ToolCall, ToolCancelled, event_of
+from axon_zmq.events import Chunk, Complete, Event, Refused, ToolCall, ToolCancelled, event_of
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import RUN_KINDS
+from axon_zmq.protocol.msgpack import pack, unpack
 
 HEADER_KEYS: Final = ("timeout_ms", "max_attempts", "ack", "credit", "on_disconnect", "traceparent", "tracestate")
 """Options of a run that the broker reads."""
@@ -183,7 +185,7 @@ class ClientCore:
         seq = getattr(event, "seq", 0)
         if request.window and not request.ended and seq + request.window - request.granted > request.window // 2:
             request.granted = seq + request.window
-            self.outgoing.append([b"credit", request.id, wire.pack({"upto": request.granted})])
+            self.outgoing.append([b"credit", request.id, pack({"upto": request.granted})])
 
     def describe(self, agent: str | None, now: float) -> Request:
         """Ask for the agents."""
@@ -214,13 +216,13 @@ class ClientCore:
 
     def _open_run(self, id: bytes) -> Request | None:
         request = self.open.get(id)
-        return request if request is not None and request.kind in wire.RUN_KINDS else None
+        return request if request is not None and request.kind in RUN_KINDS else None
 
     def _send_answer(self, id: bytes, call_id: str, packed: bytes) -> None:
-        self.outgoing.append([b"tool_result", id, wire.pack({"call_id": call_id}), packed])
+        self.outgoing.append([b"tool_result", id, pack({"call_id": call_id}), packed])
 
     def _packed(self, body: Mapping[str, Any]) -> bytes:
-        packed = wire.pack(body) if body else b""
+        packed = pack(body) if body else b""
         if len(packed) > self.max_body:
             raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
         return packed
@@ -236,7 +238,7 @@ class ClientCore:
     ) -> Request:
         name = self._name(id)
         packed = self._packed(body)
-        packed_header = wire.pack(header) if header else b""
+        packed_header = pack(header) if header else b""
         if not self.open:
             self._heard_at = now  # while nothing was open, silence meant nothing
         request = self.open[name] = Request(name, kind, now + timeout + PATIENCE)
@@ -267,7 +269,7 @@ class ClientCore:
 
     def _give_up(self, request: Request, error: AxonError) -> None:
         if not request.ended:
-            if request.kind in wire.RUN_KINDS:
+            if request.kind in RUN_KINDS:
                 self.cancel(request.id)
             self._end(request, error)
 
@@ -281,7 +283,7 @@ class ClientCore:
         kind, id, packed = frames[-3:]  # from the tail: stale frames may stand in front after a reconnect
         if kind == b"alive":
             with suppress(RequestError):
-                self._alive(wire.unpack(packed, "alive"), now)
+                self._alive(unpack(packed, "alive"), now)
             return None
         request = self.open.get(id)
         if request is None:
@@ -294,7 +296,7 @@ class ClientCore:
             return request
 
     def _read(self, request: Request, kind: bytes, packed: bytes, now: float) -> bool:
-        body = wire.unpack(packed, kind.decode("ascii", "replace"))
+        body = unpack(packed, kind.decode("ascii", "replace"))
         seq = body.get("seq")
         if seq is not None and not self._in_order(request, seq, now):
             return False
@@ -310,7 +312,7 @@ class ClientCore:
         request.begun_again_at = now
         (kind, id, header, body), *said = request.frames
         left = max(1, int((request.deadline - PATIENCE - now) * 1000))
-        header = wire.pack({**wire.unpack(header, "the header"), "timeout_ms": left})
+        header = pack({**unpack(header, "the header"), "timeout_ms": left})
         self.outgoing.extend([[kind, id, header, body], *said])
         return False
 
@@ -416,14 +418,14 @@ class ClientCore:
 
     def _resume_all(self, now: float) -> None:
         for request in self.open.values():
-            if request.kind in wire.RUN_KINDS:
+            if request.kind in RUN_KINDS:
                 self._resume(request, now)
 
     def _resume(self, request: Request, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
             request.resumed_at, request.resume_due = now, False
             header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
-            self.outgoing.append([b"resume", request.id, wire.pack(header)])
+            self.outgoing.append([b"resume", request.id, pack(header)])
             if request.cancelled:
                 self.outgoing.append([b"cancel", request.id])
         else:
@@ -444,7 +446,7 @@ class ClientCore:
 
     def _probe(self, now: float) -> None:
         self._pinged_at = now
-        self.outgoing.append([b"ping", self._probe_id, wire.pack({"instance": self._instance})])
+        self.outgoing.append([b"ping", self._probe_id, pack({"instance": self._instance})])
         self.open[self._probe_id] = Request(self._probe_id, "ping", now + limits.CLIENT_SILENCE)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from axon_zmq.client.tools import Body, given, to_plain
-from axon_zmq.messages import Complete
+from axon_zmq.events import Complete
 
 Approval = bool | str | Mapping[str, Any]
 """True; False, or the reason why not; or the arguments that are approved in place of the model's."""

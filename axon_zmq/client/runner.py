@@ -10,7 +10,7 @@ from typing import Final
 
 from axon_zmq.client.threads import ToolThreads
 from axon_zmq.client.tools import Body, Tool, fault
-from axon_zmq.messages import Refused, ToolCall, ToolCancelled
+from axon_zmq.events import Refused, ToolCall, ToolCancelled
 
 LONGEST_REFUSAL: Final = 1000
 """Characters of a `refused` that the model is told."""

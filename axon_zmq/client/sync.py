@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from axon_zmq.client.aio import Agent, AsyncClient, Mode, Priority, RunStream
-from axon_zmq.messages import Complete, Event
+from axon_zmq.events import Complete, Event
 
 T = TypeVar("T")
 USAGE: Final = "use it as `with Client() as client`"

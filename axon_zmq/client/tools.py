@@ -24,9 +24,9 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema, to_json
 
-from axon_zmq import packing
 from axon_zmq.errors import RequestError
-from axon_zmq.messages import ClientTool, checked, from_validation
+from axon_zmq.protocol.plain import strictly_plain
+from axon_zmq.protocol.requests import ClientTool, checked, from_validation
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ def to_plain(value: Any) -> Any:
     Raises:
         ValueError: It has no plain form.
     """
-    return packing.strictly_plain(_ANYTHING.dump_python(value, by_alias=True, warnings=False))
+    return strictly_plain(_ANYTHING.dump_python(value, by_alias=True, warnings=False))
 
 
 # --- what a run takes ------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from axon_zmq import wire
 from axon_zmq.conformance.peer import PATIENCE, BrokenRuleError, Peer
+from axon_zmq.protocol.msgpack import pack
 
 COMPLETE: Final = frozenset(("complete",))
 ERROR: Final = frozenset(("error",))
@@ -80,7 +80,7 @@ def _no_longer_kept(peer: Peer) -> None:
 def _stale(peer: Peer) -> None:
     peer.chunks(1, 1)
     body = {"seq": 2, "type": "text", "data": "2 ", "step": 1, "part": 0}
-    peer.send_frames(b"chunk", b"an earlier id", b"chunk", peer.id, wire.pack(body))
+    peer.send_frames(b"chunk", b"an earlier id", b"chunk", peer.id, pack(body))
     peer.chunks(3, 3)
     peer.complete(4)
 

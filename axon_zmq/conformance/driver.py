@@ -7,7 +7,7 @@ from typing import Any, Final
 from axon_zmq.client import Client
 from axon_zmq.conformance.server import AGENT, LIST, REPORT
 from axon_zmq.errors import AxonError
-from axon_zmq.messages import Chunk
+from axon_zmq.events import Chunk
 
 CREDIT: Final = 16
 """Messages that may be on their way."""

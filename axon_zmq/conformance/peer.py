@@ -10,8 +10,11 @@ from typing import Any, Final
 
 import zmq
 
-from axon_zmq import limits, wire
 from axon_zmq.errors import ConfigurationError, RequestError
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import parse
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import pack, unpack
 
 PATIENCE: Final = 8.0
 """Seconds within which a client does what it must; it asks after 5 s of silence."""
@@ -91,7 +94,7 @@ class Peer:
 
     def send_of(self, id: bytes, kind: str, **body: Any) -> None:
         """Send a message of another id's."""
-        self.send_frames(kind.encode(), id, wire.pack(body))
+        self.send_frames(kind.encode(), id, pack(body))
 
     def send_frames(self, *frames: bytes) -> None:
         """Send a message as it is."""
@@ -197,7 +200,7 @@ class Peer:
             if not self._socket.poll(int(1000 * min(0.2, max(0.0, give_up - now)))):
                 continue
             client, *frames = self._socket.recv_multipart()
-            message = wire.parse(frames, limits.BrokerLimits().max_body)
+            message = parse(frames, limits.BrokerLimits().max_body)
             if message.kind != "ping":
                 self.client = client
                 return message.kind, message.id, message.header, _body(message.body)
@@ -209,7 +212,7 @@ class Peer:
 
     def pong(self, id: bytes) -> None:
         """Answer a `ping`."""
-        modes = {mode: {"workers": 1, "free": 1, "queued": 0, "degraded": False} for mode in wire.MODES}
+        modes = {mode: {"workers": 1, "free": 1, "queued": 0, "degraded": False} for mode in MODES}
         self.send_of(
             id,
             "pong",
@@ -228,6 +231,6 @@ class Peer:
 
 def _body(packed: bytes) -> dict[str, Any]:
     try:
-        return wire.unpack(packed, "the body")
+        return unpack(packed, "the body")
     except RequestError as error:
         raise BrokenRuleError(f"a body that is no msgpack map: {error}") from None

@@ -11,7 +11,7 @@ import zmq
 
 from axon_zmq.client.core import ClientCore
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.sockets import EVENTS, POLLIN, receiver, recv_message
+from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message
 
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""

@@ -16,11 +16,11 @@ from typing import Any, Final
 import zmq
 
 from axon_zmq.errors import AxonError
+from axon_zmq.events import Chunk, Complete, Event, ToolCall
 from axon_zmq.loadtest.connection import Connection, allow
 from axon_zmq.loadtest.figures import Figures, Tally
 from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
-from axon_zmq.messages import Chunk, Complete, Event, ToolCall
 
 BATCH: Final = 64
 """Messages taken from one connection, or requests sent, before the others have their turn."""

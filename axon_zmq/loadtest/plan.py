@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from axon_zmq import endpoints
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.net import endpoints
 
 SLOW_CREDIT: Final = 8
 """Messages that may be on their way to a slow reader that gives credit."""

@@ -7,10 +7,10 @@ from typing import Final
 
 from axon_zmq.client.core import Request
 from axon_zmq.errors import AxonError
+from axon_zmq.events import Chunk, Complete
 from axon_zmq.loadtest.connection import Connection
 from axon_zmq.loadtest.figures import Figures
 from axon_zmq.loadtest.plan import Kind
-from axon_zmq.messages import Chunk, Complete
 
 UNREAD: Final = "not read in time"
 """What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""

@@ -1,6 +1,6 @@
 """The supervisord configuration: one `[program]` for the broker and one for each worker slot, and an event listener.
 
-One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. Slots that are
+One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. Programs that are
 added to a running daemon lie in a file of their own, which this one includes. The broker starts first and stops
 last. Nothing in it is an expansion that can be unset.
 """

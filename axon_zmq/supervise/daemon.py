@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from axon_zmq import endpoints
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.net import endpoints
+from axon_zmq.process import event_loop
+from axon_zmq.process.locks import lock_holder
+from axon_zmq.process.run_dir import backend_endpoint, open_private, private_directory
 from axon_zmq.settings import Settings
-from axon_zmq.supervise import conf, rpc
-from axon_zmq.worker import loops
+from axon_zmq.supervise import conf, supervisord
 
 LOOK = 0.1
 """Seconds between two looks at supervisord: what it tells of its end is only found by asking."""
@@ -32,8 +34,8 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings, directory: Path) -> None:
-        run_dir = endpoints.private_directory(settings.run_dir.absolute())
-        endpoints.backend_endpoint(run_dir)
+        run_dir = private_directory(settings.run_dir.absolute())
+        backend_endpoint(run_dir)
         endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")  # supervisord adds its pid at first
         self.settings = settings.model_copy(update={"run_dir": run_dir})
         self.conf = run_dir / "supervisord.conf"
@@ -50,10 +52,10 @@ class Daemon:
         """
         self._check_free()
         endpoints.check_folder(self.settings.frontend)
-        loops.new_loop(self.settings.loop).close()
+        event_loop.new_loop(self.settings.loop).close()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
         conf.replace(self.settings.run_dir / conf.MORE, "")  # what was scaled lasts until the next start
-        with open(self.settings.run_dir / "supervisord.log", "ab", opener=endpoints.open_private) as log:
+        with open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
                 stdin=subprocess.DEVNULL,
@@ -66,15 +68,15 @@ class Daemon:
             signal.signal(number, self._on_signal)
 
     def _check_free(self) -> None:
-        if holder := endpoints.lock_holder(self.settings.run_dir):
+        if holder := lock_holder(self.settings.run_dir):
             raise ConfigurationError(
                 f"a daemon (broker pid {holder}) serves {str(self.settings.run_dir)!r} already: "
                 "stop it, or set AXON_RUN_DIR and AXON_FRONTEND for another"
             )
-        if (pid := rpc.holder(self.settings.run_dir)) is not None:
+        if (pid := supervisord.holder(self.settings.run_dir)) is not None:
             raise ConfigurationError(
                 f"a supervisord (pid {pid or '?'}) holds {str(self.settings.run_dir)!r}, "
-                f"perhaps with its broker stopped: {rpc.start_broker(self.settings.run_dir, pid)}, "
+                f"perhaps with its broker stopped: {supervisord.start_broker(self.settings.run_dir, pid)}, "
                 "stop the supervisord, or set AXON_RUN_DIR and AXON_FRONTEND for another"
             )
         if self.settings.frontend.startswith("tcp://"):
@@ -105,14 +107,14 @@ class Daemon:
         if self._process.poll() is not None:
             return  # whoever serves the run directory now is not ours
         try:
-            rpc.stop_workers(self.settings.run_dir)
-            while self._process.poll() is None and not rpc.workers_are_gone(self.settings.run_dir):
+            supervisord.stop_workers(self.settings.run_dir)
+            while self._process.poll() is None and not supervisord.workers_are_gone(self.settings.run_dir):
                 time.sleep(LOOK)
-        except rpc.FAULTS:
+        except supervisord.FAULTS:
             pass  # it is starting or ending: it stops its processes itself
         if self._process.poll() is None:
             self._process.terminate()
-            rpc.wake(self.settings.run_dir)
+            supervisord.wake(self.settings.run_dir)
 
     def wait(self, on_signal: Callable[[], None]) -> int:
         """Wait for its end, or for a signal and then its end; 0 where it was asked to stop.
@@ -127,7 +129,7 @@ class Daemon:
             on_signal()
             self.stop()
         while self._process.poll() is None:
-            rpc.wake(self.settings.run_dir)
+            supervisord.wake(self.settings.run_dir)
             time.sleep(LOOK)
         return 0 if self.stopping else max(1, self._process.returncode)
 
@@ -139,7 +141,7 @@ class Daemon:
         """
         if self._process is not None and self._process.poll() is not None:
             raise ConfigurationError(f"the daemon ended: see the logs in {str(self.settings.run_dir)!r}")
-        rpc.wake(self.settings.run_dir)
+        supervisord.wake(self.settings.run_dir)
 
 
 def _before_supervisord() -> None:

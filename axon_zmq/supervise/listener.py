@@ -19,10 +19,12 @@ from typing import IO, Any, Final
 import zmq
 from supervisor.childutils import get_headers, listener
 
-from axon_zmq import endpoints, logs, wire
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.supervise import lifeline, rpc
-from axon_zmq.wire import CONTROL
+from axon_zmq.process import lifeline, logs
+from axon_zmq.process.run_dir import backend_endpoint, private_directory
+from axon_zmq.protocol.kinds import CONTROL, mode_of
+from axon_zmq.protocol.msgpack import pack
+from axon_zmq.supervise import supervisord
 
 log = logging.getLogger("axon_zmq.listener")
 
@@ -63,7 +65,7 @@ class Listener:
         self._poller = zmq.Poller()
         for readable in (events, self._monitor, self._dealer):
             self._poller.register(readable, zmq.POLLIN)
-        self._dealer.connect(endpoints.backend_endpoint(run_dir))
+        self._dealer.connect(backend_endpoint(run_dir))
 
     def run(self) -> None:
         """Listen until supervisord is gone."""
@@ -133,8 +135,8 @@ class Listener:
     def _ask(self) -> None:
         """All that supervisord knows now, which is newer than the event that it is asked at."""
         try:
-            told = rpc.processes(self._run_dir)
-        except rpc.FAULTS as fault:
+            told = supervisord.processes(self._run_dir)
+        except supervisord.FAULTS as fault:
             log.info("supervisord does not say what it runs: %r", fault)
             return
         self._programs = {
@@ -166,16 +168,16 @@ class Listener:
         self._poller.unregister(descriptor)
         os.close(descriptor)
         self._tell(b"exited", {"name": name, "pid": pid})
-        rpc.wake(self._run_dir)
+        supervisord.wake(self._run_dir)
 
     def _tell(self, kind: bytes, body: Mapping[str, Any]) -> None:
         with suppress(zmq.Again):  # no broker is there
-            self._dealer.send_multipart([CONTROL, kind, wire.pack(body)], zmq.NOBLOCK)
+            self._dealer.send_multipart([CONTROL, kind, pack(body)], zmq.NOBLOCK)
 
 
 def _is_ours(name: str) -> bool:
     """Whether a program is the broker or a worker, by the names that the rendered configuration gives them."""
-    return name == "broker" or wire.mode_of(name) is not None
+    return name == "broker" or mode_of(name) is not None
 
 
 def _take_stdout() -> IO[str]:
@@ -194,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     answers = _take_stdout()
     logs.configure("events", "info")
     try:
-        listening = Listener(endpoints.private_directory(options.run_dir.absolute()), 0, answers)
+        listening = Listener(private_directory(options.run_dir.absolute()), 0, answers)
     except ConfigurationError as error:
         log.error("%s", error)
         return 2

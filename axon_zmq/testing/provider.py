@@ -26,7 +26,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Literal, Self
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 
 _WORD: Final = re.compile(r"\s*\S+|\s+$")
 _PATIENCE: Final = 20.0

@@ -16,15 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon_zmq import endpoints, garbage, limits, logs, settings, wire
+from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.supervise import backoff, lifeline
-from axon_zmq.worker import loops
+from axon_zmq.process import backoff, event_loop, lifeline, logs
+from axon_zmq.process.gc import tune_gc
+from axon_zmq.process.run_dir import backend_endpoint, private_directory
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 
 if TYPE_CHECKING:
-    from axon_zmq.worker.agents import Registry
     from axon_zmq.worker.host import Host
-    from axon_zmq.worker.jobs import Mode
+    from axon_zmq.worker.registry.agents import Registry
+    from axon_zmq.worker.run import Mode
 
 log = logging.getLogger("axon_zmq.worker")
 
@@ -34,7 +37,7 @@ CLOSE_TIME: Final = 2.0
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.worker", description="Run agents; see axon-zmq.")
-    parser.add_argument("--mode", required=True, choices=wire.MODES)
+    parser.add_argument("--mode", required=True, choices=MODES)
     parser.add_argument("--name", required=True, help="the program's name in supervisorctl status")
     parser.add_argument("--run-dir", required=True, type=Path, help="the broker's")
     return parser.parse_args(argv)
@@ -43,11 +46,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settings) -> None:
     """Work until SIGTERM or SIGINT, and then until what is open has ended."""
     # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
-    from axon_zmq.worker import handover, runlogs
-    from axon_zmq.worker.agents import Registry
+    from axon_zmq.worker import run_logs
+    from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
-    from axon_zmq.worker.models import Models
+    from axon_zmq.worker.registry.agents import Registry
+    from axon_zmq.worker.registry.models import Models
 
     registries: list[Registry] = []
 
@@ -60,15 +64,13 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     registry = make_registry()
     modes = _modes(mode, slots, registry, make_registry)
     identity = f"{name}.{secrets.token_hex(8)}".encode()
-    runlogs.handler.install(configured.loggers())
+    run_logs.handler.install(configured.loggers())
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
-    host = Host(
-        name, mode, modes, slots, registry, run_dir, partial(Link, endpoints.backend_endpoint(run_dir), identity)
-    )
+    host = Host(name, mode, modes, slots, registry, run_dir, partial(Link, backend_endpoint(run_dir), identity))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
-    log.info("serves %s with %d slots on %s; %r", mode, slots, loops.kind_of(loop), registry)
+    log.info("serves %s with %d slots on %s; %r", mode, slots, event_loop.kind_of(loop), registry)
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve(configured.drain_seconds)
     warming.cancel()
@@ -79,34 +81,34 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[str, Mode]:
     """What executes each kind that a mode's workers take: its own modules, each a tenth of a second to import."""
     if mode == "run_sync":
-        from axon_zmq.worker.run_sync import RunSyncMode
+        from axon_zmq.worker.modes.run_sync import RunSyncMode
 
         return {mode: RunSyncMode(slots, make_registry)}
     if mode == "run":
-        from axon_zmq.worker.call_tool import CallTool
-        from axon_zmq.worker.run import RunMode
+        from axon_zmq.worker.modes.call_tool import CallTool
+        from axon_zmq.worker.modes.run import RunMode
 
         return {mode: RunMode(registry), "call_tool": CallTool(registry)}
-    from axon_zmq.worker.run_stream import RunStreamMode
+    from axon_zmq.worker.modes.run_stream import RunStreamMode
 
     return {mode: RunStreamMode(registry)}
 
 
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """Do once what the first run would wait for: imports and schemas, 0.1 s, and the provider of AXON_MODEL."""
-    from axon_zmq.messages import run_request
-    from axon_zmq.worker import calls
+    from axon_zmq.protocol.requests import run_request
+    from axon_zmq.worker.modes import agent_call
 
     await host.registered.wait()
     try:
-        call = calls.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
-        calls.completed(await call.agent.run(call.prompt, **call.options))
+        call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
+        agent_call.completed(await call.agent.run(call.prompt, **call.options))
         if model is not None:
             registry.models.named(model)
     except AxonError as error:
         log.error("AXON_MODEL: %s", error)
     finally:
-        garbage.settle()
+        tune_gc()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
-        run_dir = endpoints.private_directory(options.run_dir.absolute())
-        endpoints.backend_endpoint(run_dir)
-        loop = loops.new_loop(configured.loop)
+        run_dir = private_directory(options.run_dir.absolute())
+        backend_endpoint(run_dir)
+        loop = event_loop.new_loop(configured.loop)
     except ConfigurationError as error:
         logs.configure(options.name, "info")
         log.error("%s", error)

@@ -18,19 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from axon_zmq import limits, packing, wire
 from axon_zmq.errors import AxonError, RequestError
-from axon_zmq.logs import current_run
-from axon_zmq.messages import DescribeRequest, checked
-from axon_zmq.worker import failures, runlogs, tracing
-from axon_zmq.worker.agents import Registry
-from axon_zmq.worker.credit import Credit
-from axon_zmq.worker.jobs import Job, Mode
+from axon_zmq.process.event_loop import Turns
+from axon_zmq.process.logs import current_run
+from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol.frames import error_body, refused_body
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.plain import packer
+from axon_zmq.protocol.requests import DescribeRequest, checked
+from axon_zmq.worker import run_logs
+from axon_zmq.worker.adapter import errors, tracing
+from axon_zmq.worker.adapter.client_tools import RemoteCall, read_answer
+from axon_zmq.worker.delivery.credit import Credit
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.delivery.replay_store import Replays
 from axon_zmq.worker.link import Link
-from axon_zmq.worker.loops import Turns
-from axon_zmq.worker.outbox import Identity, Outbox
-from axon_zmq.worker.remote_tools import RemoteCall, read_answer
-from axon_zmq.worker.replays import Replays
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.run import Mode, Run
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +81,11 @@ class Host:
         self._modes = {kind.encode(): mode for kind, mode in modes.items()}
         self._slots = slots
         self._registry = registry
-        self._jobs: dict[tuple[bytes, bytes], Job] = {}
+        self._jobs: dict[tuple[bytes, bytes], Run] = {}
         self._stuck = 0
         self._turns = Turns(limits.END_TURNS)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pack = packing.packer()
+        self._pack = packer()
         self.registered = asyncio.Event()
         """Set once a broker has been told of this worker."""
         self._leave = asyncio.Event()
@@ -183,7 +187,7 @@ class Host:
         elif kind == b"handed":
             self._replays.handed.set()
         elif kind == b"take":
-            self._spawn(self._replays.take(wire.unpack(rest[1], "take")["file"]))
+            self._spawn(self._replays.take(unpack(rest[1], "take")["file"]))
         elif kind in _ABOUT_A_RUN:
             self._about_a_run(client, kind, rest)
 
@@ -191,9 +195,9 @@ class Host:
         id, *more = rest
         job = self._jobs.get((client, id))
         if kind == b"end":
-            self._asked_to_end(client, id, wire.unpack(more[0], "end")["reason"])
+            self._asked_to_end(client, id, unpack(more[0], "end")["reason"])
         elif kind == b"resume":
-            self._replays.resume((client, id), wire.unpack(more[0], "resume"))
+            self._replays.resume((client, id), unpack(more[0], "resume"))
         elif kind in _FROM_ITS_CLIENT:
             self._hear(client, kind, id, *more)
         elif job is not None and not job.ended:
@@ -202,18 +206,21 @@ class Host:
     def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, header_frame, body, lease = rest
         now = time.monotonic()
-        told = wire.unpack(lease, "the lease")
-        deadline, digest = told["deadline"], told.get("digest") or wire.digest(body)  # an older broker tells none
-        header = wire.unpack(header_frame, "the header")
+        told = unpack(lease, "the lease")
+        deadline, digest = (
+            told["deadline"],
+            told.get("digest") or frames.body_digest(body),
+        )  # an older broker tells none
+        header = unpack(header_frame, "the header")
         keep = header.get("on_disconnect") == "keep"
-        job = Job(
+        job = Run(
             client=client,
             id=id,
             kind=kind,
             header=header,
             body=body,
             started=now,
-            outbox=Outbox(self._pack, Identity(kind.decode(), digest, deadline, keep)),
+            outbox=ReplayBuffer(self._pack, RunInfo(kind.decode(), digest, deadline, keep)),
             link=self._link,
             loop=asyncio.get_running_loop(),
             credit=Credit(header.get("credit"), self._size),
@@ -228,9 +235,9 @@ class Host:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, job: Job) -> None:
+    async def _work(self, job: Run) -> None:
         current_run.set(job.name)
-        runlogs.current_job.set(job)
+        run_logs.current_job.set(job)
         try:
             with _traced(job.header):
                 body = await self._modes[job.kind].execute(job)
@@ -241,9 +248,9 @@ class Host:
         finally:
             self._release(job)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: Run) -> None:
         """The run's code is done: its slot is free."""
-        runlogs.handler.forget(job)  # again: its code may have asked for logs after it was answered for
+        run_logs.handler.forget(job)  # again: its code may have asked for logs after it was answered for
         if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
         if job.stuck:
@@ -263,7 +270,7 @@ class Host:
     def _hear(self, client: bytes, kind: bytes, id: bytes, header_frame: bytes, body: bytes) -> None:
         """Take what a client says to its run, or refuse it."""
         job = self._jobs.get((client, id))
-        header = wire.unpack(header_frame, "the header")
+        header = unpack(header_frame, "the header")
         more = {"call_id": header["call_id"]} if kind == b"tool_result" else {}
         try:
             if job is None or job.ended:
@@ -280,7 +287,7 @@ class Host:
         except AxonError as error:
             self._refuse(client, id, kind.decode(), error, **more)
 
-    async def _take_large(self, job: Job, call: RemoteCall, body: bytes) -> None:
+    async def _take_large(self, job: Run, call: RemoteCall, body: bytes) -> None:
         try:
             job.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
@@ -288,16 +295,16 @@ class Host:
             self._refuse(job.client, job.id, "tool_result", error, call_id=call.call_id)
 
     def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
-        self._link.send(client, b"refused", id, wire.refused_body(of, error, **more))
+        self._link.send(client, b"refused", id, refused_body(of, error, **more))
 
-    def _end(self, job: Job, reason: str) -> None:
+    def _end(self, job: Run, reason: str) -> None:
         """Ask a run's code to end, and answer for it where it does not."""
         if job.ended or job.reason is not None:
             return
         job.end(reason)
         job.loop.call_later(limits.END_GRACE, self._wait_for, job, time.monotonic() + limits.LONGEST_END_GRACE)
 
-    def _wait_for(self, job: Job, give_up: float) -> None:
+    def _wait_for(self, job: Run, give_up: float) -> None:
         """Answer for a run whose code does not, though the loop has come round to it often enough.
 
         Time alone does not tell: where hundreds of runs end at once, each waits for the others.
@@ -305,7 +312,7 @@ class Host:
         if not job.ended:
             self._turns.pass_before(partial(self._answer_for, job), give_up)
 
-    def _answer_for(self, job: Job) -> None:
+    def _answer_for(self, job: Run) -> None:
         if job.ended:
             return
         job.stuck = True
@@ -314,22 +321,22 @@ class Host:
         self._fail(job, AxonError.of("cancelled", ""))
         job.loop.call_later(limits.STUCK_GRACE, self._replace_if_stuck, job)
 
-    def _replace_if_stuck(self, job: Job) -> None:
+    def _replace_if_stuck(self, job: Run) -> None:
         if job.stuck:
             log.error("still holds its slot: this process leaves, to be replaced", extra={"run": job.name})
             self.leave()
 
-    def _complete(self, job: Job, body: dict[str, Any]) -> None:
+    def _complete(self, job: Run, body: dict[str, Any]) -> None:
         if job.ended:
             return
         self._terminal(job, b"complete", body)
         self._log_end(job, "complete")
 
-    def _fail(self, job: Job, error: BaseException) -> None:
+    def _fail(self, job: Run, error: BaseException) -> None:
         if job.ended:
             return
         if not isinstance(error, AxonError):
-            error = failures.internal(error)
+            error = errors.internal(error)
         if job.reason is not None:  # whatever its code made of being ended
             error_type, message = REASONS[job.reason]
             error = AxonError.of(error_type, message, error.details)
@@ -338,7 +345,7 @@ class Host:
         self._error(job, error)
         self._log_end(job, error.error_type)
 
-    def _error(self, job: Job, error: AxonError) -> None:
+    def _error(self, job: Run, error: AxonError) -> None:
         """Send a run's `error`; without its partial, or its text, where that cannot be packed."""
         for body in (error, AxonError.of(error.error_type, error.message), AxonError.of(error.error_type, "")):
             try:
@@ -347,8 +354,8 @@ class Host:
                 continue
             return
 
-    def _terminal(self, job: Job, kind: bytes, body: dict[str, Any]) -> None:
-        runlogs.handler.forget(job)
+    def _terminal(self, job: Run, kind: bytes, body: dict[str, Any]) -> None:
+        run_logs.handler.forget(job)
         job.remote.drop_all()
         job.send(kind, body)
         job.ended = True
@@ -358,13 +365,13 @@ class Host:
         if all(other.ended for other in self._jobs.values()):
             self._idle.set()
 
-    def _log_end(self, job: Job, how: str) -> None:
+    def _log_end(self, job: Run, how: str) -> None:
         took = (time.monotonic() - job.started) * 1000
         log.info(
             "%s %s after %.0f ms, %d messages", job.kind.decode(), how, took, job.outbox.seq, extra={"run": job.name}
         )
 
-    def _log_trace(self, job: Job, error: AxonError) -> None:
+    def _log_trace(self, job: Run, error: AxonError) -> None:
         """Where the code failed, without the exception's text: that may hold a prompt."""
         cause = error.__cause__ or error
         trace = "".join(traceback.format_tb(cause.__traceback__))
@@ -377,10 +384,10 @@ class Host:
 
     async def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:
-            request = checked(DescribeRequest, wire.unpack(body, "the body"))
+            request = checked(DescribeRequest, unpack(body, "the body"))
             kind, packed = b"catalog", self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
-            kind, packed = b"error", wire.error_body(error)
+            kind, packed = b"error", error_body(error)
         self._link.send(client, kind, id, packed)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from pydantic_core import SchemaValidator, core_schema
 
-from axon_zmq.messages import pointer_of
+from axon_zmq.protocol.requests import pointer_of
 
 Fault = tuple[str, str]
 """JSON pointer and reason."""

@@ -11,8 +11,9 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from axon_zmq import wire
-from axon_zmq.loopsocket import LoopSocket
+from axon_zmq.net.loop_socket import LoopSocket
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack
 
 
 class Link:
@@ -73,7 +74,7 @@ class Link:
 
     def control(self, kind: bytes, body: dict[str, Any]) -> None:
         """Send a message to the broker itself."""
-        self._socket.send((wire.CONTROL, kind, wire.pack(body)))
+        self._socket.send((CONTROL, kind, pack(body)))
 
     def close(self) -> None:
         """Close, giving what was sent a second to leave."""

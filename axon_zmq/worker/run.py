@@ -1,27 +1,185 @@
-"""Mode `run`: many runs at a time on one loop, each with `await Agent.run`."""
+"""One run in a worker: what a mode needs of it, and how its messages leave: numbered, kept, within credit."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
-from axon_zmq.worker import calls
-from axon_zmq.worker.agents import Registry
-from axon_zmq.worker.jobs import Job
+from pydantic_ai import CancellationToken
+
+from axon_zmq.errors import RequestError
+from axon_zmq.process.event_loop import call_on
+from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol.frames import RunKey
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.plain import PlainMap, plain
+from axon_zmq.protocol.requests import Steer, checked
+from axon_zmq.worker.adapter.client_tools import RemoteCalls
+from axon_zmq.worker.adapter.steering import Steering
+from axon_zmq.worker.delivery.credit import NEEDS_CREDIT, Credit
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
+from axon_zmq.worker.link import Link
+
+BEHIND: Final = 0.008
+"""Seconds that a process may be late with what it sends until chunks are merged."""
+HOLD_BY: Final = 4
+"""How many times as long as it is late chunks wait for others."""
+LONGEST_HOLD: Final = 0.1
+"""Seconds that they wait at most."""
+MOST_HELD: Final = 4 * limits.KIB
+"""Bytes that wait so: larger chunks gain nothing, and fill the clients' pipes, which are counted in messages."""
 
 
-class RunMode:
-    """The executor of a `run` worker."""
+class Mode(Protocol):
+    """How a worker executes a kind: `run_sync`, `run`, `run_stream` or `call_tool`."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    async def execute(self, job: Run) -> dict[str, Any]:
+        """Run to the end; the body of `complete`, or an exception."""
+        ...
 
-    async def execute(self, job: Job) -> dict[str, Any]:
-        """Run the agent; the body of `complete`.
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run, from the broker's message until its terminal message.
+
+    `token` ends the agent's run from any thread; `reason` says why it was asked to.
+    """
+
+    client: bytes
+    id: bytes
+    kind: bytes
+    header: Mapping[str, Any]
+    body: bytes
+    started: float
+    outbox: ReplayBuffer
+    link: Link
+    loop: asyncio.AbstractEventLoop
+    """The link's."""
+    credit: Credit
+    token: CancellationToken = field(default_factory=CancellationToken)
+    on_end: Callable[[], object] | None = None
+    """What else ends its code."""
+    steering: Steering = field(default_factory=Steering)
+    remote: RemoteCalls = field(init=False)
+    _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
+    _release_is_due: bool = False
+    reason: str | None = None
+    ended: bool = False
+    stuck: bool = False
+    """It has ended for the client, but its code still holds the slot."""
+    timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.remote = RemoteCalls(self.send)
+
+    @property
+    def key(self) -> RunKey:
+        """Client and id."""
+        return self.client, self.id
+
+    @property
+    def name(self) -> str:
+        """The id, for log lines."""
+        return frames.printable(self.id)
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function on the link's loop: now, or from another thread as soon as it gets there, in order."""
+        call_on(self.loop, function, *arguments)
+
+    def end(self, reason: str) -> None:
+        """Ask its code to end."""
+        self.reason = reason
+        self.token.cancel()
+        self._more_credit.set()  # what reads the model is not the code that the token ends
+        if self.on_end is not None:
+            self.on_end()
+
+    def steer(self, body: bytes) -> None:
+        """Take what its client says to it meanwhile.
 
         Raises:
-            AxonError: Whatever the contract calls it that went wrong.
+            AxonError: `invalid_request` or `invalid_msgpack`, where it is none, cannot be or is too late; `overloaded`.
         """
-        call = await calls.of_job_aside(job, self._registry)
-        with call.explained():
-            result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
-        return calls.completed(result)
+        if self.kind == b"call_tool":
+            raise RequestError("invalid_request", "call_tool has no model that could be steered")
+        self.steering.say(checked(Steer, unpack(body, "the body")), len(body))
+
+    # --- its messages; on the link's loop only -----------------------------------------------------
+
+    def send(self, kind: bytes, body: dict[str, Any]) -> int:
+        """Send a message, now or when there is credit for it; the `seq` of the last one that went.
+
+        Raises:
+            ModelError: `invalid_output`, where it cannot be packed.
+        """
+        if self.ended:
+            return self.outbox.seq
+        if kind in NEEDS_CREDIT and self._has_to_wait():
+            self.credit.hold(kind, body)
+            if self._release_is_due and self.credit.bytes >= MOST_HELD:
+                self._go_on()
+            return self.outbox.seq
+        while self.credit.waiting:
+            self._put(*self.credit.take())
+        self._put(kind, body)
+        return self.outbox.seq
+
+    def _has_to_wait(self) -> bool:
+        """Whether a chunk waits: for credit, for those before it, or since this process is behind with its work.
+
+        Then what comes meanwhile is merged: larger chunks, in place of ever longer queues.
+        """
+        if self.credit.waiting or self.outbox.seq >= self.credit.upto:
+            return True
+        late = self.link.late()
+        if late < BEHIND:
+            return False
+        self._release_is_due = True
+        self.link.call_at(self.loop.time() + min(LONGEST_HOLD, HOLD_BY * late), self._release)
+        return True
+
+    def _release(self) -> None:
+        self._release_is_due = False
+        if not self.ended:
+            self._go_on()
+
+    def grant(self, upto: int) -> None:
+        """Its client takes messages up to that `seq`.
+
+        Raises:
+            RequestError: `invalid_request`, where the request came without credit.
+        """
+        if not self.credit.is_given:
+            raise RequestError("invalid_request", "the run was started without credit: everything is sent at once")
+        self.credit.grow(upto)
+        if not self._release_is_due:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self.credit.waiting and self.outbox.seq < self.credit.upto:
+            self._put(*self.credit.take())
+        if not self.credit.full:
+            self._more_credit.set()
+
+    def congested(self) -> bool:
+        """Whether what was sent waits in this process, for the broker or for credit."""
+        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.reason is None)
+
+    async def room(self) -> None:
+        """Wait until it does no longer."""
+        while self.congested():
+            await self.link.room()
+            if self.credit.full and self.reason is None:
+                self._more_credit.clear()
+                await self._more_credit.wait()
+
+    def _put(self, kind: bytes, body: dict[str, Any]) -> None:
+        send = self.link.send_soon if kind == b"chunk" else self.link.send
+        send(self.client, kind, self.id, self.outbox.put(kind, body))
+
+    def chunk(self, type: str, data: Any, step: int, part: int) -> None:
+        """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
+        shown = data if isinstance(data, str) else plain(data)
+        self.send(b"chunk", PlainMap(type=type, data=shown, step=step, part=part))

@@ -19,9 +19,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_ai import NativeOutput, PromptedOutput, ToolOutput
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaError, SchemaValidator, core_schema
 
-from axon_zmq import limits, wire
 from axon_zmq.errors import RequestError
-from axon_zmq.messages import OutputMode, invalid, located
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import pack, unpack
+from axon_zmq.protocol.requests import OutputMode, invalid, located
 from axon_zmq.worker.judging import Fault, brief, faults_by, regex
 
 _REMEMBERED_SIZE: Final = 64 * limits.KIB
@@ -117,12 +118,12 @@ def enforced(schema: dict[str, Any], pointer: str, budget: Budget | None = None)
         RequestError: `invalid_request` or `too_large`, as `self_contained`.
     """
     budget = budget or Budget()
-    packed = wire.pack(schema)
+    packed = pack(schema)
     if (known := _memory.get(packed)) is not None:
         budget.spend(known.nodes, known.bytes, pointer)
         return known.judge
     before = Budget(budget.nodes, budget.bytes)
-    written = self_contained(wire.unpack(packed, "the schema"), pointer, budget)
+    written = self_contained(unpack(packed, "the schema"), pointer, budget)
     judge = Enforced(written, faults_by(written))
     _memory.put(packed, _Known(judge, before.nodes - budget.nodes, before.bytes - budget.bytes))
     return judge
@@ -152,7 +153,7 @@ class _Memory:
             return self._known[packed][0]
 
     def put(self, packed: bytes, known: _Known) -> None:
-        size = len(packed) + len(wire.pack(known.judge.schema))
+        size = len(packed) + len(pack(known.judge.schema))
         if size > _REMEMBERED_SIZE:
             return
         with self._lock:
@@ -204,7 +205,7 @@ def self_contained(schema: dict[str, Any], pointer: str, budget: Budget | None =
             recursive, refers to something that is not in it, or is more than the budget allows.
     """
     budget = budget or Budget()
-    if (size := len(wire.pack(schema))) > limits.MAX_SCHEMA:
+    if (size := len(pack(schema))) > limits.MAX_SCHEMA:
         raise RequestError("too_large", f"{pointer}: the schema has {size} bytes; at most {limits.MAX_SCHEMA}")
     if _deeper_than(schema, limits.MAX_NESTING):
         raise invalid([(pointer, f"the schema is nested more than {limits.MAX_NESTING} deep")])
@@ -289,7 +290,7 @@ class _Writer:
                 self._compile(value)
             return {name: self.write(schema, path) for name, schema in value.items()}
         self._budget.spend(1, 0, self._pointer)
-        self._copied(lambda: len(wire.pack(value)), path)
+        self._copied(lambda: len(pack(value)), path)
         if key == "pattern" and isinstance(value, str):
             self._compile([value])
         return value

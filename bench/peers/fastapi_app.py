@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 from bench.peers.service import STREAMS, UNARY, warm_up
 
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import msgpack
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 from bench.peers.service import NAME, STREAMS, UNARY, warm_up
 
 

@@ -10,7 +10,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 from bench.peers.service import NAME, STREAMS, UNARY, warm_up
 
 

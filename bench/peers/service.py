@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from axon_zmq import garbage
+from axon_zmq.process import gc
 from bench import agents
 from bench.source import DELTA
 
@@ -43,7 +43,7 @@ async def stream(body: dict[str, Any]) -> AsyncIterator[str]:
 async def warm_up() -> None:
     """Do what our workers do before they serve: a run, for what the first would wait for, and the garbage collector."""
     await agents.echo.run("warm")
-    garbage.settle()
+    gc.tune_gc()
 
 
 UNARY: Final[dict[str, Callable[[dict[str, Any]], Awaitable[str]]]] = {"echo": echo, "run": run}

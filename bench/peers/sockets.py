@@ -10,7 +10,7 @@ import socket
 from abc import abstractmethod
 from collections.abc import Iterator
 
-from axon_zmq import wire
+from axon_zmq.protocol.msgpack import pack
 from bench.clients import Crowd, Request
 from bench.peers.service import NAME
 from bench.processes import PATIENCE
@@ -156,7 +156,7 @@ class Nats(Sockets):
         line.read_until(b"PONG\r\n")
 
     def _packed(self, client: int, request: Request) -> bytes:
-        payload = wire.pack(request.body)
+        payload = pack(request.body)
         inbox = f"_INBOX.{self._line(client).token}.{client}"
         return f"PUB {NAME}.{request.kind} {inbox} {len(payload)}\r\n".encode() + payload + b"\r\n"
 

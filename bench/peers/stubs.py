@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import grpc.aio
 
-from axon_zmq import wire
+from axon_zmq.protocol.msgpack import pack
 from bench.clients import Crowd, Request
 from bench.peers.service import NAME
 
@@ -41,10 +41,10 @@ class Stubs(Crowd):
         channel, method = self._channels[client % len(self._channels)], f"/{NAME}/{request.kind}"
         try:
             if request.unary:
-                answer = await channel.unary_unary(method, wire.pack, bytes.decode)(request.body)
+                answer = await channel.unary_unary(method, pack, bytes.decode)(request.body)
                 self._came.append((client, answer, True))
             else:
-                async for piece in channel.unary_stream(method, wire.pack, bytes.decode)(request.body):
+                async for piece in channel.unary_stream(method, pack, bytes.decode)(request.body):
                     self._came.append((client, piece, False))
                     self._news.set()
                 self._came.append((client, "", True))

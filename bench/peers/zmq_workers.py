@@ -9,7 +9,7 @@ import msgpack
 import zmq
 import zmq.asyncio
 
-from axon_zmq.supervise import lifeline
+from axon_zmq.process import lifeline
 from bench.peers.service import STREAMS, UNARY, warm_up
 
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from axon_zmq import Client, limits
+from axon_zmq import Client
+from axon_zmq.protocol import limits
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 IDENTITY = b"cut-off"

@@ -1,0 +1,1 @@
+"""The broker's decisions, without I/O: events and the time in, effects out."""

@@ -1,0 +1,198 @@
+"""What waits for clients whose pipe is full: bounded, with a reserved place for what ends a run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from axon_zmq.errors import RunEndedError
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.frames import error_body
+from axon_zmq.protocol.kinds import TERMINAL_KINDS
+
+_TOO_SLOW: Final = error_body(
+    RunEndedError("slow_consumer", "the client read too slowly for its answer", {"by": "broker"})
+)
+"""In place of an answer for which there is no more room."""
+_OVERHEAD: Final = 200
+"""Bytes that a waiting message takes beside its body."""
+_FEW: Final = 16
+"""Clients with large messages that are not worth a look whether all were taken."""
+
+SOONEST_RETRY: Final = 0.001
+LATEST_RETRY: Final = 0.05
+"""Seconds until a client whose pipe was full is tried again, each time twice as long: a ROUTER cannot be polled for
+one peer."""
+
+Message = tuple[bytes, bytes, bytes]
+"""kind, id, body"""
+
+
+class Sent(Protocol):
+    """A message that ZeroMQ may still hold: pyzmq's `MessageTracker`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has let go of it."""
+        ...
+
+
+class InFlight:
+    """The large messages that ZeroMQ holds for each client, in bytes.
+
+    Args:
+        per_client: Bytes from which no more is sent to a client for now.
+        in_all: What clients share, where their number makes that less.
+    """
+
+    def __init__(self, per_client: int = limits.LARGE_IN_FLIGHT, in_all: int = limits.ALL_LARGE_IN_FLIGHT) -> None:
+        self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
+        self._per_client = per_client
+        self._in_all = in_all
+        self._sweep_at = _FEW
+
+    def __repr__(self) -> str:
+        return f"<InFlight {len(self._sent)} clients>"
+
+    def has_room(self, client: bytes) -> bool:
+        """Whether one more large message may be sent to a client; always, where there is none."""
+        held = self._held(client)
+        return not held or held < min(self._per_client, self._in_all // len(self._sent))
+
+    def add(self, client: bytes, sent: Sent, size: int) -> None:
+        """A large message was sent."""
+        if len(self._sent) >= self._sweep_at:
+            self._sweep()
+        self._sent.setdefault(client, deque()).append((sent, size))
+
+    def forget(self, client: bytes) -> None:
+        """A client is gone, and what was in its pipe."""
+        self._sent.pop(client, None)
+
+    def _held(self, client: bytes) -> int:
+        sent = self._sent.get(client)
+        if sent is None:
+            return 0
+        while sent and sent[0][0].done:
+            sent.popleft()
+        if not sent:
+            del self._sent[client]
+        return sum(size for _, size in sent)
+
+    def _sweep(self) -> None:
+        """Forget who has taken everything: he may have left since, and nobody would say so."""
+        for client in list(self._sent):
+            self._held(client)
+        self._sweep_at = max(_FEW, 2 * len(self._sent))
+
+
+class SendQueues:
+    """One queue for each client that does not read.
+
+    Args:
+        per_client: Bytes of its streams that may wait for one client before it is blocked.
+        answers: The same of what ends runs, in the place that is reserved for it.
+        in_all: Both, over all clients. PreviousState it, who holds more than an equal share is blocked.
+    """
+
+    def __init__(
+        self,
+        per_client: int = limits.CLIENT_OUTBOX_BYTES,
+        answers: int = limits.CLIENT_ANSWER_BYTES,
+        in_all: int = limits.ALL_OUTBOX_BYTES,
+    ) -> None:
+        self.waiting: dict[bytes, deque[Message]] = {}
+        self._bytes: dict[bytes, dict[bool, int]] = {}
+        """What waits for a client: of its streams (False), and of what ends runs (True)."""
+        self._all_bytes = 0
+        self._blocked: set[bytes] = set()
+        self._retries: dict[bytes, tuple[float, float]] = {}
+        """When a client is tried again, and how long that was put off."""
+        self._bounds = {False: per_client, True: answers}
+        self._in_all = in_all
+
+    def __repr__(self) -> str:
+        return f"<SendQueues {len(self.waiting)} clients, {len(self._blocked)} blocked, {self._all_bytes} bytes>"
+
+    def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
+        """Keep a message behind the others; whether the client's running requests must be ended.
+
+        While a client is blocked only terminals are kept. Of those for which there is no place, whether it
+        is blocked or not, only that the client was too slow is kept.
+        """
+        ends = kind in TERMINAL_KINDS
+        if client in self._blocked and (not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES):
+            return True
+        if ends and not self._has_place(client, len(body)):
+            kind, body = b"error", _TOO_SLOW
+        self.waiting.setdefault(client, deque()).append((kind, id, body))
+        self._account(client, kind, len(body) + _OVERHEAD)
+        if not self._is_over(client, ends) and not self._is_over_its_share(client):
+            return False
+        self._blocked.add(client)
+        return True
+
+    def next_retry(self) -> float:
+        """When somebody is due to be tried again; infinity where nothing waits."""
+        if len(self._retries) < len(self.waiting):
+            return 0.0
+        return min((due for due, _ in self._retries.values()), default=float("inf"))
+
+    def flush_due(self, send: Callable[[bytes, bytes, bytes, bytes], bool], now: float) -> None:
+        """Send what waits for each client that is due, as far as their pipes take it."""
+        for client in list(self.waiting):
+            due, delay = self._retries.get(client, (0.0, SOONEST_RETRY))
+            if due > now:
+                continue
+            before = len(self.waiting[client])
+            self.flush(client, send)
+            if client in self.waiting:
+                took_some = len(self.waiting[client]) < before
+                delay = SOONEST_RETRY if took_some else min(LATEST_RETRY, 2 * delay)
+                self._retries[client] = (now + delay, delay)
+
+    def flush(self, client: bytes, send: Callable[[bytes, bytes, bytes, bytes], bool]) -> None:
+        """Send what waits for a client, oldest first, until its pipe is full again."""
+        messages = self.waiting[client]
+        while messages:
+            kind, id, body = messages[0]
+            if not send(client, kind, id, body):
+                return
+            if self.waiting.get(client) is not messages:
+                return  # the client is gone, and its outbox with it
+            messages.popleft()
+            self._account(client, kind, -len(body) - _OVERHEAD)
+        self.forget(client)
+
+    def forget(self, client: bytes) -> None:
+        """Drop what waits for a client: it is gone, or everything was sent."""
+        self.waiting.pop(client, None)
+        self._retries.pop(client, None)
+        self._all_bytes -= self._held(client)
+        self._bytes.pop(client, None)
+        self._blocked.discard(client)
+
+    def _has_place(self, client: bytes, size: int) -> bool:
+        """Whether one more answer is kept whole: in all at most three times the bound ever waits."""
+        if client in self.waiting and self._is_over(client, True):
+            return False
+        if self._all_bytes + size <= 2 * self._in_all:
+            return True
+        return self._held(client) + size <= self._share()
+
+    def _is_over(self, client: bytes, ends: bool) -> bool:
+        return self._bytes[client][ends] > self._bounds[ends]
+
+    def _is_over_its_share(self, client: bytes) -> bool:
+        return self._all_bytes > self._in_all and self._held(client) > self._share()
+
+    def _share(self) -> int:
+        return self._in_all // max(1, len(self.waiting))
+
+    def _held(self, client: bytes) -> int:
+        return sum(self._bytes.get(client, {}).values())
+
+    def _account(self, client: bytes, kind: bytes, bytes: int) -> None:
+        self._bytes.setdefault(client, {False: 0, True: 0})[kind in TERMINAL_KINDS] += bytes
+        self._all_bytes += bytes

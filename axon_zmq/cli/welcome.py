@@ -1,0 +1,143 @@
+"""What `axon-zmq serve` shows once it is ready: a request through each mode, and what to try next."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from axon_zmq.cli import status
+from axon_zmq.client import AsyncClient
+from axon_zmq.errors import ConfigurationError, UnavailableError
+from axon_zmq.events import Chunk
+from axon_zmq.settings import Settings
+from axon_zmq.supervise import broker_status
+from axon_zmq.supervise.daemon import Daemon
+
+GREETER: Final = {"model": "echo"}
+"""An agent as data, so that it is there whatever `AXON_AGENTS` says."""
+START_TIMEOUT: Final = 60.0
+"""Seconds for all processes to register; about 3 are usual on two cores."""
+LOOK: Final = 0.2
+"""Seconds between two looks whether the daemon is still there."""
+SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
+
+
+def wait_for_workers(daemon: Daemon, out: Console) -> bool:
+    """Wait until all workers have registered, and say what they could not load; False where a signal came before.
+
+    Raises:
+        ConfigurationError: The daemon ended, or took too long.
+    """
+    started = time.monotonic()
+    ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT))
+    if ready:
+        out.print(f"ready after {time.monotonic() - started:.1f} s\n")
+        _show_broken(daemon.settings, out)
+    return ready
+
+
+def _show_broken(settings: Settings, out: Console) -> None:
+    with suppress(UnavailableError):  # the broker that was there just now
+        broken = {
+            name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker["broken"] or ()
+        }
+        for name in sorted(broken):
+            told = f"agent {name} ({settings.agents.get(name)}) could not be loaded: the workers' logs say why"
+            out.print(told, style="bold red", markup=False)
+
+
+async def _all_there(daemon: Daemon, give_up: float) -> bool:
+    wanted = daemon.settings.workers()
+    async with AsyncClient(daemon.settings.frontend) as client:
+        while not daemon.stopping:
+            daemon.check_alive()
+            if time.monotonic() > give_up:
+                raise ConfigurationError(_not_ready(daemon.settings.run_dir))
+            try:
+                pong = await client.ping(0.5)
+            except UnavailableError:
+                continue
+            if not pong["settling"] and all(pong["modes"][mode]["workers"] >= n for mode, n in wanted.items()):
+                return True
+            await asyncio.sleep(0.05)
+    return False
+
+
+def _not_ready(run_dir: Path) -> str:
+    missing: list[str] = []
+    with suppress(UnavailableError):  # neither broker nor supervisord says anything
+        missing = status.missing(status.report(run_dir))
+    told = "; ".join(missing) or "nothing answers"
+    return f"not ready after {START_TIMEOUT:g} s: {told}: see the logs in {str(run_dir)!r}"
+
+
+async def greet(daemon: Daemon, out: Console) -> None:
+    """Send one request through each mode that has workers and show the answers arriving; a signal ends it.
+
+    Raises:
+        AxonError: A request failed.
+        ConfigurationError: The daemon ended.
+    """
+    greeting = asyncio.create_task(_greet(daemon.settings, out))
+    try:
+        while not daemon.stopping and not greeting.done():
+            daemon.check_alive()
+            await asyncio.wait((greeting,), timeout=LOOK)
+        if greeting.done():
+            greeting.result()
+    finally:
+        greeting.cancel()
+
+
+async def _greet(settings: Settings, out: Console) -> None:
+    async with AsyncClient(settings.frontend) as client:
+        if settings.run_sync_workers:
+            done = await client.run_sync(GREETER, "Hello from Agent.run_sync")
+            out.print(f"run_sync    {done.result}", markup=False)
+        if settings.run_workers:
+            done = await client.run(GREETER, "Hello from Agent.run")
+            out.print(f"run         {done.result}", markup=False)
+        if settings.run_stream_workers:
+            out.print("run_stream  ", end="")
+            await _show_stream(client, out)
+
+
+async def _show_stream(client: AsyncClient, out: Console) -> None:
+    started = time.monotonic()
+    pieces = 0
+    async with client.stream(SPEAKER, "Count for me") as stream:
+        async for event in stream:
+            if isinstance(event, Chunk):
+                pieces += 1
+                out.print(f"{event.data.strip()}·", end="", markup=False)
+                out.file.flush()
+    out.print(f" {pieces} pieces in {time.monotonic() - started:.2f} s")
+
+
+def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
+    """The endpoint, and three things to try."""
+    where = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
+    agent = "weather" if "weather" in settings.agents else next(iter(settings.agents), '\'{"model": "echo"}\'')
+    steps: list[tuple[str, Any]] = [
+        ("a stream", f"axon-zmq stream{where} {agent} 'Oslo and Rome?'"),
+        ("the agents", f"axon-zmq agents{where}"),
+        ("the processes", f"supervisorctl -c {conf} status"),
+    ]
+    out.print(f"\nserving on {settings.frontend} — Ctrl-C stops it\ntry next, from another terminal:", markup=False)
+    for what, command in steps:
+        out.print(f"  {what:<14} {_bin()}{command}", markup=False)
+
+
+def _bin() -> str:
+    """How a shell here finds this environment's commands, if they are not on its PATH."""
+    beside = Path(sys.executable).parent
+    if beside == Path.cwd() / ".venv/bin":
+        return ".venv/bin/"
+    return "" if shutil.which("axon-zmq") == str(beside / "axon-zmq") else f"{beside}/"

@@ -1,0 +1,170 @@
+"""A ZeroMQ socket on an asyncio loop, without a task, a future or an await for each message.
+
+The socket's file descriptor tells the loop that *something* changed, once: it is edge-triggered, and
+any call on the socket, a send too, may take the news away. So each call here looks at `ZMQ_EVENTS`
+afterwards and schedules the next round itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+
+from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
+
+BATCH: Final = 256
+"""Messages taken in a round before the loop's other callbacks have their turn, and most that are gathered."""
+SOON: Final = 0.001
+"""Seconds that a message may wait for others, so that the peer is woken once for all of them; uvloop's clock
+tells no less."""
+LATELY: Final = 0.1
+"""Seconds for which it is remembered how late the loop was."""
+WEIGHT: Final = 0.3
+"""Of the last time in what is remembered: one hitch of the system's makes no late loop."""
+
+
+class LoopSocket:
+    """Receives into a callback and sends without waiting; all calls from the loop's own thread.
+
+    Args:
+        socket: Connected or about to be; of a plain `zmq.Context`.
+        received: Takes each message's frames.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], received: Callable[[list[bytes]], None]) -> None:
+        self._socket = socket
+        self._recv, self._send_frame = receiver(socket), sender(socket)
+        self._received = received
+        self._waiting: deque[Sequence[bytes]] = deque()
+        """What the peer does not take."""
+        self._gathered: list[Sequence[bytes]] = []
+        """What goes together, `SOON` after the last that went so."""
+        self._went_at = 0.0
+        self._late, self._late_at = 0.0, 0.0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._scheduled = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(socket.fileno(), self._schedule)
+        self._schedule()
+
+    def __repr__(self) -> str:
+        return f"<LoopSocket {'closed' if self._closed else 'open'}, {len(self._waiting)} waiting>"
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send now, or in order as soon as the peer takes it."""
+        if self._gathered:
+            self._gathered.append(frames)
+            self._send_gathered()
+        else:
+            self._send(frames)
+            self._look()
+
+    def send_soon(self, frames: Sequence[bytes]) -> None:
+        """Send now where nothing went so lately, else within `SOON` and together with what comes meanwhile."""
+        if self._gathered:
+            self._gathered.append(frames)
+            if len(self._gathered) >= BATCH:  # who never lets the loop go on is to notice that the peer is slow
+                self._send_gathered()
+            return
+        now = self._loop.time()
+        if now - self._went_at >= SOON:
+            self._went_at = now
+            self.send(frames)
+        else:
+            self._gathered.append(frames)
+            self.call_at(self._went_at + SOON, self._send_gathered)
+
+    def call_at(self, due: float, function: Callable[[], None]) -> None:
+        """Call a function at that time of the loop's, and learn how late the loop is."""
+        self._loop.call_at(due, self._called, due, function)
+
+    def _called(self, due: float, function: Callable[[], None]) -> None:
+        before, self._late_at = self.late(), self._loop.time()
+        self._late = before + (self._late_at - due - before) * WEIGHT
+        function()
+
+    def late(self) -> float:
+        """Seconds that the loop is late lately, smoothed; 0.0 where nothing was due."""
+        return self._late if self._loop.time() - self._late_at < LATELY else 0.0
+
+    def _send_gathered(self) -> None:
+        if self._gathered and not self._closed:
+            gathered, self._gathered = self._gathered, []
+            self._went_at = self._loop.time()
+            for frames in gathered:
+                self._send(frames)
+            self._look()
+
+    def _send(self, frames: Sequence[bytes]) -> None:
+        if self._waiting:
+            self._flush()
+        if self._waiting or not self._try(frames):
+            self._waiting.append(frames)
+            self._room.clear()
+
+    def congested(self) -> bool:
+        """Whether messages wait here, because the peer is away or slow."""
+        return bool(self._waiting)
+
+    async def room(self) -> None:
+        """Wait until no message waits here."""
+        await self._room.wait()
+
+    def drain(self) -> None:
+        """Receive all that has come so far, now."""
+        try:
+            while not self._closed:
+                self._received(recv_message(self._recv))
+        except zmq.Again:
+            self._look()
+
+    def close(self) -> None:
+        """Close; what the socket itself still has leaves within its LINGER."""
+        self._send_gathered()
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        """Send what waits, and receive a batch."""
+        self._scheduled = False
+        if self._closed:
+            return
+        try:
+            self._flush()
+            for _ in range(BATCH):
+                self._received(recv_message(self._recv))
+                if self._closed:
+                    return
+        except zmq.Again:
+            pass
+        finally:
+            self._look()
+
+    def _flush(self) -> None:
+        while self._waiting and self._try(self._waiting[0]):
+            self._waiting.popleft()
+        if not self._waiting:
+            self._room.set()
+
+    def _try(self, frames: Sequence[bytes]) -> bool:
+        try:
+            send_message(self._send_frame, frames)
+        except zmq.Again:
+            return False
+        return True
+
+    def _look(self) -> None:
+        if not self._scheduled and not self._closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            self._schedule()

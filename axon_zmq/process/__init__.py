@@ -1,0 +1,1 @@
+"""What any of our processes needs: run directory, locks, logs, signals of its end."""

@@ -1,0 +1,1 @@
+"""The wire, without I/O: frames, msgpack, kinds, requests, limits."""

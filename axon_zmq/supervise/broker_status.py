@@ -1,0 +1,43 @@
+"""What a running broker tells an operator's tools, over its socket in the run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from axon_zmq.errors import UnavailableError
+from axon_zmq.process.run_dir import backend_endpoint
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import unpack
+
+PATIENCE: Final = 2.0
+"""Seconds within which a broker that is there answers."""
+
+
+def status(run_dir: Path, seconds: float = PATIENCE) -> dict[str, Any]:
+    """The broker's own view: `modes` and `workers`, as `docs/backend.md` has them.
+
+    Args:
+        run_dir: The daemon's.
+        seconds: How long to wait for it.
+
+    Raises:
+        UnavailableError: `unreachable`: no broker answers.
+        ConfigurationError: The run directory's path is too long for a socket.
+    """
+    context = zmq.Context()
+    try:
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(backend_endpoint(run_dir))
+        dealer.send_multipart([CONTROL, b"status", b""])
+        if not dealer.poll(int(seconds * 1000)):
+            where = str(run_dir)
+            raise UnavailableError(
+                "unreachable", f"no broker answers in {where!r} within {seconds:g} s", retryable=True
+            )
+        return unpack(dealer.recv_multipart()[-1], "status")
+    finally:
+        context.destroy(linger=0)

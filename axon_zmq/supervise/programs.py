@@ -1,0 +1,378 @@
+"""The worker programs of a running supervisord: added, removed and restarted one by one, without touching the others.
+
+Each slot of a mode is a program of its own. One that is added is a copy of a sibling's section, in a file which
+the configuration includes; so it has the interpreter, the directory and the environment of the others, whatever
+the settings of whoever asks are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+from xmlrpc.client import Fault
+
+from axon_zmq.errors import ConfigurationError, UnavailableError
+from axon_zmq.process.run_dir import open_private
+from axon_zmq.protocol.kinds import MODES, mode_of
+from axon_zmq.supervise import broker_status, conf, supervisord
+
+LOCK: Final = "slots.lock"
+LOOK: Final = 0.05
+"""Seconds between two looks at what is starting or stopping."""
+START_TIME: Final = 60.0
+"""Seconds that a new worker may take until it has registered; 1 to 3 are usual."""
+STOP_SLACK: Final = 30.0
+"""Seconds over its own `stopwaitsecs` that a program may take to stop."""
+_STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
+"""supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
+
+
+class TemporarilyUnavailableError(UnavailableError):
+    """Worker programs cannot be changed now, or did not come or go in time; the message says where that leaves them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreachable", message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class WorkerPrograms:
+    """The worker programs of one daemon.
+
+    Any of its methods raises `TemporarilyUnavailableError` where supervisord does not answer, or refuses.
+
+    Args:
+        run_dir: The daemon's.
+        configuration: supervisord's own file; found through its process where left out.
+
+    Raises:
+        TemporarilyUnavailableError: No supervisord serves the run directory.
+    """
+
+    def __init__(self, run_dir: Path, configuration: Path | None = None) -> None:
+        self._run_dir = run_dir
+        self._pid = pid = self._supervisor("getPID")
+        self._configuration = configuration or supervisord.configuration(pid) or run_dir / "supervisord.conf"
+        self._more = run_dir / conf.MORE
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Nobody else changes slots meanwhile.
+
+        Raises:
+            TemporarilyUnavailableError: Somebody does.
+        """
+        with open(self._run_dir / LOCK, "a", opener=open_private) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TemporarilyUnavailableError("another scale or roll is at work here: wait for its end") from None
+            yield
+
+    def check_broker(self) -> None:
+        """Look whether the broker is there, which tells when a new worker is.
+
+        Raises:
+            TemporarilyUnavailableError: It does not answer.
+        """
+        try:
+            broker_status.status(self._run_dir)
+        except UnavailableError as fault:
+            mend = supervisord.start_broker(self._run_dir, self._pid)
+            raise TemporarilyUnavailableError(
+                f"{fault.message}, so nothing was touched: start it with {mend}"
+            ) from None
+
+    def names(self, mode: str | None = None) -> list[str]:
+        """The programs of a mode, or of all, in the order of their numbers."""
+        everything = [process["name"] for process in self._supervisor("getAllProcessInfo")]
+        found = [name for name in everything if mode_of(name) and mode in (None, mode_of(name))]
+        return sorted(found, key=lambda name: (mode_of(name) or "", int(name.rpartition("-")[2])))
+
+    def next_name(self, mode: str) -> str:
+        """The name of one more slot: the lowest number that is free."""
+        taken = set(self.names(mode))
+        return next(name for number in range(1, len(taken) + 2) if (name := f"{mode}-{number}") not in taken)
+
+    def add(self, name: str) -> None:
+        """Start one more slot, and wait until the broker has it.
+
+        Raises:
+            ConfigurationError: supervisord's configuration includes no further file, or has no slot to copy.
+            TemporarilyUnavailableError: It did not register in time; supervisord goes on trying.
+        """
+        if name not in self._sections(self._configuration):
+            text = self._more.read_text(encoding="utf-8") if self._more.exists() else ""
+            if f"[program:{name}]" not in text:
+                conf.replace(self._more, f"{text}\n{self._copy(name)}")
+        try:
+            self._supervisor("reloadConfig")
+            self._supervisor("addProcessGroup", name)
+        except TemporarilyUnavailableError as fault:
+            self._forget(name)
+            raise ConfigurationError(
+                f"{fault}: {name} is not taken, since "
+                f"the configuration must be sound, and have [include] files={self._more}"
+            ) from None
+        self._await_registered(name, other_than=0)
+
+    def broken(self) -> dict[str, set[str] | None]:
+        """The agents that each worker that is ready could not load; None where it, or the broker, is too old to say.
+
+        Raises:
+            UnavailableError: No broker answers.
+        """
+        ready = [worker for worker in broker_status.status(self._run_dir)["workers"] if worker["state"] == "ready"]
+        told = {worker["name"]: worker.get("broken") for worker in ready}
+        return {name: None if broken is None else set(broken) for name, broken in told.items()}
+
+    def remove(self, *names: str) -> None:
+        """Stop slots, which finish what they have, and take them out.
+
+        Raises:
+            TemporarilyUnavailableError: One did not stop in time.
+        """
+        for name in names:
+            self._tell_to_stop(name)
+        for name in names:
+            self._stop(name)
+            self._supervisor("removeProcessGroup", name)
+            self._forget(name)
+
+    def restart(self, name: str) -> None:
+        """Stop a slot, which finishes what it has, and start it anew.
+
+        Raises:
+            TemporarilyUnavailableError: It did not stop, or come back, in time.
+        """
+        before = self._info(name)["pid"]
+        self._stop(name)
+        self._start(name)
+        self._await_registered(name, other_than=before)
+
+    def restart_broker(self) -> None:
+        """Stop the broker and start it anew: runs go on, clients resume.
+
+        Raises:
+            UnavailableError: It was not there, or did not come back in time, with its workers.
+        """
+        before = broker_status.status(self._run_dir)
+        self._stop("broker")
+        self._start("broker")
+
+        def is_back() -> bool:
+            with suppress(UnavailableError):
+                now = broker_status.status(self._run_dir)
+                is_new = now["boot"] != before["boot"] and not now["settling"]
+                return is_new and len(now["workers"]) >= len(before["workers"])
+            return False
+
+        self._wait(is_back, START_TIME, "the broker did not come back, with its workers")
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    def _supervisor(self, method: str, *arguments: Any) -> Any:
+        try:
+            return supervisord.call(self._run_dir, method, *arguments)
+        except Fault as fault:
+            raise TemporarilyUnavailableError(
+                f"supervisord refuses {method} {' '.join(map(str, arguments))}: {fault.faultString}"
+            ) from None
+        except supervisord.FAULTS as fault:
+            where = str(self._run_dir)
+            raise TemporarilyUnavailableError(
+                f"no supervisord answers in {where!r} ({fault}): start the daemon, or set AXON_RUN_DIR"
+            ) from None
+
+    def _tell_to_stop(self, name: str) -> bool:
+        """Have supervisord stop a program, unless it does already; whether it has."""
+        state = self._info(name)["statename"]
+        if state in supervisord.RUNNING:
+            with suppress(TemporarilyUnavailableError):  # it ended by itself just now
+                self._supervisor("stopProcess", name, False)
+        return state in _STOPPED
+
+    def _stop(self, name: str) -> None:
+        seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK
+        self._wait(lambda: self._tell_to_stop(name), seconds, f"{name} did not stop")
+
+    def _start(self, name: str) -> None:
+        with suppress(
+            TemporarilyUnavailableError
+        ):  # a start that fails is tried again, and told of when nobody registers
+            self._supervisor("startProcess", name, False)
+
+    def _await_registered(self, name: str, other_than: int) -> None:
+        def is_there() -> bool:
+            supervisord.wake(self._run_dir)
+            pid = self._info(name)["pid"]
+            with suppress(UnavailableError):
+                workers = broker_status.status(self._run_dir)["workers"]
+                return pid not in (0, other_than) and any(
+                    (worker["name"], worker["pid"], worker["state"]) == (name, pid, "ready") for worker in workers
+                )
+            return False
+
+        self._wait(is_there, START_TIME, f"{name} did not register (see {self._run_dir / name}.log)")
+
+    def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        give_up = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > give_up:
+                raise TemporarilyUnavailableError(f"{otherwise}, within {seconds:.0f} s")
+            supervisord.wake(self._run_dir)
+            time.sleep(LOOK)
+
+    def _info(self, name: str) -> dict[str, Any]:
+        return self._supervisor("getProcessInfo", name)
+
+    def _sections(self, *files: Path) -> dict[str, str]:
+        """The text of each program's section."""
+        found: dict[str, str] = {}
+        for file in files:
+            try:
+                text = file.read_text(encoding="utf-8").replace("%(here)s", str(file.parent).replace("%", "%%"))
+            except OSError as fault:
+                if file == self._configuration:
+                    raise ConfigurationError(f"supervisord's configuration {file}: {fault.strerror}") from None
+                continue
+            parts = re.split(r"^\[(?:program:)?(.+)\]\n", text, flags=re.MULTILINE)
+            found |= dict(zip(parts[1::2], parts[2::2], strict=True))
+        return found
+
+    def _copy(self, name: str) -> str:
+        """A sibling's section under a new name; a sibling of another mode where its own has none."""
+        sections = self._sections(self._configuration, self._more)
+        siblings = [each for each in sections if mode_of(each)]
+        if not siblings:
+            raise ConfigurationError(f"{self._configuration} has no worker's section that could be copied")
+        sibling = max(siblings, key=lambda each: mode_of(each) == mode_of(name))
+        body = sections[sibling].replace(f"--name={sibling}", f"--name={name}")
+        body = body.replace(f"--mode={mode_of(sibling)} ", f"--mode={mode_of(name)} ")
+        body = body.replace(f"/{sibling}.log", f"/{name}.log")
+        return f"[program:{name}]\n{body.strip()}\n"
+
+    def _forget(self, name: str) -> None:
+        """Take a section out of the file of those that were added."""
+        if not self._more.exists():
+            return
+        sections = self._sections(self._more)
+        kept = [f"[program:{each}]\n{body.strip()}\n" for each, body in sections.items() if each != name]
+        conf.replace(self._more, "\n".join(kept))
+        self._supervisor("reloadConfig")
+
+
+def _stop_seconds(section: str) -> int:
+    found = re.search(r"^stopwaitsecs=(\d+)", section, flags=re.MULTILINE)
+    return int(found[1]) if found else 10
+
+
+def scale(slots: WorkerPrograms, mode: str, wanted: int, say: Callable[[str], None]) -> None:
+    """Bring a mode to so many slots, the highest numbers going first.
+
+    Raises:
+        ConfigurationError: As `WorkerPrograms.add`.
+        TemporarilyUnavailableError: No broker answers, or a slot did not start or stop in time; the slots before it
+            stay as they are.
+    """
+    with slots.held():
+        slots.check_broker()
+        while len(slots.names(mode)) < wanted:
+            name = slots.next_name(mode)
+            slots.add(name)
+            broken = slots.broken().get(name)
+            say(f"{name} is there" + (f", but could not load {', '.join(sorted(broken))}" if broken else ""))
+        surplus = slots.names(mode)[wanted:][::-1]
+        slots.remove(*surplus)
+        for name in surplus:
+            say(f"{name} has gone")
+
+
+def roll(slots: WorkerPrograms, names: list[str], with_broker: bool, say: Callable[[str], None]) -> None:
+    """Restart slots one after the other; a spare one of each mode is there before the first stops.
+
+    Ctrl-C, SIGTERM and SIGHUP end it after the slot that it is at.
+
+    Raises:
+        ConfigurationError: As `WorkerPrograms.add`.
+        UnavailableError: No broker answers, or a slot did not come back, or stop, in time; then the spare stays in
+            its place.
+    """
+    with slots.held(), _signals() as asked:
+        slots.check_broker()
+        for mode in MODES:
+            of_mode = [name for name in names if mode_of(name) == mode]
+            if of_mode and not asked:
+                _roll_mode(slots, slots.next_name(mode), of_mode, asked, say)
+        if with_broker and not asked:
+            slots.restart_broker()
+            say("the broker is there again")
+        if asked:
+            raise TemporarilyUnavailableError("it was asked to stop: what was told of is done, the rest is not")
+
+
+def _roll_mode(
+    slots: WorkerPrograms, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]
+) -> None:
+    try:
+        slots.add(spare)
+        _check_agents(slots, spare, say)
+    except UnavailableError as fault:
+        slots.remove(spare)
+        raise TemporarilyUnavailableError(
+            f"{fault.message}; that was the spare: it is gone again, and nothing else was touched"
+        ) from None
+    say(f"{spare} is there as a spare")
+    for number, name in enumerate(names):
+        if asked:
+            break
+        try:
+            slots.restart(name)
+        except TemporarilyUnavailableError as fault:
+            left = ", ".join(names[number + 1 :]) or "nothing else"
+            raise TemporarilyUnavailableError(
+                f"{fault}; the spare {spare} stays in its place, and {left} was to follow"
+            ) from None
+        say(f"{name} is there again")
+    slots.remove(spare)
+    say(f"{spare} has gone")
+
+
+def _check_agents(slots: WorkerPrograms, spare: str, say: Callable[[str], None]) -> None:
+    """Refuse a spare that could not load what any other worker of its mode could."""
+    told = slots.broken()
+    broken = told.pop(spare, None)
+    if broken is None:
+        say("the broker does not tell which agents could be loaded: that was not checked")
+        return
+    others = [each for name, each in told.items() if mode_of(name) == mode_of(spare) and each is not None]
+    if lost := {agent for agent in broken if any(agent not in each for each in others)}:
+        raise TemporarilyUnavailableError(
+            f"{spare} could not load {', '.join(sorted(lost))}, as others that serve could (see its log)"
+        )
+
+
+@contextmanager
+def _signals() -> Generator[list[int]]:
+    """The signals that have asked to stop; a second one ends it where it is."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Between pydantic-ai and the wire."""

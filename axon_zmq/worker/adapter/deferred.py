@@ -1,0 +1,159 @@
+"""Runs that end with tool calls to be decided elsewhere, and the runs that go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied, ToolReturn
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.toolsets import FunctionToolset
+
+from axon_zmq.protocol.plain import plain
+from axon_zmq.protocol.requests import from_validation, invalid, pointer_of
+from axon_zmq.worker.adapter.client_tools import RemoteTool
+from axon_zmq.worker.adapter.messages import refuse_local_downloads
+
+PLACE: Final = "/deferred_tool_results"
+_RESULTS: Final = TypeAdapter(DeferredToolResults)
+_DECISIONS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "tool-approved": TypeAdapter(ToolApproved),
+    "tool-denied": TypeAdapter(ToolDenied),
+}
+_KEYS: Final = ("calls", "approvals", "metadata")
+
+
+def results(
+    given: Mapping[str, Any], tools: Sequence[RemoteTool], agent: Agent[Any, Any], history: Sequence[ModelMessage]
+) -> DeferredToolResults:
+    """Read `deferred_tool_results`, which answer the last calls in the history.
+
+    Raises:
+        RequestError: `invalid_request`, naming the call: one that was not made, or of a tool that is not there
+            now, a decision of the wrong kind, a result that is not what the client's tool `returns`, arguments
+            that are not its `parameters`.
+    """
+    if unknown := [key for key in given if key not in _KEYS]:
+        raise invalid([(PLACE + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
+    refuse_local_downloads(given, PLACE)
+    try:
+        read = _RESULTS.validate_python({**given, **_decided(given)})
+    except ValidationError as error:
+        raise from_validation(error, PLACE) from None
+    called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}
+    by_name = {tool.data.name: tool for tool in tools}
+    _check_tools(called, read, {*by_name}, agent)
+    for call_id, result in read.calls.items():
+        _check_result(PLACE + pointer_of(("calls", call_id)), called.get(call_id), by_name, result)
+    for call_id, decision in read.approvals.items():
+        _check_approval(PLACE + pointer_of(("approvals", call_id)), called.get(call_id), by_name, decision)
+    return read
+
+
+def _decided(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The approvals, where there are any, each read."""
+    approvals = given.get("approvals")
+    if not isinstance(approvals, dict):
+        return {}
+    decisions = cast("dict[str, Any]", approvals).items()
+    return {"approvals": {id: _decision(PLACE + pointer_of(("approvals", id)), value) for id, value in decisions}}
+
+
+def _decision(place: str, given: Any) -> bool | ToolApproved | ToolDenied:
+    if isinstance(given, bool):
+        return given
+    kind: Any = cast("dict[str, Any]", given).get("kind") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or kind not in _DECISIONS:
+        raise invalid([(place, f"must be true, false, or a map whose kind is {' or '.join(_DECISIONS)}")])
+    try:
+        return _DECISIONS[kind].validate_python(given)
+    except ValidationError as error:
+        raise from_validation(error, place) from None
+
+
+def _check_tools(
+    called: Mapping[str, str], read: DeferredToolResults, clients: set[str], agent: Agent[Any, Any]
+) -> None:
+    """Without its tool the model would be told that there is none, and the decision be lost."""
+    if any(not isinstance(toolset, FunctionToolset) for toolset in agent.toolsets):
+        return  # which tools those have is not known before the run
+    there = clients.union(*(toolset.tools for toolset in agent.toolsets if isinstance(toolset, FunctionToolset)))
+    for which, ids in (("calls", read.calls), ("approvals", read.approvals)):
+        for call_id in ids:
+            if (name := called.get(call_id)) is not None and name not in there:
+                fault = f"is of {name!r}, a tool that this run does not have: give it the same tools as before"
+                raise invalid([(PLACE + pointer_of((which, call_id)), fault)])
+
+
+def _last_calls(history: Sequence[ModelMessage]) -> Sequence[ToolCallPart]:
+    return next((message.tool_calls for message in reversed(history) if isinstance(message, ModelResponse)), ())
+
+
+def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool], result: Any) -> None:
+    tool = _called(place, name, tools)
+    if tool is None or isinstance(result, ToolFailed | ModelRetry):
+        return
+    if tool.data.mode != "deferred":
+        raise invalid([(place, f"{name!r} waits for a decision: put it into approvals")])
+    if tool.returns is not None:
+        value, inside = (result.return_value, "/return_value") if isinstance(result, ToolReturn) else (result, "")
+        _fits(f"{place}{inside}", tool.returns.faults(value))
+
+
+def _check_approval(place: str, name: str | None, tools: Mapping[str, RemoteTool], decision: Any) -> None:
+    tool = _called(place, name, tools)
+    if tool is None:
+        return
+    if tool.kind != "unapproved":
+        raise invalid([(place, f"{name!r} waits for a result: put it into calls")])
+    if isinstance(decision, ToolApproved) and decision.override_args is not None:
+        _fits(f"{place}/override_args", tool.parameters.faults(decision.override_args))
+
+
+def _called(place: str, name: str | None, tools: Mapping[str, RemoteTool]) -> RemoteTool | None:
+    """The client's tool of a call; None for one of Python's."""
+    if name is None:
+        raise invalid([(place, "is no call of the last response in message_history")])
+    return tools.get(name)
+
+
+def _fits(place: str, faults: Sequence[tuple[str, str]]) -> None:
+    if faults:
+        raise invalid([(place + pointer, reason) for pointer, reason in faults])
+
+
+def asked(requests: DeferredToolRequests) -> dict[str, Any]:
+    """The `deferred` of a `complete`."""
+    return {
+        "calls": [_call(call, requests) for call in requests.calls],
+        "approvals": [_call(call, requests) for call in requests.approvals],
+    }
+
+
+def _call(call: ToolCallPart, requests: DeferredToolRequests) -> dict[str, Any]:
+    made: dict[str, Any] = {"call_id": call.tool_call_id, "name": call.tool_name, "args": call.args_as_dict()}
+    if metadata := requests.metadata.get(call.tool_call_id):
+        made["metadata"] = plain(metadata)
+    return made
+
+
+def may_defer(agent: Agent[Any, Any]) -> bool:
+    """Whether an agent's own tools may need an approval or be executed elsewhere."""
+    return any(
+        not isinstance(toolset, FunctionToolset) or any(tool.requires_approval for tool in toolset.tools.values())
+        for toolset in agent.toolsets
+    )
+
+
+def allowed(agent: Agent[Any, Any], output: Any) -> Any:
+    """An output type with which a run may end in deferred calls; None where the agent's own has to do.
+
+    An agent with output validators takes no other output type than its own.
+    """
+    if vars(agent).get("_output_validators"):
+        return output
+    types = agent.output_type if output is None else output
+    listed = list(types) if isinstance(types, list | tuple) else [types]
+    return output if DeferredToolRequests in listed else [*listed, DeferredToolRequests]

@@ -1,0 +1,218 @@
+"""Why a run failed: pydantic-ai's exceptions to the contract's codes, the most specific first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_ai import exceptions as ai
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import download_item
+from pydantic_ai.toolsets import FunctionToolset
+from pydantic_ai.usage import RunUsage
+
+from axon_zmq.errors import AxonError
+from axon_zmq.protocol.requests import invalid, located
+from axon_zmq.worker.adapter import messages as wire_messages
+from axon_zmq.worker.adapter.client_tools import ClientRetry
+from axon_zmq.worker.schema import NOT_FITTING
+
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (ai.RunCancelled, "cancelled"),
+    (ai.UsageLimitExceeded, "usage_limit_exceeded"),
+    (ai.ConcurrencyLimitExceeded, "overloaded"),
+    (ai.ContentFilterError, "content_filtered"),
+    (ai.UnexpectedModelBehavior, "model_behavior"),
+    (ai.ModelRateLimitError, "model_rate_limited"),
+    (ai.ModelQuotaExceededError, "model_rejected"),
+    (ai.ModelContextWindowExceededError, "model_context_exceeded"),
+    (ai.ModelAuthenticationError, "model_auth"),
+    (ai.ModelNotFoundError, "unknown_model"),
+    (ai.ModelRequestRejectedError, "model_rejected"),
+    (ai.ModelConnectionError, "model_connection"),
+    (ai.ModelRequestTimeout, "model_connection"),
+    (ai.ModelAPIError, "model_unavailable"),
+    (ai.UserError, "invalid_request"),
+)
+_OUTPUT_RETRIES = "Exceeded maximum output retries"
+"""How pydantic-ai says that the answer did not fit the schema, each time it was asked."""
+_NOT_CALLED_HERE = "External tools cannot be called"
+"""How pydantic-ai says that a deferred call was approved instead of answered."""
+_MOST_TEXT = 1000
+"""Characters of a message; a provider may answer with a whole web page."""
+_MOST_WAIT = 86400.0
+"""Seconds, at most, in `retry_after_ms`; a provider that asks for more is not believed."""
+
+
+def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage) -> AxonError:
+    """The contract's error for what a run raised.
+
+    Args:
+        error: What `Agent.run` raised, or the code around it.
+        messages: The run's own messages as far as they came; kept in `details.partial`.
+        usage: What it cost so far.
+    """
+    made = error if isinstance(error, AxonError) else _classify(error)
+    if messages:
+        made.details.setdefault(
+            "partial",
+            {
+                "text": wire_messages.last_text(messages),
+                "messages": wire_messages.dump(list(messages)),
+                "usage": wire_messages.usage(usage),
+            },
+        )
+    return made
+
+
+def _classify(error: Exception) -> AxonError:
+    if isinstance(error, ai.FallbackExceptionGroup) and isinstance(error.exceptions[-1], Exception):
+        return _classify(error.exceptions[-1])
+    if (tool := _raising_tool(error)) is not None:
+        return raised_by(tool, error)
+    for family, code in _CODES:
+        if isinstance(error, family):
+            return AxonError.of(_refined(code, error), _message(error), _details(error))
+    if (other := _other_code(error)) is not None:
+        return other
+    return internal(error)
+
+
+def raised_by(tool: str, error: Exception) -> AxonError:
+    """The error for what a Python tool raised."""
+    return AxonError.of("tool_failed", _text(f"tool {tool!r} raised {type(error).__name__}: {error}"), {"tool": tool})
+
+
+def timed_out(retry: BaseException | None) -> bool:
+    """Whether a Python tool took longer than its `timeout`, as pydantic-ai 2.62 says it."""
+    return isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
+
+
+def internal(error: BaseException) -> AxonError:
+    """The error for what nobody foresaw; it names the type alone, since the text may hold anything."""
+    made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+    made.__cause__ = error
+    return made
+
+
+def _refined(code: str, error: Exception) -> str:
+    if code == "model_behavior" and _OUTPUT_RETRIES in str(error):
+        return "invalid_output"
+    if code == "model_behavior" and timed_out(error.__cause__):
+        return "tool_timeout"
+    if code == "model_behavior" and isinstance(error.__cause__, ClientRetry):
+        return error.__cause__.error_type
+    if type(error) is ai.ModelAPIError and not error.in_stream:
+        return "model_behavior"  # no fault that the provider reported: its answer could not be read
+    return code
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ai.ModelAuthenticationError):
+        return "the provider refused this daemon's credentials"  # its own words may repeat the key
+    if isinstance(error, ai.ModelHTTPError):
+        return _provider_said(error)
+    if isinstance(error, ai.ModelConnectionError) and error.phase:
+        return f"{error.message.rstrip('.')} ({error.phase})"
+    if not isinstance(error, ai.UnexpectedModelBehavior):
+        return _text(str(error))
+    message = error.message.partition("\n")[0]  # further lines, and `body`, repeat the answer
+    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
+    return _text(f"{message}: {faults or error.__cause__}" if error.__cause__ else message)
+
+
+def _provider_said(error: ai.ModelHTTPError) -> str:
+    said: Any = error.body
+    while isinstance(said, dict) and (inner := said.get("error") or said.get("message")):
+        said = inner
+    message = f"the provider answered {error.status_code}"
+    if said:
+        message += f": {said}"
+    if error.suggested_model_id is not None:
+        message += f" Did you mean {error.suggested_model_id!r}?"
+    return _text(message)
+
+
+def _text(text: str) -> str:
+    """A text as a message can hold it: bounded, and without half characters, which JSON allows and msgpack does not."""
+    whole = text.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= _MOST_TEXT else whole[:_MOST_TEXT] + " …"
+
+
+def _faults(cause: BaseException | None) -> list[dict[str, str]]:
+    """What was wrong with an answer or a tool call, without the answer itself."""
+    if isinstance(cause, ValidationError):
+        errors = cause.errors(include_url=False, include_input=False)
+    else:
+        content = getattr(getattr(cause, "tool_retry", None), "content", None)
+        errors = content if isinstance(content, list) else []
+    return [{"pointer": pointer, "message": message} for fault in errors for pointer, message in _each(fault)]
+
+
+def _each(fault: Any) -> list[tuple[str, str]]:
+    if fault["type"] == NOT_FITTING:
+        return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
+    return [(located(fault["loc"]), fault["msg"])]
+
+
+def _details(error: Exception) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    if isinstance(error, ai.ModelAPIError):
+        details["model"] = error.model_name
+        if error.retry_after is not None:
+            details["retry_after_ms"] = int(min(error.retry_after, _MOST_WAIT) * 1000)
+        if error.provider_error_code:
+            details["provider_code"] = _text(error.provider_error_code)
+    if isinstance(error, ai.ModelHTTPError):
+        details["status_code"] = error.status_code
+    if faults := _faults(error.__cause__):
+        details["errors"] = faults
+    if isinstance(error.__cause__, ClientRetry):
+        details["tool"] = error.__cause__.tool
+    return details
+
+
+def _raising_tool(error: Exception) -> str | None:
+    """The name of the Python tool out of which an exception came."""
+    if isinstance(error, ai.AgentRunError | ai.UserError):
+        return None
+    for frame in _frames(error):
+        if frame.f_code is FunctionToolset.call_tool.__code__:
+            return str(frame.f_locals.get("name", "?"))
+    return None
+
+
+def misfit(error: ValidationError, place: str) -> AxonError:
+    """An `invalid_request` for a value at `place` that its schema refuses."""
+    return invalid([(place + fault["pointer"], fault["message"]) for fault in _faults(error)])
+
+
+def _other_code(error: Exception) -> AxonError | None:
+    """What pydantic-ai's code for a model's API cannot be blamed for when it raises something of no kind.
+
+    It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
+    falls over answers of another shape than the API's.
+    """
+    if str(error) == _NOT_CALLED_HERE:
+        return invalid([("/deferred_tool_results/approvals", "one of these waits for a result: put it into calls")])
+    frames = list(_frames(error))
+    if any(frame.f_code is download_item.__code__ for frame in frames):
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        return AxonError.of("invalid_request", _text(f"a URL in the prompt could not be fetched: {reason}"))
+    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith("pydantic_ai.models."):
+        return None
+    if isinstance(error, NotImplementedError):
+        return AxonError.of("model_rejected", _text(str(error)))
+    if isinstance(error, AttributeError | LookupError | TypeError):
+        return AxonError.of("model_behavior", _text(f"the provider's answer has another shape: {error}"))
+    return None
+
+
+def _frames(error: Exception) -> Iterator[FrameType]:
+    """The frames that an exception came through, the one that raised it last."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next

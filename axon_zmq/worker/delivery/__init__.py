@@ -1,0 +1,1 @@
+"""From a run to its client: replay, credit, handover."""

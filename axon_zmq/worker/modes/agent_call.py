@@ -1,0 +1,204 @@
+"""From a request's body to the arguments of `Agent.run`, and from its result to the body of `complete`.
+
+The three modes differ only in how they call the agent; everything before and after is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai import (
+    Agent,
+    AgentRunResult,
+    DeferredToolRequests,
+    NativeOutput,
+    PromptedOutput,
+    UsageLimits,
+    capture_run_messages,
+)
+from pydantic_ai.messages import UserContent
+from pydantic_ai.models import KnownModelName
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RunUsage
+
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.requests import Retries, RunRequest, from_validation, invalid, run_request
+from axon_zmq.worker import run_logs, schema
+from axon_zmq.worker.adapter import deferred, errors
+from axon_zmq.worker.adapter import messages as wire_messages
+from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.run import Run
+
+SMALL: Final = 4 * limits.KIB
+"""Bytes of a body that is read at once: schemas and long histories are in larger ones."""
+_SETTINGS: Final = TypeAdapter(ModelSettings)
+_USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
+_PROVIDERS: Final = frozenset(
+    name.partition(":")[0].partition("-")[0] for name in get_args(KnownModelName.__value__) if ":" in name
+)
+"""pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of an agent."""
+
+    agent: Agent[Any, Any]
+    prompt: str | list[UserContent] | None
+    options: dict[str, Any]
+    """Keyword arguments that `run`, `run_sync` and `run_stream_events` share."""
+    events: Literal["text", "all"]
+    text_is_output: bool
+    """The structured output comes as text (`native`, `prompted`), not through a tool."""
+    usage: RunUsage = field(default_factory=RunUsage)
+
+    def output_is_wrapped(self) -> bool:
+        """Whether pydantic-ai asks the model for `{"response": output}`, as it does for what is no object."""
+        return '"response"' not in json.dumps(self.agent.output_json_schema(self.options["output_type"]))
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Turn what the agent raises into the contract's error, with the partial answer.
+
+        Raises:
+            AxonError: For whatever the agent raised.
+        """
+        with capture_run_messages() as messages:
+            try:
+                yield
+            except Exception as error:
+                earlier = len(self.options.get("message_history") or ())
+                raise errors.explain(error, messages[earlier:], self.usage) from error
+
+
+def call_for_run(job: Run, registry: Registry) -> Call:
+    """The call of an agent that a run's body asks for, with the tools, the steering and the logs of its client.
+
+    Raises:
+        AxonError: As `build`.
+    """
+    request = run_request(unpack(job.body, "the body"))
+    run_logs.handler.listen(job, request.log)
+    tools = remote_tools(request.tools or ())
+    call = build(request, registry, tools)
+    call.options["metadata"] = job.steering.attached_to(request.metadata)
+    if tools:
+        call.options["toolsets"] = [RemoteToolset(tools, job.remote, job.post)]
+    return call
+
+
+async def call_for_run_in_thread(job: Run, registry: Registry) -> Call:
+    """As `call_for_run`, on a loop that many runs share: a request that may take long to read is read in a thread."""
+    if len(job.body) <= SMALL:
+        return call_for_run(job, registry)
+    return await asyncio.to_thread(call_for_run, job, registry)
+
+
+def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> Call:
+    """Prepare the call that a request asks for.
+
+    Raises:
+        AxonError: `invalid_request`, `unknown_agent`, `unknown_model`, `model_auth`, `too_large`.
+    """
+    options: dict[str, Any] = {
+        "message_history": wire_messages.load(request.message_history),
+        "usage_limits": _usage_limits(request.usage_limits),
+        "metadata": request.metadata,
+        "infer_name": False,
+    }
+    data = request.agent
+    settings = request.model_settings
+    retries = request.retries
+    if isinstance(data, str):
+        registered = registry.named(data)
+        agent = registered.agent
+        may_defer = deferred.may_defer(agent)
+        options["deps"] = registered.deps(request.deps)
+        if model := request.model or (agent.model if isinstance(agent.model, str) else None):
+            options["model"] = registry.models.named(model)
+        output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
+    else:
+        agent = registry.from_data(data, request.model)
+        may_defer = True
+        options["deps"] = request.deps
+        settings = {**(data.model_settings or {}), **(settings or {})}
+        retries = data.retries if retries is None else retries
+        output = _output(data.output_schema, request.output_mode or data.output_mode, "/agent/output_schema")
+        if request.output_schema is not None:
+            output = _output(request.output_schema, request.output_mode or data.output_mode, "/output_schema")
+    options["model_settings"] = _model_settings(settings)
+    options["retries"] = retries.model_dump(exclude_none=True) if isinstance(retries, Retries) else retries
+    if request.deferred_tool_results is not None:
+        earlier = options["message_history"] or ()
+        options["deferred_tool_results"] = deferred.results(request.deferred_tool_results, tools, agent, earlier)
+    if output is not None or may_defer or any(tool.kind != "function" for tool in tools):
+        output = deferred.allowed(agent, output)
+    options["output_type"] = output
+    call = Call(
+        agent=agent,
+        prompt=wire_messages.prompt(request.prompt),
+        options=options,
+        events=request.events,
+        text_is_output=_comes_as_text(output or agent.output_type),
+    )
+    options["usage"] = call.usage
+    return call
+
+
+def _comes_as_text(output: Any) -> bool:
+    types: Sequence[Any] = output if isinstance(output, list | tuple) else [output]
+    return any(isinstance(each, NativeOutput | PromptedOutput) for each in types)
+
+
+def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
+    return None if output_schema is None else schema.output_type(output_schema, mode, pointer)
+
+
+def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
+    if not settings:
+        return None
+    known = ModelSettings.__annotations__
+    for key in settings:
+        if key not in known and key.partition("_")[0] not in _PROVIDERS:
+            raise invalid([(f"/model_settings/{key}", "is unknown: remove it or mend its spelling")])
+    try:
+        checked = _SETTINGS.validate_python({key: value for key, value in settings.items() if key in known})
+    except ValidationError as error:
+        raise from_validation(error, "/model_settings") from None
+    own = {key: value for key, value in settings.items() if key not in known}
+    return cast("ModelSettings", {**checked, **own})
+
+
+def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
+    if usage_limits is None:
+        return None
+    known = {field.name for field in dataclasses.fields(UsageLimits)}
+    if unknown := [key for key in usage_limits if key not in known]:
+        raise invalid([(f"/usage_limits/{unknown[0]}", f"is unknown; known are {', '.join(sorted(known))}")])
+    try:
+        return _USAGE_LIMITS.validate_python(usage_limits)
+    except ValidationError as error:
+        raise from_validation(error, "/usage_limits") from None
+
+
+def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
+    """The body of `complete`, but for its `seq`."""
+    response = result.response
+    output = result.output
+    return {
+        **({"deferred": deferred.asked(output)} if isinstance(output, DeferredToolRequests) else {"result": output}),
+        "usage": wire_messages.usage(result.usage),
+        "messages": wire_messages.dump(result.new_messages()),
+        "finish_reason": response.finish_reason,
+        "model": response.model_name,
+        "run_id": result.run_id,
+    }

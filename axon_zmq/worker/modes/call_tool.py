@@ -1,0 +1,97 @@
+"""One Python tool without a model: `call_tool`, in the pool of mode `run`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_ai import ModelRetry, RunContext, ToolReturn
+from pydantic_ai.exceptions import CallDeferred, ToolFailed
+from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.models import Model
+from pydantic_ai.tool_manager import ToolManager
+from pydantic_ai.usage import RunUsage
+
+from axon_zmq.errors import AxonError
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.requests import CallRequest, checked, invalid
+from axon_zmq.worker.adapter import errors, messages
+from axon_zmq.worker.registry import offline_models
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.run import Run
+
+
+class CallTool:
+    """The executor of `call_tool`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def execute(self, job: Run) -> dict[str, Any]:
+        """Call the tool; the body of `complete`.
+
+        Raises:
+            AxonError: `invalid_request` for arguments that do not fit, `unknown_tool`, `tool_timeout`,
+                `tool_failed`, `cancelled`.
+        """
+        request = checked(CallRequest, unpack(job.body, "the body"))
+        if job.reason is not None:
+            raise AxonError.of("cancelled", "cancelled before it was started")
+        calling = asyncio.ensure_future(self._call(request))
+        job.on_end = calling.cancel
+        try:
+            return completed(await calling)
+        except asyncio.CancelledError:
+            raise AxonError.of("cancelled", "cancelled") from None
+        except AxonError:
+            raise
+        except Exception as error:
+            raise _explained(request.tool, error) from error
+
+    async def _call(self, request: CallRequest) -> Any:
+        found = await self._registry.find_tool(request.tool, request.agent)
+        deps = request.deps if found.registered is None else found.registered.deps(request.deps)
+        model = None if found.registered is None else found.registered.agent.model
+        context = RunContext[Any](
+            deps=deps, model=model if isinstance(model, Model) else offline_models.echo(), usage=RunUsage()
+        )
+        toolset = await found.toolset.for_run(context)
+        async with toolset:
+            tools = await ToolManager[Any](toolset).for_run_step(context)
+            definition = tools.get_tool_def(request.tool)
+            if definition is not None and definition.kind == "external":
+                raise CallDeferred
+            call = ToolCallPart(request.tool, request.args)
+            # The application itself calls: there is nobody else to approve.
+            valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
+            return await tools.execute_tool_call(valid, wrap_validation_errors=False)
+
+
+def completed(returned: Any) -> dict[str, Any]:
+    """The body of `complete`, but for its `seq`: as a run's, and what a rich result has beside its value."""
+    body: dict[str, Any] = {
+        "result": returned,
+        "usage": messages.usage(RunUsage(tool_calls=1)),
+        "messages": [],
+        "finish_reason": None,
+        "model": None,
+        "run_id": None,
+    }
+    if isinstance(returned, ToolReturn):
+        body |= {"result": returned.return_value, "content": returned.content, "metadata": returned.metadata}
+    return body
+
+
+def _explained(tool: str, error: Exception) -> AxonError:
+    match error:
+        case ValidationError():
+            return errors.misfit(error, "/args")
+        case ModelRetry() if errors.timed_out(error):
+            return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
+        case ModelRetry() | ToolFailed():
+            return AxonError.of("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})
+        case CallDeferred():
+            return invalid([("/tool", f"{tool!r} is not executed here: whoever runs the agent executes it")])
+        case _:
+            return errors.raised_by(tool, error)

@@ -1,0 +1,27 @@
+"""Mode `run`: many runs at a time on one loop, each with `await Agent.run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axon_zmq.worker.modes import agent_call
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.run import Run
+
+
+class RunMode:
+    """The executor of a `run` worker."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def execute(self, job: Run) -> dict[str, Any]:
+        """Run the agent; the body of `complete`.
+
+        Raises:
+            AxonError: Whatever the contract calls it that went wrong.
+        """
+        call = await agent_call.call_for_run_in_thread(job, self._registry)
+        with call.explained():
+            result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
+        return agent_call.completed(result)

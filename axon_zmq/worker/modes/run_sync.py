@@ -1,0 +1,49 @@
+"""Mode `run_sync`: each slot a thread with its own event loop, agents and providers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import count
+from typing import Any
+
+from axon_zmq.worker.modes import agent_call
+from axon_zmq.worker.registry.agents import Registry
+from axon_zmq.worker.run import Run
+
+
+class RunSyncMode:
+    """The executor of a `run_sync` worker.
+
+    Args:
+        slots: Threads.
+        make_registry: Makes a slot's own agents; told whether they must be a private copy.
+    """
+
+    def __init__(self, slots: int, make_registry: Callable[[bool], Registry]) -> None:
+        self._make_registry = make_registry
+        self._slot = threading.local()
+        self._numbers = count()
+        self._threads = ThreadPoolExecutor(slots, "slot", self._open_slot)
+
+    def _open_slot(self) -> None:
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        self._slot.registry = self._make_registry(next(self._numbers) > 0)
+
+    async def execute(self, job: Run) -> dict[str, Any]:
+        """Run the agent in a free slot; the body of `complete`.
+
+        Raises:
+            AxonError: Whatever the contract calls it that went wrong.
+        """
+        context = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(self._run, job))
+
+    def _run(self, job: Run) -> dict[str, Any]:
+        call = agent_call.call_for_run(job, self._slot.registry)
+        with call.explained():
+            result = call.agent.run_sync(call.prompt, cancellation_token=job.token, **call.options)
+        return agent_call.completed(result)

@@ -1,0 +1,93 @@
+"""Model names to pydantic-ai models, for one event loop.
+
+A provider's HTTP client belongs to the loop that first used it. So there is one `Models` for each loop,
+and in it one provider for each kind, base URL and key: fifty agents share one pool of connections.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import Any, Final
+
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.models import Model, infer_model
+from pydantic_ai.providers import Provider, infer_provider
+
+from axon_zmq.errors import AxonError, ModelError, RequestError
+from axon_zmq.worker.registry import offline_models
+
+REMEMBERED_MODELS: Final = 256
+"""Models kept ready; their names come over the wire, so there is a bound."""
+
+ProviderKey = tuple[type[Any], str, str]
+
+
+class Models:
+    """The models of one event loop.
+
+    Args:
+        default: The model of `AXON_MODEL`, or None.
+    """
+
+    def __init__(self, default: str | None) -> None:
+        self.default = default
+        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._lock = Lock()
+        """Requests are read in threads beside the loop."""
+        self._providers: dict[str, Provider[Any]] = {}
+        self._shared: dict[ProviderKey, Provider[Any]] = {}
+
+    def named(self, name: str) -> Model:
+        """The model of a name: `echo`, `tools`, `synthetic:…`, or any that pydantic-ai knows, such as `openai:gpt-5`.
+
+        Raises:
+            RequestError: `unknown_model`.
+            ModelError: `model_auth`, where the provider's key is missing.
+        """
+        with self._lock:
+            model = self._models.get(name)
+            if model is None:
+                model = self._models[name] = self._make(name)
+                if len(self._models) > REMEMBERED_MODELS:
+                    self._models.popitem(last=False)
+            else:
+                self._models.move_to_end(name)
+            return model
+
+    def share_provider(self, model: Model) -> None:
+        """Let a model that an agent brought along use the provider that others of its kind have."""
+        provider = getattr(model, "_provider", None)
+        if isinstance(provider, Provider):
+            vars(model)["_provider"] = self._share(provider)
+
+    def _make(self, name: str) -> Model:
+        kind, _, spec = name.partition(":")
+        if name in offline_models.NAMED:
+            return offline_models.NAMED[name]()
+        if kind == "synthetic":
+            return offline_models.synthetic(spec)
+        try:
+            return infer_model(name, self._provider)
+        except AxonError:
+            raise
+        except (UserError, ValueError, ImportError) as error:
+            raise RequestError("unknown_model", f"model {name!r}: {_first_line(error)}") from error
+
+    def _provider(self, name: str) -> Provider[Any]:
+        provider = self._providers.get(name)
+        if provider is None:
+            try:
+                provider = self._share(infer_provider(name))
+            except UserError as error:
+                raise ModelError("model_auth", f"provider {name!r}: {_first_line(error)}") from error
+            self._providers[name] = provider
+        return provider
+
+    def _share(self, provider: Provider[Any]) -> Provider[Any]:
+        key = str(getattr(provider.client, "api_key", id(provider)))
+        return self._shared.setdefault((type(provider), str(provider.base_url), key), provider)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
