@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from axon_zmq.protocol import kinds
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -94,9 +96,9 @@ Event = Accepted | Chunk | Complete | ToolCall | ToolCancelled | Log | Refused
 def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
     """The typed event of a message; None for kinds that this version does not know."""
     match kind:
-        case b"chunk":
+        case kinds.CHUNK:
             return Chunk(body["seq"], body["type"], body.get("data"), body.get("step", 0), body.get("part", 0))
-        case b"complete":
+        case kinds.COMPLETE:
             return Complete(
                 seq=body.get("seq", 0),
                 result=body.get("result"),
@@ -109,16 +111,16 @@ def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
                 content=body.get("content"),
                 metadata=body.get("metadata"),
             )
-        case b"tool_call":
+        case kinds.TOOL_CALL:
             return ToolCall(body["seq"], body["call_id"], body["name"], body.get("args") or {})
-        case b"tool_cancelled":
+        case kinds.TOOL_CANCELLED:
             return ToolCancelled(body["seq"], body["call_id"])
-        case b"log":
+        case kinds.LOG:
             fields = body.get("fields") or {}
             return Log(body["seq"], body["level"], body["message"], body.get("logger", ""), fields)
-        case b"refused":
+        case kinds.REFUSED:
             return Refused(body["of"], body["error_type"], body["message"], body.get("call_id"))
-        case b"accepted":
+        case kinds.ACCEPTED:
             return Accepted(bool(body.get("duplicate")))
         case _:
             return None

@@ -13,8 +13,9 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
-    ["errors", "events"],
+    ["errors"],
     ["protocol"],
+    ["events"],
     ["net"],
     ["settings"],
     ["process"],

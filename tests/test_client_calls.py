@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from axon_zmq import RequestError
 from axon_zmq.client.calls import FORGOTTEN, Calls
-from axon_zmq.client.core import ClientCore, Request
+from axon_zmq.client.core import ClientCore, Run
 from axon_zmq.events import Accepted, Chunk, Refused, ToolCall, ToolCancelled
 from axon_zmq.protocol.msgpack import pack, unpack
 
 
-def started(core: ClientCore) -> Request:
+def started(core: ClientCore) -> Run:
     request = core.run("run_stream", "echo", "x", {"id": "1"}, 0.0)
     core.outgoing.clear()
     return request
@@ -38,7 +38,7 @@ def resumed(core: ClientCore, start: int, listed: str, **last: int) -> None:
     hear(core, "resumed", **{"from": start, "gap": False, "open_calls": open_calls, **last})
 
 
-def taken(request: Request) -> list[str]:
+def taken(request: Run) -> list[str]:
     """The calls that were handed over, each as often as it was."""
     return [event.call_id for event in request.inbox if isinstance(event, ToolCall)]
 

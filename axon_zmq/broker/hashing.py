@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from axon_zmq.broker.core.events import FromClient
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import new_digest, open_envelope
-from axon_zmq.protocol.kinds import RUN_KINDS
+from axon_zmq.protocol.kinds import REQUEST_KINDS
 
 SLICE: Final = 256 * limits.KIB
 """Bytes that are digested in a turn, half a millisecond; a body that is no larger is digested at once."""
@@ -22,8 +22,6 @@ MOST_BYTES: Final = 32 * limits.MIB
 """Of messages that wait here until no more is received; the largest goes on top."""
 _OVERHEAD: Final = limits.KIB
 """Bytes that a message weighs beside its frames: small ones are counted, too."""
-_KINDS: Final = frozenset(kind.encode() for kind in (*RUN_KINDS, "describe"))
-"""What opens a request."""
 
 
 class _Kept(NamedTuple):
@@ -107,7 +105,7 @@ class BodyHasher:
 
     def _is_large(self, message: FromClient) -> bool:
         is_large = SLICE < len(message.frames[-1]) <= self._max_body
-        return is_large and open_envelope(message.frames).frames[0] in _KINDS
+        return is_large and open_envelope(message.frames).frames[0] in REQUEST_KINDS
 
 
 def size(message: FromClient) -> int:

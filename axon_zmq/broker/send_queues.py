@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from axon_zmq.errors import RunEndedError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import error_body
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 
@@ -125,7 +125,7 @@ class SendQueues:
         if client in self._blocked and (not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES):
             return True
         if ends and not self._has_place(client, len(body)):
-            kind, body = b"error", _TOO_SLOW
+            kind, body = kinds.ERROR, _TOO_SLOW
         self.waiting.setdefault(client, deque()).append((kind, id, body))
         self._account(client, kind, len(body) + _OVERHEAD)
         if not self._is_over(client, ends) and not self._is_over_its_share(client):

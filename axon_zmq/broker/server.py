@@ -51,7 +51,7 @@ from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey, printable, single_frame
 from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
 
@@ -307,10 +307,10 @@ class Server:
     # --- workers -----------------------------------------------------------------------------------
 
     def _control(self, worker: bytes, kind: bytes, body: bytes) -> None:
-        if kind == b"ready":
+        if kind == kinds.READY:
             self._workers.add(worker)
             self._lost_workers.discard(worker)
-        elif kind == b"exited":
+        elif kind == kinds.EXITED:
             self._look_for_the_dead(time.monotonic())
         self._receive(FromWorker(worker, kind, body))
 
@@ -327,7 +327,7 @@ class Server:
     def _probe_workers(self, now: float) -> None:
         """Ask which workers' links are there; of one that is gone, read all that it had sent first."""
         self._probe_at = now + (SUSPECT_INTERVAL if now < self._suspect_until else PROBE_INTERVAL)
-        gone = [worker for worker in self._workers if not self._tell(worker, (CONTROL, b"there"))]
+        gone = [worker for worker in self._workers if not self._tell(worker, (CONTROL, kinds.THERE))]
         if gone:
             for _ in range(LAST_WORDS):
                 if self._drain_backend(BATCH):
@@ -344,7 +344,7 @@ class Server:
 
     def _kill(self, worker: bytes, name: str, pid: int) -> None:
         """End a worker that hangs. While its link is up its pid is its own; it must be our own name for it, too."""
-        if worker in self._workers and not self._tell(worker, (CONTROL, b"there")):
+        if worker in self._workers and not self._tell(worker, (CONTROL, kinds.THERE)):
             return  # it has ended already
         if not _is_worker(pid, name):
             log.error("cannot kill worker %s: pid %d is another process", name, pid)
@@ -379,7 +379,7 @@ class Server:
         match effect:
             case ToClient(client, kind, id, body):
                 self._relay(client, kind, id, body)
-                if kind == b"error":
+                if kind == kinds.ERROR:
                     self._relayed.discard((client, id))
             case ToWorker(worker, client, kind, id, rest):
                 if not self._tell(worker, (client, kind, id, *rest)):
@@ -395,7 +395,7 @@ class Server:
 
 _MONITORED = struct.Struct("=Hi")
 """The first frame of a monitor's message: the event, and the connection's file descriptor."""
-_ABOUT_ENDED_RUNS = frozenset((b"resumed", b"refused"))
+_ABOUT_ENDED_RUNS = frozenset((kinds.RESUMED, kinds.REFUSED))
 """Kinds that may follow a run's terminal message."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self
 
 import zmq
 
-from axon_zmq.client.core import ClientCore, Request
+from axon_zmq.client.core import ClientCore, Run
 from axon_zmq.client.runner import ToolRunner
 from axon_zmq.client.threads import THREADS, ToolThreads
 from axon_zmq.client.tools import Body, Toolbox, answer, fault, to_plain, toolbox
@@ -48,7 +48,7 @@ class RunStream:
     early (`async with`, or `aclose`) cancels the run. A failed run raises its `AxonError`.
     """
 
-    def __init__(self, client: AsyncClient, request: Request) -> None:
+    def __init__(self, client: AsyncClient, request: Run) -> None:
         self._client = client
         self._request = request
 
@@ -193,8 +193,8 @@ class AsyncClient:
         self._identity = _identity(identity)
         self._core = ClientCore()
         self._link: _Link | None = None
-        self._news: dict[Request, asyncio.Event] = {}
-        self._runners: dict[Request, ToolRunner] = {}
+        self._news: dict[Run, asyncio.Event] = {}
+        self._runners: dict[Run, ToolRunner] = {}
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
@@ -357,7 +357,7 @@ class AsyncClient:
             raise RuntimeError(f"this client is not connected: {USAGE}")
         return self._link
 
-    def _start(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any], box: Toolbox | None) -> Request:
+    def _start(self, kind: str, agent: Agent, prompt: Any, options: Mapping[str, Any], box: Toolbox | None) -> Run:
         self._opened()
         if box is not None:
             options = {**options, "tools": box.definitions}
@@ -376,7 +376,7 @@ class AsyncClient:
             )
         return await self._read(self._start(kind, agent, prompt, options, box))
 
-    async def _read(self, request: Request) -> Complete:
+    async def _read(self, request: Run) -> Complete:
         self._flush()
         async with RunStream(self, request) as stream:
             return await stream.complete()
@@ -387,7 +387,7 @@ class AsyncClient:
         self._flush()
         return sent
 
-    async def _answer(self, request: Request) -> dict[str, Any]:
+    async def _answer(self, request: Run) -> dict[str, Any]:
         self._flush()
         try:
             item = await self._next(request)
@@ -398,7 +398,7 @@ class AsyncClient:
         assert isinstance(item, dict)
         return item
 
-    async def _next(self, request: Request) -> Event | AxonError | dict[str, Any]:
+    async def _next(self, request: Run) -> Event | AxonError | dict[str, Any]:
         while not request.inbox:
             if request.ended:
                 raise StopAsyncIteration
@@ -413,7 +413,7 @@ class AsyncClient:
             self._flush()
         return item
 
-    def _abandon(self, request: Request) -> None:
+    def _abandon(self, request: Run) -> None:
         self._core.abandon(request)
         self._tell(request)
         self._news.pop(request, None)
@@ -435,7 +435,7 @@ class AsyncClient:
                 self._tell(request)
             self._flush()
 
-    def _tell(self, request: Request) -> None:
+    def _tell(self, request: Run) -> None:
         if (news := self._news.get(request)) is not None:
             news.set()
         if request.ended and (runner := self._runners.pop(request, None)) is not None:

@@ -18,7 +18,8 @@ from typing import Any, Final
 from axon_zmq.client.calls import Calls
 from axon_zmq.errors import AxonError, RequestError, RunEndedError
 from axon_zmq.events import Chunk, Complete, Event, Refused, ToolCall, ToolCancelled, event_of
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.frames import printable
 from axon_zmq.protocol.kinds import RUN_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 
@@ -49,15 +50,15 @@ RESUME_AGAIN: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
-class Request:
-    """One unfinished request.
+class Run:
+    """One unfinished request: a run, a `describe` or a `ping`.
 
     `inbox` holds what has come and was not taken: events, and at the end an `AxonError` or, for
     `describe` and `ping`, the body.
     """
 
     id: bytes
-    kind: str
+    kind: bytes
     deadline: float
     last_seq: int = 0
     """Of the last message that was taken."""
@@ -87,9 +88,9 @@ class ClientCore:
     def __init__(self) -> None:
         self.outgoing: deque[list[bytes]] = deque()
         """Frames to send, in order."""
-        self.tool_events: deque[tuple[Request, ToolCall | ToolCancelled | Refused]] = deque()
+        self.tool_events: deque[tuple[Run, ToolCall | ToolCancelled | Refused]] = deque()
         """What those who run tools hear of, in order; it is in the inbox too."""
-        self.open: dict[bytes, Request] = {}
+        self.open: dict[bytes, Run] = {}
         self.max_body = limits.BrokerLimits().max_body
         """The daemon's bound, once a `pong` has told it."""
         self._instance = secrets.token_hex(8)
@@ -108,12 +109,12 @@ class ClientCore:
     # --- what to send ------------------------------------------------------------------------------
 
     def run(
-        self, kind: str, agent: str | Mapping[str, Any], prompt: Any, options: Mapping[str, Any], now: float
-    ) -> Request:
+        self, mode: str, agent: str | Mapping[str, Any], prompt: Any, options: Mapping[str, Any], now: float
+    ) -> Run:
         """Start a run.
 
         Args:
-            kind: `run_sync`, `run` or `run_stream`.
+            mode: `run_sync`, `run` or `run_stream`.
             agent: A registered name, or an agent as data.
             prompt: Text, a list of parts, or None to go on from `message_history`.
             options: Any of `HEADER_KEYS` and `BODY_KEYS`, and `id`.
@@ -126,9 +127,9 @@ class ClientCore:
         body = {"agent": agent, **_chosen(options, BODY_KEYS)}
         if prompt is not None:
             body["prompt"] = prompt
-        return self._start(kind, options, body, now)
+        return self._start(mode.encode(), options, body, now)
 
-    def call_tool(self, tool: str, args: Mapping[str, Any], options: Mapping[str, Any], now: float) -> Request:
+    def call_tool(self, tool: str, args: Mapping[str, Any], options: Mapping[str, Any], now: float) -> Run:
         """Call one Python tool of the daemon's, without a model.
 
         Args:
@@ -141,7 +142,7 @@ class ClientCore:
             TypeError: An option is unknown.
             RequestError: As `run`.
         """
-        return self._start("call_tool", options, {"tool": tool, "args": args, **_chosen(options, CALL_KEYS)}, now)
+        return self._start(kinds.CALL_TOOL, options, {"tool": tool, "args": args, **_chosen(options, CALL_KEYS)}, now)
 
     def answer(self, id: bytes, call_id: str, body: Mapping[str, Any]) -> bool:
         """Answer a tool call; whether the run was still open here.
@@ -171,13 +172,13 @@ class ClientCore:
         request = self._open_run(id)
         if request is None:
             return False
-        frames = [b"steer", id, b"", self._packed({"content": content, "priority": priority})]
+        frames = [kinds.STEER, id, b"", self._packed({"content": content, "priority": priority})]
         self.outgoing.append(frames)
         if request.frames:
             request.frames.append(frames)
         return True
 
-    def took(self, request: Request, event: Event) -> None:
+    def took(self, request: Run, event: Event) -> None:
         """Its reader has taken an event: give credit for more, once half of the window is used.
 
         Of what needs no credit, such as a tool call, too: it has a `seq` like the others.
@@ -185,24 +186,24 @@ class ClientCore:
         seq = getattr(event, "seq", 0)
         if request.window and not request.ended and seq + request.window - request.granted > request.window // 2:
             request.granted = seq + request.window
-            self.outgoing.append([b"credit", request.id, pack({"upto": request.granted})])
+            self.outgoing.append([kinds.CREDIT, request.id, pack({"upto": request.granted})])
 
-    def describe(self, agent: str | None, now: float) -> Request:
+    def describe(self, agent: str | None, now: float) -> Run:
         """Ask for the agents."""
-        return self._send("describe", None, {}, {"agent": agent} if agent else {}, now, limits.DESCRIBE_TIMEOUT)
+        return self._send(kinds.DESCRIBE, None, {}, {"agent": agent} if agent else {}, now, limits.DESCRIBE_TIMEOUT)
 
-    def ping(self, now: float, timeout: float) -> Request:
+    def ping(self, now: float, timeout: float) -> Run:
         """Ask who is there."""
-        return self._send("ping", None, {"instance": self._instance}, {}, now, timeout - PATIENCE)
+        return self._send(kinds.PING, None, {"instance": self._instance}, {}, now, timeout - PATIENCE)
 
     def cancel(self, id: bytes) -> None:
         """Ask a run to end; its own terminal message says how it did."""
-        self.outgoing.append([b"cancel", id])
+        self.outgoing.append([kinds.CANCEL, id])
         if (request := self._open_run(id)) is not None:
             request.cancelled = True
 
-    def _start(self, kind: str, options: Mapping[str, Any], body: Mapping[str, Any], now: float) -> Request:
-        known = (*HEADER_KEYS, *(CALL_KEYS if kind == "call_tool" else BODY_KEYS))
+    def _start(self, kind: bytes, options: Mapping[str, Any], body: Mapping[str, Any], now: float) -> Run:
+        known = (*HEADER_KEYS, *(CALL_KEYS if kind == kinds.CALL_TOOL else BODY_KEYS))
         if unknown := options.keys() - {"id", *known}:
             raise TypeError(f"unknown option {min(unknown)!r}; known are {', '.join(known)}")
         header = _chosen(options, HEADER_KEYS)
@@ -214,12 +215,12 @@ class ClientCore:
         request.frames, request.sent_at = [self.outgoing[-1]], now
         return request
 
-    def _open_run(self, id: bytes) -> Request | None:
+    def _open_run(self, id: bytes) -> Run | None:
         request = self.open.get(id)
         return request if request is not None and request.kind in RUN_KINDS else None
 
     def _send_answer(self, id: bytes, call_id: str, packed: bytes) -> None:
-        self.outgoing.append([b"tool_result", id, pack({"call_id": call_id}), packed])
+        self.outgoing.append([kinds.TOOL_RESULT, id, pack({"call_id": call_id}), packed])
 
     def _packed(self, body: Mapping[str, Any]) -> bytes:
         packed = pack(body) if body else b""
@@ -229,20 +230,20 @@ class ClientCore:
 
     def _send(
         self,
-        kind: str,
+        kind: bytes,
         id: bytes | str | None,
         header: Mapping[str, Any],
         body: Mapping[str, Any],
         now: float,
         timeout: float,
-    ) -> Request:
+    ) -> Run:
         name = self._name(id)
         packed = self._packed(body)
         packed_header = pack(header) if header else b""
         if not self.open:
             self._heard_at = now  # while nothing was open, silence meant nothing
-        request = self.open[name] = Request(name, kind, now + timeout + PATIENCE)
-        self.outgoing.append([kind.encode(), name, packed_header, packed])
+        request = self.open[name] = Run(name, kind, now + timeout + PATIENCE)
+        self.outgoing.append([kind, name, packed_header, packed])
         return request
 
     def _name(self, id: bytes | str | None) -> bytes:
@@ -255,19 +256,19 @@ class ClientCore:
             raise RequestError("invalid_request", f"a request with id {name!r} is open already")
         return name
 
-    def abandon(self, request: Request) -> None:
+    def abandon(self, request: Run) -> None:
         """Nobody waits for it any more: cancel it if it is a run, and end it; what was not read is dropped."""
         request.inbox.clear()
         self._give_up(request, RunEndedError("cancelled", "nobody waits for it any more", {"by": "client"}))
 
-    def close(self) -> list[Request]:
+    def close(self) -> list[Run]:
         """Nobody will read any more: cancel and end all that is open; the requests that were."""
         closed = list(self.open.values())
         for request in closed:
             self._give_up(request, RunEndedError("cancelled", "the client was closed", {"by": "client"}))
         return closed
 
-    def _give_up(self, request: Request, error: AxonError) -> None:
+    def _give_up(self, request: Run, error: AxonError) -> None:
         if not request.ended:
             if request.kind in RUN_KINDS:
                 self.cancel(request.id)
@@ -275,13 +276,13 @@ class ClientCore:
 
     # --- what came ---------------------------------------------------------------------------------
 
-    def receive(self, frames: list[bytes], now: float) -> Request | None:
+    def receive(self, frames: list[bytes], now: float) -> Run | None:
         """Take one message; the request that it was for, if there is something new in its inbox."""
         self._heard_at = now
         if len(frames) < 3:
             return None
         kind, id, packed = frames[-3:]  # from the tail: stale frames may stand in front after a reconnect
-        if kind == b"alive":
+        if kind == kinds.ALIVE:
             with suppress(RequestError):
                 self._alive(unpack(packed, "alive"), now)
             return None
@@ -295,14 +296,14 @@ class ClientCore:
             self._give_up(request, RunEndedError("internal", why, {"by": "client"}))
             return request
 
-    def _read(self, request: Request, kind: bytes, packed: bytes, now: float) -> bool:
+    def _read(self, request: Run, kind: bytes, packed: bytes, now: float) -> bool:
         body = unpack(packed, kind.decode("ascii", "replace"))
         seq = body.get("seq")
         if seq is not None and not self._in_order(request, seq, now):
             return False
         return self._take(request, kind, body, now)
 
-    def _begin_again(self, request: Request, now: float) -> bool:
+    def _begin_again(self, request: Run, now: float) -> bool:
         """The daemon was restarted while the run waited, and says that it never began; whether that ends it."""
         if request.cancelled:
             self._end(request, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))
@@ -316,7 +317,7 @@ class ClientCore:
         self.outgoing.extend([[kind, id, header, body], *said])
         return False
 
-    def _in_order(self, request: Request, seq: int, now: float) -> bool:
+    def _in_order(self, request: Run, seq: int, now: float) -> bool:
         request.highest_seq = max(request.highest_seq, seq)
         if seq == request.last_seq + 1:
             request.last_seq = seq
@@ -326,30 +327,30 @@ class ClientCore:
             self._resume(request, now)
         return False
 
-    def _take(self, request: Request, kind: bytes, body: dict[str, Any], now: float) -> bool:
+    def _take(self, request: Run, kind: bytes, body: dict[str, Any], now: float) -> bool:
         match kind:
-            case b"error":
+            case kinds.ERROR:
                 error = AxonError.from_body(body)
                 if request.frames and _never_ran(error, now - request.sent_at):
                     return self._begin_again(request, now)
                 self._end(request, error)
-            case b"pong":
+            case kinds.PONG:
                 self._learn(body.get("limits"))
                 self._met(body.get("boot"), now)
                 if self._silent:  # alive, and yet it had nothing to say about what is open here
                     self._silent = False
                     self._resume_all(now)
                 self._end(request, body)
-            case b"catalog":
+            case kinds.CATALOG:
                 self._end(request, body)
-            case b"resumed":
+            case kinds.RESUMED:
                 return self._resumed(request, body)
             case _:
                 event = event_of(kind, body)
                 return event is not None and self._hear(request, event)
         return True
 
-    def _resumed(self, request: Request, body: dict[str, Any]) -> bool:
+    def _resumed(self, request: Run, body: dict[str, Any]) -> bool:
         if body.get("gap"):
             lost = f"messages {request.last_seq + 1} to {body['from'] - 1} are no longer kept"
             self._give_up(request, RunEndedError("slow_consumer", lost))
@@ -360,7 +361,7 @@ class ClientCore:
             self._send_answer(request.id, call_id, packed)
         return False
 
-    def _hear(self, request: Request, event: Event) -> bool:
+    def _hear(self, request: Run, event: Event) -> bool:
         """Take one event; whether it is news to whoever reads."""
         match event:
             case Chunk():
@@ -368,7 +369,7 @@ class ClientCore:
             case Complete():
                 self._end(request, event)
                 return True
-            case Refused() if event.of == request.kind:  # another run has this id: nothing more will come
+            case Refused() if event.of == printable(request.kind):  # another run has this id: nothing more will come
                 self._end(request, AxonError.of(event.error_type, event.message))
                 return True
             case Refused(of="resume" | "tool_result", error_type="overloaded"):
@@ -383,7 +384,7 @@ class ClientCore:
         request.inbox.append(event)
         return True
 
-    def _end(self, request: Request, last: Event | AxonError | dict[str, Any]) -> None:
+    def _end(self, request: Run, last: Event | AxonError | dict[str, Any]) -> None:
         request.inbox.append(last)
         request.ended = True
         self.open.pop(request.id, None)
@@ -399,7 +400,7 @@ class ClientCore:
 
     def _alive(self, body: Mapping[str, Any], now: float) -> None:
         self._met(body.get("boot"), now)
-        mine = sum(request.kind != "ping" for request in self.open.values())
+        mine = sum(request.kind != kinds.PING for request in self.open.values())
         wrong = body.get("open") != mine
         if wrong and self._miscounted:
             self._resume_all(now)
@@ -421,17 +422,17 @@ class ClientCore:
             if request.kind in RUN_KINDS:
                 self._resume(request, now)
 
-    def _resume(self, request: Request, now: float) -> None:
+    def _resume(self, request: Run, now: float) -> None:
         if now - request.resumed_at >= RESUME_AGAIN:
             request.resumed_at, request.resume_due = now, False
             header = {"from": request.last_seq + 1} | ({"upto": request.granted} if request.window else {})
-            self.outgoing.append([b"resume", request.id, pack(header)])
+            self.outgoing.append([kinds.RESUME, request.id, pack(header)])
             if request.cancelled:
-                self.outgoing.append([b"cancel", request.id])
+                self.outgoing.append([kinds.CANCEL, request.id])
         else:
             request.resume_due = True
 
-    def tick(self, now: float) -> list[Request]:
+    def tick(self, now: float) -> list[Run]:
         """Time has passed: ask after a silence, and give up what is overdue; the requests given up."""
         if self.open and now - max(self._heard_at, self._pinged_at) > limits.CLIENT_SILENCE:
             self._silent = True
@@ -446,8 +447,8 @@ class ClientCore:
 
     def _probe(self, now: float) -> None:
         self._pinged_at = now
-        self.outgoing.append([b"ping", self._probe_id, pack({"instance": self._instance})])
-        self.open[self._probe_id] = Request(self._probe_id, "ping", now + limits.CLIENT_SILENCE)
+        self.outgoing.append([kinds.PING, self._probe_id, pack({"instance": self._instance})])
+        self.open[self._probe_id] = Run(self._probe_id, kinds.PING, now + limits.CLIENT_SILENCE)
 
 
 def _is_news(calls: Calls, event: ToolCall | ToolCancelled | Refused) -> bool:

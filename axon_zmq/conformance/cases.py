@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from axon_zmq.conformance.peer import PATIENCE, BrokenRuleError, Peer
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.msgpack import pack
 
 COMPLETE: Final = frozenset(("complete",))
@@ -80,7 +81,7 @@ def _no_longer_kept(peer: Peer) -> None:
 def _stale(peer: Peer) -> None:
     peer.chunks(1, 1)
     body = {"seq": 2, "type": "text", "data": "2 ", "step": 1, "part": 0}
-    peer.send_frames(b"chunk", b"an earlier id", b"chunk", peer.id, pack(body))
+    peer.send_frames(kinds.CHUNK, b"an earlier id", kinds.CHUNK, peer.id, pack(body))
     peer.chunks(3, 3)
     peer.complete(4)
 
@@ -266,8 +267,8 @@ def _credit(peer: Peer) -> None:
 
 def _unreadable(peer: Peer) -> None:
     peer.chunks(1, 1)
-    peer.send_frames(b"chunk", peer.id, b"\xc1")
-    peer.send_frames(b"alive", b"", b"\xc1")
+    peer.send_frames(kinds.CHUNK, peer.id, b"\xc1")
+    peer.send_frames(kinds.ALIVE, b"", b"\xc1")
     time.sleep(0.2)
     peer.fail("internal")
     peer.hear(time.monotonic() + 0.5)  # a cancel, where it gave up by itself

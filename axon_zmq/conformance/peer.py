@@ -11,8 +11,8 @@ from typing import Any, Final
 import zmq
 
 from axon_zmq.errors import ConfigurationError, RequestError
-from axon_zmq.protocol import limits
-from axon_zmq.protocol.frames import parse
+from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.frames import parse, printable
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 
@@ -201,11 +201,11 @@ class Peer:
                 continue
             client, *frames = self._socket.recv_multipart()
             message = parse(frames, limits.BrokerLimits().max_body)
-            if message.kind != "ping":
+            if message.kind != kinds.PING:
                 self.client = client
-                return message.kind, message.id, message.header, _body(message.body)
+                return printable(message.kind), message.id, message.header, _body(message.body)
             if self.is_silent:
-                return message.kind, message.id, message.header, {}
+                return printable(message.kind), message.id, message.header, {}
             self.client = client
             self.pong(message.id)
         return None

@@ -21,6 +21,7 @@ from axon_zmq.loadtest.connection import Connection, allow
 from axon_zmq.loadtest.figures import Figures, Tally
 from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
+from axon_zmq.protocol import kinds
 
 BATCH: Final = 64
 """Messages taken from one connection, or requests sent, before the others have their turn."""
@@ -28,7 +29,7 @@ BEAT: Final = 0.01
 """Seconds between two looks at how late the driver is, where no schedule tells."""
 TICK: Final = 0.5
 """Seconds between two looks at what is overdue."""
-_TERMINAL: Final = (b"complete", b"error")
+_TERMINAL: Final = (kinds.COMPLETE, kinds.ERROR)
 
 
 class Driver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from axon_zmq.client.core import Request
+from axon_zmq.client import core
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete
 from axon_zmq.loadtest.connection import Connection
@@ -22,7 +22,7 @@ class Run:
 
     kind: Kind
     connection: Connection
-    request: Request
+    request: core.Run
     due: float
     """When it should have been sent."""
     figures: Figures | None

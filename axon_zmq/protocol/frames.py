@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from axon_zmq.errors import AxonError, RequestError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 
 RunKey = tuple[bytes, bytes]
@@ -63,28 +63,28 @@ _RUN_HEADER: Final[Mapping[str, Check]] = {
     "traceparent": _text(limits.MAX_TRACE),
     "tracestate": _text(limits.MAX_TRACE),
 }
-HEADERS: Final[Mapping[str, Mapping[str, Check]]] = {
-    "run_sync": _RUN_HEADER,
-    "run": _RUN_HEADER,
-    "run_stream": _RUN_HEADER,
-    "call_tool": _RUN_HEADER,
-    "tool_result": {**_ANY_HEADER, "call_id": _text(limits.MAX_CALL_ID)},
-    "steer": _ANY_HEADER,
-    "credit": {**_ANY_HEADER, "upto": _integer(0, 2**53)},
-    "cancel": _ANY_HEADER,
-    "resume": {**_ANY_HEADER, "from": _integer(1, 2**53), "upto": _integer(0, 2**53)},
-    "describe": _ANY_HEADER,
-    "ping": {**_ANY_HEADER, "instance": _text(128)},
+HEADERS: Final[Mapping[bytes, Mapping[str, Check]]] = {
+    kinds.RUN_SYNC: _RUN_HEADER,
+    kinds.RUN: _RUN_HEADER,
+    kinds.RUN_STREAM: _RUN_HEADER,
+    kinds.CALL_TOOL: _RUN_HEADER,
+    kinds.TOOL_RESULT: {**_ANY_HEADER, "call_id": _text(limits.MAX_CALL_ID)},
+    kinds.STEER: _ANY_HEADER,
+    kinds.CREDIT: {**_ANY_HEADER, "upto": _integer(0, 2**53)},
+    kinds.CANCEL: _ANY_HEADER,
+    kinds.RESUME: {**_ANY_HEADER, "from": _integer(1, 2**53), "upto": _integer(0, 2**53)},
+    kinds.DESCRIBE: _ANY_HEADER,
+    kinds.PING: {**_ANY_HEADER, "instance": _text(128)},
 }
 """The kinds that this daemon serves, and the header keys of each."""
-NEEDED: Final[Mapping[str, str]] = {"tool_result": "call_id", "credit": "upto"}
+NEEDED: Final[Mapping[bytes, str]] = {kinds.TOOL_RESULT: "call_id", kinds.CREDIT: "upto"}
 """The header key that a kind means nothing without."""
 
 
 class ClientMessage(NamedTuple):
     """One request of a client's, its frames taken apart."""
 
-    kind: str
+    kind: bytes
     id: bytes
     header: dict[str, Any]
     header_frame: bytes
@@ -136,17 +136,16 @@ def parse(frames: list[bytes], max_body: int) -> ClientMessage:
     return ClientMessage(kind, id, header, header_frame, body)
 
 
-def _kind(frame: bytes) -> str:
-    served = f"send one of {', '.join(HEADERS)}"
-    if not frame.isascii() or not frame:
-        raise RequestError("unknown_kind", f"the kind must be ASCII text; {served}")
-    kind = frame.decode("ascii")
+def _kind(kind: bytes) -> bytes:
     if kind not in HEADERS:
-        raise RequestError("unknown_kind", f"kind {kind[:64]!r} is not served; {served}")
+        served = f"send one of {', '.join(map(printable, HEADERS))}"
+        if not kind or not kind.isascii():
+            raise RequestError("unknown_kind", f"the kind must be ASCII text; {served}")
+        raise RequestError("unknown_kind", f"kind {kind[:64].decode()!r} is not served; {served}")
     return kind
 
 
-def _header(kind: str, frame: bytes) -> dict[str, Any]:
+def _header(kind: bytes, frame: bytes) -> dict[str, Any]:
     header = unpack(frame, "the header")
     version = header.get("v")
     if type(version) is int and version != limits.PROTOCOL:  # first: its keys may be another version's
@@ -156,7 +155,8 @@ def _header(kind: str, frame: bytes) -> dict[str, Any]:
         check = checks.get(key)
         if check is None:
             raise RequestError(
-                "invalid_request", f"header key {key[:64]!r} is unknown for {kind}; known are {', '.join(checks)}"
+                "invalid_request",
+                f"header key {key[:64]!r} is unknown for {printable(kind)}; known are {', '.join(checks)}",
             )
         if value is None:
             del header[key]
@@ -193,6 +193,6 @@ def error_body(error: AxonError, **more: Any) -> bytes:
     return pack({**more, **error.to_body()})
 
 
-def refused_body(of: str, error: AxonError, **more: Any) -> bytes:
+def refused_body(of: bytes, error: AxonError, **more: Any) -> bytes:
     """The packed body of a `refused` message; `of` is the kind that could not be taken."""
-    return pack({"of": of, "error_type": error.error_type, "message": error.message, **more})
+    return pack({"of": printable(of), "error_type": error.error_type, "message": error.message, **more})

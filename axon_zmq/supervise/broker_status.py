@@ -9,6 +9,7 @@ import zmq
 
 from axon_zmq.errors import UnavailableError
 from axon_zmq.process.run_dir import backend_endpoint
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 
@@ -32,7 +33,7 @@ def status(run_dir: Path, seconds: float = PATIENCE) -> dict[str, Any]:
         dealer = context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(backend_endpoint(run_dir))
-        dealer.send_multipart([CONTROL, b"status", b""])
+        dealer.send_multipart([CONTROL, kinds.STATUS, b""])
         if not dealer.poll(int(seconds * 1000)):
             where = str(run_dir)
             raise UnavailableError(

@@ -22,6 +22,7 @@ from supervisor.childutils import get_headers, listener
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.process import lifeline, logs
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL, mode_of
 from axon_zmq.protocol.msgpack import pack
 from axon_zmq.supervise import supervisord
@@ -151,7 +152,7 @@ class Listener:
         self._ask()
         for name, program in self._programs.items():
             self._watch(name, program["pid"])
-        self._tell(b"processes", {"programs": self._programs})
+        self._tell(kinds.PROCESSES, {"programs": self._programs})
 
     def _watch(self, name: str, pid: int) -> None:
         if not pid or not hasattr(os, "pidfd_open") or (name, pid) in self._ends.values():
@@ -167,7 +168,7 @@ class Listener:
         name, pid = self._ends.pop(descriptor)
         self._poller.unregister(descriptor)
         os.close(descriptor)
-        self._tell(b"exited", {"name": name, "pid": pid})
+        self._tell(kinds.EXITED, {"name": name, "pid": pid})
         supervisord.wake(self._run_dir)
 
     def _tell(self, kind: bytes, body: Mapping[str, Any]) -> None:

@@ -29,10 +29,11 @@ from axon_zmq.broker.core.events import (
 )
 from axon_zmq.broker.core.pools import PreviousState
 from axon_zmq.broker.journal import JournalState
-from axon_zmq.client.core import ClientCore, Request
+from axon_zmq.client import core as client_core
+from axon_zmq.client.core import ClientCore
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete, ToolCall
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey, body_digest, error_body, refused_body
 from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -89,9 +90,9 @@ class Worker:
     def register(self) -> None:
         """Tell a broker what it is and what it holds."""
         ready = {"v": limits.BACKEND_PROTOCOL, "mode": self.mode, "slots": self.slots, "name": self.name}
-        self.control(b"ready", {**ready, "pid": self.pid, **self._shelf.to_wire()})
+        self.control(kinds.READY, {**ready, "pid": self.pid, **self._shelf.to_wire()})
         if self.is_leaving:
-            self.control(b"leaving", {})
+            self.control(kinds.LEAVING, {})
 
     @property
     def kept(self) -> int:
@@ -106,19 +107,19 @@ class Worker:
         """Take one message of the broker's."""
         client, kind, id, *rest = frames
         match kind:
-            case b"left":
+            case kinds.LEFT:
                 self.may_go = True
-            case b"handed":
+            case kinds.HANDED:
                 self.is_handed = True
-            case b"take":
+            case kinds.TAKE:
                 self.reading.append(unpack(rest[0], "take")["file"])
-            case b"end":
+            case kinds.END:
                 self._end((client, id), unpack(rest[0], "end")["reason"], world.now)
-            case b"resume":
+            case kinds.RESUME:
                 self._resume((client, id), unpack(rest[0], "resume").get("from", 1))
-            case b"tool_result":
+            case kinds.TOOL_RESULT:
                 self._answered((client, id), unpack(rest[0], "header")["call_id"])
-            case b"run" | b"run_stream":
+            case kinds.RUN | kinds.RUN_STREAM:
                 self._start((client, id), kind, *rest)
             case _:
                 pass
@@ -126,7 +127,7 @@ class Worker:
     def read_file(self, world: World) -> None:
         """Take up what another worker has left, and answer who asked for it meanwhile."""
         taken = self._shelf.merge(world.files.pop(self.reading.popleft(), []))
-        self.control(b"holds", self._shelf.to_wire(taken))
+        self.control(kinds.HOLDS, self._shelf.to_wire(taken))
         if not self.reading:
             asked, self._asked_early = self._asked_early, []
             for key, start in asked:
@@ -138,15 +139,15 @@ class Worker:
         if run.open_calls:
             return
         if not run.script:
-            self._put(key, b"complete", {"result": self.name, "usage": {}, "messages": []}, now)
+            self._put(key, kinds.COMPLETE, {"result": self.name, "usage": {}, "messages": []}, now)
         elif run.script.popleft() == TOOL:
             call_id = f"call-{run.outbox.seq + 1}"
             call = {"call_id": call_id, "name": "tool", "args": {}}
-            self._put(key, b"tool_call", call, now)
+            self._put(key, kinds.TOOL_CALL, call, now)
             run.open_calls[call_id] = {"seq": run.outbox.seq, **call}
         else:
             data = f"{self.identity.decode()}:{run.outbox.seq + 1}"
-            self._put(key, b"chunk", {"type": "text", "data": data, "step": 1, "part": 0}, now)
+            self._put(key, kinds.CHUNK, {"type": "text", "data": data, "step": 1, "part": 0}, now)
 
     def pass_time(self, now: float) -> None:
         """End what is late, and forget what is out of time."""
@@ -163,7 +164,7 @@ class Worker:
                 self._has_written = True
                 file = self.identity.decode()
                 world.files[file] = ended
-                self.control(b"handover", {"file": file, "forgot_at": self._shelf.forgot_at})
+                self.control(kinds.HANDOVER, {"file": file, "forgot_at": self._shelf.forgot_at})
             return False
         return True
 
@@ -183,14 +184,14 @@ class Worker:
             self._shelf.end(key, now)
 
     def _fail(self, key: RunKey, error_type: str, now: float) -> None:
-        self._put(key, b"error", AxonError.of(error_type, "").to_body(), now)
+        self._put(key, kinds.ERROR, AxonError.of(error_type, "").to_body(), now)
 
     def _end(self, key: RunKey, reason: str, now: float) -> None:
         if key in self.runs:
             self._fail(key, "slow_consumer" if reason == "slow_consumer" else "cancelled", now)
         elif reason == "cancelled":
-            body = refused_body("cancel", AxonError.of("invalid_request", "the run has already ended"))
-            self.sent.append((key[0], b"refused", key[1], body))
+            body = refused_body(kinds.CANCEL, AxonError.of("invalid_request", "the run has already ended"))
+            self.sent.append((key[0], kinds.REFUSED, key[1], body))
 
     def _resume(self, key: RunKey, start: int) -> None:
         client, id = key
@@ -200,12 +201,12 @@ class Worker:
                 self._asked_early.append((key, start))
                 return
             error = AxonError.of("unknown_request", "no longer kept", {"may_have_run": True})
-            self.sent.append((client, b"error", id, error_body(error)))
+            self.sent.append((client, kinds.ERROR, id, error_body(error)))
             return
         replay = outbox.replay(start)
         calls = list(self.runs[key].open_calls.values()) if key in self.runs else []
         resumed = {"from": replay.start, "gap": replay.gap, "open_calls": calls, "last": outbox.seq}
-        self.sent.append((client, b"resumed", id, pack(resumed)))
+        self.sent.append((client, kinds.RESUMED, id, pack(resumed)))
         self.sent.extend((client, message.kind, id, message.body) for message in replay.messages)
 
     def _answered(self, key: RunKey, call_id: str) -> None:
@@ -224,7 +225,7 @@ class Client:
         self.inbox: deque[list[bytes]] = deque()
         """On its way from the broker."""
         self.is_connected = True
-        self.requests: dict[bytes, Request] = {}
+        self.requests: dict[bytes, client_core.Run] = {}
         self.events: dict[bytes, list[Any]] = {}
         """All that came for each request, the end last."""
         self.called: Counter[tuple[bytes, str]] = Counter()
@@ -430,7 +431,7 @@ class World:
             while worker.reading:
                 worker.read_file(self)
             if self.broker is not None and self.now >= self._progress_at:
-                worker.control(b"progress", {})
+                worker.control(kinds.PROGRESS, {})
             if worker.is_leaving and worker.leave(self):
                 worker.is_dead = True
 
@@ -449,7 +450,7 @@ class World:
         assert self.broker is not None
         client, kind, *rest = worker.sent.popleft()
         if client == CONTROL:
-            if kind == b"ready":
+            if kind == kinds.READY:
                 self._lost.discard(worker.identity)
             self._feed(FromWorker(worker.identity, kind, rest[0]))
             return
@@ -464,7 +465,7 @@ class World:
         if is_terminal:
             self._relayed.discard((client, id))
             self._feed(Ended(worker.identity, client, id, kind))
-        elif kind not in (b"resumed", b"refused"):
+        elif kind not in (kinds.RESUMED, kinds.REFUSED):
             self._relayed.add((client, id))
 
     def _to_client(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
@@ -493,7 +494,7 @@ class World:
         match effect:
             case ToClient(client, kind, id, body):
                 self._to_client(client, kind, id, body)
-                if kind == b"error":
+                if kind == kinds.ERROR:
                     self._relayed.discard((client, id))
             case ToWorker(identity, client, kind, id, rest):
                 worker = self.workers.get(identity)

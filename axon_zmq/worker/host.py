@@ -21,7 +21,7 @@ from typing import Any, Final
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.process.event_loop import Turns
 from axon_zmq.process.logs import current_run
-from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol import frames, kinds, limits
 from axon_zmq.protocol.frames import error_body, refused_body
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
@@ -117,7 +117,7 @@ class Host:
         self._leave.set()
 
     async def _drain(self, drain_time: float) -> None:
-        self._link.control(b"leaving", {})
+        self._link.control(kinds.LEAVING, {})
         with suppress(TimeoutError):  # what the broker had sent before it knew comes before its answer
             await asyncio.wait_for(self._may_go.wait(), LEAVE_TIMEOUT)
         log.info("leaving with %d open runs", len(self._jobs))
@@ -160,18 +160,18 @@ class Host:
             "broken": self._registry.broken,
             **self._replays.to_wire(),
         }
-        self._link.control(b"ready", {"v": limits.BACKEND_PROTOCOL, **ready})
+        self._link.control(kinds.READY, {"v": limits.BACKEND_PROTOCOL, **ready})
         if self._leave.is_set():
-            self._link.control(b"leaving", {})
+            self._link.control(kinds.LEAVING, {})
         self.registered.set()
 
     def _tell_slots(self) -> None:
-        self._link.control(b"slots", {"slots": self._slots - self._stuck})
+        self._link.control(kinds.SLOTS, {"slots": self._slots - self._stuck})
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(limits.PROGRESS_INTERVAL)
-            self._link.control(b"progress", {"open": len(self._jobs)})
+            self._link.control(kinds.PROGRESS, {"open": len(self._jobs)})
             self._replays.tidy()
 
     # --- what the broker asks ----------------------------------------------------------------------
@@ -180,13 +180,13 @@ class Host:
         client, kind, *rest = frames
         if kind in self._modes:
             self._start(client, kind, rest)
-        elif kind == b"describe":
+        elif kind == kinds.DESCRIBE:
             self._spawn(self._describe(client, rest[0], rest[2]))
-        elif kind == b"left":
+        elif kind == kinds.LEFT:
             self._may_go.set()
-        elif kind == b"handed":
+        elif kind == kinds.HANDED:
             self._replays.handed.set()
-        elif kind == b"take":
+        elif kind == kinds.TAKE:
             self._spawn(self._replays.take(unpack(rest[1], "take")["file"]))
         elif kind in _ABOUT_A_RUN:
             self._about_a_run(client, kind, rest)
@@ -194,14 +194,14 @@ class Host:
     def _about_a_run(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, *more = rest
         job = self._jobs.get((client, id))
-        if kind == b"end":
+        if kind == kinds.END:
             self._asked_to_end(client, id, unpack(more[0], "end")["reason"])
-        elif kind == b"resume":
+        elif kind == kinds.RESUME:
             self._replays.resume((client, id), unpack(more[0], "resume"))
         elif kind in _FROM_ITS_CLIENT:
             self._hear(client, kind, id, *more)
         elif job is not None and not job.ended:
-            (job.remote.pause if kind == b"gone" else job.remote.go_on)()
+            (job.remote.pause if kind == kinds.GONE else job.remote.go_on)()
 
     def _start(self, client: bytes, kind: bytes, rest: list[bytes]) -> None:
         id, header_frame, body, lease = rest
@@ -265,19 +265,19 @@ class Host:
         if job is not None and not job.ended:
             self._end(job, reason)
         elif reason == "cancelled":
-            self._refuse(client, id, "cancel", RequestError("invalid_request", "the run has already ended"))
+            self._refuse(client, id, kinds.CANCEL, RequestError("invalid_request", "the run has already ended"))
 
     def _hear(self, client: bytes, kind: bytes, id: bytes, header_frame: bytes, body: bytes) -> None:
         """Take what a client says to its run, or refuse it."""
         job = self._jobs.get((client, id))
         header = unpack(header_frame, "the header")
-        more = {"call_id": header["call_id"]} if kind == b"tool_result" else {}
+        more = {"call_id": header["call_id"]} if kind == kinds.TOOL_RESULT else {}
         try:
             if job is None or job.ended:
                 raise RequestError("invalid_request", "the run has already ended")
-            if kind == b"steer":
+            if kind == kinds.STEER:
                 job.steer(body)
-            elif kind == b"credit":
+            elif kind == kinds.CREDIT:
                 job.grant(header["upto"])
             elif len(body) > LARGE_ANSWER:
                 self._spawn(self._take_large(job, job.remote.reading(header["call_id"]), body))
@@ -285,17 +285,17 @@ class Host:
                 call = job.remote.expected(header["call_id"])
                 job.remote.take(call, read_answer(call.tool, body))
         except AxonError as error:
-            self._refuse(client, id, kind.decode(), error, **more)
+            self._refuse(client, id, kind, error, **more)
 
     async def _take_large(self, job: Run, call: RemoteCall, body: bytes) -> None:
         try:
             job.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
             job.remote.reopen(call)
-            self._refuse(job.client, job.id, "tool_result", error, call_id=call.call_id)
+            self._refuse(job.client, job.id, kinds.TOOL_RESULT, error, call_id=call.call_id)
 
-    def _refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
-        self._link.send(client, b"refused", id, refused_body(of, error, **more))
+    def _refuse(self, client: bytes, id: bytes, of: bytes, error: AxonError, **more: Any) -> None:
+        self._link.send(client, kinds.REFUSED, id, refused_body(of, error, **more))
 
     def _end(self, job: Run, reason: str) -> None:
         """Ask a run's code to end, and answer for it where it does not."""
@@ -329,7 +329,7 @@ class Host:
     def _complete(self, job: Run, body: dict[str, Any]) -> None:
         if job.ended:
             return
-        self._terminal(job, b"complete", body)
+        self._terminal(job, kinds.COMPLETE, body)
         self._log_end(job, "complete")
 
     def _fail(self, job: Run, error: BaseException) -> None:
@@ -349,7 +349,7 @@ class Host:
         """Send a run's `error`; without its partial, or its text, where that cannot be packed."""
         for body in (error, AxonError.of(error.error_type, error.message), AxonError.of(error.error_type, "")):
             try:
-                self._terminal(job, b"error", body.to_body())
+                self._terminal(job, kinds.ERROR, body.to_body())
             except AxonError:
                 continue
             return
@@ -385,14 +385,14 @@ class Host:
     async def _describe(self, client: bytes, id: bytes, body: bytes) -> None:
         try:
             request = checked(DescribeRequest, unpack(body, "the body"))
-            kind, packed = b"catalog", self._pack(await self._registry.describe(request.agent))
+            kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
-            kind, packed = b"error", error_body(error)
+            kind, packed = kinds.ERROR, error_body(error)
         self._link.send(client, kind, id, packed)
 
 
-_FROM_ITS_CLIENT: Final = frozenset((b"credit", b"tool_result", b"steer"))
-_ABOUT_A_RUN: Final = _FROM_ITS_CLIENT | {b"end", b"resume", b"gone", b"back"}
+_FROM_ITS_CLIENT: Final = frozenset((kinds.CREDIT, kinds.TOOL_RESULT, kinds.STEER))
+_ABOUT_A_RUN: Final = _FROM_ITS_CLIENT | {kinds.END, kinds.RESUME, kinds.GONE, kinds.BACK}
 
 
 def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from pydantic_ai import CancellationToken
 
 from axon_zmq.errors import RequestError
 from axon_zmq.process.event_loop import call_on
-from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol import frames, kinds, limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import PlainMap, plain
@@ -102,7 +102,7 @@ class Run:
         Raises:
             AxonError: `invalid_request` or `invalid_msgpack`, where it is none, cannot be or is too late; `overloaded`.
         """
-        if self.kind == b"call_tool":
+        if self.kind == kinds.CALL_TOOL:
             raise RequestError("invalid_request", "call_tool has no model that could be steered")
         self.steering.say(checked(Steer, unpack(body, "the body")), len(body))
 
@@ -176,10 +176,10 @@ class Run:
                 await self._more_credit.wait()
 
     def _put(self, kind: bytes, body: dict[str, Any]) -> None:
-        send = self.link.send_soon if kind == b"chunk" else self.link.send
+        send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
         send(self.client, kind, self.id, self.outbox.put(kind, body))
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
         shown = data if isinstance(data, str) else plain(data)
-        self.send(b"chunk", PlainMap(type=type, data=shown, step=step, part=part))
+        self.send(kinds.CHUNK, PlainMap(type=type, data=shown, step=step, part=part))

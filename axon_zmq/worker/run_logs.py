@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from reprlib import Repr
 from typing import Any, Final
 
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.plain import describe_value, plain
 from axon_zmq.worker.run import Run
 
@@ -85,7 +86,7 @@ class RunLogs(logging.Handler):
             listener = self._listeners.pop(job)
             self._let_through()
         if listener.left_out:
-            job.send(b"log", _about_left_out(listener.left_out))
+            job.send(kinds.LOG, _about_left_out(listener.left_out))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Relay a record, if its run asked for it. Called in whatever thread has logged."""
@@ -98,9 +99,9 @@ class RunLogs(logging.Handler):
             return
         body = _body(record, job)
         if listener.left_out:
-            job.post(job.send, b"log", _about_left_out(listener.left_out))
+            job.post(job.send, kinds.LOG, _about_left_out(listener.left_out))
             listener.left_out = 0
-        job.post(job.send, b"log", body)
+        job.post(job.send, kinds.LOG, body)
 
     def _may_leave(self, record: logging.LogRecord) -> bool:
         if _is_under(record.name, _OUR_OWN):

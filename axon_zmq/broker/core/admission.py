@@ -8,7 +8,7 @@ from axon_zmq.broker.core.pools import Pool, Run
 from axon_zmq.broker.core.runs import DUPLICATE, FROM_START, Runs, no_worker
 from axon_zmq.broker.core.states import RequestState
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import ClientMessage, printable
 
 
@@ -51,7 +51,7 @@ class Admission:
             digest=digest,
             header_frame=message.header_frame,
             body=message.body,
-            deadline=arrived + (limits.DESCRIBE_TIMEOUT if message.kind == "describe" else timeout_ms / 1000),
+            deadline=arrived + (limits.DESCRIBE_TIMEOUT if message.kind == kinds.DESCRIBE else timeout_ms / 1000),
             max_attempts=message.header.get("max_attempts", 1),
             keep=message.header.get("on_disconnect") == "keep",
         )
@@ -60,7 +60,7 @@ class Admission:
             self._out.complain(f"{error} (from {printable(client)})", run.id, now)
             return
         if message.header.get("ack"):
-            self._out.send(client, b"accepted", run.id, DUPLICATE[False])
+            self._out.send(client, kinds.ACCEPTED, run.id, DUPLICATE[False])
         self._runs.start(run, now)
 
     def _repeat(self, run: Run, message: ClientMessage, digest: bytes) -> None:
@@ -68,7 +68,7 @@ class Admission:
             error = RequestError("invalid_request", "this id was used for another kind or body: choose a new one")
             self._out.refuse(run.client, run.id, message.kind, error)
             return
-        self._out.send(run.client, b"accepted", run.id, DUPLICATE[True])
+        self._out.send(run.client, kinds.ACCEPTED, run.id, DUPLICATE[True])
         self._runs.resume(run, 1, FROM_START)
 
     def _inadmissible(self, pool: Pool, run: Run, timeout_ms: int, now: float) -> AxonError | None:
@@ -103,26 +103,26 @@ class Admission:
         run = self._runs.get((client, message.id))
         if run is None:
             self._out.error(client, message.id, self._runs.unknown((client, message.id), now))
-        elif message.kind == "resume":
+        elif message.kind == kinds.RESUME:
             self._runs.resume(run, message.header.get("from", 1), message.header_frame)
         elif run.state is RequestState.ENDED:
             self._refuse(run, message, "the run has already ended")
         elif run.state is RequestState.QUEUED:
             self._about_a_queued_run(run, message, now)
-        elif message.kind == "cancel":
+        elif message.kind == kinds.CANCEL:
             self._runs.ask_to_end(run, "cancelled")
         else:
-            self._runs.pass_on(run, message.kind.encode(), message.header_frame, message.body)
+            self._runs.pass_on(run, message.kind, message.header_frame, message.body)
 
     def _about_a_queued_run(self, run: Run, message: ClientMessage, now: float) -> None:
         room = self._bounds.max_queued_bytes - self._runs.waiting_bytes()
         match message.kind:
-            case "cancel":
+            case kinds.CANCEL:
                 self._runs.end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
-            case "steer" | "credit" if len(run.said) < limits.MAX_SAID and room >= len(message.body):
-                run.said.append((message.kind.encode(), message.header_frame, message.body))
+            case kinds.STEER | kinds.CREDIT if len(run.said) < limits.MAX_SAID and room >= len(message.body):
+                run.said.append((message.kind, message.header_frame, message.body))
                 self._runs.pool(run).queue_of(run).grow(len(message.body))
-            case "steer" | "credit":
+            case kinds.STEER | kinds.CREDIT:
                 self._refuse(run, message, "it has not started yet, and too much waits already", "overloaded")
             case _:
                 self._refuse(run, message, "it has not started yet, and called no tool")

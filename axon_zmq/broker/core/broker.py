@@ -35,7 +35,7 @@ from axon_zmq.broker.core.runs import Runs
 from axon_zmq.broker.core.states import ClientEvent, ClientState, RequestState, WorkerState
 from axon_zmq.broker.core.workers import Workers
 from axon_zmq.errors import RequestError, UnavailableError
-from axon_zmq.protocol import frames, limits
+from axon_zmq.protocol import frames, kinds, limits
 from axon_zmq.protocol.frames import ClientMessage, Envelope, RunKey, open_envelope, parse, printable
 from axon_zmq.protocol.msgpack import pack
 
@@ -172,9 +172,9 @@ class Broker:
             return
         if "frames" in message.header:
             self._clients.set_framing(client, SINGLE)
-        if message.kind == "ping":
+        if message.kind == kinds.PING:
             self._ping(client, message, now)
-        elif self.settling and message.kind != "describe" and self._runs.get((client, message.id)) is None:
+        elif self.settling and message.kind != kinds.DESCRIBE and self._runs.get((client, message.id)) is None:
             self._hold(event, message)
         elif message.kind in _ABOUT_A_RUN:
             self._admission.about_a_run(client, message, now)
@@ -188,7 +188,7 @@ class Broker:
             self._out.complain(f"dropped a message of {printable(client)}: {error.message}", b"", now)
             return
         if self._runs.get((client, envelope.id)) is not None:
-            self._out.refuse(client, envelope.id, printable(envelope.frames[0]), error, **error.details)
+            self._out.refuse(client, envelope.id, envelope.frames[0], error, **error.details)
         else:
             self._out.error(client, envelope.id, error)
         self._out.complain(f"{error} (from {printable(client)})", envelope.id, now)
@@ -221,7 +221,7 @@ class Broker:
                 for mode, pool in self._runs.pools.items()
             },
         }
-        self._out.send(client, b"pong", message.id, pack(body))
+        self._out.send(client, kinds.PONG, message.id, pack(body))
 
     def _state(self) -> dict[str, Any]:
         return {"boot": self.boot, "settling": self.settling, "draining": self._workers.all_leave()}
@@ -229,8 +229,8 @@ class Broker:
     # --- from the backend --------------------------------------------------------------------------
 
     def _from_backend(self, peer: bytes, kind: bytes, body: bytes, now: float) -> None:
-        if kind == b"status":
-            self._out.control(peer, b"status", self._status(now))
+        if kind == kinds.STATUS:
+            self._out.control(peer, kinds.STATUS, self._status(now))
             return
         self._workers.hear(peer, kind, body, now)
         if self.settling and self._workers.are_all_there(self._expected_workers):
@@ -254,13 +254,13 @@ class Broker:
     def _client_gone(self, client: bytes, now: float) -> None:
         since = max(now, self._settled_at) if self.settling else now
         if (known := self._clients.vanished(client, since)) is not None:
-            self._tell_holders(known, b"gone")
+            self._tell_holders(known, kinds.GONE)
             text = f"client {printable(client)} is gone, with {len(known.open)} open requests"
             self._out.note(logging.INFO, text)
 
     def _client_back(self, client: bytes) -> None:
         if (known := self._clients.returned(client)) is not None:
-            self._tell_holders(known, b"back")
+            self._tell_holders(known, kinds.BACK)
 
     def _tell_holders(self, known: Client, kind: bytes) -> None:
         for run in known.open.values():
@@ -301,7 +301,7 @@ class Broker:
             if not self._clients.takes_one_reply(identity):
                 count = len(client.open)
                 body = bodies.get(count) or bodies.setdefault(count, pack({"boot": self.boot, "open": count}))
-                self._out.send(identity, b"alive", b"", body)
+                self._out.send(identity, kinds.ALIVE, b"", body)
             if client.state is ClientState.GONE and now - client.gone_since > limits.CLIENT_GRACE:
                 client.step(ClientEvent.GIVE_UP)
                 self._runs.abandon(client, now)
@@ -328,4 +328,4 @@ class Broker:
                 self._runs.end_all(pool, lambda _, why=why: why, now)
 
 
-_ABOUT_A_RUN: Final = frozenset(("cancel", "credit", "resume", "steer", "tool_result"))
+_ABOUT_A_RUN: Final = frozenset((kinds.CANCEL, kinds.CREDIT, kinds.RESUME, kinds.STEER, kinds.TOOL_RESULT))

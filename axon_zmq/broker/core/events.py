@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import NamedTuple
 
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.frames import RunKey
 
 
@@ -33,7 +34,7 @@ class Ended(NamedTuple):
     worker: bytes
     client: bytes
     id: bytes
-    kind: bytes = b"complete"
+    kind: bytes = kinds.COMPLETE
 
 
 class WorkerGone(NamedTuple):

@@ -19,7 +19,7 @@ from axon_zmq.broker.core.effects import (
 )
 from axon_zmq.broker.core.pools import Run, Worker
 from axon_zmq.errors import AxonError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey, error_body, refused_body
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack
@@ -51,11 +51,11 @@ class Outgoing:
 
     def error(self, client: bytes, id: bytes, error: AxonError) -> None:
         """End an id."""
-        self.send(client, b"error", id, error_body(error))
+        self.send(client, kinds.ERROR, id, error_body(error))
 
-    def refuse(self, client: bytes, id: bytes, of: str, error: AxonError, **more: Any) -> None:
+    def refuse(self, client: bytes, id: bytes, of: bytes, error: AxonError, **more: Any) -> None:
         """Say that something for a run could not be taken."""
-        self.send(client, b"refused", id, refused_body(of, error, **more))
+        self.send(client, kinds.REFUSED, id, refused_body(of, error, **more))
 
     # --- to workers --------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ class Outgoing:
     def end(self, worker: bytes, key: RunKey, reason: str) -> None:
         """Ask a worker to end a run."""
         client, id = key
-        self._effects.append(ToWorker(worker, client, b"end", id, (pack({"reason": reason}),)))
+        self._effects.append(ToWorker(worker, client, kinds.END, id, (pack({"reason": reason}),)))
 
     def control(self, peer: bytes, kind: bytes, body: Mapping[str, Any] | None = None) -> None:
         """Tell a peer at the backend something that is about no run."""

@@ -20,7 +20,7 @@ from axon_zmq.broker.core.states import (
     WorkerState,
     step,
 )
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey
 
 
@@ -44,7 +44,7 @@ class Run:
 
     client: bytes
     id: bytes
-    kind: str
+    kind: bytes
     digest: bytes
     header_frame: bytes = b""
     body: bytes = b""
@@ -80,7 +80,7 @@ class Run:
     @property
     def takes_slot(self) -> bool:
         """Whether it needs a free slot; a describe is answered beside the runs."""
-        return self.kind != "describe"
+        return self.kind != kinds.DESCRIBE
 
     def step(self, event: RequestEvent) -> None:
         """Go on in its life cycle."""

@@ -15,7 +15,7 @@ from axon_zmq.broker.core.pools import Client, Pool, PreviousState, Run, Worker
 from axon_zmq.broker.core.quarantine import Quarantine
 from axon_zmq.broker.core.states import ClientState, RequestEvent, RequestState
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey, error_body, printable
 from axon_zmq.protocol.kinds import MODES, POOLS
 from axon_zmq.protocol.msgpack import pack
@@ -126,7 +126,7 @@ class Runs:
         self.offer(worker)
         lease = pack({"deadline": run.deadline, "attempt": run.attempts, "digest": run.digest})
         self._out.dequeued(run)
-        self._out.tell(run, run.kind.encode(), run.header_frame, run.body, lease)
+        self._out.tell(run, run.kind, run.header_frame, run.body, lease)
         self.tell_what_was_said(run)
         if run.max_attempts == run.attempts:
             run.body = run.header_frame = b""
@@ -137,7 +137,7 @@ class Runs:
             self.pass_on(run, *said)
         run.said.clear()
         if run.client in self._clients.gone:
-            self._out.tell(run, b"gone")
+            self._out.tell(run, kinds.GONE)
 
     def pass_on(self, run: Run, kind: bytes, header_frame: bytes, body: bytes) -> None:
         """Give a run what its client has sent for it; a second start would know nothing of that."""
@@ -148,13 +148,13 @@ class Runs:
         """Have a run's messages sent again, from `seq` `start` on."""
         if run.state is RequestState.QUEUED or run.terminal is not None or not run.takes_slot:
             body = pack({"from": start, "gap": False, "open_calls": []})
-            self._out.send(run.client, b"resumed", run.id, body)
+            self._out.send(run.client, kinds.RESUMED, run.id, body)
             if run.terminal is not None:
-                self._out.send(run.client, b"error", run.id, run.terminal)
+                self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
         elif run.worker is None:  # its messages are on their way to another worker
-            run.said = [(b"resume", header_frame, b"")]
+            run.said = [(kinds.RESUME, header_frame, b"")]
         elif run.worker in self.workers:
-            self._out.tell(run, b"resume", header_frame, b"")
+            self._out.tell(run, kinds.RESUME, header_frame, b"")
         else:
             self._out.error(run.client, run.id, _messages_are_gone())
 
@@ -165,7 +165,7 @@ class Runs:
         run = self._runs.get(key)
         if run is None or run.worker != worker or run.state is RequestState.ENDED:
             return
-        if kind == b"complete":
+        if kind == kinds.COMPLETE:
             self.quarantine.acquit(run.digest)
         run.step(RequestEvent.TERMINAL)
         self._release(run, now)
@@ -205,8 +205,8 @@ class Runs:
         error.details["by"] = "broker"
         run.terminal = error_body(error)
         self._release(run, now)
-        self._out.send(run.client, b"error", run.id, run.terminal)
-        self._out.note(logging.WARNING, f"{run.kind} of {printable(run.client)} ended: {error}", run.id)
+        self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
+        self._out.note(logging.WARNING, f"{printable(run.kind)} of {printable(run.client)} ended: {error}", run.id)
 
     def _release(self, run: Run, now: float) -> None:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
@@ -214,13 +214,13 @@ class Runs:
         self._out.dequeued(run)
         for kind, *_ in run.said:
             error = RequestError("invalid_request", "the run has ended")
-            self._out.refuse(run.client, run.id, kind.decode(), error)
+            self._out.refuse(run.client, run.id, kind, error)
         run.said.clear()
         if run.worker is not None and (worker := self.workers.get(run.worker)) is not None:
             worker.release(run)
             self.offer(worker)
         self._clients.closed(run)
-        if run.kind == "describe":
+        if run.kind == kinds.DESCRIBE:
             self._forget(run)
             return
         self._ended.append((now + limits.RESUME_WINDOW, run))
@@ -245,11 +245,11 @@ class Runs:
         key = held["client"], held["id"]
         run = self._runs.get(key)
         if run is None:
-            run = self._runs[key] = Run(*key, kind=held["kind"], digest=held["digest"], keep=held["keep"])
+            run = self._runs[key] = Run(*key, kind=held["kind"].encode(), digest=held["digest"], keep=held["keep"])
         elif run.state is RequestState.QUEUED:
             self.pool(run).queue_of(run).remove(run)
-            self._out.send(run.client, b"accepted", run.id, DUPLICATE[True])
-            run.said.append((b"resume", FROM_START, b""))
+            self._out.send(run.client, kinds.ACCEPTED, run.id, DUPLICATE[True])
+            run.said.append((kinds.RESUME, FROM_START, b""))
         else:
             self._second_holder(run, worker, held["ended"])
             return
@@ -258,8 +258,8 @@ class Runs:
         run.worker, run.started, run.deadline = worker.identity, now, held["deadline"]
         run.attempts = run.max_attempts  # what became of it before is not known
         if held["ended"]:
-            resumes = [each for each in run.said if each[0] == b"resume"]
-            run.said = [each for each in run.said if each[0] != b"resume"]
+            resumes = [each for each in run.said if each[0] == kinds.RESUME]
+            run.said = [each for each in run.said if each[0] != kinds.RESUME]
             run.step(RequestEvent.TERMINAL)
             self._release(run, now)
             for each in resumes:

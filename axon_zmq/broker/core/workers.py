@@ -13,7 +13,7 @@ from axon_zmq.broker.core.pools import PreviousState, Worker
 from axon_zmq.broker.core.runs import Runs
 from axon_zmq.broker.core.states import WorkerEvent, WorkerState
 from axon_zmq.errors import RequestError
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey, printable
 from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.protocol.msgpack import unpack
@@ -73,11 +73,11 @@ class Workers:
         self._forgot_at = 0.0
         """When a worker last dropped an ended run before its time, for want of room."""
         self._handlers: Final[Mapping[bytes, Callable[[Worker, Mapping[str, Any], float], None]]] = {
-            b"progress": self._progress,
-            b"slots": self._slots,
-            b"leaving": self._leaving,
-            b"handover": self._handover,
-            b"holds": self._holds,
+            kinds.PROGRESS: self._progress,
+            kinds.SLOTS: self._slots,
+            kinds.LEAVING: self._leaving,
+            kinds.HANDOVER: self._handover,
+            kinds.HOLDS: self._holds,
         }
 
     def __len__(self) -> int:
@@ -131,17 +131,17 @@ class Workers:
         """Take a control message."""
         try:
             said = unpack(body, "the body")
-            if kind == b"ready":
+            if kind == kinds.READY:
                 self._ready(peer, said, now)
-            elif kind == b"processes":
+            elif kind == kinds.PROCESSES:
                 self._programs = _worker_programs(said["programs"])
-            elif kind == b"exited":
+            elif kind == kinds.EXITED:
                 self._exited(said["name"], said["pid"])
             elif (handler := self._handlers.get(kind)) is not None:
                 worker = self._runs.workers.get(peer)
                 if worker is not None:
                     handler(worker, said, now)
-                elif kind != b"progress":  # which a worker may have sent to an earlier broker
+                elif kind != kinds.PROGRESS:  # which a worker may have sent to an earlier broker
                     who = printable(peer)
                     self._out.note(logging.WARNING, f"{printable(kind)} from {who}, which is not registered")
         except (RequestError, KeyError, TypeError, ValueError, AttributeError) as fault:
@@ -194,7 +194,7 @@ class Workers:
     def _leaving(self, worker: Worker, _body: Mapping[str, Any], _now: float) -> None:
         worker.step(WorkerEvent.LEAVE)
         worker.is_leaving = True
-        self._out.control(worker.identity, b"left")
+        self._out.control(worker.identity, kinds.LEFT)
         self._out.note(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
 
     # --- ended runs, from a worker that goes to one that stays -------------------------------------
@@ -211,7 +211,7 @@ class Workers:
                 self._legacies.append(file)
             if heir is not None:
                 self._give_legacies(heir)
-        self._out.control(worker.identity, b"handed")
+        self._out.control(worker.identity, kinds.HANDED)
 
     def _heir_of(self, leaving: Worker) -> Worker | None:
         stay = (worker for worker in self._runs.workers.values() if worker.state is WorkerState.READY)
@@ -221,7 +221,7 @@ class Workers:
         if heir.state is not WorkerState.READY or not self._legacies:
             return
         for file in self._legacies:
-            self._out.control(heir.identity, b"take", {"file": file})
+            self._out.control(heir.identity, kinds.TAKE, {"file": file})
             self._given[file] = heir.identity
             if len(self._given) > limits.REMEMBERED_FILES:
                 del self._given[next(iter(self._given))]

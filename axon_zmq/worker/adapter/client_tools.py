@@ -20,7 +20,7 @@ from pydantic_core import SchemaValidator
 
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.process.event_loop import call_on
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import ClientTool, ToolFault, ToolResult, invalid, tool_result
 from axon_zmq.worker import schema
@@ -126,7 +126,7 @@ class RemoteCalls:
         call.call_id = self._unique(call.wanted_id)
         name = call.tool.data.name
         try:
-            call.seq = self._send(b"tool_call", {"call_id": call.call_id, "name": name, "args": call.args})
+            call.seq = self._send(kinds.TOOL_CALL, {"call_id": call.call_id, "name": name, "args": call.args})
         except AxonError as error:  # what the model wrote cannot be packed
             self._closed[call.call_id] = "was never made"
             call.settle(ToolResult(error=ToolFault(message=error.message, retry=True)))
@@ -226,7 +226,7 @@ class RemoteCalls:
 
     def _cancel(self, call: RemoteCall, how: str) -> None:
         self._close(call, how)
-        self._send(b"tool_cancelled", {"call_id": call.call_id})
+        self._send(kinds.TOOL_CANCELLED, {"call_id": call.call_id})
 
     def _close(self, call: RemoteCall, how: str) -> None:
         del self._open[call.call_id]

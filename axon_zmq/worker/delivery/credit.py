@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 
-NEEDS_CREDIT: Final = frozenset((b"chunk", b"log"))
+NEEDS_CREDIT: Final = frozenset((kinds.CHUNK, kinds.LOG))
 """Kinds that wait; everything else goes at once, after what waits."""
 _TEXT: Final = frozenset(("text", "thinking"))
 
@@ -22,7 +22,7 @@ Waiting = tuple[bytes, dict[str, Any]]
 
 
 def _is_text(kind: bytes, body: dict[str, Any]) -> bool:
-    return kind == b"chunk" and body["type"] in _TEXT
+    return kind == kinds.CHUNK and body["type"] in _TEXT
 
 
 class Credit:
@@ -60,7 +60,7 @@ class Credit:
 
     def hold(self, kind: bytes, body: dict[str, Any]) -> None:
         """Let a message wait behind the others."""
-        if kind == b"chunk" and self._merged(body):
+        if kind == kinds.CHUNK and self._merged(body):
             return
         self._settle_text()
         if _is_text(kind, body):
@@ -86,7 +86,7 @@ class Credit:
     def _merged(self, body: dict[str, Any]) -> bool:
         """Put a chunk into the last one that waits, where both are pieces of one text, or one output."""
         kind, last = self.waiting[-1] if self.waiting else (b"", {})
-        if kind != b"chunk" or any(last[key] != body[key] for key in ("type", "step", "part")):
+        if kind != kinds.CHUNK or any(last[key] != body[key] for key in ("type", "step", "part")):
             return False
         if body["type"] in _TEXT:
             self._text.append(body["data"])

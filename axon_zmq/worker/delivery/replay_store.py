@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from axon_zmq.errors import RequestError
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.frames import RunKey, error_body
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.delivery import handover
@@ -73,7 +74,7 @@ class Replays:
             self._asked_early.append((key, header))
         else:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
-            self._link.send(key[0], b"error", key[1], error_body(error))
+            self._link.send(key[0], kinds.ERROR, key[1], error_body(error))
 
     def _send(self, key: RunKey, outbox: ReplayBuffer, header: Mapping[str, Any]) -> None:
         client, id = key
@@ -85,7 +86,7 @@ class Replays:
             "open_calls": [] if job is None else job.remote.listed(),
             "last": outbox.seq,
         }
-        self._link.send(client, b"resumed", id, self._pack(body))
+        self._link.send(client, kinds.RESUMED, id, self._pack(body))
         for message in replay.messages:
             self._link.send(client, message.kind, id, message.body)
         if job is not None and job.credit.is_given and "upto" in header:
@@ -107,7 +108,7 @@ class Replays:
         if file is None:
             return
         log.info("leaves %d ended runs to another worker", len(ended))
-        self._link.control(b"handover", {"file": file, "forgot_at": self._shelf.forgot_at})
+        self._link.control(kinds.HANDOVER, {"file": file, "forgot_at": self._shelf.forgot_at})
         try:
             await asyncio.wait_for(self.handed.wait(), most_seconds)
         except TimeoutError:
@@ -126,7 +127,7 @@ class Replays:
                 self._shelf.forgot_at = time.monotonic()
             taken = self._shelf.merge(found.runs)
             self.tidy()
-            self._link.control(b"holds", self.to_wire(taken))
+            self._link.control(kinds.HOLDS, self.to_wire(taken))
             log.info("took over %d ended runs", len(taken))
         finally:
             self._taking -= 1
