@@ -1,12 +1,3 @@
-unless Code.ensure_loaded?(:telemetry) do
-  defmodule :telemetry do
-    def execute(event, measurements, metadata) do
-      test = Process.whereis(:connection_test)
-      if test, do: send(test, {:event, event, measurements, metadata})
-    end
-  end
-end
-
 defmodule AxonCore.ConnectionTest do
   use ExUnit.Case
 
@@ -15,11 +6,19 @@ defmodule AxonCore.ConnectionTest do
 
   setup do
     Process.register(self(), :connection_test)
+
+    events =
+      for event <- [[:run, :start], [:run, :stop], [:connection, :up], [:connection, :down]], do: [:axon_core | event]
+
+    :telemetry.attach_many(:connection_test, events, &__MODULE__.tell/4, self())
+    on_exit(fn -> :telemetry.detach(:connection_test) end)
     connection = start_supervised!({Connection, identity: "connection_test", transport: FakeTransport})
     assert_receive {:up, transport}
     assert_receive {:sent, ^transport, ["ping" | _]}
     %{connection: connection, transport: transport}
   end
+
+  def tell(event, measurements, metadata, test), do: send(test, {:event, event, measurements, metadata})
 
   test "a request, its messages and its end", %{connection: connection, transport: transport} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", timeout_ms: 5)
@@ -407,16 +406,16 @@ defmodule AxonCore.ConnectionTest do
     Process.flag(:trap_exit, true)
 
     for {options, part} <- [
-          {[endpoint: "ipc:///tmp/x"], "no endpoint"},
-          {[endpoint: "tcp://127.0.0.1:99999"], "no endpoint"},
-          {[endpoint: "tcp://127.0.0.1:0"], "no endpoint"},
-          {[endpoint: "tcp://[::1]:5570"], "no endpoint"},
-          {[endpoint: ~c"tcp://127.0.0.1:5570"], "no endpoint"},
+          {[endpoint: "ipc:///tmp/x"], "invalid option :endpoint"},
+          {[endpoint: "tcp://127.0.0.1:99999"], "expected tcp://HOST:PORT"},
+          {[endpoint: "tcp://127.0.0.1:0"], "expected tcp://HOST:PORT"},
+          {[endpoint: "tcp://[::1]:5570"], "expected tcp://HOST:PORT"},
+          {[endpoint: ~c"tcp://127.0.0.1:5570"], "expected tcp://HOST:PORT"},
           {[endpont: "tcp://127.0.0.1:5570"], "did you mean :endpoint?"},
-          {[transport: :erlzmq], "no transport"},
-          {[identity: "two words"], "an identity"},
-          {[identity: :mine], "an identity"},
-          {[frames: :many], "frames"},
+          {[transport: :erlzmq], "invalid option :transport"},
+          {[identity: "two words"], "invalid option :identity"},
+          {[identity: :mine], "invalid option :identity"},
+          {[frames: :many], "invalid option :frames"},
           {[transport: AxonCore.NeedsMore], "no_such_package"}
         ] do
       options = Keyword.put_new(options, :transport, FakeTransport)
@@ -426,8 +425,8 @@ defmodule AxonCore.ConnectionTest do
 
     for {options, part} <- [
           {[agent: "echo", histroy: false], "did you mean :history?"},
-          {[agent: :echo], "is no agent"},
-          {[agent: [model: "echo"]], "is no agent"}
+          {[agent: :echo], "expected an AxonCore.Agent"},
+          {[agent: [model: "echo"]], "expected an AxonCore.Agent"}
         ] do
       assert {:error, %Error{message: message}} = AgentProcess.start_link([connection: :c] ++ options)
       assert message =~ part
@@ -435,11 +434,11 @@ defmodule AxonCore.ConnectionTest do
 
     for {options, part} <- [
           {[agnets: []], "did you mean :agents?"},
-          {[agents: [a: [model: "echo"]]], "is no agent"},
-          {[agents: ["support"]], "has no name"},
+          {[agents: [a: [model: "echo"]]], "expected an AxonCore.Agent"},
+          {[agents: ["support"]], "expected a keyword list that names each agent"},
           {[daemon: true], "keyword list"},
           {[daemon: [comand: "x"]], "did you mean :command?"},
-          {[endpoint: "nowhere"], "no endpoint"}
+          {[endpoint: "nowhere"], "expected tcp://HOST:PORT"}
         ] do
       assert {:error, reason} = AxonCore.Supervisor.start_link([name: Wrong] ++ options)
       assert inspect(reason) =~ part
