@@ -70,6 +70,58 @@ defmodule AxonCore.ConnectionTest do
     assert Process.alive?(connection)
   end
 
+  test "what an agent's process cannot send is its caller's mistake, and the conversation goes on", %{
+    connection: connection,
+    transport: transport
+  } do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+
+    for wrong <- [
+          [tools: [[name: "a", parameters: {:tuple, :string}]]],
+          [tools: [[name: "a"], [name: "a"]]],
+          [model_settings: %{temperature: self()}],
+          [message_history: [%{a: {1, 2}}]],
+          [timeout_ms: "5"]
+        ] do
+      assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", wrong)
+    end
+
+    assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, self())
+    assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run_stream(agent, "x", %{timeout_ms: 5})
+    run = Task.async(fn -> AgentProcess.run(agent, "x") end)
+    assert_receive {:sent, ^transport, ["run", id | _]}
+    FakeTransport.say(transport, "complete", id, %{seq: 1, result: "x"})
+    assert {:ok, %Result{result: "x"}} = Task.await(run)
+  end
+
+  test "a result is cast to the output; a function that casts it may fail", %{
+    connection: connection,
+    transport: transport
+  } do
+    for {options, result, expected} <- [
+          {[output: [day: :date]], %{day: "2026-01-02"}, {:ok, %{day: ~D[2026-01-02]}}},
+          {[output: [day: :date]], %{day: 5}, :unreadable},
+          {[cast: &{:ok, String.upcase(&1)}], "x", {:ok, "X"}},
+          {[cast: fn _ -> {:error, ["no"]} end], "x", :unreadable},
+          {[cast: fn _ -> :as_it_is end], "x", {:ok, "x"}},
+          {[cast: fn _ -> raise "no" end], "x", :unreadable},
+          {[cast: fn _ -> throw(:no) end], "x", :unreadable},
+          {[cast: fn _ -> exit(:no) end], "x", :unreadable}
+        ] do
+      {:ok, handle} = Connection.request(connection, "run", %{agent: "echo"}, options)
+      assert_receive {:sent, ^transport, ["run", id | _]}
+      FakeTransport.say(transport, "complete", id, %{seq: 1, result: result})
+
+      case expected do
+        {:ok, value} ->
+          assert {:ok, %Result{result: ^value}} = AxonCore.await(handle)
+
+        :unreadable ->
+          assert {:error, %Error{type: :unreadable, details: %{"result" => _}}} = AxonCore.await(handle)
+      end
+    end
+  end
+
   test "a tool that ends in whatever way has failed, and nothing else", %{connection: connection, transport: transport} do
     ends = [
       fn _ -> raise <<255>> end,
@@ -400,6 +452,19 @@ defmodule AxonCore.ConnectionTest do
     assert AxonCore.cancel(handle) == {:error, :ended}
     assert AxonCore.steer(handle, "more") == {:error, :ended}
     assert AxonCore.answer(handle, "c", {:ok, 1}) == {:error, :ended}
+  end
+
+  for {package, module, transport} <- [
+        {"chumak", :chumak, AxonCore.Transport.Chumak},
+        {"erlzmq", :erlzmq, AxonCore.Transport.Erlzmq}
+      ],
+      not Code.ensure_loaded?(module) do
+    test "#{inspect(transport)} without its package is refused with what to add" do
+      assert {:error, %Error{type: :invalid_argument, message: message}} =
+               Connection.start_link(transport: unquote(transport))
+
+      assert message =~ "#{inspect(unquote(transport))} needs a package that is missing: add {:#{unquote(package)}, "
+    end
   end
 
   test "options that make no sense are told at the start" do
