@@ -57,9 +57,10 @@ defmodule AxonCore.MixProject do
     [
       Agents: [AxonCore.Agent, AxonCore.AgentProcess, AxonCore.Handle, AxonCore.Chunk, AxonCore.Result, AxonCore.Error],
       Tools: [AxonCore.Tool, AxonCore.ToolUtils, AxonCore.SchemaUtils],
-      Processes: [AxonCore.Supervisor, AxonCore.Connection, AxonCore.Daemon, AxonCore.Telemetry],
+      Processes: [AxonCore.Supervisor, AxonCore.Connection, AxonCore.Daemon, AxonCore.Options, AxonCore.Telemetry],
       "Wire and transports": [
         AxonCore.Codec,
+        AxonCore.Message,
         AxonCore.Session,
         AxonCore.Run,
         AxonCore.Calls,

@@ -168,7 +168,7 @@ defmodule AxonCore.Connection do
   defp who(options) do
     key = {__MODULE__, options[:name] || unnamed(1)}
     random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))
-    {Keyword.get(options, :identity, "ex-" <> random), random}
+    {options[:identity] || "ex-" <> random, random}
   end
 
   # The first such name that no other connection has: it is free again when this process has ended.

@@ -77,14 +77,14 @@ defmodule AxonCore.Options do
   ]
 
   @connection [
-    name: [type: :name, doc: "as of any GenServer"],
+    name: [type: {:nullable, :name}, doc: "as of any GenServer"],
     endpoint: [
       type: :endpoint,
       default: "tcp://127.0.0.1:5570",
       doc: "the daemon's `AXON_FRONTEND`, over IPv4"
     ],
     identity: [
-      type: :identity,
+      type: {:nullable, :identity},
       doc:
         "the name of this client at the daemon; no two processes may share one. By default it is random, and the " <>
           "same for each connection of that `name` until the VM ends (without a name: for the first such connection, the " <>
@@ -114,7 +114,7 @@ defmodule AxonCore.Options do
     ],
     cd: [type: :text, doc: "the folder from which modules of agents are imported; the current folder by default"],
     timeout: [type: :pos_integer, default: 60_000, doc: "milliseconds until the daemon must be ready"],
-    name: [type: :name, doc: "as of any GenServer"]
+    name: [type: {:nullable, :name}, doc: "as of any GenServer"]
   ]
 
   @tables %{
@@ -163,7 +163,7 @@ defmodule AxonCore.Options do
        [
          agent: [type: :agent, required: true, doc: "an `AxonCore.Agent`, or the name of a registered agent"],
          connection: [type: :server, required: true, doc: "the `AxonCore.Connection`"],
-         name: [type: :name, doc: "as of any GenServer"],
+         name: [type: {:nullable, :name}, doc: "as of any GenServer"],
          history: [
            type: :boolean,
            default: true,
@@ -324,8 +324,12 @@ defmodule AxonCore.Options do
         true -> " (default `#{inspect(spec[:default])}`)"
       end
 
-    "| `#{name}` | #{expected(spec[:type])} | #{spec[:doc]}#{note} |"
+    "| `#{name}` | #{spec[:type] |> without_nil() |> expected()} | #{spec[:doc]}#{note} |"
   end
+
+  # In the documentation, nil is the same as left out and goes without saying.
+  defp without_nil({:nullable, type}), do: type
+  defp without_nil(type), do: type
 
   # --- checks --------------------------------------------------------------------------------------
 

@@ -70,6 +70,10 @@ defmodule AxonCore.OptionsTest do
     assert options[:endpoint] == "tcp://127.0.0.1:5570"
   end
 
+  test "a name or an identity that is nil is left out, as one from an environment variable may be" do
+    assert {:ok, _} = Options.validate([name: nil, identity: nil], :connection)
+  end
+
   test "what is sent as text may be an atom or text" do
     for log <- [:info, "info"], do: assert({:ok, [log: ^log]} = Options.validate([log: log], :run))
   end
