@@ -19,6 +19,7 @@ defmodule AxonCore.MixProject do
       deps: deps(@packages),
       start_permanent: Mix.env() == :prod,
       prune_code_paths: false,
+      xref: [exclude: undeclared(@packages)],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]],
       description: "pydantic-ai agents for OTP, over ZeroMQ: the Elixir client of axon_zmq",
       package: [licenses: ["MIT"], files: ~w(lib examples mix.exs README.md .formatter.exs)],
@@ -36,7 +37,11 @@ defmodule AxonCore.MixProject do
 
   # What is compiled depends on which packages are there, so each such set has a build of its own.
   defp build_path(nil), do: "_build"
-  defp build_path(_no_hex), do: "_build/" <> Enum.join(["with" | there()], "_")
+  defp build_path(_no_hex), do: "_build/with_" <> if(there() == [], do: "none", else: Enum.join(there(), "_"))
+
+  # What is used of a folder's packages, which cannot be declared as dependencies.
+  defp undeclared(nil), do: []
+  defp undeclared(_no_hex), do: [:chumak_sup | Keyword.values(@integrations)]
 
   defp there, do: for({name, module} <- @integrations, Code.ensure_loaded?(module), do: name)
 
