@@ -61,7 +61,7 @@ defmodule AxonCore.Options do
       doc: "how the model is asked for the output"
     ],
     deps: [type: :any, doc: "dependencies for the tools of a registered agent"],
-    model: [type: {:nullable, :text}, doc: "the name of a model, instead of the model of the agent"],
+    model: [type: {:nullable, :label}, doc: "the name of a model, instead of the model of the agent"],
     model_settings: [type: {:nullable, :map}, doc: "pydantic-ai's, such as `%{temperature: 0}`"],
     usage_limits: [type: {:nullable, :map}, doc: "pydantic-ai's, such as `%{request_limit: 3}`"],
     retries: [
@@ -125,7 +125,7 @@ defmodule AxonCore.Options do
          @id ++
          @to ++
          [
-           functions: [type: :map, default: %{}, doc: "the functions of the tools in `body`, by name"],
+           functions: [type: :functions, default: %{}, doc: "the functions of the tools in `body`, by name"],
            output: [type: :any, doc: "a spec of `AxonCore.SchemaUtils`: the result of a `complete` is cast to it"],
            cast: [
              type: {:nullable, {:function, 1}},
@@ -154,7 +154,7 @@ defmodule AxonCore.Options do
     call_tool:
       {"a tool call",
        [
-         agent: [type: {:nullable, :text}, doc: "the name of the registered agent that has the tool"],
+         agent: [type: {:nullable, :label}, doc: "the name of the registered agent that has the tool"],
          deps: [type: :any, doc: "dependencies for the tool"]
        ] ++ @header ++ @id},
     agent_call_tool: {"a tool call", [deps: [type: :any, doc: "dependencies for the tool"]] ++ @header ++ @id},
@@ -200,11 +200,11 @@ defmodule AxonCore.Options do
       {"AxonCore.Agent",
        [
          registered: [
-           type: {:nullable, :text},
+           type: {:nullable, :label},
            doc: "the name of a registered agent; the next seven are then the daemon's"
          ],
-         name: [type: {:nullable, :text}, doc: "as pydantic-ai's"],
-         model: [type: {:nullable, :text}, doc: "the name of a model, such as `openai-chat:gpt-5-mini`"],
+         name: [type: {:nullable, :label}, doc: "as pydantic-ai's"],
+         model: [type: {:nullable, :label}, doc: "the name of a model, such as `openai-chat:gpt-5-mini`"],
          instructions: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "as pydantic-ai's"],
          system_prompt: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "as pydantic-ai's"],
          model_settings: [type: {:nullable, :map}, doc: "as pydantic-ai's, such as `%{temperature: 0}`"],
@@ -213,7 +213,7 @@ defmodule AxonCore.Options do
            doc: "how often the model may try again: a number, or `%{tools: …, output: …}`"
          ],
          toolsets: [
-           type: {:list_of, :text},
+           type: {:list_of, :label},
            default: [],
            doc: "names of toolsets that the operator has registered"
          ],
@@ -407,6 +407,9 @@ defmodule AxonCore.Options do
   defp fits?(:pos_integer, value), do: is_integer(value) and value > 0
   defp fits?(:non_neg_integer, value), do: is_integer(value) and value >= 0
   defp fits?(:text, value), do: is_binary(value) and String.valid?(value)
+  # It is sent as text, so it may be an atom.
+  defp fits?(:label, value), do: fits?(:text, value) or fits?(:atom, value)
+  defp fits?(:functions, value), do: is_map(value) and value |> Map.values() |> all?({:function, 1})
   defp fits?(:map, value), do: is_map(value) or Keyword.keyword?(value)
   defp fits?(:pid, value), do: is_pid(value)
   defp fits?(:run_id, value), do: is_binary(value) and byte_size(value) in 1..64
@@ -464,6 +467,8 @@ defmodule AxonCore.Options do
   defp expected(:module), do: "a module"
   defp expected(:pos_integer), do: "a positive integer"
   defp expected(:non_neg_integer), do: "an integer from 0"
+  defp expected(:label), do: "text in UTF-8"
+  defp expected(:functions), do: "a map of names to functions of one argument"
   defp expected(:text), do: "text in UTF-8"
   defp expected(:map), do: "a map or a keyword list"
   defp expected(:pid), do: "a pid"

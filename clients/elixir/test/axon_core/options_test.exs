@@ -27,6 +27,7 @@ defmodule AxonCore.OptionsTest do
           {:run_stream, :to, "me", "a pid or the name of a process"},
           {:request, :cast, &String.upcase/2, "a function of one argument, or nil"},
           {:request, :observer, :me, "a pid, or nil"},
+          {:request, :functions, %{"a" => &String.upcase/2}, "a map of names to functions of one argument"},
           {:connection, :endpoint, "ipc:///tmp/x", "tcp://HOST:PORT over IPv4"},
           {:connection, :frames, :many, ":single, or nil"},
           {:agent_process, :history, 1, "true or false"},
@@ -75,7 +76,9 @@ defmodule AxonCore.OptionsTest do
   end
 
   test "what is sent as text may be an atom or text" do
-    for log <- [:info, "info"], do: assert({:ok, [log: ^log]} = Options.validate([log: log], :run))
+    for {option, values} <- [log: [:info, "info"], model: [:echo, "echo"]], value <- values do
+      assert {:ok, [{^option, ^value}]} = Options.validate([{option, value}], :run)
+    end
   end
 
   test "every default fits its own type" do
