@@ -49,6 +49,12 @@ defmodule AxonCore.Message do
 
   @doc "Decodes the body of a message, of which kind and id are known."
   @spec decode(String.t(), binary, map) :: {:ok, t} | {:error, malformed}
+  # Nearly all messages are chunks, and one match is cheaper than a check of each field.
+  def decode("chunk", id, %{"seq" => seq, "type" => type} = body)
+      when is_integer(seq) and seq > 0 and is_binary(type) do
+    {:ok, %__MODULE__{id: id, seq: seq, event: {:chunk, Chunk.from_wire(body)}}}
+  end
+
   def decode(kind, id, body) do
     with {:ok, event} <- event(kind, body),
          {:ok, seq} <- seq(event, body) do
@@ -62,8 +68,8 @@ defmodule AxonCore.Message do
 
   defp shown(value), do: inspect(value, limit: 5, printable_limit: 60)
 
-  # These are always numbered; the others are if they come from a worker.
-  defp seq({kind, _event}, body) when kind in [:chunk, :tool_call], do: field(body, "seq", :seq)
+  # A call is always numbered; the others are if they come from a worker.
+  defp seq({:tool_call, _call}, body), do: field(body, "seq", :seq)
   defp seq(:unknown, %{"seq" => seq}) when is_integer(seq) and seq > 0, do: {:ok, seq}
   defp seq(:unknown, _body), do: {:ok, nil}
   defp seq(_event, body), do: optional(body, "seq", :seq)
@@ -78,11 +84,9 @@ defmodule AxonCore.Message do
     {:ok, {:pong, %{boot: body["boot"], shared?: shared?, max_body: max_body(body), body: body}}}
   end
 
+  # Malformed: `decode/3` has taken the others.
   defp event("chunk", body) do
-    with {:ok, _type} <- field(body, "type", :text),
-         {:ok, _seq} <- field(body, "seq", :seq) do
-      {:ok, {:chunk, Chunk.from_wire(body)}}
-    end
+    with {:ok, _seq} <- field(body, "seq", :seq), do: {:error, "type", expected(:text)}
   end
 
   defp event("tool_call", body) do
