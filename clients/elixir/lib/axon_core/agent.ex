@@ -16,22 +16,7 @@ defmodule AxonCore.Agent do
 
   alias AxonCore.{Error, Options, SchemaUtils, ToolUtils}
 
-  defstruct [
-    :registered,
-    :name,
-    :model,
-    :instructions,
-    :system_prompt,
-    :output_schema,
-    :output_mode,
-    :model_settings,
-    :retries,
-    :output,
-    :deps,
-    :usage_limits,
-    toolsets: [],
-    tools: []
-  ]
+  defstruct Options.fields(:agent)
 
   @type t :: %__MODULE__{
           registered: String.t() | nil,

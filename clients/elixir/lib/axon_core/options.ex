@@ -301,6 +301,13 @@ defmodule AxonCore.Options do
     Keyword.keys(specs)
   end
 
+  @doc "The options of a table as the fields of a struct, each with its default."
+  @spec fields(table) :: keyword
+  def fields(table) do
+    {_owner, specs} = Map.fetch!(@tables, table)
+    for {name, spec} <- specs, do: {name, spec[:default]}
+  end
+
   @doc "The names of the options that are keys of a request's header."
   @spec header() :: [atom]
   def header, do: Keyword.keys(@header)

@@ -32,17 +32,7 @@ defmodule AxonCore.Tool do
   alias AxonCore.{Options, SchemaUtils}
 
   @enforce_keys [:name]
-  defstruct [
-    :name,
-    :description,
-    :parameters,
-    :returns,
-    :function,
-    :timeout_ms,
-    mode: :live,
-    approval: false,
-    sequential: false
-  ]
+  defstruct Options.fields(:tool)
 
   @type answer :: {:ok, term} | {:ok, term, keyword | map} | {:error, term} | {:retry, term}
   @type t :: %__MODULE__{

@@ -97,10 +97,17 @@ defmodule AxonCore.OptionsTest do
     end
   end
 
-  test "an agent and a tool have the fields that the table has" do
-    for {table, struct} <- [agent: Agent, tool: Tool] do
-      fields = struct.__struct__() |> Map.from_struct() |> Map.keys()
-      assert Enum.sort(Options.names(table)) == Enum.sort(fields)
+  test "an agent and a tool have the options of their tables as fields, with the same defaults" do
+    assert Map.from_struct(Tool.new(name: "a")) == Map.new(Keyword.put(Options.fields(:tool), :name, "a"))
+    assert Map.from_struct(Agent.new([])) == Map.new(Options.fields(:agent))
+  end
+
+  test "the types of options have those of the tables" do
+    for {module, table} <- [{AxonCore.Connection, :connection}, {AxonCore.AgentProcess, :agent_process}] do
+      {:ok, types} = Code.Typespec.fetch_types(module)
+      [members] = for {:type, {:option, {:type, _, :union, members}, []}} <- types, do: members
+      names = for {:type, _, :tuple, [{:atom, _, name}, _type]} <- members, do: name
+      assert Enum.sort(names) == Enum.sort(Options.names(table))
     end
   end
 
