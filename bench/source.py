@@ -15,10 +15,10 @@ import time
 import zmq
 
 from axon_zmq.process import lifeline
-from axon_zmq.protocol import limits
 from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack, unpack
+from axon_zmq.worker.core import PROGRESS_INTERVAL_S
 
 DELTA = "0123 "
 CHUNK = pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})
@@ -42,11 +42,11 @@ def serve(backend: str, mode: str, workers: int) -> None:
     runs: list[Run] = []
     told = time.monotonic()
     while True:
-        if time.monotonic() - told >= limits.PROGRESS_INTERVAL:
+        if time.monotonic() - told >= PROGRESS_INTERVAL_S:
             for dealer in dealers:
                 dealer.send_multipart([CONTROL, b"progress", pack({"open": 0})])
             told = time.monotonic()
-        for dealer, _ in poller.poll(int(limits.PROGRESS_INTERVAL * 1000)):
+        for dealer, _ in poller.poll(int(PROGRESS_INTERVAL_S * 1000)):
             client, kind, *rest = dealer.recv_multipart()
             if kind != mode.encode():
                 continue

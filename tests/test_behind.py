@@ -12,6 +12,7 @@ import pytest
 
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
+from axon_zmq.worker.core import ActiveRun
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.run import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Run
@@ -53,7 +54,8 @@ def job_of(link: Any, upto: int | None = None) -> Run:
     pack = packer()
     outbox = ReplayBuffer(pack, RunInfo("run_stream", b"digest", 0.0, keep=False))
     credit = Credit(upto, lambda body: len(pack(body)))
-    return Run(b"c", b"1", b"run_stream", {}, b"", 0.0, outbox, link, asyncio.get_running_loop(), credit)
+    active = ActiveRun(client=b"c", id=b"1", kind=b"run_stream", buffer=outbox, deadline=0.0, started=0.0)
+    return Run(active=active, header={}, body=b"", link=link, loop=asyncio.get_running_loop(), credit=credit)
 
 
 def chunks(job: Run, *words: str, part: int = 0) -> None:
@@ -143,7 +145,7 @@ def test_what_is_no_delta_goes_at_once_and_behind_what_waits(link):
         chunks(job, "a", "b")
         chunks(job, "c", part=1)
         job.send(b"complete", {"result": "abc"})
-        job.ended = True
+        job.active.ended = True
         link.pass_time()
 
     played(play)

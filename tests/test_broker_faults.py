@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVERY_S, EventQueue
+from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVERY_S
 from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, ToClient, Unregistered
 from axon_zmq.broker.core.events import ClientBlocked, FromClient, FromWorker, Tick, WorkerGone
 from axon_zmq.broker.core.health import CRASH_LOOP, CRASH_WINDOW_S, MISSING_GRACE_S
@@ -16,6 +16,7 @@ from axon_zmq.broker.core.quarantine import QUARANTINE_S, SUSPECTS_KEPT, Quarant
 from axon_zmq.broker.core.recovery import PreviousState
 from axon_zmq.broker.core.workers import HOUSEKEEPING_S
 from axon_zmq.broker.journal import Journal, JournalState
+from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import body_digest
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -509,7 +510,7 @@ def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
         if effect == 1:
             events.put(ClientBlocked(A))
 
-    events = EventQueue(Core(), lambda: 0.0, apply)
+    events = EventQueue(Core().receive, lambda: 0.0, apply)
     events.put(Tick())
     assert order == ["Tick", "1", "2", "ClientBlocked"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.delivery import handover
-from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, ReplayStore, RunInfo
-from axon_zmq.worker.delivery.replay_store import Replays
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.delivery.replay_store import REPLAY_BYTES_PER_WORKER, ReplayStore
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 ECHO = {"agent": "echo", "prompt": "one two three"}
@@ -51,7 +50,7 @@ def test_what_was_written_is_taken_once_as_it_was(tmp_path: Path):
     taken = dict(handover.take(tmp_path, name, packer(), NOW).runs)
     for key, before in (((b"a", b"1"), whole), ((b"b", b"2"), cut)):
         after = taken[key]
-        assert (after.seq, after.ended_at, after.identity) == (before.seq, before.ended_at, before.identity)
+        assert (after.seq, after.ended_at, after.info) == (before.seq, before.ended_at, before.info)
         assert after.replay(1) == before.replay(1)
     assert files(tmp_path) == []
     assert handover.take(tmp_path, name, packer(), NOW).runs == []
@@ -106,52 +105,9 @@ def test_old_files_are_cleared_away(tmp_path: Path):
 def test_a_file_that_is_too_large_is_not_deleted_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
     assert name is not None
-    monkeypatch.setattr(handover, "_OVERHEAD", -limits.REPLAY_BYTES_PER_WORKER)
+    monkeypatch.setattr(handover, "_OVERHEAD", -REPLAY_BYTES_PER_WORKER)
     assert handover.take(tmp_path, name, packer(), NOW) == ([], False)
     assert [path.name for path in files(tmp_path)] == [name]
-
-
-class FakeLink:
-    """What a worker says to the broker."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[bytes, dict]] = []
-
-    def control(self, kind: bytes, body: dict) -> None:
-        self.said.append((kind, body))
-
-    def send(self, *frames: bytes) -> None:
-        raise AssertionError(frames)
-
-
-def test_who_leaves_while_it_takes_over_hands_that_over_too(tmp_path: Path):
-    asyncio.run(_take_and_leave(tmp_path))
-
-
-async def _take_and_leave(tmp_path: Path) -> None:
-    now = time.monotonic()
-    name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, now))])
-    assert name is not None
-    link = FakeLink()
-    replays = Replays(link, tmp_path, lambda _: None)  # type: ignore[arg-type]
-    taking = asyncio.create_task(replays.take(name))
-    handing = asyncio.create_task(replays.hand_over(5.0))
-    await taking
-    replays.handed.set()
-    await handing
-    assert [kind for kind, _ in link.said] == [b"holds", b"handover"]
-    again = handover.take(tmp_path, link.said[-1][1]["file"], packer(), now)
-    assert [key for key, _ in again.runs] == [(b"a", b"1")]
-
-
-def test_what_cannot_be_read_counts_as_forgotten(tmp_path: Path):
-    link = FakeLink()
-    replays = Replays(link, tmp_path, lambda _: None)  # type: ignore[arg-type]
-    before = time.monotonic()
-    asyncio.run(replays.take("missing.msgpack"))
-    [(kind, body)] = link.said
-    assert kind == b"holds"
-    assert body["forgot_at"] >= before
 
 
 # --- the shelf -------------------------------------------------------------------------------------

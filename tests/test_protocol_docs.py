@@ -16,13 +16,12 @@ from axon_zmq.broker.core.events import FromClient, FromWorker, Tick
 from axon_zmq.client.core import BODY_KEYS, HEADER_KEYS, ClientCore
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol import limits, requests
-from axon_zmq.protocol.backend import VERSION
+from axon_zmq.protocol.backend import VERSION, EndReason
 from axon_zmq.protocol.frames import HEADERS, parse, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.adapter import messages
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
-from axon_zmq.worker.host import REASONS
 from tests import fixtures, snippets
 
 FIXTURES = fixtures.load()
@@ -384,7 +383,7 @@ def test_every_limit_is_in_the_protocol_page_with_its_default():
 
 def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():
     named_there = code_in_first_cells("backend.md")
-    assert REASONS.keys() <= named_there
+    assert {reason.value for reason in EndReason} <= named_there
     assert {*RunInfo._fields, "client", "id", "seq", "ended"} <= named_there
     assert f"version {VERSION} of a protocol" in text_of("backend.md")
 

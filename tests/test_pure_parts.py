@@ -15,7 +15,8 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import HEADERS, open_envelope, parse, printable, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.worker import schema
-from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, ReplayStore, RunInfo
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.delivery.replay_store import ReplayStore
 from axon_zmq.worker.registry import offline_models
 
 # --- wire ------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from axon_zmq.events import Chunk, Complete, ToolCall
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import unpack
-from axon_zmq.testing.simulation import CHUNK, TOOL, Client, Worker, World
+from axon_zmq.testing.simulation import CHUNK, STUBBORN, TOOL, Client, Worker, World
+from axon_zmq.worker.core import Leave
 
-SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", ""]
-"""What a run does: chunks and tool calls."""
+SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc"]
+"""What a run does: chunks, tool calls, and not ending when it is asked to."""
 
 
 EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutting_down", "slow_consumer"}
@@ -33,7 +34,9 @@ FAULTS = [
 
 
 def script_of(body: bytes) -> Iterator[str]:
-    return (TOOL if step == "t" else CHUNK for step in unpack(body, "the body")["prompt"].partition("/")[2])
+    return (
+        {"t": TOOL, "s": STUBBORN}.get(step, CHUNK) for step in unpack(body, "the body")["prompt"].partition("/")[2]
+    )
 
 
 class WorldMachine(RuleBasedStateMachine):
@@ -99,7 +102,7 @@ class WorldMachine(RuleBasedStateMachine):
         for _ in range(most):
             if running := self._running():
                 worker, key = data.draw(st.sampled_from(running))
-                worker.step(key, self.world.now)
+                worker.step(key)
 
     @precondition(lambda self: self.world.pipes() or self._running())
     @rule(most=st.integers(1, 3))
@@ -109,7 +112,7 @@ class WorldMachine(RuleBasedStateMachine):
             self.world.deliver_all()
             self._answer_all()
             for worker, key in self._running():
-                worker.step(key, self.world.now)
+                worker.step(key)
 
     @precondition(lambda self: self.world.pipes())
     @rule()
@@ -153,9 +156,7 @@ class WorldMachine(RuleBasedStateMachine):
     def _worker_leaves(self, data: st.DataObject) -> None:
         if alive := [worker for worker in self._alive() if not worker.is_leaving and not worker.is_hung]:
             worker = data.draw(st.sampled_from(alive))
-            worker.is_leaving = True
-            if self.world.broker is not None:
-                worker.control(b"leaving", {})
+            worker.put(Leave())
 
     def _broker_goes(self, data: st.DataObject) -> None:
         if self.world.broker is None:
@@ -229,7 +230,7 @@ class WorldMachine(RuleBasedStateMachine):
         if broker is None or broker.recovering or self.world.pipes():
             return
         for worker in self._alive():
-            known = broker.workers.get(worker.identity)
+            known = broker.workers.get(worker.routing_id)
             if known is not None and not worker.is_hung and worker.boot == broker.boot:
                 assert set(known.runs) == set(worker.runs)
                 assert known.busy == len(worker.runs) <= max(worker.slots, known.busy)
@@ -244,7 +245,7 @@ class WorldMachine(RuleBasedStateMachine):
             world.pass_time(1.0)
             world.deliver_all()
             for worker, key in self._running():
-                worker.step(key, world.now)
+                worker.step(key)
             self._answer_all()
             world.deliver_all()
         for client in self._clients():
@@ -254,7 +255,7 @@ class WorldMachine(RuleBasedStateMachine):
         assert world.broker is not None
         assert len(world.broker.runs) == 0, list(world.broker.runs)
         assert all(worker.busy == 0 for worker in world.broker.workers)
-        assert not any(worker.kept for worker in world.workers.values())
+        assert not any(worker.core.kept_runs for worker in world.workers.values())
         assert world.broker.clients.gone() == []
         self.rule_1_what_a_client_takes_is_whole_and_in_order()
         self.rule_2_a_request_has_one_end_and_nothing_after_it()
@@ -334,7 +335,7 @@ def finish(world: World) -> None:
         world.deliver_all()
         for worker in world.workers.values():
             for key in list(worker.runs):
-                worker.step(key, world.now)
+                worker.step(key)
         world.pass_time(1.0)
 
 
@@ -364,7 +365,7 @@ def test_a_run_whose_worker_died_with_the_broker_is_not_sent_again():
     assert worker.runs
     world.kill_broker(lambda _: 0)
     world.kill_worker(worker, 0)
-    del world.workers[worker.identity]
+    del world.workers[worker.routing_id]
     world.start_broker()
     world.add_worker("run_stream-9", "run_stream", 2)
     finish(world)
@@ -379,9 +380,9 @@ def test_a_stream_over_a_broker_that_dies_is_whole_whatever_was_under_way(surviv
     world.deliver_all()
     [worker] = world.workers.values()
     for _ in range(3):
-        worker.step((b"a", id), world.now)
+        worker.step((b"a", id))
     world.kill_broker(lambda count: min(count, survives))
-    worker.step((b"a", id), world.now)
+    worker.step((b"a", id))
     world.start_broker()
     finish(world)
     assert [event.seq for event in client.events[id]] == list(range(1, 8))

@@ -20,7 +20,7 @@ from typing import Final
 
 import zmq
 
-from axon_zmq.broker.core.broker import Broker, EventQueue
+from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.core.effects import (
     Dequeued,
     Effect,
@@ -51,6 +51,7 @@ from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
+from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import printable
 from axon_zmq.protocol.kinds import CONTROL
@@ -98,7 +99,7 @@ class Server:
         self._in_flight = InFlight()
         self._hasher = BodyHasher(max_body)
         self._dead_peers = DeadPeerDetector()
-        self._events = EventQueue(core, time.monotonic, self._apply)
+        self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._receive = self._events.put
         self._probe_at = 0.0
         self._suspect_until = 0.0

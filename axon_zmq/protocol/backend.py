@@ -12,12 +12,12 @@ sent, the docstrings of the fields say what they hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
 from axon_zmq.errors import RequestError
 from axon_zmq.protocol import kinds
@@ -393,7 +393,7 @@ TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
 }
 """The control messages that a broker takes, by kind."""
 TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}
-"""The control messages that a worker takes, by kind; `end` names a run and comes with those that do."""
+"""The control messages that a worker takes, by kind."""
 
 
 def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Message | None:
@@ -409,6 +409,116 @@ def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Me
     """
     message_type = known.get(kind)
     return None if message_type is None else message_type.unpack(body)
+
+
+# --- about a run, from the broker to its worker ----------------------------------------------------------
+
+
+class RunStart(NamedTuple):
+    """`[client, kind, id, header, body, lease]`: a run; header and body as the client sent them."""
+
+    client: bytes
+    kind: bytes
+    id: bytes
+    header: Mapping[str, Any]
+    body: bytes
+    lease: Lease
+
+
+class Describe(NamedTuple):
+    """`[client, "describe", id, header, body, lease]`: a request for the catalog."""
+
+    client: bytes
+    id: bytes
+    body: bytes
+
+
+class ToRun(NamedTuple):
+    """`[client, kind, id, header, body]`: the client's `tool_result`, `steer` or `credit` for its run."""
+
+    client: bytes
+    kind: bytes
+    id: bytes
+    header: Mapping[str, Any]
+    body: bytes
+
+
+class RunEnd(NamedTuple):
+    """`[client, "end", id, {reason}]`: the run must end."""
+
+    client: bytes
+    id: bytes
+    reason: EndReason
+
+
+class RunResume(NamedTuple):
+    """`[client, "resume", id, header, ""]`: the client wants a run's messages; its own header."""
+
+    client: bytes
+    id: bytes
+    header: Mapping[str, Any]
+
+
+class RunClient(NamedTuple):
+    """`[client, "gone" or "back", id]`: whether the run's client is there; while it is gone, its tools' time stops."""
+
+    client: bytes
+    id: bytes
+    is_gone: bool
+
+
+FromBroker = RunStart | Describe | ToRun | RunEnd | RunResume | RunClient | Message
+"""What a worker receives."""
+
+
+def decode_at_worker(frames: Sequence[bytes]) -> FromBroker | None:
+    """The typed message of what a worker receives; None for kinds that this version does not know.
+
+    Args:
+        frames: Without the worker's routing id: client, kind, id and what follows.
+
+    Raises:
+        MalformedMessageError: It does not have the form of its kind.
+    """
+    if len(frames) < 2:
+        raise MalformedMessageError(b"", f"it has {len(frames)} frames")
+    client, kind, *rest = frames
+    if client == kinds.CONTROL:
+        return decode(TO_WORKER, kind, rest[1] if len(rest) > 1 else b"")
+    try:
+        return _about_a_run(client, kind, rest)
+    except RequestError as fault:
+        raise MalformedMessageError(kind, fault.message) from None
+
+
+def _about_a_run(client: bytes, kind: bytes, rest: list[bytes]) -> FromBroker | None:
+    match kind:
+        case kinds.DESCRIBE:
+            id, _header, body, _lease = _exactly(4, kind, rest)
+            return Describe(client, id, body)
+        case kinds.TOOL_RESULT | kinds.STEER | kinds.CREDIT:
+            id, header, body = _exactly(3, kind, rest)
+            return ToRun(client, kind, id, unpack(header, "the header"), body)
+        case kinds.END:
+            id, body = _exactly(2, kind, rest)
+            return RunEnd(client, id, End.unpack(body).reason)
+        case kinds.RESUME:
+            id, header, _body = _exactly(3, kind, rest)
+            return RunResume(client, id, unpack(header, "the header"))
+        case kinds.GONE | kinds.BACK:
+            [id] = _exactly(1, kind, rest)
+            return RunClient(client, id, kind == kinds.GONE)
+        case _ if kind in kinds.RUN_KINDS:
+            id, header, body, lease = _exactly(4, kind, rest)
+            return RunStart(client, kind, id, unpack(header, "the header"), body, Lease.unpack(lease))
+        case _:
+            return None
+
+
+def _exactly(count: int, kind: bytes, frames: list[bytes]) -> list[bytes]:
+    if len(frames) != count:
+        raise MalformedMessageError(kind, f"it has {len(frames) + 2} frames instead of {count + 2}")
+    return frames
 
 
 # --- reading and writing fields --------------------------------------------------------------------------

@@ -50,18 +50,6 @@ cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. O
 Who is there but reads nothing still answers, and is not cut; an idle connection is found by keepalive within 30 s."""
 CLIENT_SILENCE = 5.0
 """A client that hears nothing for this long while requests are open sends a `ping`."""
-PROGRESS_INTERVAL = 1.0
-"""Between two `progress` messages of a worker, sent by the loop that does its work."""
-END_GRACE = 0.05
-"""How long a cancelled or timed-out run may take to hand over its partial answer before the worker
-answers without it. pydantic-ai ends a run within about 1 ms where nothing blocks."""
-END_TURNS = 64
-"""How many turns of the worker's loop it is given beyond that: an end takes about 13, and where hundreds of runs
-are cancelled at once, each turn takes long. (Runs of `run_sync` end in threads, of which the turns say less.)"""
-LONGEST_END_GRACE = 8.0
-"""How long the two together may take: on a machine that is thrice too busy, 200 runs at once took more than 2 s."""
-STUCK_GRACE = 10.0
-"""How long an ended run's code may go on holding its slot before the worker process is replaced."""
 DRAIN_TIME = 60.0
 """How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
 
@@ -72,8 +60,6 @@ WAITING_BYTES = 64 * KIB
 
 REPLAY_BYTES_PER_RUN = 8 * MIB
 """Messages of one run that its worker keeps for replay; the oldest go first."""
-REPLAY_BYTES_PER_WORKER = 128 * MIB
-"""The same over all runs of a worker; the runs that ended first are forgotten first."""
 MAX_SCHEMA = 256 * KIB
 """Bytes of one JSON Schema, packed."""
 MAX_TOOLS = 256

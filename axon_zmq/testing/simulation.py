@@ -1,19 +1,19 @@
 """Broker, workers and clients joined in memory: no socket, no process, and a clock that stands still until it is moved.
 
-The broker's core, the workers' outboxes and the clients' core are the real ones; between them are pipes, of which a
-test takes one message at a time, cuts off what was under way, or kills what is at their ends. What a real loop does
-with a socket (relaying, telling the core of terminals, reading a dead worker's last words) is `World._from_worker` and
-`World.notice`; what a worker does with a run is a script: so many chunks, a tool call here and there, an end.
+The three cores are the real ones; between them are pipes, from which a test takes one message at a time, cuts off what
+was in flight, or kills the process at either end. What the broker's server does with a socket (sending what the relay
+accepts, reading a dead worker's last messages) is `World._from_worker` and `World.notice`; in place of an agent there
+is a script: so many chunks, a tool call here and there, an end.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from axon_zmq.broker.core.broker import Broker, EventQueue
+from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.core.effects import Dequeued, Effect, Enqueued, Kill, Registered, ToClient, ToWorker, Unregistered
 from axon_zmq.broker.core.events import (
     ClientBack,
@@ -34,186 +34,202 @@ from axon_zmq.client import core as client_core
 from axon_zmq.client.core import ClientCore
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete, ToolCall
+from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import kinds, limits
-from axon_zmq.protocol.backend import VERSION
-from axon_zmq.protocol.frames import RunKey, body_digest, error_body, refused_body
-from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
-from axon_zmq.protocol.msgpack import pack, unpack
-from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, ReplayStore, RunInfo
+from axon_zmq.protocol.backend import RunStart
+from axon_zmq.protocol.frames import RunKey
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.plain import packer
+from axon_zmq.worker.core import (
+    ActiveRun,
+    AskToEnd,
+    AwaitTurns,
+    CodeReturned,
+    Completed,
+    Connected,
+    Control,
+    Deliver,
+    Disconnected,
+    Exit,
+    Failed,
+    Finish,
+    GraceOver,
+    HandoverRead,
+    HandoverWritten,
+    Phase,
+    ReadHandover,
+    Received,
+    Send,
+    Sent,
+    Start,
+    WorkerCore,
+    WriteHandover,
+)
+from axon_zmq.worker.core import Effect as WorkerEffect
+from axon_zmq.worker.core import Event as WorkerEvent
+from axon_zmq.worker.core import Tick as WorkerTick
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 Frames = tuple[bytes, ...]
 STEP: Final = 0.25
 """Seconds that the clock moves at a time."""
-CHUNK, TOOL = "chunk", "tool"
-"""What a script may do before it ends."""
+DRAIN_S: Final = 20.0
+"""How long a leaving worker lets its runs go on."""
+CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
+"""What a script may do before it ends: send a chunk, call a tool of the client's, or stop listening to being ended."""
 
 
-@dataclass
-class Run:
-    """A run in a worker: what is left of its script, and the calls that wait."""
+@dataclass(slots=True)
+class Script:
+    """The code of one run: the steps that are left, and the tool calls that wait for an answer."""
 
-    outbox: ReplayBuffer
-    script: deque[str]
-    deadline: float
+    steps: deque[str]
     open_calls: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    is_stubborn: bool = False
+    """It does not end when it is asked to."""
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The open calls, as `resumed` reports them."""
+        return list(self.open_calls.values())
 
 
 class Worker:
-    """A worker process, but for what executes agents.
+    """A worker process: the real core, and scripts in place of agents.
 
     Args:
+        world: Where its messages and handover files go.
         name: The program's.
         pid: Its own.
         mode: Whose runs it takes.
         slots: How many at a time.
-        script_of: What a run does, by its body.
     """
 
-    def __init__(self, name: str, pid: int, mode: str, slots: int, script_of: Callable[[bytes], Iterable[str]]) -> None:
-        self.name, self.pid, self.mode, self.slots = name, pid, mode, slots
-        self.identity = f"{name}.{pid}".encode()
+    def __init__(self, *, world: World, name: str, pid: int, mode: str, slots: int) -> None:
+        self.name, self.pid, self.slots = name, pid, slots
+        self.routing_id = f"{name}.{pid}".encode()
+        self.core = WorkerCore(
+            name=name,
+            mode=mode,
+            served=frozenset((kinds.RUN, kinds.RUN_STREAM)),
+            slots=slots,
+            pid=pid,
+            broken=None,
+            drain_s=DRAIN_S,
+            pack_body=packer(),
+            now=world.now,
+        )
         self.sent: deque[Frames] = deque()
         """On its way to the broker."""
         self.inbox: deque[Frames] = deque()
         """On its way from the broker."""
-        self.runs: dict[RunKey, Run] = {}
         self.started: list[tuple[RunKey, int]] = []
         """Each run that it was given, and which attempt that was."""
-        self.is_hung = self.is_dead = self.is_leaving = self.may_go = self.is_handed = False
-        self._has_written = False
+        self.is_hung = self.is_dead = False
         self.reading: deque[str] = deque()
-        """Files that it was told to take, and has not read yet."""
-        self._asked_early: list[tuple[RunKey, int]] = []
+        """Handover files that it was told to take, and has not read yet."""
         self.boot = ""
         """Of the broker that it registered with last."""
-        self._shelf = ReplayStore()
-        self._script_of = script_of
+        self._world = world
+        self._scripts: dict[ActiveRun, Script] = {}
+        self._events = EventQueue(self.core.receive, lambda: world.now, self._apply)
 
-    def register(self) -> None:
-        """Tell a broker what it is and what it holds."""
-        ready = {"v": VERSION, "mode": self.mode, "slots": self.slots, "name": self.name}
-        self.control(kinds.READY, {**ready, "pid": self.pid, **self._shelf.to_wire()})
-        if self.is_leaving:
-            self.control(kinds.LEAVING, {})
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} {self.core!r}>"
 
     @property
-    def kept(self) -> int:
-        """How many runs it keeps the messages of."""
-        return len(list(self._shelf))
+    def runs(self) -> list[RunKey]:
+        """Runs that have not ended."""
+        return [run.key for run in self.core if not run.ended]
 
-    def control(self, kind: bytes, body: dict[str, Any]) -> None:
-        """Say something to the broker itself."""
-        self.sent.append((CONTROL, kind, pack(body)))
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more runs."""
+        return self.core.phase is not Phase.SERVING
 
-    def take(self, frames: Frames, world: World) -> None:
+    def put(self, event: WorkerEvent) -> None:
+        """Have its core take an event."""
+        self._events.put(event)
+
+    def take(self, frames: Frames) -> None:
         """Take one message of the broker's."""
-        client, kind, id, *rest = frames
-        match kind:
-            case kinds.LEFT:
-                self.may_go = True
-            case kinds.HANDED:
-                self.is_handed = True
-            case kinds.TAKE:
-                self.reading.append(unpack(rest[0], "take")["file"])
-            case kinds.END:
-                self._end((client, id), unpack(rest[0], "end")["reason"], world.now)
-            case kinds.RESUME:
-                self._resume((client, id), unpack(rest[0], "resume").get("from", 1))
-            case kinds.TOOL_RESULT:
-                self._answered((client, id), unpack(rest[0], "header")["call_id"])
-            case kinds.RUN | kinds.RUN_STREAM:
-                self._start((client, id), kind, *rest)
+        self.put(Received(frames))
+
+    def read_file(self) -> None:
+        """Read one handover file that it was told to take."""
+        file = self.reading.popleft()
+        runs = self._world.files.pop(file, None)
+        self.put(HandoverRead(runs or [], is_whole=runs is not None))
+
+    def step(self, key: RunKey) -> None:
+        """Let a run do what is next in its script; one that waits for a tool does nothing."""
+        run = self.core.get(key)
+        script = None if run is None else self._scripts.get(run)
+        if run is None or script is None or script.open_calls:
+            return
+        match script.steps.popleft() if script.steps else None:
+            case None:
+                self.put(Completed(run, {"result": self.name, "usage": {}, "messages": []}))
+                self._returned(run)
+            case "tool":
+                call_id = f"call-{run.buffer.seq + 1}"
+                call = {"call_id": call_id, "name": "tool", "args": {}}
+                self._send(run, kinds.TOOL_CALL, call)
+                script.open_calls[call_id] = {"seq": run.buffer.seq, **call}
+            case "stubborn":
+                script.is_stubborn = True
+            case _:
+                data = f"{self.routing_id.decode()}:{run.buffer.seq + 1}"
+                self._send(run, kinds.CHUNK, {"type": "text", "data": data, "step": 1, "part": 0})
+
+    def pass_time(self) -> None:
+        """Let its timers fire."""
+        if self.core.next_timer() <= self._world.now:
+            self.put(WorkerTick())
+
+    def _send(self, run: ActiveRun, kind: bytes, body: dict[str, Any]) -> None:
+        self.sent.append((run.client, kind, run.id, run.buffer.put(kind, body)))
+
+    def _returned(self, run: ActiveRun) -> None:
+        del self._scripts[run]
+        self.put(CodeReturned(run))
+
+    def _apply(self, effect: WorkerEffect) -> None:
+        match effect:
+            case Send():
+                self.sent.append(tuple(effect))
+            case Control(message):
+                self.sent.append((CONTROL, message.kind, message.pack()))
+            case Start(run, message):
+                self._start(run, message)
+            case Finish(run, kind, bodies):
+                self._send(run, kind, bodies[0])
+                self.put(Sent(run))
+            case AskToEnd(run) if not self._scripts[run].is_stubborn:
+                self.put(Failed(run, AxonError.of("cancelled", "")))
+                self._returned(run)
+            case AwaitTurns(run):
+                self.put(GraceOver(run))
+            case Deliver(run, message) if message.kind == kinds.TOOL_RESULT:
+                self._scripts[run].open_calls.pop(message.header["call_id"], None)
+            case ReadHandover(file):
+                self.reading.append(file)
+            case WriteHandover(runs):
+                self._write(runs)
+            case Exit():
+                self.is_dead = True
             case _:
                 pass
 
-    def read_file(self, world: World) -> None:
-        """Take up what another worker has left, and answer who asked for it meanwhile."""
-        taken = self._shelf.merge(world.files.pop(self.reading.popleft(), []))
-        self.control(kinds.HOLDS, self._shelf.to_wire(taken))
-        if not self.reading:
-            asked, self._asked_early = self._asked_early, []
-            for key, start in asked:
-                self._resume(key, start)
+    def _start(self, run: ActiveRun, message: RunStart) -> None:
+        script = self._scripts[run] = Script(deque(self._world.script_of(message.body)))
+        run.open_calls = script.listed
+        self.started.append((run.key, message.lease.attempt))
 
-    def step(self, key: RunKey, now: float) -> None:
-        """Let a run do what is next in its script; one that waits for a tool does nothing."""
-        run = self.runs[key]
-        if run.open_calls:
-            return
-        if not run.script:
-            self._put(key, kinds.COMPLETE, {"result": self.name, "usage": {}, "messages": []}, now)
-        elif run.script.popleft() == TOOL:
-            call_id = f"call-{run.outbox.seq + 1}"
-            call = {"call_id": call_id, "name": "tool", "args": {}}
-            self._put(key, kinds.TOOL_CALL, call, now)
-            run.open_calls[call_id] = {"seq": run.outbox.seq, **call}
-        else:
-            data = f"{self.identity.decode()}:{run.outbox.seq + 1}"
-            self._put(key, kinds.CHUNK, {"type": "text", "data": data, "step": 1, "part": 0}, now)
-
-    def pass_time(self, now: float) -> None:
-        """End what is late, and forget what is out of time."""
-        for key in [key for key, run in self.runs.items() if run.deadline <= now]:
-            self._fail(key, "deadline_exceeded", now)
-        self._shelf.tidy(now)
-
-    def leave(self, world: World) -> bool:
-        """Go, once everything has ended and was handed over; whether it has gone."""
-        if not self.may_go or self.runs or self.reading:
-            return False
-        if not self.is_handed and (ended := list(self._shelf.ended(world.now))):
-            if not self._has_written:
-                self._has_written = True
-                file = self.identity.decode()
-                world.files[file] = ended
-                self.control(kinds.HANDOVER, {"file": file, "forgot_at": self._shelf.forgot_at})
-            return False
-        return True
-
-    def _start(self, key: RunKey, kind: bytes, header: bytes, body: bytes, lease: bytes) -> None:
-        told = unpack(lease, "the lease")
-        keep = unpack(header, "the header").get("on_disconnect") == "keep"
-        identity = RunInfo(kind.decode(), body_digest(body), told["deadline"], keep)
-        run = self.runs[key] = Run(ReplayBuffer(pack, identity), deque(self._script_of(body)), told["deadline"])
-        self._shelf.add(key, run.outbox)
-        self.started.append((key, told["attempt"]))
-
-    def _put(self, key: RunKey, kind: bytes, body: dict[str, Any], now: float) -> None:
-        run = self.runs[key]
-        self.sent.append((key[0], kind, key[1], run.outbox.put(kind, body)))
-        if kind in TERMINAL_KINDS:
-            del self.runs[key]
-            self._shelf.end(key, now)
-
-    def _fail(self, key: RunKey, error_type: str, now: float) -> None:
-        self._put(key, kinds.ERROR, AxonError.of(error_type, "").to_body(), now)
-
-    def _end(self, key: RunKey, reason: str, now: float) -> None:
-        if key in self.runs:
-            self._fail(key, "slow_consumer" if reason == "slow_consumer" else "cancelled", now)
-        elif reason == "cancelled":
-            body = refused_body(kinds.CANCEL, AxonError.of("invalid_request", "the run has already ended"))
-            self.sent.append((key[0], kinds.REFUSED, key[1], body))
-
-    def _resume(self, key: RunKey, start: int) -> None:
-        client, id = key
-        outbox = self._shelf.get(key)
-        if outbox is None:
-            if self.reading:
-                self._asked_early.append((key, start))
-                return
-            error = AxonError.of("unknown_request", "no longer kept", {"may_have_run": True})
-            self.sent.append((client, kinds.ERROR, id, error_body(error)))
-            return
-        replay = outbox.replay(start)
-        calls = list(self.runs[key].open_calls.values()) if key in self.runs else []
-        resumed = {"from": replay.start, "gap": replay.gap, "open_calls": calls, "last": outbox.seq}
-        self.sent.append((client, kinds.RESUMED, id, pack(resumed)))
-        self.sent.extend((client, message.kind, id, message.body) for message in replay.messages)
-
-    def _answered(self, key: RunKey, call_id: str) -> None:
-        if key in self.runs:
-            self.runs[key].open_calls.pop(call_id, None)
+    def _write(self, runs: Sequence[tuple[RunKey, ReplayBuffer]]) -> None:
+        file = self.routing_id.decode() if runs else None
+        if file is not None:
+            self._world.files[file] = list(runs)
+        self.put(HandoverWritten(file))
 
 
 class Client:
@@ -263,7 +279,7 @@ class World:
     """The three of them, and what lies between.
 
     Args:
-        script_of: What a run does, by its body; see `CHUNK` and `TOOL`.
+        script_of: What a run does, by its body; see `CHUNK`, `TOOL` and `STUBBORN`.
         bounds: Of the broker.
     """
 
@@ -272,16 +288,15 @@ class World:
         self.workers: dict[bytes, Worker] = {}
         self.clients: dict[bytes, Client] = {}
         self.files: dict[str, list[tuple[RunKey, ReplayBuffer]]] = {}
-        """What leaving workers have left, by the file's name."""
+        """Handover files by name."""
         self.starts: list[Worker] = []
         """All workers that ever were."""
         self.broker: Broker | None = None
-        self._events: EventQueue | None = None
-        self._script_of = script_of
+        self._events: EventQueue[Event, Effect] | None = None
+        self.script_of = script_of
         self._bounds = limits.BrokerLimits(**bounds)
         self._journal = JournalState(PreviousState(), self.now)
         self._boots = 0
-        self._progress_at = self.now
         self.start_broker()
 
     # --- processes that come and go ----------------------------------------------------------------
@@ -299,7 +314,7 @@ class World:
             now=self.now,
             previous=past,
         )
-        self._events = EventQueue(self.broker, lambda: self.now, self._apply)
+        self._events = EventQueue(self.broker.receive, lambda: self.now, self._apply)
         for worker in self.workers.values():
             if not worker.is_dead and not worker.is_hung:
                 self._connect_worker(worker)
@@ -316,6 +331,7 @@ class World:
                 of those that it had sent, the last of those that were sent to it.
         """
         self.broker = None
+        self._disconnect_workers()
         for peer in (*self.workers.values(), *self.clients.values()):
             _keep_first(peer.inbox, survives(len(peer.inbox)))
             _keep_last(peer.sent, survives(len(peer.sent)))
@@ -326,11 +342,12 @@ class World:
         while self.broker is not None and not self.broker.stopped:
             self.pass_time(STEP)
         self.broker = None
+        self._disconnect_workers()
 
     def add_worker(self, name: str, mode: str, slots: int) -> Worker:
         """A new process."""
-        worker = Worker(name, len(self.starts) + 1, mode, slots, self._script_of)
-        self.workers[worker.identity] = worker
+        worker = Worker(world=self, name=name, pid=len(self.starts) + 1, mode=mode, slots=slots)
+        self.workers[worker.routing_id] = worker
         self.starts.append(worker)
         if self.broker is not None:
             self._connect_worker(worker)
@@ -354,8 +371,8 @@ class World:
             return
         while worker.sent:
             self._from_worker(worker)
-        del self.workers[worker.identity]
-        self._feed(WorkerGone(worker.identity))
+        del self.workers[worker.routing_id]
+        self._feed(WorkerGone(worker.routing_id))
 
     def add_client(self, identity: bytes) -> Client:
         """A new process; whoever had the identity before is gone."""
@@ -391,7 +408,7 @@ class World:
             if worker.inbox and not worker.is_dead and not worker.is_hung:
                 ready.append(lambda worker=worker: self._to_worker(worker))
             if worker.reading and not worker.is_dead and not worker.is_hung:
-                ready.append(lambda worker=worker: worker.read_file(self))
+                ready.append(worker.read_file)
         for client in self.clients.values():
             if client.sent and self.broker is not None:
                 ready.append(
@@ -413,8 +430,6 @@ class World:
         while self.now < until:
             self.now += STEP
             self._let_workers_work()
-            if self.now >= self._progress_at:
-                self._progress_at = self.now + limits.PROGRESS_INTERVAL
             for worker in list(self.workers.values()):
                 self.notice(worker)
             if self.broker is not None:
@@ -433,37 +448,38 @@ class World:
 
     def _let_workers_work(self) -> None:
         for worker in [each for each in self.workers.values() if not each.is_dead and not each.is_hung]:
-            worker.pass_time(self.now)
+            worker.pass_time()
             while worker.reading:
-                worker.read_file(self)
-            if self.broker is not None and self.now >= self._progress_at:
-                worker.control(kinds.PROGRESS, {})
-            if worker.is_leaving and worker.leave(self):
-                worker.is_dead = True
+                worker.read_file()
 
     def _connect_worker(self, worker: Worker) -> None:
-        while worker.inbox:  # what an earlier broker had sent is read first
+        while worker.inbox:  # what an earlier broker had sent is taken first
             self._to_worker(worker)
         assert self.broker is not None
         worker.boot = self.broker.boot
-        worker.register()
+        worker.put(Connected())
+
+    def _disconnect_workers(self) -> None:
+        for worker in self.workers.values():
+            if not worker.is_dead and not worker.is_hung:
+                worker.put(Disconnected())
 
     def _to_worker(self, worker: Worker) -> None:
-        worker.take(worker.inbox.popleft(), self)
+        worker.take(worker.inbox.popleft())
 
     def _from_worker(self, worker: Worker) -> None:
         """What the broker's server does with a worker's message."""
         assert self.broker is not None
         client, kind, *rest = worker.sent.popleft()
         if client == CONTROL:
-            self._feed(FromWorker(worker.identity, kind, rest[0]))
+            self._feed(FromWorker(worker.routing_id, kind, rest[0]))
             return
         id, body = rest
-        verdict = self.broker.relay.accept(worker.identity, client, kind, id)
+        verdict = self.broker.relay.accept(worker.routing_id, client, kind, id)
         if verdict is not Verdict.DROP:
             self._to_client(client, kind, id, body)
         if verdict is Verdict.END:
-            self._feed(Ended(worker.identity, client, id, kind))
+            self._feed(Ended(worker.routing_id, client, id, kind))
 
     def _to_client(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         assert self.broker is not None

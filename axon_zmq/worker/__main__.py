@@ -21,7 +21,7 @@ from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.process import backoff, event_loop, lifeline, logs
 from axon_zmq.process.gc import tune_gc
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.kinds import MODES
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settings) -> None:
     """Work until SIGTERM or SIGINT, and then until what is open has ended."""
     # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
+    from axon_zmq.protocol.plain import packer
     from axon_zmq.worker import run_logs
+    from axon_zmq.worker.core import WorkerCore
     from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
@@ -66,32 +68,44 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     identity = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
-    host = Host(name, mode, modes, slots, registry, run_dir, partial(Link, backend_endpoint(run_dir), identity))
+    core = WorkerCore(
+        name=name,
+        mode=mode,
+        served=frozenset(modes),
+        slots=slots,
+        pid=os.getpid(),
+        broken=tuple(registry.broken),
+        drain_s=configured.drain_seconds,
+        pack_body=packer(),
+        now=time.monotonic(),
+    )
+    connect = partial(Link, backend_endpoint(run_dir), identity)
+    host = Host(core=core, modes=modes, registry=registry, run_dir=run_dir, connect=connect)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
     log.info("serves %s with %d slots on %s; %r", mode, slots, event_loop.kind_of(loop), registry)
     warming = asyncio.create_task(_warm_up(host, registry, configured.model))
-    await host.serve(configured.drain_seconds)
+    await host.serve()
     warming.cancel()
     closing = [asyncio.create_task(each.aclose()) for each in registries]
     await asyncio.wait(closing, timeout=CLOSE_TIME)
 
 
-def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[str, Mode]:
+def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[bytes, Mode]:
     """What executes each kind that a mode's workers take: its own modules, each a tenth of a second to import."""
     if mode == "run_sync":
         from axon_zmq.worker.modes.run_sync import RunSyncMode
 
-        return {mode: RunSyncMode(slots, make_registry)}
+        return {kinds.RUN_SYNC: RunSyncMode(slots, make_registry)}
     if mode == "run":
         from axon_zmq.worker.modes.call_tool import CallTool
         from axon_zmq.worker.modes.run import RunMode
 
-        return {mode: RunMode(registry), "call_tool": CallTool(registry)}
+        return {kinds.RUN: RunMode(registry), kinds.CALL_TOOL: CallTool(registry)}
     from axon_zmq.worker.modes.run_stream import RunStreamMode
 
-    return {mode: RunStreamMode(registry)}
+    return {kinds.RUN_STREAM: RunStreamMode(registry)}
 
 
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:

@@ -6,14 +6,13 @@ A broker that restarts is noticed by the socket's monitor: the worker registers 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from axon_zmq.net.loop_socket import LoopSocket
+from axon_zmq.protocol.backend import Message
 from axon_zmq.protocol.kinds import CONTROL
-from axon_zmq.protocol.msgpack import pack
 
 
 class Link:
@@ -72,9 +71,9 @@ class Link:
         """Send within a millisecond, with others that come meanwhile; in order with all that is sent."""
         self._socket.send_soon(frames)
 
-    def control(self, kind: bytes, body: dict[str, Any]) -> None:
-        """Send a message to the broker itself."""
-        self._socket.send((CONTROL, kind, pack(body)))
+    def control(self, message: Message) -> None:
+        """Send a control message to the broker."""
+        self._socket.send((CONTROL, message.kind, message.pack()))
 
     def close(self) -> None:
         """Close, giving what was sent a second to leave."""

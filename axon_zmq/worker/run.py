@@ -11,15 +11,15 @@ from pydantic_ai import CancellationToken
 
 from axon_zmq.errors import RequestError
 from axon_zmq.process.event_loop import call_on
-from axon_zmq.protocol import frames, kinds, limits
-from axon_zmq.protocol.frames import RunKey
+from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.frames import RunKey, printable
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import PlainMap, plain
 from axon_zmq.protocol.requests import Steer, checked
 from axon_zmq.worker.adapter.client_tools import RemoteCalls
 from axon_zmq.worker.adapter.steering import Steering
+from axon_zmq.worker.core import ActiveRun
 from axon_zmq.worker.delivery.credit import NEEDS_CREDIT, Credit
-from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 from axon_zmq.worker.link import Link
 
 BEHIND: Final = 0.008
@@ -40,20 +40,17 @@ class Mode(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One run, from the broker's message until its terminal message.
+    """One run as its code sees it: what it was asked, how its messages leave, what ends it.
 
-    `token` ends the agent's run from any thread; `reason` says why it was asked to.
+    `token` ends the agent's run from any thread; `active.reason` says why it was asked to end.
     """
 
-    client: bytes
-    id: bytes
-    kind: bytes
+    active: ActiveRun
+    """The core's record of it."""
     header: Mapping[str, Any]
     body: bytes
-    started: float
-    outbox: ReplayBuffer
     link: Link
     loop: asyncio.AbstractEventLoop
     """The link's."""
@@ -65,32 +62,41 @@ class Run:
     remote: RemoteCalls = field(init=False)
     _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
     _release_is_due: bool = False
-    reason: str | None = None
-    ended: bool = False
-    stuck: bool = False
-    """It has ended for the client, but its code still holds the slot."""
-    timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.remote = RemoteCalls(self.send)
 
     @property
+    def kind(self) -> bytes:
+        """The kind of its request."""
+        return self.active.kind
+
+    @property
     def key(self) -> RunKey:
-        """Client and id."""
-        return self.client, self.id
+        """Routing id of its client, and its id."""
+        return self.active.key
 
     @property
     def name(self) -> str:
         """The id, for log lines."""
-        return frames.printable(self.id)
+        return printable(self.active.id)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its terminal message was sent."""
+        return self.active.ended
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was asked to end."""
+        return self.active.reason is not None
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function on the link's loop: now, or from another thread as soon as it gets there, in order."""
         call_on(self.loop, function, *arguments)
 
-    def end(self, reason: str) -> None:
+    def end(self) -> None:
         """Ask its code to end."""
-        self.reason = reason
         self.token.cancel()
         self._more_credit.set()  # what reads the model is not the code that the token ends
         if self.on_end is not None:
@@ -114,24 +120,33 @@ class Run:
         Raises:
             ModelError: `invalid_output`, where it cannot be packed.
         """
-        if self.ended:
-            return self.outbox.seq
+        buffer = self.active.buffer
+        if self.active.ended:
+            return buffer.seq
         if kind in NEEDS_CREDIT and self._has_to_wait():
             self.credit.hold(kind, body)
             if self._release_is_due and self.credit.bytes >= MOST_HELD:
                 self._go_on()
-            return self.outbox.seq
+            return buffer.seq
         while self.credit.waiting:
             self._put(*self.credit.take())
         self._put(kind, body)
-        return self.outbox.seq
+        return buffer.seq
+
+    def finish(self, kind: bytes, body: dict[str, Any]) -> None:
+        """Send the terminal message, after everything that waits.
+
+        Raises:
+            ModelError: `invalid_output`, if it cannot be packed; it may be tried again with another body.
+        """
+        self.send(kind, body)
 
     def _has_to_wait(self) -> bool:
         """Whether a chunk waits: for credit, for those before it, or since this process is behind with its work.
 
         Then what comes meanwhile is merged: larger chunks, in place of ever longer queues.
         """
-        if self.credit.waiting or self.outbox.seq >= self.credit.upto:
+        if self.credit.waiting or self.active.buffer.seq >= self.credit.upto:
             return True
         late = self.link.late()
         if late < BEHIND:
@@ -158,26 +173,27 @@ class Run:
             self._go_on()
 
     def _go_on(self) -> None:
-        while self.credit.waiting and self.outbox.seq < self.credit.upto:
+        while self.credit.waiting and self.active.buffer.seq < self.credit.upto:
             self._put(*self.credit.take())
         if not self.credit.full:
             self._more_credit.set()
 
     def congested(self) -> bool:
         """Whether what was sent waits in this process, for the broker or for credit."""
-        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.reason is None)
+        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.active.reason is None)
 
     async def room(self) -> None:
         """Wait until it does no longer."""
         while self.congested():
             await self.link.room()
-            if self.credit.full and self.reason is None:
+            if self.credit.full and self.active.reason is None:
                 self._more_credit.clear()
                 await self._more_credit.wait()
 
     def _put(self, kind: bytes, body: dict[str, Any]) -> None:
+        active = self.active
         send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
-        send(self.client, kind, self.id, self.outbox.put(kind, body))
+        send(active.client, kind, active.id, active.buffer.put(kind, body))
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""

@@ -12,8 +12,6 @@ to `control`; runs are in `runs`, workers in `workers`, clients in `clients`.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 from axon_zmq.broker.core.admission import Admission
@@ -377,36 +375,3 @@ class Broker:
 
 
 _ABOUT_A_RUN: Final = frozenset((kinds.CANCEL, kinds.CREDIT, kinds.RESUME, kinds.STEER, kinds.TOOL_RESULT))
-
-
-class EventQueue:
-    """Feeds a core with events, one at a time.
-
-    Applying an effect may cause an event: a send that finds no client, for instance. Such an event waits until all
-    effects before it were applied, so that the core never sees an event in the middle of another one's effects.
-
-    Args:
-        core: Takes the events.
-        clock: Tells the time.
-        apply: Applies one effect; it may call `put`.
-    """
-
-    def __init__(self, core: Broker, clock: Callable[[], float], apply: Callable[[Effect], None]) -> None:
-        self._core = core
-        self._clock = clock
-        self._apply = apply
-        self._events: deque[Event] = deque()
-        """Events that the core has not taken yet; the effects of the first one are being applied."""
-
-    def __repr__(self) -> str:
-        return f"<EventQueue {len(self._events)} wait>"
-
-    def put(self, event: Event) -> None:
-        """Have the core take an event, now or after the one whose effects are being applied."""
-        self._events.append(event)
-        if len(self._events) > 1:
-            return
-        while self._events:
-            for effect in self._core.receive(self._events[0], self._clock()):
-                self._apply(effect)
-            self._events.popleft()

@@ -22,6 +22,7 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack as pack_value
 from axon_zmq.worker.delivery.replay_buffer import Message, ReplayBuffer, RunInfo
+from axon_zmq.worker.delivery.replay_store import REPLAY_BYTES_PER_WORKER
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | 
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         with open(new, "xb", opener=open_private) as file:
-            for (client, id), outbox in ended:
-                messages = [list(message) for message in outbox.kept]
-                file.write(pack_value([client, id, list(outbox.identity), outbox.ended_at, outbox.seq, messages]))
+            for (client, id), buffer in ended:
+                messages = [list(message) for message in buffer.kept]
+                file.write(pack_value([client, id, list(buffer.info), buffer.ended_at, buffer.seq, messages]))
                 count += 1
         if count:
             new.rename(folder / name)
@@ -72,7 +73,7 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
     Args:
         run_dir: Where `write` was told to write.
         name: As `write` returned it.
-        pack: For the outboxes; nothing more is put into them.
+        pack: For the bufferes; nothing more is put into them.
         now: Seconds of the monotonic clock.
     """
     path = run_dir / HANDOVER / name
@@ -85,9 +86,9 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
             entries = _entries(file)
             path.unlink()
             for entry in entries:
-                key, outbox = _restored(entry, pack)
-                if outbox.ended_at is not None and outbox.ended_at <= now < outbox.ended_at + limits.RESUME_WINDOW:
-                    taken.append((key, outbox))
+                key, buffer = _restored(entry, pack)
+                if buffer.ended_at is not None and buffer.ended_at <= now < buffer.ended_at + limits.RESUME_WINDOW:
+                    taken.append((key, buffer))
     except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as fault:
         log.error("%s: %r; %d ended runs are taken over", name, fault, len(taken))
         return Taken(taken, whole=False)
@@ -95,16 +96,16 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
 
 
 def _entries(file: Any) -> Iterator[list[Any]]:
-    if os.fstat(file.fileno()).st_size > limits.REPLAY_BYTES_PER_WORKER + _OVERHEAD:
+    if os.fstat(file.fileno()).st_size > REPLAY_BYTES_PER_WORKER + _OVERHEAD:
         raise ValueError("it is larger than a worker writes them")
-    return iter(msgpack.Unpacker(file, max_buffer_size=limits.REPLAY_BYTES_PER_WORKER + _OVERHEAD))
+    return iter(msgpack.Unpacker(file, max_buffer_size=REPLAY_BYTES_PER_WORKER + _OVERHEAD))
 
 
 def _restored(entry: list[Any], pack: Callable[[Any], bytes]) -> tuple[RunKey, ReplayBuffer]:
-    client, id, identity, ended_at, seq, messages = entry
-    outbox = ReplayBuffer(pack, RunInfo(*identity))
-    outbox.restore(seq, ended_at, [Message(*message) for message in messages])
-    return (bytes(client), bytes(id)), outbox
+    client, id, info, ended_at, seq, messages = entry
+    buffer = ReplayBuffer(pack, RunInfo(*info))
+    buffer.restore(seq, ended_at, [Message(*message) for message in messages])
+    return (bytes(client), bytes(id)), buffer
 
 
 def clear(run_dir: Path, before: float) -> None:

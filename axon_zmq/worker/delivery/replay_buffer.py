@@ -1,19 +1,16 @@
-"""A run's outgoing messages: numbered from 1, and kept for who asks again. No I/O.
+"""Replay buffer of one run: its messages, numbered from 1 and kept until the resume window closes. No I/O.
 
-`seq` is what makes a stream whole for the client, so it is given here and nowhere else, from the first
-message on. What was sent is kept, bounded in bytes, until the resume window after the end has passed.
+`seq` is what shows a client that its stream is complete, so it is assigned here and nowhere else, from the first
+message on. Messages are kept, bounded in bytes, until the resume window after the run's end has passed.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from axon_zmq.protocol import limits
-from axon_zmq.protocol.frames import RunKey
-
-_WINDOW: Final = limits.RESUME_WINDOW
 
 
 class Message(NamedTuple):
@@ -35,7 +32,7 @@ class RunInfo(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What is due to a client that asked for everything from some `seq` on."""
+    """The kept messages from some `seq` on."""
 
     start: int
     """The first `seq` that follows; above what was asked means a gap."""
@@ -48,16 +45,16 @@ class ReplayBuffer:
 
     Args:
         pack: Packs a body.
-        identity: Which run it is.
+        info: What a broker must be told of the run.
         most_bytes: What is kept for replay; the oldest messages go first.
     """
 
-    __slots__ = ("_kept", "_most_bytes", "_pack", "bytes", "ended_at", "identity", "seq")
+    __slots__ = ("_kept", "_most_bytes", "_pack", "bytes", "ended_at", "info", "seq")
 
     def __init__(
-        self, pack: Callable[[Any], bytes], identity: RunInfo, most_bytes: int = limits.REPLAY_BYTES_PER_RUN
+        self, pack: Callable[[Any], bytes], info: RunInfo, most_bytes: int = limits.REPLAY_BYTES_PER_RUN
     ) -> None:
-        self.identity = identity
+        self.info = info
         self.seq = 0
         """Of the last message."""
         self.ended_at: float | None = None
@@ -105,78 +102,3 @@ class ReplayBuffer:
         oldest = self.seq - len(self._kept) + 1
         first = max(start, oldest)
         return Replay(first, first > start, list(self._kept)[first - oldest :])
-
-
-class ReplayStore:
-    """All outboxes of a worker: open ones, and ended ones until the resume window has passed."""
-
-    def __init__(self, most_bytes: int = limits.REPLAY_BYTES_PER_WORKER) -> None:
-        self._outboxes: OrderedDict[RunKey, ReplayBuffer] = OrderedDict()
-        self._most_bytes = most_bytes
-        self.forgot_at = 0.0
-        """When an ended run was last forgotten before its window had passed, for want of room."""
-
-    def __iter__(self) -> Iterator[tuple[RunKey, ReplayBuffer]]:
-        return iter(self._outboxes.items())
-
-    def get(self, key: RunKey) -> ReplayBuffer | None:
-        """The outbox of a run, if it is still kept."""
-        return self._outboxes.get(key)
-
-    def add(self, key: RunKey, outbox: ReplayBuffer) -> None:
-        """Keep a new run's outbox."""
-        self._outboxes[key] = outbox
-
-    def end(self, key: RunKey, now: float) -> None:
-        """A run has ended: its outbox is kept for the resume window, behind those that ended before."""
-        self._outboxes[key].ended_at = now
-        self._outboxes.move_to_end(key)
-
-    def to_wire(self, keys: Iterable[RunKey] | None = None) -> dict[str, Any]:
-        """What a broker is told: of all runs, or of those that are named; and when one was last forgotten."""
-        wanted = self._outboxes.keys() if keys is None else set(keys)
-        holds = [
-            {
-                "client": client,
-                "id": id,
-                **outbox.identity._asdict(),
-                "seq": outbox.seq,
-                "ended": outbox.ended_at is not None,
-            }
-            for (client, id), outbox in self
-            if (client, id) in wanted
-        ]
-        return {"holds": holds, "forgot_at": self.forgot_at}
-
-    def ended(self, now: float) -> Iterator[tuple[RunKey, ReplayBuffer]]:
-        """The ended runs whose window has not passed, those that ended first in front."""
-        return ((key, box) for key, box in self if box.ended_at is not None and now < box.ended_at + _WINDOW)
-
-    def merge(self, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> list[RunKey]:
-        """Take over runs that ended in another process, each in its place by the time of its end; those taken."""
-        new = {key: outbox for key, outbox in ended if key not in self._outboxes}
-        by_end = sorted({**self._outboxes, **new}.items(), key=lambda item: item[1].ended_at or 0.0)
-        self._outboxes = OrderedDict(by_end)
-        return list(new)
-
-    def tidy(self, now: float) -> None:
-        """Forget ended runs whose window has passed, and what is over the bound of all together.
-
-        The runs that ended first go first; then the largest of the open ones lose their older half.
-        """
-        total = sum(outbox.bytes for outbox in self._outboxes.values())
-        for key, outbox in list(self._outboxes.items()):
-            if outbox.ended_at is None:
-                continue
-            if now < outbox.ended_at + _WINDOW:
-                if total <= self._most_bytes:
-                    break
-                self.forgot_at = now
-            total -= outbox.bytes
-            del self._outboxes[key]
-        for outbox in sorted(self._outboxes.values(), key=lambda outbox: -outbox.bytes):
-            if total <= self._most_bytes:
-                break
-            before = outbox.bytes
-            outbox.trim(before // 2)
-            total -= before - outbox.bytes

@@ -36,7 +36,7 @@ class CallTool:
                 `tool_failed`, `cancelled`.
         """
         request = checked(CallRequest, unpack(job.body, "the body"))
-        if job.reason is not None:
+        if job.is_ending:
             raise AxonError.of("cancelled", "cancelled before it was started")
         calling = asyncio.ensure_future(self._call(request))
         job.on_end = calling.cancel
