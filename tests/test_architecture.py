@@ -15,6 +15,7 @@ PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
     ["errors"],
     ["limits"],
+    ["jsonschema"],
     ["endpoints", "garbage", "logs", "sockets", "wire"],
     ["loopsocket", "settings", "messages", "packing", "supervise.lifeline", "supervise.backoff"],
     ["broker.events", "broker.states", "broker.queues", "broker.quarantine"],
@@ -37,6 +38,7 @@ LAYERS = [
 """From the bottom up; a module imports only from its own layer and those before it."""
 PURE = [
     "wire",
+    *(f"jsonschema.{name}" for name in ("compiler", "cost", "keywords")),
     *(f"broker.{name}" for name in ("events", "states", "queues", "quarantine", "records", "outgoing", "clients")),
     *(f"broker.{name}" for name in ("runs", "admission", "workers", "core", "bodies")),
     "worker.outbox",

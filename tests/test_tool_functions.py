@@ -25,6 +25,7 @@ from axon_zmq import (
     wire,
 )
 from axon_zmq.client import tools
+from axon_zmq.jsonschema import self_contained
 from axon_zmq.messages import Complete
 from tests.test_tools import MODES
 
@@ -122,7 +123,7 @@ class Strange:
     pass
 
 
-@pytest.mark.parametrize("annotation", [None, Any, ToolAnswer, ToolAnswer | int, Strange, Tree, list[Tree]])
+@pytest.mark.parametrize("annotation", [None, Any, ToolAnswer, ToolAnswer | int, Strange])
 def test_there_is_no_schema_of_results_where_none_can_be_sent(annotation):
     def tool():
         return 1
@@ -130,6 +131,14 @@ def test_there_is_no_schema_of_results_where_none_can_be_sent(annotation):
     tool.__annotations__["return"] = annotation
     assert "returns" not in Tool(tool).definition
     assert body_of(tool) == {"result": 1}
+
+
+def test_results_of_a_type_that_refers_to_itself_have_a_schema():
+    def tool() -> list[Tree]:
+        return []
+
+    assert Tool(tool).definition["returns"]["items"] == {"$ref": "#/$defs/Tree"}
+    assert self_contained(Tool(tool).definition["returns"], "/returns")["$defs"].keys() == {"Tree"}
 
 
 class Counter:

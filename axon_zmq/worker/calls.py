@@ -30,9 +30,10 @@ from pydantic_ai.usage import RunUsage
 
 from axon_zmq import limits, wire
 from axon_zmq.messages import Retries, RunRequest, from_validation, invalid, run_request
-from axon_zmq.worker import deferred, failures, history, runlogs, schema
+from axon_zmq.worker import deferred, failures, history, runlogs
 from axon_zmq.worker.agents import Registry
 from axon_zmq.worker.jobs import Job
+from axon_zmq.worker.output import output_type
 from axon_zmq.worker.remote_tools import RemoteTool, RemoteToolset, remote_tools
 
 SMALL: Final = 4 * limits.KIB
@@ -157,7 +158,7 @@ def _comes_as_text(output: Any) -> bool:
 
 
 def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
-    return None if output_schema is None else schema.output_type(output_schema, mode, pointer)
+    return None if output_schema is None else output_type(output_schema, mode, pointer)
 
 
 def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:

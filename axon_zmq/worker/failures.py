@@ -16,8 +16,8 @@ from pydantic_ai.usage import RunUsage
 from axon_zmq.errors import AxonError
 from axon_zmq.messages import invalid, located
 from axon_zmq.worker import history
+from axon_zmq.worker.output import NOT_FITTING
 from axon_zmq.worker.remote_tools import ClientRetry
-from axon_zmq.worker.schema import NOT_FITTING
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),
