@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import msgpack
@@ -223,6 +224,29 @@ def test_output_modes_and_schemas_that_are_no_objects(client: Client, mode):
     *chunks, complete = client.stream("echo", prompt, output_schema=schema, output_mode=mode)
     assert complete.result == [1, 2]
     assert chunks[-1].data in ([1, 2], {"response": [1, 2]})
+
+
+@pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
+def test_output_schemas_that_refer_to_themselves(client: Client, mode):
+    """A thread of comments, by a schema as pydantic writes it, alone and in a list."""
+    from axon_zmq import AxonError
+
+    replies = {"type": "array", "items": {"$ref": "#/$defs/Comment"}}
+    comment = {"type": "object", "properties": {"text": {"type": "string"}, "replies": replies}, "required": ["text"]}
+    definitions = {"$defs": {"Comment": comment}}
+    thread = {"text": "a", "replies": [{"text": "b", "replies": [{"text": "c"}]}, {"text": "d"}]}
+    for schema, prompt, result in (
+        ({"$ref": "#/$defs/Comment", **definitions}, thread, thread),
+        ({**replies, **definitions}, {"response": [thread]}, [thread]),
+    ):
+        assert client.run("echo", json.dumps(prompt), output_schema=schema, output_mode=mode).result == result
+        *_, complete = client.stream("echo", json.dumps(prompt), output_schema=schema, output_mode=mode)
+        assert complete.result == result
+    wrong = json.dumps({"text": "a", "replies": [{"text": "b", "replies": [{"text": 5}]}]})
+    with pytest.raises(AxonError) as caught:
+        client.run("echo", wrong, output_schema={"$ref": "#/$defs/Comment", **definitions}, output_mode=mode)
+    assert caught.value.error_type == "invalid_output"
+    assert "/replies/0/replies/0/text: 5 is not of type 'string'" in str(caught.value.details["partial"]["messages"])
 
 
 def test_usage_limits_end_a_run(client: Client):

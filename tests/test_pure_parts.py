@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from axon_zmq.broker.core.fair_queue import FairQueue
 from axon_zmq.broker.send_queues import SendQueues
 from axon_zmq.errors import ERROR_TYPES, AxonError, RequestError
+from axon_zmq.jsonschema import self_contained
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import HEADERS, open_envelope, parse, printable, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
-from axon_zmq.worker import schema
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.delivery.replay_store import ReplayStore
 from axon_zmq.worker.registry import offline_models
@@ -251,7 +251,7 @@ def test_references_are_written_out_and_names_and_data_are_left_alone():
         "type": "object",
         "properties": {"$ref": {"$ref": "#/$defs/n"}, "definitions": {"const": {"$ref": "left alone"}}},
     }
-    assert schema.self_contained(given_schema, "/s") == {
+    assert self_contained(given_schema, "/s") == {
         "type": "object",
         "properties": {"$ref": {"type": "integer"}, "definitions": {"const": {"$ref": "left alone"}}},
     }
@@ -261,7 +261,7 @@ def test_references_that_multiply_are_bounded():
     definitions = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 4} for n in range(12)}
     bomb = {"$ref": "#/$defs/d0", "$defs": {**definitions, "d12": {"type": "null"}}}
     with pytest.raises(RequestError, match="20000 values"):
-        schema.self_contained(bomb, "/s")
+        self_contained(bomb, "/s")
 
 
 def test_a_schema_nested_too_deep_is_refused():
@@ -269,7 +269,7 @@ def test_a_schema_nested_too_deep_is_refused():
     for _ in range(limits.MAX_NESTING + 1):
         deep = {"items": deep}
     with pytest.raises(RequestError, match="nested more than 64 deep"):
-        schema.self_contained(deep, "/s")
+        self_contained(deep, "/s")
 
 
 def test_synthetic_specs():

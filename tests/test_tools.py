@@ -211,6 +211,31 @@ def test_arguments_that_are_not_the_parameters_go_back_to_the_model(dealer, mode
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_parameters_and_returns_that_refer_to_themselves(dealer, mode):
+    """A tree of folders: judged at every depth, in the arguments and in the result."""
+    folder = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "folders": {"type": "array", "items": {"$ref": "#/$defs/folder"}}},
+        "required": ["name"],
+    }
+    schema = {"$ref": "#/$defs/folder", "$defs": {"folder": folder}}
+    tool = {"name": "save", "parameters": schema, "returns": schema}
+    right, wrong = ({"name": "a", "folders": [{"name": "b", "folders": [{"name": name}]}]} for name in ("c", 7))
+    script = [[{"name": "save", "args": wrong}], [{"name": "save", "args": right}]]
+    dealer.send(mode, b"1", None, asking(json.dumps(script), tool))
+    call = until(dealer, b"tool_call")
+    assert call["args"] == right
+    answer(dealer, b"1", call, result=wrong)
+    refused = until(dealer, b"refused")
+    assert refused["message"] == "/result/folders/0/folders/0/name: 7 is not of type 'string'"
+    answer(dealer, b"1", call, result=right)
+    done = until(dealer, b"complete")
+    assert json.loads(done["result"])[-1] == right
+    [fault] = done["messages"][2]["parts"][0]["content"]
+    assert fault["msg"] == "/folders/0/folders/0/name: 7 is not of type 'string'"
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("args", ["not JSON", '{"place": ', "[1]", '{"place": "Oslo"} and more'])
 def test_arguments_that_are_no_json_object_end_clearly(dealer, mode, args):
     script = [[{"name": "weather", "args": args}]] * 2
@@ -284,7 +309,7 @@ def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, m
     answer(dealer, b"1", call, result=[*large, -1])
     dealer.send(mode, b"2", None, {"agent": "echo", "prompt": "meanwhile"})
     kinds = [dealer.recv()[:2] for _ in range(3 if mode == b"run_stream" else 2)]
-    assert kinds[-1] == (b"refused", b"1"), kinds  # the other run was done before
+    assert {(b"refused", b"1"), (b"complete", b"2")} <= set(kinds)
     answer(dealer, b"1", call, result=large)
     assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
 

@@ -14,7 +14,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from graphlib import CycleError, TopologicalSorter
 from textwrap import dedent
 from types import NoneType
 from typing import Any, Final, Literal, NamedTuple, cast, get_args, get_type_hints
@@ -22,7 +21,7 @@ from typing import Any, Final, Literal, NamedTuple, cast, get_args, get_type_hin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema, to_json
+from pydantic_core import core_schema
 
 from axon_zmq.errors import RequestError
 from axon_zmq.protocol.plain import strictly_plain
@@ -222,18 +221,7 @@ def _returns(annotation: Any) -> tuple[TypeAdapter[Any], dict[str, Any] | None]:
         schema = adapter.json_schema(mode="serialization", schema_generator=_ShownSchema)
     except PydanticUserError:
         return _ANYTHING, None
-    return adapter, schema if schema and not _recursive(schema) else None
-
-
-def _recursive(schema: dict[str, Any]) -> bool:
-    """Whether a definition leads to itself: the daemon takes no such schema."""
-    parts: dict[str, Any] = schema.get("$defs", {})
-    graph = {name: re.findall(r'"\$ref":"#/\$defs/([^"]+)"', to_json(part).decode()) for name, part in parts.items()}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError:
-        return True
-    return False
+    return adapter, schema or None
 
 
 # --- docstrings ------------------------------------------------------------------------------------

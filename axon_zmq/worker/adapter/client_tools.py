@@ -19,13 +19,13 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator
 
 from axon_zmq.errors import AxonError, RequestError
+from axon_zmq.jsonschema import Budget, CompiledSchema, load_schema
 from axon_zmq.process.event_loop import call_on
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import ClientTool, ToolFault, ToolResult, invalid, tool_result
-from axon_zmq.worker import schema
 from axon_zmq.worker.adapter import messages
-from axon_zmq.worker.schema import Enforced
+from axon_zmq.worker.adapter.output import arguments_validator
 
 ID: Final = "client"
 """The toolset's name in pydantic-ai's messages."""
@@ -45,8 +45,8 @@ class RemoteTool:
     """A client's tool, its schemas read."""
 
     data: ClientTool
-    parameters: Enforced
-    returns: Enforced | None
+    parameters: CompiledSchema
+    returns: CompiledSchema | None
     arguments: SchemaValidator
 
     @property
@@ -61,16 +61,16 @@ def remote_tools(tools: Sequence[ClientTool]) -> list[RemoteTool]:
     Raises:
         RequestError: `invalid_request` or `too_large`, naming the schema.
     """
-    budget = schema.Budget()
+    budget = Budget()
     return [_remote_tool(tool, f"/tools/{index}", budget) for index, tool in enumerate(tools)]
 
 
-def _remote_tool(tool: ClientTool, pointer: str, budget: schema.Budget) -> RemoteTool:
-    parameters = schema.enforced(tool.parameters, f"{pointer}/parameters", budget)
+def _remote_tool(tool: ClientTool, pointer: str, budget: Budget) -> RemoteTool:
+    parameters = load_schema(tool.parameters, f"{pointer}/parameters", budget)
     if parameters.schema.get("type") != "object":
         raise invalid([(f"{pointer}/parameters/type", 'must be "object": a tool has named arguments')])
-    returns = None if tool.returns is None else schema.enforced(tool.returns, f"{pointer}/returns", budget)
-    return RemoteTool(tool, parameters, returns, schema.validator(parameters))
+    returns = None if tool.returns is None else load_schema(tool.returns, f"{pointer}/returns", budget)
+    return RemoteTool(tool, parameters, returns, arguments_validator(parameters))
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from axon_zmq.errors import AxonError
 from axon_zmq.protocol.requests import invalid, located
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import ClientRetry
-from axon_zmq.worker.schema import NOT_FITTING
+from axon_zmq.worker.adapter.output import NOT_FITTING
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),

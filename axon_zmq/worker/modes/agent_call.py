@@ -31,10 +31,11 @@ from pydantic_ai.usage import RunUsage
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import Retries, RunRequest, from_validation, invalid, run_request
-from axon_zmq.worker import run_logs, schema
+from axon_zmq.worker import run_logs
 from axon_zmq.worker.adapter import deferred, errors
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
+from axon_zmq.worker.adapter.output import output_type
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
@@ -160,7 +161,7 @@ def _comes_as_text(output: Any) -> bool:
 
 
 def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
-    return None if output_schema is None else schema.output_type(output_schema, mode, pointer)
+    return None if output_schema is None else output_type(output_schema, mode, pointer)
 
 
 def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
