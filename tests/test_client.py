@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client
-from axon_zmq.client.core import PATIENCE, RESUME_AGAIN, ClientCore
+from axon_zmq.client.core import ANSWER_GRACE_S, RESUME_INTERVAL_S, ClientCore
 from axon_zmq.events import Chunk, Complete
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -49,7 +49,7 @@ def test_messages_are_taken_in_order_only():
     assert sent(core) == [(b"resume", {"from": 2})]
     assert chunk(core, 2, 0.1) is request
     assert [event.seq for event in request.inbox] == [1, 2]
-    chunk(core, 5, 1 + RESUME_AGAIN)
+    chunk(core, 5, 1 + RESUME_INTERVAL_S)
     assert sent(core) == [(b"resume", {"from": 3})]
 
 
@@ -190,9 +190,9 @@ def test_a_reconnect_makes_it_resume():
 def test_nothing_is_waited_for_for_ever():
     core = ClientCore()
     request = started(core, timeout_ms=1000)
-    core.tick(1.0 + PATIENCE)
+    core.tick(1.0 + ANSWER_GRACE_S)
     assert not request.ended
-    core.tick(1.1 + PATIENCE)
+    core.tick(1.1 + ANSWER_GRACE_S)
     assert request.ended
     assert request.inbox[-1].details["by"] == "client"
 

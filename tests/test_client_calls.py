@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axon_zmq import RequestError
-from axon_zmq.client.calls import FORGOTTEN, Calls
+from axon_zmq.client.tool_calls import FORGOTTEN_ANSWER, ToolCalls
 from axon_zmq.client.core import ClientCore, Run
 from axon_zmq.events import Accepted, Chunk, Refused, ToolCall, ToolCancelled
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -80,7 +80,7 @@ def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_n
     assert taken(request) == ["a", "b"]
     resumed(core, 3, "", last=2)
     assert answers(core) == []
-    assert repr(request.calls) == "<Calls 2, 0 answers of 0 bytes kept>"
+    assert repr(request.tool_calls) == "<ToolCalls 2, 0 answers of 0 bytes kept>"
 
 
 def test_a_fresh_process_runs_what_is_open_and_nothing_else_of_what_comes_again():
@@ -185,7 +185,7 @@ def test_a_cancelled_call_is_told_once_and_its_answer_forgotten():
     hear(core, "tool_cancelled", seq=2, call_id="a")
     hear(core, "tool_cancelled", seq=3, call_id="a")
     hear(core, "tool_cancelled", seq=4, call_id="never-made")
-    assert repr(request.calls) == "<Calls 1, 0 answers of 0 bytes kept>"
+    assert repr(request.tool_calls) == "<ToolCalls 1, 0 answers of 0 bytes kept>"
     core.outgoing.clear()
     resumed(core, 5, "a", last=4)
     assert answers(core) == []
@@ -193,14 +193,14 @@ def test_a_cancelled_call_is_told_once_and_its_answer_forgotten():
 
 
 def test_kept_answers_are_bounded_and_a_lost_one_that_was_not_kept_fails():
-    kept = Calls(most_bytes=100)
+    kept = ToolCalls(most_bytes=100)
     for number in range(1000):
         kept.take(ToolCall(number + 1, str(number), "tool", {}))
         kept.answered(str(number), bytes(60))
     kept.answered("no such call", bytes(60))
-    assert repr(kept) == "<Calls 1000, 1 answers of 60 bytes kept>"
-    assert kept.resumed(["3", "999"], 1000) == [("3", FORGOTTEN), ("999", bytes(60))]
-    assert unpack(FORGOTTEN, "it")["error"]["retry"] is False
+    assert repr(kept) == "<ToolCalls 1000, 1 answers of 60 bytes kept>"
+    assert kept.resumed(["3", "999"], 1000) == [("3", FORGOTTEN_ANSWER), ("999", bytes(60))]
+    assert unpack(FORGOTTEN_ANSWER, "it")["error"]["retry"] is False
 
 
 def test_what_is_said_after_the_end_is_dropped():

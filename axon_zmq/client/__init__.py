@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from axon_zmq.client.aio import AsyncClient, RunStream
+from axon_zmq.client.async_client import AsyncClient, RunStream
 from axon_zmq.client.deferred import deferred_results
-from axon_zmq.client.sync import Client, SyncRunStream
-from axon_zmq.client.tools import Tool, ToolAnswer, ToolRetry
+from axon_zmq.client.sync_client import Client, SyncRunStream
+from axon_zmq.client.tool_functions import Tool, ToolAnswer, ToolRetry
 
 __all__ = [
     "AsyncClient",

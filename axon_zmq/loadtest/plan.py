@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from axon_zmq.client.options import RunOptions
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 
@@ -49,8 +50,8 @@ class Kind:
     prompt: str
     answer: str | None
     """What is right; None where only the agent knows."""
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """As `ClientCore.run` takes them."""
+    options: RunOptions = field(default_factory=RunOptions)
+    """Of each run."""
     reads_slowly: bool = False
 
     @property
