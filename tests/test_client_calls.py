@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axon_zmq import RequestError
-from axon_zmq.client.tool_calls import FORGOTTEN_ANSWER, ToolCalls
 from axon_zmq.client.core import ClientCore, Run
+from axon_zmq.client.tool_calls import FORGOTTEN_ANSWER, ToolCalls
 from axon_zmq.events import Accepted, Chunk, Refused, ToolCall, ToolCancelled
 from axon_zmq.protocol.msgpack import pack, unpack
 

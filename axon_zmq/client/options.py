@@ -82,7 +82,7 @@ class CallOptions(RequestOptions, total=False):
     """Options of `call_tool`."""
 
     agent: str | None
-    """The registered agent that has the tool. Default: the tool is a toolset's."""
+    """Whose tool it is. Default: that of the only agent, toolset or MCP server that has a tool of this name."""
     deps: Value
     """The dependencies of the tool. Default: none."""
 

@@ -130,7 +130,7 @@ class Tool:
     def __repr__(self) -> str:
         return f"<Tool {self.name}, {self.mode}>"
 
-    async def answer(self, args: Mapping[str, Any], in_thread: InThread) -> ToolResultBody:
+    async def answer(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         """Call the function with a model's arguments; the body of the `tool_result`, whatever is raised.
 
         Raises:
@@ -145,7 +145,7 @@ class Tool:
                 log.warning("tool %r raised %s", self.name, type(error).__name__, exc_info=True)
             return given(error)
 
-    async def _call(self, args: Mapping[str, Any], in_thread: InThread) -> ToolResultBody:
+    async def _call(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         try:
             positional, named = self._arguments.validate_python(dict(args))
         except ValidationError as error:
@@ -242,7 +242,7 @@ def _returns(annotation: object) -> tuple[TypeAdapter[object], dict[str, Any] | 
     return adapter, schema if schema and not _recursive(schema) else None
 
 
-def _recursive(schema: dict[str, Any]) -> bool:
+def _recursive(schema: Mapping[str, Any]) -> bool:
     """Whether a definition refers to itself: the daemon refuses such a schema."""
     parts: dict[str, Any] = schema.get("$defs", {})
     graph = {name: re.findall(r'"\$ref":"#/\$defs/([^"]+)"', to_json(part).decode()) for name, part in parts.items()}

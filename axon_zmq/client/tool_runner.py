@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from axon_zmq.client.tool_functions import Tool, ToolResultBody, fault
 from axon_zmq.events import Refused, ToolCall, ToolCancelled
@@ -112,7 +112,7 @@ class ToolThreads:
     def __repr__(self) -> str:
         return f"<ToolThreads {self._running.total()} of {self._most} busy>"
 
-    async def call(self, name: str, function: Callable[[], Any]) -> Any:
+    async def call(self, name: str, function: Callable[[], object]) -> object:
         """Call a tool's function in a thread and in this task's context (`contextvars`).
 
         A call that is cancelled before it has a thread is never made; one that has a thread keeps it
