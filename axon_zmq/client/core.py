@@ -324,6 +324,8 @@ class ClientCore:
         if received.seq is not None and not self._in_order(run, received.seq, now):
             return False
         match received.message:
+            case Chunk() | Log() | Accepted() as event:  # first, because nearly all messages are chunks
+                run.inbox.append(event)
             case Failed() as failed:
                 return self._fail(run, failed, now)
             case Pong() as pong:
@@ -335,7 +337,11 @@ class ClientCore:
                 return self._resumed(run, resumed)
             case Alive() | None:
                 return False
-            case event:
+            case Complete() as complete:
+                self._end(run, complete)
+            case Refused() as refused:
+                return self._refused(run, refused)
+            case ToolCall() | ToolCancelled() as event:
                 return self._deliver(run, event)
         return True
 
@@ -379,24 +385,20 @@ class ClientCore:
             self._send_answer(run.id, call_id, packed)
         return False
 
-    def _deliver(self, run: Run, event: Event) -> bool:
-        """Put an event into the inbox, unless it is handled here; whether there is a new item."""
-        match event:
-            case Chunk() | Log() | Accepted():
-                pass
-            case Complete():
-                self._end(run, event)
-                return True
-            case Refused() if event.of == printable(run.kind):  # the id belongs to another run: nothing will follow
-                self._end(run, AxonError.of(event.error_type, event.message))
-                return True
-            case Refused(of="resume" | "tool_result", error_type="overloaded"):
-                run.resume_due = True
-                return False
-            case _:
-                if not _is_news(run.tool_calls, event):
-                    return False
-                self.tool_events.append((run, event))
+    def _refused(self, run: Run, refused: Refused) -> bool:
+        if refused.of == printable(run.kind):  # the id belongs to another run: nothing will follow
+            self._end(run, AxonError.of(refused.error_type, refused.message))
+            return True
+        if refused.error_type == "overloaded" and refused.of in ("resume", "tool_result"):
+            run.resume_due = True
+            return False
+        return self._deliver(run, refused)
+
+    def _deliver(self, run: Run, event: ToolCall | ToolCancelled | Refused) -> bool:
+        """Hand an event to the reader and to those who execute tools, unless it is a repetition."""
+        if not _is_news(run.tool_calls, event):
+            return False
+        self.tool_events.append((run, event))
         run.inbox.append(event)
         return True
 
