@@ -209,8 +209,13 @@ def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
 
 def test_options_are_checked_before_anything_is_sent():
     core = ClientCore()
-    with pytest.raises(TypeError, match="unknown option 'promt'"):
+    with pytest.raises(TypeError, match="unknown option 'promt'; known are id, timeout_ms"):
         core.run("run", "echo", "x", {"promt": 1}, 0.0)
+    with pytest.raises(TypeError, match="unknown option 'timeout'; did you mean 'timeout_ms'"):
+        core.run("run", "echo", "x", {"timeout": 1}, 0.0)
+    with pytest.raises(TypeError, match="unknown option 'dep'; did you mean 'deps'"):
+        core.call_tool("add", {}, {"dep": 1}, 0.0)
+    assert not core.outgoing
     core.run("run", "echo", "x", {"id": "same"}, 0.0)
     with pytest.raises(AxonError, match="open already"):
         core.run("run", "echo", "x", {"id": "same"}, 0.0)
