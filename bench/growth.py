@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from statistics import median
 
-from axon_zmq.broker.core.broker import Broker
+from axon_zmq.broker.core.broker import ALIVE_PAUSE_S, Broker
 from axon_zmq.broker.core.effects import ToWorker
 from axon_zmq.broker.core.events import Ended, Event, FromClient, FromWorker, Tick, WorkerGone
-from axon_zmq.protocol import limits
+from axon_zmq.broker.core.workers import HOUSEKEEPING_S
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack
 from bench import report
@@ -56,7 +57,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         bounds = limits.BrokerLimits(max_queued=10**7, max_queued_per_client=10**7)
-        self.broker = Broker("growth", bounds, "0", self.workers, self.now)
+        self.broker = Broker(boot="growth", bounds=bounds, version="0", expected_workers=self.workers, now=self.now)
         self._ids = count()
         self._held: dict[tuple[bytes, bytes], bytes] = {}
         slots = 2 * self.clients // self.workers + 10
@@ -94,21 +95,22 @@ class Simulation:
             self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
         for _ in range(40):
             self._let_time_pass()
-        relayed = frozenset(self._held)
+        for client, id in self._held:
+            self.broker.relay.accept(self._held[client, id], client, kinds.CHUNK, id)
         for number in range(min(self.workers - 1, 20)):
             runs = sum(worker == b"w-%d" % number for worker in self._held.values())
-            self.feed(WorkerGone(b"w-%d" % number, relayed), "lost")
+            self.feed(WorkerGone(b"w-%d" % number), "lost")
             self.timed["lost"][-1] /= max(1, runs)
         in_ms = ("housekeeping", "alive")
         return {kind: median(taken) * (1e3 if kind in in_ms else 1e6) for kind, taken in self.timed.items()}
 
     def _let_time_pass(self) -> None:
-        self.now += limits.HOUSEKEEPING
+        self.now += HOUSEKEEPING_S
         for number in range(self.workers):
             self.feed(FromWorker(b"w-%d" % number, b"progress", b""))
         self.feed(Tick(), "housekeeping" if self.now < self.broker.next_alive else "")
         for _ in range(20):
-            self.now += limits.ALIVE_PAUSE
+            self.now += ALIVE_PAUSE_S
             if self.now >= self.broker.next_alive:
                 self.feed(Tick(), "alive")
 

@@ -16,6 +16,7 @@ import zmq
 
 from axon_zmq.process import lifeline
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack, unpack
 
@@ -64,7 +65,7 @@ def serve(backend: str, mode: str, workers: int) -> None:
 def _registered(context: zmq.Context[zmq.Socket[bytes]], backend: str, mode: str, number: int) -> zmq.Socket[bytes]:
     dealer = context.socket(zmq.DEALER)
     dealer.connect(backend)
-    ready = {"v": limits.BACKEND_PROTOCOL, "mode": mode, "slots": SLOTS, "name": f"source-{number}", "holds": []}
+    ready = {"v": VERSION, "mode": mode, "slots": SLOTS, "name": f"source-{number}", "holds": []}
     dealer.send_multipart([CONTROL, b"ready", pack(ready)])
     return dealer
 

@@ -13,9 +13,9 @@ from statistics import quantiles
 import zmq
 
 from axon_zmq import AsyncClient, Client
+from axon_zmq.broker.core.broker import CLIENT_GRACE_S
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete
-from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.testing import FakeProvider
@@ -55,7 +55,7 @@ def vanished(report: Report) -> None:
             child.communicate()
         began = time.monotonic()
         report.expect(provider.stats().open == 1, "the model's stream was closed before the grace period")
-        until(lambda: not provider.stats().open, "the end of the model's stream", limits.CLIENT_GRACE + 10)
+        until(lambda: not provider.stats().open, "the end of the model's stream", CLIENT_GRACE_S + 10)
         report.measured(f"model's stream closed after {time.monotonic() - began:.1f} s")
         with Client(daemon.endpoint, identity="keep") as again:
             resumed = again.stream("paced", longish, id="keep")  # the same id and body: it attaches

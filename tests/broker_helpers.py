@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from axon_zmq.broker.core.broker import NOTHING, Broker
+from axon_zmq.broker.core.broker import NO_PREVIOUS, RECOVERY_S, Broker
 from axon_zmq.broker.core.effects import Dequeued, Effect, Enqueued, Kill, Note, ToClient, ToWorker, Unregistered
 from axon_zmq.broker.core.events import (
     ClientBack,
@@ -19,8 +19,10 @@ from axon_zmq.broker.core.events import (
     Tick,
     WorkerGone,
 )
-from axon_zmq.broker.core.pools import PreviousState
-from axon_zmq.protocol import limits
+from axon_zmq.broker.core.recovery import PreviousState
+from axon_zmq.broker.core.relay import Verdict
+from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 
@@ -48,12 +50,19 @@ class Bench:
         self,
         expected_workers: int = 0,
         settle: bool = True,
-        past: PreviousState = NOTHING,
+        previous: PreviousState = NO_PREVIOUS,
         **bounds: int,
     ) -> None:
         self.now = 1000.0
-        self.broker = Broker("boot", limits.BrokerLimits(**bounds), "0", expected_workers, self.now, past)
-        self.journal = set(past.waiting)
+        self.broker = Broker(
+            boot="boot",
+            bounds=limits.BrokerLimits(**bounds),
+            version="0",
+            expected_workers=expected_workers,
+            now=self.now,
+            previous=previous,
+        )
+        self.journal = set(previous.waiting)
         self.unregistered: list[Unregistered] = []
         self.killed: list[bytes] = []
         self.controls: list[tuple[bytes, str, dict[str, Any]]] = []
@@ -62,11 +71,10 @@ class Bench:
         self.to_clients: list[ToClient] = []
         self.dispatched: list[tuple[bytes, Key, dict[str, Any]]] = []
         """Worker, run and lease of each start."""
-        self.relayed: set[Key] = set()
         self.notes: list[Note] = []
         if settle:
-            self.pass_time(limits.SETTLE_TIME)
-            assert not self.broker.settling
+            self.pass_time(RECOVERY_S)
+            assert not self.broker.recovering
 
     # --- events ------------------------------------------------------------------------------------
 
@@ -116,7 +124,7 @@ class Bench:
 
     def register(self, worker: FakeWorker, holds: Collection[Any] = (), slots: int | None = None) -> None:
         ready = {
-            "v": limits.BACKEND_PROTOCOL,
+            "v": VERSION,
             "mode": worker.mode,
             "slots": worker.slots if slots is None else slots,
             "name": worker.identity.decode(),
@@ -130,19 +138,23 @@ class Bench:
 
     def chunk(self, worker: FakeWorker, key: Key) -> None:
         worker.runs[key] += 1
-        self.relayed.add(key)
-        self.to_clients.append(ToClient(key[0], b"chunk", key[1], pack({"seq": worker.runs[key]})))
+        self.relay(worker, key, kinds.CHUNK, worker.runs[key])
 
     def finish(self, worker: FakeWorker, key: Key, kind: bytes = b"complete") -> None:
-        """The worker's terminal message, relayed by the loop, which then tells the core."""
-        seq = worker.runs.pop(key) + 1
-        self.relayed.discard(key)
+        """The worker's terminal message, relayed by the server, which then tells the core."""
+        if self.relay(worker, key, kind, worker.runs.pop(key) + 1):
+            self.feed(Ended(worker.identity, *key, kind))
+
+    def relay(self, worker: FakeWorker, key: Key, kind: bytes, seq: int) -> bool:
+        """Pass on a worker's message if the core's relay accepts it; whether it does."""
+        if self.broker.relay.accept(worker.identity, key[0], kind, key[1]) is Verdict.DROP:
+            return False
         self.to_clients.append(ToClient(key[0], kind, key[1], pack({"seq": seq})))
-        self.feed(Ended(worker.identity, *key, kind))
+        return True
 
     def lose(self, worker: FakeWorker) -> None:
         del self.workers[worker.identity]
-        self.feed(WorkerGone(worker.identity, frozenset(self.relayed)))
+        self.feed(WorkerGone(worker.identity))
 
     def client_gone(self, client: bytes) -> None:
         self.feed(ClientGone(client))

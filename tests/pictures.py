@@ -17,7 +17,7 @@ from axon_zmq.broker.core import states
 
 FOLDER = Path(__file__).parent.parent / "docs/states"
 TABLES: Mapping[str, Mapping[tuple[Any, Any], Enum]] = {
-    "request": states.REQUEST,
+    "request": states.RUN,
     "worker": states.WORKER,
     "client": states.CLIENT,
 }

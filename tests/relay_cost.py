@@ -14,8 +14,9 @@ import zmq
 
 from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.server import BATCH, Server
+from axon_zmq.broker.server import RECEIVE_BATCH, Server
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack
 from bench.source import CHUNK
@@ -47,19 +48,25 @@ def fill(worker: zmq.Socket[bytes], count: int) -> None:
 
 def ours(folder: Path, count: int) -> None:
     """The broker's loop with one run under way; only its sockets are other ones."""
-    core = Broker("boot", BOUNDS, "0", 1, time.monotonic())
-    server = Server(core, Journal(folder / "journal", None, time.monotonic()), "inproc://front", "inproc://back", 2**20)
+    core = Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic())
+    server = Server(
+        core=core,
+        journal=Journal(folder / "journal", (), time.monotonic()),
+        frontend="inproc://front",
+        backend="inproc://back",
+        max_body=2**20,
+    )
     worker = dealer(server._context, WORKER, "inproc://back")
     client = dealer(server._context, CLIENT, "inproc://front")
-    ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run_stream", "slots": 1, "name": "worker", "holds": []}
+    ready = {"v": VERSION, "mode": "run_stream", "slots": 1, "name": "worker", "holds": []}
     worker.send_multipart([CONTROL, b"ready", pack(ready)])
     client.send_multipart([b"run_stream", ID, b"", pack({})])
-    server._drain_backend(BATCH)
+    server._drain_backend(RECEIVE_BATCH)
     server._drain_frontend()
     assert worker.poll(1000), "the run was not started"
     fill(worker, count)
     mark()
-    while not server._drain_backend(BATCH):
+    while not server._drain_backend(RECEIVE_BATCH):
         pass
     mark()
     assert arrived(client) == count

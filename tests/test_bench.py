@@ -189,7 +189,7 @@ def test_peers_stream_every_delta_by_itself():
 
 def test_peers_and_bare_settle_the_collector_as_our_workers_do(monkeypatch):
     settled = []
-    monkeypatch.setattr(gc, "settle", lambda: settled.append(True))
+    monkeypatch.setattr(gc, "tune_gc", lambda: settled.append(True))
     monkeypatch.setattr(sys, "stdin", [])
     asyncio.run(service.warm_up())
     asyncio.run(bare.main())

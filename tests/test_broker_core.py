@@ -6,14 +6,20 @@ from hashlib import blake2b
 
 import pytest
 
+from axon_zmq.broker.core.admission import UNDELIVERED_KEPT
+from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVERY_S
+from axon_zmq.broker.core.clients import SHARED_WINDOW_S
 from axon_zmq.broker.core.effects import ToClient
 from axon_zmq.broker.core.events import FromClient, FromWorker
+from axon_zmq.broker.core.outgoing import COMPLAINTS_PER_SECOND
+from axon_zmq.broker.core.pools import PROGRESS_TIMEOUT_S
+from axon_zmq.broker.core.runs import NO_WORKER_GRACE_S
 from axon_zmq.broker.core.states import (
-    REQUEST,
+    RUN,
     WORKER,
     IllegalTransitionError,
-    RequestEvent,
-    RequestState,
+    RunEvent,
+    RunState,
     WorkerState,
     step,
 )
@@ -152,7 +158,7 @@ def test_rule_10_time_counts_from_arrival_also_while_settling():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1", {"timeout_ms": 3000})
     bench.add_worker(b"w")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert bench.dispatched[0][2]["deadline"] == 1003.0
 
 
@@ -161,7 +167,7 @@ def test_rule_10_time_that_a_large_body_waited_before_counts_too():
     frames = [b"run", b"1", pack({"timeout_ms": 6000}), pack({})]
     bench.feed(FromClient(A, frames, bench.now - 1.0, b"digest"))
     bench.add_worker(b"w")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert bench.dispatched[0][2]["deadline"] == 1005.0
 
 
@@ -169,7 +175,7 @@ def test_what_was_held_is_answered_when_the_broker_stops():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1")
     bench.stop()
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert bench.broker.stopped
     assert error_type(bench.replies(A, b"1")) == "shutting_down"
 
@@ -197,7 +203,7 @@ def test_a_flood_of_bad_messages_writes_few_lines():
         bench.send(A, "nonsense", b"1")
     bench.now += 2
     bench.send(A, "nonsense", b"1")
-    assert len(bench.notes) < 2 * limits.COMPLAINTS_PER_SECOND
+    assert len(bench.notes) < 2 * COMPLAINTS_PER_SECOND
     assert any("980 more" in note.text for note in bench.notes)
 
 
@@ -365,7 +371,7 @@ def test_a_leaving_worker_gets_nothing_more_and_finishes_what_it_has():
 def test_a_worker_without_progress_gets_no_new_run_until_it_makes_some():
     bench = Bench()
     worker = bench.add_worker(b"w")
-    bench.now += limits.PROGRESS_TIMEOUT
+    bench.now += PROGRESS_TIMEOUT_S
     bench.send(A, "run", b"1")
     assert not worker.runs
     bench.pass_time(0)
@@ -389,7 +395,7 @@ def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_says_no_wor
     bench = Bench()
     bench.send(A, "run", b"1")
     assert bench.replies(A, b"1") == []
-    bench.pass_time(limits.NO_WORKER_GRACE)
+    bench.pass_time(NO_WORKER_GRACE_S)
     assert error_type(bench.replies(A, b"1")) == "no_worker"
     [answer] = bench.send(A, "run", b"2")
     assert unpack(answer.body, "error")["error_type"] == "no_worker"
@@ -402,9 +408,9 @@ def test_rule_8_a_client_that_is_gone_for_the_grace_is_cancelled_or_kept_as_it_c
     bench.send(A, "run", b"2", {"on_disconnect": "keep"})
     bench.send(A, "run", b"3")
     bench.client_gone(A)
-    bench.pass_time(limits.CLIENT_GRACE - 1)
+    bench.pass_time(CLIENT_GRACE_S - 1)
     assert worker.asked_to_end == []
-    bench.pass_time(1 + 2 * limits.ALIVE_INTERVAL)
+    bench.pass_time(1 + 2 * ALIVE_INTERVAL_S)
     assert worker.asked_to_end == [(b"1", "client_gone")]
     assert error_type(bench.replies(A, b"3")) == "cancelled"
 
@@ -473,15 +479,15 @@ def test_an_answer_that_is_too_large_is_refused_with_its_call():
 def test_a_steer_waits_with_its_run_and_is_bounded():
     bench = Bench(max_queued_bytes=1000)
     bench.send(A, "run", b"1", None, b"x" * 100)
-    for number in range(limits.MAX_SAID):
+    for number in range(UNDELIVERED_KEPT):
         assert bench.send(A, "steer", b"1", None, b"%02d" % number) == []
     assert error_type_of(bench.send(A, "steer", b"1", None, b"one too many")) == "overloaded"
     bench.send(A, "run", b"2", None, b"y" * 100)
     assert error_type_of(bench.send(A, "steer", b"2", None, b"z" * 800)) == "overloaded"
     assert error_type_of(bench.send(A, "tool_result", b"2", {"call_id": "c"}, b"")) == "invalid_request"
     worker = bench.add_worker(b"w", slots=2)
-    assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(limits.MAX_SAID)]
-    assert bench.broker._runs.pools["run"].queue.bytes == 0
+    assert [body for kind, _, body in worker.told if kind == "steer"] == [b"%02d" % n for n in range(UNDELIVERED_KEPT)]
+    assert bench.broker.workers.pools["run"].queue.bytes == 0
 
 
 def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_client_is_there():
@@ -536,25 +542,25 @@ def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
     bench.send(A, "run", b"2")
-    sent = [bench.pass_time(limits.ALIVE_INTERVAL) for _ in range(2)]
+    sent = [bench.pass_time(ALIVE_INTERVAL_S) for _ in range(2)]
     assert sent == [[ToClient(A, b"alive", b"", pack({"boot": "boot", "open": 2}))]] * 2
     bench.finish(worker, (A, b"1"))
     bench.finish(worker, (A, b"2"))
-    assert bench.pass_time(limits.ALIVE_INTERVAL) == []
+    assert bench.pass_time(ALIVE_INTERVAL_S) == []
 
 
 def test_a_req_client_gets_no_alive_in_place_of_its_answer():
     bench = Bench()
     bench.add_worker(b"w")
     bench.feed(FromClient(A, [b"", b"run", b"1", b"", b""], bench.now))
-    assert bench.pass_time(limits.ALIVE_INTERVAL) == []
+    assert bench.pass_time(ALIVE_INTERVAL_S) == []
 
 
 def test_pong_tells_when_two_processes_share_an_identity():
     bench = Bench()
     pong = lambda instance: unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
     assert [pong("one"), pong("one"), pong("two"), pong("one")] == [False, False, True, True]
-    bench.pass_time(limits.SHARED_WINDOW + 1)
+    bench.pass_time(SHARED_WINDOW_S + 1)
     assert pong("one") is False
 
 
@@ -579,7 +585,7 @@ def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_regis
     }
     worker = bench.add_worker(b"w", holds=[hold])
     worker.runs[A, b"held"] = 2
-    assert bench.broker.settling is False
+    assert bench.broker.recovering is False
     assert bench.dispatched == []  # never a second run
     assert bench.replies(A, b"held")[0] == ("accepted", {"duplicate": True})
     assert worker.resumed == [((A, b"held"), 1), ((A, b"held"), 3)]
@@ -593,7 +599,7 @@ def test_settling_ends_by_itself():
     bench.send(A, "run", b"1")
     bench.add_worker(b"w")
     assert bench.dispatched == []
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert len(bench.dispatched) == 1
 
 
@@ -649,14 +655,14 @@ def test_memory_of_deadlines_follows_what_waits_not_what_was_served():
         bench.send(A, "run", b"q%d" % number)
         bench.finish(worker, (A, b"%d" % number))
         bench.finish(worker, (A, b"q%d" % number))
-    assert len(bench.broker._runs._deadlines) <= 1001
+    assert len(bench.broker.runs._deadlines) <= 1001
 
 
 def test_illegal_transitions_raise():
     with pytest.raises(IllegalTransitionError, match="DISPATCH in state ENDED"):
-        step(REQUEST, RequestState.ENDED, RequestEvent.DISPATCH)
+        step(RUN, RunState.ENDED, RunEvent.DISPATCH)
 
 
 def test_nothing_leaves_the_last_states():
-    assert not [state for state, _ in REQUEST if state is RequestState.ENDED]
+    assert not [state for state, _ in RUN if state is RunState.ENDED]
     assert not [state for state, _ in WORKER if state is WorkerState.LOST]

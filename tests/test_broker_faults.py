@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from pathlib import Path
 
 import pytest
 
+from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVERY_S, EventQueue
 from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, ToClient, Unregistered
 from axon_zmq.broker.core.events import ClientBlocked, FromClient, FromWorker, Tick, WorkerGone
-from axon_zmq.broker.core.pools import PreviousState
-from axon_zmq.broker.core.quarantine import Quarantine
+from axon_zmq.broker.core.health import CRASH_LOOP, CRASH_WINDOW_S, MISSING_GRACE_S
+from axon_zmq.broker.core.pools import SUSPECTS_PER_WORKER
+from axon_zmq.broker.core.quarantine import QUARANTINE_S, SUSPECTS_KEPT, Quarantine
+from axon_zmq.broker.core.recovery import PreviousState
+from axon_zmq.broker.core.workers import HOUSEKEEPING_S
 from axon_zmq.broker.journal import Journal, JournalState
-from axon_zmq.broker.server import Server
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import body_digest
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -29,13 +31,13 @@ def body_of(sent: list[ToClient]) -> dict:
 
 def let_time_pass(bench: Bench, seconds: float, but: FakeWorker | None = None) -> None:
     """In steps as small as the loop's, all workers but one making progress."""
-    for _ in range(int(seconds / limits.HOUSEKEEPING)):
+    for _ in range(int(seconds / HOUSEKEEPING_S)):
         others = [worker for worker in bench.workers.values() if worker is not but]
         for worker in others:
             bench.feed_control(worker, b"progress")
         silent = bench.workers
         bench.workers = {}
-        bench.pass_time(limits.HOUSEKEEPING)
+        bench.pass_time(HOUSEKEEPING_S)
         bench.workers = silent
 
 
@@ -67,7 +69,7 @@ def test_a_worker_without_progress_is_killed_once_and_lost_only_when_its_link_is
     let_time_pass(bench, 3, but=hung)
     assert bench.killed == [hung.identity]
     assert bench.terminals(key) == []
-    assert bench.broker._runs.workers[hung.identity].state.value == "killed"
+    assert bench.broker.workers.get(hung.identity).state.value == "killed"
     bench.lose(hung)
     assert error_type(bench.replies(*key)) == "worker_lost"
     assert bench.killed == [hung.identity]
@@ -110,18 +112,18 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_all_was_read():
 
 
 def test_a_worker_that_hung_when_the_broker_died_is_killed():
-    past = PreviousState(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
-    bench = Bench(past=past, settle=False, hang_seconds=30)
+    previous = PreviousState(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
+    bench = Bench(previous=previous, settle=False, hang_seconds=30)
     listener = FakeWorker(b"events", "run", 0)
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}, "run-2": {"state": "RUNNING", "pid": 5000}}
     bench.feed_control(listener, b"processes", programs=programs | {"run-3": {"state": "RUNNING", "pid": 4713}})
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     bench.add_worker(b"run-3.ghi")  # it was only slow
     while bench.now < 1029:
-        bench.pass_time(limits.HOUSEKEEPING)
+        bench.pass_time(HOUSEKEEPING_S)
     assert bench.killed == []
     for _ in range(8):
-        bench.pass_time(limits.HOUSEKEEPING)
+        bench.pass_time(HOUSEKEEPING_S)
     assert bench.killed == [b"run-1.abc"]  # run-2 is another process by now
 
 
@@ -169,9 +171,9 @@ def test_a_quarantined_request_is_refused_at_once_under_any_id_and_for_any_clien
     bench.add_worker(b"w3", slots=9)
     body = body_of(bench.send(B, "run", b"1", None, b"poison"))
     assert (body["error_type"], body["retryable"]) == ("quarantined", False)
-    assert 0 < body["details"]["retry_after_ms"] <= limits.QUARANTINE_TIME * 1000
+    assert 0 < body["details"]["retry_after_ms"] <= QUARANTINE_S * 1000
     assert bench.send(B, "run", b"2", None, b"another") == []
-    bench.pass_time(limits.QUARANTINE_TIME + 1)
+    bench.pass_time(QUARANTINE_S + 1)
     assert bench.send(B, "run", b"3", None, b"poison") == []
 
 
@@ -208,7 +210,7 @@ def test_of_the_runs_that_died_together_few_share_a_worker_again():
         bench.send(A, "run", b"%d" % number, {"max_attempts": 2}, b"body %d" % number)
     second = bench.add_worker(b"w2", slots=100)
     bench.lose(first)
-    assert len(second.runs) == limits.SUSPECTS_PER_WORKER
+    assert len(second.runs) == SUSPECTS_PER_WORKER
     bench.send(B, "run", b"innocent")
     assert (B, b"innocent") in second.runs  # nobody waits behind suspects
     while second.runs:
@@ -230,11 +232,11 @@ def test_a_worker_that_dies_while_it_leaves_incriminates_nobody():
 
 def test_suspects_are_bounded_and_forgotten():
     quarantine = Quarantine()
-    for number in range(limits.REMEMBERED_SUSPECTS + 10):
+    for number in range(SUSPECTS_KEPT + 10):
         quarantine.strike(b"%d" % number, 0.0)
     assert not quarantine.suspects(b"0", 1.0)
     assert quarantine.suspects(b"11", 1.0)
-    quarantine.tidy(limits.QUARANTINE_TIME)
+    quarantine.tidy(QUARANTINE_S)
     assert repr(quarantine) == "<Quarantine 0 suspects>"
 
 
@@ -274,7 +276,7 @@ def degraded(bench: Bench) -> list[str]:
 def test_a_crash_loop_degrades_its_own_pool_for_a_minute():
     bench = Bench()
     bench.add_worker(b"well", "run_sync")
-    for number in range(limits.CRASH_LOOP):
+    for number in range(CRASH_LOOP):
         assert degraded(bench) == []
         worker = FakeWorker(b"run-1.%d" % number, "run", 1)
         bench.workers[worker.identity] = worker
@@ -283,7 +285,7 @@ def test_a_crash_loop_degrades_its_own_pool_for_a_minute():
     assert degraded(bench) == ["run"]
     bench.feed(FromWorker(b"run-1.x", b"ready", ready(FakeWorker(b"run-1.x", "run", 1), "run-1")))
     assert degraded(bench) == ["run"]  # it is there again, but for how long
-    bench.pass_time(limits.CRASH_WINDOW + 1)
+    bench.pass_time(CRASH_WINDOW_S + 1)
     assert degraded(bench) == []
 
 
@@ -299,7 +301,7 @@ def test_a_worker_that_does_not_come_back_degrades_its_pool_and_one_that_left_do
     bench.lose(left)
     bench.lose(crashed)
     assert degraded(bench) == []
-    bench.pass_time(limits.MISSING_GRACE + 1)
+    bench.pass_time(MISSING_GRACE_S + 1)
     assert degraded(bench) == ["run"]
     bench.add_worker(b"crashed")
     assert degraded(bench) == []
@@ -329,7 +331,7 @@ def test_a_process_that_runs_and_does_not_register_degrades_its_pool():
     bench = Bench()
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}}
     bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
-    let_time_pass(bench, limits.MISSING_GRACE)
+    let_time_pass(bench, MISSING_GRACE_S)
     assert degraded(bench) == []
     let_time_pass(bench, 2)
     assert degraded(bench) == ["run"]
@@ -346,7 +348,7 @@ def test_what_is_held_too_much_while_settling_never_ends_a_run():
         assert (answer.kind, unpack(answer.body, "refused")["error_type"]) == (b"refused", "overloaded")
     assert body_of(bench.send(A, "run", b"new"))["error_type"] == "overloaded"
     bench.add_worker(b"w")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert [key for _, key, _ in bench.dispatched] == [(A, b"held")]
 
 
@@ -369,8 +371,8 @@ def test_what_nobody_understands_is_noted_and_changes_nothing(kind, body):
 def test_one_that_cannot_be_killed_degrades_its_pool():
     bench = Bench(hang_seconds=5)
     bench.add_worker(b"w")
-    while bench.now < 1000 + 10 + limits.MISSING_GRACE:
-        bench.now += limits.HOUSEKEEPING
+    while bench.now < 1000 + 10 + MISSING_GRACE_S:
+        bench.now += HOUSEKEEPING_S
         bench.feed(Tick())
     assert bench.killed == [b"w"]
     assert degraded(bench) == ["run"]
@@ -385,11 +387,11 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
     before.send(A, "run", b"running")
     before.send(A, "run", b"waiting")
     assert before.journal == {(A, b"waiting")}
-    after = Bench(past=PreviousState(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
+    after = Bench(previous=PreviousState(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
     after.send(A, "resume", b"waiting")
     after.send(A, "resume", b"running")
     after.add_worker(b"w", holds=[held((A, b"running"))])
-    after.pass_time(limits.SETTLE_TIME)
+    after.pass_time(RECOVERY_S)
     [(kind, body)] = after.replies(A, b"waiting")
     assert (kind, body["error_type"], body["details"]["may_have_run"]) == ("error", "unknown_request", False)
     assert after.workers[b"w"].resumed == [((A, b"running"), 1)]
@@ -399,7 +401,7 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
 
 
 def test_what_only_waited_is_said_for_the_resume_window_and_then_forgotten():
-    bench = Bench(past=PreviousState(waiting=frozenset({(A, b"1")})))
+    bench = Bench(previous=PreviousState(waiting=frozenset({(A, b"1")})))
     bench.pass_time(limits.RESUME_WINDOW + 1)
     assert body_of(bench.send(A, "resume", b"1"))["details"]["may_have_run"] is True
     assert bench.journal == set()
@@ -415,10 +417,10 @@ def test_a_run_that_was_started_before_is_never_in_the_journal():
 
 
 def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_have_run():
-    bench = Bench(past=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
+    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
     bench.add_worker(b"w1")
     bench.add_worker(b"w2")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     details = body_of(bench.send(A, "resume", b"1"))["details"]
     assert details == {"may_have_run": True, "never_ran_within_ms": 22_000}  # a worker was lost 22 s ago
     bench.pass_time(100)
@@ -426,38 +428,38 @@ def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_hav
     assert details["never_ran_within_ms"] == limits.RESUME_WINDOW * 1000
 
 
-@pytest.mark.parametrize("past", [PreviousState(), PreviousState(workers={b"w1": 1, b"dead": 2})])
-def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(past):
-    bench = Bench(past=past, settle=False)
+@pytest.mark.parametrize("previous", [PreviousState(), PreviousState(workers={b"w1": 1, b"dead": 2})])
+def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(previous):
+    bench = Bench(previous=previous, settle=False)
     bench.add_worker(b"w1")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     details = body_of(bench.send(A, "resume", b"1"))["details"]
-    assert details == {"may_have_run": True, "never_ran_within_ms": limits.SETTLE_TIME * 1000}
+    assert details == {"may_have_run": True, "never_ran_within_ms": RECOVERY_S * 1000}
 
 
 def test_who_did_not_come_is_written_off_so_that_no_later_broker_is_sure_either():
-    bench = Bench(past=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
+    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
     bench.add_worker(b"w1")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     assert bench.unregistered == [Unregistered(b"dead", bench.now)]
 
 
 def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
-    bench = Bench(past=PreviousState(workers={}, lost_at=5.0, legacies=("a", "b")), settle=False)
-    bench.pass_time(limits.SETTLE_TIME)
+    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a", "b")), settle=False)
+    bench.pass_time(RECOVERY_S)
     asked = lambda: body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"]  # noqa: E731
-    assert asked() == limits.SETTLE_TIME * 1000
+    assert asked() == RECOVERY_S * 1000
     heir = bench.add_worker(b"heir")
     bench.feed_control(heir, b"holds", holds=[])
-    assert asked() == limits.SETTLE_TIME * 1000
+    assert asked() == RECOVERY_S * 1000
     bench.feed_control(heir, b"holds", holds=[])
     assert asked() == limits.RESUME_WINDOW * 1000
 
 
 def test_what_a_worker_forgot_or_could_not_read_is_not_sure():
-    bench = Bench(past=PreviousState(workers={}, lost_at=5.0, legacies=("a",)), settle=False)
+    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a",)), settle=False)
     heir = bench.add_worker(b"heir")
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     bench.feed_control(heir, b"holds", holds=[], forgot_at=bench.now - 1)
     assert body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"] == 1000
 
@@ -469,7 +471,7 @@ def test_a_run_that_the_broker_ended_is_not_taken_up_again_from_who_comes_back()
     bench.lose(worker)
     assert error_type(bench.replies(A, b"1")) == "worker_lost"
     bench.add_worker(b"w", holds=[held((A, b"1"))])
-    assert (b"w", A, b"1") in bench.broker.disowned
+    assert (b"w", A, b"1") in bench.broker.relay.disowned
     assert bench.workers[b"w"].asked_to_end == [(b"1", "superseded")]
 
 
@@ -502,16 +504,13 @@ def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
             order.append(type(event).__name__)
             return [1, 2] if isinstance(event, Tick) else []
 
-    made = Server.__new__(Server)
-    made._core, made._events = Core(), deque()  # type: ignore[assignment]
-
     def apply(effect: object) -> None:
         order.append(str(effect))
         if effect == 1:
-            made._receive(ClientBlocked(A))
+            events.put(ClientBlocked(A))
 
-    made._apply = apply  # type: ignore[method-assign,assignment]
-    made._receive(Tick())
+    events = EventQueue(Core(), lambda: 0.0, apply)
+    events.put(Tick())
     assert order == ["Tick", "1", "2", "ClientBlocked"]
 
 
@@ -524,9 +523,9 @@ def test_settling_ends_when_every_process_of_supervisords_has_registered():
         "run-3": {"state": "FATAL", "pid": 0},
     }
     bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
-    assert bench.broker.settling
+    assert bench.broker.recovering
     bench.add_worker(b"run-2")
-    assert not bench.broker.settling
+    assert not bench.broker.recovering
 
 
 def test_a_restart_of_the_broker_alone_ends_nothing_that_waits():
@@ -544,9 +543,9 @@ def test_a_restart_of_the_broker_alone_ends_nothing_that_waits():
 def test_an_adopted_run_is_never_started_again():
     bench = Bench(settle=False)
     worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
-    bench.pass_time(limits.SETTLE_TIME)
+    bench.pass_time(RECOVERY_S)
     bench.add_worker(b"other")
-    bench.feed(WorkerGone(worker.identity, frozenset()))
+    bench.feed(WorkerGone(worker.identity))
     assert error_type(bench.replies(A, b"1")) == "worker_lost"
     assert bench.dispatched == []
 
@@ -568,9 +567,9 @@ def test_a_late_holder_of_a_run_that_was_started_elsewhere_is_told_to_end_and_no
     bench.send(A, "run", b"1")
     late = bench.add_worker(b"late", holds=[held((A, b"1"))])
     assert late.asked_to_end == [(b"1", "superseded")]
-    assert bench.broker.disowned == {(b"late", A, b"1")}
+    assert bench.broker.relay.disowned == {(b"late", A, b"1")}
     bench.lose(late)
-    assert bench.broker.disowned == set()
+    assert bench.broker.relay.disowned == set()
     bench.finish(first, (A, b"1"))
     assert len(bench.terminals((A, b"1"))) == 1
 
@@ -579,10 +578,10 @@ def test_rule_8_the_grace_period_counts_from_the_end_of_settling():
     bench = Bench(settle=False)
     worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
     bench.client_gone(A)
-    bench.pass_time(limits.SETTLE_TIME)
-    bench.pass_time(limits.CLIENT_GRACE - 0.5)
+    bench.pass_time(RECOVERY_S)
+    bench.pass_time(CLIENT_GRACE_S - 0.5)
     assert worker.asked_to_end == []
-    bench.pass_time(limits.ALIVE_INTERVAL + 1)
+    bench.pass_time(ALIVE_INTERVAL_S + 1)
     assert worker.asked_to_end == [(b"1", "client_gone")]
 
 
@@ -637,13 +636,13 @@ def test_who_asks_in_vain_is_told_when_the_window_has_passed():
 
 
 def test_files_that_an_earlier_broker_left_go_to_the_first_worker_and_settling_waits_for_what_is_in_them():
-    bench = Bench(expected_workers=1, past=PreviousState(legacies=("old.msgpack",)), settle=False)
+    bench = Bench(expected_workers=1, previous=PreviousState(handover_files=("old.msgpack",)), settle=False)
     worker = bench.add_worker(b"w")
     assert (b"w", "take", {"file": "old.msgpack"}) in bench.controls
-    assert bench.broker.settling
+    assert bench.broker.recovering
     bench.send(A, "resume", b"1")
     bench.feed_control(worker, b"holds", holds=[held((A, b"1"), ended=True)])
-    assert not bench.broker.settling
+    assert not bench.broker.recovering
     assert worker.resumed == [((A, b"1"), 1)]
 
 
@@ -653,12 +652,12 @@ def test_a_worker_that_goes_without_handing_over_makes_the_past_uncertain():
     bench.send(A, "run", b"1")
     bench.finish(worker, (A, b"1"))
     bench.feed_control(worker, b"leaving")
-    effects = bench.feed(WorkerGone(b"w", frozenset()))
+    effects = bench.feed(WorkerGone(b"w"))
     assert [effect.lost_at for effect in effects if hasattr(effect, "lost_at")] == [bench.now]
 
 
 def test_a_file_that_is_named_again_is_not_given_to_another():
-    bench = Bench(past=PreviousState(legacies=("left",)), settle=False)
+    bench = Bench(previous=PreviousState(handover_files=("left",)), settle=False)
     heir = bench.add_worker(b"heir")
     writer = bench.add_worker(b"writer", holds=[held((A, b"1"), ended=True)])
     bench.feed_control(writer, b"leaving")
@@ -684,20 +683,20 @@ def test_what_a_leaving_worker_had_forgotten_is_kept_in_mind_when_it_has_gone():
 def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path: Path):
     file = tmp_path / "journal"
     journal = Journal(file, (), 5.0)
-    assert journal.past.workers is None
+    assert journal.previous.workers is None
     for effect in (
         *(Enqueued(A, b"1"), Enqueued(A, b"2"), Dequeued(A, b"1")),
         *(Registered(b"w1", 11), Registered(b"w2", 22), Unregistered(b"w1", 17.5), Unregistered(b"never", 0.0)),
     ):
         journal.remember(effect)
     after = Journal(file, ("legacy",), 20.0)  # the first was not closed: as after SIGKILL
-    assert after.past == PreviousState(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
+    assert after.previous == PreviousState(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
     assert file.stat().st_mode & 0o777 == 0o600
     again = Journal(file, (), 30.0)
-    assert again.past.workers == {b"w2": 22}, "who has not registered with the second may still with the third"
+    assert again.previous.workers == {b"w2": 22}, "who has not registered with the second may still with the third"
     again.remember(Unregistered(b"w2", 31.0))
     last = Journal(file, (), 40.0)
-    assert last.past == PreviousState(frozenset({(A, b"2")}), {}, 31.0)
+    assert last.previous == PreviousState(frozenset({(A, b"2")}), {}, 31.0)
     for each in (journal, after, again, last):
         each.close()
 
@@ -711,9 +710,9 @@ def test_a_journal_that_cannot_be_believed_claims_nothing(tmp_path: Path, conten
     file = tmp_path / "journal"
     file.write_bytes(content)
     journal = Journal(file, (), 5.0)
-    assert journal.past == PreviousState()
+    assert journal.previous == PreviousState()
     after = Journal(file, (), 6.0)
-    assert (after.past.workers, after.past.lost_at) == ({}, 5.0), "of what was before nothing is known any more"
+    assert (after.previous.workers, after.previous.lost_at) == ({}, 5.0), "of what was before nothing is known any more"
     for each in (journal, after):
         each.close()
 
@@ -724,7 +723,7 @@ def test_a_record_of_a_later_version_makes_the_journal_none(tmp_path: Path):
     with file.open("ab") as more:
         more.write(pack([9, "new"]))
     journal = Journal(file, (), 5.0)
-    assert journal.past == PreviousState()
+    assert journal.previous == PreviousState()
     journal.close()
 
 
@@ -736,7 +735,7 @@ def test_a_torn_last_record_is_left_out(tmp_path: Path):
     journal.close()
     file.write_bytes(file.read_bytes()[:-2])
     again = Journal(file, (), 6.0)
-    assert again.past.waiting == {(A, b"1")}
+    assert again.previous.waiting == {(A, b"1")}
     again.close()
 
 
@@ -749,7 +748,7 @@ def test_the_journal_stays_small(tmp_path: Path):
         journal.remember(Dequeued(A, b"%d" % number))
     assert file.stat().st_size < 400_000
     again = Journal(file, (), 6.0)
-    assert again.past.waiting == {(A, b"stays")}
+    assert again.previous.waiting == {(A, b"stays")}
     for each in (journal, again):
         each.close()
 
@@ -770,10 +769,10 @@ def test_what_an_earlier_broker_wrote_is_not_believed_once_it_cannot_be_kept_up(
     journal.close()
     (tmp_path / "journal.new").mkdir()  # nothing can be written there
     full = Journal(file, (), 6.0)
-    assert full.past.waiting == {(A, b"waits")}
+    assert full.previous.waiting == {(A, b"waits")}
     full.remember(Dequeued(A, b"waits"))
     full.close()
-    assert Journal(file, (), 7.0).past == PreviousState()
+    assert Journal(file, (), 7.0).previous == PreviousState()
 
 
 def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -784,7 +783,7 @@ def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, mo
     monkeypatch.setattr(os, "write", lambda fd, packed: write(fd, packed[:-1]))
     journal.remember(Dequeued(A, b"waits"))
     monkeypatch.undo()
-    assert Journal(file, (), 6.0).past == PreviousState()
+    assert Journal(file, (), 6.0).previous == PreviousState()
 
 
 def test_frames_of_a_disowned_run_are_of_its_old_holder_only():
@@ -793,5 +792,5 @@ def test_frames_of_a_disowned_run_are_of_its_old_holder_only():
     bench.send(A, "run", b"1")
     bench.feed(FromClient(A, [b"run", b"2", b"", b""], bench.now))
     bench.add_worker(b"late", slots=2, holds=[held((A, b"1"))])
-    assert (b"first", A, b"1") not in bench.broker.disowned
-    assert (b"late", A, b"2") not in bench.broker.disowned
+    assert (b"first", A, b"1") not in bench.broker.relay.disowned
+    assert (b"late", A, b"2") not in bench.broker.relay.disowned

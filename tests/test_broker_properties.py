@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from axon_zmq.broker.core.broker import CLIENT_GRACE_S
+from axon_zmq.broker.core.quarantine import STRIKES
 from axon_zmq.protocol import limits
 from tests.broker_helpers import Bench, FakeWorker, Key
 
@@ -45,7 +47,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
-        if self.bench.broker._runs.get((client, id)) is not None:
+        if self.bench.broker.runs.get((client, id)) is not None:
             self.bench.send(client, "run", id, None, id)
 
     @precondition(lambda self: self.requests)
@@ -53,7 +55,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def about(self, data: st.DataObject, kind: str) -> None:
         client, id = data.draw(st.sampled_from(list(self.requests)))
         if (
-            kind != "nonsense" or (client, id) in self.bench.broker._runs._runs
+            kind != "nonsense" or self.bench.broker.runs.get((client, id)) is not None
         ):  # without a run it gets an error of its own
             header = {"call_id": "c"} if kind == "tool_result" else None
             self.bench.send(client, kind, id, header, b"body" if kind == "steer" else b"")
@@ -67,7 +69,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def worker_dies(self, data: st.DataObject) -> None:
         worker = self._any_worker(data)
-        if self.bench.broker._runs.workers[worker.identity].is_leaving:
+        if self.bench.broker.workers.get(worker.identity).is_leaving:
             self.left_with.update(worker.runs.keys())
         self.bench.lose(worker)
 
@@ -90,7 +92,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def connection(self, client: bytes, what: str) -> None:
         getattr(self.bench, what)(client)
 
-    @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, limits.CLIENT_GRACE, limits.RESUME_WINDOW + 1]))
+    @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, CLIENT_GRACE_S, limits.RESUME_WINDOW + 1]))
     def time_passes(self, seconds: float) -> None:
         self.bench.pass_time(seconds)
 
@@ -139,40 +141,36 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_counted_as_the_workers_count_them(self) -> None:
-        for worker in self.bench.broker._runs.workers.values():
-            held = self.bench.workers[worker.identity].runs
+        for worker in self.bench.broker.workers:
+            held = self.bench.workers[worker.routing_id].runs
             assert set(worker.runs) == set(held)
             assert worker.busy == len(held) <= worker.slots
 
     @invariant()
     def queues_are_within_their_bounds_and_hold_only_queued_runs(self) -> None:
         broker = self.bench.broker
-        queued = [run for run in broker._runs._runs.values() if run.state.value == "queued"]
-        pool = broker._runs.pools["run"]
+        queued = [run for run in broker.runs if run.state.value == "queued"]
+        pool = broker.workers.pools["run"]
         # A run that is given back by a lost worker is not turned away for the bound.
         assert pool.waiting == len(queued)
-        assert pool.waiting_bytes == sum(len(run.body) + 4 * len(run.said) for run in queued)
+        assert pool.waiting_bytes == sum(len(run.body) + 4 * len(run.undelivered) for run in queued)
 
     @invariant()
     def at_most_two_workers_die_of_a_request(self) -> None:
         for key in self.requests:
-            assert (
-                sum(started == key for _, started, _ in self.bench.dispatched) <= limits.STRIKES + self.left_with[key]
-            )
+            assert sum(started == key for _, started, _ in self.bench.dispatched) <= STRIKES + self.left_with[key]
 
     @invariant()
     def the_journal_holds_what_waits_and_was_never_started(self) -> None:
         started = {key for _, key, _ in self.bench.dispatched}
-        waiting = {key for key, run in self.bench.broker._runs._runs.items() if run.state.value == "queued"}
+        waiting = {run.key for run in self.bench.broker.runs if run.state.value == "queued"}
         assert self.bench.journal == waiting - started
 
     @invariant()
     def open_requests_of_clients_are_those_without_an_end(self) -> None:
         broker = self.bench.broker
-        for identity, client in broker._clients._known.items():
-            unfinished = {
-                run.id for run in broker._runs._runs.values() if run.client == identity and run.state.value != "ended"
-            }
+        for identity, client in broker.clients:
+            unfinished = {run.id for run in broker.runs if run.client == identity and run.state.value != "ended"}
             assert set(client.open) == unfinished
 
     def teardown(self) -> None:
@@ -180,17 +178,17 @@ class BrokerMachine(RuleBasedStateMachine):
         if not hasattr(self, "bench"):
             return
         for _ in range(50):
-            if not self._running() and not self.bench.broker._runs.pools["run"].waiting:
+            if not self._running() and not self.bench.broker.workers.pools["run"].waiting:
                 break
-            if not any(worker.state.value == "ready" for worker in self.bench.broker._runs.workers.values()):
+            if not any(worker.state.value == "ready" for worker in self.bench.broker.workers):
                 self.worker_comes(3)
             for worker, key in self._running():
                 self.bench.finish(worker, key)
         for key in self.requests:
             assert self.bench.terminals(key), key
         self.bench.pass_time(limits.RESUME_WINDOW + 1)
-        assert not len(self.bench.broker._runs)
-        assert not self.bench.broker.gone
+        assert not len(self.bench.broker.runs)
+        assert not self.bench.broker.clients.gone()
 
 
 def _unknown(body: dict[str, object]) -> bool:

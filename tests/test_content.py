@@ -40,6 +40,7 @@ from pydantic_ai.usage import RequestUsage
 from axon_zmq import Client
 from axon_zmq.errors import ModelError, RequestError
 from axon_zmq.events import Complete
+from axon_zmq.protocol import msgpack as our_msgpack
 from axon_zmq.protocol import plain as plain_values
 from axon_zmq.protocol import requests
 from axon_zmq.protocol.kinds import MODES
@@ -688,7 +689,7 @@ MADE = [made for _, made in PARTS]
 
 
 def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
-    return unpack(msgpack.pack(body), "the body")
+    return unpack(our_msgpack.pack(body), "the body")
 
 
 def kind_of(part: Any) -> str:

@@ -21,9 +21,9 @@ PACKAGE = ROOT / "clients" / "elixir"
 pytestmark = pytest.mark.skipif(shutil.which("mix") is None, reason="elixir is not installed")
 
 
-def mix(*arguments: str, seconds: float = 100) -> str:
-    deps = os.environ.get(snippets.ELIXIR_DEPS, "")
-    env = {**os.environ, snippets.ELIXIR_DEPS: deps, "ERL_LIBS": deps, "MIX_ENV": "test", "LC_ALL": "C.UTF-8"}
+def mix(*arguments: str, seconds: float = 100, deps: str | None = None, environment: str = "test") -> str:
+    deps = os.environ.get(snippets.ELIXIR_DEPS, "") if deps is None else deps
+    env = {**os.environ, snippets.ELIXIR_DEPS: deps, "ERL_LIBS": deps, "MIX_ENV": environment, "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         ["mix", *arguments],
         cwd=PACKAGE,
@@ -40,6 +40,22 @@ def mix(*arguments: str, seconds: float = 100) -> str:
 def test_it_is_formatted_and_compiles_without_a_warning():
     mix("format", "--check-formatted")
     mix("compile", "--force", "--warnings-as-errors")
+
+
+def test_it_compiles_without_a_warning_when_no_package_is_there():
+    mix("compile", "--force", "--warnings-as-errors", deps="", environment="prod")
+
+
+def test_a_transport_whose_package_is_missing_is_refused_with_what_to_add():
+    start = "IO.puts(elem(AxonCore.Connection.start_link(transport: AxonCore.Transport.Erlzmq), 1).message)"
+    said = mix("run", "-e", start, deps="", environment="prod")
+    assert "AxonCore.Transport.Erlzmq needs a package that is missing: add {:erlzmq, " in said
+
+
+def test_the_pure_tests_pass_when_no_package_is_there():
+    said = mix("test", deps="")
+    assert re.search(r"\d+ tests, 0 failures", said)
+    assert "warning:" not in said
 
 
 @pytest.mark.timeout(420)

@@ -12,6 +12,8 @@ import pytest
 import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client
+from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S
+from axon_zmq.broker.server import LARGE_MESSAGE
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 from tests.conftest import Daemon, Dealer, running, wait_until
@@ -103,7 +105,7 @@ def test_single_frame_replies_hold_the_same_messages(daemon: Daemon):
     dealer.send(b"ping", b"2")  # from then on, for all requests
     [frame] = dealer.socket.recv_multipart()
     assert msgpack.unpackb(frame)[0] == "pong"
-    said = "x" * limits.LARGE_MESSAGE
+    said = "x" * LARGE_MESSAGE
     dealer.send(b"run", b"3", None, {"agent": "echo", "prompt": said})
     [frame] = dealer.socket.recv_multipart()
     kind, id, body = msgpack.unpackb(frame, timestamp=3)
@@ -135,7 +137,7 @@ def test_alive_comes_while_a_request_is_open_and_not_after(dealer: Dealer):
     assert (kind, id, body["open"]) == (b"alive", b"", 1)
     dealer.send(b"cancel", b"1")
     dealer.until_end(b"1")
-    assert dealer.silent(limits.ALIVE_INTERVAL + 0.3)
+    assert dealer.silent(ALIVE_INTERVAL_S + 0.3)
 
 
 def test_describe_tells_tools_and_schemas_and_what_is_broken(client: Client):
@@ -276,7 +278,7 @@ def test_a_client_that_vanishes_has_its_runs_cancelled():
         dealer.recv()
         dealer.close()
         wait_until(lambda: "is gone, with 1 open" in own.log("broker"), "the broker's notice")
-        wait_until(lambda: "id=gone" in own.log("run_stream-1"), "the end of its run", limits.CLIENT_GRACE + 10)
+        wait_until(lambda: "id=gone" in own.log("run_stream-1"), "the end of its run", CLIENT_GRACE_S + 10)
         assert "run_stream cancelled" in own.log("run_stream-1")
 
 

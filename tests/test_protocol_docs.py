@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from axon_zmq.broker.core.broker import FEATURES, Broker
+from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, FEATURES, RECOVERY_S, Broker
 from axon_zmq.broker.core.effects import ToClient
 from axon_zmq.broker.core.events import FromClient, FromWorker, Tick
 from axon_zmq.client.core import ClientCore
@@ -17,6 +17,7 @@ from axon_zmq.client.messages import Failed, decode
 from axon_zmq.client.options import BODY_KEYS, HEADER_KEYS
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol import limits, requests
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.frames import HEADERS, parse, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.protocol.plain import packer
@@ -181,20 +182,20 @@ class Asked:
     """A broker without sockets, settled, with or without one worker in mode `run`."""
 
     def __init__(self, worker: bool = True, **bounds: int) -> None:
-        self.broker = Broker(BOOT, limits.BrokerLimits(**bounds), "0.1.0", 0, 0.0)
+        self.broker = Broker(
+            boot=BOOT, bounds=limits.BrokerLimits(**bounds), version="0.1.0", expected_workers=0, now=0.0
+        )
         if worker:
-            ready = {"v": limits.BACKEND_PROTOCOL, "mode": "run", "slots": 1, "name": "run-1", "holds": []}
+            ready = {"v": VERSION, "mode": "run", "slots": 1, "name": "run-1", "holds": []}
             self.broker.receive(FromWorker(b"worker", b"ready", pack(ready)), 0.0)
-        self.tick(limits.SETTLE_TIME)
+        self.tick(RECOVERY_S)
 
     def tick(self, now: float) -> list[tuple[str, bytes]]:
         return self._to_client(self.broker.receive(Tick(), now))
 
     def send(self, kind: str, header: Mapping[str, Any] | None = None, body: bytes = b"") -> list[tuple[str, bytes]]:
         frames = [kind.encode(), b"1", pack(header or {}), body]
-        return self._to_client(
-            self.broker.receive(FromClient(b"client", frames, limits.SETTLE_TIME), limits.SETTLE_TIME)
-        )
+        return self._to_client(self.broker.receive(FromClient(b"client", frames, RECOVERY_S), RECOVERY_S))
 
     @staticmethod
     def _to_client(effects: list[Any]) -> list[tuple[str, bytes]]:
@@ -221,7 +222,7 @@ def test_the_broker_accepts_resumes_and_says_that_it_lives_as_golden():
     assert asked.send("run", {"ack": True}, RUN_BODY) == [("accepted", FIXTURES["accepted"].packed)]
     assert asked.send("run", {}, RUN_BODY)[0] == ("accepted", FIXTURES["accepted_duplicate"].packed)
     assert asked.send("resume", {"from": 3}) == [("resumed", FIXTURES["resumed"].packed)]
-    assert asked.tick(limits.SETTLE_TIME + limits.ALIVE_INTERVAL) == [("alive", FIXTURES["alive"].packed)]
+    assert asked.tick(RECOVERY_S + ALIVE_INTERVAL_S) == [("alive", FIXTURES["alive"].packed)]
 
 
 def test_the_broker_refuses_and_ends_as_golden():
@@ -232,7 +233,7 @@ def test_the_broker_refuses_and_ends_as_golden():
     like("error_overloaded", Asked(worker=False, max_queued_per_client=0).send("run", {}, RUN_BODY))
     waiting = Asked(worker=False)
     waiting.send("run", {"timeout_ms": 1}, RUN_BODY)
-    like("error_by_broker", [m for m in waiting.tick(limits.SETTLE_TIME + 1) if m[0] == "error"])
+    like("error_by_broker", [m for m in waiting.tick(RECOVERY_S + 1) if m[0] == "error"])
 
 
 def test_a_pong_is_as_golden_and_says_what_the_page_says():
@@ -389,7 +390,7 @@ def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():
     named_there = code_in_first_cells("backend.md")
     assert REASONS.keys() <= named_there
     assert {*RunInfo._fields, "client", "id", "seq", "ended"} <= named_there
-    assert f"version {limits.BACKEND_PROTOCOL} of a protocol" in text_of("backend.md")
+    assert f"version {VERSION} of a protocol" in text_of("backend.md")
 
 
 @pytest.mark.parametrize("script", [s for page in PAGES for s in snippets.scripts(page, "python")], ids=str)

@@ -451,7 +451,7 @@ def test_starts_by_another_supervisord_and_a_file_that_is_none_do_not_count(tmp_
 def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
-    code = "import sys; from pathlib import Path; from axon_zmq.supervise import backoff; "
+    code = "import sys; from pathlib import Path; from axon_zmq.process import backoff; "
     command = [sys.executable, "-c", code + "print(backoff.pause(Path(sys.argv[1]), 'run-1'))", str(tmp_path)]
     env = {**os.environ, "SUPERVISOR_PROCESS_NAME": "run-1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as waiting:

@@ -13,7 +13,15 @@ import pytest
 import zmq
 
 from axon_zmq import Client
-from axon_zmq.broker.send_queues import LATEST_RETRY, InFlight, SendQueues
+from axon_zmq.broker.send_queues import (
+    ANSWER_BYTES_PER_CLIENT,
+    IN_FLIGHT_BYTES_PER_CLIENT,
+    LATEST_RETRY,
+    QUEUE_BYTES_IN_ALL,
+    InFlight,
+    SendQueues,
+)
+from axon_zmq.broker.server import CLIENT_PIPE, LARGE_MESSAGE
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 from tests.conftest import Daemon, running, wait_until
@@ -129,7 +137,7 @@ def test_large_answers_that_are_not_read_stay_out_of_the_brokers_memory():
         wait_until(lambda: healthy.ping()["modes"]["run"]["free"] == 256, "all runs' ends", 60)
         grown = broker.memory_info().rss - before
         print(f"40 answers of over 12 MiB each that nobody read: the broker grew by {grown / limits.MIB:.0f} MiB")
-        assert grown < limits.CLIENT_ANSWER_BYTES + limits.LARGE_IN_FLIGHT + 96 * limits.MIB
+        assert grown < ANSWER_BYTES_PER_CLIENT + IN_FLIGHT_BYTES_PER_CLIENT + 96 * limits.MIB
         assert healthy.run("echo", "served").result == "served"
         ends = []
         while socket.poll(2000):
@@ -167,7 +175,7 @@ def test_a_client_that_reads_nothing_for_longer_than_a_dead_host_is_given_is_sti
 
 def test_large_answers_come_in_order_and_whole():
     with running("run_stream") as own, Client(own.endpoint) as client:
-        size = limits.LARGE_MESSAGE
+        size = LARGE_MESSAGE
         chunks = client.stream({"model": f"synthetic:tokens=40,delay_ms=0,size={size}"}, "x")
         seqs = [event.seq for event in chunks]
         assert seqs == list(range(1, len(seqs) + 1))
@@ -193,5 +201,5 @@ def test_many_clients_that_do_not_read_cost_the_broker_little():
         wait_until(at_rest, "the broker to come to rest", 40)
         grown = (broker.memory_info().rss - before) / limits.MIB
         print(f"100 clients that do not read: {shares[-1]:.1f}% of a core, {grown:.0f} MiB")
-        pipes = 100 * limits.CLIENT_PIPE * 8000
-        assert grown * limits.MIB < 3 * limits.ALL_OUTBOX_BYTES + pipes
+        pipes = 100 * CLIENT_PIPE * 8000
+        assert grown * limits.MIB < 3 * QUEUE_BYTES_IN_ALL + pipes

@@ -12,8 +12,8 @@ from axon_zmq.broker.core import states
 from axon_zmq.broker.core.states import (
     ClientState,
     IllegalTransitionError,
-    RequestEvent,
-    RequestState,
+    RunEvent,
+    RunState,
     WorkerEvent,
     WorkerState,
     step,
@@ -30,7 +30,7 @@ def test_the_pictures_are_drawn_from_the_tables(name):
 @pytest.mark.parametrize(
     ("table", "first", "last"),
     [
-        (states.REQUEST, RequestState.QUEUED, {RequestState.ENDED}),
+        (states.RUN, RunState.QUEUED, {RunState.ENDED}),
         (states.WORKER, WorkerState.READY, {WorkerState.LOST}),
         (states.CLIENT, ClientState.IDLE, set()),
     ],
@@ -51,9 +51,9 @@ def test_every_event_of_a_table_is_used(table: Mapping[tuple[Any, Any], Enum]):
 
 
 def test_nothing_comes_after_the_end():
-    for event in RequestEvent:
+    for event in RunEvent:
         with pytest.raises(IllegalTransitionError, match="in state ENDED"):
-            step(states.REQUEST, RequestState.ENDED, event)
+            step(states.RUN, RunState.ENDED, event)
     for event in WorkerEvent:
         with pytest.raises(IllegalTransitionError, match="in state LOST"):
             step(states.WORKER, WorkerState.LOST, event)

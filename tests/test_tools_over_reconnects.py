@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from axon_zmq.protocol import limits
+from axon_zmq.broker.core.broker import CLIENT_GRACE_S
 from tests.conftest import Dealer, running, wait_until
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 
@@ -100,4 +100,4 @@ def test_a_client_that_vanishes_while_a_tool_is_awaited_leaves_no_slot_behind():
             modes = watcher.ask(b"ping", b"p")[1]["modes"]
             return all(modes[mode]["free"] == free + 1 for mode, free in before.items())
 
-        wait_until(all_free, "the slots", limits.CLIENT_GRACE + 10)
+        wait_until(all_free, "the slots", CLIENT_GRACE_S + 10)

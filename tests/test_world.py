@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from axon_zmq.broker.core.broker import CLIENT_GRACE_S, RECOVERY_S
+from axon_zmq.broker.core.quarantine import STRIKES
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete, ToolCall
 from axon_zmq.protocol import limits
@@ -49,7 +51,7 @@ class WorldMachine(RuleBasedStateMachine):
             self.world.add_worker(f"run_stream-w{number}", "run_stream", 2)
         self.world.add_client(b"a")
         self.world.add_client(b"b")
-        self.world.pass_time(limits.SETTLE_TIME + 1)
+        self.world.pass_time(RECOVERY_S + 1)
 
     # --- what can happen ---------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class WorldMachine(RuleBasedStateMachine):
     def fault(self, data: st.DataObject, fault: str) -> None:
         getattr(self, f"_{fault}")(data)
 
-    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 6.0, limits.CLIENT_GRACE + 3]))
+    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 6.0, CLIENT_GRACE_S + 3]))
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
@@ -214,7 +216,7 @@ class WorldMachine(RuleBasedStateMachine):
     def rule_4_no_run_is_started_more_often_than_it_may_be(self) -> None:
         started = Counter(key for worker in self.world.starts for key, _ in worker.started)
         for key, times in started.items():
-            assert times <= min(self.attempts[key], limits.STRIKES + self._leaving_lost()), key
+            assert times <= min(self.attempts[key], STRIKES + self._leaving_lost()), key
 
     @invariant()
     def rule_7_no_tool_call_is_run_twice_by_one_process(self) -> None:
@@ -224,10 +226,10 @@ class WorldMachine(RuleBasedStateMachine):
     @invariant()
     def the_broker_and_its_workers_agree_on_who_holds_what_once_all_is_delivered(self) -> None:
         broker = self.world.broker
-        if broker is None or broker.settling or self.world.pipes():
+        if broker is None or broker.recovering or self.world.pipes():
             return
         for worker in self._alive():
-            known = broker._runs.workers.get(worker.identity)
+            known = broker.workers.get(worker.identity)
             if known is not None and not worker.is_hung and worker.boot == broker.boot:
                 assert set(known.runs) == set(worker.runs)
                 assert known.busy == len(worker.runs) <= max(worker.slots, known.busy)
@@ -248,12 +250,12 @@ class WorldMachine(RuleBasedStateMachine):
         for client in self._clients():
             for id in client.requests:
                 assert client.ends(id), (client.identity, id, client.events[id])
-        world.pass_time(limits.RESUME_WINDOW + limits.CLIENT_GRACE + 10)
+        world.pass_time(limits.RESUME_WINDOW + CLIENT_GRACE_S + 10)
         assert world.broker is not None
-        assert len(world.broker._runs) == 0, dict(world.broker._runs._runs)
-        assert all(worker.busy == 0 for worker in world.broker._runs.workers.values())
+        assert len(world.broker.runs) == 0, list(world.broker.runs)
+        assert all(worker.busy == 0 for worker in world.broker.workers)
         assert not any(worker.kept for worker in world.workers.values())
-        assert world.broker.gone == set()
+        assert world.broker.clients.gone() == []
         self.rule_1_what_a_client_takes_is_whole_and_in_order()
         self.rule_2_a_request_has_one_end_and_nothing_after_it()
 
@@ -315,7 +317,7 @@ def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
     world = World(lambda _: (CHUNK for _ in script))
     for number in range(workers):
         world.add_worker(f"run_stream-{number}", "run_stream", 2)
-    world.pass_time(limits.SETTLE_TIME + 1)
+    world.pass_time(RECOVERY_S + 1)
     client = world.add_client(b"a")
     send(world, client, b"1")
     return world, client, b"1"

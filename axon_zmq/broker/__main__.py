@@ -67,7 +67,14 @@ def main(argv: list[str] | None = None) -> int:
             gc.tune_gc()
             journal = Journal(run_dir / FILE, handed_over(run_dir), time.monotonic())
             server.serve(
-                lambda now: Broker(secrets.token_hex(8), bounds, __version__, options.workers, now, journal.past),
+                lambda now: Broker(
+                    boot=secrets.token_hex(8),
+                    bounds=bounds,
+                    version=__version__,
+                    expected_workers=options.workers,
+                    now=now,
+                    previous=journal.previous,
+                ),
                 journal,
                 frontend,
                 backend,

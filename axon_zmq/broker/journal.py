@@ -11,13 +11,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
 from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, Remember, Unregistered
-from axon_zmq.broker.core.pools import PreviousState
+from axon_zmq.broker.core.recovery import PreviousState
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack
 
@@ -30,77 +31,93 @@ _MOST_STALE: Final = 10_000
 """Records that mean nothing any more, until the file is written anew."""
 _MACHINE: Final = "machine"
 """The first record's name: the machine's boot."""
-_WAITS, _GOES_ON, _WORKER, _WORKER_GONE, _LOST_AT = range(5)
 
-Record = tuple[Any, ...]
+
+class Record(IntEnum):
+    """The first element of each record after the first: what it says."""
+
+    QUEUED = 0
+    """A run waits: client, id."""
+    DEQUEUED = 1
+    """It waits no longer: client, id."""
+    WORKER = 2
+    """A worker is registered: routing id, pid."""
+    WORKER_GONE = 3
+    """It is no longer: routing id."""
+    LOST_AT = 4
+    """When runs were last lost with a worker: seconds of the machine's monotonic clock."""
+
+
+Entry = tuple[Any, ...]
+"""A record and what it is about, as it is packed."""
 
 
 class JournalState:
     """What the next broker will be told.
 
     Args:
-        past: What this one was told. Workers that it awaits stay until they have come, or are given up.
+        previous: What this broker was told. Workers that it waits for stay until they register, or are given up.
         now: Seconds of the machine's monotonic clock.
     """
 
-    def __init__(self, past: PreviousState, now: float) -> None:
-        self.waiting: set[RunKey] = set(past.waiting)
-        self.workers: dict[bytes, int] = dict(past.workers or {})
-        self.lost_at = now if past.workers is None else past.lost_at
+    def __init__(self, previous: PreviousState, now: float) -> None:
+        self.waiting: set[RunKey] = set(previous.waiting)
+        self.workers: dict[bytes, int] = dict(previous.workers or {})
+        self.lost_at = now if previous.workers is None else previous.lost_at
 
-    def remember(self, effect: Remember) -> list[Record]:
+    def remember(self, effect: Remember) -> list[Entry]:
         """Take note; what has to be written for it, in this order."""
         match effect:
             case Enqueued(client, id):
                 self.waiting.add((client, id))
-                return [(_WAITS, client, id)]
+                return [(Record.QUEUED, client, id)]
             case Dequeued(client, id):
                 self.waiting.discard((client, id))
-                return [(_GOES_ON, client, id)]
+                return [(Record.DEQUEUED, client, id)]
             case Registered(worker, pid):
                 self.workers[worker] = pid
-                return [(_WORKER, worker, pid)]
+                return [(Record.WORKER, worker, pid)]
             case Unregistered(worker, lost_at):
                 self.workers.pop(worker, None)
                 self.lost_at = max(self.lost_at, lost_at)
-                return [(_LOST_AT, self.lost_at), (_WORKER_GONE, worker)]
+                return [(Record.LOST_AT, self.lost_at), (Record.WORKER_GONE, worker)]
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[Entry]:
         """All of it."""
         return [
-            (_LOST_AT, self.lost_at),
-            *((_WORKER, worker, pid) for worker, pid in self.workers.items()),
-            *((_WAITS, *key) for key in self.waiting),
+            (Record.LOST_AT, self.lost_at),
+            *((Record.WORKER, worker, pid) for worker, pid in self.workers.items()),
+            *((Record.QUEUED, *key) for key in self.waiting),
         ]
 
-    def past(self, legacies: tuple[str, ...]) -> PreviousState:
-        """As the next broker is told of it; see `PreviousState`."""
-        return PreviousState(frozenset(self.waiting), dict(self.workers), self.lost_at, legacies)
+    def previous_state(self, handover_files: tuple[str, ...]) -> PreviousState:
+        """As the next broker reads it."""
+        return PreviousState(frozenset(self.waiting), dict(self.workers), self.lost_at, handover_files)
 
 
 class Journal:
     """The file, open for appending.
 
     Args:
-        path: Where; what an earlier broker wrote there is in `past`.
-        legacies: See `PreviousState`.
+        path: Where; what an earlier broker wrote there is in `previous`.
+        handover_files: See `PreviousState`.
         now: Seconds of the machine's monotonic clock.
     """
 
-    def __init__(self, path: Path, legacies: tuple[str, ...], now: float) -> None:
-        self.past = _read(path, legacies)
+    def __init__(self, path: Path, handover_files: tuple[str, ...], now: float) -> None:
+        self.previous = _read(path, handover_files)
         self._path = path
-        self._ledger = JournalState(self.past, now)
+        self._state = JournalState(self.previous, now)
         self._stale = 0
         self._file = -1
         self._write_anew()
 
     def __repr__(self) -> str:
-        return f"<Journal {len(self._ledger.waiting)} wait, {len(self._ledger.workers)} workers>"
+        return f"<Journal {len(self._state.waiting)} wait, {len(self._state.workers)} workers>"
 
     def remember(self, effect: Remember) -> None:
         """Write it down; what goes on is written before it is given to anybody."""
-        records = self._ledger.remember(effect)
+        records = self._state.remember(effect)
         if self._file < 0:
             return
         try:
@@ -109,7 +126,7 @@ class Journal:
             self._give_up(fault)
             return
         self._stale += isinstance(effect, Dequeued | Unregistered) * 2
-        if self._stale > _MOST_STALE + len(self._ledger.waiting):
+        if self._stale > _MOST_STALE + len(self._state.waiting):
             self._write_anew()
 
     def close(self) -> None:
@@ -123,7 +140,7 @@ class Journal:
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             try:
-                _write(file, [(_MACHINE, _machine()), *self._ledger.records()])
+                _write(file, [(_MACHINE, _machine()), *self._state.records()])
                 new.replace(self._path)
             except OSError:
                 os.close(file)
@@ -145,7 +162,7 @@ class Journal:
             self._path.unlink()
 
 
-def _write(file: int, records: list[Record]) -> None:
+def _write(file: int, records: list[Entry]) -> None:
     """Write records whole.
 
     Raises:
@@ -164,7 +181,7 @@ def _machine() -> str:
         return ""
 
 
-def _read(path: Path, legacies: tuple[str, ...]) -> PreviousState:
+def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     waiting: set[RunKey] = set()
     workers: dict[bytes, int] = {}
     lost_at = 0.0
@@ -172,24 +189,24 @@ def _read(path: Path, legacies: tuple[str, ...]) -> PreviousState:
         with path.open("rb") as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
             if next(records, None) != [_MACHINE, _machine()] or not _machine():
-                return PreviousState(legacies=legacies)
+                return PreviousState(handover_files=handover_files)
             for record in records:
                 match record:
-                    case [0, client, id]:
+                    case [Record.QUEUED, client, id]:
                         waiting.add((client, id))
-                    case [1, client, id]:
+                    case [Record.DEQUEUED, client, id]:
                         waiting.discard((client, id))
-                    case [2, worker, pid]:
+                    case [Record.WORKER, worker, pid]:
                         workers[worker] = pid
-                    case [3, worker]:
+                    case [Record.WORKER_GONE, worker]:
                         workers.pop(worker, None)
-                    case [4, at]:
+                    case [Record.LOST_AT, at]:
                         lost_at = float(at)
                     case _:
-                        raise ValueError(f"nothing is known of {record!r}")
+                        raise ValueError(f"unknown record {record!r:.200}")
     except FileNotFoundError:
-        return PreviousState(legacies=legacies)
+        return PreviousState(handover_files=handover_files)
     except (OSError, ValueError, TypeError, msgpack.UnpackException) as fault:
         log.warning("%s cannot be read: %r", path, fault)
-        return PreviousState(legacies=legacies)
-    return PreviousState(frozenset(waiting), workers, lost_at, legacies)
+        return PreviousState(handover_files=handover_files)
+    return PreviousState(frozenset(waiting), workers, lost_at, handover_files)

@@ -11,6 +11,23 @@ from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import error_body
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 
+IN_FLIGHT_BYTES_PER_CLIENT: Final = 16 * limits.MIB
+"""Bytes of large messages in ZeroMQ's pipe to one client; one more goes all the same where there is none. The pipe
+is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read. So many bytes
+it holds of the largest that are not counted; with 4 MiB it ran empty, and those who read got slower."""
+IN_FLIGHT_BYTES_IN_ALL: Final = 256 * limits.MIB
+"""What clients that have large messages in their pipes share, where there are more than 16 of them."""
+QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
+"""Messages that may wait for a client that was blocked; more than its outbox of the smallest chunks and all
+its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""
+QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
+"""What waits of its streams in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+ANSWER_BYTES_PER_CLIENT: Final = 128 * limits.MIB
+"""The same of what ends its runs: work that is done. Workers end many large runs at once, and much faster than one
+who reads all the time can take them in."""
+QUEUE_BYTES_IN_ALL: Final = 256 * limits.MIB
+"""Both over all clients; past it the slow one is who holds more than an equal share. Over twice as much, and who holds
+less than a share has its answers kept all the same: three times as much is the most that ever waits."""
 _TOO_SLOW: Final = error_body(
     RunEndedError("slow_consumer", "the client read too slowly for its answer", {"by": "broker"})
 )
@@ -46,7 +63,7 @@ class InFlight:
         in_all: What clients share, where their number makes that less.
     """
 
-    def __init__(self, per_client: int = limits.LARGE_IN_FLIGHT, in_all: int = limits.ALL_LARGE_IN_FLIGHT) -> None:
+    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, in_all: int = IN_FLIGHT_BYTES_IN_ALL) -> None:
         self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
         self._per_client = per_client
         self._in_all = in_all
@@ -98,9 +115,9 @@ class SendQueues:
 
     def __init__(
         self,
-        per_client: int = limits.CLIENT_OUTBOX_BYTES,
-        answers: int = limits.CLIENT_ANSWER_BYTES,
-        in_all: int = limits.ALL_OUTBOX_BYTES,
+        per_client: int = QUEUE_BYTES_PER_CLIENT,
+        answers: int = ANSWER_BYTES_PER_CLIENT,
+        in_all: int = QUEUE_BYTES_IN_ALL,
     ) -> None:
         self.waiting: dict[bytes, deque[Message]] = {}
         self._bytes: dict[bytes, dict[bool, int]] = {}
@@ -122,7 +139,7 @@ class SendQueues:
         is blocked or not, only that the client was too slow is kept.
         """
         ends = kind in TERMINAL_KINDS
-        if client in self._blocked and (not ends or len(self.waiting[client]) >= limits.CLIENT_OUTBOX_MESSAGES):
+        if client in self._blocked and (not ends or len(self.waiting[client]) >= QUEUE_MESSAGES_PER_CLIENT):
             return True
         if ends and not self._has_place(client, len(body)):
             kind, body = kinds.ERROR, _TOO_SLOW

@@ -1,8 +1,8 @@
 """The broker's sockets: poll once, drain without waiting, apply what the core decided.
 
-The reply path is `_drain_backend`: a worker's message `[worker, client, kind, id, body]` goes to the
-client as `[kind, id, body]`, each frame received and sent once, nothing unpacked. The core hears of it
-only when the kind is terminal.
+The relay path is `_drain_backend`: a worker's message `[worker, client, kind, id, body]` goes to the client as
+`[kind, id, body]`, each frame received and sent once, nothing unpacked. The core takes an event only if the kind is
+terminal.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import signal
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import zmq
 
-from axon_zmq.broker.core.broker import Broker
-from axon_zmq.broker.core.clients import DELIMITER, SINGLE
+from axon_zmq.broker.core.broker import Broker, EventQueue
 from axon_zmq.broker.core.effects import (
     Dequeued,
     Effect,
     Enqueued,
     Kill,
     Note,
+    ProbeWorkers,
     Registered,
     ToClient,
     ToWorker,
@@ -38,13 +38,13 @@ from axon_zmq.broker.core.events import (
     ClientBlocked,
     ClientGone,
     Ended,
-    Event,
     FromClient,
     FromWorker,
     Stop,
     Tick,
     WorkerGone,
 )
+from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.dead_peers import DeadPeerDetector
 from axon_zmq.broker.hashing import SLICE, BodyHasher, size
 from axon_zmq.broker.journal import Journal
@@ -52,43 +52,54 @@ from axon_zmq.broker.send_queues import InFlight, SendQueues
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
 from axon_zmq.protocol import kinds, limits
-from axon_zmq.protocol.frames import RunKey, printable, single_frame
-from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
+from axon_zmq.protocol.frames import printable
+from axon_zmq.protocol.kinds import CONTROL
 
 log = logging.getLogger("axon_zmq.broker")
 
-BATCH = 256
-"""Messages taken from one socket before the other has its turn."""
-PROBE_INTERVAL = 2.0
-"""Seconds between two looks whether each worker's link is still there."""
-SUSPECT_INTERVAL = 0.02
-SUSPECT_TIME = 1.0
-"""After a link went down: seconds between looks, and for how long. ZeroMQ tells of it before a send finds out."""
-LAST_WORDS = 64
-"""Batches read of a lost worker's, at most, before it is declared so."""
-REMEMBERED_LOST = 1000
-"""Lost workers whose late messages are still recognised; they can only come within milliseconds."""
-LONGEST_POLL = 0.5
+PASS, END = Verdict.PASS, Verdict.END
+
+CLIENT_PIPE: Final = 250
+"""Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
+LARGE_MESSAGE: Final = 64 * limits.KIB
+"""Bytes from which a message to a client is sent without a copy, and counted until ZeroMQ has released it."""
+RECEIVE_BATCH: Final = 256
+"""Messages taken from one socket before the other one has its turn."""
+PROBE_INTERVAL_S: Final = 2.0
+"""Seconds between two probes of all workers' links."""
+SUSPECT_PROBE_INTERVAL_S: Final = 0.02
+"""The same after a link went down: the socket monitor reports that before a send finds out."""
+SUSPECT_PROBES_S: Final = 1.0
+"""For how long, after a link went down."""
+LAST_MESSAGE_BATCHES: Final = 64
+"""Batches of messages read of a lost worker, at most, before it is declared lost."""
+LONGEST_POLL_S: Final = 0.5
 """Seconds of the longest poll: a bound on how late anything unforeseen is noticed."""
 
 
 class Server:
-    """One broker process: the core, its two ROUTER sockets, the clients' outboxes and the journal."""
+    """One broker process: the core, its two ROUTER sockets, the clients' send queues and the journal.
 
-    def __init__(self, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
+    It owns sockets and moves messages; every decision is the core's.
+
+    Args:
+        core: The rules.
+        journal: Where effects for the next broker go.
+        frontend: The endpoint for clients.
+        backend: The endpoint for workers.
+        max_body: Bytes of the largest request body; frames over `OVERSIZE_FACTOR` times that cut the connection.
+    """
+
+    def __init__(self, *, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
         self._core = core
+        self._relay = core.relay
         self._journal = journal
-        self._outboxes = SendQueues()
+        self._send_queues = SendQueues()
         self._in_flight = InFlight()
-        self._bodies = BodyHasher(max_body)
-        self._cables = DeadPeerDetector()
-        self._relayed: set[RunKey] = set()
-        """Runs of which something went to the client: they may not be started again."""
-        self._lost_workers: set[bytes] = set()
-        """Workers declared lost lately, whose late messages are dropped."""
-        self._workers: set[bytes] = set()
-        self._events: deque[Event] = deque()
-        """What the core has not judged yet; the first of them it is just judging."""
+        self._hasher = BodyHasher(max_body)
+        self._dead_peers = DeadPeerDetector()
+        self._events = EventQueue(core, time.monotonic, self._apply)
+        self._receive = self._events.put
         self._probe_at = 0.0
         self._suspect_until = 0.0
         self._asked_to_stop = False
@@ -102,21 +113,24 @@ class Server:
         self._open(frontend, backend, max_body)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
+    def __repr__(self) -> str:
+        return f"<Server {self._core!r} {self._send_queues!r}>"
+
     def _open(self, frontend: str, backend: str, max_body: int) -> None:
         for router in (self._front, self._back):
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
             router.setsockopt(zmq.LINGER, 1000)
-        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP's keepalive finds dead hosts where
-        # nothing is under way, `DeadPeerDetector` where something is.
+        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP's keepalive finds dead hosts on idle
+        # connections, `DeadPeerDetector` on those with data in flight.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
-        self._front.setsockopt(zmq.SNDHWM, limits.CLIENT_PIPE)
+        self._front.setsockopt(zmq.SNDHWM, CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
         self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        # To a worker goes at most one message a slot, and what steers it; never wait for one.
+        # A worker gets at most one run for each of its slots, and few other messages: sends to it never wait.
         self._back.setsockopt(zmq.SNDHWM, 0)
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
             try:
@@ -147,25 +161,25 @@ class Server:
     def _turn(self, ready: Container[object]) -> None:
         """Read what is there, and do what is due."""
         if self._back in ready:
-            self._drain_backend(BATCH)
+            self._drain_backend(RECEIVE_BATCH)
         if self._front in ready:
             self._drain_frontend()
-        for message in self._bodies.step(BATCH):
+        for message in self._hasher.step(RECEIVE_BATCH):
             self._receive(message)
         now = time.monotonic()
         if self._monitor in ready:
-            self._link_went_down(now)
+            self._on_link_down(now)
         if self._front_monitor in ready:
-            self._connections_changed()
-        if now >= self._cables.look_at:
-            self._look_at_cables(now)
+            self._on_connections_changed()
+        if now >= self._dead_peers.look_at:
+            self._cut_dead_peers(now)
         if now >= self._probe_at:
             self._probe_workers(now)
-        if self._outboxes.waiting:
-            self._outboxes.flush_due(self._send, now)
+        if self._send_queues.waiting:
+            self._send_queues.flush_due(self._send, now)
         if now >= self._core.next_timer():
             self._receive(Tick())
-        if self._asked_to_stop and not self._core.stopping and not self._bodies.waiting:
+        if self._asked_to_stop and not self._core.stopping and not self._hasher.waiting:
             self._receive(Stop())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -173,17 +187,17 @@ class Server:
         self._asked_to_stop = True
 
     def _poll_ms(self) -> int:
-        if self._bodies.waiting:
+        if self._hasher.waiting:
             return 0
         due = min(self._core.next_timer(), self._probe_at)
-        if self._outboxes.waiting:
-            due = min(due, self._outboxes.next_retry())
-        wait = min(LONGEST_POLL, due - time.monotonic())
+        if self._send_queues.waiting:
+            due = min(due, self._send_queues.next_retry())
+        wait = min(LONGEST_POLL_S, due - time.monotonic())
         return max(0, int(wait * 1000) + 1)
 
     def _close(self) -> None:
-        for client in list(self._outboxes.waiting):
-            self._outboxes.flush(client, self._send)
+        for client in list(self._send_queues.waiting):
+            self._send_queues.flush(client, self._send)
         signal.set_wakeup_fd(-1)
         self._back.disable_monitor()
         self._front.disable_monitor()
@@ -196,12 +210,15 @@ class Server:
         self._wakeup_end.close()
         self._journal.close()
 
-    # --- workers to clients: the fast path ---------------------------------------------------------
+    # --- workers to clients: the relay path --------------------------------------------------------
 
     def _drain_backend(self, most: int) -> bool:
-        """Relay up to `most` messages; whether the socket was read empty."""
-        recv = self._recv_back
-        disowned = self._core.disowned
+        """Relay up to `most` messages; whether the socket was read empty.
+
+        This is the path of every chunk. Each frame is received and sent once, and nothing is unpacked; terminal
+        messages, which may be large, are not even copied. `tests/test_relay_cost.py` bounds its instructions.
+        """
+        recv, accept, waiting, send = self._recv_back, self._relay.accept, self._send_queues.waiting, self._send
         for _ in range(most):
             try:
                 worker = recv(NOBLOCK)
@@ -209,37 +226,38 @@ class Server:
                 return True
             client = recv()
             if client == CONTROL:
-                self._control(worker, recv(), recv())
+                self._receive(FromWorker(worker, recv(), recv()))
                 continue
             kind, id = recv(), recv()
-            body = taken(recv(0, copy=False), limits.LARGE_MESSAGE) if kind in TERMINAL_KINDS else recv()
-            if worker in self._lost_workers or (disowned and self._is_disowned((worker, client, id), kind)):
-                continue
-            self._relay(client, kind, id, body)
-            if kind in TERMINAL_KINDS:
-                self._relayed.discard((client, id))
+            verdict = accept(worker, client, kind, id)
+            if verdict is PASS:
+                body = recv()
+                # A client with a send queue gets its messages from there, in order.
+                if client in waiting or not send(client, kind, id, body):
+                    self._enqueue(client, kind, id, body)
+            elif verdict is END:
+                self._relay_message(client, kind, id, taken(recv(0, copy=False), LARGE_MESSAGE))
                 self._receive(Ended(worker, client, id, kind))
-            elif kind not in _ABOUT_ENDED_RUNS:
-                self._relayed.add((client, id))
+            else:
+                recv()
         return False
 
-    def _is_disowned(self, holder: tuple[bytes, bytes, bytes], kind: bytes) -> bool:
-        """Whether a worker speaks of a run that went on elsewhere."""
-        is_disowned = holder in self._core.disowned
-        if is_disowned and kind in TERMINAL_KINDS:
-            self._core.disowned.discard(holder)
-        return is_disowned
+    def _relay_message(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
+        """Send one message to a client, or keep it in the client's send queue, or notice that the client is gone."""
+        if client in self._send_queues.waiting or not self._send(client, kind, id, body):
+            self._enqueue(client, kind, id, body)
 
-    def _relay(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
-        """Send one message to a client, or keep it in the client's outbox, or notice that it is gone."""
-        if client not in self._outboxes.waiting and self._send(client, kind, id, body):
-            return
-        if self._outboxes.add(client, kind, id, body):
+    def _enqueue(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
+        if self._send_queues.add(client, kind, id, body):
             self._receive(ClientBlocked(client))
 
     def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
-        """Send now. False where the client's pipe is full; True where it was sent or the client is gone."""
-        is_large = len(body) >= limits.LARGE_MESSAGE
+        """Send now. False if the client's pipe is full; True if the message was sent or the client is gone.
+
+        ROUTER_MANDATORY tells on the first frame: EAGAIN if the pipe is full, EHOSTUNREACH if there is no such peer.
+        The frames after it never fail.
+        """
+        is_large = len(body) >= LARGE_MESSAGE
         if is_large and not self._in_flight.has_room(client):
             return False
         send = self._send_front
@@ -250,15 +268,12 @@ class Server:
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise
-            self._client_is_gone(client)
+            self._on_client_gone(client)
             return True
-        if client in self._core.gone:
-            self._receive(ClientBack(client))
-        framing = self._core.framing.get(client)
-        if framing and framing & DELIMITER:
-            send(b"", MORE)
-        if framing and framing & SINGLE:
-            body = single_frame(kind, id, body)
+        if flags := self._relay.flags_of(client):
+            *first, body = framed(flags, kind, id, body)
+            for frame in first:
+                send(frame, MORE)
         else:
             send(kind, MORE)
             send(id, MORE)
@@ -266,85 +281,76 @@ class Server:
             self._in_flight.add(client, self._front.send(body, NOBLOCK, copy=False, track=True), len(body))
         else:
             send(body, NOBLOCK)
+        if flags and flags & GONE:
+            self._receive(ClientBack(client))
         return True
 
-    def _client_is_gone(self, client: bytes) -> None:
-        self._outboxes.forget(client)
+    def _on_client_gone(self, client: bytes) -> None:
+        self._send_queues.forget(client)
         self._in_flight.forget(client)
-        if client not in self._core.gone:
-            self._receive(ClientGone(client))
+        self._receive(ClientGone(client))
 
     # --- clients to workers ------------------------------------------------------------------------
 
     def _drain_frontend(self) -> None:
         now = time.monotonic()
-        for _ in range(BATCH):
-            if self._bodies.full or (self._asked_to_stop and self._bodies.waiting):
+        for _ in range(RECEIVE_BATCH):
+            if self._hasher.full or (self._asked_to_stop and self._hasher.waiting):
                 return
             try:
-                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=limits.LARGE_MESSAGE)
+                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return
-            if len(frames) > limits.MAX_FRAMES:
-                self._core.dropped += 1
-                log.warning("dropped a message of over %d frames", limits.MAX_FRAMES)
-                continue
             message = FromClient(client, frames, now)
-            if not self._bodies.keep(message):
+            if not self._hasher.keep(message):
                 self._receive(message)
             elif size(message) > SLICE:
                 return  # to receive one takes some milliseconds, too
 
-    def _connections_changed(self) -> None:
+    def _on_connections_changed(self) -> None:
         while self._front_monitor.poll(0):
             event, fd = _MONITORED.unpack(self._front_monitor.recv_multipart()[0])
-            (self._cables.opened if event == zmq.EVENT_ACCEPTED else self._cables.closed)(fd)
+            (self._dead_peers.opened if event == zmq.EVENT_ACCEPTED else self._dead_peers.closed)(fd)
 
-    def _look_at_cables(self, now: float) -> None:
-        if cut := self._cables.look(now):
+    def _cut_dead_peers(self, now: float) -> None:
+        if cut := self._dead_peers.look(now):
             log.info("cut %d connections to hosts that no longer answer", cut)
 
     # --- workers -----------------------------------------------------------------------------------
 
-    def _control(self, worker: bytes, kind: bytes, body: bytes) -> None:
-        if kind == kinds.READY:
-            self._workers.add(worker)
-            self._lost_workers.discard(worker)
-        elif kind == kinds.EXITED:
-            self._look_for_the_dead(time.monotonic())
-        self._receive(FromWorker(worker, kind, body))
-
-    def _link_went_down(self, now: float) -> None:
+    def _on_link_down(self, now: float) -> None:
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
-        self._look_for_the_dead(now)
+        self._probe_soon(now)
 
-    def _look_for_the_dead(self, now: float) -> None:
-        """Look for whose link went down, now and for a while: the word of it may be early."""
-        self._suspect_until = now + SUSPECT_TIME
+    def _probe_soon(self, now: float) -> None:
+        """Probe the workers' links now and for a while: the report may precede what a send finds."""
+        self._suspect_until = now + SUSPECT_PROBES_S
         self._probe_at = now
 
     def _probe_workers(self, now: float) -> None:
-        """Ask which workers' links are there; of one that is gone, read all that it had sent first."""
-        self._probe_at = now + (SUSPECT_INTERVAL if now < self._suspect_until else PROBE_INTERVAL)
-        gone = [worker for worker in self._workers if not self._tell(worker, (CONTROL, kinds.THERE))]
+        """Find the workers whose links are down, read everything that they had sent, and declare them lost.
+
+        In this order: a message that a dying worker still got out counts, so a run never has two ends.
+        """
+        is_suspicious = now < self._suspect_until
+        self._probe_at = now + (SUSPECT_PROBE_INTERVAL_S if is_suspicious else PROBE_INTERVAL_S)
+        gone = [worker for worker in self._core.workers.routing_ids() if not self._is_linked(worker)]
         if gone:
-            for _ in range(LAST_WORDS):
-                if self._drain_backend(BATCH):
+            for _ in range(LAST_MESSAGE_BATCHES):
+                if self._drain_backend(RECEIVE_BATCH):
                     break
         for worker in gone:
-            self._worker_is_gone(worker)
+            self._receive(WorkerGone(worker))
 
-    def _worker_is_gone(self, worker: bytes) -> None:
-        self._workers.discard(worker)
-        if len(self._lost_workers) >= REMEMBERED_LOST:
-            self._lost_workers.clear()
-        self._lost_workers.add(worker)
-        self._receive(WorkerGone(worker, self._relayed))
+    def _is_linked(self, worker: bytes) -> bool:
+        """Whether a worker's link is up: a MANDATORY send finds out."""
+        return self._send_to_worker(worker, (CONTROL, kinds.THERE))
 
-    def _kill(self, worker: bytes, name: str, pid: int) -> None:
-        """End a worker that hangs. While its link is up its pid is its own; it must be our own name for it, too."""
-        if worker in self._workers and not self._tell(worker, (CONTROL, kinds.THERE)):
+    def _kill(self, effect: Kill) -> None:
+        """Kill a worker that hangs, if the pid is still its own: its link is up, or its command line names it."""
+        worker, name, pid, is_linked = effect
+        if is_linked and not self._is_linked(worker):
             return  # it has ended already
         if not _is_worker(pid, name):
             log.error("cannot kill worker %s: pid %d is another process", name, pid)
@@ -354,39 +360,30 @@ class Server:
         except OSError as fault:
             log.error("cannot kill worker %s, pid %d: %s", name, pid, fault.strerror)
 
-    def _tell(self, worker: bytes, frames: Iterable[bytes]) -> bool:
+    def _send_to_worker(self, worker: bytes, frames: Iterable[bytes]) -> bool:
+        """Send a worker a message; False if its link is down."""
         try:
-            send_large_message(self._send_back, (worker, *frames), limits.LARGE_MESSAGE)
+            send_large_message(self._send_back, (worker, *frames), LARGE_MESSAGE)
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise
             return False
         return True
 
-    # --- the core ----------------------------------------------------------------------------------
-
-    def _receive(self, event: Event) -> None:
-        """Have the core judge an event; one that comes of an effect waits until the others were applied."""
-        self._events.append(event)
-        if len(self._events) > 1:
-            return
-        while self._events:
-            for effect in self._core.receive(self._events[0], time.monotonic()):
-                self._apply(effect)
-            self._events.popleft()
+    # --- effects -----------------------------------------------------------------------------------
 
     def _apply(self, effect: Effect) -> None:
         match effect:
             case ToClient(client, kind, id, body):
-                self._relay(client, kind, id, body)
-                if kind == kinds.ERROR:
-                    self._relayed.discard((client, id))
+                self._relay_message(client, kind, id, body)
             case ToWorker(worker, client, kind, id, rest):
-                if not self._tell(worker, (client, kind, id, *rest)):
+                if not self._send_to_worker(worker, (client, kind, id, *rest)):
                     self._probe_at = 0.0
-                    log.warning("its worker went before it could be told %s", kind.decode(), extra=_about(id))
-            case Kill(worker, name, pid):
-                self._kill(worker, name, pid)
+                    log.warning("the worker of a run is gone, %s could not be sent", kind.decode(), extra=_about(id))
+            case Kill():
+                self._kill(effect)
+            case ProbeWorkers():
+                self._probe_soon(time.monotonic())
             case Enqueued() | Dequeued() | Registered() | Unregistered():
                 self._journal.remember(effect)
             case Note(level, text, id):
@@ -394,9 +391,7 @@ class Server:
 
 
 _MONITORED = struct.Struct("=Hi")
-"""The first frame of a monitor's message: the event, and the connection's file descriptor."""
-_ABOUT_ENDED_RUNS = frozenset((kinds.RESUMED, kinds.REFUSED))
-"""Kinds that may follow a run's terminal message."""
+"""The first frame of a socket monitor's message: the event, and the connection's file descriptor."""
 
 
 def _about(id: bytes) -> dict[str, str]:
@@ -419,4 +414,6 @@ def serve(make_core: Callable[[float], Broker], journal: Journal, frontend: str,
     Raises:
         ConfigurationError: An endpoint cannot be bound.
     """
-    Server(make_core(time.monotonic()), journal, frontend, backend, max_body).run()
+    Server(
+        core=make_core(time.monotonic()), journal=journal, frontend=frontend, backend=backend, max_body=max_body
+    ).run()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from axon_zmq.broker.core.broker import Broker
+from axon_zmq.broker.core.broker import Broker, EventQueue
 from axon_zmq.broker.core.effects import Dequeued, Effect, Enqueued, Kill, Registered, ToClient, ToWorker, Unregistered
 from axon_zmq.broker.core.events import (
     ClientBack,
@@ -27,13 +27,15 @@ from axon_zmq.broker.core.events import (
     Tick,
     WorkerGone,
 )
-from axon_zmq.broker.core.pools import PreviousState
+from axon_zmq.broker.core.recovery import PreviousState
+from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.journal import JournalState
 from axon_zmq.client import core as client_core
 from axon_zmq.client.core import ClientCore
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete, ToolCall
 from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.frames import RunKey, body_digest, error_body, refused_body
 from axon_zmq.protocol.kinds import CONTROL, TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -89,7 +91,7 @@ class Worker:
 
     def register(self) -> None:
         """Tell a broker what it is and what it holds."""
-        ready = {"v": limits.BACKEND_PROTOCOL, "mode": self.mode, "slots": self.slots, "name": self.name}
+        ready = {"v": VERSION, "mode": self.mode, "slots": self.slots, "name": self.name}
         self.control(kinds.READY, {**ready, "pid": self.pid, **self._shelf.to_wire()})
         if self.is_leaving:
             self.control(kinds.LEAVING, {})
@@ -274,12 +276,10 @@ class World:
         self.starts: list[Worker] = []
         """All workers that ever were."""
         self.broker: Broker | None = None
+        self._events: EventQueue | None = None
         self._script_of = script_of
         self._bounds = limits.BrokerLimits(**bounds)
-        self._relayed: set[RunKey] = set()
-        self._lost: set[bytes] = set()
-        self._ledger = JournalState(PreviousState(), self.now)
-        self._events: deque[Event] = deque()
+        self._journal = JournalState(PreviousState(), self.now)
         self._boots = 0
         self._progress_at = self.now
         self.start_broker()
@@ -289,10 +289,17 @@ class World:
     def start_broker(self) -> None:
         """A broker, with what the one before has left behind."""
         self._boots += 1
-        past = self._ledger.past(tuple(self.files)) if self._boots > 1 else PreviousState()
-        self._ledger = JournalState(past, self.now)
-        self.broker = Broker(f"boot-{self._boots}", self._bounds, "0", 0, self.now, past)
-        self._relayed = set()
+        past = self._journal.previous_state(tuple(self.files)) if self._boots > 1 else PreviousState()
+        self._journal = JournalState(past, self.now)
+        self.broker = Broker(
+            boot=f"boot-{self._boots}",
+            bounds=self._bounds,
+            version="0",
+            expected_workers=0,
+            now=self.now,
+            previous=past,
+        )
+        self._events = EventQueue(self.broker, lambda: self.now, self._apply)
         for worker in self.workers.values():
             if not worker.is_dead and not worker.is_hung:
                 self._connect_worker(worker)
@@ -348,8 +355,7 @@ class World:
         while worker.sent:
             self._from_worker(worker)
         del self.workers[worker.identity]
-        self._lost.add(worker.identity)
-        self._feed(WorkerGone(worker.identity, self._relayed))
+        self._feed(WorkerGone(worker.identity))
 
     def add_client(self, identity: bytes) -> Client:
         """A new process; whoever had the identity before is gone."""
@@ -446,56 +452,38 @@ class World:
         worker.take(worker.inbox.popleft(), self)
 
     def _from_worker(self, worker: Worker) -> None:
-        """What the broker's loop does with a worker's message."""
+        """What the broker's server does with a worker's message."""
         assert self.broker is not None
         client, kind, *rest = worker.sent.popleft()
         if client == CONTROL:
-            if kind == kinds.READY:
-                self._lost.discard(worker.identity)
             self._feed(FromWorker(worker.identity, kind, rest[0]))
             return
         id, body = rest
-        holder = (worker.identity, client, id)
-        is_terminal = kind in TERMINAL_KINDS
-        if worker.identity in self._lost or holder in self.broker.disowned:
-            if is_terminal:
-                self.broker.disowned.discard(holder)
-            return
-        self._to_client(client, kind, id, body)
-        if is_terminal:
-            self._relayed.discard((client, id))
+        verdict = self.broker.relay.accept(worker.identity, client, kind, id)
+        if verdict is not Verdict.DROP:
+            self._to_client(client, kind, id, body)
+        if verdict is Verdict.END:
             self._feed(Ended(worker.identity, client, id, kind))
-        elif kind not in (kinds.RESUMED, kinds.REFUSED):
-            self._relayed.add((client, id))
 
     def _to_client(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         assert self.broker is not None
         there = self.clients.get(client)
         if there is None or not there.is_connected:
-            if client not in self.broker.gone:
-                self._feed(ClientGone(client))
+            self._feed(ClientGone(client))
             return
-        if client in self.broker.gone:
+        flags = self.broker.relay.flags_of(client) or 0
+        there.inbox.append(framed(flags, kind, id, body))
+        if flags & GONE:
             self._feed(ClientBack(client))
-        there.inbox.append([kind, id, body])
 
     def _feed(self, event: Event) -> None:
-        """As the broker's loop does: what comes of an effect waits until the others were applied."""
-        assert self.broker is not None
-        self._events.append(event)
-        if len(self._events) > 1:
-            return
-        while self._events:
-            for effect in self.broker.receive(self._events[0], self.now):
-                self._apply(effect)
-            self._events.popleft()
+        assert self._events is not None
+        self._events.put(event)
 
     def _apply(self, effect: Effect) -> None:
         match effect:
             case ToClient(client, kind, id, body):
                 self._to_client(client, kind, id, body)
-                if kind == kinds.ERROR:
-                    self._relayed.discard((client, id))
             case ToWorker(identity, client, kind, id, rest):
                 worker = self.workers.get(identity)
                 if worker is not None and not worker.is_dead:
@@ -503,7 +491,7 @@ class World:
             case Kill(identity):
                 self.kill_worker(self.workers[identity], len(self.workers[identity].sent))
             case Enqueued() | Dequeued() | Registered() | Unregistered():
-                self._ledger.remember(effect)
+                self._journal.remember(effect)
             case _:
                 pass
 

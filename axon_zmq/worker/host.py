@@ -22,6 +22,7 @@ from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.process.event_loop import Turns
 from axon_zmq.process.logs import current_run
 from axon_zmq.protocol import frames, kinds, limits
+from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.frames import error_body, refused_body
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
@@ -160,7 +161,7 @@ class Host:
             "broken": self._registry.broken,
             **self._replays.to_wire(),
         }
-        self._link.control(kinds.READY, {"v": limits.BACKEND_PROTOCOL, **ready})
+        self._link.control(kinds.READY, {"v": VERSION, **ready})
         if self._leave.is_set():
             self._link.control(kinds.LEAVING, {})
         self.registered.set()

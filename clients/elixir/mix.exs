@@ -3,20 +3,23 @@ defmodule AxonCore.MixProject do
 
   @version "0.1.0"
 
-  # A folder of compiled packages, in place of hex; "" where there is none, and what needs them is not tested.
+  # "folder": compiled packages on ERL_LIBS instead of hex; "": no packages, and what needs them is not tested.
   @packages System.get_env("AXON_ELIXIR_DEPS")
+
+  # Modules of the packages that this one uses if they are there.
+  @integrations [chumak: :chumak, erlzmq: :erlzmq, msgpax: Msgpax, telemetry: :telemetry]
 
   def project do
     [
       app: :axon_core,
       version: @version,
       elixir: "~> 1.14",
-      elixirc_paths: ["lib" | if(Mix.env() == :test, do: test_paths(@packages), else: [])],
-      build_path: if(@packages == "", do: "_build/without_packages", else: "_build"),
+      elixirc_paths: ["lib" | if(Mix.env() == :test, do: ["test/support" | doubles(@packages)], else: [])],
+      build_path: build_path(@packages),
       deps: deps(@packages),
       start_permanent: Mix.env() == :prod,
       prune_code_paths: false,
-      xref: [exclude: [:chumak, :chumak_sup, :erlzmq, :telemetry, Msgpax]],
+      xref: [exclude: undeclared(@packages)],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]],
       description: "pydantic-ai agents for OTP, over ZeroMQ: the Elixir client of axon_zmq",
       package: [licenses: ["MIT"], files: ~w(lib examples mix.exs README.md .formatter.exs)],
@@ -25,11 +28,22 @@ defmodule AxonCore.MixProject do
   end
 
   def application do
-    [extra_applications: [:logger, :crypto]]
+    [mod: {AxonCore.Application, []}, extra_applications: [:logger, :crypto]]
   end
 
-  defp test_paths(""), do: ["test/support", "test/without_packages"]
-  defp test_paths(_packages), do: ["test/support"]
+  # Stand-ins of the tests for packages that are missing. With hex, none is.
+  defp doubles(nil), do: []
+  defp doubles(_no_hex), do: for(name <- [:msgpax, :telemetry], name not in there(), do: "test/doubles/#{name}")
+
+  # What is compiled depends on which packages are there, so each such set has a build of its own.
+  defp build_path(nil), do: "_build"
+  defp build_path(_no_hex), do: "_build/with_" <> if(there() == [], do: "none", else: Enum.join(there(), "_"))
+
+  # What is used of a folder's packages, which cannot be declared as dependencies.
+  defp undeclared(nil), do: []
+  defp undeclared(_no_hex), do: [:chumak_sup | Keyword.values(@integrations)]
+
+  defp there, do: for({name, module} <- @integrations, Code.ensure_loaded?(module), do: name)
 
   defp deps(nil) do
     [
@@ -48,9 +62,10 @@ defmodule AxonCore.MixProject do
     [
       Agents: [AxonCore.Agent, AxonCore.AgentProcess, AxonCore.Handle, AxonCore.Chunk, AxonCore.Result, AxonCore.Error],
       Tools: [AxonCore.Tool, AxonCore.ToolUtils, AxonCore.SchemaUtils],
-      Processes: [AxonCore.Supervisor, AxonCore.Connection, AxonCore.Daemon, AxonCore.Telemetry],
+      Processes: [AxonCore.Supervisor, AxonCore.Connection, AxonCore.Daemon, AxonCore.Options, AxonCore.Telemetry],
       "Wire and transports": [
         AxonCore.Codec,
+        AxonCore.Message,
         AxonCore.Session,
         AxonCore.Run,
         AxonCore.Calls,

@@ -11,19 +11,20 @@ from contextlib import contextmanager
 import pytest
 
 from axon_zmq import Client
+from axon_zmq.broker.core.broker import CLIENT_GRACE_S
 from axon_zmq.protocol import limits
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 IDENTITY = b"cut-off"
 VANISHING = """
 import sys, zmq
-from axon_zmq import wire
+from axon_zmq.protocol.msgpack import pack, unpack
 socket = zmq.Context().socket(zmq.DEALER)
 socket.identity = sys.argv[2].encode()
 socket.connect(sys.argv[1])
-body = wire.pack({"agent": {"model": "synthetic:tokens=4500,delay_ms=10"}, "prompt": "x"})
+body = pack({"agent": {"model": "synthetic:tokens=4500,delay_ms=10"}, "prompt": "x"})
 for id, what in ((b"cancel", "cancel"), (b"keep", "keep")):
-    socket.send_multipart([b"run_stream", id, wire.pack({"on_disconnect": what}), body])
+    socket.send_multipart([b"run_stream", id, pack({"on_disconnect": what}), body])
 while True:
     print(socket.recv_multipart()[1].decode(), flush=True)
 """
@@ -65,7 +66,7 @@ def test_rule_8_a_client_behind_a_cut_cable_is_found_gone_and_its_runs_end_or_ar
         began = time.monotonic()
         wait_until(lambda: "client cut-off is gone, with 2 open" in daemon.log("broker"), "the notice", 60)
         noticed = time.monotonic() - began
-        wait_until(lambda: "id=cancel" in daemon.log("run_stream-1"), "the end of its run", limits.CLIENT_GRACE + 10)
+        wait_until(lambda: "id=cancel" in daemon.log("run_stream-1"), "the end of its run", CLIENT_GRACE_S + 10)
         ended = time.monotonic() - began - noticed
     print(f"noticed after {noticed:.1f} s, ended {ended:.1f} s later")
     assert noticed < limits.DEAD_HOST + 5

@@ -1,112 +1,151 @@
-"""The broker's clients: what each has open, how it wants its replies framed, and whether it is there."""
+"""The broker's clients: the unfinished runs of each, how it wants its replies framed, and whether it is there."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
-from axon_zmq.broker.core.pools import Client, Run
-from axon_zmq.broker.core.states import ClientEvent, ClientState
-from axon_zmq.protocol import limits
+from axon_zmq.broker.core.pools import Run
+from axon_zmq.broker.core.relay import DELIMITER, GONE, Relay
+from axon_zmq.broker.core.states import CLIENT, ClientEvent, ClientState, step
 
-DELIMITER: Final = 1
-"""Framing flag: the client is REQ-style, its replies start with an empty frame."""
-SINGLE: Final = 2
-"""Framing flag: the client's replies are one frame."""
+CLIENTS_KEPT: Final = 100_000
+"""Idle clients that are remembered at most, for their framing and their `instance`."""
+SHARED_WINDOW_S: Final = 10.0
+"""Two `ping` instances within this time under one routing id are two processes that share it."""
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One routing id that has unfinished runs, or has recently sent its `instance`."""
+
+    state: ClientState = ClientState.IDLE
+    open: dict[bytes, Run] = field(default_factory=dict)
+    """Unfinished runs by request id."""
+    gone_since: float = 0.0
+    """When its grace period began; only meaningful while it is gone."""
+    instance: str = ""
+    instance_seen: float = 0.0
+    shared_until: float = 0.0
+    """Until when another process is taken to use this routing id, too."""
+
+    def step(self, event: ClientEvent) -> None:
+        """Go on in its life cycle."""
+        self.state = step(CLIENT, self.state, event)
 
 
 class Clients:
-    """All identities that have unfinished requests, or lately said who they are."""
+    """All clients that have unfinished runs, or have recently sent their `instance`.
 
-    def __init__(self) -> None:
-        self.framing: dict[bytes, int] = {}
-        """The framing flags of clients that do not use plain three frames."""
-        self.gone: set[bytes] = set()
-        """Clients with unfinished requests that the last send did not find."""
+    Args:
+        relay: Keeps each client's flags.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
         self._known: OrderedDict[bytes, Client] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def active(self) -> list[bytes]:
-        """Those with unfinished requests."""
-        return [identity for identity, known in self._known.items() if known.open]
+    def __iter__(self) -> Iterator[tuple[bytes, Client]]:
+        return iter(self._known.items())
 
-    def get(self, identity: bytes) -> Client | None:
+    def __repr__(self) -> str:
+        return f"<Clients {len(self._known)} known>"
+
+    def active(self) -> list[bytes]:
+        """Clients with unfinished runs."""
+        return [client for client, known in self._known.items() if known.open]
+
+    def get(self, client: bytes) -> Client | None:
         """A client, if it is known."""
-        return self._known.get(identity)
+        return self._known.get(client)
+
+    def gone(self) -> list[bytes]:
+        """Clients that are gone."""
+        return [client for client in self._known if self.is_gone(client)]
+
+    def is_gone(self, client: bytes) -> bool:
+        """Whether it has unfinished runs, and the last send did not reach it."""
+        return self._relay.has(client, GONE)
 
     def set_framing(self, client: bytes, flag: int) -> None:
-        """Remember how a client wants its replies from now on."""
-        self.framing[client] = self.framing.get(client, 0) | flag
-        if len(self.framing) > limits.REMEMBERED_CLIENTS:
-            idle = next((each for each in self.framing if each not in self._known), None)
+        """Remember how a client wants its replies from now on: `DELIMITER` or `SINGLE`."""
+        if self._relay.has(client, flag):
+            return
+        self._relay.set_flag(client, flag)
+        flagged = self._relay.flagged()
+        if len(flagged) > CLIENTS_KEPT:
+            idle = next((each for each in flagged if each not in self._known), None)
             if idle is not None:
-                del self.framing[idle]
+                self._relay.forget_client(idle)
 
     def takes_one_reply(self, client: bytes) -> bool:
-        """Whether it is a REQ socket, for which whatever comes first is the answer."""
-        return bool(self.framing.get(client, 0) & DELIMITER)
+        """Whether it is a REQ socket, for which the first message is the answer."""
+        return self._relay.has(client, DELIMITER)
 
     def is_shared(self, client: bytes, instance: str, now: float) -> bool:
-        """Whether another process used this identity within 10 s, as the `instance` of its `ping` told."""
-        known = self._of(client)
+        """Whether another process used this routing id within 10 s, as the `instance` of its `ping` shows."""
+        known = self._get_or_add(client)
         if instance:
-            if known.instance not in ("", instance) and now - known.instance_seen < limits.SHARED_WINDOW:
-                known.shared_until = now + limits.SHARED_WINDOW
+            if known.instance not in ("", instance) and now - known.instance_seen < SHARED_WINDOW_S:
+                known.shared_until = now + SHARED_WINDOW_S
             known.instance, known.instance_seen = instance, now
         self._forget_idle()
         return now < known.shared_until
 
     def opened(self, run: Run) -> None:
-        """A client has one more unfinished request."""
-        known = self._of(run.client)
+        """A client has one more unfinished run."""
+        known = self._get_or_add(run.client)
         known.open[run.id] = run
         known.step(ClientEvent.OPEN)
 
     def closed(self, run: Run) -> None:
-        """A request has ended."""
+        """A run has ended."""
         known = self._known.get(run.client)
         if known is None or known.open.pop(run.id, None) is None or known.open:
             return
         known.step(ClientEvent.CLOSE)
-        self.gone.discard(run.client)
+        self._relay.clear_flag(run.client, GONE)
         if not known.instance:
             del self._known[run.client]
 
     def vanished(self, client: bytes, now: float) -> Client | None:
-        """A send found no such client; the client, if that is news.
+        """A send found no such client; the client, unless that was known or it has no unfinished runs.
 
         Args:
-            client: Its identity.
-            now: From when on its grace period counts.
+            client: Its routing id.
+            now: When its grace period begins.
         """
         known = self._known.get(client)
         if known is None or known.state is not ClientState.ACTIVE:
             return None
         known.step(ClientEvent.VANISH)
         known.gone_since = now
-        self.gone.add(client)
+        self._relay.set_flag(client, GONE)
         return known
 
     def returned(self, client: bytes) -> Client | None:
-        """Something came from it, or reached it; the client, if it was gone."""
-        if client not in self.gone:
+        """A message came from it, or reached it; the client, if it was gone."""
+        if not self._relay.has(client, GONE):
             return None
-        self.gone.discard(client)
+        self._relay.clear_flag(client, GONE)
         known = self._known[client]
         known.step(ClientEvent.RETURN)
         return known
 
-    def _of(self, identity: bytes) -> Client:
-        known = self._known.get(identity)
+    def _get_or_add(self, client: bytes) -> Client:
+        known = self._known.get(client)
         if known is None:
-            known = self._known[identity] = Client()
+            known = self._known[client] = Client()
         return known
 
     def _forget_idle(self) -> None:
-        while len(self._known) > limits.REMEMBERED_CLIENTS:
-            identity, client = self._known.popitem(last=False)
+        while len(self._known) > CLIENTS_KEPT:
+            name, client = self._known.popitem(last=False)
             if client.open:
-                self._known[identity] = client
+                self._known[name] = client
                 return

@@ -30,6 +30,12 @@ class Kill(NamedTuple):
     worker: bytes
     name: str
     pid: int
+    is_linked: bool
+    """Whether the worker is registered: then its pid is its own as long as its link is up."""
+
+
+class ProbeWorkers(NamedTuple):
+    """Look now, and for a short while, which workers' links are down."""
 
 
 class Enqueued(NamedTuple):
@@ -71,4 +77,4 @@ class Note(NamedTuple):
 
 Remember = Enqueued | Dequeued | Registered | Unregistered
 """What the next broker must know."""
-Effect = ToClient | ToWorker | Kill | Remember | Note
+Effect = ToClient | ToWorker | Kill | ProbeWorkers | Remember | Note

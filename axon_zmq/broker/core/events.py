@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import NamedTuple
 
 from axon_zmq.protocol import kinds
-from axon_zmq.protocol.frames import RunKey
 
 
 class FromClient(NamedTuple):
@@ -41,8 +39,6 @@ class WorkerGone(NamedTuple):
     """A worker's link is down, and all that it had sent was read."""
 
     worker: bytes
-    relayed: Container[RunKey]
-    """The runs of which something was relayed: they are never started again."""
 
 
 class ClientGone(NamedTuple):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from axon_zmq.broker.core.effects import (
     Dequeued,
@@ -12,6 +11,7 @@ from axon_zmq.broker.core.effects import (
     Enqueued,
     Kill,
     Note,
+    ProbeWorkers,
     Registered,
     ToClient,
     ToWorker,
@@ -19,10 +19,13 @@ from axon_zmq.broker.core.effects import (
 )
 from axon_zmq.broker.core.pools import Run, Worker
 from axon_zmq.errors import AxonError
-from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol import kinds
+from axon_zmq.protocol.backend import End, EndReason, Message
 from axon_zmq.protocol.frames import RunKey, error_body, refused_body
 from axon_zmq.protocol.kinds import CONTROL
-from axon_zmq.protocol.msgpack import pack
+
+COMPLAINTS_PER_SECOND: Final = 20
+"""Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""
 
 
 class Outgoing:
@@ -59,36 +62,40 @@ class Outgoing:
 
     # --- to workers --------------------------------------------------------------------------------
 
-    def tell(self, run: Run, kind: bytes, *rest: bytes) -> None:
-        """Tell the worker of a run something about it."""
+    def to_worker(self, run: Run, kind: bytes, *rest: bytes) -> None:
+        """Send the worker of a run a message about it."""
         assert run.worker is not None
         self._effects.append(ToWorker(run.worker, run.client, kind, run.id, rest))
 
-    def end(self, worker: bytes, key: RunKey, reason: str) -> None:
+    def end(self, worker: bytes, key: RunKey, reason: EndReason) -> None:
         """Ask a worker to end a run."""
         client, id = key
-        self._effects.append(ToWorker(worker, client, kinds.END, id, (pack({"reason": reason}),)))
+        self._effects.append(ToWorker(worker, client, kinds.END, id, (End(reason).pack(),)))
 
-    def control(self, peer: bytes, kind: bytes, body: Mapping[str, Any] | None = None) -> None:
-        """Tell a peer at the backend something that is about no run."""
-        rest = () if body is None else (pack(body),)
-        self._effects.append(ToWorker(peer, CONTROL, kind, b"", rest))
+    def control(self, peer: bytes, message: Message) -> None:
+        """Send a peer at the backend a message that is about no run."""
+        rest = (message.pack(),) if message.has_fields() else ()
+        self._effects.append(ToWorker(peer, CONTROL, message.kind, b"", rest))
 
-    def kill(self, worker: bytes, name: str, pid: int) -> None:
+    def kill(self, worker: bytes, name: str, pid: int, *, is_linked: bool) -> None:
         """End a worker's process."""
-        self._effects.append(Kill(worker, name, pid))
+        self._effects.append(Kill(worker, name, pid, is_linked))
+
+    def probe_workers(self) -> None:
+        """Have the links of workers looked at."""
+        self._effects.append(ProbeWorkers())
 
     # --- to the disk -------------------------------------------------------------------------------
 
     def enqueued(self, run: Run) -> None:
         """A run waits that was never with a worker."""
-        run.noted = True
+        run.journaled = True
         self._effects.append(Enqueued(*run.key))
 
     def dequeued(self, run: Run) -> None:
         """It waits no longer."""
-        if run.noted:
-            run.noted = False
+        if run.journaled:
+            run.journaled = False
             self._effects.append(Dequeued(*run.key))
 
     def forgotten(self, key: RunKey) -> None:
@@ -97,7 +104,7 @@ class Outgoing:
 
     def registered(self, worker: Worker) -> None:
         """A worker is there."""
-        self._effects.append(Registered(worker.identity, worker.pid))
+        self._effects.append(Registered(worker.routing_id, worker.pid))
 
     def unregistered(self, worker: bytes, lost_at: float) -> None:
         """It is there no more; when runs were last lost with it, 0.0 where none were."""
@@ -112,9 +119,9 @@ class Outgoing:
     def complain(self, text: str, id: bytes, now: float) -> None:
         """Write a line about what a client sent; of a flood of them some, and their number."""
         if now - self._complaints_since >= 1.0:
-            if (more := self._complaints - limits.COMPLAINTS_PER_SECOND) > 0:
+            if (more := self._complaints - COMPLAINTS_PER_SECOND) > 0:
                 self.note(logging.WARNING, f"{more} more messages were malformed or refused")
             self._complaints, self._complaints_since = 0, now
         self._complaints += 1
-        if self._complaints <= limits.COMPLAINTS_PER_SECOND:
+        if self._complaints <= COMPLAINTS_PER_SECOND:
             self.note(logging.WARNING, text, id)

@@ -1,44 +1,33 @@
-"""What the broker remembers: requests, workers, clients, and the pools that join them."""
+"""Runs, workers and the pools that join them: records, and which waiting run goes to which worker."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from axon_zmq.broker.core.fair_queue import FairQueue
 from axon_zmq.broker.core.states import (
-    CLIENT,
-    REQUEST,
+    RUN,
     WORKER,
-    ClientEvent,
-    ClientState,
-    RequestEvent,
-    RequestState,
+    RunEvent,
+    RunState,
     WorkerEvent,
     WorkerState,
     step,
 )
-from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol import kinds
 from axon_zmq.protocol.frames import RunKey
 
-
-@dataclass(frozen=True, slots=True)
-class PreviousState:
-    """What an earlier broker left behind when it died or stopped."""
-
-    waiting: frozenset[RunKey] = frozenset()
-    """Runs that waited in its queues and were never started."""
-    workers: Mapping[bytes, int] | None = None
-    """Who was registered with it, and the pid of each; None: nothing is known of one."""
-    lost_at: float = 0.0
-    """When runs were last lost with a worker, in seconds of the machine's monotonic clock."""
-    legacies: tuple[str, ...] = ()
-    """Files of ended runs that workers left for another one, and nobody took."""
+PROGRESS_TIMEOUT_S: Final = 4.0
+"""A worker that made no progress for this long gets no new runs until it does; see `hang_seconds` too."""
+SUSPECTS_PER_WORKER: Final = 4
+"""Suspects that one worker executes at a time. When a worker dies, all its runs are suspects; the request at fault
+takes only so many of them with it when it kills another worker."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """One request, from its admission until it is forgotten."""
 
@@ -49,20 +38,21 @@ class Run:
     header_frame: bytes = b""
     body: bytes = b""
     """Kept while it may still be dispatched, then dropped."""
-    said: list[tuple[bytes, bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes, bytes]])
-    """Kind, header and body of what its client said to it while no worker could hear it."""
+    undelivered: list[tuple[bytes, bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes, bytes]])
+    """Kind, header and body of the client's messages to it that wait for a worker to have the run."""
     deadline: float = float("inf")
     attempts: int = 0
     max_attempts: int = 1
     keep: bool = False
     """`on_disconnect: "keep"`."""
-    state: RequestState = RequestState.QUEUED
+    state: RunState = RunState.QUEUED
     worker: bytes | None = None
-    """Who holds it, or its messages once it has ended; None while it waits, and while they are handed over."""
+    """The worker that executes it, or keeps its messages once it has ended; None while it waits, and while its messages
+    are handed over."""
     suspect: bool = False
     """A worker died of such a request."""
-    noted: bool = False
-    """That it waits was written down."""
+    journaled: bool = False
+    """The journal has it among the waiting runs."""
     started: float = 0.0
     terminal: bytes | None = None
     """The body of the `error` by which the broker ended it."""
@@ -75,28 +65,28 @@ class Run:
     @property
     def size(self) -> int:
         """Bytes that wait with it."""
-        return len(self.body) + sum(len(body) for _, _, body in self.said)
+        return len(self.body) + sum(len(body) for _, _, body in self.undelivered)
 
     @property
     def takes_slot(self) -> bool:
         """Whether it needs a free slot; a describe is answered beside the runs."""
         return self.kind != kinds.DESCRIBE
 
-    def step(self, event: RequestEvent) -> None:
+    def step(self, event: RunEvent) -> None:
         """Go on in its life cycle."""
-        self.state = step(REQUEST, self.state, event)
+        self.state = step(RUN, self.state, event)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Worker:
     """One worker process, as it registered."""
 
-    identity: bytes
+    routing_id: bytes
     mode: str
     slots: int
     name: str
-    seen: float
-    """When it last made progress."""
+    progress_at: float
+    """When it last made progress, in seconds of the broker's clock."""
     pid: int = 0
     """Its process; 0 where it does not say."""
     broken: tuple[str, ...] | None = None
@@ -120,9 +110,13 @@ class Worker:
         """Runs that it may be given now; below zero where slots were taken out of service."""
         return self.slots - self.busy if self.state is WorkerState.READY else 0
 
+    def makes_progress(self, now: float) -> bool:
+        """Whether it has recently made progress."""
+        return now - self.progress_at < PROGRESS_TIMEOUT_S
+
     def can_take(self, now: float) -> bool:
         """Whether it takes new runs and makes progress."""
-        return self.state is WorkerState.READY and now - self.seen < limits.PROGRESS_TIMEOUT
+        return self.state is WorkerState.READY and now - self.progress_at < PROGRESS_TIMEOUT_S
 
     def hold(self, run: Run) -> None:
         """Take a run."""
@@ -143,12 +137,12 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """One mode: its workers and what waits for them."""
+    """One mode: its workers and the runs that wait for them."""
 
     mode: str
-    empty_since: float
+    empty_since: float = field(kw_only=True)
     """Since when it has had no worker; only meaningful while it has none."""
-    takes_slots: bool = True
+    takes_slots: bool = field(default=True, kw_only=True)
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
@@ -209,7 +203,7 @@ class Pool:
             return max((each for each in self.workers.values() if each.can_take(now)), key=_free, default=None)
         while self._offers:
             minus_free, _, worker = self._offers[0]
-            is_up_to_date = -minus_free == worker.free > 0 and worker.identity in self.workers
+            is_up_to_date = -minus_free == worker.free > 0 and worker.routing_id in self.workers
             if is_up_to_date and worker.can_take(now):
                 return worker
             heapq.heappop(self._offers)
@@ -217,7 +211,7 @@ class Pool:
 
     def _least_suspected(self, now: float) -> Worker | None:
         able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
-        able = [worker for worker in able if worker.suspects < limits.SUSPECTS_PER_WORKER]
+        able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
         return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)
 
     def retry_after_ms(self) -> int:
@@ -225,32 +219,11 @@ class Pool:
         slots = sum(worker.slots for worker in self.workers.values()) or 1
         return int(min(60.0, max(0.1, self.waiting * self.mean_seconds / slots)) * 1000)
 
-    def to_wire(self) -> dict[str, int]:
-        """The mode's entry in a `pong`, but for `degraded`."""
-        return {
-            "workers": len(self.workers),
-            "free": sum(max(0, worker.free) for worker in self.workers.values()),
-            "queued": self.waiting,
-        }
+    @property
+    def free(self) -> int:
+        """Runs that its workers can take now."""
+        return sum(max(0, worker.free) for worker in self.workers.values())
 
 
 def _free(worker: Worker) -> int:
     return worker.free
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """One identity that has unfinished requests, or lately said who it is."""
-
-    state: ClientState = ClientState.IDLE
-    open: dict[bytes, Run] = field(default_factory=dict)
-    gone_since: float = 0.0
-    """From when on its grace period counts; only meaningful while it is gone."""
-    instance: str = ""
-    shared_until: float = 0.0
-    """While another process was seen under this identity."""
-    instance_seen: float = 0.0
-
-    def step(self, event: ClientEvent) -> None:
-        """Go on in its life cycle."""
-        self.state = step(CLIENT, self.state, event)

@@ -1,96 +1,88 @@
-"""The life of each run in the broker: queued, dispatched, ended, lost, taken up again, forgotten."""
+"""The life of each run in the broker: queued, dispatched, ended, lost, adopted, forgotten."""
 
 from __future__ import annotations
 
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
-from axon_zmq.broker.core.clients import Clients
+from axon_zmq.broker.core.clients import Client, Clients
 from axon_zmq.broker.core.outgoing import Outgoing
-from axon_zmq.broker.core.pools import Client, Pool, PreviousState, Run, Worker
-from axon_zmq.broker.core.quarantine import Quarantine
-from axon_zmq.broker.core.states import ClientState, RequestEvent, RequestState
+from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.quarantine import STRIKES, Quarantine
+from axon_zmq.broker.core.recovery import Recovery
+from axon_zmq.broker.core.relay import Relay
+from axon_zmq.broker.core.states import ClientState, RunEvent, RunState
+from axon_zmq.broker.core.workers import Workers
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
 from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol.backend import EndReason, Held, Lease
 from axon_zmq.protocol.frames import RunKey, error_body, printable
-from axon_zmq.protocol.kinds import MODES, POOLS
 from axon_zmq.protocol.msgpack import pack
+
+NO_WORKER_GRACE_S: Final = 10.0
+"""How long a mode may be without any worker before its queue is answered `no_worker`. supervisord needs 1 to 3 s to
+bring one back."""
+ENDED_RUNS_KEPT: Final = 100_000
+"""Ended runs that are remembered at most, about 0.8 KiB each, by `scripts/bench --only memory --requests 500000`; the
+oldest are forgotten first."""
 
 
 class Runs:
-    """All runs that are queued, held by a worker, or ended and still remembered.
+    """All runs that are queued, executed by a worker, or ended and still remembered.
 
     Args:
         outgoing: Where effects go.
         clients: Whose runs they are.
-        past: What an earlier broker left.
-        now: Seconds of a monotonic clock.
+        workers: Who executes them.
+        relay: Knows which runs have been relayed.
+        recovery: Knows what is certain about runs that are not remembered.
     """
 
-    def __init__(self, outgoing: Outgoing, clients: Clients, past: PreviousState, now: float) -> None:
-        self.pools = {mode: Pool(mode, empty_since=now) for mode in MODES}
-        self.describes = Pool("describe", empty_since=now, takes_slots=False)
-        self.workers: dict[bytes, Worker] = {}
+    def __init__(
+        self, *, outgoing: Outgoing, clients: Clients, workers: Workers, relay: Relay, recovery: Recovery
+    ) -> None:
         self.quarantine = Quarantine()
-        self.disowned: set[tuple[bytes, bytes, bytes]] = set()
-        """Worker, client and id of runs that went on elsewhere: what this worker says of them is dropped."""
         self._out = outgoing
         self._clients = clients
+        self._workers = workers
+        self._relay = relay
+        self._recovery = recovery
         self._runs: dict[RunKey, Run] = {}
         self._ended: deque[tuple[float, Run]] = deque()
+        """Ended runs, and when each is forgotten."""
         self._deadlines: list[tuple[float, int, Run]] = []
+        """A heap of queued runs by deadline; those that were dispatched meanwhile are among them."""
         self._order = count()
-        self._was_queued = set(past.waiting)
-        self._was_queued_until = now + limits.RESUME_WINDOW
-        self.complete_since = now
-        """Every run that was sent later and reached a worker is known here, until the resume window has passed."""
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
+
+    def __repr__(self) -> str:
+        return f"<Runs {len(self._runs)} known, {len(self._ended)} of them ended>"
 
     def get(self, key: RunKey) -> Run | None:
         """A run, if it is remembered."""
         return self._runs.get(key)
 
-    def pool(self, run: Run) -> Pool:
-        """Whose workers take a run."""
-        return self.pools[POOLS[run.kind]] if run.kind in POOLS else self.describes
-
-    def all_pools(self) -> Iterator[Pool]:
-        """The modes', and that of `describe`."""
-        yield from self.pools.values()
-        yield self.describes
-
-    def waiting_bytes(self) -> int:
-        """What waits, over all modes and clients."""
-        return sum(pool.waiting_bytes for pool in self.all_pools())
-
-    def unknown(self, key: RunKey, now: float) -> AxonError:
-        """The error for a run that is not remembered: what is known of it all the same."""
-        sure = int(max(0.0, min(limits.RESUME_WINDOW, now - self.complete_since)) * 1000)
-        never_ran = key in self._was_queued
-        why = "it waited when the daemon was restarted: send it again" if never_ran else "or no longer"
-        details = {"may_have_run": not never_ran, "never_ran_within_ms": sure}
-        return RequestError("unknown_request", f"no run with this id is known, {why}", details)
-
     # --- queued and dispatched ---------------------------------------------------------------------
 
     def start(self, run: Run, now: float) -> None:
         """Take a new run: it goes to a worker at once, or waits for one."""
-        if run.key in self._was_queued:
-            self._was_queued.discard(run.key)
-            self._out.forgotten(run.key)
+        self._recovery.sent_again(run.key)
         self._runs[run.key] = run
         self._clients.opened(run)
-        pool = self.pool(run)
+        pool = self._workers.pool_of(run)
         run.suspect = self.quarantine.suspects(run.digest, now)
         pool.queue_of(run).push(run)
         self.dispatch(pool, now)
-        if run.state is RequestState.QUEUED:
+        if run.state is RunState.QUEUED:
             self._watch_deadline(run)
             if run.takes_slot:
                 self._out.enqueued(run)
@@ -109,52 +101,49 @@ class Runs:
             else:
                 self._give(run, worker, now)
 
-    def offer(self, worker: Worker) -> None:
-        """A worker can take more, or less, than before."""
-        self.pools[worker.mode].offer(worker)
-
     def dispatch_all(self, now: float) -> None:
         """As `dispatch`, in every pool."""
-        for pool in self.all_pools():
+        for pool in self._workers.all_pools():
             self.dispatch(pool, now)
 
     def _give(self, run: Run, worker: Worker, now: float) -> None:
-        run.step(RequestEvent.DISPATCH)
-        run.worker, run.started = worker.identity, now
+        run.step(RunEvent.DISPATCH)
+        run.worker, run.started = worker.routing_id, now
         run.attempts += 1
         worker.hold(run)
-        self.offer(worker)
-        lease = pack({"deadline": run.deadline, "attempt": run.attempts, "digest": run.digest})
+        self._workers.offer(worker)
+        # The journal entry goes first: a run that the next broker takes for queued must not be with a worker.
         self._out.dequeued(run)
-        self._out.tell(run, run.kind, run.header_frame, run.body, lease)
-        self.tell_what_was_said(run)
+        lease = Lease(run.deadline, run.attempts, run.digest)
+        self._out.to_worker(run, run.kind, run.header_frame, run.body, lease.pack())
+        self.deliver_pending(run)
         if run.max_attempts == run.attempts:
             run.body = run.header_frame = b""
 
-    def tell_what_was_said(self, run: Run) -> None:
-        """A worker has a run now: tell it what it missed."""
-        for said in run.said:
-            self.pass_on(run, *said)
-        run.said.clear()
-        if run.client in self._clients.gone:
-            self._out.tell(run, kinds.GONE)
+    def deliver_pending(self, run: Run) -> None:
+        """A worker has a run now: send it the client's messages that waited, and whether the client is gone."""
+        for message in run.undelivered:
+            self.pass_on(run, *message)
+        run.undelivered.clear()
+        if self._clients.is_gone(run.client):
+            self._out.to_worker(run, kinds.GONE)
 
     def pass_on(self, run: Run, kind: bytes, header_frame: bytes, body: bytes) -> None:
-        """Give a run what its client has sent for it; a second start would know nothing of that."""
+        """Pass a client's message to its run; a second attempt would not know of it, so there will be none."""
         run.max_attempts = run.attempts
-        self._out.tell(run, kind, header_frame, body)
+        self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
         """Have a run's messages sent again, from `seq` `start` on."""
-        if run.state is RequestState.QUEUED or run.terminal is not None or not run.takes_slot:
+        if run.state is RunState.QUEUED or run.terminal is not None or not run.takes_slot:
             body = pack({"from": start, "gap": False, "open_calls": []})
             self._out.send(run.client, kinds.RESUMED, run.id, body)
             if run.terminal is not None:
                 self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
         elif run.worker is None:  # its messages are on their way to another worker
-            run.said = [(kinds.RESUME, header_frame, b"")]
-        elif run.worker in self.workers:
-            self._out.tell(run, kinds.RESUME, header_frame, b"")
+            run.undelivered = [(kinds.RESUME, header_frame, b"")]
+        elif run.worker in self._workers:
+            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
         else:
             self._out.error(run.client, run.id, _messages_are_gone())
 
@@ -163,26 +152,26 @@ class Runs:
     def ended(self, worker: bytes, key: RunKey, kind: bytes, now: float) -> None:
         """A worker's terminal message was relayed."""
         run = self._runs.get(key)
-        if run is None or run.worker != worker or run.state is RequestState.ENDED:
+        if run is None or run.worker != worker or run.state is RunState.ENDED:
             return
         if kind == kinds.COMPLETE:
             self.quarantine.acquit(run.digest)
-        run.step(RequestEvent.TERMINAL)
+        run.step(RunEvent.TERMINAL)
         self._release(run, now)
-        pool = self.pool(run)
+        pool = self._workers.pool_of(run)
         pool.mean_seconds += 0.1 * (now - run.started - pool.mean_seconds)
         self.dispatch(pool, now)
 
-    def ask_to_end(self, run: Run, reason: str) -> None:
+    def ask_to_end(self, run: Run, reason: EndReason) -> None:
         """Ask a run's worker to end it, once."""
-        if run.state is RequestState.RUNNING:
+        if run.state is RunState.RUNNING:
             assert run.worker is not None
-            run.step(RequestEvent.ASK_TO_END)
+            run.step(RunEvent.ASK_TO_END)
             self._out.end(run.worker, run.key, reason)
 
     def end_queued(self, run: Run, error: AxonError, now: float) -> None:
         """End a run that waits."""
-        self.pool(run).queue_of(run).remove(run)
+        self._workers.pool_of(run).queue_of(run).remove(run)
         self._end(run, error, now)
 
     def end_all(self, pool: Pool, why: Callable[[Pool], AxonError], now: float) -> None:
@@ -192,16 +181,17 @@ class Runs:
                 self._end(queue.pop(), why(pool), now)
 
     def abandon(self, known: Client, now: float) -> None:
-        """End a client's runs, but for those that it wants kept."""
+        """End a client's runs, except for those that it wants kept."""
         for run in [run for run in known.open.values() if not run.keep]:
-            if run.state is RequestState.QUEUED:
+            if run.state is RunState.QUEUED:
                 self.end_queued(run, RunEndedError("cancelled", "its client went away"), now)
             else:
-                self.ask_to_end(run, "client_gone")
+                self.ask_to_end(run, EndReason.CLIENT_GONE)
 
-    def _end(self, run: Run, error: AxonError, now: float, event: RequestEvent = RequestEvent.TERMINAL) -> None:
-        """End a run that no worker holds: without `seq`, and the terminal is kept for who asks again."""
+    def _end(self, run: Run, error: AxonError, now: float, event: RunEvent = RunEvent.TERMINAL) -> None:
+        """End a run that no worker has: the terminal message has no `seq`, and is kept for replay."""
         run.step(event)
+        self._relay.forget(run.key)
         error.details["by"] = "broker"
         run.terminal = error_body(error)
         self._release(run, now)
@@ -212,105 +202,109 @@ class Runs:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
         run.body = run.header_frame = b""
         self._out.dequeued(run)
-        for kind, *_ in run.said:
+        for kind, *_ in run.undelivered:
             error = RequestError("invalid_request", "the run has ended")
             self._out.refuse(run.client, run.id, kind, error)
-        run.said.clear()
-        if run.worker is not None and (worker := self.workers.get(run.worker)) is not None:
-            worker.release(run)
-            self.offer(worker)
+        run.undelivered.clear()
+        self._workers.release(run)
         self._clients.closed(run)
         if run.kind == kinds.DESCRIBE:
             self._forget(run)
             return
         self._ended.append((now + limits.RESUME_WINDOW, run))
-        if len(self._ended) > limits.REMEMBERED_RUNS:
+        if len(self._ended) > ENDED_RUNS_KEPT:
             self._forget(self._ended.popleft()[1])
-            self.complete_since = now
+            self._recovery.run_forgotten(now)
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
-            if run.said:  # who asked for its messages waited for a worker to have them
+            if run.undelivered:  # a `resume` that waited for a successor to have the messages
                 self._out.error(run.client, run.id, _messages_are_gone())
 
     # --- workers that come and go ------------------------------------------------------------------
 
-    def adopt(self, worker: Worker, held: Mapping[str, Any], now: float) -> None:
-        """Take up a run that a worker holds: from before this broker, or out of another worker's hands.
+    def adopt(self, worker: Worker, held: Held, now: float) -> None:
+        """Take over a run that a worker holds: one of an earlier broker, or one from a handover file.
 
-        Raises:
-            KeyError: The entry lacks something.
+        Three cases: the run is unknown here; a request with its id waits, sent again by its client because the answer
+        got lost, and turns out to be this run; or it is known as another worker's, or as ended.
         """
-        key = held["client"], held["id"]
+        key = held.client, held.id
         run = self._runs.get(key)
         if run is None:
-            run = self._runs[key] = Run(*key, kind=held["kind"].encode(), digest=held["digest"], keep=held["keep"])
-        elif run.state is RequestState.QUEUED:
-            self.pool(run).queue_of(run).remove(run)
+            run = Run(client=held.client, id=held.id, kind=held.kind.encode(), digest=held.digest, keep=held.keep)
+            self._runs[key] = run
+        elif run.state is RunState.QUEUED:
+            self._workers.pool_of(run).queue_of(run).remove(run)
             self._out.send(run.client, kinds.ACCEPTED, run.id, DUPLICATE[True])
-            run.said.append((kinds.RESUME, FROM_START, b""))
+            run.undelivered.append((kinds.RESUME, FROM_START, b""))
         else:
-            self._second_holder(run, worker, held["ended"])
+            self._second_holder(run, worker, held.ended)
             return
         self._out.dequeued(run)
-        run.step(RequestEvent.DISPATCH)
-        run.worker, run.started, run.deadline = worker.identity, now, held["deadline"]
-        run.attempts = run.max_attempts  # what became of it before is not known
-        if held["ended"]:
-            resumes = [each for each in run.said if each[0] == kinds.RESUME]
-            run.said = [each for each in run.said if each[0] != kinds.RESUME]
-            run.step(RequestEvent.TERMINAL)
-            self._release(run, now)
-            for each in resumes:
-                self._out.tell(run, *each)
-            return
+        run.step(RunEvent.DISPATCH)
+        run.worker, run.started, run.deadline = worker.routing_id, now, held.deadline
+        run.attempts = run.max_attempts  # how many there were is not known: there will be no other
+        if held.ended:
+            self._adopt_ended(run, now)
+        else:
+            self._adopt_open(run, worker)
+
+    def _adopt_ended(self, run: Run, now: float) -> None:
+        resumes = [each for each in run.undelivered if each[0] == kinds.RESUME]
+        run.undelivered = [each for each in run.undelivered if each[0] != kinds.RESUME]
+        run.step(RunEvent.TERMINAL)
+        self._release(run, now)
+        for each in resumes:
+            self._out.to_worker(run, *each)
+
+    def _adopt_open(self, run: Run, worker: Worker) -> None:
         worker.hold(run)
-        self.offer(worker)
+        self._workers.offer(worker)
         self._clients.opened(run)
-        self.tell_what_was_said(run)
+        self.deliver_pending(run)
         known = self._clients.get(run.client)
         if known is not None and known.state is ClientState.ABANDONED and not run.keep:
-            self.ask_to_end(run, "client_gone")
+            self.ask_to_end(run, EndReason.CLIENT_GONE)
 
     def _second_holder(self, run: Run, worker: Worker, has_ended: bool) -> None:
-        """A worker holds a run that is known already, as another's or as ended."""
-        if run.worker == worker.identity and run.terminal is None:
+        """A worker holds a run that is known already, as another worker's or as ended."""
+        if run.worker == worker.routing_id and run.terminal is None:
             return
         if not has_ended:
-            self.disowned.add((worker.identity, *run.key))
-            self._out.end(worker.identity, run.key, "superseded")
-        elif run.state is RequestState.ENDED and run.terminal is None and run.worker not in self.workers:
-            self._move(run, worker.identity)
+            self._relay.disown(worker.routing_id, run.key)
+            self._out.end(worker.routing_id, run.key, EndReason.SUPERSEDED)
+        elif run.state is RunState.ENDED and run.terminal is None and run.worker not in self._workers:
+            self._move(run, worker.routing_id)
 
-    def hand_over(self, old: bytes | None, heir: bytes | None) -> None:
-        """The ended runs of a worker that goes are another's now.
+    def hand_over(self, old: bytes | None, successor: bytes | None) -> None:
+        """The ended runs of a leaving worker are its successor's now.
 
         Args:
-            old: Who had them; None: nobody, since it went before there was an heir.
-            heir: Who has them; None: nobody yet.
+            old: Routing id of the worker that had them; None: no worker, since it left before there was a successor.
+            successor: Routing id of the worker that has them; None: no worker yet.
         """
         for run in self._runs.values():
-            if run.worker == old and run.state is RequestState.ENDED and run.terminal is None:
-                self._move(run, heir)
+            if run.worker == old and run.state is RunState.ENDED and run.terminal is None:
+                self._move(run, successor)
 
-    def has_left(self, worker: bytes) -> bool:
-        """Whether ended runs are a worker's still, which goes."""
+    def are_kept_by(self, worker: bytes) -> bool:
+        """Whether a leaving worker still has the messages of ended runs."""
         return any(run.worker == worker and run.terminal is None for run in self._runs.values())
 
-    def _move(self, run: Run, heir: bytes | None) -> None:
-        run.worker = heir
-        if heir is not None:
-            for said in run.said:
-                self._out.tell(run, *said)
-            run.said.clear()
+    def _move(self, run: Run, successor: bytes | None) -> None:
+        run.worker = successor
+        if successor is not None:
+            for message in run.undelivered:
+                self._out.to_worker(run, *message)
+            run.undelivered.clear()
 
-    def lose(self, worker: Worker, relayed: Container[RunKey], now: float) -> None:
-        """A worker is lost, and its runs with it, but for those that may be started again.
+    def lose(self, worker: Worker, now: float) -> None:
+        """A worker is lost, and its runs with it, except for those that may be started again.
 
         Args:
             worker: Already out of its pool.
-            relayed: Runs of which something went to the client.
             now: The time.
         """
         lost = list(worker.runs.values())
@@ -318,28 +312,28 @@ class Runs:
             for digest in {run.digest for run in lost if run.takes_slot}:
                 self.quarantine.strike(digest, now)
         for run in lost:
-            if run.state is RequestState.RUNNING and run.attempts < run.max_attempts and run.key not in relayed:
+            may_retry = run.state is RunState.RUNNING and run.attempts < run.max_attempts
+            if may_retry and not self._relay.was_relayed(run.key):
                 self._try_again(run, now)
             else:
                 error = RunEndedError("worker_lost", f"the worker {worker.name} died while it ran this")
-                self._end(run, error, now, RequestEvent.LOSE)
-        self.disowned.difference_update([entry for entry in self.disowned if entry[0] == worker.identity])
+                self._end(run, error, now, RunEvent.LOSE)
         self.dispatch_all(now)
 
     def _try_again(self, run: Run, now: float) -> None:
         if self.quarantine.seconds_left(run.digest, now):
-            self._end(run, self.quarantined(run.digest, now), now, RequestEvent.LOSE)
+            self._end(run, self.quarantined(run.digest, now), now, RunEvent.LOSE)
             return
-        run.step(RequestEvent.REQUEUE)
+        run.step(RunEvent.REQUEUE)
         run.worker = None
         run.suspect = self.quarantine.suspects(run.digest, now)
-        self.pool(run).queue_of(run).push_front(run)
+        self._workers.pool_of(run).queue_of(run).push_front(run)
         self._watch_deadline(run)
 
     def quarantined(self, digest: bytes, now: float) -> AxonError:
         """The error for a request of which workers died."""
         left = self.quarantine.seconds_left(digest, now)
-        message = f"{limits.STRIKES} workers died while they ran this request; it is refused for {left:.0f} s more"
+        message = f"{STRIKES} workers died while they ran this request; it is refused for {left:.0f} s more"
         return RunEndedError("quarantined", message, {"retry_after_ms": int(left * 1000)})
 
     # --- time --------------------------------------------------------------------------------------
@@ -352,23 +346,19 @@ class Runs:
         """End what waited too long, and forget what ended long ago."""
         while self._deadlines and self._deadlines[0][0] <= now:
             run = heapq.heappop(self._deadlines)[2]
-            if run.state is RequestState.QUEUED:
+            if run.state is RunState.QUEUED:
                 self.end_queued(run, too_late(), now)
         while self._ended and self._ended[0][0] <= now:
             self._forget(self._ended.popleft()[1])
-        for pool in self.all_pools():
-            if not pool.workers and now - pool.empty_since > limits.NO_WORKER_GRACE:
+        for pool in self._workers.all_pools():
+            if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
         self.quarantine.tidy(now)
-        if self._was_queued and now >= self._was_queued_until:
-            for key in self._was_queued:
-                self._out.forgotten(key)
-            self._was_queued.clear()
 
     def _watch_deadline(self, run: Run) -> None:
         heapq.heappush(self._deadlines, (run.deadline, next(self._order), run))
-        if len(self._deadlines) > 2 * sum(pool.waiting for pool in self.all_pools()) + 1000:
-            self._deadlines = [entry for entry in self._deadlines if entry[2].state is RequestState.QUEUED]
+        if len(self._deadlines) > 2 * sum(pool.waiting for pool in self._workers.all_pools()) + 1000:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is RunState.QUEUED]
             heapq.heapify(self._deadlines)
 
 
@@ -381,7 +371,7 @@ FROM_START: Final = pack({"from": 1})
 def no_worker(pool: Pool) -> AxonError:
     """The error for what waits in a pool without workers."""
     message = f"no worker serves {pool.mode}; see `axon-zmq status`"
-    return UnavailableError("no_worker", message, {"retry_after_ms": int(limits.NO_WORKER_GRACE * 1000)})
+    return UnavailableError("no_worker", message, {"retry_after_ms": int(NO_WORKER_GRACE_S * 1000)})
 
 
 def too_late() -> AxonError:

@@ -1,17 +1,17 @@
-"""Life cycles of a request, of a worker and of a client's connection, as transition tables.
+"""Life cycles of a run, of a worker and of a client's connection, as transition tables.
 
-A **request** is queued, then held by one worker, then ended; who ends it is whoever holds it. While
-queued that is the broker; once dispatched it is the worker, and the broker can only ask. It is taken
-back from a worker only when that worker is lost. An ended request is remembered for the resume window,
-so that a repeated id finds it, and then forgotten.
+A **run** is queued, then executed by one worker, then ended. A run is ended only by the process that owns it: the
+broker while it is queued, its worker once it was dispatched; then the broker can only ask. It is taken back from a
+worker only if that worker is lost. An ended run is remembered for the resume window, so that a repeated id finds it,
+and then forgotten.
 
-A **worker** is ready from its first message, and leaving once it has said that it takes no more. One that
-hangs is killed; one of which supervisord's side says that its process has ended is exited. Whichever way
-it went, it is lost only when its link is down and everything that it had sent was read.
+A **worker** is ready from its first message, and leaving once it has said that it takes no more runs. A worker that
+hangs is killed; one whose process has ended, as supervisord's side reports, is exited. Whatever happened before, a
+worker is lost only when its link is down and everything that it had sent was read.
 
-A **client** is active while it has unfinished requests. It is gone when a send finds no such peer, and
-abandoned when it was gone for the grace period: then `on_disconnect` has decided over its runs. The next
-message from it, or to it, brings it back.
+A **client** is active while it has unfinished runs. It is gone when a send finds no such peer, and abandoned when it
+was gone for the grace period: `on_disconnect` has then decided about its runs. The next message from it, or to it,
+brings it back.
 
 `docs/states.md` shows the tables as pictures, drawn from here.
 """
@@ -23,8 +23,8 @@ from enum import Enum
 from typing import Final, TypeVar
 
 
-class RequestState(Enum):
-    """Where a request is."""
+class RunState(Enum):
+    """Where a run is."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -33,8 +33,8 @@ class RequestState(Enum):
     ENDED = "ended"
 
 
-class RequestEvent(Enum):
-    """What can happen to a request."""
+class RunEvent(Enum):
+    """What can happen to a run."""
 
     DISPATCH = "dispatch"
     ASK_TO_END = "ask to end"
@@ -97,15 +97,15 @@ class IllegalTransitionError(RuntimeError):
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 
-REQUEST: Final[Mapping[tuple[RequestState, RequestEvent], RequestState]] = {
-    (RequestState.QUEUED, RequestEvent.DISPATCH): RequestState.RUNNING,
-    (RequestState.QUEUED, RequestEvent.TERMINAL): RequestState.ENDED,
-    (RequestState.RUNNING, RequestEvent.ASK_TO_END): RequestState.ENDING,
-    (RequestState.RUNNING, RequestEvent.TERMINAL): RequestState.ENDED,
-    (RequestState.RUNNING, RequestEvent.REQUEUE): RequestState.QUEUED,
-    (RequestState.RUNNING, RequestEvent.LOSE): RequestState.ENDED,
-    (RequestState.ENDING, RequestEvent.TERMINAL): RequestState.ENDED,
-    (RequestState.ENDING, RequestEvent.LOSE): RequestState.ENDED,
+RUN: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
+    (RunState.QUEUED, RunEvent.DISPATCH): RunState.RUNNING,
+    (RunState.QUEUED, RunEvent.TERMINAL): RunState.ENDED,
+    (RunState.RUNNING, RunEvent.ASK_TO_END): RunState.ENDING,
+    (RunState.RUNNING, RunEvent.TERMINAL): RunState.ENDED,
+    (RunState.RUNNING, RunEvent.REQUEUE): RunState.QUEUED,
+    (RunState.RUNNING, RunEvent.LOSE): RunState.ENDED,
+    (RunState.ENDING, RunEvent.TERMINAL): RunState.ENDED,
+    (RunState.ENDING, RunEvent.LOSE): RunState.ENDED,
 }
 WORKER: Final[Mapping[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (WorkerState.READY, WorkerEvent.READY): WorkerState.READY,

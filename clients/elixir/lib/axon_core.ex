@@ -37,16 +37,26 @@ defmodule AxonCore do
   # Messages that may be on their way to who reads a lazy stream.
   @window 64
 
-  @doc "Runs an agent once, without a conversation, and waits: pydantic-ai's `Agent.run`."
+  @doc """
+  Runs an agent once, without a conversation, and waits: pydantic-ai's `Agent.run`.
+
+  #{AxonCore.Options.docs(:run)}
+  """
   @spec run(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
   def run(connection, agent, prompt, options \\ []), do: once(connection, "run", agent, prompt, options)
 
-  @doc "The same in a process of its own thread: pydantic-ai's `Agent.run_sync`, for agents with blocking code."
+  @doc """
+  The same in a thread of its own: pydantic-ai's `Agent.run_sync`, for agents with blocking code.
+
+  Options are those of `run/4`.
+  """
   @spec run_sync(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
   def run_sync(connection, agent, prompt, options \\ []), do: once(connection, "run_sync", agent, prompt, options)
 
   @doc """
   Starts a streamed run; its messages come to the caller, or to `to`.
+
+  Options are those of `run/4`, and `to`: a pid or the name of a process.
 
   With `credit: n` at most `n` chunks and logs are on their way, and the model is not read further, until `took/2` says that
   some were dealt with; `await/2` and the lazy `stream/4` say so by themselves.
@@ -59,6 +69,8 @@ defmodule AxonCore do
   @doc """
   A streamed run as a lazy stream: of `AxonCore.Chunk`s and whatever else comes, and of the `AxonCore.Result` at its end.
 
+  Options are those of `run/4`.
+
   It begins when it is read, and goes on as it is read: a reader who stops for a while makes the model stop. At most
   `credit` messages (#{@window} where left out) are on their way. A run that fails raises its `AxonCore.Error`; a reader
   who stops for good cancels it.
@@ -68,13 +80,18 @@ defmodule AxonCore do
     lazily(options, &run_stream(connection, agent, prompt, &1))
   end
 
-  @doc "Calls one Python tool, without a model. Options: `agent`, `deps`, and a request's header."
+  @doc """
+  Calls one Python tool, without a model.
+
+  #{AxonCore.Options.docs(:call_tool)}
+  """
   @spec call_tool(GenServer.server(), String.t(), map, keyword) :: outcome
   def call_tool(connection, tool, args \\ %{}, options \\ []) do
     wait_for(options, fn options ->
-      {more, options} = Keyword.split(options, [:agent, :deps])
-      body = Map.merge(%{tool: tool, args: args}, Map.new(more))
-      Connection.request(connection, "call_tool", body, options)
+      with {:ok, options} <- Options.validate(options, :call_tool) do
+        {more, options} = Keyword.split(options, [:agent, :deps])
+        Connection.request(connection, "call_tool", Map.merge(%{tool: tool, args: args}, Map.new(more)), options)
+      end
     end)
   end
 
@@ -164,7 +181,7 @@ defmodule AxonCore do
   @doc false
   @spec wait_for(keyword, start) :: {:ok, Result.t() | map} | {:error, Error.t()}
   def wait_for(options, start) do
-    with :ok <- check_mine(options), {:ok, handle} <- start.(options), do: await(handle)
+    with :ok <- check_own(options), {:ok, handle} <- start.(options), do: await(handle)
   end
 
   @doc false
@@ -184,23 +201,23 @@ defmodule AxonCore do
   end
 
   defp begin(options, start) do
-    with :ok <- check_mine(options), {:ok, handle} <- start.(Keyword.put_new(options, :credit, @window)) do
+    with :ok <- check_own(options), {:ok, handle} <- start.(with_credit(options)) do
       {handle, Process.monitor(handle.connection)}
     end
   end
 
+  # What is no keyword list is refused by `start`.
+  defp with_credit(options) do
+    if Keyword.keyword?(options), do: Keyword.put_new(options, :credit, @window), else: options
+  end
+
+  @doc false
   # Who waits for a run, or reads it, is who hears of it.
-  defp check_mine(options) do
-    cond do
-      not Keyword.keyword?(options) ->
-        {:error, Options.no_options(options)}
-
-      Keyword.has_key?(options, :to) ->
-        {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")}
-
-      true ->
-        :ok
-    end
+  @spec check_own(keyword) :: :ok | {:error, Error.t()}
+  def check_own(options) do
+    if Keyword.keyword?(options) and Keyword.has_key?(options, :to),
+      do: {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")},
+      else: :ok
   end
 
   defp next(:ended), do: {:halt, :ended}

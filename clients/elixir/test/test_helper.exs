@@ -1,3 +1,4 @@
+_ = Application.ensure_all_started(:telemetry)
 # What needs the daemon is left out where the packages that it is reached with are not there: it says so and counts.
 missing = for package <- [:chumak, Msgpax.Packer], not Code.ensure_loaded?(package), do: inspect(package)
 erlzmq = if Code.ensure_loaded?(:erlzmq), do: [], else: [erlzmq: true]

@@ -11,37 +11,12 @@ defmodule AxonCore.Agent do
         tools: [weather_tool]
       )
 
-  | field | |
-  |---|---|
-  | `registered` | the name of a registered agent; the next four rows are then the daemon's |
-  | `name` `model` `instructions` `system_prompt` | as pydantic-ai's |
-  | `output_schema` `output_mode` | a JSON Schema of the result, and how the model is asked for it: `:tool`, `:native`, `:prompted` |
-  | `model_settings` `retries` | as pydantic-ai's |
-  | `toolsets` | names of toolsets that the operator has registered |
-  | `output` | instead of `output_schema`: what `AxonCore.SchemaUtils.to_json_schema/1` takes. A struct's module makes results that struct |
-  | `tools` | of this application: `AxonCore.Tool`s |
-  | `deps` | for the tools of a registered agent |
-  | `usage_limits` | pydantic-ai's, such as `%{request_limit: 3}` |
+  #{AxonCore.Options.docs(:agent)}
   """
 
-  alias AxonCore.{Error, SchemaUtils, ToolUtils}
+  alias AxonCore.{Error, Options, SchemaUtils, ToolUtils}
 
-  defstruct [
-    :registered,
-    :name,
-    :model,
-    :instructions,
-    :system_prompt,
-    :output_schema,
-    :output_mode,
-    :model_settings,
-    :retries,
-    :output,
-    :deps,
-    :usage_limits,
-    toolsets: [],
-    tools: []
-  ]
+  defstruct Options.fields(:agent)
 
   @type t :: %__MODULE__{
           registered: String.t() | nil,
@@ -66,16 +41,14 @@ defmodule AxonCore.Agent do
   @doc "An agent. Raises `AxonCore.Error` (`:invalid_argument`) where an option is unknown or does not go with another."
   @spec new(String.t() | keyword | map, keyword) :: t
   def new(registered_or_options, options \\ [])
-  def new(registered, options) when is_binary(registered), do: new([{:registered, registered} | options], [])
+
+  def new(registered, options) when is_binary(registered) and is_list(options),
+    do: new([{:registered, registered} | options], [])
 
   def new(options, []) do
-    options = Map.new(options)
-    agent = struct(__MODULE__, options)
-
-    case Map.keys(options) -- Map.keys(agent) do
-      [] -> checked(%{agent | tools: ToolUtils.tools(agent.tools)})
-      [unknown | _] -> raise Error.new(:invalid_argument, "an agent has no #{inspect(unknown)}")
-    end
+    options = if is_map(options) and not is_struct(options), do: Map.to_list(options), else: options
+    agent = struct!(__MODULE__, Options.validate!(options, :agent))
+    checked(%{agent | tools: ToolUtils.tools(agent.tools)})
   end
 
   @doc """
@@ -88,7 +61,9 @@ defmodule AxonCore.Agent do
   def of(registered) when is_binary(registered), do: new(registered)
 
   def of(other) do
-    text = "#{inspect(other, limit: 5)} is no agent: write AxonCore.Agent.new(…), or the name of a registered one"
+    text =
+      "invalid agent: expected an AxonCore.Agent, or the name of a registered agent, got: #{inspect(other, limit: 5)}"
+
     raise Error.new(:invalid_argument, text)
   end
 

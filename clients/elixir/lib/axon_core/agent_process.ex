@@ -4,32 +4,25 @@ defmodule AxonCore.AgentProcess do
 
       {AxonCore.AgentProcess, name: MyApp.Support, connection: MyApp.Axon, agent: AxonCore.Agent.new("support")}
 
-  | option | |
-  |---|---|
-  | `agent` | an `AxonCore.Agent`, or the name of a registered one |
-  | `connection` | the `AxonCore.Connection` |
-  | `name` | as of any GenServer |
-  | `history` | `true` (where left out): each run goes on from those before. `false`: each stands alone |
-  | `message_history` | where the conversation begins: messages of an earlier one |
+  #{AxonCore.Options.docs(:agent_process)}
 
   With a history, runs follow one another: one that is started while another is under way waits for its end. Without, any
   number goes on at a time. What failed or was cancelled leaves the conversation as it was.
 
-  Options of a run are those of the request (`message_history`, `tools`, `deps`, `model`, `model_settings`,
-  `usage_limits`, `retries`, `output_schema`, `output_mode`, `deferred_tool_results`, `events`, `log`, `metadata`), of its
-  header (`timeout_ms`, `max_attempts`, `credit`, `on_disconnect`, `traceparent`, `tracestate`, `ack`), and for
-  `run_stream` without `each` `to`: who hears of it, the caller where left out.
+  ## Options of a run
+
+  #{AxonCore.Options.docs(:agent_run_stream)}
+
+  `to` and `each` are for `run_stream/3`, each without the other.
 
   A run that ends with `deferred` is gone on with by `run(agent, nil, deferred_tool_results: %{approvals: …})`.
   """
 
   use GenServer
 
-  alias AxonCore.{Agent, Connection, Error, Handle, Options, Result, SchemaUtils}
+  alias AxonCore.{Agent, Connection, Error, Handle, Options, Result, ToolUtils}
 
-  @of_the_body ~w(message_history tools deferred_tool_results output_schema output_mode deps model model_settings
-                  usage_limits retries events log metadata)a
-  @own ~w(agent connection name history message_history)a
+  @of_the_body Options.body()
 
   @type option ::
           {:agent, Agent.t() | String.t()}
@@ -40,7 +33,11 @@ defmodule AxonCore.AgentProcess do
 
   @doc "Starts an agent's process."
   @spec start_link([option]) :: GenServer.on_start()
-  def start_link(options), do: GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
+  def start_link(options) do
+    with {:ok, options} <- Options.validate(options, :agent_process) do
+      GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
+    end
+  end
 
   @doc false
   def child_spec(options) do
@@ -62,9 +59,11 @@ defmodule AxonCore.AgentProcess do
   """
   @spec run_stream(GenServer.server(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()} | AxonCore.outcome()
   def run_stream(agent, prompt, options \\ []) do
-    case Keyword.pop(options, :each) do
-      {nil, options} -> start(agent, "run_stream", prompt, options)
-      {each, options} -> options |> AxonCore.events(&start(agent, "run_stream", prompt, &1)) |> consume(each)
+    with {:ok, options} <- Options.validate(options, :agent_run_stream) do
+      case Keyword.pop(options, :each) do
+        {nil, options} -> start(agent, "run_stream", prompt, options)
+        {each, options} -> options |> AxonCore.events(&start(agent, "run_stream", prompt, &1)) |> consume(each)
+      end
     end
   end
 
@@ -74,12 +73,19 @@ defmodule AxonCore.AgentProcess do
     AxonCore.lazily(options, &start(agent, "run_stream", prompt, &1))
   end
 
-  @doc "Calls one Python tool of the agent's, without a model. Options: `deps`, and a request's header."
+  @doc """
+  Calls one Python tool of the agent's, without a model.
+
+  #{AxonCore.Options.docs(:agent_call_tool)}
+  """
   @spec call_tool(GenServer.server(), String.t(), map, keyword) :: AxonCore.outcome()
   def call_tool(agent, tool, args \\ %{}, options \\ []) do
-    {connection, of} = GenServer.call(agent, :who)
-    of = if of.registered, do: [agent: of.registered], else: []
-    AxonCore.call_tool(connection, tool, args, of ++ options)
+    with :ok <- AxonCore.check_own(options),
+         {:ok, options} <- Options.validate(options, :agent_call_tool) do
+      {connection, of} = GenServer.call(agent, :who)
+      of = if of.registered, do: [agent: of.registered], else: []
+      AxonCore.call_tool(connection, tool, args, of ++ options)
+    end
   end
 
   @doc "Asks a run to end; its own last message says how it did."
@@ -98,12 +104,20 @@ defmodule AxonCore.AgentProcess do
   @spec start_run(GenServer.server(), String.t(), Agent.t() | String.t(), term, keyword, pid | nil) ::
           {:ok, Handle.t()} | {:error, Error.t()}
   def start_run(connection, kind, agent, prompt, options, observer \\ nil) do
-    :ok = Options.check(options, @of_the_body ++ Connection.options(), "a run")
+    with {:ok, options} <- Options.validate(options, :run_stream),
+         {:ok, body, own} <- request(agent, prompt, options) do
+      {_of_the_body, options} = Keyword.split(options, @of_the_body)
+      Connection.request(connection, kind, body, [observer: observer] ++ own ++ options)
+    end
+  end
+
+  # What cannot be sent is the mistake of who asked: `Agent.of/1` and `Agent.request/3` raise an error that says so.
+  defp request(agent, prompt, options) do
     agent = Agent.of(agent)
-    {of_the_body, options} = Keyword.split(options, @of_the_body)
-    {body, functions} = Agent.request(agent, prompt, Map.new(of_the_body))
-    cast = if agent.output != nil and of_the_body[:output_schema] == nil, do: &SchemaUtils.cast(&1, agent.output)
-    Connection.request(connection, kind, body, [functions: functions, cast: cast, observer: observer] ++ options)
+    of_the_body = options |> Keyword.take(@of_the_body) |> Map.new()
+    {body, functions} = Agent.request(agent, prompt, of_the_body)
+    output = if of_the_body[:output_schema] == nil, do: agent.output
+    {:ok, body, functions: functions, output: output}
   rescue
     error in Error -> {:error, error}
   end
@@ -112,8 +126,22 @@ defmodule AxonCore.AgentProcess do
     AxonCore.wait_for(options, &start(agent, kind, prompt, &1))
   end
 
+  # The options are checked, and tools are made of them, in the process of the caller: the agent's process gets only data
+  # that it can send.
   defp start(agent, kind, prompt, options) do
-    GenServer.call(agent, {:start, kind, prompt, Keyword.put_new(options, :to, self())}, :infinity)
+    with {:ok, options} <- Options.validate(options, :run_stream),
+         {:ok, options} <- with_tools(options) do
+      GenServer.call(agent, {:start, kind, prompt, Keyword.put_new(options, :to, self())}, :infinity)
+    end
+  end
+
+  defp with_tools(options) do
+    if options[:tools],
+      do: {:ok, Keyword.update!(options, :tools, &ToolUtils.tools/1)},
+      else: {:ok, options}
+  rescue
+    # A tool's options may be wrong, as `ToolUtils.tools/1` says.
+    error in Error -> {:error, error}
   end
 
   defp consume(events, each) do
@@ -127,13 +155,11 @@ defmodule AxonCore.AgentProcess do
 
   @impl true
   def init(options) do
-    :ok = Options.check(options, @own, "an agent's process")
-    agent = options |> Keyword.fetch!(:agent) |> Agent.of()
-    history = if Keyword.get(options, :history, true), do: Keyword.get(options, :message_history, []), else: :off
-    connection = Keyword.fetch!(options, :connection)
-    {:ok, %{agent: agent, connection: connection, history: history, running: nil, waiting: :queue.new()}}
-  rescue
-    error in Error -> {:stop, error}
+    history = if options[:history], do: options[:message_history], else: :off
+    connection = options[:connection]
+
+    {:ok,
+     %{agent: Agent.of(options[:agent]), connection: connection, history: history, running: nil, waiting: :queue.new()}}
   end
 
   @impl true
@@ -194,12 +220,9 @@ defmodule AxonCore.AgentProcess do
   defp try_to_start(state, kind, prompt, options, observer) do
     start_run(state.connection, kind, state.agent, prompt, options, observer)
   catch
-    :exit, {reason, _call} ->
+    :exit, {reason, {GenServer, :call, _args}} ->
       text = "there is no connection #{inspect(state.connection)}, or it has just died: #{inspect(reason, limit: 5)}"
       {:error, Error.new(:no_connection, text)}
-
-    :error, fault ->
-      {:error, Error.new(:invalid_argument, Exception.message(Exception.normalize(:error, fault)))}
   end
 
   defp next(state) do

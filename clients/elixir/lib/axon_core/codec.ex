@@ -7,7 +7,24 @@ defmodule AxonCore.Codec do
   keys, and bytes as `Msgpax.Bin`, so that messages can be sent back as they are.
   """
 
+  alias AxonCore.Error
+
   @type frames :: [binary]
+
+  @doc "Whether msgpack can be read and written: the error that names the missing package if not."
+  @spec check() :: :ok | {:error, Error.t()}
+
+  # `ensure_compiled` is `ensure_loaded?` that also waits for a module of this project, as the tests' double is one.
+  if match?({:module, _msgpax}, Code.ensure_compiled(Msgpax)) do
+    def check, do: :ok
+    defp to_msgpack(term), do: Msgpax.pack!(term, iodata: false)
+    defp from_msgpack(binary), do: Msgpax.unpack(binary, binary: true)
+  else
+    def check, do: {:error, missing()}
+    defp to_msgpack(_term), do: raise(missing())
+    defp from_msgpack(_binary), do: raise(missing())
+    defp missing, do: Error.missing_package("AxonCore.Codec", ~s({:msgpax, "~> 2.4"}))
+  end
 
   @doc "Bytes, for images and the like."
   @spec bytes(binary) :: struct
@@ -24,14 +41,14 @@ defmodule AxonCore.Codec do
 
   @doc "The same of a map that is plain already."
   @spec pack_plain(map) :: binary
-  def pack_plain(map), do: Msgpax.pack!(map, iodata: false)
+  def pack_plain(map), do: to_msgpack(map)
 
   @doc "A map out of msgpack; an empty frame is an empty map."
   @spec unpack(binary) :: {:ok, map} | :error
   def unpack(""), do: {:ok, %{}}
 
   def unpack(packed) do
-    case Msgpax.unpack(packed, binary: true) do
+    case from_msgpack(packed) do
       {:ok, map} when is_map(map) -> {:ok, map}
       _other -> :error
     end
@@ -59,7 +76,7 @@ defmodule AxonCore.Codec do
   """
   @spec parse(frames) :: {:ok, {String.t(), binary, map}} | :error
   def parse([single]) do
-    case Msgpax.unpack(single, binary: true) do
+    case from_msgpack(single) do
       {:ok, [kind, %{data: id}, body]} when is_binary(kind) and is_map(body) -> {:ok, {kind, id, body}}
       _other -> :error
     end
@@ -79,7 +96,21 @@ defmodule AxonCore.Codec do
   Raises `AxonCore.Error` (`:invalid_argument`) with the JSON pointer of what it cannot.
   """
   @spec plain(term) :: term
-  def plain(term), do: plain(term, [])
+  def plain(term) do
+    case to_plain(term) do
+      {:ok, plain} -> plain
+      {:error, error} -> raise error
+    end
+  end
+
+  @doc "The same, with the error returned."
+  @spec to_plain(term) :: {:ok, term} | {:error, Error.t()}
+  def to_plain(term) do
+    {:ok, plain(term, [])}
+  catch
+    # Thrown by `refuse/2`, out of any depth.
+    {:refused, %Error{} = error} -> {:error, error}
+  end
 
   defp plain(%{__struct__: Msgpax.Bin} = bytes, _path), do: bytes
   defp plain(%DateTime{} = time, _path), do: time
@@ -121,7 +152,7 @@ defmodule AxonCore.Codec do
 
   @spec refuse([String.t() | non_neg_integer], String.t()) :: no_return
   defp refuse(path, why) do
-    raise AxonCore.Error.new(:invalid_argument, "#{pointer(path)}: #{why}", %{"pointer" => pointer(path)})
+    throw({:refused, Error.new(:invalid_argument, "#{pointer(path)}: #{why}", %{"pointer" => pointer(path)})})
   end
 
   defp pointer(path), do: path |> Enum.reverse() |> Enum.map_join(&"/#{&1}")

@@ -4,13 +4,7 @@ defmodule AxonCore.Connection do
 
       {AxonCore.Connection, name: MyApp.Axon, endpoint: "tcp://127.0.0.1:5570", identity: "my-app-1"}
 
-  | option | |
-  |---|---|
-  | `name` | as of any GenServer |
-  | `endpoint` | `tcp://HOST:PORT`, over IPv4, the daemon's `AXON_FRONTEND`; 127.0.0.1:5570 where left out |
-  | `identity` | who this is to the daemon: ASCII, at most 200 bytes. No two processes may share one. Where left out it is random, and the same for each connection of that name until the VM ends (without a name, for the first such connection, the second, and so on); an application that resumes runs after its own restart names it |
-  | `transport` | `AxonCore.Transport.Chumak` (where left out) or `AxonCore.Transport.Erlzmq` |
-  | `frames` | `:single`: the daemon answers in one frame each, for a transport that tears messages apart, as chumak does over CURVE |
+  #{AxonCore.Options.docs(:connection)}
 
   What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
   the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled. When this process ends
@@ -22,12 +16,10 @@ defmodule AxonCore.Connection do
   use GenServer
   require Logger
 
-  alias AxonCore.{Error, Handle, Options, Run, Session, Telemetry, ToolUtils}
+  alias AxonCore.{Codec, Error, Handle, Options, Run, SchemaUtils, Session, Telemetry, ToolSupervisor, ToolUtils}
+  alias AxonCore.{Transport, UserCode}
 
-  @header ~w(timeout_ms max_attempts ack credit on_disconnect traceparent tracestate)a
-  @options @header ++ ~w(id to)a
-  @more ~w(functions cast observer)a
-  @own ~w(name endpoint identity transport frames)a
+  @header Options.header()
   @tick 1_000
   @soonest 500
   @latest 5_000
@@ -48,40 +40,37 @@ defmodule AxonCore.Connection do
 
   @doc "Starts a connection. It need not find the daemon: requests wait until it does."
   @spec start_link([option]) :: GenServer.on_start()
-  def start_link(options \\ []), do: GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
+  def start_link(options \\ []) do
+    with {:ok, options} <- Options.validate(options, :connection),
+         :ok <- Transport.check(options[:transport]),
+         :ok <- Codec.check() do
+      GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
+    end
+  end
 
   @doc """
   Sends a request; its messages come to the caller, or to the process `to`.
 
-  Options are the header's keys (`timeout_ms`, `max_attempts`, `ack`, `credit`, `on_disconnect`, `traceparent`,
-  `tracestate`), and `id`, `to`, `functions` (of the tools in `body`, by name), `cast` (what makes the result of a
-  `complete`), `observer` (a process that hears `{:axon_ended, ref, event}` before `to` hears of the end).
+  #{AxonCore.Options.docs(:request)}
   """
   @spec request(GenServer.server(), String.t(), map, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def request(connection, kind, body, options \\ []) do
-    :ok = Options.check(options, @options ++ @more, "a request")
-    {header, options} = Keyword.split(options, @header)
-    functions = Keyword.get(options, :functions, %{})
-    id = Keyword.get_lazy(options, :id, fn -> new_id(header[:on_disconnect]) end)
-    run = Run.new(id, kind, Map.new(header), body, functions, now())
-
-    with :ok <- check(id), {:ok, to} <- listener(Keyword.get(options, :to, self())) do
-      GenServer.call(connection, {:start, run, Keyword.put(options, :to, to)}, :infinity)
+    with {:ok, options} <- Options.validate(options, :request),
+         {:ok, to} <- listener(Keyword.get(options, :to, self())),
+         {:ok, run} <- new_run(kind, body, options) do
+      caller = options |> Keyword.take([:output, :cast, :observer]) |> Map.new() |> Map.put(:to, to)
+      GenServer.call(connection, {:start, run, caller}, :infinity)
     end
-  rescue
-    error in Error -> {:error, error}
   end
 
-  @doc false
-  @spec options() :: [atom]
-  def options, do: @options
-
-  @doc false
-  @spec own_options() :: [atom]
-  def own_options, do: @own
-
-  defp check(id) when is_binary(id) and byte_size(id) in 1..64, do: :ok
-  defp check(_id), do: {:error, Error.new(:invalid_argument, "an id is a binary of 1 to 64 bytes")}
+  defp new_run(kind, body, options) do
+    header = options |> Keyword.take(@header) |> Map.new()
+    id = Keyword.get_lazy(options, :id, fn -> new_id(header[:on_disconnect]) end)
+    {:ok, Run.new(id, kind, header, body, options[:functions], now())}
+  rescue
+    # The body holds what cannot be sent, as `Run.new/6` says.
+    error in Error -> {:error, error}
+  end
 
   # One that shall be kept is for whoever goes on with it.
   defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: ours() <> random())
@@ -93,31 +82,31 @@ defmodule AxonCore.Connection do
   end
 
   defp listener(to) do
-    pid = if name?(to), do: GenServer.whereis(to)
+    pid = GenServer.whereis(to)
 
     if is_pid(pid) and (node(pid) != node() or Process.alive?(pid)),
       do: {:ok, pid},
-      else: {:error, Error.new(:invalid_argument, "there is no process #{inspect(to)}")}
+      else:
+        {:error, Error.new(:invalid_argument, "invalid option :to of a request: there is no process #{inspect(to)}")}
   end
-
-  defp name?({:global, _name}), do: true
-  defp name?({:via, module, _name}), do: is_atom(module)
-  defp name?({name, node}), do: is_atom(name) and is_atom(node)
-  defp name?(to), do: is_pid(to) or is_atom(to)
 
   @doc "Asks a request to end; its own last message says how it did."
   @spec cancel(Handle.t()) :: :ok | {:error, :ended}
-  def cancel(handle), do: about(handle, &Run.cancel/1)
+  def cancel(handle), do: ask(handle, {:cancel, handle.ref})
 
-  @doc "Says more to a run under way."
+  @doc "Says more to a run under way. Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent."
   @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
-  def steer(handle, content, priority \\ :asap), do: about(handle, &Run.steer(&1, content, priority))
+  def steer(handle, content, priority \\ :asap) do
+    ask(handle, {:steer, handle.ref, Run.steer_body(content, priority)})
+  end
 
-  @doc "Answers a call that came as `{:tool_call, call}`; any process may."
+  @doc "Answers a call that came as `{:tool_call, call}`; any process may. Raises as `steer/3` does."
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   def answer(handle, call_id, answer) do
-    packed = ToolUtils.packed_answer(answer)
-    about(handle, &Run.answer(&1, call_id, packed))
+    if not (is_binary(call_id) and String.valid?(call_id)),
+      do: raise(Error.new(:invalid_argument, "invalid call_id: expected text in UTF-8, got: #{inspect(call_id)}"))
+
+    ask(handle, {:answer, handle.ref, call_id, ToolUtils.packed_answer(answer)})
   end
 
   @doc "Says that a chunk or a log was dealt with, by its `seq`, so that there is credit for more."
@@ -126,10 +115,10 @@ defmodule AxonCore.Connection do
   def took(handle, seq) when is_integer(seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
 
   # The run of a connection that has died is over, as far as anybody here can hear of it.
-  defp about(handle, what) do
-    with {:raise, error} <- GenServer.call(handle.connection, {:about, handle.ref, what}, :infinity), do: raise(error)
+  defp ask(handle, message) do
+    with {:invalid, error} <- GenServer.call(handle.connection, message, :infinity), do: raise(error)
   catch
-    :exit, _no_connection -> {:error, :ended}
+    :exit, {_reason, {GenServer, :call, _args}} -> {:error, :ended}
   end
 
   @doc false
@@ -138,7 +127,7 @@ defmodule AxonCore.Connection do
   def leave(handle) do
     GenServer.call(handle.connection, {:leave, handle.ref}, :infinity)
   catch
-    :exit, _no_connection -> :ok
+    :exit, {_reason, {GenServer, :call, _args}} -> :ok
   end
 
   # --- the process ---------------------------------------------------------------------------------
@@ -146,54 +135,32 @@ defmodule AxonCore.Connection do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
-    :ok = Options.check(options, @own, "a connection")
-    {host, port} = address(Keyword.get(options, :endpoint, "tcp://127.0.0.1:5570"))
+
+    case ToolSupervisor.start() do
+      {:ok, tools, tasks} -> {:ok, new(options, Process.monitor(tools), tasks), {:continue, :connect}}
+      {:error, error} -> {:stop, error}
+    end
+  end
+
+  defp new(options, tools, task_supervisor) do
+    {:ok, {host, port}} = Options.address(options[:endpoint])
     {identity, instance} = who(options)
-    greeting = greeting(options[:frames])
-    transport = Keyword.get(options, :transport, AxonCore.Transport.Chumak)
-    Telemetry.load()
+    greeting = if options[:frames] == :single, do: %{frames: "single"}, else: %{}
+    {:ok, _timer} = :timer.send_interval(@tick, :tick)
 
-    case missing(transport) do
-      nil ->
-        {:ok, supervisor} = Task.Supervisor.start_link()
-        {:ok, _timer} = :timer.send_interval(@tick, :tick)
-
-        state = %{
-          session: Session.new(instance, now(), greeting, ours()),
-          module: transport,
-          options: [identity: identity, host: host, port: port],
-          transport: nil,
-          unsent: :queue.new(),
-          wait: @soonest,
-          supervisor: supervisor,
-          callers: %{},
-          ids: %{},
-          tasks: %{}
-        }
-
-        {:ok, state, {:continue, :connect}}
-
-      package ->
-        {:stop, Error.new(:invalid_argument, "#{inspect(transport)} needs the package #{package}")}
-    end
-  rescue
-    error in Error -> {:stop, error}
-  end
-
-  defp missing(transport) do
-    if is_atom(transport) and Code.ensure_loaded?(transport) and function_exported?(transport, :required, 0),
-      do: Enum.find(transport.required(), &(not Code.ensure_loaded?(&1))),
-      else: raise(Error.new(:invalid_argument, "#{inspect(transport)} is no transport: name its module"))
-  end
-
-  defp address(endpoint) do
-    with true <- is_binary(endpoint),
-         %URI{scheme: "tcp", host: host, port: port} when is_binary(host) and port in 1..65_535 <- URI.parse(endpoint),
-         false <- host == "" or String.contains?(host, ":") do
-      {host, port}
-    else
-      _other -> raise Error.new(:invalid_argument, "#{inspect(endpoint)} is no endpoint: write tcp://127.0.0.1:5570")
-    end
+    %{
+      session: Session.new(instance, now(), greeting, ours()),
+      module: options[:transport],
+      options: [identity: identity, host: host, port: port],
+      transport: nil,
+      unsent: :queue.new(),
+      wait: @soonest,
+      tools: tools,
+      task_supervisor: task_supervisor,
+      callers: %{},
+      ids: %{},
+      tasks: %{}
+    }
   end
 
   # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of identities, and the daemon
@@ -201,16 +168,8 @@ defmodule AxonCore.Connection do
   defp who(options) do
     key = {__MODULE__, options[:name] || unnamed(1)}
     random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))
-    identity = options[:identity] || "ex-" <> random
-
-    if is_binary(identity) and identity =~ ~r/\A[\x21-\x7e]{1,200}\z/,
-      do: {identity, random},
-      else: raise(Error.new(:invalid_argument, "an identity is ASCII text of 1 to 200 characters"))
+    {options[:identity] || "ex-" <> random, random}
   end
-
-  defp greeting(nil), do: %{}
-  defp greeting(:single), do: %{frames: "single"}
-  defp greeting(other), do: raise(Error.new(:invalid_argument, "frames is :single or left out, not #{inspect(other)}"))
 
   # The first such name that no other connection has: it is free again when this process has ended.
   defp unnamed(number) do
@@ -218,6 +177,7 @@ defmodule AxonCore.Connection do
     true = Process.register(self(), name)
     name
   rescue
+    # `Process.register/2` raises it for a name that is taken.
     ArgumentError -> unnamed(number + 1)
   end
 
@@ -225,11 +185,10 @@ defmodule AxonCore.Connection do
   def handle_continue(:connect, state), do: {:noreply, connect(state)}
 
   @impl true
-  def handle_call({:start, run, options}, _from, state) do
+  def handle_call({:start, run, caller}, _from, state) do
     case Session.start(state.session, run, now()) do
       {:ok, actions, session} ->
         ref = make_ref()
-        caller = Map.new(options) |> Map.take([:to, :cast, :observer])
         more = %{ref: ref, monitor: Process.monitor(caller.to), began: System.monotonic_time(), kind: run.kind}
         state = %{state | session: session, ids: Map.put(state.ids, ref, run.id)}
         state = put_in(state.callers[run.id], Map.merge(caller, more))
@@ -251,15 +210,11 @@ defmodule AxonCore.Connection do
     end
   end
 
-  def handle_call({:about, ref, what}, _from, state) do
-    case about_run(state, state.ids[ref], what) do
-      {:ok, state} -> {:reply, :ok, state}
-      {:error, error} -> {:reply, {:raise, error}, state}
-      :ended -> {:reply, {:error, :ended}, state}
-    end
-  rescue
-    # What is wrong is the caller's alone: nobody else shall suffer from it.
-    error -> {:reply, {:raise, error}, state}
+  def handle_call({:cancel, ref}, _from, state), do: reply_about(state, ref, &Run.cancel/1)
+  def handle_call({:steer, ref, packed}, _from, state), do: reply_about(state, ref, &Run.steer(&1, packed))
+
+  def handle_call({:answer, ref, call_id, packed}, _from, state) do
+    reply_about(state, ref, &Run.answer(&1, call_id, packed))
   end
 
   def handle_call({:leave, ref}, _from, state) do
@@ -304,6 +259,11 @@ defmodule AxonCore.Connection do
     {:noreply, finished(state, task, ToolUtils.crashed(reason), :crash)}
   end
 
+  # Tools cannot be run any more.
+  def handle_info({:DOWN, tools, :process, _pid, reason}, %{tools: tools} = state) do
+    {:stop, {:tool_supervisor_ended, reason}, state}
+  end
+
   # Who asked has died: nobody hears of it any more, and it shall end.
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
     case Enum.find(state.callers, fn {_id, caller} -> caller.monitor == monitor end) do
@@ -319,7 +279,6 @@ defmodule AxonCore.Connection do
     {:noreply, again(%{state | transport: nil})}
   end
 
-  def handle_info({:EXIT, pid, reason}, %{supervisor: pid} = state), do: {:stop, reason, state}
   def handle_info(_late, state), do: {:noreply, state}
 
   # --- the transport -------------------------------------------------------------------------------
@@ -365,6 +324,15 @@ defmodule AxonCore.Connection do
   defp try_about_run(state, id, what),
     do: with({:ok, state} <- about_run(state, id, what), do: state, else: (_ -> state))
 
+  defp reply_about(state, ref, what) do
+    case about_run(state, state.ids[ref], what) do
+      {:ok, state} -> {:reply, :ok, state}
+      # It is larger than the daemon takes.
+      {:error, error} -> {:reply, {:invalid, error}, state}
+      :ended -> {:reply, {:error, :ended}, state}
+    end
+  end
+
   defp about_run(_state, nil, _what), do: :ended
 
   defp about_run(state, id, what) do
@@ -389,7 +357,7 @@ defmodule AxonCore.Connection do
 
   defp act({id, {:call, call, function}}, state) do
     most = state.session.max_body
-    task = Task.Supervisor.async_nolink(state.supervisor, fn -> ToolUtils.call(function, call.args, most) end)
+    task = Task.Supervisor.async_nolink(state.task_supervisor, ToolUtils, :call, [function, call.args, most])
     running = %{id: id, call_id: call.call_id, name: call.name, pid: task.pid, began: System.monotonic_time()}
     put_in(state.tasks[task.ref], running)
   end
@@ -401,7 +369,7 @@ defmodule AxonCore.Connection do
 
       {caller, state} ->
         Process.demonitor(caller.monitor, [:flush])
-        event = cast(caller[:cast], event)
+        event = cast(caller, event)
         if caller[:observer], do: send(caller.observer, {:axon_ended, caller.ref, event})
         if caller.to, do: send(caller.to, {:axon, caller.ref, event})
         stopped(caller, id, event)
@@ -416,19 +384,37 @@ defmodule AxonCore.Connection do
     Telemetry.execute([:run, :stop], %{duration: duration}, %{kind: caller.kind, id: id, outcome: outcome})
   end
 
-  defp cast(nil, event), do: event
-
-  defp cast(cast, {:complete, %AxonCore.Result{deferred: nil} = result} = event) do
-    case cast.(result.result) do
+  defp cast(caller, {:complete, %AxonCore.Result{deferred: nil} = result} = event) do
+    case cast_result(caller, result.result) do
       {:ok, value} -> {:complete, %{result | result: value}}
-      {:error, faults} -> {:error, unfit("", %{"errors" => faults, "result" => result.result})}
-      _as_it_is -> event
+      {:error, why, details} -> {:error, unfit(why, Map.put(details, "result", result.result))}
+      :as_it_is -> event
     end
-  rescue
-    fault -> {:error, unfit(": #{Exception.message(fault)}", %{"result" => result.result})}
   end
 
-  defp cast(_cast, event), do: event
+  defp cast(_caller, event), do: event
+
+  defp cast_result(%{cast: cast}, value) when cast != nil do
+    case UserCode.call(cast, [value]) do
+      {:ok, {:ok, value}} ->
+        {:ok, value}
+
+      {:ok, {:error, faults}} ->
+        {:error, "", %{"errors" => faults}}
+
+      {:ok, _other} ->
+        :as_it_is
+
+      {:error, {kind, reason, _stack}} ->
+        {:error, ": the function `cast` failed: #{inspect({kind, reason}, limit: 20)}", %{}}
+    end
+  end
+
+  defp cast_result(%{output: spec}, value) when spec != nil do
+    with {:error, faults} <- SchemaUtils.cast(value, spec), do: {:error, "", %{"errors" => faults}}
+  end
+
+  defp cast_result(_caller, _value), do: :as_it_is
 
   defp unfit(why, details), do: Error.new(:unreadable, "the result does not fit the output#{why}", details)
 

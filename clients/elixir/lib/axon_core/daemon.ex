@@ -8,13 +8,7 @@ defmodule AxonCore.Daemon do
   started without waiting for it; what stands behind it finds it ready. When this process ends, or the whole VM with it,
   however that happens, the daemon ends too: workers finish what they have first.
 
-  | option | |
-  |---|---|
-  | `command` | `axon-zmq`, as a path or a name on the PATH (`axon-zmq` where left out) |
-  | `env` | variables for it: its [settings](https://github.com/axon-zmq/axon_zmq/blob/main/docs/operations.md#settings), providers' keys |
-  | `cd` | where agents' modules are imported from; here where left out |
-  | `timeout` | milliseconds until it must be ready (60,000 where left out) |
-  | `name` | as of any GenServer |
+  #{AxonCore.Options.docs(:daemon)}
 
   In production, run it beside the application, under systemd or in a container of its own: it can then be restarted
   without the application, and the application without it.
@@ -24,8 +18,6 @@ defmodule AxonCore.Daemon do
   require Logger
 
   alias AxonCore.{Error, Options}
-
-  @own ~w(command env cd timeout name)a
 
   # The port's stdin closes with the VM: then the daemon is told to stop, as it is by SIGTERM; and it is waited for.
   @guard """
@@ -45,6 +37,7 @@ defmodule AxonCore.Daemon do
 
   @doc false
   def child_spec(options) do
+    options = Options.validate!(options, :daemon)
     drain = env(options)["AXON_DRAIN_SECONDS"] || System.get_env("AXON_DRAIN_SECONDS", "60")
     # What is no number the daemon refuses, and says so.
     seconds = with {seconds, _rest} <- Float.parse(drain), do: seconds, else: (:error -> 60)
@@ -58,15 +51,13 @@ defmodule AxonCore.Daemon do
     for {name, value} <- Keyword.get(options, :env, []), into: %{}, do: {to_string(name), to_string(value)}
   end
 
-  @doc false
-  @spec own_options() :: [atom]
-  def own_options, do: @own
-
   @doc "Starts the daemon, and returns when it is ready."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do
-    timeout = Keyword.get(options, :timeout, 60_000) + 5_000
-    GenServer.start_link(__MODULE__, options, [timeout: timeout] ++ Keyword.take(options, [:name]))
+    with {:ok, options} <- Options.validate(options, :daemon) do
+      timeout = options[:timeout] + 5_000
+      GenServer.start_link(__MODULE__, options, [timeout: timeout] ++ Keyword.take(options, [:name]))
+    end
   end
 
   @doc "Where it serves."
@@ -76,16 +67,13 @@ defmodule AxonCore.Daemon do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
-    :ok = Options.check(options, @own, "a daemon")
-    command = Keyword.get(options, :command, "axon-zmq")
+    command = options[:command]
 
     case {System.find_executable("sh"), executable(command)} do
       {nil, _command} -> {:stop, Error.new(:invalid_argument, "there is no sh, which ends the daemon with the VM")}
       {_sh, nil} -> {:stop, Error.new(:invalid_argument, "there is no #{command}: pip install axon-zmq, or name it")}
       {sh, command} -> open(sh, command, options)
     end
-  rescue
-    error in Error -> {:stop, error}
   end
 
   defp executable(command),
@@ -101,7 +89,7 @@ defmodule AxonCore.Daemon do
     ]
 
     port = Port.open({:spawn_executable, sh}, [:binary, :exit_status, :stderr_to_stdout, {:line, 4096} | settings])
-    until = System.monotonic_time(:millisecond) + Keyword.get(options, :timeout, 60_000)
+    until = System.monotonic_time(:millisecond) + options[:timeout]
     await_ready(%{port: port, said: []}, until)
   end
 

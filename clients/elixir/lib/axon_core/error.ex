@@ -52,6 +52,16 @@ defmodule AxonCore.Error do
     %__MODULE__{type: type, message: message, details: Map.put_new(details, "by", "client")}
   end
 
+  @doc "The error of something that needs a package which is not there; `dependency` is its line in `mix.exs`."
+  @spec missing_package(String.t(), String.t()) :: t
+  def missing_package(what, dependency) do
+    text =
+      "#{what} needs a package that is missing: add #{dependency} to the dependencies in mix.exs, " <>
+        "then run `mix deps.get` and `mix deps.compile axon_core --force`"
+
+    new(:invalid_argument, text)
+  end
+
   @impl true
   def message(%__MODULE__{type: type, message: message}), do: "#{type}: #{message}"
 end

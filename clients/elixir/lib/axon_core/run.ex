@@ -17,7 +17,7 @@ defmodule AxonCore.Run do
   | `{:ended, event}` | tell who asked; nothing more comes |
   """
 
-  alias AxonCore.{Calls, Chunk, Codec, Credit, Error, Result, ToolUtils}
+  alias AxonCore.{Calls, Chunk, Codec, Credit, Error, Message, Result, ToolUtils}
 
   # Prompts do not belong into a crash report.
   @derive {Inspect, except: [:frames, :functions]}
@@ -74,7 +74,6 @@ defmodule AxonCore.Run do
   """
   @spec new(binary, String.t(), map, map, %{String.t() => ToolUtils.tool_function()}, integer) :: t
   def new(id, kind, header, body, functions, now) do
-    Enum.each([:timeout_ms, :credit], &check(&1, header[&1]))
     timeout = if kind in @runs, do: header[:timeout_ms] || @default_timeout, else: @describe_timeout
 
     %__MODULE__{
@@ -88,44 +87,36 @@ defmodule AxonCore.Run do
     }
   end
 
-  defp check(_key, value) when value == nil or (is_integer(value) and value > 0), do: :ok
-
-  defp check(key, value),
-    do: raise(Error.new(:invalid_argument, "#{key} is a whole number over 0, not #{inspect(value)}"))
-
   @doc "Whether the daemon runs something for it, which can be resumed and cancelled."
   @spec run?(t) :: boolean
   def run?(run), do: run.kind in @runs
 
   # --- what came -----------------------------------------------------------------------------------
 
-  @doc "A message came for it."
-  @spec heard(t, String.t(), map, integer) :: {[action], t}
-  def heard(run, kind, %{"seq" => seq} = body, now) when is_integer(seq) do
+  @doc "Handles a message of this request."
+  @spec heard(t, Message.t(), integer) :: {[action], t}
+  def heard(run, %Message{seq: nil, event: event}, now), do: take(event, run, now)
+
+  def heard(run, %Message{seq: seq, event: event}, now) do
     run = %{run | highest: max(run.highest, seq)}
 
     cond do
-      seq == run.last + 1 -> kind |> take(body, %{run | last: seq, frames: []}, now) |> passed(kind)
+      seq == run.last + 1 -> event |> take(%{run | last: seq, frames: []}, now) |> passed(event)
       seq <= run.last -> {[], run}
       true -> resume(run, now)
     end
   end
 
-  def heard(run, kind, body, now), do: take(kind, body, run, now)
+  defp take({kind, _event} = event, run, _now) when kind in [:chunk, :log, :accepted], do: {[{:event, event}], run}
+  defp take({:tool_call, call}, run, _now), do: called(call, run)
+  defp take({:tool_cancelled, call_id}, run, _now), do: uncalled(call_id, run)
+  defp take({:resumed, resumed}, run, _now), do: resumed(resumed, run)
+  defp take({:refused, refused}, run, now), do: refused(refused, run, now)
+  defp take({:complete, result}, run, _now), do: {[{:ended, {:complete, result}}], run}
+  defp take({:catalog, body}, run, _now), do: {[{:ended, {:complete, body}}], run}
+  defp take({:pong, %{body: body}}, run, _now), do: {[{:ended, {:complete, body}}], run}
 
-  defp take("chunk", body, run, _now), do: {[{:event, {:chunk, Chunk.from_wire(body)}}], run}
-  defp take("log", body, run, _now), do: {[{:event, {:log, body}}], run}
-  defp take("accepted", body, run, _now), do: {[{:event, {:accepted, body["duplicate"] == true}}], run}
-  defp take("tool_call", body, run, _now), do: called(body, run)
-  defp take("tool_cancelled", %{"call_id" => id}, run, _now), do: uncalled(id, run)
-  defp take("resumed", body, run, _now), do: resumed(body, run)
-  defp take("refused", body, run, now), do: refused(body, run, now)
-  defp take("complete", body, run, _now), do: {[{:ended, {:complete, Result.from_wire(body)}}], run}
-  defp take(kind, body, run, _now) when kind in ["catalog", "pong"], do: {[{:ended, {:complete, body}}], run}
-
-  defp take("error", body, run, now) do
-    error = Error.from_wire(body)
-
+  defp take({:error, error}, run, now) do
     cond do
       run.frames == [] or not never_ran?(error, now - run.sent_at) -> failed(run, error)
       run.cancelled? -> failed(run, Error.new(:cancelled, "cancelled before it was started"))
@@ -135,7 +126,8 @@ defmodule AxonCore.Run do
     end
   end
 
-  defp take(_unknown, _body, run, _now), do: {[], run}
+  # An `alive` is the session's; a kind that is not known is ignored.
+  defp take(_other, run, _now), do: {[], run}
 
   defp failed(run, error), do: {[{:ended, {:error, error}}], run}
 
@@ -156,10 +148,10 @@ defmodule AxonCore.Run do
 
   # --- its tools' calls ----------------------------------------------------------------------------
 
-  defp called(%{"call_id" => id, "name" => name, "args" => args, "seq" => seq}, run) do
-    {is_news, calls} = Calls.take(run.calls, id, seq)
+  # It is in sequence, so its number is that of the last message.
+  defp called(%{call_id: id, name: name} = call, run) do
+    {is_news, calls} = Calls.take(run.calls, id, run.last)
     run = %{run | calls: calls}
-    call = %{call_id: id, name: name, args: args}
 
     cond do
       not is_news or run.cancelled? -> {[], run}
@@ -181,25 +173,25 @@ defmodule AxonCore.Run do
     {[{:transmit, frames}], %{run | calls: Calls.answered(run.calls, call_id, packed)}}
   end
 
-  defp refused(%{"of" => of} = body, %{kind: of} = run, _now), do: failed(run, Error.from_wire(body))
+  defp refused(%{of: of, error: error}, %{kind: of} = run, _now), do: failed(run, error)
 
   # A broker that has just started holds too much: it is asked once more, and told again what it has not heard.
-  defp refused(%{"error_type" => "overloaded", "of" => of}, run, now) when of in ["resume", "tool_result"] do
+  defp refused(%{of: of, error: %{type: :overloaded}}, run, now) when of in ["resume", "tool_result"] do
     {[], %{run | resume_due: now + @resume_again}}
   end
 
-  defp refused(%{"call_id" => id, "error_type" => type} = body, run, _now) when type != "unknown_request" do
+  defp refused(%{call_id: id, error: %{type: type} = error}, run, _now) when id != nil and type != :unknown_request do
     run = %{run | calls: Calls.refused(run.calls, id)}
 
     if id in run.taken and id not in run.mended do
-      {actions, run} = answer(run, id, ToolUtils.failure(body["message"] || "refused"))
+      {actions, run} = answer(run, id, ToolUtils.failure(if(error.message == "", do: "refused", else: error.message)))
       {actions, %{run | mended: MapSet.put(run.mended, id)}}
     else
-      {[{:event, {:refused, Error.from_wire(body)}}], run}
+      {[{:event, {:refused, error}}], run}
     end
   end
 
-  defp refused(body, run, _now), do: {[{:event, {:refused, Error.from_wire(body)}}], run}
+  defp refused(%{error: error}, run, _now), do: {[{:event, {:refused, error}}], run}
 
   # --- a new broker, a lost message ----------------------------------------------------------------
 
@@ -220,14 +212,13 @@ defmodule AxonCore.Run do
     {[{:transmit, Codec.message("resume", run.id, header)} | cancel], run}
   end
 
-  defp resumed(%{"gap" => true, "from" => from}, run) do
+  defp resumed(%{gap?: true, from: from}, run) do
     text = "messages #{run.last + 1} to #{from - 1} are no longer kept"
     {[{:transmit, ["cancel", run.id]}, {:ended, {:error, Error.new(:gap, text)}}], run}
   end
 
-  defp resumed(body, run) do
-    listed = for %{"call_id" => id} <- body["open_calls"] || [], do: id
-    {lost, calls} = Calls.resumed(run.calls, listed, body["last"] || run.highest)
+  defp resumed(%{open_calls: listed, last: last}, run) do
+    {lost, calls} = Calls.resumed(run.calls, listed, last || run.highest)
     again = for {id, packed} <- lost, do: {id, packed || ToolUtils.failure(@lost_answer)}
 
     Enum.reduce(again, {[], %{run | calls: calls}}, fn {id, packed}, {actions, run} ->
@@ -242,10 +233,22 @@ defmodule AxonCore.Run do
   @spec cancel(t) :: {[action], t}
   def cancel(run), do: {[{:transmit, ["cancel", run.id]}], %{run | cancelled?: true}}
 
-  @doc "More is said to it."
+  @doc """
+  More is said to it.
+
+  Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent.
+  """
   @spec steer(t, term, :asap | :when_idle) :: {[action], t}
-  def steer(run, content, priority) do
-    frames = Codec.message("steer", run.id, %{}, %{content: content, priority: priority})
+  def steer(run, content, priority), do: steer(run, steer_body(content, priority))
+
+  @doc "The body of a `steer`, packed: the caller does that, whose mistake it is if it cannot be sent."
+  @spec steer_body(term, :asap | :when_idle) :: binary
+  def steer_body(content, priority), do: Codec.pack(%{content: content, priority: priority})
+
+  @doc "As `steer/3`, with a packed body."
+  @spec steer(t, binary) :: {[action], t}
+  def steer(run, packed) do
+    frames = Codec.frames("steer", run.id, %{}, packed)
     # Until it is known to have begun, it may have to be said again with it.
     run = if run.frames == [], do: run, else: %{run | frames: run.frames ++ [frames]}
     {[{:transmit, frames}], run}
@@ -257,11 +260,11 @@ defmodule AxonCore.Run do
   def took(run, seq), do: grant(run, Credit.took(run.credit, seq))
 
   # In `heard`, of what came in sequence and did not end the run.
-  defp passed({[{:ended, _event}], _run} = taken, _kind), do: taken
-  defp passed({_actions, %{credit: nil}} = taken, _kind), do: taken
-  defp passed(taken, kind) when kind in ["chunk", "log"], do: taken
+  defp passed({[{:ended, _outcome}], _run} = taken, _event), do: taken
+  defp passed({_actions, %{credit: nil}} = taken, _event), do: taken
+  defp passed(taken, {kind, _event}) when kind in [:chunk, :log], do: taken
 
-  defp passed({actions, run}, _kind) do
+  defp passed({actions, run}, _event) do
     {granted, run} = grant(run, Credit.free(run.credit, run.last))
     {actions ++ granted, run}
   end

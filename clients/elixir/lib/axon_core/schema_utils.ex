@@ -34,7 +34,7 @@ defmodule AxonCore.SchemaUtils do
   are given schemas written out.
   """
 
-  alias AxonCore.{Codec, Error}
+  alias AxonCore.{Codec, Error, Options}
   alias AxonCore.SchemaUtils.{Structs, Validator}
 
   @type spec :: atom | module | tuple | keyword | list | map
@@ -95,12 +95,12 @@ defmodule AxonCore.SchemaUtils do
 
   defp schema({:map, spec}, within), do: %{"type" => "object", "additionalProperties" => schema(spec, within)}
   defp schema({:object, fields}, within), do: object(fields, within)
-  defp schema({:enum, values}, _within), do: %{"enum" => json(values)}
+  defp schema({:enum, values}, _within) when is_list(values), do: %{"enum" => json(values)}
   defp schema({:const, value}, _within), do: %{"const" => json(value)}
-  defp schema({:one_of, specs}, within), do: %{"anyOf" => Enum.map(specs, &schema(&1, within))}
+  defp schema({:one_of, specs}, within) when is_list(specs), do: %{"anyOf" => Enum.map(specs, &schema(&1, within))}
   defp schema({:nullable, spec}, within), do: spec |> schema(within) |> nullable()
 
-  defp schema({:tuple, specs}, within) do
+  defp schema({:tuple, specs}, within) when is_list(specs) do
     items = Enum.map(specs, &schema(&1, within))
     size = length(items)
     %{"type" => "array", "prefixItems" => items, "minItems" => size, "maxItems" => size}
@@ -121,11 +121,16 @@ defmodule AxonCore.SchemaUtils do
   defp json(value), do: value |> Codec.plain() |> Codec.times_as_text()
 
   defp object(fields, within) do
+    if not fields?(fields), do: raise(Error.new(:invalid_argument, "#{inspect(fields)} is no list of fields"))
     required = for {name, spec} <- fields, required?(spec), do: to_string(name)
     properties = Map.new(fields, fn {name, spec} -> {to_string(name), schema(spec, within)} end)
     schema = %{"type" => "object", "properties" => properties, "additionalProperties" => false}
     if required == [], do: schema, else: Map.put(schema, "required", required)
   end
+
+  defp fields?([]), do: true
+  defp fields?([{name, _spec} | rest]) when is_atom(name) or is_binary(name), do: fields?(rest)
+  defp fields?(_other), do: false
 
   defp required?(spec) do
     options = options_of(spec)
@@ -162,6 +167,9 @@ defmodule AxonCore.SchemaUtils do
 
       {other, _value}, _schema ->
         raise Error.new(:invalid_argument, "a spec has no #{inspect(other)}: #{inspect(@options)}")
+
+      other, _schema ->
+        raise Error.new(:invalid_argument, "#{inspect(other)} is no option of a spec: #{inspect(@options)}")
     end)
   end
 
@@ -200,10 +208,12 @@ defmodule AxonCore.SchemaUtils do
 
   Fields' names are text: `{:object, [{"city", :string}]}`. With `keys: :atoms` they become atoms, `[city: :string]`: only
   for schemas of your own, since atoms are for ever.
+
+  #{AxonCore.Options.docs(:from_json_schema)}
   """
   @spec from_json_schema(map, keys: :strings | :atoms) :: spec
   def from_json_schema(schema, options \\ []) do
-    case Keyword.get(options, :keys, :strings) do
+    case Options.validate!(options, :from_json_schema)[:keys] do
       :strings -> back(Codec.plain(schema), &{:object, &1})
       :atoms -> back(Codec.plain(schema), &with_atoms/1)
     end

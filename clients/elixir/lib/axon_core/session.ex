@@ -8,7 +8,7 @@ defmodule AxonCore.Session do
   `AxonCore.Run`, each with the id that it is about, and `:shared` when another process uses this identity.
   """
 
-  alias AxonCore.{Codec, Error, Run}
+  alias AxonCore.{Codec, Error, Message, Run}
 
   # Bytes of a body, until a `pong` says what this daemon takes.
   @max_body 16 * 1024 * 1024
@@ -83,33 +83,36 @@ defmodule AxonCore.Session do
     end
   end
 
-  @doc "A message came, as its frames."
+  @doc """
+  Handles a message, as its frames.
+
+  They are decoded here and only here: what follows gets an `AxonCore.Message` and does not rescue anything.
+  """
   @spec heard(t, Codec.frames(), integer) :: {[action], t}
   def heard(session, frames, now) do
-    case Codec.parse(frames) do
+    case Message.decode(frames) do
       {:ok, message} -> understood(%{session | heard_at: now}, message, now)
-      # Nor is it a sign of life: a new broker does not know yet that this one wants single frames.
-      :error -> unreadable(session, Enum.at(frames, -2))
+      {:error, %{part: :body} = malformed} -> unreadable(%{session | heard_at: now}, malformed)
+      # Unreadable frames are no sign of life: a new broker does not know yet that this client wants single frames.
+      {:error, %{part: :frames} = malformed} -> unreadable(session, malformed)
     end
   end
 
-  defp understood(session, {"alive", _id, body}, now), do: alive(session, body, now)
-  defp understood(session, {"pong", id, body}, now), do: pong(session, id, body, now)
-  defp understood(session, {kind, id, body}, now), do: message(session, kind, id, body, now)
+  defp understood(session, %Message{event: {:alive, alive}}, now), do: alive(session, alive, now)
+  defp understood(session, %Message{event: {:pong, pong}} = message, now), do: pong(session, pong, message, now)
+  defp understood(session, message, now), do: message(session, message, now)
 
-  defp message(%{runs: runs} = session, kind, id, body, now) do
+  defp message(%{runs: runs} = session, %Message{id: id} = message, now) do
     case runs do
-      %{^id => run} -> applied(session, id, Run.heard(run, kind, body, now))
-      _unknown -> orphaned(session, kind, id)
+      %{^id => run} -> applied(session, id, Run.heard(run, message, now))
+      _unknown -> orphaned(session, message)
     end
-  rescue
-    # A message that lacks something, or has it of another type: no other run shall suffer from it.
-    _fault -> unreadable(session, id)
   end
 
   # A run that an earlier connection of this VM has left goes on for nobody. It is told so once: what was on its way
   # meanwhile is answered no more.
-  defp orphaned(%{ours: ours, shared?: false} = session, kind, id) when kind in ["chunk", "tool_call", "log"] do
+  defp orphaned(%{ours: ours, shared?: false} = session, %Message{id: id, event: {kind, _event}})
+       when kind in [:chunk, :tool_call, :log] do
     if ours != nil and String.starts_with?(id, ours) and id not in session.orphans do
       orphans = if MapSet.size(session.orphans) < @orphans, do: session.orphans, else: MapSet.new()
       {[{id, {:transmit, ["cancel", id]}}], %{session | orphans: MapSet.put(orphans, id)}}
@@ -118,32 +121,34 @@ defmodule AxonCore.Session do
     end
   end
 
-  defp orphaned(session, _kind, _id), do: {[], session}
+  defp orphaned(session, _message), do: {[], session}
 
-  defp unreadable(session, id) when is_map_key(session.runs, id) do
-    text = "the daemon's answer is nothing that this version understands"
+  # Only the request that the message is for ends.
+  defp unreadable(session, %{id: id, reason: reason}) when is_map_key(session.runs, id) do
+    text = "the daemon's answer is nothing that this version understands: #{reason}"
     actions = [{:transmit, ["cancel", id]}, {:ended, {:error, Error.new(:unreadable, text)}}]
     applied(session, id, {actions, session.runs[id]})
   end
 
-  defp unreadable(session, _id), do: {[], session}
+  defp unreadable(session, _malformed), do: {[], session}
 
   # Every two seconds while something is open.
-  defp alive(session, body, now) do
-    wrong? = body["open"] != Enum.count(session.runs, fn {_id, run} -> run.kind != "ping" end)
-    {met, session} = met(session, body["boot"], now)
+  defp alive(session, alive, now) do
+    wrong? = alive.open != Enum.count(session.runs, fn {_id, run} -> run.kind != "ping" end)
+    {met, session} = met(session, alive.boot, now)
     {asked, session} = if wrong? and session.miscounted?, do: resume_all(session, now), else: {[], session}
     {met ++ asked, %{session | miscounted?: wrong? and not session.miscounted?}}
   end
 
-  defp pong(session, id, body, now) do
-    {met, session} = met(session, body["boot"], now)
+  defp pong(session, pong, message, now) do
+    {met, session} = met(session, pong.boot, now)
     # It is there, and yet had nothing to say about what is open here.
     {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
-    shared = if body["shared"] == true and not session.shared?, do: [:shared], else: []
-    session = %{session | silent?: false, shared?: body["shared"] == true, max_body: max_body(body, session)}
-    {refused, session} = each(session, &if_it_fits(&1, session.max_body))
-    {ended, session} = message(session, "pong", id, body, now)
+    shared = if pong.shared? and not session.shared?, do: [:shared], else: []
+    most = pong.max_body || session.max_body
+    session = %{session | silent?: false, shared?: pong.shared?, max_body: most}
+    {refused, session} = each(session, &if_it_fits(&1, most))
+    {ended, session} = message(session, message, now)
     {refused ++ met ++ asked ++ shared ++ ended, session}
   end
 
@@ -154,9 +159,6 @@ defmodule AxonCore.Session do
       {:error, error} -> {[{:ended, {:error, error}}], run}
     end
   end
-
-  defp max_body(%{"limits" => %{"max_body" => most}}, _session) when is_integer(most), do: most
-  defp max_body(_pong, session), do: session.max_body
 
   defp met(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
   defp met(session, boot, now), do: resume_all(%{session | boot: boot}, now)

@@ -10,14 +10,9 @@ defmodule AxonCore.Supervisor do
          poet: AxonCore.Agent.new(model: "openai-chat:gpt-5-mini", instructions: "Rhyme.")
        ]}
 
-  The connection is `connection(MyApp.Axon)`, each agent's process `agent(MyApp.Axon, :support)`. Options are those of
-  `AxonCore.Connection`, and
+  The connection is `connection(MyApp.Axon)`, each agent's process `agent(MyApp.Axon, :support)`.
 
-  | option | |
-  |---|---|
-  | `name` | an atom: the supervisor's own; the others are found by it |
-  | `agents` | names, each with an `AxonCore.Agent`, the name of a registered one, or options of `AxonCore.AgentProcess`, with `agent:` |
-  | `daemon` | options of `AxonCore.Daemon`, to start that too; the endpoint, where left out, is the one on which it serves |
+  #{AxonCore.Options.docs(:supervisor)}
 
   When the connection dies the agents are started anew with it, their conversations with them: `message_history` brings one
   back. A connection that merely breaks is no death, nor is the end of the daemon, which is started anew beside them.
@@ -25,17 +20,23 @@ defmodule AxonCore.Supervisor do
 
   use Supervisor
 
-  alias AxonCore.{Agent, AgentProcess, Connection, Daemon, Error, Options}
+  alias AxonCore.{AgentProcess, Connection, Daemon, Options}
 
   @doc false
   def child_spec(options) do
-    name = Keyword.fetch!(options, :name)
+    name = Options.validate!(options, :supervisor)[:name]
     %{id: name, type: :supervisor, start: {__MODULE__, :start_link, [options]}}
   end
 
   @doc "Starts them."
   @spec start_link(keyword) :: Supervisor.on_start()
-  def start_link(options), do: Supervisor.start_link(__MODULE__, options, name: Keyword.fetch!(options, :name))
+  def start_link(options) do
+    with {:ok, checked} <- Options.validate(options, :supervisor),
+         {:ok, agents} <- children(checked[:agents], checked[:name]) do
+      # As they were given: the default of `endpoint` depends on `daemon`.
+      Supervisor.start_link(__MODULE__, {options, agents}, name: checked[:name])
+    end
+  end
 
   @doc "The name of the connection."
   @spec connection(atom) :: atom
@@ -46,14 +47,10 @@ defmodule AxonCore.Supervisor do
   def agent(name, agent), do: Module.concat([name, AgentProcess, Macro.camelize(Atom.to_string(agent))])
 
   @impl true
-  def init(options) do
-    :ok = Options.check(options, [:agents, :daemon | Connection.own_options()], "AxonCore.Supervisor")
-    name = Keyword.fetch!(options, :name)
+  def init({options, agents}) do
     {daemon, options} = Keyword.pop(options, :daemon)
-    {agents, options} = Keyword.pop(options, :agents, [])
-    :ok = Options.check(daemon || [], Daemon.own_options(), "a daemon")
-    agents = Enum.map(agents, &child(&1, name))
-    options = Keyword.put(options, :name, connection(name))
+    {name, options} = Keyword.pop!(options, :name)
+    options = options |> Keyword.delete(:agents) |> Keyword.put(:name, connection(name))
 
     if daemon,
       do: beside(Keyword.put_new(daemon, :name, Module.concat(name, Daemon)), options, agents),
@@ -77,15 +74,19 @@ defmodule AxonCore.Supervisor do
     Supervisor.start_link([{Connection, options} | agents], strategy: :rest_for_one)
   end
 
-  defp child({key, options}, name) when is_atom(key) do
-    own = [name: agent(name, key), connection: connection(name)]
+  # The options of every agent are checked before anything is started.
+  defp children(agents, name) do
+    Enum.reduce_while(Enum.reverse(agents), {:ok, []}, fn {key, agent}, {:ok, children} ->
+      options = [name: agent(name, key), connection: connection(name)] ++ own(agent)
 
-    if Keyword.keyword?(options) and Keyword.has_key?(options, :agent),
-      do: {AgentProcess, own ++ options},
-      else: {AgentProcess, [agent: Agent.of(options)] ++ own}
+      case Options.validate(options, :agent_process) do
+        {:ok, _options} -> {:cont, {:ok, [{AgentProcess, options} | children]}}
+        {:error, error} -> {:halt, {:error, error}}
+      end
+    end)
   end
 
-  defp child(other, _name) do
-    raise Error.new(:invalid_argument, "#{inspect(other, limit: 5)} has no name: write `agents: [support: …]`")
+  defp own(agent) do
+    if Keyword.keyword?(agent) and Keyword.has_key?(agent, :agent), do: agent, else: [agent: agent]
   end
 end

@@ -26,28 +26,13 @@ defmodule AxonCore.Tool do
   It runs in a supervised task of its own, several at a time, and is stopped when its answer is no longer wanted. Without
   a `function` its calls come to who asked, as `{:tool_call, call}`, to be answered with `AxonCore.answer/3`.
 
-  | option | |
-  |---|---|
-  | `mode` | `:live` (the run waits), or `:deferred` (the run ends with the call, a later one goes on) |
-  | `approval` | `true`: the run ends with each call, until it is approved |
-  | `timeout_ms` | for one call; the run's own time where left out |
-  | `sequential` | `true`: no other call while this one is open |
+  #{AxonCore.Options.docs(:tool)}
   """
 
-  alias AxonCore.{Error, SchemaUtils}
+  alias AxonCore.{Options, SchemaUtils}
 
   @enforce_keys [:name]
-  defstruct [
-    :name,
-    :description,
-    :parameters,
-    :returns,
-    :function,
-    :timeout_ms,
-    mode: :live,
-    approval: false,
-    sequential: false
-  ]
+  defstruct Options.fields(:tool)
 
   @type answer :: {:ok, term} | {:ok, term, keyword | map} | {:error, term} | {:retry, term}
   @type t :: %__MODULE__{
@@ -65,12 +50,8 @@ defmodule AxonCore.Tool do
   @doc "A tool. Raises `AxonCore.Error` (`:invalid_argument`) that names what is wrong."
   @spec new(keyword | map) :: t
   def new(options) do
-    options = Map.new(options)
-    tool = struct_of(options)
-    check(is_binary(tool.name) and tool.name =~ ~r/\A[a-zA-Z0-9_-]{1,64}\z/, "name", "1 to 64 letters, digits, _ or -")
-    check(tool.function == nil or is_function(tool.function, 1), "function", "a function of one argument")
-    check(tool.mode in [:live, :deferred], "mode", ":live or :deferred")
-    check(tool.timeout_ms == nil or (is_integer(tool.timeout_ms) and tool.timeout_ms > 0), "timeout_ms", "milliseconds")
+    options = if is_map(options) and not is_struct(options), do: Map.to_list(options), else: options
+    tool = struct!(__MODULE__, Options.validate!(options, :tool))
     %{tool | parameters: schema(tool.parameters), returns: schema(tool.returns)}
   end
 
@@ -83,16 +64,6 @@ defmodule AxonCore.Tool do
     |> Map.reject(fn {_key, value} -> value in [nil, false] end)
   end
 
-  defp struct_of(options) do
-    case Map.keys(options) -- Map.keys(%__MODULE__{name: nil}) -- [:__struct__] do
-      [] -> struct(%__MODULE__{name: nil}, options)
-      [unknown | _] -> raise Error.new(:invalid_argument, "a tool has no #{inspect(unknown)}")
-    end
-  end
-
   defp schema(nil), do: nil
   defp schema(spec), do: SchemaUtils.to_json_schema(spec)
-
-  defp check(true, _key, _what), do: :ok
-  defp check(false, key, what), do: raise(Error.new(:invalid_argument, "the tool's #{key} must be #{what}"))
 end

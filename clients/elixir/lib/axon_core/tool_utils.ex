@@ -1,7 +1,7 @@
 defmodule AxonCore.ToolUtils do
   @moduledoc "From tools to what goes over the wire, and from what their functions return to answers."
 
-  alias AxonCore.{Codec, Error, Tool}
+  alias AxonCore.{Codec, Error, Tool, UserCode}
 
   @type tool_function :: (map -> Tool.answer())
 
@@ -17,17 +17,21 @@ defmodule AxonCore.ToolUtils do
 
   @doc "A list of tools, or of the options of some; raises `AxonCore.Error` (`:invalid_argument`) for what is none."
   @spec tools([Tool.t() | keyword | map]) :: [Tool.t()]
-  def tools(tools) when is_list(tools), do: Enum.map(tools, &as_tool/1)
-
-  def tools(other),
-    do: raise(Error.new(:invalid_argument, "tools are a list of tools, not #{inspect(other, limit: 5)}"))
+  def tools(tools) do
+    if is_list(tools) and List.improper?(tools) == false,
+      do: Enum.map(tools, &as_tool/1),
+      else: raise(Error.new(:invalid_argument, "expected a list of tools, got: #{inspect(tools, limit: 5)}"))
+  end
 
   defp as_tool(%Tool{} = tool), do: tool
 
   defp as_tool(options) do
     if is_map(options) or Keyword.keyword?(options),
       do: Tool.new(options),
-      else: raise(Error.new(:invalid_argument, "#{inspect(options, limit: 5)} is no tool: write AxonCore.Tool.new(…)"))
+      else:
+        raise(
+          Error.new(:invalid_argument, "expected a tool, as AxonCore.Tool.new(…), got: #{inspect(options, limit: 5)}")
+        )
   end
 
   @doc """
@@ -69,17 +73,19 @@ defmodule AxonCore.ToolUtils do
     Codec.pack(%{error: %{message: message, retry: false}})
   end
 
-  @doc "The same for a task that ended with a reason, whatever that is: an exception's own code may fail to say it."
+  @doc "The same for a task that ended with a reason, whatever that is."
   @spec crashed(term) :: binary
   def crashed(reason) do
-    failure(reason_of(reason))
-  catch
-    _kind, _fault -> failure("the tool ended with #{inspect(reason, limit: 20)}")
+    # An exception is formatted by its own `message/1`, which is the application's code and may fail.
+    case UserCode.call(&formatted/1, [reason]) do
+      {:ok, text} -> failure(text)
+      {:error, _failed} -> failure("the tool ended with #{inspect(reason, limit: 20)}")
+    end
   end
 
-  defp reason_of({%Error{} = error, stack}) when is_list(stack), do: Exception.message(error)
-  defp reason_of({reason, stack}) when is_list(stack), do: Exception.format_banner(:error, reason, stack)
-  defp reason_of(reason), do: Exception.format_exit(reason)
+  defp formatted({%Error{} = error, stack}) when is_list(stack), do: Exception.message(error)
+  defp formatted({reason, stack}) when is_list(stack), do: Exception.format_banner(:error, reason, stack)
+  defp formatted(reason), do: Exception.format_exit(reason)
 
   defp text(message) when is_binary(message), do: message
   defp text(message) when is_exception(message), do: Exception.message(message)

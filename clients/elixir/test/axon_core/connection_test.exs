@@ -1,12 +1,3 @@
-unless Code.ensure_loaded?(:telemetry) do
-  defmodule :telemetry do
-    def execute(event, measurements, metadata) do
-      test = Process.whereis(:connection_test)
-      if test, do: send(test, {:event, event, measurements, metadata})
-    end
-  end
-end
-
 defmodule AxonCore.ConnectionTest do
   use ExUnit.Case
 
@@ -15,11 +6,19 @@ defmodule AxonCore.ConnectionTest do
 
   setup do
     Process.register(self(), :connection_test)
+
+    events =
+      for event <- [[:run, :start], [:run, :stop], [:connection, :up], [:connection, :down]], do: [:axon_core | event]
+
+    :telemetry.attach_many(:connection_test, events, &__MODULE__.tell/4, self())
+    on_exit(fn -> :telemetry.detach(:connection_test) end)
     connection = start_supervised!({Connection, identity: "connection_test", transport: FakeTransport})
     assert_receive {:up, transport}
     assert_receive {:sent, ^transport, ["ping" | _]}
     %{connection: connection, transport: transport}
   end
+
+  def tell(event, measurements, metadata, test), do: send(test, {:event, event, measurements, metadata})
 
   test "a request, its messages and its end", %{connection: connection, transport: transport} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", timeout_ms: 5)
@@ -69,6 +68,58 @@ defmodule AxonCore.ConnectionTest do
     FakeTransport.say(transport, "error", id, %{seq: 1, error_type: "unknown_request", details: 5})
     assert {:error, %Error{}} = AxonCore.await(handle)
     assert Process.alive?(connection)
+  end
+
+  test "what an agent's process cannot send is its caller's mistake, and the conversation goes on", %{
+    connection: connection,
+    transport: transport
+  } do
+    {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
+
+    for wrong <- [
+          [tools: [[name: "a", parameters: {:tuple, :string}]]],
+          [tools: [[name: "a"], [name: "a"]]],
+          [model_settings: %{temperature: self()}],
+          [message_history: [%{a: {1, 2}}]],
+          [timeout_ms: "5"]
+        ] do
+      assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", wrong)
+    end
+
+    assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, self())
+    assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run_stream(agent, "x", %{timeout_ms: 5})
+    run = Task.async(fn -> AgentProcess.run(agent, "x") end)
+    assert_receive {:sent, ^transport, ["run", id | _]}
+    FakeTransport.say(transport, "complete", id, %{seq: 1, result: "x"})
+    assert {:ok, %Result{result: "x"}} = Task.await(run)
+  end
+
+  test "a result is cast to the output; a function that casts it may fail", %{
+    connection: connection,
+    transport: transport
+  } do
+    for {options, result, expected} <- [
+          {[output: [day: :date]], %{day: "2026-01-02"}, {:ok, %{day: ~D[2026-01-02]}}},
+          {[output: [day: :date]], %{day: 5}, :unreadable},
+          {[cast: &{:ok, String.upcase(&1)}], "x", {:ok, "X"}},
+          {[cast: fn _ -> {:error, ["no"]} end], "x", :unreadable},
+          {[cast: fn _ -> :as_it_is end], "x", {:ok, "x"}},
+          {[cast: fn _ -> raise "no" end], "x", :unreadable},
+          {[cast: fn _ -> throw(:no) end], "x", :unreadable},
+          {[cast: fn _ -> exit(:no) end], "x", :unreadable}
+        ] do
+      {:ok, handle} = Connection.request(connection, "run", %{agent: "echo"}, options)
+      assert_receive {:sent, ^transport, ["run", id | _]}
+      FakeTransport.say(transport, "complete", id, %{seq: 1, result: result})
+
+      case expected do
+        {:ok, value} ->
+          assert {:ok, %Result{result: ^value}} = AxonCore.await(handle)
+
+        :unreadable ->
+          assert {:error, %Error{type: :unreadable, details: %{"result" => _}}} = AxonCore.await(handle)
+      end
+    end
   end
 
   test "a tool that ends in whatever way has failed, and nothing else", %{connection: connection, transport: transport} do
@@ -403,20 +454,33 @@ defmodule AxonCore.ConnectionTest do
     assert AxonCore.answer(handle, "c", {:ok, 1}) == {:error, :ended}
   end
 
+  for {package, module, transport} <- [
+        {"chumak", :chumak, AxonCore.Transport.Chumak},
+        {"erlzmq", :erlzmq, AxonCore.Transport.Erlzmq}
+      ],
+      not Code.ensure_loaded?(module) do
+    test "#{inspect(transport)} without its package is refused with what to add" do
+      assert {:error, %Error{type: :invalid_argument, message: message}} =
+               Connection.start_link(transport: unquote(transport))
+
+      assert message =~ "#{inspect(unquote(transport))} needs a package that is missing: add {:#{unquote(package)}, "
+    end
+  end
+
   test "options that make no sense are told at the start" do
     Process.flag(:trap_exit, true)
 
     for {options, part} <- [
-          {[endpoint: "ipc:///tmp/x"], "no endpoint"},
-          {[endpoint: "tcp://127.0.0.1:99999"], "no endpoint"},
-          {[endpoint: "tcp://127.0.0.1:0"], "no endpoint"},
-          {[endpoint: "tcp://[::1]:5570"], "no endpoint"},
-          {[endpoint: ~c"tcp://127.0.0.1:5570"], "no endpoint"},
+          {[endpoint: "ipc:///tmp/x"], "invalid option :endpoint"},
+          {[endpoint: "tcp://127.0.0.1:99999"], "expected tcp://HOST:PORT"},
+          {[endpoint: "tcp://127.0.0.1:0"], "expected tcp://HOST:PORT"},
+          {[endpoint: "tcp://[::1]:5570"], "expected tcp://HOST:PORT"},
+          {[endpoint: ~c"tcp://127.0.0.1:5570"], "expected tcp://HOST:PORT"},
           {[endpont: "tcp://127.0.0.1:5570"], "did you mean :endpoint?"},
-          {[transport: :erlzmq], "no transport"},
-          {[identity: "two words"], "an identity"},
-          {[identity: :mine], "an identity"},
-          {[frames: :many], "frames"},
+          {[transport: :erlzmq], "invalid option :transport"},
+          {[identity: "two words"], "invalid option :identity"},
+          {[identity: :mine], "invalid option :identity"},
+          {[frames: :many], "invalid option :frames"},
           {[transport: AxonCore.NeedsMore], "no_such_package"}
         ] do
       options = Keyword.put_new(options, :transport, FakeTransport)
@@ -426,8 +490,8 @@ defmodule AxonCore.ConnectionTest do
 
     for {options, part} <- [
           {[agent: "echo", histroy: false], "did you mean :history?"},
-          {[agent: :echo], "is no agent"},
-          {[agent: [model: "echo"]], "is no agent"}
+          {[agent: :echo], "expected an AxonCore.Agent"},
+          {[agent: [model: "echo"]], "expected an AxonCore.Agent"}
         ] do
       assert {:error, %Error{message: message}} = AgentProcess.start_link([connection: :c] ++ options)
       assert message =~ part
@@ -435,11 +499,11 @@ defmodule AxonCore.ConnectionTest do
 
     for {options, part} <- [
           {[agnets: []], "did you mean :agents?"},
-          {[agents: [a: [model: "echo"]]], "is no agent"},
-          {[agents: ["support"]], "has no name"},
+          {[agents: [a: [model: "echo"]]], "expected an AxonCore.Agent"},
+          {[agents: ["support"]], "expected a keyword list that names each agent"},
           {[daemon: true], "keyword list"},
           {[daemon: [comand: "x"]], "did you mean :command?"},
-          {[endpoint: "nowhere"], "no endpoint"}
+          {[endpoint: "nowhere"], "expected tcp://HOST:PORT"}
         ] do
       assert {:error, reason} = AxonCore.Supervisor.start_link([name: Wrong] ++ options)
       assert inspect(reason) =~ part

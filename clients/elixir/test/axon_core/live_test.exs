@@ -391,7 +391,8 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
         ExUnit.CaptureLog.capture_log(fn ->
           assert {:ok, _} = AxonCore.ping(connection)
           another = AxonCore.Codec.message("ping", "who", %{instance: "another"})
-          :ok = @transport.transmit(:sys.get_state(connection).transport, another)
+          %{module: module, transport: transport} = :sys.get_state(connection)
+          :ok = module.transmit(transport, another)
           assert eventually(fn -> :sys.get_state(connection).session.shared? end)
         end)
 

@@ -1,6 +1,6 @@
 defmodule AxonCore.RunTest do
   use ExUnit.Case, async: true
-  alias AxonCore.{Chunk, Error, Result, Run, Session}
+  alias AxonCore.{Chunk, Error, Message, Result, Run, Session}
 
   defp run(options \\ []) do
     {functions, options} = Keyword.pop(options, :functions, %{})
@@ -11,7 +11,8 @@ defmodule AxonCore.RunTest do
 
   defp heard(run, messages, now \\ 0) do
     Enum.reduce(messages, {[], run}, fn {kind, body}, {actions, run} ->
-      {more, run} = Run.heard(run, kind, body, now)
+      {:ok, message} = Message.decode(kind, "1", body)
+      {more, run} = Run.heard(run, message, now)
       {actions ++ more, run}
     end)
   end

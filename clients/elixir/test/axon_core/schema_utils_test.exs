@@ -157,7 +157,14 @@ defmodule AxonCore.SchemaUtilsTest do
           {[type: :string, pattern: ~r/^a$/i], "no modifiers"},
           {"text", "text"},
           {NoSuchModule, "NoSuchModule"},
-          {[type: :integer, maximum: 3], ":maximum"}
+          {[type: :integer, maximum: 3], ":maximum"},
+          {{:tuple, :string}, "tuple"},
+          {{:one_of, :string}, "one_of"},
+          {{:enum, :a}, "enum"},
+          {{:object, :string}, "fields"},
+          {[:string, :integer], "no spec"},
+          {[{:a, :string}, :b], "fields"},
+          {{:string, [:min]}, ":min is no option"}
         ] do
       assert_raise Error, ~r/#{part}/, fn -> SchemaUtils.to_json_schema(spec) end
     end
@@ -189,6 +196,18 @@ defmodule AxonCore.SchemaUtilsTest do
       assert good == :none or SchemaUtils.validate(good, schema) == :ok, inspect(schema)
       assert {:error, [_ | _]} = SchemaUtils.validate(bad, schema)
     end
+  end
+
+  test "what is no schema judges nothing: the daemon refuses it" do
+    for keyword <- ~w(type enum required properties additionalProperties prefixItems items minItems maxItems minLength
+                      maxLength minimum maximum pattern allOf anyOf oneOf not $ref),
+        value <- [5, "x", %{}, [5], nil],
+        data <- ["a", 1, [1], %{"a" => 1}] do
+      result = SchemaUtils.validate(data, %{keyword => value})
+      assert result == :ok or match?({:error, [_ | _]}, result)
+    end
+
+    assert {:error, [_]} = SchemaUtils.validate(<<255>>, %{"pattern" => "a"})
   end
 
   test "data becomes what the spec means" do

@@ -72,11 +72,11 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp optional(spec, nil), do: [type: spec, required: false]
 
   defp optional(spec, default) do
-    _as_json = AxonCore.Codec.plain(default)
-    [type: spec, default: default]
-  rescue
-    # A tuple, a function: nothing that a model could be told.
-    _fault in AxonCore.Error -> [type: spec, required: false]
+    case AxonCore.Codec.to_plain(default) do
+      {:ok, _plain} -> [type: spec, default: default]
+      # A tuple, a function: nothing that a model could be told.
+      {:error, _error} -> [type: spec, required: false]
+    end
   end
 
   # A struct's enforced keys are known to its own compilation alone; making one without them tells.

@@ -13,6 +13,9 @@ defmodule AxonCore.SchemaUtils.Validator do
   defp judge(_data, false, at, _root, _depth), do: fault(at, "nothing is allowed here")
   defp judge(_data, _schema, at, _root, depth) when depth > @deepest, do: fault(at, "the schema is nested too deep")
 
+  # The daemon refuses what is no schema; it is nothing to judge by here.
+  defp judge(_data, schema, _at, _root, _depth) when not is_map(schema), do: []
+
   defp judge(data, schema, at, root, depth) do
     Enum.flat_map(schema, fn {keyword, value} -> keyword(keyword, value, data, schema, {at, root, depth}) end)
   end
@@ -22,10 +25,10 @@ defmodule AxonCore.SchemaUtils.Validator do
 
     if Enum.any?(types, &type?(&1, data)),
       do: [],
-      else: fault(at, "#{shown(data)} is not of type #{Enum.join(types, " or ")}")
+      else: fault(at, "#{shown(data)} is not of type #{Enum.map_join(types, " or ", &name/1)}")
   end
 
-  defp keyword("enum", values, data, _schema, {at, _, _}) do
+  defp keyword("enum", values, data, _schema, {at, _, _}) when is_list(values) do
     if Enum.any?(values, &(&1 == data)), do: [], else: fault(at, "#{shown(data)} is none of #{shown(values)}")
   end
 
@@ -33,11 +36,11 @@ defmodule AxonCore.SchemaUtils.Validator do
     if data == value, do: [], else: fault(at, "#{shown(data)} is not #{shown(value)}")
   end
 
-  defp keyword("required", names, data, _schema, {at, _, _}) when is_map(data) do
-    Enum.flat_map(names, &if(is_map_key(data, &1), do: [], else: fault(at, "#{&1} is missing")))
+  defp keyword("required", names, data, _schema, {at, _, _}) when is_map(data) and is_list(names) do
+    Enum.flat_map(names, &if(is_map_key(data, &1), do: [], else: fault(at, "#{name(&1)} is missing")))
   end
 
-  defp keyword("properties", properties, data, _schema, place) when is_map(data) do
+  defp keyword("properties", properties, data, _schema, place) when is_map(data) and is_map(properties) do
     for {name, schema} <- properties,
         is_map_key(data, name),
         fault <- within(data[name], schema, name, place),
@@ -45,11 +48,13 @@ defmodule AxonCore.SchemaUtils.Validator do
   end
 
   defp keyword("additionalProperties", more, data, schema, place) when is_map(data) do
-    known = Map.keys(schema["properties"] || %{})
+    known =
+      with properties when is_map(properties) <- schema["properties"], do: Map.keys(properties), else: (_none -> [])
+
     for {name, value} <- Map.drop(data, known), fault <- additional(more, name, value, place), do: fault
   end
 
-  defp keyword("prefixItems", schemas, data, _schema, place) when is_list(data) do
+  defp keyword("prefixItems", schemas, data, _schema, place) when is_list(data) and is_list(schemas) do
     [data, schemas]
     |> Enum.zip()
     |> Enum.with_index()
@@ -57,7 +62,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   end
 
   defp keyword("items", schema, data, whole, place) when is_list(data) do
-    first = length(whole["prefixItems"] || [])
+    first = with schemas when is_list(schemas) <- whole["prefixItems"], do: length(schemas), else: (_none -> 0)
 
     data
     |> Enum.with_index()
@@ -65,43 +70,49 @@ defmodule AxonCore.SchemaUtils.Validator do
     |> Enum.flat_map(fn {item, index} -> within(item, schema, index, place) end)
   end
 
-  defp keyword("minItems", least, data, _s, {at, _, _}) when is_list(data), do: least(length(data), least, at, "items")
-  defp keyword("maxItems", most, data, _s, {at, _, _}) when is_list(data), do: most(length(data), most, at, "items")
+  defp keyword("minItems", least, data, _s, {at, _, _}) when is_list(data) and is_number(least),
+    do: least(length(data), least, at, "items")
 
-  defp keyword("minLength", least, data, _s, {at, _, _}) when is_binary(data) do
+  defp keyword("maxItems", most, data, _s, {at, _, _}) when is_list(data) and is_number(most),
+    do: most(length(data), most, at, "items")
+
+  defp keyword("minLength", least, data, _s, {at, _, _}) when is_binary(data) and is_number(least) do
     least(length(String.codepoints(data)), least, at, "characters")
   end
 
-  defp keyword("maxLength", most, data, _s, {at, _, _}) when is_binary(data) do
+  defp keyword("maxLength", most, data, _s, {at, _, _}) when is_binary(data) and is_number(most) do
     most(length(String.codepoints(data)), most, at, "characters")
   end
 
-  defp keyword("minimum", least, data, _s, {at, _, _}) when is_number(data) and data < least do
+  defp keyword("minimum", least, data, _s, {at, _, _}) when is_number(data) and is_number(least) and data < least do
     fault(at, "#{data} is less than #{least}")
   end
 
-  defp keyword("maximum", most, data, _s, {at, _, _}) when is_number(data) and data > most do
+  defp keyword("maximum", most, data, _s, {at, _, _}) when is_number(data) and is_number(most) and data > most do
     fault(at, "#{data} is more than #{most}")
   end
 
-  defp keyword("pattern", pattern, data, _schema, {at, _, _}) when is_binary(data) do
+  defp keyword("pattern", pattern, data, _schema, {at, _, _}) when is_binary(data) and is_binary(pattern) do
     case Regex.compile(pattern, "u") do
-      {:ok, regex} -> if data =~ regex, do: [], else: fault(at, "#{shown(data)} does not match #{pattern}")
-      {:error, _reason} -> []
+      {:ok, regex} ->
+        if String.valid?(data) and data =~ regex, do: [], else: fault(at, "#{shown(data)} does not match #{pattern}")
+
+      {:error, _reason} ->
+        []
     end
   end
 
-  defp keyword("allOf", schemas, data, _schema, {at, root, depth}) do
+  defp keyword("allOf", schemas, data, _schema, {at, root, depth}) when is_list(schemas) do
     Enum.flat_map(schemas, &judge(data, &1, at, root, depth + 1))
   end
 
-  defp keyword("anyOf", schemas, data, _schema, {at, root, depth}) do
+  defp keyword("anyOf", schemas, data, _schema, {at, root, depth}) when is_list(schemas) do
     if Enum.any?(schemas, &(judge(data, &1, at, root, depth + 1) == [])),
       do: [],
       else: fault(at, "#{shown(data)} fits none of the schemas")
   end
 
-  defp keyword("oneOf", schemas, data, _schema, {at, root, depth}) do
+  defp keyword("oneOf", schemas, data, _schema, {at, root, depth}) when is_list(schemas) do
     case Enum.count(schemas, &(judge(data, &1, at, root, depth + 1) == [])) do
       1 -> []
       fitting -> fault(at, "#{shown(data)} fits #{fitting} of the schemas, not one")
@@ -149,6 +160,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   defp type?(_unknown, _data), do: true
 
   defp fault(at, message), do: [%{pointer: at, message: message}]
+  defp name(name), do: if(is_binary(name), do: name, else: inspect(name))
   defp shown(data), do: inspect(data, limit: 5, printable_limit: 60)
   defp escape(name), do: name |> to_string() |> String.replace("~", "~0") |> String.replace("/", "~1")
   defp unescape(name), do: name |> String.replace("~1", "/") |> String.replace("~0", "~")

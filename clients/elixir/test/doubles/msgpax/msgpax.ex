@@ -1,7 +1,8 @@
 defmodule Msgpax do
   @moduledoc """
-  Where msgpax is not at hand, what needs some packing all the same is tested with Erlang's own. The bytes of messages are
-  tested where it is: those tests are left out here, and counted.
+  What the package uses of msgpax, if that package is missing: Erlang's own format instead of msgpack.
+
+  The tests of the bytes of messages need the package itself: without it they are excluded, and counted.
   """
 
   def pack!(term, _options), do: :erlang.term_to_binary(term)

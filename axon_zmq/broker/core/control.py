@@ -1,0 +1,264 @@
+"""Control messages: what workers and supervisord's event listener tell the broker.
+
+The counterpart of `admission`, which takes what clients send. Messages are decoded here, once; a malformed one is
+logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from axon_zmq.broker.core.handovers import Handovers
+from axon_zmq.broker.core.health import Health
+from axon_zmq.broker.core.outgoing import Outgoing
+from axon_zmq.broker.core.pools import Pool, Worker
+from axon_zmq.broker.core.recovery import PreviousState, Recovery
+from axon_zmq.broker.core.relay import Relay
+from axon_zmq.broker.core.runs import Runs
+from axon_zmq.broker.core.states import WorkerEvent
+from axon_zmq.broker.core.workers import Workers
+from axon_zmq.protocol.backend import (
+    TO_BROKER,
+    Exited,
+    Handover,
+    Holds,
+    Leaving,
+    Left,
+    MalformedMessageError,
+    Message,
+    ModeStatus,
+    Processes,
+    Progress,
+    Ready,
+    Slots,
+    WorkerStatus,
+    decode,
+)
+from axon_zmq.protocol.frames import printable
+
+
+class Control:
+    """What follows from each control message, and from the loss of a worker.
+
+    Args:
+        outgoing: Where effects go.
+        workers: Their records.
+        runs: The runs that they hold.
+        relay: Told which workers are there.
+        recovery: Told which workers of an earlier broker have registered.
+        previous: What an earlier broker left.
+        hang_seconds: How long a worker of an earlier broker may take to register until it is killed.
+    """
+
+    def __init__(
+        self,
+        *,
+        outgoing: Outgoing,
+        workers: Workers,
+        runs: Runs,
+        relay: Relay,
+        recovery: Recovery,
+        previous: PreviousState,
+        hang_seconds: float,
+    ) -> None:
+        self._out = outgoing
+        self._workers = workers
+        self._runs = runs
+        self._relay = relay
+        self._recovery = recovery
+        self._hang_seconds = hang_seconds
+        self._health = Health()
+        self._handovers = Handovers(outgoing, workers, runs, previous.handover_files)
+
+    def __repr__(self) -> str:
+        return f"<Control {self._workers!r} {self._handovers!r}>"
+
+    # --- messages --------------------------------------------------------------------------------------
+
+    def receive(self, peer: bytes, kind: bytes, body: bytes, now: float) -> None:
+        """Take a control message; kinds that this version does not know are ignored.
+
+        Args:
+            peer: Routing id of its sender.
+            kind: The message's kind.
+            body: The packed body.
+            now: The time.
+        """
+        try:
+            message = decode(TO_BROKER, kind, body)
+        except MalformedMessageError as fault:
+            self._out.note(logging.ERROR, f"{fault} from {printable(peer)}")
+            return
+        match message:
+            case Ready():
+                self._ready(peer, message, now)
+            case Processes():
+                self._health.set_programs(message.programs)
+            case Exited(name, pid):
+                self._workers.exited(name, pid)
+                self._out.probe_workers()
+            case None:
+                pass
+            case _:
+                self._from_worker(peer, message, now)
+
+    def _from_worker(self, peer: bytes, message: Message, now: float) -> None:
+        worker = self._workers.get(peer)
+        if worker is None:
+            if not isinstance(message, Progress):  # which a worker may have sent to an earlier broker
+                who = f"{printable(message.kind)} from {printable(peer)}"
+                self._out.note(logging.WARNING, f"{who}, which is not registered")
+            return
+        match message:
+            case Progress():
+                if self._workers.progressed(worker, now):
+                    self._runs.dispatch_all(now)
+            case Slots(slots):
+                self._workers.set_slots(worker, slots)
+                self._runs.dispatch_all(now)
+            case Leaving():
+                self._leaving(worker)
+            case Handover(file, forgot_at):
+                self._note_forgotten(worker, forgot_at)
+                self._handovers.written(worker, file)
+            case Holds():
+                self._holds(worker, message, now)
+            case _:
+                pass
+
+    def _ready(self, peer: bytes, ready: Ready, now: float) -> None:
+        self._relay.worker_registered(peer)
+        worker = self._workers.get(peer)
+        if ready.mode not in self._workers.pools:
+            text = f"worker {ready.name} serves mode {ready.mode!r}, which this broker does not know"
+            self._out.note(logging.ERROR, text)
+        elif worker is None:
+            self._register(peer, ready, now)
+        else:
+            self._note_forgotten(worker, ready.forgot_at)
+            worker.step(WorkerEvent.READY)
+            worker.progress_at = now
+            self._workers.set_slots(worker, ready.slots)
+            for run in worker.runs.values():  # the worker takes all clients to be there again
+                self._runs.deliver_pending(run)
+        self._runs.dispatch_all(now)
+
+    def _register(self, peer: bytes, ready: Ready, now: float) -> None:
+        worker = self._workers.add(peer, ready, now)
+        self._health.registered(worker)
+        self._note_forgotten(worker, ready.forgot_at)
+        self._recovery.worker_registered(peer)
+        self._out.registered(worker)
+        text = f"worker {ready.name} is ready: {ready.mode}, {ready.slots} slots, {len(ready.holds)} runs held"
+        self._out.note(logging.INFO, text)
+        for held in ready.holds:
+            self._runs.adopt(worker, held, now)
+        self._handovers.give_to(worker)
+
+    def _leaving(self, worker: Worker) -> None:
+        worker.step(WorkerEvent.LEAVE)
+        worker.is_leaving = True
+        self._out.control(worker.routing_id, Left())
+        self._out.note(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
+
+    def _holds(self, worker: Worker, message: Holds, now: float) -> None:
+        self._note_forgotten(worker, message.forgot_at)
+        for held in message.holds:
+            self._runs.adopt(worker, held, now)
+        self._handovers.read(worker)
+        self._confirm_complete_history()
+
+    def _note_forgotten(self, worker: Worker, forgot_at: float) -> None:
+        worker.forgot_at = max(worker.forgot_at, forgot_at)
+        self._recovery.forgotten_by_worker(worker.forgot_at)
+
+    # --- recovery --------------------------------------------------------------------------------------
+
+    def all_registered(self, expected: int) -> bool:
+        """Whether every worker that may hold runs has registered, and has reported its handover files.
+
+        Args:
+            expected: How many there are; 0: every process that supervisord has started.
+        """
+        if not self._handovers.are_read:
+            return False
+        return len(self._workers) >= expected if expected else self._health.all_registered(self._workers)
+
+    def recovered(self, now: float) -> None:
+        """No more workers are waited for."""
+        self._recovery.finish(self._workers.routing_ids(), now)
+        self._confirm_complete_history()
+
+    def _confirm_complete_history(self) -> None:
+        if self._handovers.are_complete:
+            self._recovery.confirm_complete_history()
+
+    # --- workers that hang or are lost -----------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Have workers killed that hang, and keep track of those that are missing."""
+        if away := self._workers.time_away(now):
+            self._recovery.skip_time(away)
+            self._runs.dispatch_all(now)
+        self._workers.kill_hung(now)
+        for routing_id, pid in self._recovery.take_overdue(now, self._hang_seconds).items():
+            self._kill_missing(routing_id, pid)
+        self._health.tick(self._workers, now)
+
+    def _kill_missing(self, routing_id: bytes, pid: int) -> None:
+        """Kill a worker of an earlier broker that has not registered, if its process still runs."""
+        name = printable(routing_id).rpartition(".")[0]
+        if pid and self._health.runs_as(name, pid):
+            self._out.kill(routing_id, name, pid, is_linked=False)
+            self._out.note(logging.ERROR, f"worker {name} has not registered again: it is killed")
+
+    def lost(self, routing_id: bytes, now: float) -> None:
+        """A worker's link is down, and all that it had sent was read.
+
+        Args:
+            routing_id: The worker's.
+            now: The time.
+        """
+        self._relay.worker_lost(routing_id)
+        worker = self._workers.get(routing_id)
+        if worker is None:
+            return
+        self._workers.remove(worker, now)
+        self._handovers.worker_lost(worker)
+        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.are_kept_by(routing_id)
+        self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
+        self._health.lost(worker, self._workers.is_name_used(worker.name), now)
+        level = logging.INFO if nothing_lost else logging.WARNING
+        self._out.note(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
+        self._runs.lose(worker, now)
+
+    # --- how it looks ----------------------------------------------------------------------------------
+
+    def mode_status(self, pool: Pool, now: float) -> ModeStatus:
+        """One mode, for `status` and `pong`."""
+        reasons = self._health.reasons(pool.mode, pool.workers.values(), now)
+        return ModeStatus(
+            workers=len(pool.workers),
+            free=pool.free,
+            queued=pool.waiting,
+            degraded=bool(reasons),
+            reasons=tuple(reasons),
+        )
+
+    def worker_statuses(self, now: float) -> tuple[WorkerStatus, ...]:
+        """Each worker, for `status`."""
+        return tuple(
+            WorkerStatus(
+                name=worker.name,
+                identity=worker.routing_id,
+                mode=worker.mode,
+                pid=worker.pid,
+                state=worker.state.value,
+                broken=worker.broken,
+                slots=worker.slots,
+                busy=worker.busy,
+                silent_ms=max(0, int((now - worker.progress_at) * 1000)),
+                crashes=self._health.crashes(worker.name, now),
+            )
+            for worker in self._workers
+        )

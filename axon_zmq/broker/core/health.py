@@ -1,0 +1,142 @@
+"""Whether each mode serves with as many workers as it should, and why not.
+
+Three sources: workers that register and are lost, supervisord's states of its programs as the event listener reports
+them, and time. A worker's name outlives its processes, so crashes are counted per name.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from axon_zmq.broker.core.pools import Worker
+from axon_zmq.broker.core.states import WorkerState
+from axon_zmq.protocol.backend import Program
+from axon_zmq.protocol.kinds import mode_of
+
+CRASH_LOOP: Final = 3
+"""Crashes of one worker within `CRASH_WINDOW_S` that make its mode degraded."""
+CRASH_WINDOW_S: Final = 60.0
+"""How long a crash counts against a worker's name."""
+MISSING_GRACE_S: Final = 10.0
+"""How long a worker may stay away before its mode is degraded. A restart takes 1 to 3 s."""
+MISSING_FORGOTTEN_S: Final = 600.0
+"""How long a worker that does not come back is missed at all: it may have been started by hand."""
+_DOWN: Final = frozenset(("BACKOFF", "FATAL", "UNKNOWN"))
+"""supervisord's states of a program that should run and does not; one that is EXITED is about to be started."""
+
+
+@dataclass(slots=True)
+class _NameRecord:
+    """What is known of one worker name."""
+
+    mode: str
+    crashes: deque[float] = field(default_factory=lambda: deque[float](maxlen=CRASH_LOOP))
+    missing_since: float | None = None
+    """Since when its process is lost, if no other has registered."""
+
+    def is_missing(self, now: float) -> bool:
+        return self.missing_since is not None and now - self.missing_since > MISSING_GRACE_S
+
+    def crashes_within(self, now: float) -> int:
+        return sum(now - crash < CRASH_WINDOW_S for crash in self.crashes)
+
+
+class Health:
+    """Worker names, supervisord's programs, and what is wrong with them."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, _NameRecord] = {}
+        self._programs: Mapping[str, Program] | None = None
+        """supervisord's worker programs; None if nothing was reported."""
+        self._unregistered: dict[str, float] = {}
+        """Programs that run without a registered worker, and since when."""
+
+    def __repr__(self) -> str:
+        return f"<Health of {len(self._names)} names, {len(self._programs or {})} programs>"
+
+    def set_programs(self, programs: Mapping[str, Program]) -> None:
+        """Take supervisord's view of its programs; those that are not workers are ignored."""
+        self._programs = {name: program for name, program in programs.items() if mode_of(name)}
+
+    def registered(self, worker: Worker) -> None:
+        """A worker has registered."""
+        self._names.setdefault(worker.name, _NameRecord(worker.mode)).missing_since = None
+
+    def lost(self, worker: Worker, is_replaced: bool, now: float) -> None:
+        """A worker is lost: it crashed unless it had said that it leaves.
+
+        Args:
+            worker: The lost one.
+            is_replaced: Whether another process with this name is registered.
+            now: The time.
+        """
+        if not worker.is_leaving:
+            record = self._names.setdefault(worker.name, _NameRecord(worker.mode))
+            record.crashes.append(now)
+            record.missing_since = None if is_replaced else now
+        elif not is_replaced:
+            self._names.pop(worker.name, None)
+
+    def tick(self, registered: Iterable[Worker], now: float) -> None:
+        """Note which programs run without a worker, and forget names that have been missing for long."""
+        names = {worker.name for worker in registered}
+        running = [name for name, program in (self._programs or {}).items() if program.pid]
+        self._unregistered = {name: self._unregistered.get(name, now) for name in running if name not in names}
+        for name, record in list(self._names.items()):
+            if record.missing_since is not None and now - record.missing_since > MISSING_FORGOTTEN_S:
+                del self._names[name]
+
+    # --- questions -------------------------------------------------------------------------------------
+
+    def all_registered(self, registered: Iterable[Worker]) -> bool:
+        """Whether each process that supervisord has started is registered; False if supervisord reported nothing."""
+        if not self._programs:
+            return False
+        names = {worker.name for worker in registered}
+        return all(name in names for name, program in self._programs.items() if program.pid)
+
+    def runs_as(self, name: str, pid: int) -> bool:
+        """Whether supervisord says that a program runs as this process."""
+        program = (self._programs or {}).get(name)
+        return program is not None and program.pid == pid
+
+    def crashes(self, name: str, now: float) -> int:
+        """Recent crashes under a name."""
+        return self._names[name].crashes_within(now) if name in self._names else 0
+
+    def reasons(self, mode: str, registered: Iterable[Worker], now: float) -> list[str]:
+        """Why a mode serves with less than it should, in sentences; empty if it does not.
+
+        Args:
+            mode: The mode.
+            registered: Its workers.
+            now: The time.
+        """
+        return [
+            *(
+                f"{name} is {program.state}"
+                for name, program in (self._programs or {}).items()
+                if mode_of(name) == mode and program.state in _DOWN
+            ),
+            *(
+                f"{name} runs and has not registered for {now - since:.0f} s"
+                for name, since in self._unregistered.items()
+                if mode_of(name) == mode and now - since > MISSING_GRACE_S
+            ),
+            *(
+                f"{worker.name} hangs, and could not be killed"
+                for worker in registered
+                if worker.state is WorkerState.KILLED and now - worker.killed_at > MISSING_GRACE_S
+            ),
+            *self._of_names(mode, now),
+        ]
+
+    def _of_names(self, mode: str, now: float) -> Iterable[str]:
+        for name, record in self._names.items():
+            if record.mode == mode and record.crashes_within(now) >= CRASH_LOOP:
+                yield f"{name} crashed {CRASH_LOOP} times within {CRASH_WINDOW_S:.0f} s"
+            elif record.mode == mode and record.is_missing(now) and self._programs is None:
+                yield f"{name} has not come back since it crashed"

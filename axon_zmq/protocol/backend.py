@@ -1,0 +1,520 @@
+"""Typed messages between broker, workers and supervisord's event listener. No I/O.
+
+A control message is `["", kind, body]` towards the broker and `["", kind, "", body]` towards a worker, where `body` is
+a msgpack map. Each class below is one kind of body: `pack` writes it, `unpack` reads and checks it. It is decoded
+once, on receipt, and `MalformedMessageError` is the only thing that malformed input can cause; whatever else is raised
+later is a fault of ours and is not caught. Unknown keys are ignored, since a rolling restart joins two versions, and
+a key with a default may be missing.
+
+The tables of `docs/backend.md` are generated from these classes: the first line of a docstring says when the message is
+sent, the docstrings of the fields say what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin, get_type_hints
+
+from axon_zmq.errors import RequestError
+from axon_zmq.protocol import kinds
+from axon_zmq.protocol.frames import printable
+from axon_zmq.protocol.msgpack import pack, unpack
+
+VERSION: Final = 1
+"""Version of this protocol: `v` of `ready`."""
+
+
+class MalformedMessageError(ValueError):
+    """A message between broker and worker that does not have the form of its kind.
+
+    Args:
+        kind: The message's kind.
+        fault: What is wrong with it, naming the key.
+    """
+
+    def __init__(self, kind: bytes, fault: str) -> None:
+        super().__init__(f"malformed `{printable(kind)}` message: {fault}")
+        self.kind = kind
+
+
+class EndReason(Enum):
+    """Why a run is asked to end, and the error that it ends with."""
+
+    CANCELLED = "cancelled"
+    CLIENT_GONE = "client_gone"
+    SLOW_CONSUMER = "slow_consumer"
+    SUPERSEDED = "superseded"
+    DEADLINE = "deadline"
+    SHUTTING_DOWN = "shutting_down"
+
+
+class Body:
+    """A msgpack map with typed keys; each subclass is a dataclass."""
+
+    __slots__ = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """The map, as msgpack takes it."""
+        return {name: _plain(getattr(self, name)) for name in _names(type(self))}
+
+    @classmethod
+    def from_wire(cls, value: object) -> Self:
+        """Check a map and take its known keys.
+
+        Raises:
+            _FieldError: A key is missing or has a value of another type.
+        """
+        if not isinstance(value, dict):
+            raise _FieldError("", f"must be a map, not {type(value).__name__}")
+        found: dict[str, Any] = value
+        taken: dict[str, Any] = {}
+        for name, (read, is_required) in _readers(cls).items():
+            if name in found:
+                try:
+                    taken[name] = read(found[name])
+                except _FieldError as fault:
+                    raise fault.within(name) from None
+            elif is_required:
+                raise _FieldError(f"/{name}", "is missing")
+        return cls(**taken)
+
+
+class Message(Body):
+    """The body of one kind of control message."""
+
+    __slots__ = ()
+    kind: ClassVar[bytes]
+
+    def pack(self) -> bytes:
+        """The packed body."""
+        return pack(self.to_wire())
+
+    def has_fields(self) -> bool:
+        """Whether there is a body; kinds without one are sent without its frame."""
+        return bool(_names(type(self)))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Self:
+        """Decode a body; empty bytes are an empty map.
+
+        Raises:
+            MalformedMessageError: It is not msgpack, or not this message.
+        """
+        try:
+            return cls.from_wire(unpack(body, "the body"))
+        except RequestError as fault:
+            raise MalformedMessageError(cls.kind, fault.message) from None
+        except _FieldError as fault:
+            raise MalformedMessageError(cls.kind, str(fault)) from None
+
+
+# --- parts of messages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Message):
+    """What a worker is given with a run, as its last frame."""
+
+    kind: ClassVar[bytes] = kinds.RUN
+    deadline: float
+    """Seconds of the machine's monotonic clock at which the run is ended: broker and worker share one clock."""
+    attempt: int
+    """1 for the first start."""
+    digest: bytes = b""
+    """BLAKE2b of the body, 16 bytes, as in `holds`; older brokers leave it out."""
+
+    def pack(self) -> bytes:
+        """The packed body; written out, because the broker packs one for each run."""
+        return pack({"deadline": self.deadline, "attempt": self.attempt, "digest": self.digest})
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Body):
+    """A run whose messages a worker keeps."""
+
+    client: bytes
+    """Routing id of the run's client."""
+    id: bytes
+    """Request id."""
+    kind: str
+    """`run_sync`, `run`, `run_stream` or `call_tool`."""
+    digest: bytes
+    """BLAKE2b of the body, 16 bytes: a repeated id with another body is refused."""
+    deadline: float
+    """As in the lease."""
+    keep: bool
+    """Whether `on_disconnect` was `keep`."""
+    seq: int
+    """`seq` of the run's last message."""
+    ended: bool
+    """Whether its last message was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Body):
+    """A supervisord program, as supervisord describes it."""
+
+    state: str
+    """supervisord's state, such as `RUNNING`."""
+    pid: int = 0
+    """Process id; 0 if there is no process."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeStatus(Body):
+    """One mode, in `status`."""
+
+    workers: int
+    """Registered workers."""
+    free: int
+    """Runs that they can take now."""
+    queued: int
+    """Runs that wait."""
+    degraded: bool
+    """Whether the mode serves with less than it should."""
+    reasons: tuple[str, ...] = ()
+    """Why, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus(Body):
+    """One worker, in `status`."""
+
+    name: str
+    """Its program's name."""
+    identity: bytes
+    """Its routing id."""
+    mode: str
+    """`run_sync`, `run` or `run_stream`."""
+    pid: int
+    """Process id; 0 if the worker does not report one."""
+    state: str
+    """One of [these](states.md#a-worker)."""
+    broken: tuple[str, ...] | None
+    """Agents that it could not load; `nil` if the worker does not report them."""
+    slots: int
+    """Its concurrency."""
+    busy: int
+    """Runs that it executes."""
+    silent_ms: int
+    """Milliseconds since its last sign of progress."""
+    crashes: int
+    """Crashes under this name within a minute."""
+
+
+# --- from a worker to the broker -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """Sent once connected, and after each reconnect, when every message of an earlier broker has been read."""
+
+    kind: ClassVar[bytes] = kinds.READY
+    v: int
+    """Version of this protocol: 1."""
+    mode: str
+    """`run_sync`, `run` or `run_stream`."""
+    slots: int
+    """Runs that the worker takes at a time; fewer than configured while stuck code occupies the worker."""
+    name: str
+    """Its program's name, for logs and messages, and to match what supervisord reports."""
+    holds: tuple[Held, ...]
+    """The runs whose messages it keeps, open and ended."""
+    pid: int = 0
+    """Its process id; a worker that does not report one is never killed."""
+    broken: tuple[str, ...] | None = None
+    """The agents that it could not load, for `status`."""
+    forgot_at: float = 0.0
+    """Seconds of the machine's monotonic clock at which an ended run was last forgotten before its time: for lack of
+    room, or because a handover file could not be read."""
+
+    @classmethod
+    def from_wire(cls, value: object) -> Self:
+        """As `Body.from_wire`; the version comes first, since another version's keys may mean something else."""
+        version = value.get("v") if isinstance(value, dict) else VERSION
+        if type(version) is int and version != VERSION:
+            raise _FieldError("/v", f"is {version}: this version speaks {VERSION}, and the worker gets no runs")
+        return super(Ready, cls).from_wire(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Slots(Message):
+    """Sent when code that should have ended occupies a slot, or has released it."""
+
+    kind: ClassVar[bytes] = kinds.SLOTS
+    slots: int
+    """Runs that the worker takes at a time now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """Sent every second by the event loop that does the work."""
+
+    kind: ClassVar[bytes] = kinds.PROGRESS
+    open: int = 0
+    """Runs that have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving(Message):
+    """Sent when the worker was told to stop: it takes no new runs and finishes those it has.
+
+    The broker answers `left`; everything that it had sent before arrives before that answer.
+    """
+
+    kind: ClassVar[bytes] = kinds.LEAVING
+
+
+@dataclass(frozen=True, slots=True)
+class Handover(Message):
+    """Sent when all runs of a leaving worker have ended and their messages are in a handover file.
+
+    The broker answers `handed`.
+    """
+
+    kind: ClassVar[bytes] = kinds.HANDOVER
+    file: str
+    """Name of the file in `handover/` of the run directory."""
+    forgot_at: float = 0.0
+    """As in `ready`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds(Message):
+    """Sent after reading a handover file as told by `take`: these runs were in it."""
+
+    kind: ClassVar[bytes] = kinds.HOLDS
+    holds: tuple[Held, ...]
+    """As in `ready`."""
+    forgot_at: float = 0.0
+    """As in `ready`."""
+
+
+# --- from supervisord's side to the broker ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Processes(Message):
+    """Sent at each of supervisord's events, and to each new broker: all programs of this daemon."""
+
+    kind: ClassVar[bytes] = kinds.PROCESSES
+    programs: Mapping[str, Program]
+    """Programs by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited(Message):
+    """Sent when the kernel reports that a process has ended.
+
+    The worker is marked and gets no more runs; it is lost when its link is down and its last messages were read.
+    """
+
+    kind: ClassVar[bytes] = kinds.EXITED
+    name: str
+    """The program's name."""
+    pid: int
+    """The process that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest(Message):
+    """Sent by tools such as `axon-zmq status`; the broker answers with `status`."""
+
+    kind: ClassVar[bytes] = kinds.STATUS
+
+
+# --- from the broker -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class End(Message):
+    """The run must end."""
+
+    kind: ClassVar[bytes] = kinds.END
+    reason: EndReason
+    """`cancelled`, `client_gone`, `slow_consumer` or `superseded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Message):
+    """The answer to `leaving`: no more runs will come."""
+
+    kind: ClassVar[bytes] = kinds.LEFT
+
+
+@dataclass(frozen=True, slots=True)
+class Handed(Message):
+    """The answer to `handover`: the broker knows that the worker's ended runs are in the file."""
+
+    kind: ClassVar[bytes] = kinds.HANDED
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Message):
+    """Read a handover file; its runs are this worker's from now on."""
+
+    kind: ClassVar[bytes] = kinds.TAKE
+    file: str
+    """Name of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class There(Message):
+    """Nothing to do: whether it can be sent tells the broker whether the worker's link is up."""
+
+    kind: ClassVar[bytes] = kinds.THERE
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Message):
+    """The answer to `status`."""
+
+    kind: ClassVar[bytes] = kinds.STATUS
+    boot: str
+    """As in `pong`."""
+    settling: bool
+    """As in `pong`."""
+    draining: bool
+    """As in `pong`."""
+    modes: Mapping[str, ModeStatus]
+    """Modes by name."""
+    workers: tuple[WorkerStatus, ...]
+    """All registered workers."""
+    quarantined: int
+    """Digests that are refused now."""
+
+
+TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
+    each.kind: each for each in (Ready, Slots, Progress, Leaving, Handover, Holds, Processes, Exited, StatusRequest)
+}
+"""The control messages that a broker takes, by kind."""
+TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}
+"""The control messages that a worker takes, by kind; `end` names a run and comes with those that do."""
+
+
+def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Message | None:
+    """The typed message of a kind; None for kinds that this version does not know.
+
+    Args:
+        known: `TO_BROKER` or `TO_WORKER`.
+        kind: The kind frame.
+        body: The packed body.
+
+    Raises:
+        MalformedMessageError: The body does not have the form of its kind.
+    """
+    message_type = known.get(kind)
+    return None if message_type is None else message_type.unpack(body)
+
+
+# --- reading and writing fields --------------------------------------------------------------------------
+
+Reader = Callable[[Any], Any]
+"""Takes an unpacked value; returns the field's value or raises `_FieldError`."""
+_NAMES: Final = {bytes: "binary", str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+
+class _FieldError(Exception):
+    """A value that a field cannot hold.
+
+    Args:
+        pointer: JSON pointer to it, below the body.
+        fault: What is wrong.
+    """
+
+    def __init__(self, pointer: str, fault: str) -> None:
+        super().__init__(f"{pointer or '/'} {fault}")
+        self._pointer, self._fault = pointer, fault
+
+    def within(self, name: str) -> _FieldError:
+        """The same fault, seen from the map or list around it."""
+        return _FieldError(f"/{name}{self._pointer}", self._fault)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Body):
+        return value.to_wire()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
+
+
+@cache
+def _names(body: type[Body]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(body)) if is_dataclass(body) else ()
+
+
+@cache
+def _readers(body: type[Body]) -> Mapping[str, tuple[Reader, bool]]:
+    """How each field of a body is read, and whether its key must be there."""
+    if not is_dataclass(body):
+        return {}
+    hints = get_type_hints(body)
+    return {each.name: (_reader(hints[each.name]), each.default is MISSING) for each in fields(body)}
+
+
+def _reader(hint: Any) -> Reader:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType) and NoneType in arguments:
+        [other] = [each for each in arguments if each is not NoneType]
+        read = _reader(other)
+        return lambda value: None if value is None else read(value)
+    if origin is tuple:
+        return _list_reader(_reader(arguments[0]))
+    if origin is not None:
+        return _map_reader(_reader(arguments[1]))
+    if issubclass(hint, Body):
+        return hint.from_wire
+    return _choice_reader(hint) if issubclass(hint, Enum) else _scalar_reader(hint)
+
+
+def _scalar_reader(kind: type) -> Reader:
+    def read(value: Any) -> Any:
+        if type(value) is kind or (kind is float and type(value) is int):
+            return value
+        raise _FieldError("", f"must be {_NAMES[kind]}, not {type(value).__name__}")
+
+    return read
+
+
+def _choice_reader(choices: type[Enum]) -> Reader:
+    def read(value: Any) -> Any:
+        try:
+            return choices(value)
+        except ValueError:
+            raise _FieldError("", f"is {value!r:.64}; known are {', '.join(each.value for each in choices)}") from None
+
+    return read
+
+
+def _list_reader(read_item: Reader) -> Reader:
+    def read(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise _FieldError("", f"must be a list, not {type(value).__name__}")
+        return tuple(_within(index, read_item, each) for index, each in enumerate(value))
+
+    return read
+
+
+def _map_reader(read_item: Reader) -> Reader:
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _FieldError("", f"must be a map, not {type(value).__name__}")
+        return {key: _within(key, read_item, each) for key, each in value.items()}
+
+    return read
+
+
+def _within(name: object, read: Reader, value: Any) -> Any:
+    try:
+        return read(value)
+    except _FieldError as fault:
+        raise fault.within(str(name)) from None
