@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client
-from axon_zmq.client.core import ANSWER_GRACE_S, RESUME_INTERVAL_S, ClientCore
+from axon_zmq.client.core import ANSWER_GRACE_S, RESUME_INTERVAL_S, SILENCE_TIMEOUT_S, ClientCore
 from axon_zmq.events import Chunk, Complete
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -169,7 +169,7 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
     core = ClientCore()
     started(core)
     chunk(core, 1)
-    core.tick(limits.CLIENT_SILENCE + 0.1)
+    core.tick(SILENCE_TIMEOUT_S + 0.1)
     [(kind, header)] = sent(core)
     assert kind == b"ping"
     assert "instance" in header
@@ -300,7 +300,7 @@ def test_an_idle_spell_is_no_silence():
     started(core, 100.0)
     core.tick(100.5)
     assert sent(core) == []
-    core.tick(100.1 + limits.CLIENT_SILENCE)
+    core.tick(100.1 + SILENCE_TIMEOUT_S)
     assert [kind for kind, _ in sent(core)] == [b"ping"]
 
 

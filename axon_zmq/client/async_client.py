@@ -179,7 +179,7 @@ class _Link:
 def _detect_dead_peer(dealer: zmq.Socket[bytes]) -> None:
     """Reconnect if the daemon's host stops answering: TCP alone may wait as long again after a network cut.
 
-    While requests are open there is unanswered data after `CLIENT_SILENCE` at the latest: a `ping`.
+    While requests are open there is unanswered data after `SILENCE_TIMEOUT_S` at the latest: a `ping`.
     """
     dealer.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
     dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT_S * 1000))

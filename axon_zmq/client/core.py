@@ -37,6 +37,8 @@ from axon_zmq.protocol.msgpack import pack, unpack
 
 ANSWER_GRACE_S: Final = 10.0
 """Seconds for which a terminal message is awaited after a request's own time has passed."""
+SILENCE_TIMEOUT_S: Final = 5.0
+"""Seconds without any message, while requests are open, after which the client sends a `ping`."""
 RESUME_INTERVAL_S: Final = 2.0
 """Seconds between two `resume` messages for one run."""
 Item = Event | AxonError | Catalog | Pong
@@ -459,7 +461,7 @@ class ClientCore:
         Returns:
             The requests that were given up.
         """
-        if self.open and now - max(self._heard_at, self._pinged_at) > limits.CLIENT_SILENCE:
+        if self.open and now - max(self._heard_at, self._pinged_at) > SILENCE_TIMEOUT_S:
             self._silent = True
             self._probe(now)
         for run in self.open.values():
@@ -473,7 +475,7 @@ class ClientCore:
     def _probe(self, now: float) -> None:
         self._pinged_at = now
         self.outgoing.append([kinds.PING, self._probe_id, pack({"instance": self._instance})])
-        deadline = now + limits.CLIENT_SILENCE
+        deadline = now + SILENCE_TIMEOUT_S
         self.open[self._probe_id] = Run(id=self._probe_id, kind=kinds.PING, deadline=deadline)
 
 
