@@ -1,42 +1,55 @@
 """axon_zmq: pydantic-ai agents behind a ZeroMQ ROUTER, supervised.
 
-Importing the package loads nothing heavy: the clients are loaded when they are first named, so that
-the broker process stays small.
+This module is the public API; docs/python.md describes it. Importing it loads neither zmq nor pydantic: each name is
+imported when it is first used, so that the broker process stays small.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from axon_zmq.errors import (
-    AxonError,
-    ConfigurationError,
-    ModelError,
-    RequestError,
-    RunEndedError,
-    ToolError,
-    UnavailableError,
-)
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from axon_zmq.client import AsyncClient as AsyncClient
-    from axon_zmq.client import Client as Client
-    from axon_zmq.client import Tool as Tool
-    from axon_zmq.client import ToolAnswer as ToolAnswer
-    from axon_zmq.client import ToolRetry as ToolRetry
-    from axon_zmq.client import deferred_results as deferred_results
+    from axon_zmq.client.async_client import AsyncClient, RunStream
+    from axon_zmq.client.deferred import deferred_results
+    from axon_zmq.client.options import CallOptions, RunOptions
+    from axon_zmq.client.sync_client import Client, SyncRunStream
+    from axon_zmq.client.tool_functions import Tool, ToolAnswer, ToolRetry
+    from axon_zmq.errors import (
+        AxonError,
+        ConfigurationError,
+        ModelError,
+        RequestError,
+        RunEndedError,
+        ToolError,
+        UnavailableError,
+    )
+    from axon_zmq.events import Accepted, Chunk, Complete, Event, Log, Refused, ToolCall, ToolCancelled
 
 __version__ = "0.1.0"
 __all__ = [
+    "Accepted",
     "AsyncClient",
     "AxonError",
+    "CallOptions",
+    "Chunk",
     "Client",
+    "Complete",
     "ConfigurationError",
+    "Event",
+    "Log",
     "ModelError",
+    "Refused",
     "RequestError",
     "RunEndedError",
+    "RunOptions",
+    "RunStream",
+    "SyncRunStream",
     "Tool",
     "ToolAnswer",
+    "ToolCall",
+    "ToolCancelled",
     "ToolError",
     "ToolRetry",
     "UnavailableError",
@@ -44,10 +57,43 @@ __all__ = [
     "deferred_results",
 ]
 
+_MODULES: Final[Mapping[str, str]] = {
+    "Accepted": "events",
+    "AsyncClient": "client.async_client",
+    "AxonError": "errors",
+    "CallOptions": "client.options",
+    "Chunk": "events",
+    "Client": "client.sync_client",
+    "Complete": "events",
+    "ConfigurationError": "errors",
+    "Event": "events",
+    "Log": "events",
+    "ModelError": "errors",
+    "Refused": "events",
+    "RequestError": "errors",
+    "RunEndedError": "errors",
+    "RunOptions": "client.options",
+    "RunStream": "client.async_client",
+    "SyncRunStream": "client.sync_client",
+    "Tool": "client.tool_functions",
+    "ToolAnswer": "client.tool_functions",
+    "ToolCall": "events",
+    "ToolCancelled": "events",
+    "ToolError": "errors",
+    "ToolRetry": "client.tool_functions",
+    "UnavailableError": "errors",
+    "deferred_results": "client.deferred",
+}
+"""The module of each name, below this package."""
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncClient", "Client", "Tool", "ToolAnswer", "ToolRetry", "deferred_results"):
-        from axon_zmq import client
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
 
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,8 @@
-"""Every way a request can fail: the wire's codes as one table, and the exceptions that carry them.
+"""Every way in which a request can fail: the error codes of the protocol as one table, and their exceptions.
 
-`ERROR_TYPES` is the contract's list of `error_type`, with who can mend each and whether sending the
-same request again may help. `AxonError` and its five children are what Python code raises and catches;
-the child is chosen by who can mend the fault, so that an application can catch a whole family.
+`ERROR_TYPES` is the protocol's list of `error_type`, with who can fix each and whether sending the
+same request again may help. `AxonError` and its five subclasses are what Python code raises and catches;
+the subclass tells who can fix the error, so that an application can catch a whole family.
 """
 
 from __future__ import annotations
@@ -10,18 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+__all__ = [
+    "ERROR_TYPES",
+    "FAMILIES",
+    "AxonError",
+    "ConfigurationError",
+    "ErrorType",
+    "Mender",
+    "ModelError",
+    "RequestError",
+    "RunEndedError",
+    "ToolError",
+    "UnavailableError",
+]
+
 Mender = Literal["caller", "later", "run", "model", "tool"]
+"""Who can fix an error, or what it is about: the key of its exception in `FAMILIES`."""
 
 
 class ErrorType(NamedTuple):
-    """One `error_type` of the contract."""
+    """One `error_type` of the protocol."""
 
     mender: Mender
-    """Which family it belongs to: see the exceptions below."""
+    """The family of exceptions that it belongs to."""
     retryable: bool
     """Whether the same request, sent again under a new id, may succeed."""
     meaning: str
-    """What happened and what mends it, in one line."""
+    """What happened and how to fix it, in one line."""
 
 
 ERROR_TYPES: Mapping[str, ErrorType] = {
@@ -76,11 +91,11 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
 
 
 class AxonError(Exception):
-    """Base of all failures that the contract names.
+    """Base class of all errors that the protocol names.
 
     Attributes:
-        error_type: A key of `ERROR_TYPES`, or a newer daemon's that this version does not know.
-        message: What is wrong and how to mend it.
+        error_type: A key of `ERROR_TYPES`, or one of a newer daemon that this version does not know.
+        message: What is wrong and how to fix it.
         details: More for programs, such as `retry_after_ms`, `partial`, `by`; never None.
         retryable: Whether sending the request again, under a new id, may help.
     """
@@ -89,7 +104,7 @@ class AxonError(Exception):
         self,
         error_type: str,
         message: str,
-        details: Mapping[str, Any] | None = None,
+        details: Mapping[str, object] | None = None,
         *,
         retryable: bool | None = None,
     ) -> None:
@@ -105,26 +120,15 @@ class AxonError(Exception):
 
     @staticmethod
     def of(
-        error_type: str, message: str, details: Mapping[str, Any] | None = None, *, retryable: bool | None = None
+        error_type: str, message: str, details: Mapping[str, object] | None = None, *, retryable: bool | None = None
     ) -> AxonError:
-        """The exception for a code, of the family that the table gives it."""
+        """The exception for an `error_type`, of the family that `ERROR_TYPES` names."""
         known = ERROR_TYPES.get(error_type)
         family = FAMILIES[known.mender] if known else AxonError
         return family(error_type, message, details, retryable=retryable)
 
-    @staticmethod
-    def from_body(body: Mapping[str, Any]) -> AxonError:
-        """The exception for an unpacked `error` or `refused` body."""
-        details = body.get("details")
-        return AxonError.of(
-            str(body.get("error_type", "internal")),
-            str(body.get("message", "")),
-            details if isinstance(details, Mapping) else None,
-            retryable=body.get("retryable"),
-        )
-
     def to_body(self) -> dict[str, Any]:
-        """The body of an `error` message: the seed's ErrorResponse, and whether a retry may help."""
+        """The body of an `error` message."""
         return {
             "status": "error",
             "error_type": self.error_type,
@@ -135,15 +139,15 @@ class AxonError(Exception):
 
 
 class RequestError(AxonError):
-    """The request cannot be taken as it is; the caller mends it."""
+    """The request is invalid; the caller must change it."""
 
 
 class UnavailableError(AxonError):
-    """The daemon cannot take the request now; try again later."""
+    """The daemon cannot accept the request now; try again later."""
 
 
 class RunEndedError(AxonError):
-    """The run was ended before it was done; `details["partial"]` keeps what there was."""
+    """The run was ended before it was done; `details["partial"]` has the partial answer."""
 
 
 class ModelError(AxonError):
@@ -151,11 +155,11 @@ class ModelError(AxonError):
 
 
 class ToolError(AxonError):
-    """A tool failed, and the run with it."""
+    """A tool failed, and therefore the run."""
 
 
 class ConfigurationError(Exception):
-    """A setting, an endpoint or a file of the operator's is wrong; the message names it and the mend."""
+    """A setting, endpoint or file of the operator is invalid; the message names it and says how to fix it."""
 
 
 FAMILIES: Mapping[Mender, type[AxonError]] = {

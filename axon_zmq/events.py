@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from axon_zmq.protocol import kinds
+__all__ = ["Accepted", "Chunk", "Complete", "Event", "Log", "Refused", "ToolCall", "ToolCancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The daemon has the request; `duplicate` when it had it already."""
+    """The daemon has accepted the request; `duplicate` if it had accepted it before."""
 
     duplicate: bool
 
@@ -34,7 +34,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The end of a run that succeeded; `messages` are the new ones only, as pydantic-ai writes them."""
+    """The end of a successful run; `messages` are only the new ones, in pydantic-ai's format."""
 
     seq: int
     result: Any
@@ -44,15 +44,15 @@ class Complete:
     model: str | None
     run_id: str | None
     deferred: Mapping[str, Any] | None = None
-    """In place of a result: `{calls, approvals}`, each a list of `{call_id, name, args}`."""
+    """Instead of a result: `{calls, approvals}`, each a list of `{call_id, name, args}`."""
     content: Any = None
-    """What a tool that was called alone gives beside its result."""
+    """What the tool of a `call_tool` returned in addition to its result."""
     metadata: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model calls a tool of the client's; it is answered with a `tool_result`."""
+    """The model calls a tool of the client, which answers with a `tool_result`."""
 
     seq: int
     call_id: str
@@ -70,7 +70,7 @@ class ToolCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A record that the run's code logged; `level` as Python names it, in lower case."""
+    """A record that the run's code logged; `level` is Python's level name in lower case."""
 
     seq: int
     level: str
@@ -81,46 +81,15 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that was sent about a run could not be taken; the run goes on."""
+    """A message about a run that the daemon did not accept; the run continues."""
 
     of: str
+    """The kind of the refused message."""
     error_type: str
     message: str
     call_id: str | None
+    """The tool call that it was about, if any."""
 
 
 Event = Accepted | Chunk | Complete | ToolCall | ToolCancelled | Log | Refused
 """What a stream of the Python client yields; an `error` is raised instead."""
-
-
-def event_of(kind: bytes, body: Mapping[str, Any]) -> Event | None:
-    """The typed event of a message; None for kinds that this version does not know."""
-    match kind:
-        case kinds.CHUNK:
-            return Chunk(body["seq"], body["type"], body.get("data"), body.get("step", 0), body.get("part", 0))
-        case kinds.COMPLETE:
-            return Complete(
-                seq=body.get("seq", 0),
-                result=body.get("result"),
-                usage=body.get("usage") or {},
-                messages=body.get("messages") or [],
-                finish_reason=body.get("finish_reason"),
-                model=body.get("model"),
-                run_id=body.get("run_id"),
-                deferred=body.get("deferred"),
-                content=body.get("content"),
-                metadata=body.get("metadata"),
-            )
-        case kinds.TOOL_CALL:
-            return ToolCall(body["seq"], body["call_id"], body["name"], body.get("args") or {})
-        case kinds.TOOL_CANCELLED:
-            return ToolCancelled(body["seq"], body["call_id"])
-        case kinds.LOG:
-            fields = body.get("fields") or {}
-            return Log(body["seq"], body["level"], body["message"], body.get("logger", ""), fields)
-        case kinds.REFUSED:
-            return Refused(body["of"], body["error_type"], body["message"], body.get("call_id"))
-        case kinds.ACCEPTED:
-            return Accepted(bool(body.get("duplicate")))
-        case _:
-            return None

@@ -1,4 +1,7 @@
-"""What an operator may set: `AXON_*` in the environment, or the same names in `axon.toml`."""
+"""What an operator may set: `AXON_*` in the environment, or the same names in `axon.toml`.
+
+Internal: may change in any release.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,16 @@ LAYERS = [
     ["cli"],
 ]
 """From the bottom up; a module imports only from its own layer and those before it."""
-CORES = ["broker.core", "protocol", "client.core", "events", "errors"]
+CORES = [
+    "broker.core",
+    "protocol",
+    "client.core",
+    "client.messages",
+    "client.options",
+    "client.tool_calls",
+    "events",
+    "errors",
+]
 """Packages and modules without I/O: they neither read a clock nor touch a socket."""
 
 

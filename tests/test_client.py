@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client
-from axon_zmq.client.core import PATIENCE, RESUME_AGAIN, ClientCore
+from axon_zmq.client.core import ANSWER_GRACE_S, RESUME_INTERVAL_S, SILENCE_TIMEOUT_S, ClientCore
 from axon_zmq.events import Chunk, Complete
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -20,9 +20,9 @@ from tests.conftest import Daemon, wait_until
 
 
 def started(core: ClientCore, now: float = 0.0, **options):
-    request = core.run("run_stream", "echo", "x", {"id": "1", **options}, now)
+    run = core.run("run_stream", "echo", "x", {"id": "1", **options}, now)
     core.outgoing.clear()
-    return request
+    return run
 
 
 def message(core: ClientCore, kind: bytes, now: float = 0.0, **body):
@@ -41,31 +41,31 @@ def sent(core: ClientCore) -> list[tuple[bytes, dict]]:
 
 def test_messages_are_taken_in_order_only():
     core = ClientCore()
-    request = started(core)
-    assert chunk(core, 1) is request
+    run = started(core)
+    assert chunk(core, 1) is run
     assert chunk(core, 1) is None  # a repetition
     assert chunk(core, 3) is None  # a gap: dropped, and asked for once
     assert chunk(core, 4) is None
     assert sent(core) == [(b"resume", {"from": 2})]
-    assert chunk(core, 2, 0.1) is request
-    assert [event.seq for event in request.inbox] == [1, 2]
-    chunk(core, 5, 1 + RESUME_AGAIN)
+    assert chunk(core, 2, 0.1) is run
+    assert [event.seq for event in run.inbox] == [1, 2]
+    chunk(core, 5, 1 + RESUME_INTERVAL_S)
     assert sent(core) == [(b"resume", {"from": 3})]
 
 
 def test_a_terminal_behind_a_gap_waits_for_what_is_missing():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     assert message(core, b"complete", seq=2, result="x") is None
-    assert not request.ended
+    assert not run.ended
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
 def test_a_gap_that_cannot_be_filled_ends_the_run_loudly():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     message(core, b"resumed", **{"from": 7, "gap": True, "open_calls": []})
-    [error] = request.inbox
+    [error] = run.inbox
     assert isinstance(error, AxonError)
     assert "messages 1 to 6" in error.message
     assert (b"cancel", {}) in sent(core)
@@ -85,7 +85,7 @@ NEVER_RAN = {"error_type": "unknown_request", "message": "", "details": {"may_ha
 
 def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_was_said_to_it():
     core = ClientCore()
-    request = started(core, timeout_ms=60_000)
+    run = started(core, timeout_ms=60_000)
     core.steer(b"1", "more", "asap")
     core.outgoing.clear()
     assert message(core, b"error", 20.0, **NEVER_RAN) is None
@@ -94,12 +94,12 @@ def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_w
     chunk(core, 1)
     message(core, b"error", 21.0, **NEVER_RAN)
     assert sent(core) == []
-    assert request.ended
+    assert run.ended
 
 
 def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     core.steer(b"1", "more", "asap")
     core.receive([b"alive", b"", pack({"boot": "one", "open": 1})], 0.0)
     core.receive([b"alive", b"", pack({"boot": "two", "open": 1})], 2.0)
@@ -111,7 +111,7 @@ def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
     core.receive([b"alive", b"", pack({"boot": "three", "open": 1})], 5.0)
     message(core, b"error", 5.0, **NEVER_RAN)
     assert [kind for kind, _ in sent(core)] == [b"resume", b"run_stream", b"steer"]
-    assert not request.ended
+    assert not run.ended
 
 
 def test_a_resume_that_would_come_too_soon_is_put_off():
@@ -128,12 +128,12 @@ def test_a_resume_that_would_come_too_soon_is_put_off():
 
 def test_a_cancelled_run_that_never_ran_is_not_sent_again():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     core.cancel(b"1")
     core.outgoing.clear()
-    assert message(core, b"error", **NEVER_RAN) is request
+    assert message(core, b"error", **NEVER_RAN) is run
     assert sent(core) == []
-    assert request.inbox[-1].error_type == "cancelled"
+    assert run.inbox[-1].error_type == "cancelled"
 
 
 def test_a_cancel_may_have_been_lost_too():
@@ -169,7 +169,7 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
     core = ClientCore()
     started(core)
     chunk(core, 1)
-    core.tick(limits.CLIENT_SILENCE + 0.1)
+    core.tick(SILENCE_TIMEOUT_S + 0.1)
     [(kind, header)] = sent(core)
     assert kind == b"ping"
     assert "instance" in header
@@ -189,19 +189,19 @@ def test_a_reconnect_makes_it_resume():
 
 def test_nothing_is_waited_for_for_ever():
     core = ClientCore()
-    request = started(core, timeout_ms=1000)
-    core.tick(1.0 + PATIENCE)
-    assert not request.ended
-    core.tick(1.1 + PATIENCE)
-    assert request.ended
-    assert request.inbox[-1].details["by"] == "client"
+    run = started(core, timeout_ms=1000)
+    core.tick(1.0 + ANSWER_GRACE_S)
+    assert not run.ended
+    core.tick(1.1 + ANSWER_GRACE_S)
+    assert run.ended
+    assert run.inbox[-1].details["by"] == "client"
 
 
 def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     packed = pack({"seq": 1, "type": "text", "data": "x", "step": 1, "part": 0})
-    assert core.receive([b"stale", b"frame", b"chunk", b"1", packed], 0.0) is request
+    assert core.receive([b"stale", b"frame", b"chunk", b"1", packed], 0.0) is run
     assert core.receive([b"chunk", b"another", packed], 0.0) is None
     assert core.receive([b"of_the_future", b"1", pack({"a": 1})], 0.0) is None
     assert core.receive([b"x"], 0.0) is None
@@ -209,8 +209,13 @@ def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
 
 def test_options_are_checked_before_anything_is_sent():
     core = ClientCore()
-    with pytest.raises(TypeError, match="unknown option 'promt'"):
+    with pytest.raises(TypeError, match="unknown option 'promt'; known are id, timeout_ms"):
         core.run("run", "echo", "x", {"promt": 1}, 0.0)
+    with pytest.raises(TypeError, match="unknown option 'timeout'; did you mean 'timeout_ms'"):
+        core.run("run", "echo", "x", {"timeout": 1}, 0.0)
+    with pytest.raises(TypeError, match="unknown option 'dep'; did you mean 'deps'"):
+        core.call_tool("add", {}, {"dep": 1}, 0.0)
+    assert not core.outgoing
     core.run("run", "echo", "x", {"id": "same"}, 0.0)
     with pytest.raises(AxonError, match="open already"):
         core.run("run", "echo", "x", {"id": "same"}, 0.0)
@@ -228,10 +233,10 @@ def test_options_are_checked_before_anything_is_sent():
 )
 def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed):
     core = ClientCore()
-    request = started(core)
-    assert core.receive([kind, b"1", packed], 0.0) is request
-    assert request.ended
-    [error] = request.inbox
+    run = started(core)
+    assert core.receive([kind, b"1", packed], 0.0) is run
+    assert run.ended
+    [error] = run.inbox
     assert (error.error_type, error.details) == ("internal", {"by": "client"})
     assert error.message.startswith("the daemon's answer cannot be read: ")
     assert sent(core) == [(b"cancel", {})]
@@ -240,7 +245,7 @@ def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed)
 
 def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     core.connected(0.0)
     core.outgoing.clear()
     bound = core.max_body
@@ -250,21 +255,21 @@ def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
         core.connected(0.0)
         core.receive([b"pong", core._probe_id, pack(body)], 0.0)
     assert core.max_body == bound
-    assert not request.ended
-    assert chunk(core, 1) is request
+    assert not run.ended
+    assert chunk(core, 1) is run
 
 
 def test_an_abandoned_request_is_cancelled_and_ended():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     chunk(core, 1)
-    core.abandon(request)
-    [error] = request.inbox
+    core.abandon(run)
+    [error] = run.inbox
     assert (error.error_type, error.details) == ("cancelled", {"by": "client"})
-    assert request.ended
+    assert run.ended
     assert sent(core) == [(b"cancel", {})]
     again = started(core)
-    core.abandon(request)  # long ended: its id is another request's now
+    core.abandon(run)  # long ended: its id is another run's now
     assert sent(core) == []
     assert core.open == {b"1": again}
 
@@ -281,9 +286,9 @@ def test_an_id_that_the_daemon_would_refuse_is_refused_here(id):
 def test_a_request_may_have_the_id_probe():
     core = ClientCore()
     core.connected(0.0)
-    request = core.run("run", "echo", "x", {"id": "probe"}, 0.0)
+    run = core.run("run", "echo", "x", {"id": "probe"}, 0.0)
     core.connected(1.0)
-    assert core.open[b"probe"] is request
+    assert core.open[b"probe"] is run
     assert len(core._probe_id) <= limits.MAX_ID
     assert core._probe_id != ClientCore()._probe_id
 
@@ -295,7 +300,7 @@ def test_an_idle_spell_is_no_silence():
     started(core, 100.0)
     core.tick(100.5)
     assert sent(core) == []
-    core.tick(100.1 + limits.CLIENT_SILENCE)
+    core.tick(100.1 + SILENCE_TIMEOUT_S)
     assert [kind for kind, _ in sent(core)] == [b"ping"]
 
 

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axon_zmq import RequestError
-from axon_zmq.client.calls import FORGOTTEN, Calls
 from axon_zmq.client.core import ClientCore, Run
+from axon_zmq.client.tool_calls import FORGOTTEN_ANSWER, ToolCalls
 from axon_zmq.events import Accepted, Chunk, Refused, ToolCall, ToolCancelled
 from axon_zmq.protocol.msgpack import pack, unpack
 
 
 def started(core: ClientCore) -> Run:
-    request = core.run("run_stream", "echo", "x", {"id": "1"}, 0.0)
+    run = core.run("run_stream", "echo", "x", {"id": "1"}, 0.0)
     core.outgoing.clear()
-    return request
+    return run
 
 
 def hear(core: ClientCore, kind: str, **body: Any) -> None:
@@ -38,9 +38,9 @@ def resumed(core: ClientCore, start: int, listed: str, **last: int) -> None:
     hear(core, "resumed", **{"from": start, "gap": False, "open_calls": open_calls, **last})
 
 
-def taken(request: Run) -> list[str]:
+def taken(run: Run) -> list[str]:
     """The calls that were handed over, each as often as it was."""
-    return [event.call_id for event in request.inbox if isinstance(event, ToolCall)]
+    return [event.call_id for event in run.inbox if isinstance(event, ToolCall)]
 
 
 def answers(core: ClientCore) -> list[tuple[str, Any]]:
@@ -55,17 +55,17 @@ def answers(core: ClientCore) -> list[tuple[str, Any]]:
 
 def test_a_call_is_handed_over_and_its_answer_sent():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
-    assert list(request.inbox) == [ToolCall(1, "a", "tool", {})]
-    assert list(core.tool_events) == [(request, request.inbox[0])]
+    assert list(run.inbox) == [ToolCall(1, "a", "tool", {})]
+    assert list(core.tool_events) == [(run, run.inbox[0])]
     assert core.answer(b"1", "a", {"result": 5})
     assert list(core.outgoing) == [[b"tool_result", b"1", pack({"call_id": "a"}), pack({"result": 5})]]
 
 
 def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_not_run_again():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
     call(core, 2, "b")
     core.answer(b"1", "a", {"result": "A"})
@@ -77,15 +77,15 @@ def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_n
     core.outgoing.clear()
     resumed(core, 3, "b", last=2)
     assert answers(core) == [("b", {"result": "B"})]
-    assert taken(request) == ["a", "b"]
+    assert taken(run) == ["a", "b"]
     resumed(core, 3, "", last=2)
     assert answers(core) == []
-    assert repr(request.calls) == "<Calls 2, 0 answers of 0 bytes kept>"
+    assert repr(run.tool_calls) == "<ToolCalls 2, 0 answers of 0 bytes kept>"
 
 
 def test_a_fresh_process_runs_what_is_open_and_nothing_else_of_what_comes_again():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     hear(core, "accepted", duplicate=True)
     resumed(core, 1, "c", last=6)
     chunk(core, 1)
@@ -96,26 +96,26 @@ def test_a_fresh_process_runs_what_is_open_and_nothing_else_of_what_comes_again(
     chunk(core, 6)
     call(core, 7, "d")  # new
     hear(core, "tool_cancelled", seq=8, call_id="d")
-    assert [type(event) for event in request.inbox] == [Accepted, Chunk, ToolCall, Chunk, ToolCall, ToolCancelled]
-    assert taken(request) == ["c", "d"]
+    assert [type(event) for event in run.inbox] == [Accepted, Chunk, ToolCall, Chunk, ToolCall, ToolCancelled]
+    assert taken(run) == ["c", "d"]
 
 
 def test_what_comes_again_after_a_gap_is_run_only_where_it_is_open():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     chunk(core, 1)
     chunk(core, 5)  # 2 to 4 are missing
     resumed(core, 2, "b", last=6)
     call(core, 2, "a")
     call(core, 3, "b")
     hear(core, "tool_cancelled", seq=4, call_id="a")
-    assert taken(request) == ["b"]
-    assert not [event for event in request.inbox if isinstance(event, ToolCancelled)]
+    assert taken(run) == ["b"]
+    assert not [event for event in run.inbox if isinstance(event, ToolCancelled)]
 
 
 def test_without_a_last_seq_what_came_before_tells_what_comes_again():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     chunk(core, 1)
     chunk(core, 4)
     resumed(core, 2, "b")
@@ -123,27 +123,27 @@ def test_without_a_last_seq_what_came_before_tells_what_comes_again():
     call(core, 3, "b")
     chunk(core, 4)
     call(core, 5, "c")
-    assert taken(request) == ["b", "c"]
+    assert taken(run) == ["b", "c"]
 
 
 def test_a_second_resumed_tells_what_is_open_now():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     resumed(core, 1, "a", last=2)
     resumed(core, 1, "", last=3)  # answered meanwhile, by whoever it was
     call(core, 1, "a")
-    assert taken(request) == []
+    assert taken(run) == []
 
 
 def test_one_call_id_is_handed_over_once():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
     call(core, 2, "a")
     resumed(core, 1, "a", last=2)
     call(core, 1, "a")
     call(core, 3, "a")
-    assert taken(request) == ["a"]
+    assert taken(run) == ["a"]
 
 
 def test_a_call_that_is_being_run_is_left_alone_by_resumed():
@@ -158,7 +158,7 @@ def test_a_call_that_is_being_run_is_left_alone_by_resumed():
 
 def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_anew():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
     core.answer(b"1", "a", {"result": "wrong"})
     refused = {"of": "tool_result", "error_type": "invalid_request", "message": "no", "call_id": "a"}
@@ -171,7 +171,7 @@ def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_anew():
     hear(core, "refused", **{**refused, "error_type": "unknown_request"})  # of the first, as it turns out
     resumed(core, 2, "a", last=1)
     assert answers(core) == [("a", {"result": "right"})]
-    assert [event.error_type for event in request.inbox if isinstance(event, Refused)] == [
+    assert [event.error_type for event in run.inbox if isinstance(event, Refused)] == [
         "invalid_request",
         "unknown_request",
     ]
@@ -179,36 +179,36 @@ def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_anew():
 
 def test_a_cancelled_call_is_told_once_and_its_answer_forgotten():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
     core.answer(b"1", "a", {"result": 1})
     hear(core, "tool_cancelled", seq=2, call_id="a")
     hear(core, "tool_cancelled", seq=3, call_id="a")
     hear(core, "tool_cancelled", seq=4, call_id="never-made")
-    assert repr(request.calls) == "<Calls 1, 0 answers of 0 bytes kept>"
+    assert repr(run.tool_calls) == "<ToolCalls 1, 0 answers of 0 bytes kept>"
     core.outgoing.clear()
     resumed(core, 5, "a", last=4)
     assert answers(core) == []
-    assert [event.seq for event in request.inbox] == [1, 2]
+    assert [event.seq for event in run.inbox] == [1, 2]
 
 
 def test_kept_answers_are_bounded_and_a_lost_one_that_was_not_kept_fails():
-    kept = Calls(most_bytes=100)
+    kept = ToolCalls(most_bytes=100)
     for number in range(1000):
         kept.take(ToolCall(number + 1, str(number), "tool", {}))
         kept.answered(str(number), bytes(60))
     kept.answered("no such call", bytes(60))
-    assert repr(kept) == "<Calls 1000, 1 answers of 60 bytes kept>"
-    assert kept.resumed(["3", "999"], 1000) == [("3", FORGOTTEN), ("999", bytes(60))]
-    assert unpack(FORGOTTEN, "it")["error"]["retry"] is False
+    assert repr(kept) == "<ToolCalls 1000, 1 answers of 60 bytes kept>"
+    assert kept.resumed(["3", "999"], 1000) == [("3", FORGOTTEN_ANSWER), ("999", bytes(60))]
+    assert unpack(FORGOTTEN_ANSWER, "it")["error"]["retry"] is False
 
 
 def test_what_is_said_after_the_end_is_dropped():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     call(core, 1, "a")
     hear(core, "complete", seq=2, result=1)
-    assert request.ended
+    assert run.ended
     assert not core.answer(b"1", "a", {"result": 1})
     assert not core.steer(b"1", "more", "asap")
     assert not core.answer(b"never", "a", {"result": 1})
@@ -239,12 +239,12 @@ def test_what_is_too_large_is_not_sent():
 
 def test_an_id_of_another_run_ends_the_request_and_touches_nothing():
     core = ClientCore()
-    request = started(core)
+    run = started(core)
     hear(core, "refused", of="cancel", error_type="invalid_request", message="too late")
-    assert not request.ended
+    assert not run.ended
     hear(core, "refused", of="run_stream", error_type="invalid_request", message="another body under this id")
-    assert request.ended
-    assert isinstance(request.inbox[-1], RequestError)
+    assert run.ended
+    assert isinstance(run.inbox[-1], RequestError)
     assert not core.outgoing
 
 
@@ -308,7 +308,7 @@ class History:
 
     def _begin(self) -> None:
         self.core = ClientCore()
-        self.request = started(self.core)
+        self.run = started(self.core)
         self.waiting: list[str] = []
 
     def step(self, what: str, arrives: bool) -> None:
@@ -331,7 +331,7 @@ class History:
         self.core.answer(b"1", call_id, {"result": self.process})
 
     def resume(self) -> None:
-        self.deliver(self.worker.resume(self.request.last_seq + 1))
+        self.deliver(self.worker.resume(self.run.last_seq + 1))
 
     def deliver(self, messages: list[tuple[str, dict[str, Any]]]) -> None:
         for kind, body in messages:
@@ -369,7 +369,7 @@ def test_in_any_history_no_call_is_run_twice_by_one_process_and_none_stays_open(
         history.answer(call_id)
     history.send(True)
     worker, runs = history.worker, history.runs
-    assert history.request.last_seq == len(worker.sent)
+    assert history.run.last_seq == len(worker.sent)
     assert not worker.open
     assert len(runs) == len(set(runs))
     assert {(made, call_id) for call_id, made in worker.results.items()} <= set(runs)

@@ -32,7 +32,7 @@ from axon_zmq import (
     ToolRetry,
     deferred_results,
 )
-from axon_zmq.client.aio import CREDIT
+from axon_zmq.client.async_client import STREAM_CREDIT as CREDIT
 from axon_zmq.client.core import ClientCore
 from axon_zmq.events import Complete, Log, Refused, ToolCall, ToolCancelled
 from axon_zmq.net.loop_socket import LoopSocket
@@ -293,7 +293,7 @@ def test_leaving_the_client_does_not_wait_for_a_thread_that_blocks():
 
 
 def test_a_call_that_waits_for_a_thread_is_never_made_once_it_is_cancelled(monkeypatch):
-    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 1)
+    monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 1)
     gate = threading.Event()
     ran: list[str] = []
 
@@ -319,7 +319,7 @@ def test_a_call_that_waits_for_a_thread_is_never_made_once_it_is_cancelled(monke
 
 
 def test_calls_wait_where_each_thread_is_busy_and_that_is_told_once(monkeypatch, caplog):
-    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 2)
+    monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 2)
     gate = threading.Event()
 
     def block(secret: str) -> str:
@@ -364,7 +364,7 @@ def test_calls_wait_where_each_thread_is_busy_and_that_is_told_once(monkeypatch,
 
 
 def test_a_cancelled_call_keeps_its_thread_until_it_returns(monkeypatch):
-    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 1)
+    monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 1)
     started, gate = threading.Event(), threading.Event()
     ran: list[str] = []
 
@@ -394,7 +394,7 @@ def test_a_cancelled_call_keeps_its_thread_until_it_returns(monkeypatch):
 
 
 def test_where_the_system_gives_no_thread_the_call_fails_and_takes_no_place(monkeypatch):
-    monkeypatch.setattr("axon_zmq.client.aio.THREADS", 1)
+    monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 1)
 
     def tool() -> int:
         return 1
@@ -654,7 +654,7 @@ def test_run_refuses_tools_that_nobody_could_answer():
         for run in (client.run, client.run_sync):
             with pytest.raises(TypeError, match="tool 'ask' is live and has no function"):
                 await run("x", "y", tools=[ASK])
-        with pytest.raises(TypeError, match="is no tool"):
+        with pytest.raises(TypeError, match="is not a tool"):
             client.stream("x", "y", tools=[5])
         assert not client._core.outgoing
         await peer.silent(client)
@@ -934,6 +934,6 @@ def test_a_tool_that_raises_leaves_its_trace_here(client: Client, caplog):
         raise RuntimeError("kaputt")
 
     client.run({"model": "tools"}, '[{"name": "boom"}]', tools=[boom])
-    [record] = [record for record in caplog.records if record.name == "axon_zmq.client.tools"]
+    [record] = [record for record in caplog.records if record.name == "axon_zmq.client.tool_functions"]
     assert record.getMessage() == "tool 'boom' raised RuntimeError"
     assert record.exc_info

@@ -277,7 +277,7 @@ def garbled(kind: bytes, send: Send) -> None:
     ],
 )
 def test_a_broken_promise_is_named(answer, broken, monkeypatch):
-    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    monkeypatch.setattr("axon_zmq.client.core.ANSWER_GRACE_S", 0.1)
     with broker(answer) as endpoint:
         agent = None if broken == "text not whole" else "any"
         seen = drive(plan(endpoint, Scenario.STREAMS, agent=agent, streams=2, most=2, warmup=0.0, timeout=0.3))
@@ -304,7 +304,7 @@ def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch)
                 chunk(send, seq, "x")
             complete(send, 5, "xxxx")
 
-    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    monkeypatch.setattr("axon_zmq.client.core.ANSWER_GRACE_S", 0.1)
     with broker(answer) as endpoint:
         slowly = plan(endpoint, Scenario.SLOW_READERS, agent="any", streams=3, most=3, timeout=0.3, read_ms=200.0)
         seen = drive(replace(slowly, warmup=0.0))
@@ -317,7 +317,7 @@ def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch)
 
 
 def test_an_end_that_never_comes_is_missed_by_slow_readers_too(monkeypatch):
-    monkeypatch.setattr("axon_zmq.client.core.PATIENCE", 0.1)
+    monkeypatch.setattr("axon_zmq.client.core.ANSWER_GRACE_S", 0.1)
     with broker(mute) as endpoint:
         seen = drive(plan(endpoint, Scenario.SLOW_READERS, streams=3, most=3, warmup=0.0, timeout=0.3))
     assert seen.broken == {"no end": 3}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from axon_zmq.broker.core.fair_queue import FairQueue
 from axon_zmq.broker.send_queues import SendQueues
+from axon_zmq.client.messages import Failed, decode
 from axon_zmq.errors import ERROR_TYPES, AxonError, RequestError
 from axon_zmq.jsonschema import self_contained
 from axon_zmq.protocol import limits
@@ -72,7 +73,9 @@ def test_a_single_frame_is_one_array_with_the_body_as_it_is(kind, id, body):
 def test_every_error_type_has_a_family_and_survives_the_wire():
     for code in ERROR_TYPES:
         error = AxonError.of(code, "what", {"by": "broker"})
-        again = AxonError.from_body(unpack(pack(error.to_body()), "error"))
+        message = decode(b"error", pack(error.to_body())).message
+        assert isinstance(message, Failed)
+        again = message.error
         assert type(again) is type(error) is not AxonError
         assert (again.error_type, again.details, again.retryable) == (code, {"by": "broker"}, error.retryable)
     assert type(AxonError.of("of_the_future", "?", retryable=True)) is AxonError

@@ -17,7 +17,7 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
 from axon_zmq import RequestError, Tool, ToolAnswer, ToolRetry, deferred_results
-from axon_zmq.client import tools
+from axon_zmq.client import tool_functions as tools
 from axon_zmq.events import Complete
 from axon_zmq.jsonschema import self_contained
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -201,10 +201,10 @@ def test_a_partial_function_hides_nothing_and_fills_in():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (5, "5 is no tool: give a function"),
-        ("add", "'add' is no tool"),
+        (5, "5 is not a tool: pass a function"),
+        ("add", "'add' is not a tool"),
         (lambda *args: 1, "give each parameter a name"),
-        (Strange, "is no tool"),
+        (Strange, "is not a tool"),
     ],
 )
 def test_what_cannot_be_a_tool_is_told_at_once(wrong, message):

@@ -1,1 +1,4 @@
-"""The command line: everything that a person sees."""
+"""The command line: everything that a person sees.
+
+Internal: may change in any release.
+"""

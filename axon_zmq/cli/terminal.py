@@ -23,9 +23,9 @@ from axon_zmq.protocol import limits
 
 if TYPE_CHECKING:
     from axon_zmq.client import AsyncClient, RunStream
-    from axon_zmq.client.aio import Mode
     from axon_zmq.client.deferred import Approval
-    from axon_zmq.client.tools import Body
+    from axon_zmq.client.options import Mode
+    from axon_zmq.client.tool_functions import ToolResultBody
 
 _CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
@@ -303,9 +303,9 @@ class TerminalUI:
         self._mid_line = False
 
 
-def typed_answer(line: str) -> Body:
+def typed_answer(line: str) -> ToolResultBody:
     """What a person typed as a tool's result; an empty line, or one with `!` in front, says that it failed."""
-    from axon_zmq.client.tools import answer, fault
+    from axon_zmq.client.tool_functions import answer, fault
 
     text = line.strip()
     if not text or text.startswith("!"):
@@ -330,14 +330,14 @@ def typed_approval(line: str) -> Approval:
     return args if isinstance(args, dict) else text
 
 
-async def send_answer(events: RunStream, call_id: str, body: Body) -> None:
+async def send_answer(events: RunStream, call_id: str, body: ToolResultBody) -> None:
     """Answer a call of a run under way from the body of a `tool_result`."""
     try:
         if "error" in body:
             await events.fail(call_id, body["error"]["message"], retry=body["error"]["retry"])
         else:
             more = {key: body.get(key) for key in ("content", "metadata")}
-            await events.answer(call_id, body["result"], **more)
+            await events.answer(call_id, body.get("result"), **more)
     except (AxonError, ValueError, OverflowError) as error:
         await events.fail(call_id, f"the result cannot be sent: {error}")
 

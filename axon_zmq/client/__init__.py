@@ -1,19 +1,15 @@
-"""The Python client: one core without I/O, an asynchronous and a blocking face, and tools of the client's own."""
+"""The Python client: a core without I/O, an asyncio and a blocking client around it, and the client's own tools.
+
+Internal: may change in any release. Import the clients and their helpers from `axon_zmq`.
+"""
 
 from __future__ import annotations
 
-from axon_zmq.client.aio import AsyncClient, RunStream
-from axon_zmq.client.deferred import deferred_results
-from axon_zmq.client.sync import Client, SyncRunStream
-from axon_zmq.client.tools import Tool, ToolAnswer, ToolRetry
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "RunStream",
-    "SyncRunStream",
-    "Tool",
-    "ToolAnswer",
-    "ToolRetry",
-    "deferred_results",
-]
+from axon_zmq.client.async_client import AsyncClient as AsyncClient
+from axon_zmq.client.async_client import RunStream as RunStream
+from axon_zmq.client.deferred import deferred_results as deferred_results
+from axon_zmq.client.sync_client import Client as Client
+from axon_zmq.client.sync_client import SyncRunStream as SyncRunStream
+from axon_zmq.client.tool_functions import Tool as Tool
+from axon_zmq.client.tool_functions import ToolAnswer as ToolAnswer
+from axon_zmq.client.tool_functions import ToolRetry as ToolRetry

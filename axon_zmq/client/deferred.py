@@ -1,21 +1,23 @@
-"""What goes on after a run that ended with calls to approve or to execute elsewhere."""
+"""The continuation of a run that ended with calls to approve or to execute elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from axon_zmq.client.tools import Body, given, to_plain
+from axon_zmq.client.tool_functions import ToolResultBody, given, to_plain
 from axon_zmq.events import Complete
 
-Approval = bool | str | Mapping[str, Any]
-"""True; False, or the reason why not; or the arguments that are approved in place of the model's."""
+Call = Mapping[str, Any]
+"""A deferred call: `{call_id, name, args}`."""
+Approval = bool | str | Mapping[str, object]
+"""True; False, or the reason for it; or the arguments that are approved instead of the model's."""
 
 
 def deferred_results(
     complete: Complete,
-    approve: Approval | Mapping[str, Approval] | Callable[[Mapping[str, Any]], Approval] | None = None,
-    calls: Mapping[str, Any] | None = None,
+    approve: Approval | Mapping[str, Approval] | Callable[[Call], Approval] | None = None,
+    calls: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """The `deferred_tool_results` for the run after one that ended with calls to approve or to execute.
 
@@ -23,11 +25,11 @@ def deferred_results(
 
     Args:
         complete: The end of the run; `complete.deferred` has the calls, each `{call_id, name, args}`.
-        approve: For all calls that want approval: True or False, or a function that is asked with each; or
-            a map by call_id. In place of False a string is the reason that the model is told; a map is the
-            arguments to use in place of the model's.
-        calls: By call_id, the result of each call that was to be executed; a `ToolAnswer`, or, where it
-            failed, an exception: a `ToolRetry` lets the model try again.
+        approve: For all calls that need approval: True or False, or a function that decides on each; or
+            a map by call_id. Instead of False, a string is the reason that the model gets; a map is the
+            arguments to use instead of the model's.
+        calls: By call_id, the result of each call that was to be executed: a value, a `ToolAnswer`, or, if it
+            failed, an exception. A `ToolRetry` lets the model try again.
 
     Raises:
         ValueError: A call has no answer, or an answer has no call.
@@ -35,9 +37,9 @@ def deferred_results(
     deferred = complete.deferred or {}
     wanted = {call["call_id"]: call for call in deferred.get("approvals", ())}
     if callable(approve):
-        choices: Mapping[str, Any] = {call_id: approve(call) for call_id, call in wanted.items()}
+        choices: Mapping[str, Approval] = {call_id: approve(call) for call_id, call in wanted.items()}
     elif isinstance(approve, Mapping):
-        choices = approve
+        choices = cast("Mapping[str, Approval]", approve)
     else:
         choices = {} if approve is None else dict.fromkeys(wanted, approve)
     results = {call_id: given(result) for call_id, result in (calls or {}).items()}
@@ -49,7 +51,7 @@ def deferred_results(
     }
 
 
-def _matching(which: str, wanted: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any]) -> None:
+def _matching(which: str, wanted: Mapping[str, Call], answers: Mapping[str, object]) -> None:
     if missing := wanted.keys() - answers.keys():
         first = min(missing)
         raise ValueError(f"{which} lacks {first!r}, a call of {wanted[first]['name']!r}: each needs an answer")
@@ -58,17 +60,17 @@ def _matching(which: str, wanted: Mapping[str, Mapping[str, Any]], answers: Mapp
         raise ValueError(f"{which} has {min(unknown)!r}, which was not deferred; deferred were {known}")
 
 
-def executed(body: Body) -> dict[str, Any]:
-    """A deferred call's answer in pydantic-ai's words, from the body of a `tool_result`."""
+def executed(body: ToolResultBody) -> dict[str, Any]:
+    """A deferred call's answer in pydantic-ai's format, from the body of a `tool_result`."""
     if "error" in body:
         kind = "model-retry" if body["error"]["retry"] else "tool-failed"
         return {"kind": kind, "message": body["error"]["message"]}
-    more = {key: body[key] for key in ("content", "metadata") if key in body}
-    return {"kind": "tool-return", "return_value": body["result"], **more}
+    more = {key: value for key, value in body.items() if key in ("content", "metadata")}
+    return {"kind": "tool-return", "return_value": body.get("result"), **more}
 
 
 def approved(choice: Approval) -> bool | dict[str, Any]:
-    """An approval in pydantic-ai's words."""
+    """An approval in pydantic-ai's format."""
     match choice:
         case bool():
             return choice

@@ -1,6 +1,8 @@
 """A scripted broker, for authors of clients in any language: does a client keep the contract's rules?
 
 `axon-zmq conformance --server` plays it; `docs/conformance.md` says what a client does there.
+
+Internal: may change in any release.
 """
 
 from __future__ import annotations

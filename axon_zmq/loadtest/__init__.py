@@ -1,6 +1,8 @@
 """Load on a running daemon, over the wire, and what its clients saw of it.
 
 `axon-zmq loadtest` does it; `docs/loadtest.md` says what each figure means.
+
+Internal: may change in any release.
 """
 
 from __future__ import annotations

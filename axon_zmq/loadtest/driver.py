@@ -11,12 +11,14 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from select import select
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
+from axon_zmq.client.core import Item
+from axon_zmq.client.options import RunOptions
 from axon_zmq.errors import AxonError
-from axon_zmq.events import Chunk, Complete, Event, ToolCall
+from axon_zmq.events import Chunk, Complete, ToolCall
 from axon_zmq.loadtest.connection import Connection, allow
 from axon_zmq.loadtest.figures import Figures, Tally
 from axon_zmq.loadtest.plan import Plan
@@ -179,7 +181,7 @@ class Driver:
         kind = self._kinds[number]
         pool = self._pools[kind.stalls]
         connection = pool[turn % len(pool)]
-        options = {**kind.options, "timeout_ms": int(self.plan.timeout * 1000)}
+        options: RunOptions = {**kind.options, "timeout_ms": int(self.plan.timeout * 1000)}
         request = connection.core.run(kind.mode, kind.agent, kind.prompt, options, time.monotonic())
         connection.flush()
         self.sent += 1
@@ -241,10 +243,10 @@ class Driver:
                 heappush(self._takes, (run.read_at, next(self._order), run))
             self._take(run, item, self._now)
             if isinstance(item, Chunk):
-                run.connection.core.took(run.request, item)
+                run.connection.core.acknowledge(run.request, item)
                 run.connection.flush()
 
-    def _take(self, run: Run, item: Event | AxonError | dict[str, Any], now: float) -> None:
+    def _take(self, run: Run, item: Item, now: float) -> None:
         """A reader has one message of its run."""
         match item:
             case Chunk():

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
+
+if TYPE_CHECKING:
+    from axon_zmq.client.options import RunOptions
 
 SLOW_CREDIT: Final = 8
 """Messages that may be on their way to a slow reader that gives credit."""
@@ -39,6 +42,10 @@ class Scenario(StrEnum):
     RECONNECTS = "reconnects"
 
 
+def _no_options() -> RunOptions:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """Requests of one sort; each sort has figures of its own."""
@@ -49,8 +56,8 @@ class Kind:
     prompt: str
     answer: str | None
     """What is right; None where only the agent knows."""
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """As `ClientCore.run` takes them."""
+    options: RunOptions = field(default_factory=_no_options)
+    """Of each run."""
     reads_slowly: bool = False
 
     @property

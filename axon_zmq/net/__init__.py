@@ -1,1 +1,4 @@
-"""Sockets and endpoints."""
+"""Sockets and endpoints.
+
+Internal: may change in any release.
+"""

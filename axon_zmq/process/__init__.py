@@ -1,1 +1,4 @@
-"""What any of our processes needs: run directory, locks, logs, signals of its end."""
+"""What any of our processes needs: run directory, locks, logs, signals of its end.
+
+Internal: may change in any release.
+"""

@@ -1,1 +1,4 @@
-"""The wire, without I/O: frames, msgpack, kinds, requests, limits."""
+"""The wire, without I/O: frames, msgpack, kinds, requests, limits.
+
+Internal: may change in any release.
+"""

@@ -16,12 +16,12 @@ from axon_zmq.protocol.msgpack import pack, unpack
 
 RunKey = tuple[bytes, bytes]
 """Client identity and request id."""
-Check = Callable[[Any], str | None]
+Check = Callable[[object], str | None]
 """Tells what is wrong with a header's value, or None."""
 
 
 def _integer(low: int, high: int) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: object) -> str | None:
         if type(value) is int and low <= value <= high:
             return None
         return f"must be an integer from {low} to {high}"
@@ -29,12 +29,12 @@ def _integer(low: int, high: int) -> Check:
     return check
 
 
-def _boolean(value: Any) -> str | None:
+def _boolean(value: object) -> str | None:
     return None if type(value) is bool else "must be true or false"
 
 
 def _text(longest: int) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: object) -> str | None:
         if type(value) is str and 0 < len(value) <= longest:
             return None
         return f"must be a string of 1 to {longest} characters"
@@ -43,7 +43,7 @@ def _text(longest: int) -> Check:
 
 
 def _one_of(*choices: str) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: object) -> str | None:
         return None if value in choices else "must be " + " or ".join(f"{choice!r}" for choice in choices)
 
     return check
@@ -188,11 +188,11 @@ def printable(name: bytes) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-def error_body(error: AxonError, **more: Any) -> bytes:
+def error_body(error: AxonError, **more: object) -> bytes:
     """The packed body of an `error` message."""
     return pack({**more, **error.to_body()})
 
 
-def refused_body(of: bytes, error: AxonError, **more: Any) -> bytes:
+def refused_body(of: bytes, error: AxonError, **more: object) -> bytes:
     """The packed body of a `refused` message; `of` is the kind that could not be taken."""
     return pack({"of": printable(of), "error_type": error.error_type, "message": error.message, **more})

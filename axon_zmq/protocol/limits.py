@@ -48,8 +48,6 @@ DEAD_HOST = 10.0
 """How long the other host may leave what was sent to it unanswered until the connection is cut: a host that dies and a
 cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. Over most short cuts, nothing is noticed.
 Who is there but reads nothing still answers, and is not cut; an idle connection is found by keepalive within 30 s."""
-CLIENT_SILENCE = 5.0
-"""A client that hears nothing for this long while requests are open sends a `ping`."""
 DRAIN_TIME = 60.0
 """How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
 

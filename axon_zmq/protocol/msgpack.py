@@ -19,7 +19,7 @@ class _RefusedError(Exception):
     pass
 
 
-def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise _RefusedError("a map has one key twice")
@@ -73,7 +73,7 @@ def _fault_text(fault: Exception) -> str:
             return str(fault) or type(fault).__name__
 
 
-def _not_a_number(value: Any, path: str = "") -> str | None:
+def _not_a_number(value: object, path: str = "") -> str | None:
     """The JSON pointer of the first float that is NaN or infinite."""
     pending = [(path, value)]
     while pending:
@@ -87,7 +87,7 @@ def _not_a_number(value: Any, path: str = "") -> str | None:
     return None
 
 
-def packer(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+def packer(default: Callable[[object], object]) -> Callable[[object], bytes]:
     """A reusable packing function for one thread: times as timestamps, bytes as bin.
 
     Half a character (a lone surrogate, as a model's delta may end with) becomes `?`.
@@ -96,9 +96,9 @@ def packer(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
         default: Makes a type that msgpack does not know plainer.
     """
     made = msgpack.Packer(datetime=True, default=default, unicode_errors="replace")
-    return cast("Callable[[Any], bytes]", made.pack)
+    return cast("Callable[[object], bytes]", made.pack)
 
 
-def pack(value: Any) -> bytes:
+def pack(value: object) -> bytes:
     """Pack one value, from any thread."""
     return cast("bytes", msgpack.packb(value, datetime=True))

@@ -36,7 +36,7 @@ class PlainMap(dict[str, Any]):
     """The same of a map."""
 
 
-def strictly_plain(value: Any) -> Any:
+def strictly_plain(value: object) -> Any:
     """A value as msgpack can hold it.
 
     Raises:
@@ -45,7 +45,7 @@ def strictly_plain(value: Any) -> Any:
     return value if _is_plain([value]) else _made_plain(value, True, set())
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value as msgpack can hold it, whatever it is; what has no plain form is told in text.
 
     For what is a record of the run, such as its messages: an odd value in a tool's metadata must not end
@@ -56,7 +56,7 @@ def plain(value: Any) -> Any:
     return value if _is_plain([value]) else _made_plain(value, False, set())
 
 
-def packer() -> Callable[[Any], bytes]:
+def packer() -> Callable[[object], bytes]:
     """A packing function for one thread.
 
     The function raises ModelError `invalid_output` for what has no plain form, such as integers over
@@ -64,7 +64,7 @@ def packer() -> Callable[[Any], bytes]:
     """
     pack = msgpack.packer(_step)
 
-    def packed(value: Any) -> bytes:
+    def packed(value: object) -> bytes:
         nonlocal pack
         try:
             return pack(strictly_plain(value))
@@ -129,7 +129,7 @@ def _made_plain(value: Any, strict: bool, path: set[int]) -> Any:
     return made
 
 
-def _cut(value: Any, strict: bool) -> str:
+def _cut(value: object, strict: bool) -> str:
     if strict:
         raise ValueError(f"it holds itself, or is nested more than {DEEPEST} deep")
     return f"<{type(value).__name__} that holds itself, or is nested more than {DEEPEST} deep>"
@@ -171,14 +171,14 @@ def _step(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
-def _step_or_text(value: Any) -> Any:
+def _step_or_text(value: object) -> Any:
     try:
         return _step(value)
     except Exception:  # whatever the value's own code raises
         return describe_value(value)
 
 
-def describe_value(value: Any) -> str:
+def describe_value(value: object) -> str:
     """A text in place of a value that has no plain form."""
     try:
         return str(value) if isinstance(value, int) else str(value)[:_LONGEST_TEXT]
@@ -186,7 +186,7 @@ def describe_value(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     """A key, which pydantic writes so in JSON."""
     if type(key) is str:
         return key

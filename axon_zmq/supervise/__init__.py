@@ -1,1 +1,4 @@
-"""The glue to supervisord."""
+"""The glue to supervisord.
+
+Internal: may change in any release.
+"""

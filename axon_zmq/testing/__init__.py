@@ -1,4 +1,7 @@
-"""For tests of programs that use the daemon, and for the daemon's own: a fake model provider."""
+"""For tests of programs that use the daemon, and for the daemon's own: a fake model provider.
+
+Internal: may change in any release.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The workers: the only place that imports pydantic_ai and runs agents."""
+"""The workers: the only place that imports pydantic_ai and runs agents.
+
+Internal: may change in any release.
+"""

@@ -1,14 +1,15 @@
-"""The blocking face of the client: the asynchronous one, on a thread of its own."""
+"""The blocking client: an asyncio client on a loop in its own thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from axon_zmq.client.aio import Agent, AsyncClient, Mode, Priority, RunStream
+from axon_zmq.client.async_client import AsyncClient, RunStream
+from axon_zmq.client.options import Agent, CallOptions, Mode, Priority, Prompt, RunOptions
 from axon_zmq.events import Complete, Event
 
 T = TypeVar("T")
@@ -16,11 +17,14 @@ USAGE: Final = "use it as `with Client() as client`"
 
 
 class _Bridge:
-    """The way from any thread to a client on a loop of its own."""
+    """Calls from any thread to a client on a loop in its own thread."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._portal: BlockingPortal | None = None
+
+    def __repr__(self) -> str:
+        return f"<_Bridge to {self._client!r}, {'connected' if self.connected else 'not connected'}>"
 
     @property
     def connected(self) -> bool:
@@ -41,10 +45,10 @@ class _Bridge:
             portal.call(self._client.__aexit__, None, None, None)
         finally:
             self._portal = None
-            portal.call(portal.stop, True)  # whoever was interrupted in a call waits there no longer
+            portal.call(portal.stop, True)  # a thread that was interrupted in a call no longer waits there
             self._opening.close()
 
-    def call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def call(self, call: Callable[[], Coroutine[object, None, T]]) -> T:
         return self._opened().call(call)
 
     def _opened(self) -> BlockingPortal:
@@ -59,6 +63,9 @@ class SyncRunStream:
     def __init__(self, bridge: _Bridge, stream: RunStream) -> None:
         self._bridge = bridge
         self._stream = stream
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._stream)[1:]}"
 
     @property
     def id(self) -> bytes:
@@ -82,24 +89,24 @@ class SyncRunStream:
         """
         return self._bridge.call(self._stream.complete)
 
-    def answer(self, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None) -> bool:
+    def answer(self, call_id: str, result: object = None, *, content: object = None, metadata: object = None) -> bool:
         """Answer a `ToolCall`; see `AsyncClient.answer`."""
         return self._bridge.call(lambda: self._stream.answer(call_id, result, content=content, metadata=metadata))
 
     def fail(self, call_id: str, message: str, *, retry: bool = False) -> bool:
-        """Say why a `ToolCall` has no result; see `AsyncClient.fail`."""
+        """Answer a `ToolCall` with an error; see `AsyncClient.fail`."""
         return self._bridge.call(lambda: self._stream.fail(call_id, message, retry=retry))
 
-    def steer(self, content: Any, priority: Priority = "asap") -> bool:
-        """Say more to the run; see `AsyncClient.steer`."""
+    def steer(self, content: object, priority: Priority = "asap") -> bool:
+        """Send a user message to the run; see `AsyncClient.steer`."""
         return self._bridge.call(lambda: self._stream.steer(content, priority))
 
     def cancel(self) -> None:
-        """Ask the run to end; iterating on raises `cancelled` with what there was."""
+        """Ask the run to end; further iteration raises `cancelled` with the partial answer."""
         self._bridge.call(self._stream.cancel)
 
     def close(self) -> None:
-        """Cancel the run if it is open, and forget it; whoever reads it meanwhile gets `cancelled`."""
+        """Cancel the run if it is open, and forget it; a thread that is reading it gets `cancelled`."""
         if self._bridge.connected:  # leaving the client has ended the run
             self._bridge.call(self._stream.aclose)
 
@@ -135,42 +142,51 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._bridge.close()
 
-    def run(self, agent: Agent, prompt: Any = None, **options: Any) -> Complete:
+    def run(self, agent: Agent, prompt: Prompt | None = None, **options: Unpack[RunOptions]) -> Complete:
         """Run an agent in mode `run` and wait for its answer; see `AsyncClient.run`."""
         return self._bridge.call(lambda: self._client.run(agent, prompt, **options))
 
-    def run_sync(self, agent: Agent, prompt: Any = None, **options: Any) -> Complete:
+    def run_sync(self, agent: Agent, prompt: Prompt | None = None, **options: Unpack[RunOptions]) -> Complete:
         """Run an agent in mode `run_sync` and wait for its answer; see `AsyncClient.run`."""
         return self._bridge.call(lambda: self._client.run_sync(agent, prompt, **options))
 
-    def stream(self, agent: Agent, prompt: Any = None, *, mode: Mode = "run_stream", **options: Any) -> SyncRunStream:
-        """Start an agent; iterate over what this returns; see `AsyncClient.stream`."""
+    def stream(
+        self,
+        agent: Agent,
+        prompt: Prompt | None = None,
+        *,
+        mode: Mode = "run_stream",
+        **options: Unpack[RunOptions],
+    ) -> SyncRunStream:
+        """Start an agent and return its stream of events; see `AsyncClient.stream`."""
 
         async def start() -> RunStream:  # on the client's own loop
             return self._client.stream(agent, prompt, mode=mode, **options)
 
         return SyncRunStream(self._bridge, self._bridge.call(start))
 
-    def call_tool(self, tool: str, args: Mapping[str, Any] | None = None, **options: Any) -> Complete:
-        """Call one Python tool of the daemon's, without a model; see `AsyncClient.call_tool`."""
+    def call_tool(
+        self, tool: str, args: Mapping[str, object] | None = None, **options: Unpack[CallOptions]
+    ) -> Complete:
+        """Call one Python tool of the daemon, without a model; see `AsyncClient.call_tool`."""
         return self._bridge.call(lambda: self._client.call_tool(tool, args, **options))
 
     def answer(
-        self, id: bytes | str, call_id: str, result: Any = None, *, content: Any = None, metadata: Any = None
+        self, id: bytes | str, call_id: str, result: object = None, *, content: object = None, metadata: object = None
     ) -> bool:
-        """Answer a `ToolCall` of a run that is being read here; see `AsyncClient.answer`."""
+        """Answer a `ToolCall` of a run that this client reads; see `AsyncClient.answer`."""
         return self._bridge.call(lambda: self._client.answer(id, call_id, result, content=content, metadata=metadata))
 
     def fail(self, id: bytes | str, call_id: str, message: str, *, retry: bool = False) -> bool:
-        """Say why a `ToolCall` has no result; see `AsyncClient.fail`."""
+        """Answer a `ToolCall` with an error; see `AsyncClient.fail`."""
         return self._bridge.call(lambda: self._client.fail(id, call_id, message, retry=retry))
 
-    def steer(self, id: bytes | str, content: Any, priority: Priority = "asap") -> bool:
-        """Say more to a run under way; see `AsyncClient.steer`."""
+    def steer(self, id: bytes | str, content: object, priority: Priority = "asap") -> bool:
+        """Send a user message to a run under way; see `AsyncClient.steer`."""
         return self._bridge.call(lambda: self._client.steer(id, content, priority))
 
     def cancel(self, id: bytes | str) -> None:
-        """Ask a run to end; whoever waits for it gets `cancelled`, with what there was."""
+        """Ask a run to end; its reader gets `cancelled`, with the partial answer."""
         self._bridge.call(lambda: self._client.cancel(id))
 
     def describe(self, agent: str | None = None) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Tools that live in the client: plain typed functions, what the model is shown of them, and their answers.
+"""Tools that the client executes: typed functions, the definitions that the model sees, and their answers.
 
-A function's signature becomes the JSON Schema of its arguments, its docstring the description, its
-return annotation the schema of its result. Arguments are converted and checked by pydantic before it is
-called.
+A function's signature becomes the JSON Schema of its arguments, its docstring the description, and its
+return annotation the schema of its result. pydantic converts and checks the arguments before the call.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from textwrap import dedent
 from types import NoneType
-from typing import Any, Final, Literal, NamedTuple, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
@@ -27,27 +26,45 @@ from axon_zmq.errors import RequestError
 from axon_zmq.protocol.plain import strictly_plain
 from axon_zmq.protocol.requests import ClientTool, checked, from_validation
 
+if TYPE_CHECKING:
+    from axon_zmq.protocol.values import Value
+
 log = logging.getLogger(__name__)
 
-Body = dict[str, Any]
-"""Of a `tool_result`: `{result}`, `{result, content?, metadata?}` or `{error: {message, retry}}`."""
-InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Calls a blocking function elsewhere."""
+InThread = Callable[[Callable[[], object]], Awaitable[object]]
+"""Calls a blocking function in another thread."""
 
 
-class ToolRetry(Exception):  # noqa: N818 -- it is no error, but a word to the model
-    """Raised by a tool: the model is told the message, and may try again."""
+class ToolErrorBody(TypedDict):
+    """Why a tool has no result."""
+
+    message: str
+    retry: bool
+    """Whether the model may try again."""
+
+
+class ToolResultBody(TypedDict, total=False):
+    """The body of a `tool_result`: `result`, with `content` and `metadata` if there are any; or `error` alone."""
+
+    result: Value
+    content: Value
+    metadata: Value
+    error: ToolErrorBody
+
+
+class ToolRetry(Exception):  # noqa: N818 -- not an error, but a message to the model
+    """Raised by a tool: the model gets the message, and may try again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """What a tool may return in place of its bare result."""
+    """What a tool may return instead of its bare result."""
 
     result: Any
     content: Any = None
-    """More for the model, beside the result: text, or a list of parts as in a prompt."""
+    """More for the model, in addition to the result: text, or a list of parts as in a prompt."""
     metadata: Any = None
-    """For the application alone: it comes back in the run's messages."""
+    """For the application only: it is returned in the run's messages."""
 
 
 class Tool:
@@ -58,23 +75,23 @@ class Tool:
     `async`; others run in threads. It may raise `ToolRetry` and return a `ToolAnswer`.
 
     Args:
-        function: What is called.
-        name: As the model sees it; the function's own where left out.
-        description: For the model; the docstring's first paragraph where left out.
+        function: The function to call.
+        name: The name that the model sees. Default: the name of the function.
+        description: For the model. Default: the first paragraph of the docstring.
         mode: `live`: the run waits for the answer. `deferred`: the run ends with the call, and a later run
             brings the result (`deferred_results`); the function is then never called.
-        approval: The run ends with the call; it is made by a later run that approves it.
-        timeout_ms: What an answer may take, in milliseconds.
-        sequential: Never called while another tool runs.
+        approval: The run ends with the call, which a later run makes if it is approved.
+        timeout_ms: Milliseconds that an answer may take. Default: the time of the run.
+        sequential: Whether it must not be called while another tool is executed.
 
     Raises:
-        TypeError: Its signature cannot be shown to a model; the message says why.
-        RequestError: `invalid_request`: a name or a number that no tool may have.
+        TypeError: The signature has no JSON Schema; the message says why.
+        RequestError: `invalid_request`: the name or a number is invalid for a tool.
     """
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         *,
         name: str | None = None,
         description: str | None = None,
@@ -106,13 +123,13 @@ class Tool:
         }
         chosen = {key: value for key, value in more.items() if value is not None}
         self.definition: dict[str, Any] = {"name": self.name, **chosen}
-        """As a run's `tools` has it."""
+        """The tool as a map, in the format of a run's `tools`."""
         _check(self.name, self.definition)
 
     def __repr__(self) -> str:
         return f"<Tool {self.name}, {self.mode}>"
 
-    async def answer(self, args: Mapping[str, Any], in_thread: InThread) -> Body:
+    async def answer(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         """Call the function with a model's arguments; the body of the `tool_result`, whatever is raised.
 
         Raises:
@@ -127,13 +144,13 @@ class Tool:
                 log.warning("tool %r raised %s", self.name, type(error).__name__, exc_info=True)
             return given(error)
 
-    async def _call(self, args: Mapping[str, Any], in_thread: InThread) -> Body:
+    async def _call(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         try:
             positional, named = self._arguments.validate_python(dict(args))
         except ValidationError as error:
             return fault(f"the arguments do not fit: {_faults(error)}", retry=True)
         call = partial(self._function, *positional, **named)
-        returned = await (call() if self._is_async else in_thread(call))
+        returned = call() if self._is_async else await in_thread(call)
         if inspect.isawaitable(returned):
             returned = await returned
         if isinstance(returned, ToolAnswer):
@@ -141,33 +158,33 @@ class Tool:
         return answer(self._result.dump_python(returned, by_alias=True, warnings=False))
 
 
-def _plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def _plain_function(function: Callable[..., object]) -> Callable[..., object]:
     """The function or method that has the annotations and the docstring."""
     if isinstance(function, partial):
         return _plain_function(function.func)
     if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"{function!r} is no tool: give a function, a Tool, or a map with name and parameters")
+        raise TypeError(f"{function!r} is not a tool: pass a function, a Tool, or a map with name and parameters")
     return function if inspect.isroutine(function) else function.__call__
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., object]) -> str:
     if isinstance(function, partial):
         return _name(function.func)
     return function.__name__ if inspect.isroutine(function) else type(function).__name__
 
 
-def _collector(function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """What pydantic calls in the function's place: it gets the checked arguments, and gives them back."""
+def _collector(function: Callable[..., object], plain: Callable[..., object]) -> Callable[..., object]:
+    """What pydantic calls instead of the function: it returns the checked arguments that it gets."""
 
     @wraps(plain)
-    def collect(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def collect(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
         return args, kwargs
 
     collect.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
     return collect
 
 
-def _check(name: str, definition: dict[str, Any]) -> None:
+def _check(name: str, definition: Mapping[str, object]) -> None:
     try:
         checked(ClientTool, definition)
     except RequestError as error:
@@ -183,9 +200,9 @@ def _faults(error: ValidationError) -> str:
 
 
 class _ShownSchema(GenerateJsonSchema):
-    """Without titles that only repeat names; bytes and times are of no JSON type, since they stay as they are."""
+    """Without titles that only repeat names; bytes and times have no JSON type, because msgpack has its own."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
         return False
 
     def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
@@ -201,23 +218,23 @@ class _ShownSchema(GenerateJsonSchema):
 _ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 
-def _parameters(arguments: TypeAdapter[Any], document: str) -> dict[str, Any]:
-    """The JSON Schema of a function's arguments, with what its docstring says of each."""
+def _parameters(arguments: TypeAdapter[object], document: str) -> dict[str, Any]:
+    """The JSON Schema of a function's arguments, with their descriptions from its docstring."""
     schema = arguments.json_schema(schema_generator=_ShownSchema)
     if schema["type"] != "object":
-        raise ValueError("it takes positional arguments only, give each parameter a name")
+        raise ValueError("it takes positional arguments only; give each parameter a name")
     for name, told in _told_parameters(document).items():
         if name in schema["properties"]:
             schema["properties"][name].setdefault("description", told)
     return schema
 
 
-def _returns(annotation: Any) -> tuple[TypeAdapter[Any], dict[str, Any] | None]:
-    """What dumps a tool's results, and their schema, where the annotation has one that can be sent."""
+def _returns(annotation: object) -> tuple[TypeAdapter[object], dict[str, Any] | None]:
+    """The adapter that dumps a tool's results, and their schema if the annotation has one that can be sent."""
     if annotation in (None, NoneType, Any, ToolAnswer) or ToolAnswer in get_args(annotation):
         return _ANYTHING, None
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        adapter: TypeAdapter[object] = TypeAdapter(cast("Any", annotation))
         schema = adapter.json_schema(mode="serialization", schema_generator=_ShownSchema)
     except PydanticUserError:
         return _ANYTHING, None
@@ -243,19 +260,23 @@ def _told_parameters(document: str) -> dict[str, str]:
 # --- answers ---------------------------------------------------------------------------------------
 
 
-def answer(result: Any, content: Any = None, metadata: Any = None) -> Body:
+def answer(result: object, content: object = None, metadata: object = None) -> ToolResultBody:
     """The body of a `tool_result`, from values of any type that pydantic can dump."""
-    more = {"content": content, "metadata": metadata}
-    return {"result": to_plain(result), **{key: to_plain(value) for key, value in more.items() if value is not None}}
+    body = ToolResultBody(result=to_plain(result))
+    if content is not None:
+        body["content"] = to_plain(content)
+    if metadata is not None:
+        body["metadata"] = to_plain(metadata)
+    return body
 
 
-def fault(message: str, retry: bool = False) -> Body:
-    """The body of a `tool_result` that says why there is none."""
+def fault(message: str, retry: bool = False) -> ToolResultBody:
+    """The body of a `tool_result` that says why there is no result."""
     return {"error": {"message": message.encode(errors="replace").decode(), "retry": retry}}
 
 
-def given(result: Any) -> Body:
-    """The body of a `tool_result` for whatever a tool may return, or an exception that it may raise."""
+def given(result: object) -> ToolResultBody:
+    """The body of a `tool_result` for anything that a tool may return, or for an exception that it may raise."""
     match result:
         case ToolAnswer():
             return answer(result.result, result.content, result.metadata)
@@ -268,39 +289,39 @@ def given(result: Any) -> Body:
 
 
 def _text(error: BaseException) -> str:
-    """What an exception says; empty where its own `__str__` fails."""
+    """The text of an exception; empty if its `__str__` fails."""
     try:
         return f"{error}"
-    except BaseException:  # pytest's own are no Exceptions
+    except BaseException:  # pytest's own are not derived from Exception
         return ""
 
 
-def to_plain(value: Any) -> Any:
-    """A value as msgpack takes it: pydantic's dump, where bytes and times with a zone stay what they are.
+def to_plain(value: object) -> Value:
+    """A value that msgpack can pack: pydantic's dump, in which bytes and times with a zone are unchanged.
 
     Raises:
-        ValueError: It has no plain form.
+        ValueError: The value has no such form.
     """
     return strictly_plain(_ANYTHING.dump_python(value, by_alias=True, warnings=False))
 
 
-# --- what a run takes ------------------------------------------------------------------------------
+# --- the tools of a run ----------------------------------------------------------------------------
 
-ToolLike = Callable[..., Any] | Tool | Mapping[str, Any]
-"""A function, a `Tool`, or a tool's definition as a map: the application itself answers its calls."""
+ToolLike = Callable[..., object] | Tool | Mapping[str, object]
+"""A function, a `Tool`, or a tool's definition as a map, whose calls the application answers itself."""
 
 
 class Toolbox(NamedTuple):
     """The tools of one run."""
 
-    definitions: list[dict[str, Any]]
+    definitions: list[dict[str, object]]
     functions: dict[str, Tool]
-    """Those that this process runs by itself."""
+    """Those that the client executes on its own."""
 
     @property
     def unanswered(self) -> list[str]:
-        """Live tools without a function."""
-        live = [tool["name"] for tool in self.definitions if tool.get("mode", "live") == "live"]
+        """Names of live tools without a function."""
+        live = [str(tool["name"]) for tool in self.definitions if tool.get("mode", "live") == "live"]
         return [name for name in live if name not in self.functions]
 
 
@@ -308,8 +329,8 @@ def toolbox(tools: Iterable[ToolLike]) -> Toolbox:
     """Read `tools=[…]`.
 
     Raises:
-        TypeError: One is no tool, or has a signature that cannot be shown to a model.
-        RequestError: `invalid_request`: a name that no tool may have.
+        TypeError: One is not a tool, or has a signature without a JSON Schema.
+        RequestError: `invalid_request`: a name is invalid for a tool.
     """
     if isinstance(tools, str | Mapping) or callable(tools):
         raise TypeError(f"tools must be a list of functions, Tools and maps, not {type(tools).__name__}")
