@@ -13,6 +13,7 @@ from pydantic_ai.toolsets import FunctionToolset
 
 from axon_zmq.protocol.plain import plain
 from axon_zmq.protocol.requests import from_validation, invalid, pointer_of
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter.client_tools import RemoteTool
 from axon_zmq.worker.adapter.messages import refuse_local_downloads
 
@@ -152,7 +153,7 @@ def allowed(agent: Agent[Any, Any], output: Any) -> Any:
 
     An agent with output validators takes no other output type than its own.
     """
-    if vars(agent).get("_output_validators"):
+    if compat.has_output_validators(agent):
         return output
     types = agent.output_type if output is None else output
     listed = list(types) if isinstance(types, list | tuple) else [types]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
-from pydantic_ai.models import download_item
-from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol.requests import invalid, located
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import ClientRetry
 from axon_zmq.worker.schema import NOT_FITTING
@@ -36,10 +34,6 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.ModelAPIError, "model_unavailable"),
     (ai.UserError, "invalid_request"),
 )
-_OUTPUT_RETRIES = "Exceeded maximum output retries"
-"""How pydantic-ai says that the answer did not fit the schema, each time it was asked."""
-_NOT_CALLED_HERE = "External tools cannot be called"
-"""How pydantic-ai says that a deferred call was approved instead of answered."""
 _MOST_TEXT = 1000
 """Characters of a message; a provider may answer with a whole web page."""
 _MOST_WAIT = 86400.0
@@ -68,9 +62,9 @@ def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage)
 
 
 def _classify(error: Exception) -> AxonError:
-    if isinstance(error, ai.FallbackExceptionGroup) and isinstance(error.exceptions[-1], Exception):
-        return _classify(error.exceptions[-1])
-    if (tool := _raising_tool(error)) is not None:
+    if (last := compat.last_attempt(error)) is not None:
+        return _classify(last)
+    if (tool := compat.raising_tool(error)) is not None:
         return raised_by(tool, error)
     for family, code in _CODES:
         if isinstance(error, family):
@@ -85,11 +79,6 @@ def raised_by(tool: str, error: Exception) -> AxonError:
     return AxonError.of("tool_failed", _text(f"tool {tool!r} raised {type(error).__name__}: {error}"), {"tool": tool})
 
 
-def timed_out(retry: BaseException | None) -> bool:
-    """Whether a Python tool took longer than its `timeout`, as pydantic-ai 2.62 says it."""
-    return isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
-
-
 def internal(error: BaseException) -> AxonError:
     """The error for what nobody foresaw; it names the type alone, since the text may hold anything."""
     made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
@@ -98,13 +87,13 @@ def internal(error: BaseException) -> AxonError:
 
 
 def _refined(code: str, error: Exception) -> str:
-    if code == "model_behavior" and _OUTPUT_RETRIES in str(error):
+    if compat.are_output_retries_exhausted(error):
         return "invalid_output"
-    if code == "model_behavior" and timed_out(error.__cause__):
+    if code == "model_behavior" and compat.is_tool_timeout(error.__cause__):
         return "tool_timeout"
     if code == "model_behavior" and isinstance(error.__cause__, ClientRetry):
         return error.__cause__.error_type
-    if type(error) is ai.ModelAPIError and not error.in_stream:
+    if compat.is_unreadable_response(error):
         return "model_behavior"  # no fault that the provider reported: its answer could not be read
     return code
 
@@ -118,7 +107,7 @@ def _message(error: Exception) -> str:
         return f"{error.message.rstrip('.')} ({error.phase})"
     if not isinstance(error, ai.UnexpectedModelBehavior):
         return _text(str(error))
-    message = error.message.partition("\n")[0]  # further lines, and `body`, repeat the answer
+    message = compat.without_model_output(error)
     faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
     return _text(f"{message}: {faults or error.__cause__}" if error.__cause__ else message)
 
@@ -146,8 +135,7 @@ def _faults(cause: BaseException | None) -> list[dict[str, str]]:
     if isinstance(cause, ValidationError):
         errors = cause.errors(include_url=False, include_input=False)
     else:
-        content = getattr(getattr(cause, "tool_retry", None), "content", None)
-        errors = content if isinstance(content, list) else []
+        errors = compat.retry_faults(cause)
     return [{"pointer": pointer, "message": message} for fault in errors for pointer, message in _each(fault)]
 
 
@@ -174,16 +162,6 @@ def _details(error: Exception) -> dict[str, Any]:
     return details
 
 
-def _raising_tool(error: Exception) -> str | None:
-    """The name of the Python tool out of which an exception came."""
-    if isinstance(error, ai.AgentRunError | ai.UserError):
-        return None
-    for frame in _frames(error):
-        if frame.f_code is FunctionToolset.call_tool.__code__:
-            return str(frame.f_locals.get("name", "?"))
-    return None
-
-
 def misfit(error: ValidationError, place: str) -> AxonError:
     """An `invalid_request` for a value at `place` that its schema refuses."""
     return invalid([(place + fault["pointer"], fault["message"]) for fault in _faults(error)])
@@ -195,24 +173,14 @@ def _other_code(error: Exception) -> AxonError | None:
     It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
     falls over answers of another shape than the API's.
     """
-    if str(error) == _NOT_CALLED_HERE:
+    if compat.is_external_tool_approved(error):
         return invalid([("/deferred_tool_results/approvals", "one of these waits for a result: put it into calls")])
-    frames = list(_frames(error))
-    if any(frame.f_code is download_item.__code__ for frame in frames):
-        reason = str(error).partition(". ")[0] or type(error).__name__
+    if (reason := compat.download_failure(error)) is not None:
         return AxonError.of("invalid_request", _text(f"a URL in the prompt could not be fetched: {reason}"))
-    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith("pydantic_ai.models."):
+    if not compat.is_raised_by_model_code(error):
         return None
     if isinstance(error, NotImplementedError):
         return AxonError.of("model_rejected", _text(str(error)))
     if isinstance(error, AttributeError | LookupError | TypeError):
         return AxonError.of("model_behavior", _text(f"the provider's answer has another shape: {error}"))
     return None
-
-
-def _frames(error: Exception) -> Iterator[FrameType]:
-    """The frames that an exception came through, the one that raised it last."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next

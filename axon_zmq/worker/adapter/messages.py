@@ -31,6 +31,7 @@ from pydantic_core import SchemaSerializer
 
 from axon_zmq.protocol.plain import Plain, plain
 from axon_zmq.protocol.requests import Part, Prompt, from_validation, invalid
+from axon_zmq.worker.adapter import compat
 
 _CONTENT: Final[dict[str, Any]] = {
     "text-content": TextContent,
@@ -156,31 +157,13 @@ def dump_event(event: AgentStreamEvent) -> Any:
 
 @cache
 def _of_messages() -> SchemaSerializer:
-    return _serializer(ModelMessagesTypeAdapter)
+    return compat.serializer(ModelMessagesTypeAdapter)
 
 
 @cache
 def _of_events() -> SchemaSerializer:
     """Made when it is first asked for: it takes a twentieth of a second."""
-    return _serializer(TypeAdapter(AgentStreamEvent))
-
-
-def _serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
-    """What keeps bytes and times as they are, and yet writes as text what pydantic-ai reads from text alone."""
-    adapter.rebuild()
-    return SchemaSerializer(_also_outside_json(adapter.core_schema))
-
-
-def _also_outside_json(schema: Any) -> Any:
-    """A schema whose serializers for JSON are used always: instruction ids, merge callbacks of thinking deltas."""
-    if isinstance(schema, dict):
-        return {
-            key: "always" if key == "when_used" and item == "json" else _also_outside_json(item)
-            for key, item in schema.items()
-        }
-    if isinstance(schema, list | tuple):
-        return type(schema)(map(_also_outside_json, schema))
-    return schema
+    return compat.serializer(TypeAdapter(AgentStreamEvent))
 
 
 def usage(spent: RunUsage) -> dict[str, Any]:

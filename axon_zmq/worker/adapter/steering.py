@@ -13,7 +13,7 @@ from pydantic_ai.messages import UserContent
 from axon_zmq.errors import RequestError, UnavailableError
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.requests import Steer, invalid
-from axon_zmq.worker.adapter import messages
+from axon_zmq.worker.adapter import compat, messages
 
 
 class Steering:
@@ -32,15 +32,14 @@ class Steering:
         A capability would get the context too, and cost 300 µs a run (pydantic-ai 2.62).
         """
 
-        def begun(context: RunContext[Any]) -> dict[str, Any] | None:
-            with self._lock:
-                early, self._early = self._early, []
-                self._context = context
-                for parts, priority in early:
-                    _enqueue(context, parts, priority)
-            return metadata
+        return compat.metadata_that_shows_context(metadata, self._begin)
 
-        return begun
+    def _begin(self, context: RunContext[object]) -> None:
+        with self._lock:
+            early, self._early = self._early, []
+            self._context = context
+            for parts, priority in early:
+                _enqueue(context, parts, priority)
 
     def say(self, steer: Steer, size: int) -> None:
         """Say something to the run; `size` is its bytes.
@@ -54,8 +53,8 @@ class Steering:
         if not parts:
             raise invalid([("/content", "is empty: say something")])
         with self._lock:
-            waiting = self._early if self._context is None else self._context.pending_messages or ()
-            if len(waiting) >= limits.MAX_STEERS or self._bytes + size > limits.STEER_BYTES:
+            waiting = len(self._early) if self._context is None else compat.pending_message_count(self._context)
+            if waiting >= limits.MAX_STEERS or self._bytes + size > limits.STEER_BYTES:
                 raise UnavailableError("overloaded", "the run has not heard what was said before, or too much was said")
             self._bytes += size
             if self._context is None:

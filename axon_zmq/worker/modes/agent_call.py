@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import (
@@ -24,7 +23,7 @@ from pydantic_ai import (
     capture_run_messages,
 )
 from pydantic_ai.messages import UserContent
-from pydantic_ai.models import KnownModelName
+from pydantic_ai.models import known_model_names
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
@@ -32,7 +31,7 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs, schema
-from axon_zmq.worker.adapter import deferred, errors
+from axon_zmq.worker.adapter import compat, deferred, errors
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
 from axon_zmq.worker.registry.agents import Registry
@@ -42,9 +41,7 @@ SMALL: Final = 4 * limits.KIB
 """Bytes of a body that is read at once: schemas and long histories are in larger ones."""
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
-_PROVIDERS: Final = frozenset(
-    name.partition(":")[0].partition("-")[0] for name in get_args(KnownModelName.__value__) if ":" in name
-)
+_PROVIDERS: Final = frozenset(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name)
 """pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
 
 
@@ -63,7 +60,7 @@ class Call:
 
     def output_is_wrapped(self) -> bool:
         """Whether pydantic-ai asks the model for `{"response": output}`, as it does for what is no object."""
-        return '"response"' not in json.dumps(self.agent.output_json_schema(self.options["output_type"]))
+        return compat.is_output_wrapped(self.agent, self.options["output_type"])
 
     @contextmanager
     def explained(self) -> Generator[None]:
@@ -76,8 +73,8 @@ class Call:
             try:
                 yield
             except Exception as error:
-                earlier = len(self.options.get("message_history") or ())
-                raise errors.explain(error, messages[earlier:], self.usage) from error
+                own = compat.own_messages(messages, self.options.get("message_history"))
+                raise errors.explain(error, own, self.usage) from error
 
 
 def call_for_run(job: Run, registry: Registry) -> Call:

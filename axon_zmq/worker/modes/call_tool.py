@@ -10,13 +10,12 @@ from pydantic_ai import ModelRetry, RunContext, ToolReturn
 from pydantic_ai.exceptions import CallDeferred, ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import Model
-from pydantic_ai.tool_manager import ToolManager
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import CallRequest, checked, invalid
-from axon_zmq.worker.adapter import errors, messages
+from axon_zmq.worker.adapter import compat, errors, messages
 from axon_zmq.worker.registry import offline_models
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
@@ -58,14 +57,7 @@ class CallTool:
         )
         toolset = await found.toolset.for_run(context)
         async with toolset:
-            tools = await ToolManager[Any](toolset).for_run_step(context)
-            definition = tools.get_tool_def(request.tool)
-            if definition is not None and definition.kind == "external":
-                raise CallDeferred
-            call = ToolCallPart(request.tool, request.args)
-            # The application itself calls: there is nobody else to approve.
-            valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
-            return await tools.execute_tool_call(valid, wrap_validation_errors=False)
+            return await compat.call_tool_directly(toolset, context, ToolCallPart(request.tool, request.args))
 
 
 def completed(returned: Any) -> dict[str, Any]:
@@ -87,7 +79,7 @@ def _explained(tool: str, error: Exception) -> AxonError:
     match error:
         case ValidationError():
             return errors.misfit(error, "/args")
-        case ModelRetry() if errors.timed_out(error):
+        case ModelRetry() if compat.is_tool_timeout(error):
             return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
         case ModelRetry() | ToolFailed():
             return AxonError.of("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})

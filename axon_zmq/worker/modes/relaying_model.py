@@ -16,7 +16,6 @@ from typing import Any, Final
 from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelRequest,
     ModelResponsePartDelta,
     ModelResponseStreamEvent,
     PartDeltaEvent,
@@ -28,6 +27,7 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.modes.response_task import read_in_task
 
 MOST_MERGED: Final = 64
@@ -68,7 +68,7 @@ class RelayingModel(WrapperModel):
         """The wrapped model's response, its deltas relayed, unless somebody else is to see each of them."""
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
         # What goes on with a suspended response is numbered anew further up.
-        if isinstance(messages[-1], ModelRequest) and self._is_for(run_context):
+        if not compat.resumes_suspended_response(messages) and self._is_for(run_context):
             request = read_in_task(request, self._merged)
         async with request as response:
             yield response
@@ -78,9 +78,7 @@ class RelayingModel(WrapperModel):
         if context is None:
             return False
         self._run_id = self._run_id or context.run_id
-        capability = context.root_capability
-        has_hooks = capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
-        return context.run_id == self._run_id and not has_hooks
+        return context.run_id == self._run_id and not compat.has_event_hooks(context)
 
     async def _merged(
         self, events: AsyncIterator[ModelResponseStreamEvent]

@@ -25,7 +25,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 from pydantic_core import from_json, to_json
 
-from axon_zmq.worker.adapter import messages
+from axon_zmq.worker.adapter import compat, messages
 from axon_zmq.worker.modes import agent_call
 from axon_zmq.worker.modes.open_requests import OpenRequests
 from axon_zmq.worker.modes.relaying_model import Relayed, RelayingModel
@@ -81,7 +81,7 @@ class RunStreamMode:
 def _relay_ahead(call: agent_call.Call, job: Run, relay: Callable[[AgentStreamEvent], None]) -> None:
     """Have the model's deltas relayed as they leave it; not where it has no streams, or is named by the agent alone."""
     model = call.options.get("model") or call.agent.model
-    if not isinstance(model, Model) or type(model).request_stream is Model.request_stream:
+    if not isinstance(model, Model) or not compat.can_stream(model):
         return
 
     def take(delta: PartDeltaEvent) -> Awaitable[None] | None:
@@ -186,8 +186,8 @@ class Chunks:
     def _show_output(self) -> None:
         if self._output is not None and self._output.advanced():
             value = self._output.value
-            if isinstance(value, dict) and value.keys() == {"response"} and self._is_wrapped():
-                value = value["response"]
+            if isinstance(value, dict) and value.keys() == {compat.WRAPPED_OUTPUT_KEY} and self._is_wrapped():
+                value = value[compat.WRAPPED_OUTPUT_KEY]
             self._send("output", value, self._step, self._output.part)
 
 

@@ -34,6 +34,7 @@ from typing_extensions import Unpack
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.process import lifeline
 from axon_zmq.settings import McpServer
+from axon_zmq.worker.adapter import compat
 
 if TYPE_CHECKING:
     from mcp.shared._stream_protocols import ReadStream
@@ -335,7 +336,7 @@ def _is_forgotten(error: Exception) -> bool:
 
 def _protocol_fault(error: Exception) -> MCPError | None:
     """What went wrong between client and server, if that is it; pydantic-ai makes a `ModelRetry` of it."""
-    fault = error.__cause__ if isinstance(error, ModelRetry) else error
+    fault = compat.mcp_cause(error)
     return fault if isinstance(fault, MCPError) else None
 
 

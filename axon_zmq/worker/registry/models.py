@@ -15,6 +15,7 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider
 
 from axon_zmq.errors import AxonError, ModelError, RequestError
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.registry import offline_models
 
 REMEMBERED_MODELS: Final = 256
@@ -57,9 +58,7 @@ class Models:
 
     def share_provider(self, model: Model) -> None:
         """Let a model that an agent brought along use the provider that others of its kind have."""
-        provider = getattr(model, "_provider", None)
-        if isinstance(provider, Provider):
-            vars(model)["_provider"] = self._share(provider)
+        compat.share_provider(model, self._share)
 
     def _make(self, name: str) -> Model:
         kind, _, spec = name.partition(":")
