@@ -151,10 +151,11 @@ def is_unreadable_response(error: Exception) -> bool:
 
 
 def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, Any]]:
-    """The validation errors, in pydantic's form, that the model was asked to correct; empty if there are none.
+    """The validation errors, in pydantic's form, of an output that came as text; empty if there are none.
 
-    Relies on `ToolRetryError`, the cause of the exception that ends a run without retries left, and on the `content`
-    of its part being a list when a schema refused the arguments. The exception that ends the run has no such list.
+    Relies on `ToolRetryError` being the cause of the exception that ends a run without retries left, and on the
+    `content` of its part being a list if a schema refused the output. For tools the cause is a `ValidationError`, which
+    is public.
     """
     content = getattr(getattr(cause, "tool_retry", None), "content", None)
     return content if isinstance(content, list) else []
@@ -215,8 +216,8 @@ def metadata_that_shows_context(
 ) -> Callable[[RunContext[object]], Metadata]:
     """A run's metadata in the form of a function, through which `begin` receives the context of the run.
 
-    Relies on pydantic-ai calling the function before the first request, with a context whose `enqueue` works until the
-    run ends, and again at the end. The documented way, a capability, costs 300 µs for each run (2.62).
+    Relies on pydantic-ai calling the function before the first request, and more often later, each time with a context
+    whose `enqueue` works until the run ends. The documented way, a capability, costs 300 µs for each run (2.62).
     """
 
     def resolve(context: RunContext[object]) -> Metadata:
@@ -237,8 +238,8 @@ def pending_message_count(context: RunContext[object]) -> int:
 class ModelRequestTasks(AbstractCapability[Any]):
     """A capability that notes the task of each request to the model.
 
-    Relies on `before_model_request` being called in the task that opens and closes a streamed response. pydantic-ai
-    tells neither that it starts such a task nor which one it is.
+    Relies on `before_model_request` being called in the task that holds a streamed response open, so that cancelling
+    the task closes the response. Nothing public tells that there is such a task, or which one it is.
     """
 
     def __init__(self) -> None:
@@ -291,8 +292,8 @@ def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]
 def can_stream(model: Model) -> bool:
     """Whether a model's class implements streaming.
 
-    Relies on classes that cannot stream leaving out `request_stream`, which raises `NotImplementedError` only when it
-    is entered: too late to choose another way.
+    Relies on classes that cannot stream leaving out `request_stream`, as pydantic-ai itself does. It refuses such a
+    model with an error that names it, but not one behind a `WrapperModel`.
     """
     return type(model).request_stream is not Model.request_stream
 
