@@ -33,7 +33,7 @@ from pydantic_core import SchemaSerializer
 
 T = TypeVar("T")
 
-VERIFIED: Final = ("2.62.0",)
+VERIFIED: Final = ("2.62.0", "2.68.0")
 """Versions of pydantic-ai with which tests/test_compat.py passes."""
 
 # --- texts of exceptions ---------------------------------------------------------------------------
