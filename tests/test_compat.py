@@ -654,7 +654,7 @@ PRIVATE = re.compile(r"_[a-z]\w*")
 NOT_PRIVATE = frozenset(("_asdict", "_exit", "_fields", "_make", "_replace"))
 """Documented names of `NamedTuple` and `os`."""
 NOT_OF_PYDANTIC_AI = {
-    "fault.message in _FORGOTTEN": "a text of the MCP SDK",
+    "fault.message in _FORGOTTEN_SESSION_TEXTS": "a text of the MCP SDK",
     "from mcp.shared._stream_protocols import ReadStream": "a type of the MCP SDK",
     "str(error).splitlines()": "a text of the regex compiler in pydantic-core",
     "vars(logging.makeLogRecord({}))": "the fields of a log record",

@@ -31,10 +31,6 @@ MAX_TRACE = 1024
 """Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
 OVERSIZE_FACTOR = 4
 """A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
-MAX_STEERS = 100
-"""`steer`s that a run has not heard yet."""
-STEER_BYTES = 4 * MIB
-"""Bytes of all `steer`s of a run: they stay in its history."""
 MAX_SAID = 16
 """`steer`s and `credit`s that are held for a run which still waits in the queue."""
 MAX_ATTEMPTS = 10

@@ -150,7 +150,7 @@ def is_unreadable_response(error: Exception) -> bool:
     return type(error) is ai.ModelAPIError and not error.in_stream
 
 
-def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, Any]]:
+def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, object]]:
     """The validation errors, in pydantic's form, of an output that came as text; empty if there are none.
 
     Relies on `ToolRetryError` being the cause of the exception that ends a run without retries left, and on the
@@ -173,7 +173,7 @@ def mcp_cause(error: Exception) -> BaseException | None:
 # --- agents and runs -------------------------------------------------------------------------------
 
 
-def has_output_validators(agent: Agent[Any, Any]) -> bool:
+def has_output_validators(agent: Agent[object, object]) -> bool:
     """Whether an agent has output validators, and so takes no other output type than its own for a run.
 
     Relies on the attribute `_output_validators`. The public way to find out is to start the run, which then fails.
@@ -189,7 +189,7 @@ wrapped: see `is_output_wrapped`.
 """
 
 
-def is_output_wrapped(agent: Agent[Any, Any], output_type: Any) -> bool:
+def is_output_wrapped(agent: Agent[object, object], output_type: Any) -> bool:
     """Whether pydantic-ai asks the model for `{"response": output}` in a run with this output type.
 
     Relies on `output_json_schema` describing the output without the wrapper: a schema that has no property of that
@@ -235,7 +235,7 @@ def pending_message_count(context: RunContext[object]) -> int:
     return len(context.pending_messages or ())
 
 
-class ModelRequestTasks(AbstractCapability[Any]):
+class ModelRequestTasks(AbstractCapability[object]):
     """A capability that notes the task of each request to the model.
 
     Relies on `before_model_request` being called in the task that holds a streamed response open, so that cancelling
@@ -243,7 +243,7 @@ class ModelRequestTasks(AbstractCapability[Any]):
     """
 
     def __init__(self) -> None:
-        self.tasks: list[asyncio.Task[Any]] = []
+        self.tasks: list[asyncio.Task[object]] = []
 
     async def before_model_request(
         self,
@@ -256,7 +256,9 @@ class ModelRequestTasks(AbstractCapability[Any]):
         return request_context
 
 
-async def call_tool_directly(toolset: AbstractToolset[Any], context: RunContext[Any], call: ToolCallPart) -> object:
+async def call_tool_directly(
+    toolset: AbstractToolset[object], context: RunContext[object], call: ToolCallPart
+) -> object:
     """Validate and execute one tool call without a model, as if a run had approved it.
 
     Relies on `ToolManager`, whose methods pydantic-ai documents in its source alone. The public methods of a toolset
@@ -266,7 +268,7 @@ async def call_tool_directly(toolset: AbstractToolset[Any], context: RunContext[
         CallDeferred: The tool is external.
         Exception: Whatever validation or the tool raises.
     """
-    tools = await ToolManager[Any](toolset).for_run_step(context)
+    tools = await ToolManager[object](toolset).for_run_step(context)
     definition = tools.get_tool_def(call.tool_name)
     if definition is not None and definition.kind == "external":
         raise ai.CallDeferred

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import ClientRetry
 from axon_zmq.worker.schema import NOT_FITTING
 
-_CODES: tuple[tuple[type[Exception], str], ...] = (
+_ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),
     (ai.UsageLimitExceeded, "usage_limit_exceeded"),
     (ai.ConcurrencyLimitExceeded, "overloaded"),
@@ -34,9 +34,9 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.ModelAPIError, "model_unavailable"),
     (ai.UserError, "invalid_request"),
 )
-_MOST_TEXT = 1000
+_MAX_MESSAGE_CHARS = 1000
 """Characters of a message; a provider may answer with a whole web page."""
-_MOST_WAIT = 86400.0
+_MAX_RETRY_AFTER_S = 86400.0
 """Seconds, at most, in `retry_after_ms`; a provider that asks for more is not believed."""
 
 
@@ -66,7 +66,7 @@ def _classify(error: Exception) -> AxonError:
         return _classify(last)
     if (tool := compat.raising_tool(error)) is not None:
         return raised_by(tool, error)
-    for family, code in _CODES:
+    for family, code in _ERROR_TYPES:
         if isinstance(error, family):
             return AxonError.of(_refined(code, error), _message(error), _details(error))
     if (other := _other_code(error)) is not None:
@@ -127,7 +127,7 @@ def _provider_said(error: ai.ModelHTTPError) -> str:
 def _text(text: str) -> str:
     """A text as a message can hold it: bounded, and without half characters, which JSON allows and msgpack does not."""
     whole = text.encode("utf-8", "replace").decode()
-    return whole if len(whole) <= _MOST_TEXT else whole[:_MOST_TEXT] + " …"
+    return whole if len(whole) <= _MAX_MESSAGE_CHARS else whole[:_MAX_MESSAGE_CHARS] + " …"
 
 
 def _faults(cause: BaseException | None) -> list[dict[str, str]]:
@@ -139,7 +139,7 @@ def _faults(cause: BaseException | None) -> list[dict[str, str]]:
     return [{"pointer": pointer, "message": message} for fault in errors for pointer, message in _each(fault)]
 
 
-def _each(fault: Any) -> list[tuple[str, str]]:
+def _each(fault: Mapping[str, Any]) -> list[tuple[str, str]]:
     if fault["type"] == NOT_FITTING:
         return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
     return [(located(fault["loc"]), fault["msg"])]
@@ -150,7 +150,7 @@ def _details(error: Exception) -> dict[str, Any]:
     if isinstance(error, ai.ModelAPIError):
         details["model"] = error.model_name
         if error.retry_after is not None:
-            details["retry_after_ms"] = int(min(error.retry_after, _MOST_WAIT) * 1000)
+            details["retry_after_ms"] = int(min(error.retry_after, _MAX_RETRY_AFTER_S) * 1000)
         if error.provider_error_code:
             details["provider_code"] = _text(error.provider_error_code)
     if isinstance(error, ai.ModelHTTPError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
@@ -29,7 +29,7 @@ from pydantic_ai.usage import RunUsage
 
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import unpack
-from axon_zmq.protocol.requests import Retries, RunRequest, from_validation, invalid, run_request
+from axon_zmq.protocol.requests import OutputMode, Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs, schema
 from axon_zmq.worker.adapter import compat, deferred, errors
 from axon_zmq.worker.adapter import messages as wire_messages
@@ -37,7 +37,7 @@ from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remo
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
-SMALL: Final = 4 * limits.KIB
+MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
 """Bytes of a body that is read at once: schemas and long histories are in larger ones."""
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
@@ -45,11 +45,11 @@ _PROVIDERS: Final = frozenset(name.partition(":")[0].partition("-")[0] for name 
 """pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
 
 
-@dataclass(slots=True)
-class Call:
-    """One call of an agent."""
+@dataclass(slots=True, kw_only=True)
+class AgentCall:
+    """The arguments of one call of `Agent.run`, built from the body of a request."""
 
-    agent: Agent[Any, Any]
+    agent: Agent[object, object]
     prompt: str | list[UserContent] | None
     options: dict[str, Any]
     """Keyword arguments that `run`, `run_sync` and `run_stream_events` share."""
@@ -77,30 +77,30 @@ class Call:
                 raise errors.explain(error, own, self.usage) from error
 
 
-def call_for_run(job: Run, registry: Registry) -> Call:
+def call_for_run(run: Run, registry: Registry) -> AgentCall:
     """The call of an agent that a run's body asks for, with the tools, the steering and the logs of its client.
 
     Raises:
         AxonError: As `build`.
     """
-    request = run_request(unpack(job.body, "the body"))
-    run_logs.handler.listen(job, request.log)
+    request = run_request(unpack(run.body, "the body"))
+    run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)
-    call.options["metadata"] = job.steering.attached_to(request.metadata)
+    call.options["metadata"] = run.steering.attached_to(request.metadata)
     if tools:
-        call.options["toolsets"] = [RemoteToolset(tools, job.remote, job.post)]
+        call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
     return call
 
 
-async def call_for_run_in_thread(job: Run, registry: Registry) -> Call:
+async def call_for_run_in_thread(run: Run, registry: Registry) -> AgentCall:
     """As `call_for_run`, on a loop that many runs share: a request that may take long to read is read in a thread."""
-    if len(job.body) <= SMALL:
-        return call_for_run(job, registry)
-    return await asyncio.to_thread(call_for_run, job, registry)
+    if len(run.body) <= MAX_INLINE_BODY_BYTES:
+        return call_for_run(run, registry)
+    return await asyncio.to_thread(call_for_run, run, registry)
 
 
-def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> Call:
+def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> AgentCall:
     """Prepare the call that a request asks for.
 
     Raises:
@@ -140,7 +140,7 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
     if output is not None or may_defer or any(tool.kind != "function" for tool in tools):
         output = deferred.allowed(agent, output)
     options["output_type"] = output
-    call = Call(
+    call = AgentCall(
         agent=agent,
         prompt=wire_messages.prompt(request.prompt),
         options=options,
@@ -151,16 +151,16 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
     return call
 
 
-def _comes_as_text(output: Any) -> bool:
+def _comes_as_text(output: object) -> bool:
     types: Sequence[Any] = output if isinstance(output, list | tuple) else [output]
     return any(isinstance(each, NativeOutput | PromptedOutput) for each in types)
 
 
-def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
+def _output(output_schema: dict[str, Any] | None, mode: OutputMode, pointer: str) -> Any:
     return None if output_schema is None else schema.output_type(output_schema, mode, pointer)
 
 
-def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
+def _model_settings(settings: Mapping[str, object] | None) -> ModelSettings | None:
     if not settings:
         return None
     known = ModelSettings.__annotations__
@@ -175,7 +175,7 @@ def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
     return cast("ModelSettings", {**checked, **own})
 
 
-def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
+def _usage_limits(usage_limits: Mapping[str, object] | None) -> UsageLimits | None:
     if usage_limits is None:
         return None
     known = {field.name for field in dataclasses.fields(UsageLimits)}
@@ -187,7 +187,7 @@ def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
         raise from_validation(error, "/usage_limits") from None
 
 
-def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
+def completed(result: AgentRunResult[object]) -> dict[str, Any]:
     """The body of `complete`, but for its `seq`."""
     response = result.response
     output = result.output

@@ -27,18 +27,18 @@ class CallTool:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Call the tool; the body of `complete`.
 
         Raises:
             AxonError: `invalid_request` for arguments that do not fit, `unknown_tool`, `tool_timeout`,
                 `tool_failed`, `cancelled`.
         """
-        request = checked(CallRequest, unpack(job.body, "the body"))
-        if job.reason is not None:
+        request = checked(CallRequest, unpack(run.body, "the body"))
+        if run.reason is not None:
             raise AxonError.of("cancelled", "cancelled before it was started")
         calling = asyncio.ensure_future(self._call(request))
-        job.on_end = calling.cancel
+        run.on_end = calling.cancel
         try:
             return completed(await calling)
         except asyncio.CancelledError:
@@ -52,7 +52,7 @@ class CallTool:
         found = await self._registry.find_tool(request.tool, request.agent)
         deps = request.deps if found.registered is None else found.registered.deps(request.deps)
         model = None if found.registered is None else found.registered.agent.model
-        context = RunContext[Any](
+        context = RunContext[object](
             deps=deps, model=model if isinstance(model, Model) else offline_models.echo(), usage=RunUsage()
         )
         toolset = await found.toolset.for_run(context)
@@ -60,7 +60,7 @@ class CallTool:
             return await compat.call_tool_directly(toolset, context, ToolCallPart(request.tool, request.args))
 
 
-def completed(returned: Any) -> dict[str, Any]:
+def completed(returned: object) -> dict[str, Any]:
     """The body of `complete`, but for its `seq`: as a run's, and what a rich result has beside its value."""
     body: dict[str, Any] = {
         "result": returned,

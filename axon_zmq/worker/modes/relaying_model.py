@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pydantic_ai import RunContext
 from pydantic_ai.messages import (
@@ -30,7 +30,7 @@ from pydantic_ai.settings import ModelSettings
 from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.modes.response_task import read_in_task
 
-MOST_MERGED: Final = 64
+MAX_MERGED_DELTAS: Final = 64
 """Deltas that the machinery is given as one: limits of usage are looked at that often."""
 
 Relay = Callable[[PartDeltaEvent], Awaitable[None] | None]
@@ -63,7 +63,7 @@ class RelayingModel(WrapperModel):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
+        run_context: RunContext[object] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """The wrapped model's response, its deltas relayed, unless somebody else is to see each of them."""
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
@@ -73,7 +73,7 @@ class RelayingModel(WrapperModel):
         async with request as response:
             yield response
 
-    def _is_for(self, context: RunContext[Any] | None) -> bool:
+    def _is_for(self, context: RunContext[object] | None) -> bool:
         """Whether this is the run, and nobody else takes part in its events."""
         if context is None:
             return False
@@ -90,7 +90,12 @@ class RelayingModel(WrapperModel):
                 if (waiting := self._relay(event)) is not None:
                     await waiting
                 piece = _piece(event.delta)
-                if held is not None and piece is not None and len(pieces) < MOST_MERGED and _are_alike(held, event):
+                if (
+                    held is not None
+                    and piece is not None
+                    and len(pieces) < MAX_MERGED_DELTAS
+                    and _are_alike(held, event)
+                ):
                     pieces.append(piece)
                     continue
             else:
