@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import pytest
 from openai import AsyncOpenAI
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_ai import (
     Agent,
     DeferredToolRequests,
@@ -43,6 +43,7 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     PartDeltaEvent,
+    PartStartEvent,
     TextPart,
     TextPartDelta,
     ThinkingPartDelta,
@@ -298,6 +299,22 @@ def test_a_response_that_cannot_be_read_is_distinguished_from_an_error_that_the_
     assert not compat.is_unreadable_response(error)
 
 
+def test_the_retry_that_was_one_too_many_is_the_cause_of_the_end():
+    class OurRetry(ModelRetry):
+        pass
+
+    ours = OurRetry("no")
+
+    def picky() -> None:
+        raise ours
+
+    assert compat.last_retry(failure(Agent(always(ToolCallPart("picky")), tools=[picky], retries=0))) is ours
+    error = failure(Agent(always(ToolCallPart("square", {"n": "x"})), tools=[square], retries=0))
+    assert isinstance(compat.last_retry(error), ValidationError)
+    error = failure(Agent(always(NOT_A_POINT), output_type=Point, retries=0))
+    assert isinstance(compat.last_retry(error), ValidationError)
+
+
 def test_the_faults_of_an_output_in_text_are_found_below_the_exception_that_ends_the_run():
     agent = Agent(always(TextPart('{"x": 1}')), output_type=NativeOutput(Point), retries=0)
     faults = compat.retry_faults(failure(agent).__cause__)
@@ -495,9 +512,17 @@ class Suspending(WrapperModel):
 
 
 def test_a_request_that_resumes_a_suspended_response_is_recognized():
+    starts: list[bool] = []
+
+    async def listen(_context: RunContext[Any], events: Any) -> None:
+        async for event in events:
+            if isinstance(event, PartStartEvent):
+                starts.append(compat.resumes_response(event))
+
     model = Suspending(streaming("a", "b"))
-    asyncio.run(Agent(model).run("go", event_stream_handler=ignore))
+    asyncio.run(Agent(model).run("go", event_stream_handler=listen))
     assert model.resumed == [False, True]
+    assert starts == [False, True]
 
 
 class Wrapping(AbstractCapability[Any]):
@@ -745,6 +770,8 @@ class Scanner(ast.NodeVisitor):
             return  # its argument is its own name
         self.generic_visit(node)
         match node.func:
+            case ast.Name("isinstance") if any(map(is_cause, node.args)):
+                self._report(node, "the cause of an exception")
             case ast.Name("vars"):
                 self._report(node, "the attributes of an object")
             case ast.Name("setattr" | "delattr") if node.args and root_of(node.args[0]) in self._imported:
@@ -791,6 +818,10 @@ def assigned(node: ast.AST) -> Iterator[str]:
 
 def is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def is_cause(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("__cause__", "__context__")
 
 
 def is_pydantic_ai(module: str) -> bool:
@@ -875,6 +906,7 @@ SEEDS = {
     "frames by module": 'module = frame.f_globals.get("__name__")',
     "the module of a provider": 'is_it = module.startswith("pydantic_ai.models.")',
     "the download function": "from pydantic_ai.models import download_item",
+    "the retry that was one too many": "is_ours = isinstance(error.__cause__, ClientRetry)",
     "the faults of a retry": 'content = getattr(cause, "tool_retry", None)',
     "the order of attempts": "last = ai.FallbackExceptionGroup",
     "a private module": "import pydantic_ai._agent_graph",

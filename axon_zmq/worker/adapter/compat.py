@@ -23,6 +23,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
     ModelResponseStreamEvent,
+    PartStartEvent,
     ToolCallPart,
 )
 from pydantic_ai.models import Model, ModelRequestContext, StreamedResponse, download_item
@@ -148,6 +149,16 @@ def is_unreadable_response(error: Exception) -> bool:
     `in_stream` being set only for errors that a provider reported in a stream. There is no class for this case.
     """
     return type(error) is ai.ModelAPIError and not error.in_stream
+
+
+def last_retry(error: BaseException) -> BaseException | None:
+    """The exception for which a run that has no retries left would have asked the model again.
+
+    Relies on it being the `__cause__`: the `ModelRetry` that a tool raised, as the object that it is, the
+    `ValidationError` of a tool's arguments, or the `ToolRetryError` of an output. `UnexpectedModelBehavior` has no
+    attribute for it.
+    """
+    return error.__cause__
 
 
 def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, object]]:
@@ -306,6 +317,14 @@ def resumes_suspended_response(messages: Sequence[ModelMessage]) -> bool:
     Relies on the last message being that response. Nothing else tells a model which of the two it is.
     """
     return isinstance(messages[-1], ModelResponse)
+
+
+def resumes_response(event: PartStartEvent) -> bool:
+    """Whether the first part of a model response belongs to the response before, which was suspended.
+
+    Relies on pydantic-ai numbering the parts of both as one response. No event tells that a response was resumed.
+    """
+    return event.index > 0
 
 
 def has_event_hooks(context: RunContext[object]) -> bool:

@@ -89,10 +89,10 @@ def internal(error: BaseException) -> AxonError:
 def _refined(code: str, error: Exception) -> str:
     if compat.are_output_retries_exhausted(error):
         return "invalid_output"
-    if code == "model_behavior" and compat.is_tool_timeout(error.__cause__):
+    if code == "model_behavior" and compat.is_tool_timeout(compat.last_retry(error)):
         return "tool_timeout"
-    if code == "model_behavior" and isinstance(error.__cause__, ClientRetry):
-        return error.__cause__.error_type
+    if code == "model_behavior" and isinstance(retry := compat.last_retry(error), ClientRetry):
+        return retry.error_type
     if compat.is_unreadable_response(error):
         return "model_behavior"  # no fault that the provider reported: its answer could not be read
     return code
@@ -108,8 +108,9 @@ def _message(error: Exception) -> str:
     if not isinstance(error, ai.UnexpectedModelBehavior):
         return _text(str(error))
     message = compat.without_model_output(error)
-    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
-    return _text(f"{message}: {faults or error.__cause__}" if error.__cause__ else message)
+    retry = compat.last_retry(error)
+    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(retry))
+    return _text(f"{message}: {faults or retry}" if retry else message)
 
 
 def _provider_said(error: ai.ModelHTTPError) -> str:
@@ -155,10 +156,11 @@ def _details(error: Exception) -> dict[str, Any]:
             details["provider_code"] = _text(error.provider_error_code)
     if isinstance(error, ai.ModelHTTPError):
         details["status_code"] = error.status_code
-    if faults := _faults(error.__cause__):
+    retry = compat.last_retry(error)
+    if faults := _faults(retry):
         details["errors"] = faults
-    if isinstance(error.__cause__, ClientRetry):
-        details["tool"] = error.__cause__.tool
+    if isinstance(retry, ClientRetry):
+        details["tool"] = retry.tool
     return details
 
 

@@ -152,8 +152,7 @@ class Chunks:
 
     def _count_steps(self, event: AgentStreamEvent) -> None:
         if isinstance(event, PartStartEvent) and self._response_is_over:
-            # What goes on with a suspended response numbers its parts on.
-            self._step += event.index == 0
+            self._step += not compat.resumes_response(event)
             self._response_is_over = False
         elif isinstance(event, PartEndEvent) and event.next_part_kind is None:
             self._response_is_over = True
