@@ -16,7 +16,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolC
 from pydantic_ai.models.wrapper import WrapperModel
 
 from axon_zmq.worker.modes.open_requests import OpenRequests
-from axon_zmq.worker.modes.relaying_model import MOST_MERGED, Relayed, RelayingModel
+from axon_zmq.worker.modes.relaying_model import MAX_MERGED_DELTAS, Relayed, RelayingModel
 from axon_zmq.worker.modes.run_stream import Chunks
 
 Seen = tuple[list[tuple[str, Any, int, int]], list[AgentStreamEvent], Any]
@@ -75,7 +75,7 @@ def test_a_request_whose_run_is_cancelled_just_as_it_is_ready_is_ended(monkeypat
     asyncio.run(play())
 
 
-WORDS = [f"{number} " for number in range(3 * MOST_MERGED)]
+WORDS = [f"{number} " for number in range(3 * MAX_MERGED_DELTAS)]
 CALL = [{0: DeltaToolCall("note", tool_call_id="c")}, *({0: DeltaToolCall(json_args=part)} for part in '{"a":"bcd"}')]
 
 

@@ -700,14 +700,14 @@ def test_each_kind_of_content_may_be_in_a_prompt():
     kinds = {kind.kind for kind in set(members(ai.UserContent)) - {str}}
     assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
     assert kinds == {part["kind"] for part in MAPS}
-    assert kinds == messages._CONTENT.keys()
+    assert kinds == messages._CONTENT_CLASSES.keys()
 
 
 def test_each_field_of_content_may_be_in_a_prompt():
     models = [requests.TextPart, requests.StructuredPart, requests.UrlPart, requests.BinaryPart]
     for model in [*models, requests.UploadedPart, requests.CachePart]:
         for kind in get_args(model.model_fields["kind"].annotation):
-            fields = {field.name.removeprefix("_") for field in dataclasses.fields(messages._CONTENT[kind])}
+            fields = {field.name.removeprefix("_") for field in dataclasses.fields(messages._CONTENT_CLASSES[kind])}
             only_given = {"format"} if kind == "structured-content" else set()
             assert model.model_fields.keys() == fields | only_given, f"pydantic-ai has other fields for {kind}"
     providers = requests.UploadedPart.model_fields["provider_name"].annotation

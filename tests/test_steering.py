@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from axon_zmq.protocol import limits
+from axon_zmq.worker.adapter.steering import MAX_STEER_BYTES, MAX_STEERS
 from tests.conftest import Dealer, running
 from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
 
@@ -88,21 +88,21 @@ def test_what_is_said_to_a_run_that_waits_reaches_it_when_it_starts():
 def test_what_a_run_has_not_heard_is_bounded(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
-    for number in range(limits.MAX_STEERS + 5):
+    for number in range(MAX_STEERS + 5):
         steer(dealer, b"1", f"more {number}")
     for _ in range(5):
         refused = until(dealer, b"refused")
         assert (refused["of"], refused["error_type"]) == ("steer", "overloaded")
     answer(dealer, b"1", call, result=1)
     heard = json.loads(until(dealer, b"complete")["result"])[1:]
-    assert heard == [{"heard": f"more {number}"} for number in range(limits.MAX_STEERS)]
+    assert heard == [{"heard": f"more {number}"} for number in range(MAX_STEERS)]
 
 
 def test_a_few_large_ones_are_bounded_too(dealer):
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     until(dealer, b"tool_call")
     for _ in range(5):
-        steer(dealer, b"1", "x" * (limits.STEER_BYTES // 4))
+        steer(dealer, b"1", "x" * (MAX_STEER_BYTES // 4))
     assert until(dealer, b"refused")["error_type"] == "overloaded"
     assert until(dealer, b"refused")["error_type"] == "overloaded"
     steer(dealer, b"1", [])

@@ -44,7 +44,7 @@ def server(*arguments: str, **more: Any) -> McpServer:
 
 
 def registry(*agents: str, **named: str | McpServer) -> Registry:
-    return Registry({name: AGENTS[name] for name in agents}, Models(None), named)
+    return Registry(targets={name: AGENTS[name] for name in agents}, models=Models(None), named_toolsets=named)
 
 
 def gone(pid: int) -> bool:
@@ -133,7 +133,7 @@ def test_two_toolsets_with_one_tool_name_are_both_named():
 
 
 def test_describe_tells_the_tools_of_every_kind_of_toolset_and_who_could_not_tell(monkeypatch):
-    monkeypatch.setattr(toolsets, "LISTING_TIME", 0.2)
+    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     entry = asyncio.run(registry("rich").describe("rich"))["agents"]["rich"]
     tools = {tool["name"]: tool for tool in entry["tools"]}
     assert tools.keys() == {"made_negate", "add", "negate", "erase", "multiply"}
@@ -158,7 +158,7 @@ def test_the_catalog_has_each_toolset_with_its_tools_or_its_error():
 
 
 def test_a_tool_is_found_with_its_agent_or_by_its_name_alone(monkeypatch):
-    monkeypatch.setattr(toolsets, "LISTING_TIME", 0.2)
+    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     known = registry(*AGENTS, make="tests.sample_toolsets:make")
     found = asyncio.run(known.find_tool("add", "sums"))
     assert found.registered is known.named("sums")
@@ -178,7 +178,7 @@ def test_a_tool_is_found_with_its_agent_or_by_its_name_alone(monkeypatch):
     ],
 )
 def test_a_tool_that_is_not_found_is_told_with_those_that_there_are(monkeypatch, tool, agent, error_type, says):
-    monkeypatch.setattr(toolsets, "LISTING_TIME", 0.2)
+    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     with pytest.raises(AxonError) as caught:
         asyncio.run(registry(*AGENTS).find_tool(tool, agent))
     assert caught.value.error_type == error_type
@@ -281,7 +281,7 @@ def test_a_start_that_takes_too_long_ends_in_an_error_and_is_not_tried_in_a_spin
             assert error.error_type == "tool_failed"
             assert error.message == "toolset 'mcp': its MCP server did not start within 0.5 s"
             assert error.details == {"toolset": "mcp"}
-        assert time.monotonic() - begun < 0.5 + mcp_servers.CLOSE_TIME
+        assert time.monotonic() - begun < 0.5 + mcp_servers.SERVER_CLOSE_TIMEOUT_S
         with pytest.raises(AxonError, match="tried again in a while"):
             await calls(known, "mcp", ("pid", {}))
         [pid] = started(log)

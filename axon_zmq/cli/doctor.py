@@ -89,7 +89,7 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
     from axon_zmq.worker.registry.models import Models
 
     async def described() -> dict[str, Any]:
-        registry = Registry(configured.agents, models, configured.toolsets)
+        registry = Registry(targets=configured.agents, models=models, named_toolsets=configured.toolsets)
         try:
             return await registry.describe(None)
         finally:

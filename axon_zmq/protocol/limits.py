@@ -29,10 +29,6 @@ MAX_TRACE = 1024
 """Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
 OVERSIZE_FACTOR = 4
 """A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
-MAX_STEERS = 100
-"""`steer`s that a run has not heard yet."""
-STEER_BYTES = 4 * MIB
-"""Bytes of all `steer`s of a run: they stay in its history."""
 MAX_ATTEMPTS = 10
 """Most times that a run may be started, whatever its header asks for."""
 DEFAULT_TIMEOUT_MS = 600_000

@@ -58,7 +58,12 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     registries: list[Registry] = []
 
     def make_registry(private: bool = False) -> Registry:
-        made = Registry(configured.agents, Models(configured.model), configured.toolsets, private=private)
+        made = Registry(
+            targets=configured.agents,
+            models=Models(configured.model),
+            named_toolsets=configured.toolsets,
+            private=private,
+        )
         registries.append(made)
         return made
 

@@ -35,7 +35,7 @@ MOST_HELD: Final = 4 * limits.KIB
 class Mode(Protocol):
     """How a worker executes a kind: `run_sync`, `run`, `run_stream` or `call_tool`."""
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Run to the end; the body of `complete`, or an exception."""
         ...
 

@@ -27,7 +27,7 @@ from axon_zmq.protocol.requests import ClientTool, ToolFault, ToolResult, invali
 from axon_zmq.worker.adapter import messages
 from axon_zmq.worker.adapter.output import arguments_validator
 
-ID: Final = "client"
+TOOLSET_ID: Final = "client"
 """The toolset's name in pydantic-ai's messages."""
 
 
@@ -40,7 +40,7 @@ class ClientRetry(ModelRetry):
         self.error_type = error_type
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteTool:
     """A client's tool, its schemas read."""
 
@@ -70,17 +70,17 @@ def _remote_tool(tool: ClientTool, pointer: str, budget: Budget) -> RemoteTool:
     if parameters.schema.get("type") != "object":
         raise invalid([(f"{pointer}/parameters/type", 'must be "object": a tool has named arguments')])
     returns = None if tool.returns is None else load_schema(tool.returns, f"{pointer}/returns", budget)
-    return RemoteTool(tool, parameters, returns, arguments_validator(parameters))
+    return RemoteTool(data=tool, parameters=parameters, returns=returns, arguments=arguments_validator(parameters))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class RemoteCall:
     """One call of a client's tool, until it is answered. `answer` belongs to the run's own loop."""
 
     tool: RemoteTool
     wanted_id: str
     """pydantic-ai's id of the call, which is the wire's too unless it came before in this run."""
-    args: Mapping[str, Any]
+    args: Mapping[str, object]
     answer: asyncio.Future[ToolResult | None]
     """None: there was none in time."""
     call_id: str = ""
@@ -107,7 +107,7 @@ class RemoteCalls:
         send: Sends a message of the run's; returns its `seq`.
     """
 
-    def __init__(self, send: Callable[[bytes, dict[str, Any]], int]) -> None:
+    def __init__(self, send: Callable[[bytes, dict[str, object]], int]) -> None:
         self._send = send
         self._open: dict[str, RemoteCall] = {}
         self._closed: dict[str, str] = {}
@@ -239,7 +239,7 @@ _RUN_HAS_ENDED: Final = ToolResult(error=ToolFault(message="the run has ended"))
 
 
 @dataclass(eq=False)
-class RemoteToolset(AbstractToolset[Any]):
+class RemoteToolset(AbstractToolset[object]):
     """The tools of one request that live in its client.
 
     Args:
@@ -259,18 +259,18 @@ class RemoteToolset(AbstractToolset[Any]):
     @property
     def id(self) -> str:
         """For pydantic-ai's own messages."""
-        return ID
+        return TOOLSET_ID
 
     @property
     def tool_name_conflict_hint(self) -> str:
         """What mends it when the agent has a tool of the same name."""
         return "Rename the client's tool."
 
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+    async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
         """What the model is shown, and what judges the arguments that it gives."""
         return {name: self._shown(tool, ctx.max_retries) for name, tool in self._by_name.items()}
 
-    def _shown(self, tool: RemoteTool, max_retries: int) -> ToolsetTool[Any]:
+    def _shown(self, tool: RemoteTool, max_retries: int) -> ToolsetTool[object]:
         definition = ToolDefinition(
             name=tool.data.name,
             description=tool.data.description,
@@ -289,9 +289,9 @@ class RemoteToolset(AbstractToolset[Any]):
     async def call_tool(
         self,
         name: str,
-        tool_args: dict[str, Any],
-        ctx: RunContext[Any],
-        tool: ToolsetTool[Any],  # noqa: ARG002
+        tool_args: dict[str, object],
+        ctx: RunContext[object],
+        tool: ToolsetTool[object],  # noqa: ARG002
     ) -> Any:
         """Ask the client, and wait for its answer.
 
@@ -304,7 +304,7 @@ class RemoteToolset(AbstractToolset[Any]):
         if called.data.mode == "deferred":
             raise CallDeferred
         answer: asyncio.Future[ToolResult | None] = asyncio.get_running_loop().create_future()
-        call = RemoteCall(called, ctx.tool_call_id or "", tool_args, answer)
+        call = RemoteCall(tool=called, wanted_id=ctx.tool_call_id or "", args=tool_args, answer=answer)
         self.post(self.calls.open, call)
         try:
             return _returned(name, called.data.timeout_ms, await answer)

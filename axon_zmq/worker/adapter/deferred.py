@@ -13,10 +13,11 @@ from pydantic_ai.toolsets import FunctionToolset
 
 from axon_zmq.protocol.plain import plain
 from axon_zmq.protocol.requests import from_validation, invalid, pointer_of
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter.client_tools import RemoteTool
 from axon_zmq.worker.adapter.messages import refuse_local_downloads
 
-PLACE: Final = "/deferred_tool_results"
+RESULTS_POINTER: Final = "/deferred_tool_results"
 _RESULTS: Final = TypeAdapter(DeferredToolResults)
 _DECISIONS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "tool-approved": TypeAdapter(ToolApproved),
@@ -26,7 +27,10 @@ _KEYS: Final = ("calls", "approvals", "metadata")
 
 
 def results(
-    given: Mapping[str, Any], tools: Sequence[RemoteTool], agent: Agent[Any, Any], history: Sequence[ModelMessage]
+    given: Mapping[str, object],
+    tools: Sequence[RemoteTool],
+    agent: Agent[object, object],
+    history: Sequence[ModelMessage],
 ) -> DeferredToolResults:
     """Read `deferred_tool_results`, which answer the last calls in the history.
 
@@ -36,32 +40,34 @@ def results(
             that are not its `parameters`.
     """
     if unknown := [key for key in given if key not in _KEYS]:
-        raise invalid([(PLACE + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
-    refuse_local_downloads(given, PLACE)
+        raise invalid([(RESULTS_POINTER + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
+    refuse_local_downloads(given, RESULTS_POINTER)
     try:
         read = _RESULTS.validate_python({**given, **_decided(given)})
     except ValidationError as error:
-        raise from_validation(error, PLACE) from None
+        raise from_validation(error, RESULTS_POINTER) from None
     called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}
     by_name = {tool.data.name: tool for tool in tools}
     _check_tools(called, read, {*by_name}, agent)
     for call_id, result in read.calls.items():
-        _check_result(PLACE + pointer_of(("calls", call_id)), called.get(call_id), by_name, result)
+        _check_result(RESULTS_POINTER + pointer_of(("calls", call_id)), called.get(call_id), by_name, result)
     for call_id, decision in read.approvals.items():
-        _check_approval(PLACE + pointer_of(("approvals", call_id)), called.get(call_id), by_name, decision)
+        _check_approval(RESULTS_POINTER + pointer_of(("approvals", call_id)), called.get(call_id), by_name, decision)
     return read
 
 
-def _decided(given: Mapping[str, Any]) -> dict[str, Any]:
+def _decided(given: Mapping[str, object]) -> dict[str, Any]:
     """The approvals, where there are any, each read."""
     approvals = given.get("approvals")
     if not isinstance(approvals, dict):
         return {}
     decisions = cast("dict[str, Any]", approvals).items()
-    return {"approvals": {id: _decision(PLACE + pointer_of(("approvals", id)), value) for id, value in decisions}}
+    return {
+        "approvals": {id: _decision(RESULTS_POINTER + pointer_of(("approvals", id)), value) for id, value in decisions}
+    }
 
 
-def _decision(place: str, given: Any) -> bool | ToolApproved | ToolDenied:
+def _decision(place: str, given: object) -> bool | ToolApproved | ToolDenied:
     if isinstance(given, bool):
         return given
     kind: Any = cast("dict[str, Any]", given).get("kind") if isinstance(given, dict) else None
@@ -74,7 +80,7 @@ def _decision(place: str, given: Any) -> bool | ToolApproved | ToolDenied:
 
 
 def _check_tools(
-    called: Mapping[str, str], read: DeferredToolResults, clients: set[str], agent: Agent[Any, Any]
+    called: Mapping[str, str], read: DeferredToolResults, clients: set[str], agent: Agent[object, object]
 ) -> None:
     """Without its tool the model would be told that there is none, and the decision be lost."""
     if any(not isinstance(toolset, FunctionToolset) for toolset in agent.toolsets):
@@ -84,14 +90,14 @@ def _check_tools(
         for call_id in ids:
             if (name := called.get(call_id)) is not None and name not in there:
                 fault = f"is of {name!r}, a tool that this run does not have: give it the same tools as before"
-                raise invalid([(PLACE + pointer_of((which, call_id)), fault)])
+                raise invalid([(RESULTS_POINTER + pointer_of((which, call_id)), fault)])
 
 
 def _last_calls(history: Sequence[ModelMessage]) -> Sequence[ToolCallPart]:
     return next((message.tool_calls for message in reversed(history) if isinstance(message, ModelResponse)), ())
 
 
-def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool], result: Any) -> None:
+def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool], result: object) -> None:
     tool = _called(place, name, tools)
     if tool is None or isinstance(result, ToolFailed | ModelRetry):
         return
@@ -102,7 +108,7 @@ def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool],
         _fits(f"{place}{inside}", tool.returns.faults(value))
 
 
-def _check_approval(place: str, name: str | None, tools: Mapping[str, RemoteTool], decision: Any) -> None:
+def _check_approval(place: str, name: str | None, tools: Mapping[str, RemoteTool], decision: object) -> None:
     tool = _called(place, name, tools)
     if tool is None:
         return
@@ -139,7 +145,7 @@ def _call(call: ToolCallPart, requests: DeferredToolRequests) -> dict[str, Any]:
     return made
 
 
-def may_defer(agent: Agent[Any, Any]) -> bool:
+def may_defer(agent: Agent[object, object]) -> bool:
     """Whether an agent's own tools may need an approval or be executed elsewhere."""
     return any(
         not isinstance(toolset, FunctionToolset) or any(tool.requires_approval for tool in toolset.tools.values())
@@ -147,12 +153,12 @@ def may_defer(agent: Agent[Any, Any]) -> bool:
     )
 
 
-def allowed(agent: Agent[Any, Any], output: Any) -> Any:
+def allowed(agent: Agent[object, object], output: Any) -> Any:
     """An output type with which a run may end in deferred calls; None where the agent's own has to do.
 
     An agent with output validators takes no other output type than its own.
     """
-    if vars(agent).get("_output_validators"):
+    if compat.has_output_validators(agent):
         return output
     types = agent.output_type if output is None else output
     listed = list(types) if isinstance(types, list | tuple) else [types]

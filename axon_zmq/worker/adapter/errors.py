@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
-from pydantic_ai.models import download_item
-from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol.requests import invalid, located
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import ClientRetry
 from axon_zmq.worker.adapter.output import NOT_FITTING
 
-_CODES: tuple[tuple[type[Exception], str], ...] = (
+_ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),
     (ai.UsageLimitExceeded, "usage_limit_exceeded"),
     (ai.ConcurrencyLimitExceeded, "overloaded"),
@@ -36,13 +34,9 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ai.ModelAPIError, "model_unavailable"),
     (ai.UserError, "invalid_request"),
 )
-_OUTPUT_RETRIES = "Exceeded maximum output retries"
-"""How pydantic-ai says that the answer did not fit the schema, each time it was asked."""
-_NOT_CALLED_HERE = "External tools cannot be called"
-"""How pydantic-ai says that a deferred call was approved instead of answered."""
-_MOST_TEXT = 1000
+_MAX_MESSAGE_CHARS = 1000
 """Characters of a message; a provider may answer with a whole web page."""
-_MOST_WAIT = 86400.0
+_MAX_RETRY_AFTER_S = 86400.0
 """Seconds, at most, in `retry_after_ms`; a provider that asks for more is not believed."""
 
 
@@ -68,11 +62,11 @@ def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage)
 
 
 def _classify(error: Exception) -> AxonError:
-    if isinstance(error, ai.FallbackExceptionGroup) and isinstance(error.exceptions[-1], Exception):
-        return _classify(error.exceptions[-1])
-    if (tool := _raising_tool(error)) is not None:
+    if (last := compat.last_attempt(error)) is not None:
+        return _classify(last)
+    if (tool := compat.raising_tool(error)) is not None:
         return raised_by(tool, error)
-    for family, code in _CODES:
+    for family, code in _ERROR_TYPES:
         if isinstance(error, family):
             return AxonError.of(_refined(code, error), _message(error), _details(error))
     if (other := _other_code(error)) is not None:
@@ -85,11 +79,6 @@ def raised_by(tool: str, error: Exception) -> AxonError:
     return AxonError.of("tool_failed", _text(f"tool {tool!r} raised {type(error).__name__}: {error}"), {"tool": tool})
 
 
-def timed_out(retry: BaseException | None) -> bool:
-    """Whether a Python tool took longer than its `timeout`, as pydantic-ai 2.62 says it."""
-    return isinstance(retry, ai.ModelRetry) and retry.message.startswith("Timed out after ")
-
-
 def internal(error: BaseException) -> AxonError:
     """The error for what nobody foresaw; it names the type alone, since the text may hold anything."""
     made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
@@ -98,13 +87,13 @@ def internal(error: BaseException) -> AxonError:
 
 
 def _refined(code: str, error: Exception) -> str:
-    if code == "model_behavior" and _OUTPUT_RETRIES in str(error):
+    if compat.are_output_retries_exhausted(error):
         return "invalid_output"
-    if code == "model_behavior" and timed_out(error.__cause__):
+    if code == "model_behavior" and compat.is_tool_timeout(compat.last_retry(error)):
         return "tool_timeout"
-    if code == "model_behavior" and isinstance(error.__cause__, ClientRetry):
-        return error.__cause__.error_type
-    if type(error) is ai.ModelAPIError and not error.in_stream:
+    if code == "model_behavior" and isinstance(retry := compat.last_retry(error), ClientRetry):
+        return retry.error_type
+    if compat.is_unreadable_response(error):
         return "model_behavior"  # no fault that the provider reported: its answer could not be read
     return code
 
@@ -118,9 +107,10 @@ def _message(error: Exception) -> str:
         return f"{error.message.rstrip('.')} ({error.phase})"
     if not isinstance(error, ai.UnexpectedModelBehavior):
         return _text(str(error))
-    message = error.message.partition("\n")[0]  # further lines, and `body`, repeat the answer
-    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(error.__cause__))
-    return _text(f"{message}: {faults or error.__cause__}" if error.__cause__ else message)
+    message = compat.without_model_output(error)
+    retry = compat.last_retry(error)
+    faults = "; ".join(f"{fault['pointer'] or '/'}: {fault['message']}" for fault in _faults(retry))
+    return _text(f"{message}: {faults or retry}" if retry else message)
 
 
 def _provider_said(error: ai.ModelHTTPError) -> str:
@@ -138,7 +128,7 @@ def _provider_said(error: ai.ModelHTTPError) -> str:
 def _text(text: str) -> str:
     """A text as a message can hold it: bounded, and without half characters, which JSON allows and msgpack does not."""
     whole = text.encode("utf-8", "replace").decode()
-    return whole if len(whole) <= _MOST_TEXT else whole[:_MOST_TEXT] + " …"
+    return whole if len(whole) <= _MAX_MESSAGE_CHARS else whole[:_MAX_MESSAGE_CHARS] + " …"
 
 
 def _faults(cause: BaseException | None) -> list[dict[str, str]]:
@@ -146,12 +136,11 @@ def _faults(cause: BaseException | None) -> list[dict[str, str]]:
     if isinstance(cause, ValidationError):
         errors = cause.errors(include_url=False, include_input=False)
     else:
-        content = getattr(getattr(cause, "tool_retry", None), "content", None)
-        errors = content if isinstance(content, list) else []
+        errors = compat.retry_faults(cause)
     return [{"pointer": pointer, "message": message} for fault in errors for pointer, message in _each(fault)]
 
 
-def _each(fault: Any) -> list[tuple[str, str]]:
+def _each(fault: Mapping[str, Any]) -> list[tuple[str, str]]:
     if fault["type"] == NOT_FITTING:
         return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
     return [(located(fault["loc"]), fault["msg"])]
@@ -162,26 +151,17 @@ def _details(error: Exception) -> dict[str, Any]:
     if isinstance(error, ai.ModelAPIError):
         details["model"] = error.model_name
         if error.retry_after is not None:
-            details["retry_after_ms"] = int(min(error.retry_after, _MOST_WAIT) * 1000)
+            details["retry_after_ms"] = int(min(error.retry_after, _MAX_RETRY_AFTER_S) * 1000)
         if error.provider_error_code:
             details["provider_code"] = _text(error.provider_error_code)
     if isinstance(error, ai.ModelHTTPError):
         details["status_code"] = error.status_code
-    if faults := _faults(error.__cause__):
+    retry = compat.last_retry(error)
+    if faults := _faults(retry):
         details["errors"] = faults
-    if isinstance(error.__cause__, ClientRetry):
-        details["tool"] = error.__cause__.tool
+    if isinstance(retry, ClientRetry):
+        details["tool"] = retry.tool
     return details
-
-
-def _raising_tool(error: Exception) -> str | None:
-    """The name of the Python tool out of which an exception came."""
-    if isinstance(error, ai.AgentRunError | ai.UserError):
-        return None
-    for frame in _frames(error):
-        if frame.f_code is FunctionToolset.call_tool.__code__:
-            return str(frame.f_locals.get("name", "?"))
-    return None
 
 
 def misfit(error: ValidationError, place: str) -> AxonError:
@@ -195,24 +175,14 @@ def _other_code(error: Exception) -> AxonError | None:
     It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
     falls over answers of another shape than the API's.
     """
-    if str(error) == _NOT_CALLED_HERE:
+    if compat.is_external_tool_approved(error):
         return invalid([("/deferred_tool_results/approvals", "one of these waits for a result: put it into calls")])
-    frames = list(_frames(error))
-    if any(frame.f_code is download_item.__code__ for frame in frames):
-        reason = str(error).partition(". ")[0] or type(error).__name__
+    if (reason := compat.download_failure(error)) is not None:
         return AxonError.of("invalid_request", _text(f"a URL in the prompt could not be fetched: {reason}"))
-    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith("pydantic_ai.models."):
+    if not compat.is_raised_by_model_code(error):
         return None
     if isinstance(error, NotImplementedError):
         return AxonError.of("model_rejected", _text(str(error)))
     if isinstance(error, AttributeError | LookupError | TypeError):
         return AxonError.of("model_behavior", _text(f"the provider's answer has another shape: {error}"))
     return None
-
-
-def _frames(error: Exception) -> Iterator[FrameType]:
-    """The frames that an exception came through, the one that raised it last."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next

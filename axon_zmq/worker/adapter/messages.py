@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, Final
@@ -31,8 +31,9 @@ from pydantic_core import SchemaSerializer
 
 from axon_zmq.protocol.plain import Plain, plain
 from axon_zmq.protocol.requests import Part, Prompt, from_validation, invalid
+from axon_zmq.worker.adapter import compat
 
-_CONTENT: Final[dict[str, Any]] = {
+_CONTENT_CLASSES: Final[dict[str, Any]] = {
     "text-content": TextContent,
     "structured-content": StructuredContent,
     "image-url": ImageUrl,
@@ -43,8 +44,8 @@ _CONTENT: Final[dict[str, Any]] = {
     "uploaded-file": UploadedFile,
     "cache-point": CachePoint,
 }
-_COUNTS: Final = tuple(field.name for field in dataclasses.fields(RunUsage))
-_ALWAYS: Final = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
+_USAGE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(RunUsage))
+_USAGE_FIELDS_ALWAYS_SENT: Final = frozenset(("requests", "tool_calls", "input_tokens", "output_tokens"))
 
 
 # --- from the wire ---------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def _content(part: Part, place: str) -> UserContent:
     if isinstance(part, str):
         return part
     try:
-        made = _CONTENT[part.kind](**dict(part))
+        made = _CONTENT_CLASSES[part.kind](**dict(part))
     except ValidationError as error:
         raise from_validation(error, place) from None
     except (ValueError, TypeError, RecursionError) as error:
@@ -74,7 +75,7 @@ def _content(part: Part, place: str) -> UserContent:
     return BinaryContent.narrow_type(made) if isinstance(made, BinaryContent) else made
 
 
-def load(messages: list[dict[str, Any]] | None) -> list[ModelMessage] | None:
+def load(messages: Sequence[Mapping[str, object]] | None) -> list[ModelMessage] | None:
     """Read a `message_history`.
 
     Raises:
@@ -92,7 +93,7 @@ def load(messages: list[dict[str, Any]] | None) -> list[ModelMessage] | None:
         raise invalid([("/message_history", "is nested too deep")]) from None
 
 
-def refuse_local_downloads(value: Any, place: str) -> None:
+def refuse_local_downloads(value: object, place: str) -> None:
     """Refuse parts with `force_download: "allow-local"`, anywhere in a value that pydantic-ai makes parts of.
 
     A map is made a part by its `kind`; one without is a tool's own data, whatever its keys.
@@ -100,16 +101,16 @@ def refuse_local_downloads(value: Any, place: str) -> None:
     Raises:
         RequestError: `invalid_request`, naming the part under `place`.
     """
-    pending: list[tuple[Any, tuple[Any, ...]]] = [(value, ())]
+    pending: list[tuple[Any, tuple[object, ...]]] = [(value, ())]
     while pending:
-        value, steps = pending.pop()
-        if type(value) is dict:
-            if "force_download" in value and "kind" in value and not isinstance(value["force_download"], bool):
+        held, steps = pending.pop()
+        if type(held) is dict:
+            if "force_download" in held and "kind" in held and not isinstance(held["force_download"], bool):
                 at = "".join(f"/{step}" for step in (*steps, "force_download"))
                 raise invalid([(place + at, _NO_LOCAL_DOWNLOAD)])
-            items = value.items()
+            items = held.items()
         else:
-            items = enumerate(value)
+            items = enumerate(held)
         for step, item in items:
             if type(item) in _HOLDERS:
                 pending.append((item, (*steps, step)))
@@ -156,37 +157,19 @@ def dump_event(event: AgentStreamEvent) -> Any:
 
 @cache
 def _of_messages() -> SchemaSerializer:
-    return _serializer(ModelMessagesTypeAdapter)
+    return compat.serializer(ModelMessagesTypeAdapter)
 
 
 @cache
 def _of_events() -> SchemaSerializer:
     """Made when it is first asked for: it takes a twentieth of a second."""
-    return _serializer(TypeAdapter(AgentStreamEvent))
-
-
-def _serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
-    """What keeps bytes and times as they are, and yet writes as text what pydantic-ai reads from text alone."""
-    adapter.rebuild()
-    return SchemaSerializer(_also_outside_json(adapter.core_schema))
-
-
-def _also_outside_json(schema: Any) -> Any:
-    """A schema whose serializers for JSON are used always: instruction ids, merge callbacks of thinking deltas."""
-    if isinstance(schema, dict):
-        return {
-            key: "always" if key == "when_used" and item == "json" else _also_outside_json(item)
-            for key, item in schema.items()
-        }
-    if isinstance(schema, list | tuple):
-        return type(schema)(map(_also_outside_json, schema))
-    return schema
+    return compat.serializer(TypeAdapter(AgentStreamEvent))
 
 
 def usage(spent: RunUsage) -> dict[str, Any]:
     """What a run has cost: pydantic-ai's own fields, those that every run has and those that are not zero."""
-    counts = ((name, getattr(spent, name)) for name in _COUNTS)  # `asdict` takes ten times as long
-    return {name: count for name, count in counts if count or name in _ALWAYS}
+    counts = ((name, getattr(spent, name)) for name in _USAGE_FIELDS)  # `asdict` takes ten times as long
+    return {name: count for name, count in counts if count or name in _USAGE_FIELDS_ALWAYS_SENT}
 
 
 def last_text(messages: Sequence[ModelMessage]) -> str:

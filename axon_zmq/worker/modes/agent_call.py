@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import (
@@ -24,36 +23,34 @@ from pydantic_ai import (
     capture_run_messages,
 )
 from pydantic_ai.messages import UserContent
-from pydantic_ai.models import KnownModelName
+from pydantic_ai.models import known_model_names
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import unpack
-from axon_zmq.protocol.requests import Retries, RunRequest, from_validation, invalid, run_request
+from axon_zmq.protocol.requests import OutputMode, Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs
-from axon_zmq.worker.adapter import deferred, errors
+from axon_zmq.worker.adapter import compat, deferred, errors
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
 from axon_zmq.worker.adapter.output import output_type
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
-SMALL: Final = 4 * limits.KIB
+MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
 """Bytes of a body that is read at once: schemas and long histories are in larger ones."""
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
-_PROVIDERS: Final = frozenset(
-    name.partition(":")[0].partition("-")[0] for name in get_args(KnownModelName.__value__) if ":" in name
-)
+_PROVIDERS: Final = frozenset(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name)
 """pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
 
 
-@dataclass(slots=True)
-class Call:
-    """One call of an agent."""
+@dataclass(slots=True, kw_only=True)
+class AgentCall:
+    """The arguments of one call of `Agent.run`, built from the body of a request."""
 
-    agent: Agent[Any, Any]
+    agent: Agent[object, object]
     prompt: str | list[UserContent] | None
     options: dict[str, Any]
     """Keyword arguments that `run`, `run_sync` and `run_stream_events` share."""
@@ -64,7 +61,7 @@ class Call:
 
     def output_is_wrapped(self) -> bool:
         """Whether pydantic-ai asks the model for `{"response": output}`, as it does for what is no object."""
-        return '"response"' not in json.dumps(self.agent.output_json_schema(self.options["output_type"]))
+        return compat.is_output_wrapped(self.agent, self.options["output_type"])
 
     @contextmanager
     def explained(self) -> Generator[None]:
@@ -77,34 +74,34 @@ class Call:
             try:
                 yield
             except Exception as error:
-                earlier = len(self.options.get("message_history") or ())
-                raise errors.explain(error, messages[earlier:], self.usage) from error
+                own = compat.own_messages(messages, self.options.get("message_history"))
+                raise errors.explain(error, own, self.usage) from error
 
 
-def call_for_run(job: Run, registry: Registry) -> Call:
+def call_for_run(run: Run, registry: Registry) -> AgentCall:
     """The call of an agent that a run's body asks for, with the tools, the steering and the logs of its client.
 
     Raises:
         AxonError: As `build`.
     """
-    request = run_request(unpack(job.body, "the body"))
-    run_logs.handler.listen(job, request.log)
+    request = run_request(unpack(run.body, "the body"))
+    run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)
-    call.options["metadata"] = job.steering.attached_to(request.metadata)
+    call.options["metadata"] = run.steering.attached_to(request.metadata)
     if tools:
-        call.options["toolsets"] = [RemoteToolset(tools, job.remote, job.post)]
+        call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
     return call
 
 
-async def call_for_run_in_thread(job: Run, registry: Registry) -> Call:
+async def call_for_run_in_thread(run: Run, registry: Registry) -> AgentCall:
     """As `call_for_run`, on a loop that many runs share: a request that may take long to read is read in a thread."""
-    if len(job.body) <= SMALL:
-        return call_for_run(job, registry)
-    return await asyncio.to_thread(call_for_run, job, registry)
+    if len(run.body) <= MAX_INLINE_BODY_BYTES:
+        return call_for_run(run, registry)
+    return await asyncio.to_thread(call_for_run, run, registry)
 
 
-def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> Call:
+def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> AgentCall:
     """Prepare the call that a request asks for.
 
     Raises:
@@ -144,7 +141,7 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
     if output is not None or may_defer or any(tool.kind != "function" for tool in tools):
         output = deferred.allowed(agent, output)
     options["output_type"] = output
-    call = Call(
+    call = AgentCall(
         agent=agent,
         prompt=wire_messages.prompt(request.prompt),
         options=options,
@@ -155,16 +152,16 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
     return call
 
 
-def _comes_as_text(output: Any) -> bool:
+def _comes_as_text(output: object) -> bool:
     types: Sequence[Any] = output if isinstance(output, list | tuple) else [output]
     return any(isinstance(each, NativeOutput | PromptedOutput) for each in types)
 
 
-def _output(output_schema: dict[str, Any] | None, mode: Any, pointer: str) -> Any:
+def _output(output_schema: dict[str, Any] | None, mode: OutputMode, pointer: str) -> Any:
     return None if output_schema is None else output_type(output_schema, mode, pointer)
 
 
-def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
+def _model_settings(settings: Mapping[str, object] | None) -> ModelSettings | None:
     if not settings:
         return None
     known = ModelSettings.__annotations__
@@ -179,7 +176,7 @@ def _model_settings(settings: dict[str, Any] | None) -> ModelSettings | None:
     return cast("ModelSettings", {**checked, **own})
 
 
-def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
+def _usage_limits(usage_limits: Mapping[str, object] | None) -> UsageLimits | None:
     if usage_limits is None:
         return None
     known = {field.name for field in dataclasses.fields(UsageLimits)}
@@ -191,7 +188,7 @@ def _usage_limits(usage_limits: dict[str, Any] | None) -> UsageLimits | None:
         raise from_validation(error, "/usage_limits") from None
 
 
-def completed(result: AgentRunResult[Any]) -> dict[str, Any]:
+def completed(result: AgentRunResult[object]) -> dict[str, Any]:
     """The body of `complete`, but for its `seq`."""
     response = result.response
     output = result.output

@@ -10,13 +10,12 @@ from pydantic_ai import ModelRetry, RunContext, ToolReturn
 from pydantic_ai.exceptions import CallDeferred, ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import Model
-from pydantic_ai.tool_manager import ToolManager
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import CallRequest, checked, invalid
-from axon_zmq.worker.adapter import errors, messages
+from axon_zmq.worker.adapter import compat, errors, messages
 from axon_zmq.worker.registry import offline_models
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
@@ -28,18 +27,18 @@ class CallTool:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Call the tool; the body of `complete`.
 
         Raises:
             AxonError: `invalid_request` for arguments that do not fit, `unknown_tool`, `tool_timeout`,
                 `tool_failed`, `cancelled`.
         """
-        request = checked(CallRequest, unpack(job.body, "the body"))
-        if job.is_ending:
+        request = checked(CallRequest, unpack(run.body, "the body"))
+        if run.is_ending:
             raise AxonError.of("cancelled", "cancelled before it was started")
         calling = asyncio.ensure_future(self._call(request))
-        job.on_end = calling.cancel
+        run.on_end = calling.cancel
         try:
             return completed(await calling)
         except asyncio.CancelledError:
@@ -53,22 +52,15 @@ class CallTool:
         found = await self._registry.find_tool(request.tool, request.agent)
         deps = request.deps if found.registered is None else found.registered.deps(request.deps)
         model = None if found.registered is None else found.registered.agent.model
-        context = RunContext[Any](
+        context = RunContext[object](
             deps=deps, model=model if isinstance(model, Model) else offline_models.echo(), usage=RunUsage()
         )
         toolset = await found.toolset.for_run(context)
         async with toolset:
-            tools = await ToolManager[Any](toolset).for_run_step(context)
-            definition = tools.get_tool_def(request.tool)
-            if definition is not None and definition.kind == "external":
-                raise CallDeferred
-            call = ToolCallPart(request.tool, request.args)
-            # The application itself calls: there is nobody else to approve.
-            valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
-            return await tools.execute_tool_call(valid, wrap_validation_errors=False)
+            return await compat.call_tool_directly(toolset, context, ToolCallPart(request.tool, request.args))
 
 
-def completed(returned: Any) -> dict[str, Any]:
+def completed(returned: object) -> dict[str, Any]:
     """The body of `complete`, but for its `seq`: as a run's, and what a rich result has beside its value."""
     body: dict[str, Any] = {
         "result": returned,
@@ -87,7 +79,7 @@ def _explained(tool: str, error: Exception) -> AxonError:
     match error:
         case ValidationError():
             return errors.misfit(error, "/args")
-        case ModelRetry() if errors.timed_out(error):
+        case ModelRetry() if compat.is_tool_timeout(error):
             return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
         case ModelRetry() | ToolFailed():
             return AxonError.of("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})

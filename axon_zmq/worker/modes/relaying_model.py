@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelRequest,
     ModelResponsePartDelta,
     ModelResponseStreamEvent,
     PartDeltaEvent,
@@ -28,9 +27,10 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.modes.response_task import read_in_task
 
-MOST_MERGED: Final = 64
+MAX_MERGED_DELTAS: Final = 64
 """Deltas that the machinery is given as one: limits of usage are looked at that often."""
 
 Relay = Callable[[PartDeltaEvent], Awaitable[None] | None]
@@ -63,24 +63,22 @@ class RelayingModel(WrapperModel):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
+        run_context: RunContext[object] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """The wrapped model's response, its deltas relayed, unless somebody else is to see each of them."""
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
         # What goes on with a suspended response is numbered anew further up.
-        if isinstance(messages[-1], ModelRequest) and self._is_for(run_context):
+        if not compat.resumes_suspended_response(messages) and self._is_for(run_context):
             request = read_in_task(request, self._merged)
         async with request as response:
             yield response
 
-    def _is_for(self, context: RunContext[Any] | None) -> bool:
+    def _is_for(self, context: RunContext[object] | None) -> bool:
         """Whether this is the run, and nobody else takes part in its events."""
         if context is None:
             return False
         self._run_id = self._run_id or context.run_id
-        capability = context.root_capability
-        has_hooks = capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
-        return context.run_id == self._run_id and not has_hooks
+        return context.run_id == self._run_id and not compat.has_event_hooks(context)
 
     async def _merged(
         self, events: AsyncIterator[ModelResponseStreamEvent]
@@ -92,7 +90,12 @@ class RelayingModel(WrapperModel):
                 if (waiting := self._relay(event)) is not None:
                     await waiting
                 piece = _piece(event.delta)
-                if held is not None and piece is not None and len(pieces) < MOST_MERGED and _are_alike(held, event):
+                if (
+                    held is not None
+                    and piece is not None
+                    and len(pieces) < MAX_MERGED_DELTAS
+                    and _are_alike(held, event)
+                ):
                     pieces.append(piece)
                     continue
             else:

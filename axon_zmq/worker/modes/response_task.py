@@ -14,8 +14,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from pydantic_ai.messages import ModelResponseStreamEvent
 from pydantic_ai.models import StreamedResponse
 
-EVENTS = "_get_event_iterator"
-"""The method in which a model's class makes its events; what is done with them in general comes after it."""
+from axon_zmq.worker.adapter import compat
 
 Events = AsyncIterator[ModelResponseStreamEvent]
 MadeOf = Callable[[Events], AsyncGenerator[ModelResponseStreamEvent]]
@@ -76,8 +75,7 @@ class _Reading:
                 if self.response.cancelled():  # nobody waits any more, and the model did not hear of it
                     self._closes_itself = True
                     return
-                events = getattr(response, EVENTS)
-                vars(response)[EVENTS] = self._events
+                events = compat.replace_events(response, self._events)
                 self.response.set_result(response)
                 await self._asked.wait()
                 await self._hand_on(events())

@@ -15,13 +15,13 @@ class RunMode:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Run the agent; the body of `complete`.
 
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = await agent_call.call_for_run_in_thread(job, self._registry)
+        call = await agent_call.call_for_run_in_thread(run, self._registry)
         with call.explained():
-            result = await call.agent.run(call.prompt, cancellation_token=job.token, **call.options)
+            result = await call.agent.run(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

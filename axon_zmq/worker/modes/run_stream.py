@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from pydantic_ai import RunContext
@@ -11,6 +11,7 @@ from pydantic_ai.messages import (
     FinalResultEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
+    ModelResponsePart,
     ModelResponsePartDelta,
     PartDeltaEvent,
     PartEndEvent,
@@ -25,14 +26,14 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 from pydantic_core import from_json, to_json
 
-from axon_zmq.worker.adapter import messages
+from axon_zmq.worker.adapter import compat, messages
 from axon_zmq.worker.modes import agent_call
 from axon_zmq.worker.modes.open_requests import OpenRequests
 from axon_zmq.worker.modes.relaying_model import Relayed, RelayingModel
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
-_EVERY_DELTA: Final = 4096
+_PARSE_EACH_DELTA_CHARS: Final = 4096
 """Characters of structured output up to which each delta is read anew; longer ones at each sixteenth."""
 
 
@@ -42,26 +43,26 @@ class RunStreamMode:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Run the agent and relay its events; the body of `complete`.
 
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
-        call = await agent_call.call_for_run_in_thread(job, self._registry)
-        chunks = Chunks(job.chunk, call.text_is_output, call.output_is_wrapped)
+        call = await agent_call.call_for_run_in_thread(run, self._registry)
+        chunks = Chunks(run.chunk, call.text_is_output, call.output_is_wrapped)
         if call.events == "all":
             relay = chunks.relay_whole
         else:
             relay = chunks.relay
-            _relay_ahead(call, job, relay)
+            _relay_ahead(call, run, relay)
 
-        async def listen(_context: RunContext[Any], events: AsyncIterable[AgentStreamEvent]) -> None:
+        async def listen(_context: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
             async for event in events:
                 if not isinstance(event, Relayed):
                     relay(event)
-                    if job.congested():
-                        await job.room()
+                    if run.congested():
+                        await run.room()
 
         requests = OpenRequests()
         try:
@@ -69,7 +70,7 @@ class RunStreamMode:
                 result = await call.agent.run(
                     call.prompt,
                     event_stream_handler=listen,
-                    cancellation_token=job.token,
+                    cancellation_token=run.token,
                     capabilities=[requests],
                     **call.options,
                 )
@@ -78,15 +79,15 @@ class RunStreamMode:
         return agent_call.completed(result)
 
 
-def _relay_ahead(call: agent_call.Call, job: Run, relay: Callable[[AgentStreamEvent], None]) -> None:
+def _relay_ahead(call: agent_call.AgentCall, run: Run, relay: Callable[[AgentStreamEvent], None]) -> None:
     """Have the model's deltas relayed as they leave it; not where it has no streams, or is named by the agent alone."""
     model = call.options.get("model") or call.agent.model
-    if not isinstance(model, Model) or type(model).request_stream is Model.request_stream:
+    if not isinstance(model, Model) or not compat.can_stream(model):
         return
 
     def take(delta: PartDeltaEvent) -> Awaitable[None] | None:
         relay(delta)
-        return job.room() if job.congested() else None
+        return run.room() if run.congested() else None
 
     call.options["model"] = RelayingModel(model, take)
 
@@ -101,7 +102,7 @@ class Chunks:
     """
 
     def __init__(
-        self, send: Callable[[str, Any, int, int], None], text_is_output: bool, is_wrapped: Callable[[], bool]
+        self, send: Callable[[str, object, int, int], None], text_is_output: bool, is_wrapped: Callable[[], bool]
     ) -> None:
         self._send = send
         self._text_is_output = text_is_output
@@ -151,13 +152,12 @@ class Chunks:
 
     def _count_steps(self, event: AgentStreamEvent) -> None:
         if isinstance(event, PartStartEvent) and self._response_is_over:
-            # What goes on with a suspended response numbers its parts on.
-            self._step += event.index == 0
+            self._step += not compat.resumes_response(event)
             self._response_is_over = False
         elif isinstance(event, PartEndEvent) and event.next_part_kind is None:
             self._response_is_over = True
 
-    def _start(self, part: Any, index: int) -> None:
+    def _start(self, part: ModelResponsePart, index: int) -> None:
         match part:
             case TextPart(content=text):
                 self._output = _PartialJson(index) if self._text_is_output else None
@@ -177,7 +177,7 @@ class Chunks:
         elif text:
             self._send("text", text, self._step, part)
 
-    def _add_arguments(self, args: Any, part: int) -> None:
+    def _add_arguments(self, args: str | Mapping[str, object] | None, part: int) -> None:
         if self._call is not None and self._call.part == part:
             self._call.add(args)
             if self._output is self._call:
@@ -186,8 +186,8 @@ class Chunks:
     def _show_output(self) -> None:
         if self._output is not None and self._output.advanced():
             value = self._output.value
-            if isinstance(value, dict) and value.keys() == {"response"} and self._is_wrapped():
-                value = value["response"]
+            if isinstance(value, dict) and value.keys() == {compat.WRAPPED_OUTPUT_KEY} and self._is_wrapped():
+                value = value[compat.WRAPPED_OUTPUT_KEY]
             self._send("output", value, self._step, self._output.part)
 
 
@@ -200,7 +200,7 @@ class _PartialJson:
         self._text = ""
         self._read = 0
 
-    def add(self, more: Any) -> None:
+    def add(self, more: str | Mapping[str, object] | None) -> None:
         if isinstance(more, str):
             self._text += more
         elif more is not None:
@@ -209,7 +209,7 @@ class _PartialJson:
     def advanced(self) -> bool:
         """Read what there is; whether it says more than before."""
         grown = len(self._text) - self._read
-        if not grown or (len(self._text) > _EVERY_DELTA and grown < self._read // 16):
+        if not grown or (len(self._text) > _PARSE_EACH_DELTA_CHARS and grown < self._read // 16):
             return False
         start = min((at for at in map(self._text.find, "{[") if at >= 0), default=0)
         try:

@@ -33,17 +33,17 @@ class RunSyncMode:
         asyncio.set_event_loop(asyncio.new_event_loop())
         self._slot.registry = self._make_registry(next(self._numbers) > 0)
 
-    async def execute(self, job: Run) -> dict[str, Any]:
+    async def execute(self, run: Run) -> dict[str, Any]:
         """Run the agent in a free slot; the body of `complete`.
 
         Raises:
             AxonError: Whatever the contract calls it that went wrong.
         """
         context = copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(self._run, job))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(self._run, run))
 
-    def _run(self, job: Run) -> dict[str, Any]:
-        call = agent_call.call_for_run(job, self._slot.registry)
+    def _run(self, run: Run) -> dict[str, Any]:
+        call = agent_call.call_for_run(run, self._slot.registry)
         with call.explained():
-            result = call.agent.run_sync(call.prompt, cancellation_token=job.token, **call.options)
+            result = call.agent.run_sync(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

@@ -33,7 +33,7 @@ class Registered:
     """One agent of `AXON_AGENTS`."""
 
     name: str
-    agent: Agent[Any, Any]
+    agent: Agent[object, object]
 
     @cached_property
     def deps_adapter(self) -> TypeAdapter[Any] | None:
@@ -45,7 +45,7 @@ class Registered:
         except PydanticSchemaGenerationError:
             return None
 
-    def deps(self, value: Any) -> Any:
+    def deps(self, value: object) -> Any:
         """Check and convert a request's `deps`.
 
         Raises:
@@ -85,7 +85,7 @@ class Found:
 
     registered: Registered | None
     """The agent that has it; None where a toolset of `AXON_TOOLSETS` has."""
-    toolset: AbstractToolset[Any]
+    toolset: AbstractToolset[object]
     """That toolset, or all of the agent's."""
 
     async def tools(self) -> toolsets.Listing:
@@ -105,10 +105,10 @@ class Registry:
 
     def __init__(
         self,
+        *,
         targets: Mapping[str, str],
         models: Models,
         named_toolsets: Mapping[str, str | McpServer] | None = None,
-        *,
         private: bool = False,
     ) -> None:
         self.models = models
@@ -147,7 +147,7 @@ class Registry:
         hint = toolsets.did_you_mean(name, self._registered)
         raise RequestError("unknown_agent", f"no agent {name[:64]!r} is registered; {hint}")
 
-    def from_data(self, data: AgentData, model: str | None) -> Agent[Any, Any]:
+    def from_data(self, data: AgentData, model: str | None) -> Agent[object, object]:
         """An agent that the client defined, for one run.
 
         Args:
@@ -223,7 +223,7 @@ class Registry:
             return {"error": f"cannot be described: {type(error).__name__}: {error}"}
 
 
-def _load(target: str, private: bool) -> Agent[Any, Any]:
+def _load(target: str, private: bool) -> Agent[object, object]:
     found = toolsets.attribute(target, private)
     agent = found() if callable(found) and not isinstance(found, Agent) else found
     if not isinstance(agent, Agent):

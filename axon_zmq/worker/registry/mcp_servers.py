@@ -34,6 +34,7 @@ from typing_extensions import Unpack
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.process import lifeline
 from axon_zmq.settings import McpServer
+from axon_zmq.worker.adapter import compat
 
 if TYPE_CHECKING:
     from mcp.shared._stream_protocols import ReadStream
@@ -41,15 +42,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LONGEST_REST: Final = 60.0
+MAX_RESTART_DELAY_S: Final = 60.0
 """Seconds after a start that failed until the next; the first time one, then twice as long each time."""
-CLOSE_TIME: Final = 5.0
+SERVER_CLOSE_TIMEOUT_S: Final = 5.0
 """Seconds that a server has to end: 2 after the end of its input, 2 after SIGTERM, and then it is killed."""
-_TICK: Final = 0.5
-_FORGOTTEN: Final = ("Session not found", "Session terminated")
+_START_POLL_S: Final = 0.5
+_FORGOTTEN_SESSION_TEXTS: Final = ("Session not found", "Session terminated")
 """How servers made with the SDKs say so, and how the client puts a bare HTTP 404."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_]\w*)\}")
-_MOST_TEXT: Final = 500
+_MAX_FAULT_CHARS: Final = 500
 
 for _chatty in ("mcp", "fastmcp"):
     # Their lines hold what servers said, and addresses; fastmcp's go past the one format of all lines.
@@ -57,7 +58,7 @@ for _chatty in ("mcp", "fastmcp"):
     logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 
 
-class ServerToolset(AbstractToolset[Any]):
+class ServerToolset(AbstractToolset[object]):
     """The tools of one MCP server.
 
     Entering and leaving it does nothing: the server is started when it is first asked, is shared by all
@@ -96,7 +97,7 @@ class ServerToolset(AbstractToolset[Any]):
         """The loop that the server's connection belongs to, once it was used."""
         return None if self._connection is None else self._connection.loop
 
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+    async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
         """The server's tools; asked once, and again after it said that they changed.
 
         Raises:
@@ -111,7 +112,7 @@ class ServerToolset(AbstractToolset[Any]):
         return {name: replace(tool, toolset=self) for name, tool in tools.items()}
 
     async def call_tool(
-        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+        self, name: str, tool_args: dict[str, object], ctx: RunContext[object], tool: ToolsetTool[object]
     ) -> Any:
         """Call a tool once, whatever happens meanwhile.
 
@@ -129,7 +130,7 @@ class ServerToolset(AbstractToolset[Any]):
             message = f"its MCP server {self._fault(error)} during {name!r}, which may have been done"
             raise self._tool_failed(message) from error
 
-    async def _use(self, use: Callable[[MCPToolset[Any]], Awaitable[T]]) -> T:
+    async def _use(self, use: Callable[[MCPToolset[object]], Awaitable[T]]) -> T:
         """Use the server, once; a session that it has forgotten was not used at all."""
         connection = await self._open()
         try:
@@ -173,7 +174,7 @@ class ServerToolset(AbstractToolset[Any]):
         try:
             await connection.close()
         finally:
-            self._rests_until = time.monotonic() + min(2.0**self._failures, LONGEST_REST)
+            self._rests_until = time.monotonic() + min(2.0**self._failures, MAX_RESTART_DELAY_S)
             self._failures += 1
 
     def _tool_failed(self, message: str) -> AxonError:
@@ -201,7 +202,7 @@ class ServerToolset(AbstractToolset[Any]):
     def _masked(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "…")
-        return text[:_MOST_TEXT]
+        return text[:_MAX_FAULT_CHARS]
 
 
 class _Connection:
@@ -228,12 +229,12 @@ class _Connection:
         return self._over.is_set() or (self.opened.done() and not self.toolset.client.is_connected())
 
     async def close(self) -> None:
-        """End it, and wait until the server has ended too, for `CLOSE_TIME` seconds at most."""
+        """End it, and wait until the server has ended too, for `SERVER_CLOSE_TIMEOUT_S` seconds at most."""
         self._is_wanted = False
         self._over.set()
         if not self.opened.done():
             self._task.cancel()
-        await asyncio.wait({self._task}, timeout=CLOSE_TIME)
+        await asyncio.wait({self._task}, timeout=SERVER_CLOSE_TIMEOUT_S)
         self._opened_with(asyncio.CancelledError())  # where it was cancelled before it began
 
     def _opened_with(self, error: BaseException | None) -> None:
@@ -244,8 +245,8 @@ class _Connection:
     async def _limit_start(self, seconds: float) -> None:
         """Give up a start that takes too long; only while the loop moves, which may stand still between two runs."""
         while seconds > 0:
-            await asyncio.sleep(min(seconds, _TICK))
-            seconds -= _TICK
+            await asyncio.sleep(min(seconds, _START_POLL_S))
+            seconds -= _START_POLL_S
         self._task.cancel()
         self._opened_with(TimeoutError())
 
@@ -267,7 +268,7 @@ class _Connection:
             self._over.set()
 
 
-def _mcp_toolset(name: str, server: McpServer, ended: Callable[[], None]) -> MCPToolset[Any]:
+def _mcp_toolset(name: str, server: McpServer, ended: Callable[[], None]) -> MCPToolset[object]:
     """pydantic-ai's own toolset for a server; `ended` is called when a started one has gone."""
 
     async def hear(message: object) -> None:
@@ -330,12 +331,12 @@ def _is_lost(error: Exception) -> bool:
 def _is_forgotten(error: Exception) -> bool:
     """Whether a server knows the session no more, as after a restart; it has done nothing then."""
     fault = _protocol_fault(error)
-    return fault is not None and fault.message in _FORGOTTEN
+    return fault is not None and fault.message in _FORGOTTEN_SESSION_TEXTS
 
 
 def _protocol_fault(error: Exception) -> MCPError | None:
     """What went wrong between client and server, if that is it; pydantic-ai makes a `ModelRetry` of it."""
-    fault = error.__cause__ if isinstance(error, ModelRetry) else error
+    fault = compat.mcp_cause(error)
     return fault if isinstance(fault, MCPError) else None
 
 

@@ -15,9 +15,10 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider
 
 from axon_zmq.errors import AxonError, ModelError, RequestError
+from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.registry import offline_models
 
-REMEMBERED_MODELS: Final = 256
+MAX_CACHED_MODELS: Final = 256
 """Models kept ready; their names come over the wire, so there is a bound."""
 
 ProviderKey = tuple[type[Any], str, str]
@@ -49,7 +50,7 @@ class Models:
             model = self._models.get(name)
             if model is None:
                 model = self._models[name] = self._make(name)
-                if len(self._models) > REMEMBERED_MODELS:
+                if len(self._models) > MAX_CACHED_MODELS:
                     self._models.popitem(last=False)
             else:
                 self._models.move_to_end(name)
@@ -57,14 +58,12 @@ class Models:
 
     def share_provider(self, model: Model) -> None:
         """Let a model that an agent brought along use the provider that others of its kind have."""
-        provider = getattr(model, "_provider", None)
-        if isinstance(provider, Provider):
-            vars(model)["_provider"] = self._share(provider)
+        compat.share_provider(model, self._share)
 
     def _make(self, name: str) -> Model:
         kind, _, spec = name.partition(":")
-        if name in offline_models.NAMED:
-            return offline_models.NAMED[name]()
+        if name in offline_models.MODELS_BY_NAME:
+            return offline_models.MODELS_BY_NAME[name]()
         if kind == "synthetic":
             return offline_models.synthetic(spec)
         try:

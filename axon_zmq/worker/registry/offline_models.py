@@ -40,7 +40,7 @@ def user_text(messages: list[ModelMessage]) -> str:
     return ""
 
 
-def _part_text(part: Any) -> str:
+def _part_text(part: object) -> str:
     return part if isinstance(part, str) else f"[{getattr(part, 'kind', type(part).__name__)}]"
 
 
@@ -128,7 +128,7 @@ def _steps(text: str) -> list[list[dict[str, Any]]] | None:
     return steps if named else None
 
 
-NAMED = {"echo": echo, "tools": tools}
+MODELS_BY_NAME = {"echo": echo, "tools": tools}
 """The models that a name alone tells."""
 
 
@@ -144,7 +144,7 @@ class Pace:
     """Characters of each delta; at most 64 Ki."""
 
 
-_MOST = Pace(tokens=1_000_000, delay_ms=60_000, size=65_536)
+_MAX_PACE = Pace(tokens=1_000_000, delay_ms=60_000, size=65_536)
 
 
 def pace_of(spec: str) -> Pace:
@@ -157,13 +157,13 @@ def pace_of(spec: str) -> Pace:
     known = [field.name for field in fields(Pace)]
     for item in filter(None, spec.split(",")):
         name, _, value = item.partition("=")
-        most = getattr(_MOST, name) if name in known else 0
+        most = getattr(_MAX_PACE, name) if name in known else 0
         least = 1 if name != "delay_ms" else 0
         if name not in known or not value.isdecimal() or not least <= int(value) <= most:
             raise RequestError(
                 "unknown_model",
                 f"synthetic model: {item!r} is not understood; write synthetic:tokens=50,delay_ms=20,size=5, "
-                f"at most {', '.join(f'{name}={getattr(_MOST, name)}' for name in known)}",
+                f"at most {', '.join(f'{name}={getattr(_MAX_PACE, name)}' for name in known)}",
             )
         settings[name] = int(value)
     return Pace(**settings)
@@ -200,6 +200,6 @@ def _deltas(size: int) -> Callable[[int], str]:
     return lambda index: f"{index:0{size - 1}d}"[1 - size :] + " "
 
 
-def json_words(value: Any) -> list[str]:
+def json_words(value: object) -> list[str]:
     """A value as JSON, in the pieces in which an offline model streams it."""
     return _WORD.findall(json.dumps(value))

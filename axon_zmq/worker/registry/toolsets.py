@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LISTING_TIME: Final = 5.0
+LISTING_TIMEOUT_S: Final = 5.0
 """Seconds that one toolset may take to tell its tools in a `catalog`."""
-MOST_TEXT: Final = 500
+MAX_FAULT_CHARS: Final = 500
 """Characters of what a toolset says that is wrong with it."""
-MOST_NAMES: Final = 20
+MAX_NAMES_SHOWN: Final = 20
 """Names in a message."""
 
-Toolset = AbstractToolset[Any]
+Toolset = AbstractToolset[object]
 
 
 class Toolsets:
@@ -128,7 +128,7 @@ class Toolsets:
 
 
 @dataclass
-class Named(WrapperToolset[Any]):
+class Named(WrapperToolset[object]):
     """A toolset that is known by the operator's name for it, also in pydantic-ai's errors."""
 
     name: str
@@ -148,7 +148,7 @@ class Named(WrapperToolset[Any]):
         """What mends two tools of one name."""
         return "Leave one of the toolsets out, or have the operator set a prefix."
 
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+    async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
         """The tools, as this toolset's."""
         return {name: replace(tool, toolset=self) for name, tool in (await super().get_tools(ctx)).items()}
 
@@ -205,7 +205,7 @@ class Listing:
     """The toolsets that could not tell, each with the reason."""
 
 
-async def listing(asked: Sequence[Toolset], agent: Agent[Any, Any] | None = None) -> Listing:
+async def listing(asked: Sequence[Toolset], agent: Agent[object, object] | None = None) -> Listing:
     """Ask toolsets for their tools, all at once, as at the first step of a run without `deps`.
 
     Args:
@@ -225,17 +225,17 @@ async def listing(asked: Sequence[Toolset], agent: Agent[Any, Any] | None = None
     return Listing(tools, faults)
 
 
-async def _tools(toolset: Toolset, context: RunContext[Any]) -> dict[str, dict[str, Any]] | str:
+async def _tools(toolset: Toolset, context: RunContext[object]) -> dict[str, dict[str, Any]] | str:
     """A toolset's entries, or why there are none."""
     try:
-        async with asyncio.timeout(LISTING_TIME):
+        async with asyncio.timeout(LISTING_TIMEOUT_S):
             own = await toolset.for_run(context)
             async with own:
                 tools = await (await own.for_run_step(context)).get_tools(context)
         approval = _asks_approval(toolset)
         return {name: plain(_entry(tool, approval)) for name, tool in tools.items()}
     except TimeoutError:
-        return f"did not answer within {LISTING_TIME:g} s"
+        return f"did not answer within {LISTING_TIMEOUT_S:g} s"
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _said(error)
 
@@ -249,9 +249,9 @@ def _singly(toolsets: Sequence[Toolset]) -> list[Toolset]:
     ]
 
 
-def _context(agent: Agent[Any, Any] | None) -> RunContext[Any]:
+def _context(agent: Agent[object, object] | None) -> RunContext[object]:
     model = agent.model if agent is not None and isinstance(agent.model, Model) else offline_models.echo()
-    return RunContext[Any](deps=None, model=model, usage=RunUsage(), agent=agent)
+    return RunContext[object](deps=None, model=model, usage=RunUsage(), agent=agent)
 
 
 def _asks_approval(toolset: Toolset) -> bool:
@@ -262,7 +262,7 @@ def _asks_approval(toolset: Toolset) -> bool:
     return False
 
 
-def _entry(tool: ToolsetTool[Any], approval: bool) -> dict[str, Any]:
+def _entry(tool: ToolsetTool[object], approval: bool) -> dict[str, Any]:
     known = tool.tool_def
     entry: dict[str, Any] = {
         "name": known.name,
@@ -280,7 +280,7 @@ def _entry(tool: ToolsetTool[Any], approval: bool) -> dict[str, Any]:
 
 def _said(error: BaseException) -> str:
     text = error.message if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
-    return text[:MOST_TEXT]
+    return text[:MAX_FAULT_CHARS]
 
 
 # --- names -------------------------------------------------------------------------------------------
@@ -296,5 +296,5 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     """The name that is meant, or some of those that there are."""
     if near := get_close_matches(name, known, n=1):
         return f"did you mean {near[0]!r}?"
-    some = ", ".join(islice(known, MOST_NAMES))
-    return f"known are {some}{', …' if len(known) > MOST_NAMES else ''}" if known else "there is none"
+    some = ", ".join(islice(known, MAX_NAMES_SHOWN))
+    return f"known are {some}{', …' if len(known) > MAX_NAMES_SHOWN else ''}" if known else "there is none"

@@ -1,0 +1,379 @@
+"""Every use of pydantic-ai behaviour that its documentation does not promise.
+
+Private names, texts of exceptions, frames of tracebacks and the order of internal calls may change in any release. The
+rest of this project imports them from here; tests/test_compat.py finds any other use, and has a test of behaviour
+for each function and constant below, which fails when pydantic-ai changes what it relies on.
+
+Each docstring says what is relied on, and why the public API is not enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_ai import Agent, RunContext
+from pydantic_ai import exceptions as ai
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelResponse,
+    ModelResponseStreamEvent,
+    PartStartEvent,
+    ToolCallPart,
+)
+from pydantic_ai.models import Model, ModelRequestContext, StreamedResponse, download_item
+from pydantic_ai.providers import Provider
+from pydantic_ai.tool_manager import ToolManager
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
+from pydantic_core import SchemaSerializer
+
+T = TypeVar("T")
+
+VERIFIED: Final = ("2.62.0", "2.68.0")
+"""Versions of pydantic-ai with which tests/test_compat.py passes."""
+
+# --- texts of exceptions ---------------------------------------------------------------------------
+
+_OUTPUT_RETRIES_TEXT: Final = "Exceeded maximum output retries"
+_TOOL_TIMEOUT_TEXT: Final = "Timed out after "
+_EXTERNAL_TOOL_TEXT: Final = "External tools cannot be called"
+
+
+def are_output_retries_exhausted(error: BaseException) -> bool:
+    """Whether a run failed because no answer of the model fitted the output schema.
+
+    Relies on the text of `UnexpectedModelBehavior`. The class is the same as for every other unusable response of a
+    model, and there is no attribute that distinguishes them.
+    """
+    return isinstance(error, ai.UnexpectedModelBehavior) and _OUTPUT_RETRIES_TEXT in str(error)
+
+
+def is_tool_timeout(error: BaseException | None) -> bool:
+    """Whether a Python tool took longer than its `timeout`.
+
+    Relies on the text of the `ModelRetry` that `FunctionToolset.call_tool` raises. It drops the `TimeoutError` with
+    `from None`, and a tool may raise `ModelRetry` itself.
+    """
+    return isinstance(error, ai.ModelRetry) and error.message.startswith(_TOOL_TIMEOUT_TEXT)
+
+
+def is_external_tool_approved(error: BaseException) -> bool:
+    """Whether a deferred call of an external tool was approved instead of answered with a result.
+
+    Relies on the text of the `RuntimeError` of `ToolManager.execute_tool_call`: it has no class of its own.
+    """
+    return str(error) == _EXTERNAL_TOOL_TEXT
+
+
+def without_model_output(error: ai.UnexpectedModelBehavior) -> str:
+    """The first line of the message, which repeats nothing of the model's answer.
+
+    Relies on the layout of the text: further lines, and `body`, hold the answer. There is no attribute for the reason
+    alone.
+    """
+    return error.message.partition("\n")[0]
+
+
+def download_failure(error: Exception) -> str | None:
+    """The reason why a URL of the prompt could not be fetched, without the URL; None for any other error.
+
+    Relies on the traceback passing through `pydantic_ai.models.download_item`, and on the first sentence of the text
+    being the reason. The exceptions are those of the HTTP client, of `ValueError` and others, as a tool or a model may
+    raise them too.
+    """
+    if not any(frame.f_code is download_item.__code__ for frame in _frames(error)):
+        return None
+    return str(error).partition(". ")[0] or type(error).__name__
+
+
+# --- where an exception was raised -----------------------------------------------------------------
+
+
+def raising_tool(error: Exception) -> str | None:
+    """The name of the Python tool that raised an exception; None if no tool did.
+
+    Relies on the traceback passing through `FunctionToolset.call_tool`, and on its parameter `name`. pydantic-ai
+    passes a tool's exception on as it is, without the name of the tool. Its own exceptions, which pass there too, are
+    the run's.
+    """
+    if isinstance(error, ai.AgentRunError | ai.UserError):
+        return None
+    for frame in _frames(error):
+        if frame.f_code is FunctionToolset.call_tool.__code__:
+            return str(frame.f_locals.get("name", "?"))
+    return None
+
+
+def is_raised_by_model_code(error: Exception) -> bool:
+    """Whether pydantic-ai's code for a provider's API raised an exception itself.
+
+    Relies on that code being in modules below `pydantic_ai.models`. A response of another shape than the API's makes
+    it raise plain `AttributeError`, `LookupError` or `TypeError`, which our own code may raise too.
+    """
+    raised_in = ""
+    for frame in _frames(error):
+        raised_in = str(frame.f_globals.get("__name__"))
+    return raised_in.startswith("pydantic_ai.models.")
+
+
+def _frames(error: Exception) -> Iterator[FrameType]:
+    """The frames that an exception came through, the one that raised it last."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+# --- what exceptions hold --------------------------------------------------------------------------
+
+
+def last_attempt(error: Exception) -> Exception | None:
+    """The error of the last model that a `FallbackModel` tried; None for any other error.
+
+    Relies on the order of the group, which is that of the attempts. `attempts`, which is documented as ordered, does
+    not survive durable execution.
+    """
+    last = error.exceptions[-1] if isinstance(error, ai.FallbackExceptionGroup) else None
+    return last if isinstance(last, Exception) else None
+
+
+def is_unreadable_response(error: Exception) -> bool:
+    """Whether a provider's response could not be read, as opposed to an error that the provider reported.
+
+    Relies on the bare `ModelAPIError`, and no subclass, being raised for a response that cannot be decoded, and on
+    `in_stream` being set only for errors that a provider reported in a stream. There is no class for this case.
+    """
+    return type(error) is ai.ModelAPIError and not error.in_stream
+
+
+def last_retry(error: BaseException) -> BaseException | None:
+    """The exception for which a run that has no retries left would have asked the model again.
+
+    Relies on it being the `__cause__`: the `ModelRetry` that a tool raised, as the object that it is, the
+    `ValidationError` of a tool's arguments, or the `ToolRetryError` of an output. `UnexpectedModelBehavior` has no
+    attribute for it.
+    """
+    return error.__cause__
+
+
+def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, object]]:
+    """The validation errors, in pydantic's form, of an output that came as text; empty if there are none.
+
+    Relies on `ToolRetryError` being the cause of the exception that ends a run without retries left, and on the
+    `content` of its part being a list if a schema refused the output. For tools the cause is a `ValidationError`, which
+    is public.
+    """
+    content = getattr(getattr(cause, "tool_retry", None), "content", None)
+    return content if isinstance(content, list) else []
+
+
+def mcp_cause(error: Exception) -> BaseException | None:
+    """The error of the MCP session behind an exception of `MCPToolset`.
+
+    Relies on the session's error being the `__cause__` of the `ModelRetry` that `MCPToolset.call_tool` makes of it,
+    although a lost connection is nothing that the model could correct.
+    """
+    return error.__cause__ if isinstance(error, ai.ModelRetry) else error
+
+
+# --- agents and runs -------------------------------------------------------------------------------
+
+
+def has_output_validators(agent: Agent[object, object]) -> bool:
+    """Whether an agent has output validators, and so takes no other output type than its own for a run.
+
+    Relies on the attribute `_output_validators`. The public way to find out is to start the run, which then fails.
+    """
+    return bool(vars(agent).get("_output_validators"))
+
+
+WRAPPED_OUTPUT_KEY: Final = "response"
+"""Key of the object in which pydantic-ai asks the model for an output that is not an object itself.
+
+Relies on the name that `OutputObjectDefinition` gives to its only property. Nothing public tells whether an output is
+wrapped: see `is_output_wrapped`.
+"""
+
+
+def is_output_wrapped(agent: Agent[object, object], output_type: Any) -> bool:
+    """Whether pydantic-ai asks the model for `{"response": output}` in a run with this output type.
+
+    Relies on `output_json_schema` describing the output without the wrapper: a schema that has no property of that
+    name cannot explain an answer that has it as its only key.
+    """
+    return f'"{WRAPPED_OUTPUT_KEY}"' not in json.dumps(agent.output_json_schema(output_type))
+
+
+def own_messages(captured: Sequence[ModelMessage], history: Sequence[ModelMessage] | None) -> Sequence[ModelMessage]:
+    """The messages of a failed run without those of its history.
+
+    Relies on `capture_run_messages` beginning with the whole history. `new_messages` is a method of a result, which a
+    failed run does not have.
+    """
+    return captured[len(history or ()) :]
+
+
+Metadata = dict[str, Any] | None
+"""What a run's metadata may be."""
+
+
+def metadata_that_shows_context(
+    metadata: Metadata, begin: Callable[[RunContext[object]], None]
+) -> Callable[[RunContext[object]], Metadata]:
+    """A run's metadata in the form of a function, through which `begin` receives the context of the run.
+
+    Relies on pydantic-ai calling the function before the first request, and more often later, each time with a context
+    whose `enqueue` works until the run ends. The documented way, a capability, costs 300 µs for each run (2.62).
+    """
+
+    def resolve(context: RunContext[object]) -> Metadata:
+        begin(context)
+        return metadata
+
+    return resolve
+
+
+def pending_message_count(context: RunContext[object]) -> int:
+    """How many enqueued messages a run has not yet delivered to the model.
+
+    Relies on the attribute `pending_messages`, a field that the documentation of `enqueue` does not name.
+    """
+    return len(context.pending_messages or ())
+
+
+class ModelRequestTasks(AbstractCapability[object]):
+    """A capability that notes the task of each request to the model.
+
+    Relies on `before_model_request` being called in the task that holds a streamed response open, so that cancelling
+    the task closes the response. Nothing public tells that there is such a task, or which one it is.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[object]] = []
+
+    async def before_model_request(
+        self,
+        ctx: RunContext[object],  # noqa: ARG002 -- the name is pydantic-ai's
+        request_context: ModelRequestContext,
+    ) -> ModelRequestContext:
+        """Note the current task."""
+        if (task := asyncio.current_task()) is not None:
+            self.tasks.append(task)
+        return request_context
+
+
+async def call_tool_directly(
+    toolset: AbstractToolset[object], context: RunContext[object], call: ToolCallPart
+) -> object:
+    """Validate and execute one tool call without a model, as if a run had approved it.
+
+    Relies on `ToolManager`, whose methods pydantic-ai documents in its source alone. The public methods of a toolset
+    neither validate arguments nor call a tool's own hooks.
+
+    Raises:
+        CallDeferred: The tool is external.
+        Exception: Whatever validation or the tool raises.
+    """
+    tools = await ToolManager[object](toolset).for_run_step(context)
+    definition = tools.get_tool_def(call.tool_name)
+    if definition is not None and definition.kind == "external":
+        raise ai.CallDeferred
+    # The application itself calls: nobody else could approve.
+    valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
+    return await tools.execute_tool_call(valid, wrap_validation_errors=False)
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]]) -> None:
+    """Replace a model's provider by the one that `shared` returns for it.
+
+    Relies on the attribute `_provider`, from which the models read the client at each request. `Model.provider` can
+    be read only.
+    """
+    provider = getattr(model, "_provider", None)
+    if isinstance(provider, Provider):
+        vars(model)["_provider"] = shared(provider)
+
+
+def can_stream(model: Model) -> bool:
+    """Whether a model's class implements streaming.
+
+    Relies on classes that cannot stream leaving out `request_stream`, as pydantic-ai itself does. It refuses such a
+    model with an error that names it, but not one behind a `WrapperModel`.
+    """
+    return type(model).request_stream is not Model.request_stream
+
+
+def resumes_suspended_response(messages: Sequence[ModelMessage]) -> bool:
+    """Whether a request continues a suspended response, whose parts pydantic-ai then numbers again.
+
+    Relies on the last message being that response. Nothing else tells a model which of the two it is.
+    """
+    return isinstance(messages[-1], ModelResponse)
+
+
+def resumes_response(event: PartStartEvent) -> bool:
+    """Whether the first part of a model response belongs to the response before, which was suspended.
+
+    Relies on pydantic-ai numbering the parts of both as one response. No event tells that a response was resumed.
+    """
+    return event.index > 0
+
+
+def has_event_hooks(context: RunContext[object]) -> bool:
+    """Whether a capability of the run takes part in its events, and so must see each delta.
+
+    Relies on `has_wrap_run_event_stream` and `has_on_event`, by which pydantic-ai decides whether to call the hooks;
+    they are missing from its documentation.
+    """
+    capability = context.root_capability
+    return capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
+
+
+_EVENT_ITERATOR: Final = "_get_event_iterator"
+
+
+def replace_events(
+    response: StreamedResponse, events: Callable[[], AsyncIterator[ModelResponseStreamEvent]]
+) -> Callable[[], AsyncIterator[ModelResponseStreamEvent]]:
+    """Have a response read its events from `events` instead of from the provider; returns the provider's function.
+
+    Relies on `StreamedResponse` calling its method `_get_event_iterator` once, through the instance, when it is first
+    read, and on handing the events on as the objects that they are. What is public, iterating over the response,
+    comes after the bookkeeping whose cost is to be avoided.
+    """
+    original = getattr(response, _EVENT_ITERATOR)
+    vars(response)[_EVENT_ITERATOR] = events
+    return original
+
+
+# --- messages --------------------------------------------------------------------------------------
+
+
+def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
+    """A serializer that keeps bytes and times as they are, and applies pydantic-ai's serializers for JSON.
+
+    Relies on the core schema: `when_used: "json"` marks the serializers of instruction ids and of callbacks in
+    deltas, whose Python values `ModelMessagesTypeAdapter` cannot read again. The two public modes either keep those
+    values or make text of bytes and times too.
+    """
+    adapter.rebuild()
+    return SchemaSerializer(_used_always(adapter.core_schema))
+
+
+def _used_always(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {
+            key: "always" if key == "when_used" and item == "json" else _used_always(item)
+            for key, item in schema.items()
+        }
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_used_always, schema))
+    return schema
