@@ -22,7 +22,7 @@ import pytest
 from axon_zmq.cli import terminal
 from axon_zmq.cli.terminal import Lines, TerminalUI, typed_answer, typed_approval
 from axon_zmq.events import Chunk, Log, Refused
-from tests.conftest import PATIENCE, Daemon, wait_until
+from tests.conftest import WAIT_TIMEOUT_S, Daemon, wait_until
 from tests.test_cli import AXON, axon, lines
 from tests.test_tools import calls
 
@@ -74,7 +74,7 @@ class Terminal:
 
     def see(self, text: str) -> None:
         """Wait until it is shown, after what was seen before."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while (found := self.seen.find(text, self._read_to)) < 0:
             assert self._more(give_up), f"not seen: {text!r}; seen was:\n{self.seen}"
         self._read_to = found + len(text)
@@ -84,10 +84,10 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while self._more(give_up):
             pass
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_TIMEOUT_S)
 
     def _more(self, give_up: float) -> bool:
         assert select.select([self._master], [], [], max(0, give_up - time.monotonic()))[0], f"silent:\n{self.seen}"
@@ -105,7 +105,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(WAIT_TIMEOUT_S)
         os.close(self._master)
 
 
@@ -323,7 +323,7 @@ class Piped:
             text=True,
         )
         self.events: list[dict[str, Any]] = []
-        self._killer = threading.Timer(PATIENCE, self.process.kill)
+        self._killer = threading.Timer(WAIT_TIMEOUT_S, self.process.kill)
         self._killer.start()
 
     def until(self, kind: str) -> dict[str, Any]:
@@ -347,7 +347,7 @@ class Piped:
     def end(self) -> int:
         assert self.process.stdout is not None
         self.events += [json.loads(line) for line in self.process.stdout]
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_TIMEOUT_S)
 
     def _errors(self) -> str:
         assert self.process.stderr is not None
@@ -360,7 +360,7 @@ class Piped:
         self._killer.cancel()
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(WAIT_TIMEOUT_S)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()

@@ -38,7 +38,7 @@ from axon_zmq.events import Complete, Log, Refused, ToolCall, ToolCancelled
 from axon_zmq.net.loop_socket import LoopSocket
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack, unpack
-from tests.conftest import AGENTS, PATIENCE, Daemon, Dealer, running
+from tests.conftest import AGENTS, WAIT_TIMEOUT_S, Daemon, Dealer, running
 from tests.test_tools import MODES, calls
 
 STREAMS = [mode.decode() for mode in MODES]
@@ -435,7 +435,10 @@ with Client(sys.argv[1]) as client:
 
 def test_a_tool_that_never_returns_does_not_keep_the_interpreter_from_its_exit(daemon: Daemon):
     done = subprocess.run(
-        [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint], timeout=PATIENCE, capture_output=True, text=True
+        [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint],
+        timeout=WAIT_TIMEOUT_S,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_said(daemon: Served):
 
 def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
     before = pids(daemon)
-    monkeypatch.setattr(programs, "START_TIME", 0.0)
+    monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with pytest.raises(
         programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was touched"
     ):
@@ -236,7 +236,7 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
 def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
     def say(what: str) -> None:
         assert what == "run-2 is there as a spare"
-        monkeypatch.setattr(programs, "START_TIME", 0.0)
+        monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
 
     with pytest.raises(
         programs.TemporarilyUnavailableError, match=r"run-1 did not register .*the spare run-2 stays in its place"
@@ -303,7 +303,7 @@ def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
     assert examined.returncode == 1
     assert f"WRONG daemon: none answers at {daemon.endpoint}, though a supervisord" in examined.stdout
     assert stopped_broker in examined.stdout
-    monkeypatch.setattr(welcome, "START_TIMEOUT", 0.0)
+    monkeypatch.setattr(welcome, "START_TIMEOUT_S", 0.0)
     late = Serving(Settings(run_dir=daemon.run_dir, frontend=daemon.endpoint), ROOT)
     with pytest.raises(ConfigurationError, match=r"the broker does not answer \(STOPPED\); run-1 has not registered"):
         welcome.wait_for_workers(late, Console(file=io.StringIO()))
@@ -431,7 +431,7 @@ def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(
         clock.sleep(1.0)
     assert waits[:8] == [0, 0, 1, 2, 4, 8, 16, 30]
     assert set(waits[8:]) == {30.0}
-    clock.sleep(backoff.WINDOW)
+    clock.sleep(backoff.WINDOW_S)
     for _ in range(10):
         assert backoff.pause(tmp_path, "run-1") == 0.0
         clock.sleep(40.0)
@@ -451,7 +451,7 @@ def test_starts_by_another_supervisord_and_a_file_that_is_none_do_not_count(tmp_
 def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
-    code = "import sys; from pathlib import Path; from axon_zmq.supervise import backoff; "
+    code = "import sys; from pathlib import Path; from axon_zmq.process import backoff; "
     command = [sys.executable, "-c", code + "print(backoff.pause(Path(sys.argv[1]), 'run-1'))", str(tmp_path)]
     env = {**os.environ, "SUPERVISOR_PROCESS_NAME": "run-1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as waiting:

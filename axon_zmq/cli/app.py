@@ -37,8 +37,8 @@ from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 from axon_zmq.protocol.kinds import mode_of
 
 FAILED, WRONG, NOT_NOW, INTERRUPTED = 1, 2, 3, 130
-THERE = 2.0
-"""Seconds within which a daemon that is there answers."""
+PING_TIMEOUT_S = 2.0
+"""Seconds to wait for the first `pong`; a running daemon answers within milliseconds."""
 
 app = typer.Typer(
     help=__doc__,
@@ -334,7 +334,7 @@ async def _ping(endpoint: str | None, wait: float) -> dict[str, Any]:
         while True:
             left = give_up - time.monotonic()
             try:
-                pong = await client.ping(max(THERE, min(left, 5.0)))
+                pong = await client.ping(max(PING_TIMEOUT_S, min(left, 5.0)))
                 if not wait or all(pong["modes"][mode]["workers"] for mode in wanted):
                     return pong
                 if left <= 0:
@@ -376,7 +376,7 @@ async def _describe(endpoint: str | None, name: str | None) -> tuple[dict[str, A
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint or settings.load().frontend) as client:
-        await client.ping(THERE)
+        await client.ping(PING_TIMEOUT_S)
         return await client.describe(name), {} if name else await client.toolsets()
 
 
@@ -440,7 +440,7 @@ async def _run(
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint or settings.load().frontend) as client:
-        await client.ping(THERE)
+        await client.ping(PING_TIMEOUT_S)
         await converse(client, mode, agent, prompt, options, face)
 
 
@@ -466,7 +466,7 @@ async def _call(tool: str, args: dict[str, Any], endpoint: str | None, **options
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(endpoint or settings.load().frontend) as client:
-        await client.ping(THERE)
+        await client.ping(PING_TIMEOUT_S)
         return await client.call_tool(tool, args, **options)
 
 

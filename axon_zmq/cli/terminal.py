@@ -41,9 +41,9 @@ class _Plain(Console):
 out = _Plain(highlight=False, soft_wrap=True)
 err = _Plain(stderr=True, highlight=False, soft_wrap=True)
 
-LONGEST_LINE: Final = limits.BrokerLimits().max_body
-"""Bytes of one line of standard input; a longer answer could not be sent."""
-ENDED: Final = "standard input has ended: nobody can answer"
+LONGEST_LINE_BYTES: Final = limits.BrokerLimits().max_body
+"""Bytes of the longest accepted line of standard input; a longer answer could not be sent."""
+INPUT_ENDED: Final = "standard input has ended: nobody can answer"
 
 
 class UnansweredError(Exception):
@@ -67,10 +67,10 @@ class Lines:
         """
         async with self._turn:
             end = await self._end_of_line()
-        if end > LONGEST_LINE:
+        if end > LONGEST_LINE_BYTES:
             self._buffer.clear()
             self._ended = True
-            raise ValueError(f"a line of standard input has over {LONGEST_LINE} bytes")
+            raise ValueError(f"a line of standard input has over {LONGEST_LINE_BYTES} bytes")
         if not self._buffer:
             return None
         line = self._buffer[:end].decode(errors="replace").removesuffix("\r")
@@ -82,7 +82,7 @@ class Lines:
         seen = 0
         while (end := self._buffer.find(b"\n", seen)) < 0:
             seen = len(self._buffer)
-            if self._ended or seen > LONGEST_LINE:
+            if self._ended or seen > LONGEST_LINE_BYTES:
                 return seen
             await self._readable()
             self._read()
@@ -207,7 +207,7 @@ class TerminalUI:
         for call in deferred["calls"]:
             line = await self._ask(call["name"], call["args"])
             if line is None:
-                raise UnansweredError(ENDED)
+                raise UnansweredError(INPUT_ENDED)
             calls[call["call_id"]] = executed(typed_answer(line))
         return {"approvals": approvals, "calls": calls}
 
@@ -215,7 +215,7 @@ class TerminalUI:
         shown = f"approve {call['name']} {as_json(call['args'])}?"
         line = await self._question(f"{shown} [y/N, a reason why not, or other arguments as JSON] ")
         if line is None:
-            raise UnansweredError(ENDED)
+            raise UnansweredError(INPUT_ENDED)
         return typed_approval(line)
 
     def _show(self, event: Event, events: RunStream) -> None:
@@ -384,7 +384,7 @@ class JsonLinesUI:
         while waiting:
             line = await self._lines.next()
             if line is None:
-                raise UnansweredError(f"{ENDED} {', '.join(sorted(waiting))}")
+                raise UnansweredError(f"{INPUT_ENDED} {', '.join(sorted(waiting))}")
             for call_id, kind, answer in _decisions(line):
                 if waiting.get(call_id) == kind:
                     results[kind][call_id] = answer
@@ -396,7 +396,7 @@ class JsonLinesUI:
     async def _mind(self, event: Event, events: RunStream) -> None:
         match event:
             case ToolCall() if self._ended or self._lines is None:
-                await events.fail(event.call_id, ENDED)
+                await events.fail(event.call_id, INPUT_ENDED)
             case ToolCall():
                 self._open.add(event.call_id)
             case ToolCancelled():
@@ -416,7 +416,7 @@ class JsonLinesUI:
             _refuse(str(fault))
         self._ended = True
         for call_id in list(self._open):
-            await events.fail(call_id, ENDED)
+            await events.fail(call_id, INPUT_ENDED)
         self._open.clear()
 
     async def _take(self, line: str, events: RunStream) -> None:
@@ -448,7 +448,7 @@ def _decisions(line: str) -> list[tuple[str, str, Any]]:
     return []
 
 
-WRITE: Final = (
+_EXPECTED_LINES: Final = (
     'write {"call_id": …, "result": …}, {"call_id": …, "error": {"message": …, "retry": false}}, '
     '{"approve": {call_id: true}} or {"steer": "text"}'
 )
@@ -461,10 +461,10 @@ def _message(line: str) -> dict[str, Any]:
     try:
         message = from_json(line, allow_inf_nan=False)
     except ValueError as fault:
-        _refuse(f"a line of standard input is no JSON ({fault}): {WRITE}")
+        _refuse(f"a line of standard input is no JSON ({fault}): {_EXPECTED_LINES}")
         return {}
     if (read := _read(message)) is None:
-        _refuse(f"a line of standard input is not understood: {WRITE}")
+        _refuse(f"a line of standard input is not understood: {_EXPECTED_LINES}")
     return read or {}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from axon_zmq.conformance.peer import PATIENCE, BrokenRuleError, Peer
+from axon_zmq.conformance.peer import CLIENT_TIMEOUT_S, BrokenRuleError, Peer
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.msgpack import pack
 
@@ -256,11 +256,11 @@ def _credit(peer: Peer) -> None:
     peer.chunks(1, 1)
     for seq in _CALLS:
         peer.send("tool_call", **peer.call(seq, f"{seq}"))
-        while (heard := peer.hear(time.monotonic() + PATIENCE)) is None or heard[0] != "tool_result":
+        while (heard := peer.hear(time.monotonic() + CLIENT_TIMEOUT_S)) is None or heard[0] != "tool_result":
             peer.expect_credit(heard)
     for seq in _AFTER_CALLS:
         while seq > peer.credit:
-            peer.expect_credit(peer.hear(time.monotonic() + PATIENCE))
+            peer.expect_credit(peer.hear(time.monotonic() + CLIENT_TIMEOUT_S))
         peer.chunks(seq, seq)
     peer.complete(_AFTER_CALLS.stop)
 

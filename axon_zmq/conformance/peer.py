@@ -16,12 +16,12 @@ from axon_zmq.protocol.frames import parse, printable
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 
-PATIENCE: Final = 8.0
-"""Seconds within which a client does what it must; it asks after 5 s of silence."""
-CALM: Final = 1.5
-"""Seconds in which a client that has nothing to do does nothing."""
-ALIVE: Final = 2.0
-"""Seconds between two `alive`."""
+CLIENT_TIMEOUT_S: Final = 8.0
+"""Seconds in which a client must send the expected message; it sends a `ping` after 5 s of silence."""
+QUIET_TIME_S: Final = 1.5
+"""Seconds in which an idle client must send nothing."""
+ALIVE_INTERVAL_S: Final = 2.0
+"""Seconds between two `alive` messages."""
 
 Heard = tuple[str, bytes, dict[str, Any], dict[str, Any]]
 """kind, id, header, body"""
@@ -86,7 +86,7 @@ class Peer:
         self.client, self.id = client, id
         self.credit = header.get("credit", math.inf)
         self.is_silent = False
-        self._alive_at = time.monotonic() + ALIVE
+        self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
     def send(self, kind: str, **body: Any) -> None:
         """Send a message of the run's."""
@@ -125,7 +125,7 @@ class Peer:
     def alive(self, open_requests: int = 1) -> None:
         """Say that the broker is there, and how many requests it knows of."""
         self.send_of(b"", "alive", boot=self.boot, open=open_requests)
-        self._alive_at = time.monotonic() + ALIVE
+        self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
     def restart(self, *, away: float = 0.3) -> None:
         """The broker dies, and another one listens in its place a little later."""
@@ -139,7 +139,7 @@ class Peer:
         """From now on this is another broker, on the same connection."""
         self.boot = secrets.token_hex(8)
 
-    def expect(self, kind: str, rule: str, *, seconds: float = PATIENCE) -> Heard:
+    def expect(self, kind: str, rule: str, *, seconds: float = CLIENT_TIMEOUT_S) -> Heard:
         """The client's next message.
 
         Args:
@@ -181,7 +181,7 @@ class Peer:
             raise BrokenRuleError(f"{rule}: resume from {heard[2].get('from', 1)}, not from {start}")
         return heard
 
-    def expect_nothing(self, rule: str, seconds: float = CALM) -> None:
+    def expect_nothing(self, rule: str, seconds: float = QUIET_TIME_S) -> None:
         """The client has nothing to say.
 
         Raises:

@@ -23,12 +23,12 @@ from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
 from axon_zmq.protocol import kinds
 
-BATCH: Final = 64
-"""Messages taken from one connection, or requests sent, before the others have their turn."""
-BEAT: Final = 0.01
-"""Seconds between two looks at how late the driver is, where no schedule tells."""
-TICK: Final = 0.5
-"""Seconds between two looks at what is overdue."""
+ROUND_MESSAGES: Final = 64
+"""Messages that are received from one connection, or requests that are sent, before the others get their turn."""
+LAG_CHECK_INTERVAL_S: Final = 0.01
+"""Seconds between two measurements of how late the driver is, when no schedule shows it."""
+TICK_INTERVAL_S: Final = 0.5
+"""Seconds between two checks for overdue runs and lost connections."""
 _TERMINAL: Final = (kinds.COMPLETE, kinds.ERROR)
 
 
@@ -152,7 +152,7 @@ class Driver:
         if self.plan.rate is None:
             self._fill_places()
             return
-        for _ in range(BATCH):
+        for _ in range(ROUND_MESSAGES):
             if (due := self._due(self.plan.rate)) > self._now or not self._sends():
                 return
             self._begin(due)
@@ -161,7 +161,7 @@ class Driver:
     def _fill_places(self) -> None:
         while self._next_beat <= self._now:
             self._note_lag(self._next_beat)
-            self._next_beat += BEAT
+            self._next_beat += LAG_CHECK_INTERVAL_S
         while len(self._runs) < self.plan.streams and self._sends():
             self._begin(time.monotonic())
 
@@ -192,7 +192,7 @@ class Driver:
     # --- what comes --------------------------------------------------------------------------------
 
     def _drain(self, connection: Connection) -> None:
-        for _ in range(BATCH):
+        for _ in range(ROUND_MESSAGES):
             if not connection.is_read() or (frames := connection.receive()) is None:
                 break
             self._hear(connection, frames, time.monotonic())
@@ -288,7 +288,7 @@ class Driver:
     def _tick(self) -> None:
         if self._now < self._next_tick:
             return
-        self._next_tick = self._now + TICK
+        self._next_tick = self._now + TICK_INTERVAL_S
         for connection in self._connections:
             connection.look()
             is_behind = connection.is_behind()

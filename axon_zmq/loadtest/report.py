@@ -16,7 +16,7 @@ from axon_zmq.loadtest.figures import Figures, Times
 
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 LATE_MS: Final = 10.0
-BUSY: Final = 0.9
+BUSY_SHARE: Final = 0.9
 """A driver that is later than this (p99), or works for more than this share of the time, measures itself too."""
 TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
 """What is timed of each kind, and how it is called."""
@@ -75,7 +75,7 @@ class Lateness(BaseModel):
     @property
     def is_late(self) -> bool:
         """Whether the figures are the driver's as much as the daemon's."""
-        return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY
+        return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY_SHARE
 
 
 class Report(BaseModel):

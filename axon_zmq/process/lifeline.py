@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # importing these takes as long as all the rest
 _PR_SET_PDEATHSIG = 1
 _CANNOT_START = 127
 """Exit code of a command that cannot be started, as a shell's."""
-POLL = 1.0
-"""Seconds between two looks at the parent, where the kernel does not tell."""
+PARENT_POLL_INTERVAL_S = 1.0
+"""Seconds between two checks of the parent, on systems whose kernel does not report its death."""
 
 
 def hold(always: bool = False, parent: int | None = None) -> None:
@@ -56,7 +56,7 @@ def read_nothing() -> None:
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(POLL)
+        time.sleep(PARENT_POLL_INTERVAL_S)
     os._exit(1)
 
 
@@ -102,7 +102,7 @@ def _bury(leader: int, parent: int) -> NoReturn:
         end.poll()
     except (AttributeError, OSError):
         while _lives(leader) and _lives(parent):
-            time.sleep(POLL)
+            time.sleep(PARENT_POLL_INTERVAL_S)
     os.killpg(leader, signal.SIGKILL)
     os._exit(0)
 

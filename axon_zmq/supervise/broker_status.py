@@ -13,11 +13,11 @@ from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 
-PATIENCE: Final = 2.0
-"""Seconds within which a broker that is there answers."""
+STATUS_TIMEOUT_S: Final = 2.0
+"""Seconds to wait for the answer of the broker; a running broker answers within milliseconds."""
 
 
-def status(run_dir: Path, seconds: float = PATIENCE) -> dict[str, Any]:
+def status(run_dir: Path, seconds: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
     """The broker's own view: `modes` and `workers`, as `docs/backend.md` has them.
 
     Args:

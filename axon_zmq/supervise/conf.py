@@ -22,17 +22,17 @@ LEAVE_SECONDS: Final = 15
 """Over `AXON_DRAIN_SECONDS`: what a worker may take to end what is left, to hand over and to go."""
 BROKER_STOP_SECONDS: Final = 10
 """A stopping broker hands over what waits in its outboxes, for a second at most."""
-MORE: Final = "more.conf"
-"""In the run directory: the slots that were added since the start, and none of the settings know of."""
+ADDED_PROGRAMS_FILE: Final = "more.conf"
+"""Name of a file in the run directory: the programs that `scale` or `roll` added since the start."""
 LISTENER: Final = "events"
 """The event listener's name in `supervisorctl status`."""
 START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
 LISTENER_START_SECONDS: Final = 1
 """As long supervisord keeps its events to itself; what was meanwhile is in the picture that the listener asks for."""
-RETRIES: Final = 10
+START_RETRIES: Final = 10
 """Starts in a row, each a second later than the one before, until a program is FATAL."""
-_BAKED: Final = (
+_WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",
     "model",
@@ -44,7 +44,7 @@ _BAKED: Final = (
     "run_slots",
     "run_stream_slots",
 )
-"""Settings that workers read from their environment."""
+"""Settings that a worker reads from its environment."""
 
 
 def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
@@ -81,7 +81,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         f"serverurl=unix://{place}/supervisor.sock",
         "",
         "[include]",
-        f"files={_matching(settings.run_dir / MORE)}",
+        f"files={_matching(settings.run_dir / ADDED_PROGRAMS_FILE)}",
         "",
         f"[eventlistener:{LISTENER}]",
         f"command={_command(python, ['-m', 'axon_zmq.supervise.listener', f'--run-dir={run_dir}'])}",
@@ -91,7 +91,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         "priority=5",
         "autorestart=true",
         f"startsecs={LISTENER_START_SECONDS}",
-        f"startretries={RETRIES}",
+        f"startretries={START_RETRIES}",
         "stopwaitsecs=2",
         "stdout_logfile=NONE",
         *_log_file("stderr", place, LISTENER),
@@ -105,7 +105,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
             f"priority={priority}",
             "autorestart=true",
             f"startsecs={START_SECONDS}",
-            f"startretries={RETRIES}",
+            f"startretries={START_RETRIES}",
             f"stopwaitsecs={stop_seconds}",
             "killasgroup=true",
             "redirect_stderr=true",
@@ -161,7 +161,7 @@ def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str]
 def _environment(settings: Settings) -> list[str]:
     """What differs from the defaults, so that the file means the same wherever it is started."""
     pairs: list[str] = []
-    for name in _BAKED:
+    for name in _WORKER_SETTINGS:
         value = getattr(settings, name)
         if value == Settings.model_fields[name].get_default(call_default_factory=True):
             continue

@@ -29,10 +29,10 @@ from axon_zmq.supervise import supervisord
 
 log = logging.getLogger("axon_zmq.listener")
 
-PIPE: Final = 100
-"""Messages that wait for a broker which is busy; one that is away gets the whole picture when it comes."""
-CHUNK: Final = 65536
-"""Bytes that are read of supervisord at a time."""
+SEND_QUEUE_MESSAGES: Final = 100
+"""Messages that may wait for a busy broker. A broker that was away gets the states of all programs when it is back."""
+READ_BYTES: Final = 65536
+"""Bytes that are read from supervisord at a time."""
 _STATE: Final = "PROCESS_STATE_"
 """How the names of supervisord's events start that are about a process; its state follows."""
 _LIVE: Final = frozenset(("STARTING", "RUNNING"))
@@ -59,7 +59,7 @@ class Listener:
         self._context = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)
-        self._dealer.setsockopt(zmq.SNDHWM, PIPE)
+        self._dealer.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
         self._dealer.setsockopt(zmq.LINGER, 0)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -94,7 +94,7 @@ class Listener:
 
     def _take_events(self) -> bool:
         """Read what supervisord says, and answer each event; False where it is gone."""
-        read = os.read(self._events, CHUNK)
+        read = os.read(self._events, READ_BYTES)
         self._read += read
         while (event := self._next_event()) is not None:
             self._note(*event)

@@ -23,13 +23,13 @@ from axon_zmq.process.run_dir import open_private
 from axon_zmq.protocol.kinds import MODES, mode_of
 from axon_zmq.supervise import broker_status, conf, supervisord
 
-LOCK: Final = "slots.lock"
-LOOK: Final = 0.05
-"""Seconds between two looks at what is starting or stopping."""
-START_TIME: Final = 60.0
-"""Seconds that a new worker may take until it has registered; 1 to 3 are usual."""
-STOP_SLACK: Final = 30.0
-"""Seconds over its own `stopwaitsecs` that a program may take to stop."""
+LOCK_FILE: Final = "slots.lock"
+POLL_INTERVAL_S: Final = 0.05
+"""Seconds between two checks of a program that starts or stops."""
+START_TIMEOUT_S: Final = 60.0
+"""Seconds in which a new worker must register with the broker; 1 to 3 are usual."""
+STOP_SLACK_S: Final = 30.0
+"""Seconds beyond its own `stopwaitsecs` that a program may take to stop."""
 _STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
 """supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
 
@@ -61,7 +61,7 @@ class WorkerPrograms:
         self._run_dir = run_dir
         self._pid = pid = self._supervisor("getPID")
         self._configuration = configuration or supervisord.configuration(pid) or run_dir / "supervisord.conf"
-        self._more = run_dir / conf.MORE
+        self._more = run_dir / conf.ADDED_PROGRAMS_FILE
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -70,7 +70,7 @@ class WorkerPrograms:
         Raises:
             TemporarilyUnavailableError: Somebody does.
         """
-        with open(self._run_dir / LOCK, "a", opener=open_private) as file:
+        with open(self._run_dir / LOCK_FILE, "a", opener=open_private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -175,7 +175,7 @@ class WorkerPrograms:
                 return is_new and len(now["workers"]) >= len(before["workers"])
             return False
 
-        self._wait(is_back, START_TIME, "the broker did not come back, with its workers")
+        self._wait(is_back, START_TIMEOUT_S, "the broker did not come back, with its workers")
 
     # --- inside ------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class WorkerPrograms:
         return state in _STOPPED
 
     def _stop(self, name: str) -> None:
-        seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK
+        seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK_S
         self._wait(lambda: self._tell_to_stop(name), seconds, f"{name} did not stop")
 
     def _start(self, name: str) -> None:
@@ -221,7 +221,7 @@ class WorkerPrograms:
                 )
             return False
 
-        self._wait(is_there, START_TIME, f"{name} did not register (see {self._run_dir / name}.log)")
+        self._wait(is_there, START_TIMEOUT_S, f"{name} did not register (see {self._run_dir / name}.log)")
 
     def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
         give_up = time.monotonic() + seconds
@@ -229,7 +229,7 @@ class WorkerPrograms:
             if time.monotonic() > give_up:
                 raise TemporarilyUnavailableError(f"{otherwise}, within {seconds:.0f} s")
             supervisord.wake(self._run_dir)
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL_S)
 
     def _info(self, name: str) -> dict[str, Any]:
         return self._supervisor("getProcessInfo", name)

@@ -13,8 +13,8 @@ from xml.parsers.expat import ExpatError
 
 from axon_zmq.protocol.kinds import mode_of
 
-PATIENCE: Final = 10.0
-"""Seconds after which a supervisord that does not answer counts as none: it hangs, or is stopped."""
+RPC_TIMEOUT_S: Final = 10.0
+"""Seconds to wait for an answer of supervisord. One that does not answer in time hangs or is stopped."""
 FAULTS = (OSError, xmlrpc.client.Error, HTTPException, ExpatError)
 """What a call may raise: nobody listens, nobody answers, or supervisord refuses."""
 
@@ -26,12 +26,12 @@ class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+        super().__init__("localhost", timeout=RPC_TIMEOUT_S)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(RPC_TIMEOUT_S)
         self.sock.connect(str(self._path))
 
 
