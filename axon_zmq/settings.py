@@ -22,6 +22,7 @@ from pydantic_settings import (
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
@@ -187,11 +188,11 @@ class Settings(BaseSettings):
 
     def workers(self) -> dict[str, int]:
         """Processes for each mode."""
-        return {"run_sync": self.run_sync_workers, "run": self.run_workers, "run_stream": self.run_stream_workers}
+        return {mode: getattr(self, f"{mode}_workers") for mode in MODES}
 
     def slots(self, mode: str) -> int:
         """Runs at a time in one process of a mode."""
-        return {"run_sync": self.run_sync_slots, "run": self.run_slots, "run_stream": self.run_stream_slots}[mode]
+        return getattr(self, f"{mode}_slots")
 
     def bounds(self) -> limits.BrokerLimits:
         """What the broker takes of these."""

@@ -8,6 +8,7 @@ import time
 from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete
+from axon_zmq.protocol.kinds import MODES
 from bench.processes import Process
 from chaos.agents import prompt, text
 from chaos.promises import Report, Scenario
@@ -100,7 +101,7 @@ def orphaned(report: Report) -> None:
 
 def soak(report: Report, seconds: float) -> None:
     """A steady load; memory and descriptors of each process, and the slope of both, once its window is full."""
-    with scene("run_sync", "run", "run_stream") as daemon:
+    with scene(*MODES) as daemon:
         processes = {"broker": daemon.broker, **daemon.workers}
         asyncio.run(_soak(report, daemon.endpoint, processes, seconds))
 

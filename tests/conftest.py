@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from axon_zmq import Client
-from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.kinds import MODES, TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 from bench.processes import free_port
 
@@ -181,7 +181,7 @@ def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
     # Others' workers are on uvloop, where it is installed.
     settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}
-    with running("run_sync", "run", "run_stream", **settings) as shared:
+    with running(*MODES, **settings) as shared:
         yield shared
 
 

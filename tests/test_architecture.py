@@ -6,9 +6,11 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from axon_zmq.protocol.kinds import MODES
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "axon_zmq"
@@ -90,6 +92,34 @@ def test_the_broker_process_loads_neither_pydantic_nor_asyncio_nor_the_rest():
     code = "import sys, axon_zmq.broker.__main__; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydantic", "pydantic_ai", "pydantic_settings", "typer", "rich", "openai"} & set(loaded)
+
+
+def test_the_three_modes_are_listed_once():
+    """`MODES` is the only list of them; a type, which must be literal, is compared with it."""
+    from axon_zmq.client.aio import Mode
+
+    assert get_args(Mode) == MODES
+    expected = {*MODES}
+    for folder in ("axon_zmq", "bench", "chaos", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path == PACKAGE / "protocol/kinds.py":
+                continue
+            tree = ast.parse(path.read_text())
+            types = {id(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.List | ast.Tuple | ast.Set) and id(node) not in types:
+                    values = [each.value for each in node.elts if isinstance(each, ast.Constant)]
+                    words = {value.decode("latin-1") if isinstance(value, bytes) else value for value in values}
+                    assert not expected <= words, f"{path.relative_to(ROOT)}:{node.lineno}: use MODES"
+
+
+def test_each_mode_has_its_settings():
+    from axon_zmq.settings import Settings
+
+    fields = {
+        name for name in Settings.model_fields if name.startswith("run_") and name.endswith(("_workers", "_slots"))
+    }
+    assert fields == {f"{mode}_{what}" for mode in MODES for what in ("workers", "slots")}
 
 
 def test_the_life_of_a_request_in_the_readme_names_functions_that_are_there():

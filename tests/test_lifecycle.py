@@ -12,12 +12,12 @@ import pytest
 import zmq
 
 from axon_zmq import AsyncClient, AxonError, Client
-from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
-MODES = kinds.MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

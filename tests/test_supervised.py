@@ -18,10 +18,11 @@ import pytest
 
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
+from axon_zmq.protocol.kinds import MODES
 from tests.conftest import ROOT, WAIT_TIMEOUT_S, free_port, wait_until
 
 BIN = Path(sys.executable).parent
-PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in ("run_sync", "run", "run_stream") for slot in (1, 2))}
+PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in MODES for slot in (1, 2))}
 
 
 class Served:

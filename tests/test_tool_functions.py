@@ -20,9 +20,6 @@ from axon_zmq import RequestError, Tool, ToolAnswer, ToolRetry, deferred_results
 from axon_zmq.client import tools
 from axon_zmq.events import Complete
 from axon_zmq.protocol.msgpack import pack, unpack
-from tests.test_tools import MODES
-
-STREAMS = [mode.decode() for mode in MODES]
 
 # --- what a tool is ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.settings import Settings
 
 HERE: Final = "%(here)s"
@@ -40,9 +41,7 @@ _WORKER_SETTINGS: Final = (
     "log_level",
     "run_loggers",
     "drain_seconds",
-    "run_sync_slots",
-    "run_slots",
-    "run_stream_slots",
+    *(f"{mode}_slots" for mode in MODES),
 )
 """Settings that a worker reads from its environment."""
 
