@@ -19,8 +19,9 @@ from typing import Any, Self, cast
 
 import pytest
 
-from axon_zmq.cli import terminal
-from axon_zmq.cli.terminal import Lines, TerminalUI, typed_answer, typed_approval
+from axon_zmq.cli import output, stdin
+from axon_zmq.cli.stdin import Lines
+from axon_zmq.cli.terminal import TerminalUI, typed_answer, typed_approval
 from axon_zmq.events import Chunk, Log, Refused
 from tests.conftest import WAIT_TIMEOUT_S, Daemon, wait_until
 from tests.test_cli import AXON, axon, lines
@@ -278,7 +279,7 @@ def test_no_event_brings_control_characters_to_a_terminal(capsys):
 
 
 def test_json_escapes_what_a_terminal_would_obey():
-    made = terminal.as_json({"a": EVIL})
+    made = output.as_json({"a": EVIL})
     assert re.fullmatch(r"[\x20-\x7e]+", made)
     assert json.loads(made) == {"a": EVIL}
 
@@ -515,7 +516,7 @@ def test_sigint_in_a_pipe_ends_at_once(daemon, tools):
 
 
 def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
-    monkeypatch.setattr(terminal, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(stdin, "LONGEST_LINE_BYTES", 10_000)
     reading, writing = os.pipe()
     os.write(writing, b"first\r\n\nx" + bytes(30_000) + b"\nmore\n")
 

@@ -423,4 +423,4 @@ def test_another_machine_needs_a_word():
 def test_the_extra_is_named_where_it_is_absent(monkeypatch):
     monkeypatch.setattr(loadtest, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"hdrhistogram and plotly.*pip install 'axon-zmq\[loadtest\]'"):
-        console.require_extra()
+        loadtest.require_extra()

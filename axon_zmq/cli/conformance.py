@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axon_zmq.cli.terminal import out, print_line
+from axon_zmq.cli.output import out, print_line
 from axon_zmq.conformance.cases import CASES
 from axon_zmq.conformance.server import Server, Verdict
 from axon_zmq.errors import ConfigurationError

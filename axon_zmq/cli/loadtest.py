@@ -13,7 +13,7 @@ from rich import box
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from axon_zmq.cli.terminal import as_json, out, print_line
+from axon_zmq.cli.output import as_json, out, print_line
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver

@@ -11,8 +11,9 @@ import fcntl
 import re
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -32,6 +33,50 @@ STOP_SLACK_S: Final = 30.0
 """Seconds beyond its own `stopwaitsecs` that a program may take to stop."""
 _STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
 """supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpareAdded:
+    """A worker that stands in for those that are restarted has registered."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAdded:
+    """A new worker has registered."""
+
+    name: str
+    broken: frozenset[str]
+    """Agents that it could not load."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestarted:
+    """A worker was restarted and has registered again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRemoved:
+    """A worker has finished its runs and was removed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerRestarted:
+    """The broker was restarted, and its workers have registered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsUnchecked:
+    """The broker is too old to report the agents that a spare could not load."""
+
+
+Step = SpareAdded | WorkerAdded | WorkerRestarted | WorkerRemoved | BrokerRestarted | AgentsUnchecked
+"""One complete step of `scale` or `roll`."""
 
 
 class TemporarilyUnavailableError(UnavailableError):
@@ -275,104 +320,112 @@ def _stop_seconds(section: str) -> int:
     return int(found[1]) if found else 10
 
 
-def scale(slots: WorkerPrograms, mode: str, wanted: int, say: Callable[[str], None]) -> None:
-    """Bring a mode to so many slots, the highest numbers going first.
+def scale(running: WorkerPrograms, mode: str, wanted: int) -> Iterator[Step]:
+    """Bring a mode to the given number of programs; the highest numbers are removed first.
+
+    Yields:
+        Each step, as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        TemporarilyUnavailableError: No broker answers, or a slot did not start or stop in time; the slots before it
-            stay as they are.
+        TemporarilyUnavailableError: No broker answers, or a program did not start or stop in time; the programs
+            before it stay as they are.
     """
-    with slots.held():
-        slots.check_broker()
-        while len(slots.names(mode)) < wanted:
-            name = slots.next_name(mode)
-            slots.add(name)
-            broken = slots.broken().get(name)
-            say(f"{name} is there" + (f", but could not load {', '.join(sorted(broken))}" if broken else ""))
-        surplus = slots.names(mode)[wanted:][::-1]
-        slots.remove(*surplus)
-        for name in surplus:
-            say(f"{name} has gone")
+    with running.held():
+        running.check_broker()
+        while len(running.names(mode)) < wanted:
+            name = running.next_name(mode)
+            running.add(name)
+            yield WorkerAdded(name, frozenset(running.broken().get(name) or ()))
+        surplus = running.names(mode)[wanted:][::-1]
+        running.remove(*surplus)
+        yield from map(WorkerRemoved, surplus)
 
 
-def roll(slots: WorkerPrograms, names: list[str], with_broker: bool, say: Callable[[str], None]) -> None:
-    """Restart slots one after the other; a spare one of each mode is there before the first stops.
+def roll(running: WorkerPrograms, names: Sequence[str], with_broker: bool) -> Iterator[Step]:
+    """Restart programs one after the other; a spare one of each mode has registered before the first stops.
 
-    Ctrl-C, SIGTERM and SIGHUP end it after the slot that it is at.
+    Ctrl-C, SIGTERM and SIGHUP end it after the program that is being restarted.
+
+    Yields:
+        Each step, as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        UnavailableError: No broker answers, or a slot did not come back, or stop, in time; then the spare stays in
+        UnavailableError: No broker answers, or a program did not come back, or stop, in time; then the spare stays in
             its place.
     """
-    with slots.held(), _signals() as asked:
-        slots.check_broker()
+    with running.held(), _signals() as received:
+        running.check_broker()
         for mode in MODES:
             of_mode = [name for name in names if mode_of(name) == mode]
-            if of_mode and not asked:
-                _roll_mode(slots, slots.next_name(mode), of_mode, asked, say)
-        if with_broker and not asked:
-            slots.restart_broker()
-            say("the broker is there again")
-        if asked:
+            if of_mode and not received:
+                yield from _roll_mode(running, running.next_name(mode), of_mode, received)
+        if with_broker and not received:
+            running.restart_broker()
+            yield BrokerRestarted()
+        if received:
             raise TemporarilyUnavailableError("it was asked to stop: what was told of is done, the rest is not")
 
 
-def _roll_mode(
-    slots: WorkerPrograms, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]
-) -> None:
+def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], received: Sequence[int]) -> Iterator[Step]:
     try:
-        slots.add(spare)
-        _check_agents(slots, spare, say)
+        running.add(spare)
+        is_checked = _check_agents(running, spare)
     except UnavailableError as fault:
-        slots.remove(spare)
+        running.remove(spare)
         raise TemporarilyUnavailableError(
             f"{fault.message}; that was the spare: it is gone again, and nothing else was touched"
         ) from None
-    say(f"{spare} is there as a spare")
+    if not is_checked:
+        yield AgentsUnchecked()
+    yield SpareAdded(spare)
     for number, name in enumerate(names):
-        if asked:
+        if received:
             break
         try:
-            slots.restart(name)
+            running.restart(name)
         except TemporarilyUnavailableError as fault:
             left = ", ".join(names[number + 1 :]) or "nothing else"
             raise TemporarilyUnavailableError(
                 f"{fault}; the spare {spare} stays in its place, and {left} was to follow"
             ) from None
-        say(f"{name} is there again")
-    slots.remove(spare)
-    say(f"{spare} has gone")
+        yield WorkerRestarted(name)
+    running.remove(spare)
+    yield WorkerRemoved(spare)
 
 
-def _check_agents(slots: WorkerPrograms, spare: str, say: Callable[[str], None]) -> None:
-    """Refuse a spare that could not load what any other worker of its mode could."""
-    told = slots.broken()
-    broken = told.pop(spare, None)
+def _check_agents(running: WorkerPrograms, spare: str) -> bool:
+    """Refuse a spare that could not load an agent which all other workers of its mode could load.
+
+    Returns:
+        False if the spare, or the broker, is too old to report the agents that could not be loaded.
+    """
+    reported = running.broken()
+    broken = reported.pop(spare, None)
     if broken is None:
-        say("the broker does not tell which agents could be loaded: that was not checked")
-        return
-    others = [each for name, each in told.items() if mode_of(name) == mode_of(spare) and each is not None]
+        return False
+    others = [each for name, each in reported.items() if mode_of(name) == mode_of(spare) and each is not None]
     if lost := {agent for agent in broken if any(agent not in each for each in others)}:
         raise TemporarilyUnavailableError(
             f"{spare} could not load {', '.join(sorted(lost))}, as others that serve could (see its log)"
         )
+    return True
 
 
 @contextmanager
 def _signals() -> Generator[list[int]]:
-    """The signals that have asked to stop; a second one ends it where it is."""
-    asked: list[int] = []
+    """The received signals that ask to stop; a second one raises KeyboardInterrupt at once."""
+    received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
