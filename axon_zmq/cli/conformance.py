@@ -29,7 +29,7 @@ def play(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> 
     host, port = endpoints.tcp_address(endpoints.check_frontend(endpoint))
     in_lines = as_json or not out.is_terminal
     chosen = [case for case in CASES if not only or case.name in only]
-    server = Server(host, port, chosen, lambda verdict: _show(verdict, in_lines))
+    server = Server(host=host, port=port, cases=chosen, on_verdict=lambda verdict: _show(verdict, in_lines))
     if not in_lines:
         out.print(f"plays {len(chosen)} cases on {server.endpoint}", markup=False)
     verdicts = server.run(patience)

@@ -34,7 +34,7 @@ def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file
         ConfigurationError: A file could not be written; nothing has been sent.
     """
     _check_folders(json_file, html_file)
-    with _progress(plan) as say, _ended_by_ctrl_c(driver := Driver(plan, say)):
+    with _progress(plan) as show, _ended_by_ctrl_c(driver := Driver(plan, show)):
         driver.run()
     seen = report.report_of(driver, pong)
     grids, faults, notes = report.tables(seen), report.faults(seen), report.notes(seen)
@@ -112,10 +112,10 @@ def _progress(plan: Plan) -> Generator[Callable[[Driver], None], None, None]:
     with Progress(*columns, console=out, auto_refresh=False, transient=True) as progress:
         task = progress.add_task(plan.scenario, total=plan.warmup + plan.duration, told="")
 
-        def say(driver: Driver) -> None:
+        def show(driver: Driver) -> None:
             progress.update(task, completed=driver.elapsed, told=_told(driver), refresh=True)
 
-        yield say
+        yield show
 
 
 def _told(driver: Driver) -> str:

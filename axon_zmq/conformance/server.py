@@ -38,19 +38,20 @@ class Server:
         host: A loopback address.
         port: 0: any that is free.
         cases: What is played.
-        say: Told of each verdict as soon as it is there.
+        on_verdict: Called with each verdict as soon as it is known.
     """
 
     def __init__(
         self,
+        *,
         host: str = "127.0.0.1",
         port: int = 0,
         cases: Sequence[Case] = CASES,
-        say: Callable[[Verdict], None] = lambda _: None,
+        on_verdict: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         self._peer = Peer(host, port)
         self._cases = {case.name: case for case in cases}
-        self._say = say
+        self._on_verdict = on_verdict
         self._broken: dict[str, str] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._unreadable = ""
@@ -134,7 +135,7 @@ class Server:
 
     def _conclude(self, verdict: Verdict) -> None:
         self._verdicts[verdict.case.name] = verdict
-        self._say(verdict)
+        self._on_verdict(verdict)
 
 
 def _difference(case: Case, seen: dict[str, Any]) -> str:

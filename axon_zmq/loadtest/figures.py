@@ -43,7 +43,7 @@ class Times:
         return self._histogram.encode().decode("ascii")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Figures:
     """Of the requests of one kind."""
 
@@ -59,7 +59,7 @@ class Figures:
     chunk_gap: Times = field(default_factory=Times)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Second:
     """What happened in one second."""
 
@@ -69,7 +69,7 @@ class Second:
     messages: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Tally:
     """All that a load test counts; the figures leave the warm-up out."""
 

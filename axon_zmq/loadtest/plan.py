@@ -39,7 +39,7 @@ class Scenario(StrEnum):
     RECONNECTS = "reconnects"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Requests of one sort; each sort has figures of its own."""
 
@@ -59,7 +59,7 @@ class Kind:
         return self.reads_slowly and "credit" not in self.options
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A load test."""
 
@@ -118,7 +118,13 @@ class Plan:
 
     def _kind(self, name: str, mode: str, agent: str | Mapping[str, Any], prompt: str, answer: str) -> Kind:
         own = self.agent is not None or self.prompt is not None
-        return Kind(name, mode, self.agent or agent, self.prompt or prompt, None if own else answer)
+        return Kind(
+            name=name,
+            mode=mode,
+            agent=self.agent or agent,
+            prompt=self.prompt or prompt,
+            answer=None if own else answer,
+        )
 
 
 def check_target(endpoint: str, remote: bool) -> str:

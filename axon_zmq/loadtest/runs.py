@@ -16,13 +16,13 @@ UNREAD: Final = "not read in time"
 """What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """One request, and what came of it."""
 
     kind: Kind
     connection: Connection
-    request: core.Run
+    client_run: core.Run
     due: float
     """When it should have been sent."""
     figures: Figures | None

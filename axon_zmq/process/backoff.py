@@ -7,13 +7,15 @@ It imports nothing of the package, as `lifeline`: what is wrong may be there.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+log = logging.getLogger("axon_zmq.backoff")
 
 WINDOW_S = 60.0
 """Seconds within which earlier starts count. Time that was spent waiting is not part of them."""
@@ -50,7 +52,7 @@ def pause(run_dir: Path, name: str) -> float:
 
         before = signal.signal(signal.SIGTERM, leave)
         said = f"{name} was started {count} times within {WINDOW_S:.0f} s and ended without being asked to"
-        print(f"{said}: waits {seconds:.0f} s", file=sys.stderr, flush=True)
+        log.error("%s: waits %.0f s", said, seconds)
         time.sleep(seconds)
         signal.signal(signal.SIGTERM, before)
     return seconds

@@ -85,7 +85,8 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
     try:
         os.execvp(command[0], [*command])  # noqa: S606
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")  # importing logging would take as long as all the rest
+        sys.stderr.flush()
         os._exit(_CANNOT_START)
 
 

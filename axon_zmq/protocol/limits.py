@@ -152,7 +152,7 @@ MAX_NESTING = 64
 """Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerLimits:
     """The bounds that an operator may set (`AXON_` and the name in capitals)."""
 
