@@ -46,7 +46,7 @@ def wait_for_workers(daemon: Daemon, out: Console) -> bool:
 def _show_broken(settings: Settings, out: Console) -> None:
     with suppress(UnavailableError):  # the broker that was there just now
         broken = {
-            name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker["broken"] or ()
+            name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker.get("broken") or ()
         }
         for name in sorted(broken):
             told = f"agent {name} ({settings.agents.get(name)}) could not be loaded: the workers' logs say why"

@@ -224,7 +224,7 @@ class WorkerPrograms:
 
     # --- inside ------------------------------------------------------------------------------------
 
-    def _supervisor(self, method: str, *arguments: Any) -> Any:
+    def _supervisor(self, method: str, *arguments: str | bool) -> Any:
         try:
             return supervisord.call(self._run_dir, method, *arguments)
         except Fault as fault:
@@ -276,7 +276,7 @@ class WorkerPrograms:
             supervisord.wake(self._run_dir)
             time.sleep(POLL_INTERVAL_S)
 
-    def _info(self, name: str) -> dict[str, Any]:
+    def _info(self, name: str) -> supervisord.ProcessInfo:
         return self._supervisor("getProcessInfo", name)
 
     def _sections(self, *files: Path) -> dict[str, str]:

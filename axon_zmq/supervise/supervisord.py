@@ -8,7 +8,7 @@ import xmlrpc.client
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 from xml.parsers.expat import ExpatError
 
 from axon_zmq.protocol.kinds import mode_of
@@ -20,6 +20,18 @@ FAULTS = (OSError, xmlrpc.client.Error, HTTPException, ExpatError)
 
 RUNNING: Final = frozenset(("STARTING", "RUNNING", "BACKOFF"))
 """States of a program that supervisord keeps running, or tries to."""
+
+
+class ProcessInfo(TypedDict):
+    """What supervisord reports about a program; it has more keys."""
+
+    name: str
+    statename: str
+    pid: int
+    """0 if no process runs."""
+    start: int
+    """Time of the last start, in seconds since 1970."""
+    now: int
 
 
 class _Connection(HTTPConnection):
@@ -35,7 +47,7 @@ class _Connection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def call(run_dir: Path, method: str, *arguments: Any) -> Any:
+def call(run_dir: Path, method: str, *arguments: str | bool) -> Any:
     """Call one of supervisord's methods, such as `startProcess`.
 
     Raises:
@@ -94,7 +106,7 @@ def wake(run_dir: Path) -> None:
         call(run_dir, "getState")
 
 
-def processes(run_dir: Path) -> list[dict[str, Any]]:
+def processes(run_dir: Path) -> list[ProcessInfo]:
     """What supervisord says of each program; raises as `call`."""
     return call(run_dir, "getAllProcessInfo")
 
@@ -115,6 +127,6 @@ def workers_are_gone(run_dir: Path) -> bool:
     return not any(info["pid"] for info in workers(run_dir).values())
 
 
-def workers(run_dir: Path) -> dict[str, dict[str, Any]]:
+def workers(run_dir: Path) -> dict[str, ProcessInfo]:
     """What supervisord says of each worker program, by name; raises as `call`."""
     return {process["name"]: process for process in processes(run_dir) if mode_of(process["name"])}
