@@ -130,7 +130,7 @@ class Settings(BaseSettings):
 
     @field_validator("agents", "toolsets", mode="before")
     @classmethod
-    def _read_targets(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_targets(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         pairs = [_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip()]
@@ -141,14 +141,14 @@ class Settings(BaseSettings):
 
     @field_validator("toolsets", mode="before")
     @classmethod
-    def _read_servers(cls, value: Any) -> Any:
+    def _read_servers(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         return {name: entry if isinstance(entry, str) else _server(name, entry) for name, entry in value.items()}
 
     @field_validator("agents", "toolsets")
     @classmethod
-    def _check_targets(cls, targets: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_targets(cls, targets: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         for name, target in targets.items():
             if not _NAME.fullmatch(name) or (isinstance(target, str) and not _TARGET.fullmatch(target)):
                 raise ValueError(f"{name}={target} is no {_kind(info)}: write name=module:attribute")
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
 
     @field_validator("run_loggers", mode="before")
     @classmethod
-    def _read_names(cls, value: Any) -> Any:
+    def _read_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @field_validator("frontend")
@@ -217,7 +217,7 @@ def _pair(item: str, kind: str) -> tuple[str, str]:
     return name.strip(), target.strip()
 
 
-def _server(name: str, table: Any) -> McpServer:
+def _server(name: str, table: object) -> McpServer:
     """An MCP server's table, checked; what is wrong is said without the values, which may be keys.
 
     Raises:
@@ -245,7 +245,7 @@ def _file() -> str:
     return os.environ.get("AXON_CONFIG") or "axon.toml"
 
 
-def _told(fault: ErrorDetails, overrides: Mapping[str, Any]) -> str:
+def _told(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
     said = _mend(fault, Settings)
     name = str(fault["loc"][0])
     if name in overrides or any(key.upper() == f"AXON_{name.upper()}" and value for key, value in os.environ.items()):

@@ -41,7 +41,12 @@ class ConversationUI(Protocol):
 
 
 async def converse(
-    client: AsyncClient, mode: Mode, agent: Any, prompt: str | None, options: dict[str, Any], ui: ConversationUI
+    client: AsyncClient,
+    mode: Mode,
+    agent: str | Mapping[str, Any],
+    prompt: str | None,
+    options: dict[str, Any],
+    ui: ConversationUI,
 ) -> None:
     """Run an agent, and again with what its deferred calls brought, until there is a result."""
     history: list[Any] = []

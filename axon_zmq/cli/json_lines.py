@@ -157,7 +157,7 @@ def _read(message: Any) -> dict[str, Any] | None:
             return None
 
 
-def _is_choice(value: Any) -> bool:
+def _is_choice(value: object) -> bool:
     return isinstance(value, bool | str | dict)
 
 

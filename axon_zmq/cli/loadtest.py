@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,7 +20,7 @@ from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.report import Grid, Report
 
 
-def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file: Path | None) -> Report:
+def drive(plan: Plan, pong: Mapping[str, object], json_file: Path | None, html_file: Path | None) -> Report:
     """Put the load on, show how it goes and what came of it, and write the files.
 
     Args:
@@ -83,7 +82,7 @@ def _check_folders(*files: Path | None) -> None:
 
 
 def _show(
-    line: Mapping[str, Any], title: str, grids: Sequence[Grid], faults: Sequence[str], notes: Sequence[str]
+    line: Mapping[str, object], title: str, grids: Sequence[Grid], faults: Sequence[str], notes: Sequence[str]
 ) -> None:
     if not out.is_terminal:
         print_line(line)

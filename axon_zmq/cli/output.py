@@ -26,13 +26,13 @@ out = _Plain(highlight=False, soft_wrap=True)
 err = _Plain(stderr=True, highlight=False, soft_wrap=True)
 
 
-def as_json(value: Any, indent: int | None = None) -> str:
+def as_json(value: object, indent: int | None = None) -> str:
     """A value as JSON; bytes in base64, no control character unescaped."""
     made = to_json(value, indent=indent, bytes_mode="base64").decode()
     return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", made)
 
 
-def print_line(value: Any) -> None:
+def print_line(value: object) -> None:
     """One JSON line on standard output."""
     sys.stdout.write(as_json(value) + "\n")
     sys.stdout.flush()
@@ -44,6 +44,6 @@ def print_event(event: Event) -> None:
     print_line({"kind": kind, **{name: getattr(event, name) for name in event.__slots__}})
 
 
-def print_result(result: Any) -> None:
+def print_result(result: object) -> None:
     """An answer on a terminal."""
     out.print(result if isinstance(result, str) else as_json(result, indent=2), markup=False)

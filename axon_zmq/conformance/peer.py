@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -88,11 +88,11 @@ class Peer:
         self.is_silent = False
         self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
-    def send(self, kind: str, **body: Any) -> None:
+    def send(self, kind: str, **body: object) -> None:
         """Send a message of the run's."""
         self.send_of(self.id, kind, **body)
 
-    def send_of(self, id: bytes, kind: str, **body: Any) -> None:
+    def send_of(self, id: bytes, kind: str, **body: object) -> None:
         """Send a message of another id's."""
         self.send_frames(kind.encode(), id, pack(body))
 
@@ -109,12 +109,14 @@ class Peer:
         """The run's end."""
         self.send("complete", seq=seq, result="done", usage={}, messages=[], finish_reason="stop", model="scripted")
 
-    def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: Any) -> None:
+    def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: object) -> None:
         """The run's end as an error; `seq` and `details` where they matter."""
         body = {"status": "error", "error_type": error_type, "message": message, "details": {}, "retryable": retryable}
         self.send("error", **{**body, **more})
 
-    def resumed(self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[dict[str, Any]] = ()) -> None:
+    def resumed(
+        self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[Mapping[str, object]] = ()
+    ) -> None:
         """The first answer to a `resume`."""
         self.send("resumed", **{"from": start, "gap": gap, "open_calls": list(open_calls), "last": last})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,7 +109,7 @@ class Server:
                 error = {"error_type": "invalid_request", "message": f"this is a scripted broker: send {what}"}
                 self._peer.send_of(id, "error", status="error", details={}, retryable=False, **error)
 
-    def _answer(self, id: bytes, result: Any) -> None:
+    def _answer(self, id: bytes, result: object) -> None:
         self._peer.send_of(
             id, "complete", seq=1, result=result, usage={}, messages=[], finish_reason=None, model="", run_id=""
         )
@@ -138,7 +138,7 @@ class Server:
         self._on_verdict(verdict)
 
 
-def _difference(case: Case, seen: dict[str, Any]) -> str:
+def _difference(case: Case, seen: Mapping[str, Any]) -> str:
     """What the application saw and should not have, or the other way round."""
     text = None if case.words is None else "".join(f"{number} " for number in case.words)
     if text is not None and seen.get("text") != text:

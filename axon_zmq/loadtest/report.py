@@ -117,7 +117,7 @@ class Report(BaseModel):
         return f"{self.scenario}, {self.pace}, {self.seconds:.1f} s on axon-zmq {self.daemon.get('version', '?')}"
 
 
-def report_of(driver: Driver, pong: Mapping[str, Any]) -> Report:
+def report_of(driver: Driver, pong: Mapping[str, object]) -> Report:
     """The report of a driver that has ended."""
     tally, plan = driver.tally, driver.plan
     moments = [
