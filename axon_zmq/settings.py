@@ -26,6 +26,8 @@ from axon_zmq.protocol.kinds import MODES
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
+DEFAULT_DRAIN_S: Final = 60.0
+"""Seconds in which a stopping worker finishes its runs. supervisord's `stopwaitsecs` is above it."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
         default_factory=list[str], description="Loggers that runs may relay, beside those of the agents' own packages."
     )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        limits.DRAIN_TIME, description="How long a stopping worker finishes its runs."
+        DEFAULT_DRAIN_S, description="How long a stopping worker finishes its runs."
     )
     hang_seconds: Annotated[int, Field(ge=2, le=3600)] = Field(
         _DEFAULTS.hang_seconds, description="How long a worker may make no progress until it is killed."
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
     max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
         _DEFAULTS.max_queued_per_client, description="Runs of one client waiting in a mode."
     )
-    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="BodyHasher waiting.")
+    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
 
     @field_validator("agents", "toolsets", mode="before")
     @classmethod

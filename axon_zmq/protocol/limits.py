@@ -93,8 +93,6 @@ LONGEST_END_GRACE = 8.0
 """How long the two together may take: on a machine that is thrice too busy, 200 runs at once took more than 2 s."""
 STUCK_GRACE = 10.0
 """How long an ended run's code may go on holding its slot before the worker process is replaced."""
-DRAIN_TIME = 60.0
-"""How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
 
 WAITING_BYTES = 64 * KIB
 """What waits in a worker for a client's credit before the model is no longer read; the contract's number."""
