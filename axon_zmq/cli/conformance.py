@@ -16,7 +16,7 @@ def play(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> 
 
     Args:
         endpoint: `tcp://127.0.0.1:PORT`.
-        only: Names of cases; all where empty.
+        only: Names of cases; all if empty.
         patience: Seconds without a message after which the rest counts as not reported.
         as_json: JSON lines, as in a pipe.
 

@@ -25,17 +25,20 @@ class UnansweredError(Exception):
 
 
 class ConversationUI(Protocol):
-    """Who is at the other end."""
+    """Shows runs to a person or a program, and answers their tool calls and approvals."""
 
     async def follow(self, events: RunStream) -> Complete:
         """Show a run to its end, and answer its tool calls."""
         ...
 
     async def answer_deferred(self, deferred: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The `deferred_tool_results` for a run that ended with deferred calls; None to leave it at that.
+        """Answer the deferred calls of an ended run.
+
+        Returns:
+            `deferred_tool_results` for the next run; None to start none.
 
         Raises:
-            UnansweredError: Nobody is there any more.
+            UnansweredError: Standard input has ended.
         """
         ...
 
@@ -48,7 +51,7 @@ async def converse(
     options: dict[str, Any],
     ui: ConversationUI,
 ) -> None:
-    """Run an agent, and again with what its deferred calls brought, until there is a result."""
+    """Run an agent, and again with the answers to its deferred calls, until there is a result."""
     history: list[Any] = []
     while True:
         async with client.stream(agent, prompt, mode=mode, **options) as events:

@@ -36,7 +36,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     """Look at everything in turn; what a wrong finding makes pointless is left out.
 
     Args:
-        endpoint: The daemon to look for; the settings' own where left out.
+        endpoint: The daemon to look for; None for that of the settings.
     """
     packages = ("pydantic-ai-slim", "pyzmq", "msgpack", "supervisor")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)

@@ -22,7 +22,7 @@ class JsonLinesUI:
     """Reads JSON lines.
 
     Args:
-        lines: Where its answers come from; None where it answers nothing.
+        lines: The source of the answers; None if nothing is answered.
     """
 
     def __init__(self, lines: Lines | None) -> None:
@@ -128,7 +128,7 @@ _EXPECTED_LINES: Final = (
 
 
 def _message(line: str) -> dict[str, Any]:
-    """A line of a program's, checked; empty where it is none, which was then told."""
+    """One line of standard input, checked; empty if it was refused, which was reported."""
     if not line.strip():
         return {}
     try:

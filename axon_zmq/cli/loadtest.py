@@ -103,7 +103,7 @@ def _show(
 
 @contextmanager
 def _progress(plan: Plan) -> Generator[Callable[[Driver], None], None, None]:
-    """A line that is drawn anew twice a second, where there is a terminal."""
+    """A progress line that is redrawn twice a second, at a terminal only."""
     if not out.is_terminal:
         yield lambda _: None
         return

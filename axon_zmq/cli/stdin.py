@@ -41,7 +41,7 @@ class Lines:
         return line
 
     async def _end_of_line(self) -> int:
-        """Read until the buffer holds a whole line, or more than one may have; where it ends."""
+        """Read until the buffer holds a whole line, or more bytes than a line may have; the index of its end."""
         seen = 0
         while (end := self._buffer.find(b"\n", seen)) < 0:
             seen = len(self._buffer)

@@ -30,7 +30,7 @@ SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
 
 
 def wait_for_workers(daemon: Daemon, out: Console) -> bool:
-    """Wait until all workers have registered, and say what they could not load; False where a signal came before.
+    """Wait until all workers have registered, and print the agents that failed to load; False after a signal.
 
     Raises:
         ConfigurationError: The daemon ended, or took too long.

@@ -48,7 +48,7 @@ class Peer:
         self.client = self.id = b""
         """Who asked, and the run that is played."""
         self.credit: float = math.inf
-        """Up to which `seq` its chunks may go; any, where the run came without."""
+        """Highest `seq` that may be sent; unbounded if the run asked for no credit."""
         self.is_silent = False
         """Nothing is said unasked, and a `ping` is answered only by the script."""
         self._alive_at = 0.0
@@ -110,7 +110,7 @@ class Peer:
         self.send("complete", seq=seq, result="done", usage={}, messages=[], finish_reason="stop", model="scripted")
 
     def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: object) -> None:
-        """The run's end as an error; `seq` and `details` where they matter."""
+        """End the run with an error; `more` may hold `seq` and `details`."""
         body = {"status": "error", "error_type": error_type, "message": message, "details": {}, "retryable": retryable}
         self.send("error", **{**body, **more})
 
@@ -146,7 +146,7 @@ class Peer:
 
         Args:
             kind: What it must be.
-            rule: What is broken where it is another, or none.
+            rule: The rule that another message, or none, breaks.
             seconds: How long it may take.
 
         Raises:
@@ -194,7 +194,7 @@ class Peer:
             raise BrokenRuleError(f"{rule}: {heard[0]} came")
 
     def hear(self, give_up: float) -> Heard | None:
-        """The client's next message but `ping`, which is answered; None where none came in time."""
+        """The client's next message other than `ping`, which is answered; None if none arrives in time."""
         while time.monotonic() < give_up:
             now = time.monotonic()
             if not self.is_silent and self.id and now >= self._alive_at:

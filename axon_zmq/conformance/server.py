@@ -20,7 +20,7 @@ LIST: Final = "cases"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a client did in one case; `broken` is empty where it kept the rules."""
+    """How a client did in one case; `broken` is empty if it kept the rules."""
 
     case: Case
     broken: str

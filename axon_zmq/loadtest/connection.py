@@ -16,7 +16,7 @@ from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""
 STALLED_HWM = 10
-"""Messages that ZeroMQ itself takes in for who leaves its socket unread: the next ones wait in the daemon."""
+"""Receive high-water mark of a reader that leaves its socket unread: further messages wait in the daemon."""
 FILES_PER_CONNECTION = 4
 """File descriptors of one connection and its monitor."""
 OTHER_FILES = 64
@@ -79,7 +79,7 @@ class Connection:
         """Readable at the latest when `has_news` becomes true; what makes it so again is `has_news` itself."""
 
     def drop(self) -> None:
-        """Lose the connection with all that is under way on it, connect anew, and resume what is open."""
+        """Drop the connection with all messages in flight, connect again, and resume the open runs."""
         self._close(0)
         self._connect()
         self._resume(time.monotonic())

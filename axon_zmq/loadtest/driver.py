@@ -1,7 +1,7 @@
 """Sends requests by schedule or some at a time, takes what comes, and checks it.
 
 One thread: raw DEALERs, drained without waiting, each under the rules of `ClientCore`. What the rules
-mend (a gap, a repeated message) is looked for here, so that a daemon that needs mending is noticed.
+repair (a gap, a repeated message) is counted here, so that a daemon that needs repair is noticed.
 """
 
 from __future__ import annotations

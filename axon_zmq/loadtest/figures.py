@@ -18,7 +18,7 @@ class Times:
     """An HDR histogram of times, in microseconds.
 
     Args:
-        encoded: As `encoded` gave it; empty where left out.
+        encoded: A histogram from `encoded`; empty for a new one.
     """
 
     def __init__(self, encoded: str = "") -> None:

@@ -48,7 +48,7 @@ class Kind:
     agent: str | Mapping[str, Any]
     prompt: str
     answer: str | None
-    """What is right; None where only the agent knows."""
+    """The expected answer; None if only the agent knows it."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """As `ClientCore.run` takes them."""
     reads_slowly: bool = False

@@ -17,7 +17,7 @@ from axon_zmq.loadtest.figures import Figures, Times
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 LATE_MS: Final = 10.0
 BUSY_SHARE: Final = 0.9
-"""A driver that is later than this (p99), or works for more than this share of the time, measures itself too."""
+"""A driver that is later than `LATE_MS` (p99), or busy for more than this share of the time, measures itself too."""
 TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
 """What is timed of each kind, and how it is called."""
 
@@ -250,7 +250,7 @@ def _shown(number: float) -> str:
 
 
 def faults(report: Report) -> list[str]:
-    """Lines about what went wrong; none where all is good."""
+    """Lines about what went wrong; none if all is good."""
     lines = [
         f"FAILED {kind}: {fault}, {number:,} of {part.requests:,}"
         for kind, part in report.kinds.items()

@@ -60,7 +60,7 @@ class Run:
 
 
 def broken_by(error: AxonError) -> str | None:
-    """Which promise was broken, where it was the client that gave a run up."""
+    """The broken promise, if the client gave the run up; otherwise None."""
     if error.details.get("by") != "client":
         return None
     return "no end" if error.error_type == "deadline_exceeded" else "an unreadable answer"

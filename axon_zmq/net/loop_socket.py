@@ -42,9 +42,9 @@ class LoopSocket:
         self._recv, self._send_frame = receiver(socket), sender(socket)
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
-        """What the peer does not take."""
+        """Messages for which the pipe to the peer has no room."""
         self._gathered: list[Sequence[bytes]] = []
-        """What goes together, `COALESCE_S` after the last that went so."""
+        """Messages that will be sent together, `COALESCE_S` after the previous batch."""
         self._went_at = 0.0
         self._late, self._late_at = 0.0, 0.0
         self._room = asyncio.Event()
@@ -68,12 +68,11 @@ class LoopSocket:
             self._look()
 
     def send_soon(self, frames: Sequence[bytes]) -> None:
-        """Send now where nothing went so lately, else within `COALESCE_S` and together with what comes meanwhile."""
+        """Send now, or, if such a message was sent just before, within `COALESCE_S` together with others."""
         if self._gathered:
             self._gathered.append(frames)
-            if (
-                len(self._gathered) >= COALESCED_MESSAGES
-            ):  # who never lets the loop go on is to notice that the peer is slow
+            # A sender that never yields to the loop must still notice that the peer is slow.
+            if len(self._gathered) >= COALESCED_MESSAGES:
                 self._send_gathered()
             return
         now = self._loop.time()
@@ -94,7 +93,7 @@ class LoopSocket:
         function()
 
     def late(self) -> float:
-        """Seconds that the loop is late lately, smoothed; 0.0 where nothing was due."""
+        """Recent lateness of the loop in seconds, smoothed; 0.0 if no timer was due recently."""
         return self._late if self._loop.time() - self._late_at < LATENESS_MEMORY_S else 0.0
 
     def _send_gathered(self) -> None:

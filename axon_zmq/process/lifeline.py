@@ -35,7 +35,7 @@ def hold(always: bool = False, parent: int | None = None) -> None:
     Args:
         always: Whoever the parent is. Otherwise only under supervisord, which tells its children so:
             a worker that somebody started by hand with `nohup` shall stay.
-        parent: Its pid, where whoever started this process said so; it may be gone by now.
+        parent: Its pid, if the parent passed it on; the parent may have ended by now.
     """
     if not always and "SUPERVISOR_ENABLED" not in os.environ:
         return
@@ -49,7 +49,7 @@ def hold(always: bool = False, parent: int | None = None) -> None:
 
 
 def read_nothing() -> None:
-    """Give this process nothing to read, under supervisord: who reads its pipe, which stays open, waits for ever."""
+    """Replace stdin by /dev/null under supervisord: a read of its pipe, which stays open, would block for ever."""
     if "SUPERVISOR_ENABLED" in os.environ:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 

@@ -1,8 +1,8 @@
-"""The supervisord configuration: one `[program]` for the broker and one for each worker slot, and an event listener.
+"""The supervisord configuration: one `[program]` for the broker, one for each worker, and an event listener.
 
-One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. Programs that are
-added to a running daemon lie in a file of their own, which this one includes. The broker starts first and stops
-last. Nothing in it is an expansion that can be unset.
+Each worker has its own section instead of `numprocs`: it can be added or restarted without touching the others.
+Programs that are added to a running daemon are in a file of their own, which this one includes. The broker starts
+first and stops last. No expansion in the file can be unset.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from axon_zmq.settings import Settings
 HERE: Final = "%(here)s"
 """supervisord's own name for the directory of the configuration file; always set."""
 LEAVE_SECONDS: Final = 15
-"""Over `AXON_DRAIN_SECONDS`: what a worker may take to end what is left, to hand over and to go."""
+"""Seconds beyond `AXON_DRAIN_SECONDS` in which a worker ends the remaining runs, hands over ended runs and exits."""
 BROKER_STOP_SECONDS: Final = 10
-"""A stopping broker hands over what waits in its outboxes, for a second at most."""
+"""Seconds in which a stopping broker must exit. It empties its send queues for a second at most."""
 ADDED_PROGRAMS_FILE: Final = "more.conf"
 """Name of a file in the run directory: the programs that `scale` or `roll` added since the start."""
 LISTENER: Final = "events"
@@ -30,7 +30,7 @@ LISTENER: Final = "events"
 START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
 LISTENER_START_SECONDS: Final = 1
-"""As long supervisord keeps its events to itself; what was meanwhile is in the picture that the listener asks for."""
+"""Seconds in which supervisord sends no events yet; the listener asks for all states when it starts."""
 START_RETRIES: Final = 10
 """Starts in a row, each a second later than the one before, until a program is FATAL."""
 _WORKER_SETTINGS: Final = (
@@ -151,9 +151,9 @@ def worker_arguments(mode: str, name: str, run_dir: str) -> list[str]:
 def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str], int, int]]:
     """Name, arguments, priority and seconds to stop of each program."""
     yield "broker", broker_arguments(settings, run_dir), 10, BROKER_STOP_SECONDS
-    for mode, slots in settings.workers().items():
-        for slot in range(1, slots + 1):
-            name = f"{mode}-{slot}"
+    for mode, processes in settings.workers().items():
+        for number in range(1, processes + 1):
+            name = f"{mode}-{number}"
             yield name, worker_arguments(mode, name, run_dir), 20, int(settings.drain_seconds) + LEAVE_SECONDS
 
 

@@ -117,10 +117,10 @@ class Daemon:
             supervisord.wake(self.settings.run_dir)
 
     def wait(self, on_signal: Callable[[], None]) -> int:
-        """Wait for its end, or for a signal and then its end; 0 where it was asked to stop.
+        """Wait until it has ended, by itself or after a signal; 0 if it was asked to stop.
 
         Args:
-            on_signal: Called once where a signal asks, before it stops.
+            on_signal: Called once when a signal arrives, before the daemon stops.
         """
         assert self._process is not None
         while not self.stopping and self._process.poll() is None:

@@ -175,14 +175,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _take_stdout() -> IO[str]:
-    """stdout for supervisord alone: what anything else prints goes to the log, where it does no harm."""
+    """Reserve stdout for supervisord's protocol: whatever else is printed goes to the log."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Listen until supervisord ends; 2 where it cannot be started as configured."""
+    """Listen until supervisord ends; 2 if it cannot be started as configured."""
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="the daemon's")
     options = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """The worker programs of a running supervisord: added, removed and restarted one by one, without touching the others.
 
-Each slot of a mode is a program of its own. One that is added is a copy of a sibling's section, in a file which
-the configuration includes; so it has the interpreter, the directory and the environment of the others, whatever
-the settings of whoever asks are.
+Each worker is a program of its own. An added program is a copy of a sibling's section, in a file which the
+configuration includes. So it has the interpreter, the directory and the environment of the others, whatever the
+settings of the caller are.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ Step = SpareAdded | WorkerAdded | WorkerRestarted | WorkerRemoved | BrokerRestar
 
 
 class TemporarilyUnavailableError(UnavailableError):
-    """Worker programs cannot be changed now, or did not come or go in time; the message says where that leaves them."""
+    """Worker programs cannot be changed now, or did not start or stop in time; the message has the resulting state."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
@@ -92,11 +92,11 @@ class TemporarilyUnavailableError(UnavailableError):
 class WorkerPrograms:
     """The worker programs of one daemon.
 
-    Any of its methods raises `TemporarilyUnavailableError` where supervisord does not answer, or refuses.
+    Each method raises `TemporarilyUnavailableError` if supervisord does not answer, or refuses.
 
     Args:
         run_dir: The daemon's.
-        configuration: supervisord's own file; found through its process where left out.
+        configuration: supervisord's own file; None: found through its process.
 
     Raises:
         TemporarilyUnavailableError: No supervisord serves the run directory.
@@ -110,10 +110,10 @@ class WorkerPrograms:
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Nobody else changes slots meanwhile.
+        """Hold the lock: no other command changes programs meanwhile.
 
         Raises:
-            TemporarilyUnavailableError: Somebody does.
+            TemporarilyUnavailableError: Another command holds it.
         """
         with open(self._run_dir / LOCK_FILE, "a", opener=open_private) as file:
             try:
@@ -123,7 +123,7 @@ class WorkerPrograms:
             yield
 
     def check_broker(self) -> None:
-        """Look whether the broker is there, which tells when a new worker is.
+        """Check that the broker answers, which reports when a new worker has registered.
 
         Raises:
             TemporarilyUnavailableError: It does not answer.
@@ -143,15 +143,15 @@ class WorkerPrograms:
         return sorted(found, key=lambda name: (mode_of(name) or "", int(name.rpartition("-")[2])))
 
     def next_name(self, mode: str) -> str:
-        """The name of one more slot: the lowest number that is free."""
+        """The name for one more program of a mode: the lowest free number."""
         taken = set(self.names(mode))
         return next(name for number in range(1, len(taken) + 2) if (name := f"{mode}-{number}") not in taken)
 
     def add(self, name: str) -> None:
-        """Start one more slot, and wait until the broker has it.
+        """Start one more program, and wait until its worker has registered.
 
         Raises:
-            ConfigurationError: supervisord's configuration includes no further file, or has no slot to copy.
+            ConfigurationError: supervisord's configuration includes no further file, or has no program to copy.
             TemporarilyUnavailableError: It did not register in time; supervisord goes on trying.
         """
         if name not in self._sections(self._configuration):
@@ -170,7 +170,7 @@ class WorkerPrograms:
         self._await_registered(name, other_than=0)
 
     def broken(self) -> dict[str, set[str] | None]:
-        """The agents that each worker that is ready could not load; None where it, or the broker, is too old to say.
+        """The agents that each ready worker could not load; None if it, or the broker, is too old to report them.
 
         Raises:
             UnavailableError: No broker answers.
@@ -180,7 +180,7 @@ class WorkerPrograms:
         return {name: None if broken is None else set(broken) for name, broken in told.items()}
 
     def remove(self, *names: str) -> None:
-        """Stop slots, which finish what they have, and take them out.
+        """Stop programs, whose workers finish their runs, and remove them.
 
         Raises:
             TemporarilyUnavailableError: One did not stop in time.
@@ -193,7 +193,7 @@ class WorkerPrograms:
             self._forget(name)
 
     def restart(self, name: str) -> None:
-        """Stop a slot, which finishes what it has, and start it anew.
+        """Stop a program, whose worker finishes its runs, and start it again.
 
         Raises:
             TemporarilyUnavailableError: It did not stop, or come back, in time.
@@ -204,7 +204,7 @@ class WorkerPrograms:
         self._await_registered(name, other_than=before)
 
     def restart_broker(self) -> None:
-        """Stop the broker and start it anew: runs go on, clients resume.
+        """Stop the broker and start it again: runs continue, clients resume.
 
         Raises:
             UnavailableError: It was not there, or did not come back in time, with its workers.
@@ -294,7 +294,7 @@ class WorkerPrograms:
         return found
 
     def _copy(self, name: str) -> str:
-        """A sibling's section under a new name; a sibling of another mode where its own has none."""
+        """A sibling's section under a new name; a sibling of another mode if its own mode has none."""
         sections = self._sections(self._configuration, self._more)
         siblings = [each for each in sections if mode_of(each)]
         if not siblings:

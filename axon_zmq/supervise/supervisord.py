@@ -69,7 +69,7 @@ def call(run_dir: Path, method: str, *arguments: str | bool) -> Any:
 
 
 def holder(run_dir: Path) -> int | None:
-    """The pid of the supervisord that holds a run directory; 0 of one that ends, or hangs; None where there is none."""
+    """The pid of the supervisord that holds a run directory; 0 if it hangs or is ending; None if there is none."""
     try:
         return call(run_dir, "getPID")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -85,7 +85,7 @@ def start_broker(run_dir: Path, pid: int) -> str:
 
 
 def configuration(pid: int) -> Path | None:
-    """The file that a supervisord was started with, where its command line can be read."""
+    """The configuration file of a supervisord; None if its command line cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         folder = Path(f"/proc/{pid}/cwd").resolve()
