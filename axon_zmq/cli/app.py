@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from axon_zmq import __version__
-from axon_zmq.cli import checks, inspect, programs, run, serve
+from axon_zmq.cli import checks, inspection, programs, run, serve
 from axon_zmq.cli.options import ExitCode, fail
 from axon_zmq.cli.output import out
 from axon_zmq.errors import AxonError, ConfigurationError, UnavailableError
@@ -61,13 +61,13 @@ for _command in (
     serve.broker,
     serve.worker,
     serve.conf,
-    inspect.doctor,
-    inspect.status,
+    inspection.doctor,
+    inspection.status,
     programs.scale,
     programs.roll,
     checks.conformance,
-    inspect.ping,
-    inspect.agents,
+    inspection.ping,
+    inspection.agents,
 ):
     app.command()(_command)
 for _command in (run.run, run.stream):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from axon_zmq.cli.inspect import fetch_pong
+from axon_zmq.cli.inspection import fetch_pong
 from axon_zmq.cli.options import AsJson, Endpoint, ExitCode, check_alone, fail, frontend, parse_agent, talk
 from axon_zmq.loadtest.plan import Plan, Scenario, check_target
 
