@@ -22,6 +22,7 @@ from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
+from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent, OtherEvent, ProcessState
 from tests.conftest import ROOT, WAIT_TIMEOUT_S, wait_until
 
 BARE = """
@@ -180,6 +181,33 @@ def say(process: subprocess.Popen[bytes], data: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(data)
     process.stdin.flush()
+
+
+def test_events_are_the_same_in_whatever_pieces_they_arrive():
+    written = b"".join(
+        (
+            event("PROCESS_STATE_RUNNING", "processname:run-1 groupname:größer pid:7"),
+            event("TICK_5", "when:1"),
+            b"no header at all\n",
+            event("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
+            event("PROCESS_STATE_STOPPED", "processname:run-1"),
+        )
+    )
+    expected = [
+        ProcessState("run-1", "RUNNING", 7),
+        OtherEvent(),
+        MalformedEvent("header", b"no header at all"),
+        MalformedEvent("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
+        ProcessState("run-1", "STOPPED", 0),
+    ]
+    for size in (1, 7, len(written)):
+        reader = EventReader()
+        seen: list[Event] = []
+        for start in range(0, len(written), size):
+            reader.feed(written[start : start + size])
+            while (each := reader.next()) is not None:
+                seen.append(each)
+        assert seen == expected
 
 
 def test_odd_input_is_answered_and_survived(run_dir: Path):
