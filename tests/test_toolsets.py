@@ -435,7 +435,7 @@ def test_what_a_tied_command_has_started_ends_with_the_parent_too(tmp_path):
     pids = tmp_path / "pids"
     deaf = f"trap '' TERM HUP; {sys.executable} {SERVER} --deaf --log {pids} & echo $$ >> {pids}; wait"
     code = (
-        f"import subprocess, time; from axon_zmq.supervise import lifeline;"
+        f"import subprocess, time; from axon_zmq.process import lifeline;"
         f"subprocess.Popen(lifeline.tied(['sh', '-c', {deaf!r}]), start_new_session=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
