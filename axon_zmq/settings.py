@@ -25,9 +25,12 @@ from pydantic_settings import (
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
+DEFAULT_DRAIN_S: Final = 60.0
+"""Seconds in which a stopping worker finishes its runs. supervisord's `stopwaitsecs` is above it."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -117,7 +120,7 @@ class Settings(BaseSettings):
         default_factory=list[str], description="Loggers that runs may relay, beside those of the agents' own packages."
     )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        limits.DRAIN_TIME, description="How long a stopping worker finishes its runs."
+        DEFAULT_DRAIN_S, description="How long a stopping worker finishes its runs."
     )
     hang_seconds: Annotated[int, Field(ge=2, le=3600)] = Field(
         _DEFAULTS.hang_seconds, description="How long a worker may make no progress until it is killed."
@@ -128,11 +131,11 @@ class Settings(BaseSettings):
     max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
         _DEFAULTS.max_queued_per_client, description="Runs of one client waiting in a mode."
     )
-    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="BodyHasher waiting.")
+    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
 
     @field_validator("agents", "toolsets", mode="before")
     @classmethod
-    def _read_targets(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_targets(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         pairs = [_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip()]
@@ -143,14 +146,14 @@ class Settings(BaseSettings):
 
     @field_validator("toolsets", mode="before")
     @classmethod
-    def _read_servers(cls, value: Any) -> Any:
+    def _read_servers(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         return {name: entry if isinstance(entry, str) else _server(name, entry) for name, entry in value.items()}
 
     @field_validator("agents", "toolsets")
     @classmethod
-    def _check_targets(cls, targets: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_targets(cls, targets: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         for name, target in targets.items():
             if not _NAME.fullmatch(name) or (isinstance(target, str) and not _TARGET.fullmatch(target)):
                 raise ValueError(f"{name}={target} is no {_kind(info)}: write name=module:attribute")
@@ -158,7 +161,7 @@ class Settings(BaseSettings):
 
     @field_validator("run_loggers", mode="before")
     @classmethod
-    def _read_names(cls, value: Any) -> Any:
+    def _read_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @field_validator("frontend")
@@ -190,11 +193,11 @@ class Settings(BaseSettings):
 
     def workers(self) -> dict[str, int]:
         """Processes for each mode."""
-        return {"run_sync": self.run_sync_workers, "run": self.run_workers, "run_stream": self.run_stream_workers}
+        return {mode: getattr(self, f"{mode}_workers") for mode in MODES}
 
     def slots(self, mode: str) -> int:
         """Runs at a time in one process of a mode."""
-        return {"run_sync": self.run_sync_slots, "run": self.run_slots, "run_stream": self.run_stream_slots}[mode]
+        return getattr(self, f"{mode}_slots")
 
     def bounds(self) -> limits.BrokerLimits:
         """What the broker takes of these."""
@@ -219,7 +222,7 @@ def _pair(item: str, kind: str) -> tuple[str, str]:
     return name.strip(), target.strip()
 
 
-def _server(name: str, table: Any) -> McpServer:
+def _server(name: str, table: object) -> McpServer:
     """An MCP server's table, checked; what is wrong is said without the values, which may be keys.
 
     Raises:
@@ -247,7 +250,7 @@ def _file() -> str:
     return os.environ.get("AXON_CONFIG") or "axon.toml"
 
 
-def _told(fault: ErrorDetails, overrides: Mapping[str, Any]) -> str:
+def _told(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
     said = _mend(fault, Settings)
     name = str(fault["loc"][0])
     if name in overrides or any(key.upper() == f"AXON_{name.upper()}" and value for key, value in os.environ.items()):

@@ -20,7 +20,7 @@ ROOMS: dict[str, measure.Room] = {
     "starting": starting.room,
     "widening": widening.room,
 }
-LONGEST = 7200
+MAX_DURATION_S = 7200
 """Seconds after which a run is given up; about 40 minutes are usual."""
 
 
@@ -48,7 +48,7 @@ def _say(what: str) -> None:
 def main() -> None:
     """Measure everything, in bounded time; only 127.0.0.1 is used."""
     options = _arguments()
-    processes.bound(LONGEST)
+    processes.bound(MAX_DURATION_S)
     plan = measure.QUICK if options.quick else measure.FULL
     if options.requests:
         plan = replace(plan, lasting=options.requests)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.agents import SIZE
-from bench.processes import PATIENCE
+from bench.processes import WAIT_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Crowd(ABC):
             while begun < self._size and (not rate or start + begun / rate <= now):
                 under_way[begun] = self._begin(begun, request)
                 begun += 1
-            due = start + begun / rate - now if begun < self._size else PATIENCE
+            due = start + begun / rate - now if begun < self._size else WAIT_TIMEOUT_S
             for client, piece, ended in self._heard(max(0.0, due)):
                 came = under_way[client]
                 heard = time.perf_counter()
@@ -91,8 +91,8 @@ class Crowd(ABC):
                     left[client] -= 1
                     if left[client]:
                         under_way[client] = self._begin(client, request)
-            if time.perf_counter() - heard > PATIENCE:
-                raise RuntimeError(f"{sum(left)} requests waited {PATIENCE:g} s for an answer")
+            if time.perf_counter() - heard > WAIT_TIMEOUT_S:
+                raise RuntimeError(f"{sum(left)} requests waited {WAIT_TIMEOUT_S:g} s for an answer")
         torn = sum(came.text != request.text for came in done)
         if torn:
             raise RuntimeError(f"{torn} of {len(done)} answers to {request.kind!r} are not whole")
@@ -113,9 +113,9 @@ class Crowd(ABC):
             time.sleep(pause)
             start = time.perf_counter()
             self._send(0, request)
-            while not any(ended for _, _, ended in list(self._heard(PATIENCE))):
-                if time.perf_counter() - start > PATIENCE:
-                    raise RuntimeError(f"a client waited {PATIENCE:g} s for an answer")
+            while not any(ended for _, _, ended in list(self._heard(WAIT_TIMEOUT_S))):
+                if time.perf_counter() - start > WAIT_TIMEOUT_S:
+                    raise RuntimeError(f"a client waited {WAIT_TIMEOUT_S:g} s for an answer")
             took.append((time.perf_counter() - start) * 1000)
         return took
 

@@ -24,11 +24,11 @@ from axon_zmq.protocol.limits import KIB
 ROOT = Path(__file__).parent.parent
 _NAMES = ("echo", "stream", "paced", "caller", "python_caller")
 AGENTS = ",".join(f"{name}=bench.agents:{name}" for name in _NAMES)
-PATIENCE = 30.0
+WAIT_TIMEOUT_S = 30.0
 """Seconds that anything may take before the run is given up."""
 AFTERMATH = 0.02
 """Seconds after the last reply before CPU time is read: what a request leaves behind is its own."""
-CALM = 0.25
+QUIET_TIME_S = 0.25
 """Seconds in which a process that is started does next to nothing: less than a twentieth of them."""
 _LINUX_CPU_CLOCK = 2
 """CPUCLOCK_SCHED: a process's user and system time, all its threads, in nanoseconds."""
@@ -64,8 +64,8 @@ class Process:
         busy = True
         while busy:
             before = self.cpu()
-            time.sleep(CALM)
-            busy = self.cpu() - before > CALM / 20
+            time.sleep(QUIET_TIME_S)
+            busy = self.cpu() - before > QUIET_TIME_S / 20
 
     @property
     def pid(self) -> int:
@@ -194,14 +194,14 @@ class Site:
 
     def wait_for(self, *modes: str, each: int = 1) -> None:
         """Until so many workers of each mode are there."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         with Client(self.endpoint) as client:
             while time.monotonic() < give_up:
-                pong = client.ping(PATIENCE)
+                pong = client.ping(WAIT_TIMEOUT_S)
                 if not pong["settling"] and all(pong["modes"][mode]["workers"] >= each for mode in modes):
                     return
                 time.sleep(0.02)
-        raise RuntimeError(f"no daemon after {PATIENCE:g} s:\n{self.logs()}")
+        raise RuntimeError(f"no daemon after {WAIT_TIMEOUT_S:g} s:\n{self.logs()}")
 
     def logs(self) -> str:
         """What the processes said last."""

@@ -17,10 +17,10 @@ from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import unpack
 from bench.measure import Comparison, Parts, Plan
 from bench.memory import BROKERS_FLOOR
-from bench.processes import PATIENCE, Site, site
+from bench.processes import WAIT_TIMEOUT_S, Site, site
 
 SERVE = Path(sys.executable).with_name("axon-zmq")
-LOOK = 0.005
+POLL_INTERVAL_S = 0.005
 """Seconds between two questions whether it serves."""
 WORKERS_FLOOR = "pydantic_ai"
 
@@ -79,7 +79,7 @@ def _daemon(workers: int) -> float:
         _answers(place, dict.fromkeys(MODES, workers))
         took = time.perf_counter() - began
         daemon.signal(signal.SIGTERM)
-        if not daemon.ended(PATIENCE):
+        if not daemon.ended(WAIT_TIMEOUT_S):
             raise RuntimeError(f"the daemon did not stop:\n{daemon.log()}")
         return took
 
@@ -90,13 +90,13 @@ def _answers(place: Site, wanted: Mapping[str, int]) -> None:
         dealer.setsockopt(zmq.RECONNECT_IVL, 1)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(place.endpoint)
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while time.monotonic() < give_up:
             dealer.send_multipart([b"ping", b"start"])
-            if not dealer.poll(int(PATIENCE * 1000)):
+            if not dealer.poll(int(WAIT_TIMEOUT_S * 1000)):
                 break
             modes = unpack(dealer.recv_multipart()[-1], "a pong")["modes"]
             if all(modes[mode]["workers"] >= count for mode, count in wanted.items()):
                 return
-            time.sleep(LOOK)
-    raise RuntimeError(f"it does not serve after {PATIENCE:g} s:\n{place.logs()}")
+            time.sleep(POLL_INTERVAL_S)
+    raise RuntimeError(f"it does not serve after {WAIT_TIMEOUT_S:g} s:\n{place.logs()}")

@@ -18,7 +18,7 @@ PAGE = processes.ROOT / "docs" / "chaos.md"
 BEGIN, END = "<!-- chaos: written by scripts/chaos --write -->", "<!-- chaos: end -->"
 SHORT_SOAK, SOAK = 10.0, 600.0
 """Seconds of the steady load."""
-LONGEST = 7200
+MAX_DURATION_S = 7200
 """Seconds after which everything but a longer soak is given up."""
 HEAD = ("fault", "promise", "done", "measured", "")
 
@@ -69,7 +69,7 @@ def main() -> int:
         return 0
     if unknown := set(options.only or ()) - {each.name for each in chosen}:
         parser.error(f"no row is called {min(unknown)!r}")
-    processes.bound(int(LONGEST + soak))
+    processes.bound(int(MAX_DURATION_S + soak))
     where = machine() | {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     rows: list[tuple[str, ...]] = []
     broken = 0

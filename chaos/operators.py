@@ -8,6 +8,7 @@ import time
 from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete
+from axon_zmq.protocol.kinds import MODES
 from bench.processes import Process
 from chaos.agents import prompt, text
 from chaos.promises import Report, Scenario
@@ -16,7 +17,7 @@ from chaos.workers import started_once
 
 PAUSE = 0.1
 """Seconds between two requests of one of the soak's clients."""
-WINDOW = 120.0
+WINDOW_S = 120.0
 """Seconds until a worker keeps as many runs as it ever will, and its allocator has found its size."""
 GROWTH = 8.0
 """MB that a process may grow from then on, however long it takes."""
@@ -100,7 +101,7 @@ def orphaned(report: Report) -> None:
 
 def soak(report: Report, seconds: float) -> None:
     """A steady load; memory and descriptors of each process, and the slope of both, once its window is full."""
-    with scene("run_sync", "run", "run_stream") as daemon:
+    with scene(*MODES) as daemon:
         processes = {"broker": daemon.broker, **daemon.workers}
         asyncio.run(_soak(report, daemon.endpoint, processes, seconds))
 
@@ -132,7 +133,7 @@ async def _soak(report: Report, endpoint: str, processes: dict[str, Process], se
             now = {name: (megabytes(each.pid), descriptors(each.pid)) for name, each in processes.items()}
             samples.append((time.monotonic() - began, now))
         await asyncio.wait(load, timeout=30)
-    later = [sample for sample in samples if sample[0] > min(WINDOW, seconds / 2)]
+    later = [sample for sample in samples if sample[0] > min(WINDOW_S, seconds / 2)]
     for name in processes:
         memory, files = ([(at, now[name][which]) for at, now in later] for which in (0, 1))
         report.measured(
@@ -140,7 +141,7 @@ async def _soak(report: Report, endpoint: str, processes: dict[str, Process], se
         )
         for what, points, most in (("MB", memory, GROWTH), ("files", files, 2)):
             growth = points[-1][1] - points[0][1]
-            report.expect(growth <= most or seconds < 2 * WINDOW, f"{name} grew by {growth:.1f} {what}")
+            report.expect(growth <= most or seconds < 2 * WINDOW_S, f"{name} grew by {growth:.1f} {what}")
     report.done = f"{seconds:.0f} s, {done} requests"
     report.expect(failed == 0, f"{failed} requests failed")
 

@@ -20,7 +20,7 @@ import psutil
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
 from axon_zmq.supervise import broker_status
-from bench.processes import PATIENCE, Process, Site, environment, free_port, site
+from bench.processes import WAIT_TIMEOUT_S, Process, Site, environment, free_port, site
 from chaos import agents
 
 
@@ -68,13 +68,13 @@ class Scene:
             return self._there(client, workers)
 
     def _there(self, client: Client, workers: dict[str, int]) -> dict[str, Any]:
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while time.monotonic() < give_up:
-            pong = client.ping(PATIENCE)
+            pong = client.ping(WAIT_TIMEOUT_S)
             if not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items()):
                 return pong
             time.sleep(0.01)
-        raise RuntimeError(f"not {workers} after {PATIENCE:g} s:\n{self.site.logs()}")
+        raise RuntimeError(f"not {workers} after {WAIT_TIMEOUT_S:g} s:\n{self.site.logs()}")
 
     def wait_for_worker(self, name: str) -> None:
         """Until a worker of that name has registered."""
@@ -131,7 +131,7 @@ class Supervised:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(PATIENCE)
+            self._process.wait(WAIT_TIMEOUT_S)
         for process in self.family().values():
             process.kill()
 
@@ -174,7 +174,7 @@ def supervised(**env: str) -> Generator[Supervised]:
         yield made
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+def until(true: Callable[[], Any], what: str, seconds: float = WAIT_TIMEOUT_S) -> Any:
     """The first truthy answer.
 
     Raises:

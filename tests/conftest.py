@@ -18,18 +18,18 @@ import pytest
 import zmq
 
 from axon_zmq import Client
-from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.kinds import MODES, TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 from bench.processes import free_port
 
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-PATIENCE = 60.0
+WAIT_TIMEOUT_S = 60.0
 """Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
 ROOT = Path(__file__).parent.parent
 
 
-def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
+def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_TIMEOUT_S) -> Any:
     """The first truthy answer; polls, because what is waited for is another process."""
     give_up = time.monotonic() + seconds
     while not (answer := true()):
@@ -74,7 +74,7 @@ class Daemon:
         with Client(self.endpoint) as client:
 
             def there() -> bool:
-                pong = client.ping(PATIENCE)
+                pong = client.ping(WAIT_TIMEOUT_S)
                 return not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items())
 
             wait_until(there, f"workers {workers}")
@@ -82,13 +82,13 @@ class Daemon:
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         process = self.processes.pop(name)
         process.send_signal(number)
-        return process.wait(PATIENCE)
+        return process.wait(WAIT_TIMEOUT_S)
 
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGKILL)
         for process in self.processes.values():
-            process.wait(PATIENCE)
+            process.wait(WAIT_TIMEOUT_S)
         self.processes.clear()
 
 
@@ -127,7 +127,7 @@ class Dealer:
         frames = [part if isinstance(part, bytes) else pack(part or {}) for part in (header, body)]
         self.socket.send_multipart([kind, id, *frames])
 
-    def recv(self, seconds: float = PATIENCE, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
+    def recv(self, seconds: float = WAIT_TIMEOUT_S, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
         """The next message that is no `alive`."""
         give_up = time.monotonic() + seconds
         while True:
@@ -181,7 +181,7 @@ def daemon() -> Iterator[Daemon]:
     """One daemon for all tests that leave it as it was."""
     # Others' workers are on uvloop, where it is installed.
     settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}
-    with running("run_sync", "run", "run_stream", **settings) as shared:
+    with running(*MODES, **settings) as shared:
         yield shared
 
 

@@ -29,7 +29,7 @@ DEFAULT_PORT = "5570"
 """The port in the pages; a script gets the test daemon's."""
 ELIXIR_DEPS = "AXON_ELIXIR_DEPS"
 """Environment variable: a folder with `chumak/ebin` and `msgpax/ebin`."""
-PATIENCE = 60.0
+WAIT_TIMEOUT_S = 60.0
 """Seconds that a script may take."""
 
 _BLOCK = re.compile(
@@ -163,7 +163,7 @@ def run(language: str, source: str, folder: Path, hear: Callable[[str], None] = 
             encoding="utf-8",
         )
         done = Finished([], 0, "")
-        killer = _kill_after(process, PATIENCE)
+        killer = _kill_after(process, WAIT_TIMEOUT_S)
         assert process.stdout is not None
         with process.stdout as output:
             for line in output:

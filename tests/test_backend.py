@@ -12,12 +12,12 @@ import zmq
 from axon_zmq.process.run_dir import backend_endpoint
 from axon_zmq.protocol import frames
 from axon_zmq.protocol.msgpack import pack, unpack
-from tests.conftest import PATIENCE, Daemon
+from tests.conftest import WAIT_TIMEOUT_S, Daemon
 
 
 def of_worker(router: zmq.Socket[bytes], kind: bytes) -> list[bytes]:
     """The next message whose third frame that is: of the worker itself, or of a run."""
-    while router.poll(int(PATIENCE * 1000)):
+    while router.poll(int(WAIT_TIMEOUT_S * 1000)):
         frames = router.recv_multipart()
         if frames[2] == kind:
             return frames

@@ -187,10 +187,10 @@ def test_peers_stream_every_delta_by_itself():
     assert len(came) == agents.DELTAS
 
 
-def test_peers_and_bare_settle_the_collector_as_our_workers_do(monkeypatch):
-    settled = []
-    monkeypatch.setattr(gc, "tune_gc", lambda: settled.append(True))
+def test_peers_and_bare_tune_the_collector_as_our_workers_do(monkeypatch):
+    tuned = []
+    monkeypatch.setattr(gc, "tune_gc", lambda: tuned.append(True))
     monkeypatch.setattr(sys, "stdin", [])
     asyncio.run(service.warm_up())
     asyncio.run(bare.main())
-    assert settled == [True, True]
+    assert tuned == [True, True]

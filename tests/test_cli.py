@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon, free_port, wait_until
+from tests.conftest import WAIT_TIMEOUT_S, Daemon, free_port, wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
@@ -55,7 +55,7 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> str:
             break
         seen += piece
     os.close(master)
-    process.wait(PATIENCE)
+    process.wait(WAIT_TIMEOUT_S)
     return seen.decode().replace("\r\n", "\n")
 
 
@@ -217,7 +217,7 @@ def test_broker_and_worker_alone(tmp_path):
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
 def test_ctrl_c_ends_a_worker_that_is_loading_its_agents(tmp_path):
@@ -228,7 +228,7 @@ def test_ctrl_c_ends_a_worker_that_is_loading_its_agents(tmp_path):
     with subprocess.Popen([AXON, "worker", "run"], env=env, cwd=tmp_path) as process:
         wait_until((tmp_path / "loading").exists, "the import")
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == -signal.SIGINT
+        assert process.wait(WAIT_TIMEOUT_S) == -signal.SIGINT
 
 
 def _answer(daemon: Daemon) -> dict | None:

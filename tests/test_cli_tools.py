@@ -19,10 +19,11 @@ from typing import Any, Self, cast
 
 import pytest
 
-from axon_zmq.cli import terminal
-from axon_zmq.cli.terminal import Lines, TerminalUI, typed_answer, typed_approval
+from axon_zmq.cli import output, stdin
+from axon_zmq.cli.stdin import Lines
+from axon_zmq.cli.terminal import TerminalUI, typed_answer, typed_approval
 from axon_zmq.events import Chunk, Log, Refused
-from tests.conftest import PATIENCE, Daemon, wait_until
+from tests.conftest import WAIT_TIMEOUT_S, Daemon, wait_until
 from tests.test_cli import AXON, axon, lines
 from tests.test_tools import calls
 
@@ -74,7 +75,7 @@ class Terminal:
 
     def see(self, text: str) -> None:
         """Wait until it is shown, after what was seen before."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while (found := self.seen.find(text, self._read_to)) < 0:
             assert self._more(give_up), f"not seen: {text!r}; seen was:\n{self.seen}"
         self._read_to = found + len(text)
@@ -84,10 +85,10 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + WAIT_TIMEOUT_S
         while self._more(give_up):
             pass
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_TIMEOUT_S)
 
     def _more(self, give_up: float) -> bool:
         assert select.select([self._master], [], [], max(0, give_up - time.monotonic()))[0], f"silent:\n{self.seen}"
@@ -105,7 +106,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(WAIT_TIMEOUT_S)
         os.close(self._master)
 
 
@@ -278,7 +279,7 @@ def test_no_event_brings_control_characters_to_a_terminal(capsys):
 
 
 def test_json_escapes_what_a_terminal_would_obey():
-    made = terminal.as_json({"a": EVIL})
+    made = output.as_json({"a": EVIL})
     assert re.fullmatch(r"[\x20-\x7e]+", made)
     assert json.loads(made) == {"a": EVIL}
 
@@ -323,7 +324,7 @@ class Piped:
             text=True,
         )
         self.events: list[dict[str, Any]] = []
-        self._killer = threading.Timer(PATIENCE, self.process.kill)
+        self._killer = threading.Timer(WAIT_TIMEOUT_S, self.process.kill)
         self._killer.start()
 
     def until(self, kind: str) -> dict[str, Any]:
@@ -347,7 +348,7 @@ class Piped:
     def end(self) -> int:
         assert self.process.stdout is not None
         self.events += [json.loads(line) for line in self.process.stdout]
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_TIMEOUT_S)
 
     def _errors(self) -> str:
         assert self.process.stderr is not None
@@ -360,7 +361,7 @@ class Piped:
         self._killer.cancel()
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(WAIT_TIMEOUT_S)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
@@ -515,7 +516,7 @@ def test_sigint_in_a_pipe_ends_at_once(daemon, tools):
 
 
 def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
-    monkeypatch.setattr(terminal, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(stdin, "LONGEST_LINE_BYTES", 10_000)
     reading, writing = os.pipe()
     os.write(writing, b"first\r\n\nx" + bytes(30_000) + b"\nmore\n")
 

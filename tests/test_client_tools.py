@@ -37,11 +37,11 @@ from axon_zmq.client.core import ClientCore
 from axon_zmq.events import Complete, Log, Refused, ToolCall, ToolCancelled
 from axon_zmq.net.loop_socket import LoopSocket
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
-from tests.conftest import AGENTS, PATIENCE, Daemon, Dealer, running
-from tests.test_tools import MODES, calls
+from tests.conftest import AGENTS, WAIT_TIMEOUT_S, Daemon, Dealer, running
+from tests.test_tools import calls
 
-STREAMS = [mode.decode() for mode in MODES]
 ASK = {"name": "ask", "parameters": {"type": "object"}}
 """A tool without a function."""
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -435,7 +435,10 @@ with Client(sys.argv[1]) as client:
 
 def test_a_tool_that_never_returns_does_not_keep_the_interpreter_from_its_exit(daemon: Daemon):
     done = subprocess.run(
-        [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint], timeout=PATIENCE, capture_output=True, text=True
+        [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint],
+        timeout=WAIT_TIMEOUT_S,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -707,7 +710,7 @@ async def snapshot(n: int) -> ToolAnswer:
 TOOLS = {"model": "tools", "retries": 2}
 
 
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("mode", MODES)
 def test_functions_answer_in_each_mode(client: Client, mode):
     made = json.dumps(
         [
@@ -749,7 +752,7 @@ def test_arguments_are_judged_by_the_daemon_and_by_pydantic(client: Client):
     assert "the arguments do not fit: /day" in told
 
 
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_result_that_does_not_fit_its_schema_fails_and_the_run_goes_on(client: Client, mode):
     def number() -> int:
         """A number."""
@@ -775,7 +778,7 @@ def test_times_and_bytes_arrive_as_what_they_are(client: Client):
     assert returned["content"] == {"taken": NOON, "data": b"\x00ab"}
 
 
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("mode", MODES)
 def test_an_application_answers_what_has_no_function(client: Client, mode):
     with client.stream(TOOLS, calls("ask", "ask", question="why?"), mode=mode, tools=[ASK]) as stream:
         seen = []
@@ -819,7 +822,7 @@ def test_a_denied_call_tells_the_model_why(client: Client):
     assert client.run("careful", message_history=first.messages, deferred_tool_results=results).result == "not today"
 
 
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("mode", MODES)
 def test_steering_a_run_under_way(client: Client, mode):
     with client.stream(TOOLS, calls("ask"), mode=mode, tools=[ASK]) as stream:
         for event in stream:
@@ -831,7 +834,7 @@ def test_steering_a_run_under_way(client: Client, mode):
                 assert json.loads(event.result) == [1, {"heard": "in Fahrenheit"}, {"heard": "please"}]
 
 
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("mode", MODES)
 def test_logs_of_a_run(client: Client, mode):
     logs = [event for event in client.stream("logging", "Oslo", mode=mode, log="info") if isinstance(event, Log)]
     assert (logs[0].level, logs[0].message, logs[0].fields["place"]) == ("info", "asked for Oslo", "Oslo")

@@ -14,7 +14,7 @@ from axon_zmq.events import Chunk
 from axon_zmq.protocol import limits
 from axon_zmq.worker.delivery.credit import Credit
 from tests.conftest import Dealer
-from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
+from tests.test_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
 
 PACED = {"agent": {"model": "synthetic:tokens=40,delay_ms=10"}, "prompt": "x"}
 FAST = {"model": "synthetic:tokens=300,delay_ms=0,size=5"}
@@ -142,7 +142,7 @@ def test_tool_calls_need_no_credit_and_what_waits_goes_before_them(dealer):
     assert json.loads(done["result"]) == [1]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_logs_wait_for_credit_too(dealer, mode):
     dealer.send(mode, b"1", {"credit": 0}, {"agent": "logging", "prompt": "Oslo", "log": "info"})
     messages = dealer.until_end(b"1")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Dealer, running
-from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
+from tests.test_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
 
 DEFERRED = {**WEATHER, "mode": "deferred"}
 APPROVED = {**WEATHER, "approval": True}
@@ -28,7 +28,7 @@ def go_on(dealer: Dealer, mode: bytes, id: bytes, body: dict[str, Any], **result
     dealer.send(mode, id, None, {**body, "deferred_tool_results": results})
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_deferred_tool_ends_the_run_and_its_result_goes_on(dealer, mode):
     deferred, more = pending(dealer, mode, b"1", asking(calls("weather", place="Oslo"), DEFERRED))
     [call] = deferred["calls"]
@@ -54,7 +54,7 @@ def test_a_deferred_tools_result_may_be_rich_or_a_failure(dealer, result, outcom
         assert returned["metadata"] == {"m": b"\x00"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_an_approved_call_of_a_live_tool_goes_to_the_client(dealer, mode):
     deferred, more = pending(dealer, mode, b"1", asking(calls("weather", place="Oslo"), APPROVED))
     [call] = deferred["approvals"]
@@ -77,7 +77,7 @@ def test_an_approved_call_of_a_deferred_tool_is_deferred_then(dealer):
     assert json.loads(until(dealer, b"complete")["result"]) == [5]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_approval_of_a_python_tool(dealer, mode):
     deferred, more = pending(dealer, mode, b"1", REFUND)
     [call] = deferred["approvals"]

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from tests import fixtures, snippets
-from tests.conftest import PATIENCE, running
+from tests.conftest import WAIT_TIMEOUT_S, running
 
 pytestmark = pytest.mark.skipif(snippets.no_elixir() is not None, reason=str(snippets.no_elixir()))
 
@@ -305,7 +305,7 @@ class Scripted:
     def expect(self, kind: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         """Header and body of the client's next message, a `ping` aside."""
         while True:
-            assert self.router.poll(PATIENCE * 1000), f"no {kind.decode()} came"
+            assert self.router.poll(WAIT_TIMEOUT_S * 1000), f"no {kind.decode()} came"
             self.client, came, id, *rest = self.router.recv_multipart()
             if came != b"ping":
                 assert came == kind
@@ -423,10 +423,10 @@ def test_one_message_is_enough_to_stop_a_task(tmp_path, by):
     def script(daemon: Scripted) -> None:
         daemon.expect(b"run")
         daemon.send(b"tool_call", seq=1, call_id="1", name="forever", args={})
-        assert heard["watched"].wait(PATIENCE)
+        assert heard["watched"].wait(WAIT_TIMEOUT_S)
         if by == "tool_cancelled":
             daemon.send(b"tool_cancelled", seq=2, call_id="1")
-            assert heard["shutdown"].wait(PATIENCE)
+            assert heard["shutdown"].wait(WAIT_TIMEOUT_S)
         daemon.send(b"error", error_type="worker_lost")
 
     more = """

@@ -14,13 +14,13 @@ import zmq
 from axon_zmq import AsyncClient, AxonError, Client
 from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S
 from axon_zmq.broker.server import LARGE_MESSAGE
-from axon_zmq.protocol import kinds, limits
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.worker.core import STUCK_GRACE_S
 from tests.conftest import Daemon, Dealer, running, wait_until
 
 LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
-MODES = kinds.MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

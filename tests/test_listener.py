@@ -22,7 +22,8 @@ from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
-from tests.conftest import PATIENCE, ROOT, wait_until
+from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent, OtherEvent, ProcessState
+from tests.conftest import ROOT, WAIT_TIMEOUT_S, wait_until
 
 BARE = """
 [unix_http_server]
@@ -54,7 +55,7 @@ class Router:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.bind(backend_endpoint(run_dir))
 
-    def hear(self, seconds: float = PATIENCE) -> tuple[bytes, dict[str, Any]]:
+    def hear(self, seconds: float = WAIT_TIMEOUT_S) -> tuple[bytes, dict[str, Any]]:
         assert self._socket.poll(int(seconds * 1000)), f"nothing came in {seconds} s"
         _, control, kind, body = self._socket.recv_multipart()
         assert control == CONTROL
@@ -100,7 +101,7 @@ def supervised(run_dir: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(WAIT_TIMEOUT_S)
 
 
 def test_the_broker_hears_which_programs_there_are_and_of_each_state(run_dir: Path):
@@ -182,6 +183,33 @@ def say(process: subprocess.Popen[bytes], data: bytes) -> None:
     process.stdin.flush()
 
 
+def test_events_are_the_same_in_whatever_pieces_they_arrive():
+    written = b"".join(
+        (
+            event("PROCESS_STATE_RUNNING", "processname:run-1 groupname:größer pid:7"),
+            event("TICK_5", "when:1"),
+            b"no header at all\n",
+            event("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
+            event("PROCESS_STATE_STOPPED", "processname:run-1"),
+        )
+    )
+    expected = [
+        ProcessState("run-1", "RUNNING", 7),
+        OtherEvent(),
+        MalformedEvent("header", b"no header at all"),
+        MalformedEvent("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
+        ProcessState("run-1", "STOPPED", 0),
+    ]
+    for size in (1, 7, len(written)):
+        reader = EventReader()
+        seen: list[Event] = []
+        for start in range(0, len(written), size):
+            reader.feed(written[start : start + size])
+            while (each := reader.next()) is not None:
+                seen.append(each)
+        assert seen == expected
+
+
 def test_odd_input_is_answered_and_survived(run_dir: Path):
     with alone(run_dir) as process:
         answered(process, b"READY\n")
@@ -199,7 +227,7 @@ def test_odd_input_is_answered_and_survived(run_dir: Path):
             answered(process, b"RESULT 2\nOKREADY\n")
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
 def test_an_event_that_comes_in_pieces_holds_up_nothing(run_dir: Path):
@@ -226,12 +254,12 @@ def test_what_an_event_says_counts_where_supervisord_does_not_answer(run_dir: Pa
             assert router.hear_exit() == {"name": "run-1", "pid": child.pid}
         say(process, event("PROCESS_STATE_EXITED", data.replace("STARTING", "RUNNING")))
         assert router.hear_program("run-1", "EXITED")["run-1"]["pid"] == 0
-    child.wait(PATIENCE)
+    child.wait(WAIT_TIMEOUT_S)
 
 
 def test_a_run_directory_that_cannot_be_one_is_said(run_dir: Path):
     with alone(run_dir / ("x" * 120)) as process:
-        assert process.wait(PATIENCE) == 2
+        assert process.wait(WAIT_TIMEOUT_S) == 2
         assert process.stderr is not None
         assert b"AXON_RUN_DIR" in process.stderr.read()
 

@@ -37,7 +37,19 @@ Send = Callable[..., None]
 
 
 def plan(endpoint: str, scenario: Scenario, **more) -> Plan:
-    brief = Plan(endpoint, scenario, None, 4, 0.6, 0.2, 10_000, 2, 5.0, 20.0, 3.0)
+    brief = Plan(
+        endpoint=endpoint,
+        scenario=scenario,
+        rate=None,
+        streams=4,
+        duration=0.6,
+        warmup=0.2,
+        most=10_000,
+        clients=2,
+        timeout=5.0,
+        read_ms=20.0,
+        drop_every=3.0,
+    )
     return replace(brief, **more)
 
 

@@ -61,7 +61,7 @@ def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
     monkeypatch.setenv("AXON_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("AXON_LOOP", "uvloop")
     findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
-    assert findings["event loop"][:3] == (True, "event loop", "uvloop")
+    assert (findings["event loop"].good, findings["event loop"].found) == (True, "uvloop")
     monkeypatch.setitem(sys.modules, "uvloop", None)
     findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
     assert not findings["event loop"].good

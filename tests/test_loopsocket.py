@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from axon_zmq.net.loop_socket import BATCH, LATELY, SOON, LoopSocket
+from axon_zmq.net.loop_socket import COALESCE_S, COALESCED_MESSAGES, LATENESS_MEMORY_S, LoopSocket
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_first_goes_at_once_and_others_together_a_little_later(pair):
         assert came(theirs, 1) == [b"0"]
         while not theirs.poll(0):
             await asyncio.sleep(0)
-        assert loop.time() - start >= SOON / 2
+        assert loop.time() - start >= COALESCE_S / 2
         assert came(theirs, 4) == [b"1", b"2", b"3", b"4"]
         socket.close()
 
@@ -80,7 +80,7 @@ def test_who_never_lets_the_loop_go_on_is_told_that_the_peer_is_slow():
         while not socket.congested():
             socket.send_soon((b"x",))
             sent += 1
-            assert sent <= 2 * BATCH
+            assert sent <= 2 * COALESCED_MESSAGES
         socket.close()
 
     asyncio.run(send())
@@ -102,7 +102,7 @@ def test_a_loop_that_is_late_time_and_again_is_known_to_be_and_forgotten_to_have
             lateness.append(socket.late())
         assert lateness[0] < 0.03 < lateness[-1]
         assert lateness == sorted(lateness)
-        await asyncio.sleep(2 * LATELY)
+        await asyncio.sleep(2 * LATENESS_MEMORY_S)
         assert socket.late() == 0.0
         socket.close()
 

@@ -6,8 +6,7 @@ import pytest
 
 from axon_zmq import AxonError, Client
 from axon_zmq.events import Chunk, Complete
-
-MODES = ("run_sync", "run", "run_stream")
+from axon_zmq.protocol.kinds import MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,12 +12,12 @@ import pytest
 
 from axon_zmq import AxonError, Client
 from axon_zmq.events import Complete
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.testing import FakeProvider
 from axon_zmq.testing.provider import BEHAVIOURS
 from tests import test_tools as tools_tests
 from tests.conftest import AGENTS, Daemon, Dealer, free_port, running, wait_until
 
-MODES = ("run_sync", "run", "run_stream")
 APIS = ("openai-chat", "openai")
 KEY = "test-key-not-secret-123456"
 PROMPT = "one two three four five six"

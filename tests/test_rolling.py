@@ -20,6 +20,7 @@ from rich.console import Console
 
 from axon_zmq import Client
 from axon_zmq.cli import status, welcome
+from axon_zmq.cli.programs import describe_step
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.process import backoff
 from axon_zmq.settings import Settings
@@ -181,11 +182,11 @@ def test_what_cannot_be_done_is_said(daemon: Served):
 
 def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
     before = pids(daemon)
-    monkeypatch.setattr(programs, "START_TIME", 0.0)
+    monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with pytest.raises(
         programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was touched"
     ):
-        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False, pytest.fail)
+        next(programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False))
     assert pids(daemon) == before
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
@@ -225,7 +226,7 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         with pytest.raises(
             programs.TemporarilyUnavailableError, match="run-3 could not load changing, as others"
         ):  # run-1 still can
-            programs.roll(programs.WorkerPrograms(own.run_dir), ["run-1", "run-2"], False, pytest.fail)
+            next(programs.roll(programs.WorkerPrograms(own.run_dir), ["run-1", "run-2"], False))
         module.write_text(sound.replace("agent =", "gone = agent ="))
         assert command(own, "scale", "run", "1").returncode == 0
         assert command(own, "roll", "run").returncode == 0
@@ -234,14 +235,12 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
 
 
 def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
-    def say(what: str) -> None:
-        assert what == "run-2 is there as a spare"
-        monkeypatch.setattr(programs, "START_TIME", 0.0)
-
     with pytest.raises(
         programs.TemporarilyUnavailableError, match=r"run-1 did not register .*the spare run-2 stays in its place"
     ):
-        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False, say)
+        for step in programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False):
+            assert step == programs.SpareAdded("run-2")
+            monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with Client(daemon.endpoint) as client:
         assert client.run("echo", "by the spare").result == "by the spare"
         wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 2, "run-1")
@@ -252,16 +251,17 @@ def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Ser
 
 def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemon: Served):
     before = pids(daemon)
-    told: list[str] = []
-
-    def say(what: str) -> None:
-        told.append(what)
-        if what == "run-1 is there again":
-            os.kill(os.getpid(), signal.SIGINT)
-
+    steps: list[programs.Step] = []
     with pytest.raises(programs.TemporarilyUnavailableError, match="asked to stop"):
-        programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1", "run_stream-1"], True, say)
-    assert told == ["run-2 is there as a spare", "run-1 is there again", "run-2 has gone"]
+        for step in programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1", "run_stream-1"], True):
+            steps.append(step)
+            if step == programs.WorkerRestarted("run-1"):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert [describe_step(step) for step in steps] == [
+        "run-2 is there as a spare",
+        "run-1 is there again",
+        "run-2 has gone",
+    ]
     after = pids(daemon)
     assert {name for name in after if after[name] != before.get(name)} == {"run-1"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -303,7 +303,7 @@ def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
     assert examined.returncode == 1
     assert f"WRONG daemon: none answers at {daemon.endpoint}, though a supervisord" in examined.stdout
     assert stopped_broker in examined.stdout
-    monkeypatch.setattr(welcome, "START_TIMEOUT", 0.0)
+    monkeypatch.setattr(welcome, "START_TIMEOUT_S", 0.0)
     late = Serving(Settings(run_dir=daemon.run_dir, frontend=daemon.endpoint), ROOT)
     with pytest.raises(ConfigurationError, match=r"the broker does not answer \(STOPPED\); run-1 has not registered"):
         welcome.wait_for_workers(late, Console(file=io.StringIO()))
@@ -431,7 +431,7 @@ def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(
         clock.sleep(1.0)
     assert waits[:8] == [0, 0, 1, 2, 4, 8, 16, 30]
     assert set(waits[8:]) == {30.0}
-    clock.sleep(backoff.WINDOW)
+    clock.sleep(backoff.WINDOW_S)
     for _ in range(10):
         assert backoff.pause(tmp_path, "run-1") == 0.0
         clock.sleep(40.0)

@@ -11,7 +11,7 @@ from axon_zmq import Client
 from axon_zmq.events import Log
 from axon_zmq.worker import run_logs
 from tests.conftest import Dealer, running
-from tests.test_tools import MODES
+from tests.test_tools import MODE_KINDS
 
 
 def logged(dealer: Dealer, mode: bytes, prompt: str, **more: Any) -> list[tuple[bytes, dict[str, Any]]]:
@@ -27,7 +27,7 @@ def records(messages: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]
     return [body for kind, body in messages if kind == b"log"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_records_come_in_sequence_with_their_fields(dealer, mode):
     dealer.send(mode, b"run-7", None, {"agent": "logging", "prompt": "Oslo", "log": "info"})
     asked, from_a_thread, failed = records(dealer.until_end(b"run-7"))
@@ -46,7 +46,7 @@ def test_records_stand_between_the_chunks_where_they_were_logged(dealer):
     assert all(started < place < finished for place in places)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_finer_level_than_the_operators_is_relayed_and_not_written(dealer, daemon, mode):
     messages = [record["message"] for record in records(logged(dealer, mode, "secret-place", log="debug"))]
     assert "in detail: secret-place" in messages
@@ -54,13 +54,13 @@ def test_a_finer_level_than_the_operators_is_relayed_and_not_written(dealer, dae
     assert not any("in detail" in record["message"] for record in records(logged(dealer, mode, "Oslo", log="info")))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_without_it_nothing_is_sent(dealer, mode):
     assert not records(logged(dealer, mode, "Oslo"))
     assert not records(logged(dealer, mode, "Oslo", log="off"))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_flood_of_records_is_bounded_and_says_how_many_were_left_out(dealer, mode):
     found = records(logged(dealer, mode, "flood", log="info"))
     remarks = [record for record in found if "left_out" in record["fields"]]
@@ -77,14 +77,14 @@ def test_records_of_one_run_do_not_reach_another(client: Client):
     assert not any("Rome" in message for message in said)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_other_libraries_records_stay_here_unless_they_warn(dealer, mode):
     found = records(logged(dealer, mode, "library", log="debug"))
     assert not any("Bearer" in str(record) for record in found)
     assert "the library warns" in [record["message"] for record in found]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_record_that_is_odd_is_relayed_as_far_as_it_can_be(dealer, daemon, mode):
     found = records(logged(dealer, mode, "odd", log="debug"))
     [odd] = [record for record in found if "odd" in record["fields"]]

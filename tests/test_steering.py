@@ -8,14 +8,14 @@ import pytest
 
 from axon_zmq.worker.adapter.steering import MAX_STEER_BYTES, MAX_STEERS
 from tests.conftest import Dealer, running
-from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
+from tests.test_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
 
 
 def steer(dealer: Dealer, id: bytes, content, **more) -> None:
     dealer.send(b"steer", id, None, {"content": content, **more})
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_what_is_said_asap_is_in_the_next_request_to_the_model(dealer, mode):
     script = [[{"name": "weather", "args": {"place": "Oslo"}}]] * 2
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
@@ -29,7 +29,7 @@ def test_what_is_said_asap_is_in_the_next_request_to_the_model(dealer, mode):
     assert done["usage"]["requests"] == 3
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_what_is_said_for_when_it_is_idle_comes_after_its_answer(dealer, mode):
     script = [[{"name": "weather", "args": {"place": "Oslo"}}]] * 2
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
@@ -42,7 +42,7 @@ def test_what_is_said_for_when_it_is_idle_comes_after_its_answer(dealer, mode):
     assert done["usage"]["requests"] == 4  # two calls, the first answer, and the one after "thanks"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_what_came_too_late_is_refused_and_says_so(dealer, mode):
     dealer.send(mode, b"1", None, {"agent": "echo", "prompt": "Hello"})
     until(dealer, b"complete")
@@ -84,7 +84,7 @@ def test_what_is_said_to_a_run_that_waits_reaches_it_when_it_starts():
         assert {"heard": "hurry"} in json.loads(until(dealer, b"complete")["result"])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_what_a_run_has_not_heard_is_bounded(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")

@@ -18,10 +18,11 @@ import pytest
 
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
-from tests.conftest import PATIENCE, ROOT, free_port, wait_until
+from axon_zmq.protocol.kinds import MODES
+from tests.conftest import ROOT, WAIT_TIMEOUT_S, free_port, wait_until
 
 BIN = Path(sys.executable).parent
-PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in ("run_sync", "run", "run_stream") for slot in (1, 2))}
+PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in MODES for slot in (1, 2))}
 
 
 class Served:
@@ -80,7 +81,7 @@ def served(*arguments: str, **env: str) -> Iterator[Served]:
         finally:
             if daemon.process.poll() is None:
                 daemon.process.kill()
-            daemon.process.wait(PATIENCE)
+            daemon.process.wait(WAIT_TIMEOUT_S)
             daemon.process.stdout.close()
             for process in daemon.family().values():
                 with suppress(psutil.NoSuchProcess):  # it died with supervisord just now
@@ -216,7 +217,7 @@ def test_a_greeting_that_fails_does_not_end_the_daemon():
         daemon.family()["run-1"].kill()
         daemon.wait_for("the processes")
         with Client(daemon.endpoint) as client:
-            wait_until(lambda: client.ping(PATIENCE)["modes"]["run"]["workers"] == 1, "the next worker")
+            wait_until(lambda: client.ping(WAIT_TIMEOUT_S)["modes"]["run"]["workers"] == 1, "the next worker")
             assert client.run("echo", "again").result == "again"
 
 
@@ -232,15 +233,15 @@ def test_serve_ends_with_its_own_supervisord_and_leaves_the_next_daemon_alone():
         second = subprocess.Popen([ROOT / "scripts/run"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         try:
             with Client(first.endpoint) as client:
-                wait_until(lambda: client.ping(PATIENCE)["modes"]["run"]["workers"] == 1, "the next daemon", 60)
+                wait_until(lambda: client.ping(WAIT_TIMEOUT_S)["modes"]["run"]["workers"] == 1, "the next daemon", 60)
                 pids = {name: process.pid for name, process in first.family().items()}
                 first.process.send_signal(signal.SIGCONT)
-                assert first.process.wait(PATIENCE) in (1, 2)  # whether it still greeted
+                assert first.process.wait(WAIT_TIMEOUT_S) in (1, 2)  # whether it still greeted
                 assert client.run("echo", "untouched").result == "untouched"
             assert {name: process.pid for name, process in first.family().items()} == pids
         finally:
             second.terminate()
-            second.wait(PATIENCE)
+            second.wait(WAIT_TIMEOUT_S)
 
 
 def test_the_checked_in_configuration_is_what_axon_zmq_conf_prints():

@@ -21,9 +21,6 @@ from axon_zmq.client import tool_functions as tools
 from axon_zmq.events import Complete
 from axon_zmq.jsonschema import self_contained
 from axon_zmq.protocol.msgpack import pack, unpack
-from tests.test_tools import MODES
-
-STREAMS = [mode.decode() for mode in MODES]
 
 # --- what a tool is ---------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from axon_zmq.protocol.kinds import MODES
 from tests.conftest import Dealer
 
-MODES = (b"run_sync", b"run", b"run_stream")
+MODE_KINDS = tuple(mode.encode() for mode in MODES)
 PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 WEATHER = {"name": "weather", "parameters": PLACE}
 
@@ -36,7 +37,7 @@ def answer(dealer: Dealer, id: bytes, call: dict[str, Any], **body: Any) -> None
     dealer.send(b"tool_result", id, {"call_id": call["call_id"]}, body)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_the_run_waits_for_the_client_and_the_model_goes_on(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
@@ -48,7 +49,7 @@ def test_the_run_waits_for_the_client_and_the_model_goes_on(dealer, mode):
     assert done["usage"]["tool_calls"] == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_calls_of_one_step_are_open_together_and_answered_in_any_order(dealer, mode):
     other = {**WEATHER, "name": "tides"}
     dealer.send(mode, b"1", None, asking(calls("weather", "tides", "weather", place="Oslo"), WEATHER, other))
@@ -59,7 +60,7 @@ def test_calls_of_one_step_are_open_together_and_answered_in_any_order(dealer, m
     assert json.loads(until(dealer, b"complete")["result"]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_sequential_tools_are_called_one_after_the_other(dealer, mode):
     tool = {**WEATHER, "sequential": True}
     dealer.send(mode, b"1", None, asking(calls("weather", "weather", place="Oslo"), tool))
@@ -78,7 +79,7 @@ def failed(dealer: Dealer) -> dict[str, Any]:
     return until(dealer, b"error")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_no_answer_in_time_is_a_retry_for_the_model_and_ends_the_run_when_those_are_spent(dealer, mode):
     tool = {**WEATHER, "timeout_ms": 50}
     dealer.send(mode, b"1", None, asking(json.dumps([[{"name": "weather", "args": {"place": "Oslo"}}]] * 3), tool))
@@ -94,7 +95,7 @@ def test_no_answer_in_time_is_a_retry_for_the_model_and_ends_the_run_when_those_
     assert any("did not answer within 50 ms" in str(part.get("content")) for part in told)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_model_may_recover_from_a_tool_that_was_too_late(dealer, mode):
     tool = {**WEATHER, "timeout_ms": 50}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), tool))
@@ -106,7 +107,7 @@ def test_a_model_may_recover_from_a_tool_that_was_too_late(dealer, mode):
     assert until(dealer, b"refused")["of"] == "tool_result"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_an_error_that_may_be_retried_goes_to_the_model_until_its_retries_are_spent(dealer, mode):
     dealer.send(mode, b"1", None, asking(json.dumps([[{"name": "weather", "args": {"place": "?"}}]] * 3), WEATHER))
     for _ in range(2):
@@ -116,7 +117,7 @@ def test_an_error_that_may_be_retried_goes_to_the_model_until_its_retries_are_sp
     assert "no such place" in error["message"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_an_error_that_may_not_be_retried_tells_the_model_that_the_tool_failed(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     answer(dealer, b"1", until(dealer, b"tool_call"), error={"message": "the station is down", "retry": False})
@@ -126,7 +127,7 @@ def test_an_error_that_may_not_be_retried_tells_the_model_that_the_tool_failed(d
     assert returned["outcome"] == "failed"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_what_a_result_has_beside_it_reaches_model_and_application(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     picture = {"kind": "binary", "data": b"\x89PNG\xff", "media_type": "image/png"}
@@ -139,7 +140,7 @@ def test_what_a_result_has_beside_it_reaches_model_and_application(dealer, mode)
     assert shown["content"][1]["data"] == picture["data"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_cancelling_a_run_that_waits_for_a_tool_says_that_the_answer_is_not_wanted(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
@@ -152,7 +153,7 @@ def test_cancelling_a_run_that_waits_for_a_tool_says_that_the_answer_is_not_want
     assert "ended" in refused["message"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_tool_that_never_answers_ends_with_the_run_at_its_deadline(dealer, mode):
     dealer.send(mode, b"1", {"timeout_ms": 200}, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
@@ -181,7 +182,7 @@ def test_late_repeated_unknown_and_foreign_answers_are_refused_by_name_and_harm_
     assert json.loads(until(dealer, b"complete")["result"]) == [1, 3]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_result_that_is_not_what_returns_says_is_refused_and_may_be_mended(dealer, mode):
     returns = {"type": "object", "properties": {"celsius": {"type": "number"}}, "required": ["celsius"]}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), {**WEATHER, "returns": returns}))
@@ -198,7 +199,7 @@ def test_a_result_that_is_not_what_returns_says_is_refused_and_may_be_mended(dea
     assert json.loads(until(dealer, b"complete")["result"]) == [{"celsius": -3}]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_arguments_that_are_not_the_parameters_go_back_to_the_model(dealer, mode):
     script = [[{"name": "weather", "args": {"place": 7}}], [{"name": "weather", "args": {"place": "Oslo"}}]]
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
@@ -210,7 +211,7 @@ def test_arguments_that_are_not_the_parameters_go_back_to_the_model(dealer, mode
     assert fault["msg"] == "/place: 7 is not of type 'string'"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_parameters_and_returns_that_refer_to_themselves(dealer, mode):
     """A tree of folders: judged at every depth, in the arguments and in the result."""
     folder = {
@@ -235,7 +236,7 @@ def test_parameters_and_returns_that_refer_to_themselves(dealer, mode):
     assert fault["msg"] == "/folders/0/folders/0/name: 7 is not of type 'string'"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 @pytest.mark.parametrize("args", ["not JSON", '{"place": ', "[1]", '{"place": "Oslo"} and more'])
 def test_arguments_that_are_no_json_object_end_clearly(dealer, mode, args):
     script = [[{"name": "weather", "args": args}]] * 2
@@ -292,7 +293,7 @@ def test_all_tools_of_a_request_share_one_budget_and_hold_up_nobody(dealer):
     assert error["details"]["errors"][0]["pointer"].startswith("/tools/")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
     tool = {**WEATHER, "name": "temperature"}
     kind, error = dealer.ask(mode, b"1", None, {"agent": "weather", "prompt": "Oslo", "tools": [tool]})
@@ -300,7 +301,7 @@ def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
     assert "temperature" in error["message"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, mode):
     returns = {"type": "array", "items": {"type": "integer", "minimum": 0}}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), {**WEATHER, "returns": returns}))

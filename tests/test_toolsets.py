@@ -22,6 +22,7 @@ from pydantic_ai.exceptions import UserError
 
 from axon_zmq import AxonError, Client
 from axon_zmq.process import lifeline
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.requests import AgentData
 from axon_zmq.settings import McpServer
 from axon_zmq.worker.adapter import errors
@@ -30,7 +31,6 @@ from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.registry.models import Models
 from tests.conftest import ROOT, Daemon, free_port, running, wait_until
 
-MODES = ("run_sync", "run", "run_stream")
 SERVER = str(ROOT / "tests/mcp_server.py")
 AGENTS = {name: f"tests.sample_toolsets:{name}" for name in ("sums", "also_sums", "rich")}
 TOOLSETS: dict[str, str | McpServer] = {

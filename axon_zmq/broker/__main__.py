@@ -22,7 +22,7 @@ from axon_zmq.broker.journal import FILE, Journal
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.process import backoff, gc, lifeline, logs
-from axon_zmq.process.locks import LOCK, hold_lock
+from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
 from axon_zmq.process.run_dir import backend_endpoint, handed_over, private_directory
 from axon_zmq.protocol import limits
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         backoff.pause(run_dir, "broker")
         _raise_file_limit()
         with ExitStack() as locks:
-            locks.enter_context(hold_lock(run_dir / LOCK))
+            locks.enter_context(hold_lock(run_dir / BROKER_LOCK_FILE))
             if frontend.startswith("ipc://"):
                 locks.enter_context(hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
             gc.tune_gc()

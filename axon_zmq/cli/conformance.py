@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axon_zmq.cli.terminal import out, print_line
+from axon_zmq.cli.output import out, print_line
 from axon_zmq.conformance.cases import CASES
 from axon_zmq.conformance.server import Server, Verdict
 from axon_zmq.errors import ConfigurationError
@@ -16,7 +16,7 @@ def play(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> 
 
     Args:
         endpoint: `tcp://127.0.0.1:PORT`.
-        only: Names of cases; all where empty.
+        only: Names of cases; all if empty.
         patience: Seconds without a message after which the rest counts as not reported.
         as_json: JSON lines, as in a pipe.
 
@@ -29,7 +29,7 @@ def play(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> 
     host, port = endpoints.tcp_address(endpoints.check_frontend(endpoint))
     in_lines = as_json or not out.is_terminal
     chosen = [case for case in CASES if not only or case.name in only]
-    server = Server(host, port, chosen, lambda verdict: _show(verdict, in_lines))
+    server = Server(host=host, port=port, cases=chosen, on_verdict=lambda verdict: _show(verdict, in_lines))
     if not in_lines:
         out.print(f"plays {len(chosen)} cases on {server.endpoint}", markup=False)
     verdicts = server.run(patience)

@@ -11,8 +11,9 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from axon_zmq import __version__, settings
 from axon_zmq.errors import AxonError, ConfigurationError
@@ -21,7 +22,8 @@ from axon_zmq.process.run_dir import backend_endpoint, check_private
 from axon_zmq.supervise import supervisord
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
     """One thing looked at."""
 
     good: bool
@@ -34,39 +36,52 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     """Look at everything in turn; what a wrong finding makes pointless is left out.
 
     Args:
-        endpoint: The daemon to look for; the settings' own where left out.
+        endpoint: The daemon to look for; None for that of the settings.
     """
     packages = ("pydantic-ai-slim", "pyzmq", "msgpack", "supervisor")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     python = platform.python_version()
     yield Finding(
-        sys.version_info >= (3, 11),
-        "versions",
-        f"axon_zmq {__version__}, Python {python}, {versions}",
-        "use Python 3.11 or newer",
+        good=sys.version_info >= (3, 11),
+        what="versions",
+        found=f"axon_zmq {__version__}, Python {python}, {versions}",
+        mend="use Python 3.11 or newer",
     )
     try:
         configured = settings.load()
     except ConfigurationError as error:
-        yield Finding(False, "settings", str(error), "correct the variable, or the file")
+        yield Finding(good=False, what="settings", found=str(error), mend="correct the variable, or the file")
         return
-    yield Finding(True, "settings", f"frontend {configured.frontend}, workers {configured.workers()}")
+    yield Finding(good=True, what="settings", found=f"frontend {configured.frontend}, workers {configured.workers()}")
     try:
         run_dir = configured.run_dir.absolute()
         check_private(run_dir)
         backend_endpoint(run_dir)
-        yield Finding(True, "run directory", f"{run_dir}{'' if run_dir.exists() else ', which serve will make'}")
+        yield Finding(
+            good=True, what="run directory", found=f"{run_dir}{'' if run_dir.exists() else ', which serve will make'}"
+        )
     except ConfigurationError as error:
-        yield Finding(False, "run directory", str(error), "set AXON_RUN_DIR to a short path of your own")
+        yield Finding(
+            good=False, what="run directory", found=str(error), mend="set AXON_RUN_DIR to a short path of your own"
+        )
     try:
         endpoints.check_folder(configured.frontend)
     except ConfigurationError as error:
-        yield Finding(False, "frontend", str(error), "make the folder, or set another AXON_FRONTEND")
+        yield Finding(
+            good=False, what="frontend", found=str(error), mend="make the folder, or set another AXON_FRONTEND"
+        )
     beside = str(Path(sys.executable).parent)
     found = shutil.which("supervisord", path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
-    yield Finding(bool(found), "supervisord", found or "not on PATH", "activate the environment: . .venv/bin/activate")
+    yield Finding(
+        good=bool(found),
+        what="supervisord",
+        found=found or "not on PATH",
+        mend="activate the environment: . .venv/bin/activate",
+    )
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield Finding(hard >= 4096, "open files", f"at most {hard}, one a client", "raise `ulimit -Hn`")
+    yield Finding(
+        good=hard >= 4096, what="open files", found=f"at most {hard}, one a client", mend="raise `ulimit -Hn`"
+    )
     yield _event_loop(configured.loop)
     yield from _agents(configured)
     yield from _daemon(endpoint or configured.frontend, configured)
@@ -78,9 +93,9 @@ def _event_loop(kind: str) -> Finding:
     try:
         loop = new_loop(kind)
     except ConfigurationError as error:
-        return Finding(False, "event loop", str(error), "install it, or unset AXON_LOOP")
+        return Finding(good=False, what="event loop", found=str(error), mend="install it, or unset AXON_LOOP")
     loop.close()
-    return Finding(True, "event loop", kind_of(loop))
+    return Finding(good=True, what="event loop", found=kind_of(loop))
 
 
 def _agents(configured: settings.Settings) -> Iterator[Finding]:
@@ -101,18 +116,20 @@ def _agents(configured: settings.Settings) -> Iterator[Finding]:
         fault: Any = entry.get("error") or entry.get("tools_error")
         target = configured.agents[name]
         what, mend = f"agent {name}, as configured here", f"mend {target} or its entry in AXON_AGENTS"
-        yield Finding(fault is None, what, fault or target, mend)
+        yield Finding(good=fault is None, what=what, found=fault or target, mend=mend)
     for name, entry in catalog["toolsets"].items():
         fault = entry.get("error")
         found = fault or ", ".join(tool["name"] for tool in entry["tools"]) or "no tools"
         what, mend = f"toolset {name}, as configured here", "mend its entry in AXON_TOOLSETS or axon.toml"
-        yield Finding(fault is None, what, found, mend)
+        yield Finding(good=fault is None, what=what, found=found, mend=mend)
     if configured.model is not None:
         try:
             models.named(configured.model)
-            yield Finding(True, "model", configured.model)
+            yield Finding(good=True, what="model", found=configured.model)
         except AxonError as error:
-            yield Finding(False, "model", error.message, "correct AXON_MODEL, or set the provider's key")
+            yield Finding(
+                good=False, what="model", found=error.message, mend="correct AXON_MODEL, or set the provider's key"
+            )
 
 
 def _daemon(endpoint: str, configured: settings.Settings) -> Iterator[Finding]:
@@ -132,10 +149,10 @@ def _daemon(endpoint: str, configured: settings.Settings) -> Iterator[Finding]:
         return
     empty = [mode for mode, wanted in configured.workers().items() if wanted and not pong["modes"][mode]["workers"]]
     yield Finding(
-        not empty,
-        "daemon",
-        f"{endpoint}, version {pong['version']}, modes {pong['modes']}",
-        f"no worker for {', '.join(empty)}: look at supervisorctl status and the logs",
+        good=not empty,
+        what="daemon",
+        found=f"{endpoint}, version {pong['version']}, modes {pong['modes']}",
+        mend=f"no worker for {', '.join(empty)}: look at supervisorctl status and the logs",
     )
     if agents is not None:
         yield _compared(agents, configured)
@@ -145,12 +162,14 @@ def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
     run_dir = configured.run_dir.absolute()
     pid = supervisord.holder(run_dir) if endpoint == configured.frontend else None
     if pid is None:
-        return Finding(True, "daemon", f"none answers at {endpoint} yet: start it with `axon-zmq serve`")
+        return Finding(
+            good=True, what="daemon", found=f"none answers at {endpoint} yet: start it with `axon-zmq serve`"
+        )
     return Finding(
-        False,
-        "daemon",
-        f"none answers at {endpoint}, though a supervisord (pid {pid or '?'}) holds {str(run_dir)!r}",
-        f"{supervisord.start_broker(run_dir, pid)}, or set AXON_FRONTEND as it was at its start",
+        good=False,
+        what="daemon",
+        found=f"none answers at {endpoint}, though a supervisord (pid {pid or '?'}) holds {str(run_dir)!r}",
+        mend=f"{supervisord.start_broker(run_dir, pid)}, or set AXON_FRONTEND as it was at its start",
     )
 
 
@@ -159,8 +178,9 @@ def _compared(agents: Mapping[str, Any], configured: settings.Settings) -> Findi
     faults = [f"does not have {name}, which is configured here" for name in configured.agents if name not in agents]
     faults += [f"could not load {name}: {entry['error']}" for name, entry in agents.items() if "error" in entry]
     return Finding(
-        not faults,
-        "daemon's agents",
-        "; ".join(faults) or ", ".join(agents),
-        "mend the agent and `axon-zmq roll`; for other AXON_AGENTS, start the daemon anew, or call doctor with its own",
+        good=not faults,
+        what="daemon's agents",
+        found="; ".join(faults) or ", ".join(agents),
+        mend="mend the agent and `axon-zmq roll`; "
+        "for other AXON_AGENTS, start the daemon anew, or call doctor with its own",
     )

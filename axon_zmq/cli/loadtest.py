@@ -7,13 +7,12 @@ import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from axon_zmq.cli.terminal import as_json, out, print_line
+from axon_zmq.cli.output import as_json, out, print_line
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver
@@ -21,7 +20,7 @@ from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.report import Grid, Report
 
 
-def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file: Path | None) -> Report:
+def drive(plan: Plan, pong: Mapping[str, object], json_file: Path | None, html_file: Path | None) -> Report:
     """Put the load on, show how it goes and what came of it, and write the files.
 
     Args:
@@ -34,7 +33,7 @@ def drive(plan: Plan, pong: Mapping[str, Any], json_file: Path | None, html_file
         ConfigurationError: A file could not be written; nothing has been sent.
     """
     _check_folders(json_file, html_file)
-    with _progress(plan) as say, _ended_by_ctrl_c(driver := Driver(plan, say)):
+    with _progress(plan) as show, _ended_by_ctrl_c(driver := Driver(plan, show)):
         driver.run()
     seen = report.report_of(driver, pong)
     grids, faults, notes = report.tables(seen), report.faults(seen), report.notes(seen)
@@ -83,7 +82,7 @@ def _check_folders(*files: Path | None) -> None:
 
 
 def _show(
-    line: Mapping[str, Any], title: str, grids: Sequence[Grid], faults: Sequence[str], notes: Sequence[str]
+    line: Mapping[str, object], title: str, grids: Sequence[Grid], faults: Sequence[str], notes: Sequence[str]
 ) -> None:
     if not out.is_terminal:
         print_line(line)
@@ -104,7 +103,7 @@ def _show(
 
 @contextmanager
 def _progress(plan: Plan) -> Generator[Callable[[Driver], None], None, None]:
-    """A line that is drawn anew twice a second, where there is a terminal."""
+    """A progress line that is redrawn twice a second, at a terminal only."""
     if not out.is_terminal:
         yield lambda _: None
         return
@@ -112,10 +111,10 @@ def _progress(plan: Plan) -> Generator[Callable[[Driver], None], None, None]:
     with Progress(*columns, console=out, auto_refresh=False, transient=True) as progress:
         task = progress.add_task(plan.scenario, total=plan.warmup + plan.duration, told="")
 
-        def say(driver: Driver) -> None:
+        def show(driver: Driver) -> None:
             progress.update(task, completed=driver.elapsed, told=_told(driver), refresh=True)
 
-        yield say
+        yield show
 
 
 def _told(driver: Driver) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, TypedDict, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -14,18 +13,48 @@ from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import broker_status, supervisord
 
 
-def report(run_dir: Path) -> dict[str, Any]:
+class ProcessReport(TypedDict, total=False):
+    """One process, as supervisord and the broker know it."""
+
+    state: Required[str | None]
+    """supervisord's; None if supervisord does not know the process."""
+    pid: Required[int]
+    uptime: int
+    """Seconds."""
+    mode: str
+    slots: int
+    busy: int
+    silent_ms: int
+    crashes: int
+    broker_says: str
+    """The broker's state of a worker."""
+    broken: list[str] | None
+
+
+class Report(TypedDict):
+    """All processes and modes; what the broker reports is missing if it does not answer."""
+
+    boot: NotRequired[str]
+    settling: NotRequired[bool]
+    draining: NotRequired[bool]
+    modes: dict[str, broker_status.PoolStatus]
+    quarantined: NotRequired[int]
+    processes: dict[str, ProcessReport]
+    silent: dict[str, str]
+
+
+def report(run_dir: Path) -> Report:
     """Processes by name, and the modes.
 
-    Each process has supervisord's `state`, `pid` and `uptime` in seconds, and, where the broker knows it, `slots`,
+    Each process has supervisord's `state`, `pid` and `uptime` in seconds. If the broker knows it, it also has `slots`,
     `busy`, `silent_ms`, `crashes` within the last minute and `broken`, the agents that it could not load (None: it is
-    too old to say). Where supervisord or the broker does not answer, there is the other's part alone, and `silent` says
-    of each why.
+    too old to say). If supervisord or the broker does not answer, the report has the part of the other one alone, and
+    `silent` has the reason.
 
     Raises:
         UnavailableError: Neither answers.
     """
-    processes: dict[str, dict[str, Any]] = {}
+    processes: dict[str, ProcessReport] = {}
     silent: dict[str, str] = {}
     try:
         for info in supervisord.processes(run_dir):
@@ -33,7 +62,6 @@ def report(run_dir: Path) -> dict[str, Any]:
             processes[info["name"]] = {"state": info["statename"], "pid": info["pid"], "uptime": uptime}
     except supervisord.FAULTS as fault:
         silent["supervisord"] = str(fault)  # or the processes were started without it
-    known: dict[str, Any] = {"modes": {}, "workers": []}
     try:
         known = broker_status.status(run_dir)
     except UnavailableError as fault:
@@ -41,22 +69,33 @@ def report(run_dir: Path) -> dict[str, Any]:
             hint = "start the daemon, or set AXON_RUN_DIR"
             raise UnavailableError(fault.error_type, f"{fault.message}: {hint}", retryable=True) from None
         silent["broker"] = fault.message
-    for worker in known.pop("workers"):
+        return {"modes": {}, "processes": processes, "silent": silent}
+    for worker in known["workers"]:
         process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
         if process["pid"] == worker["pid"]:
-            process |= {key: worker[key] for key in ("mode", "slots", "busy", "silent_ms", "crashes")}
-            process |= {"broker_says": worker["state"], "broken": worker.get("broken")}  # an older one does not say
-    return {**known, "processes": processes, "silent": silent}
+            process.update(
+                {
+                    "mode": worker["mode"],
+                    "slots": worker["slots"],
+                    "busy": worker["busy"],
+                    "silent_ms": worker["silent_ms"],
+                    "crashes": worker["crashes"],
+                    "broker_says": worker["state"],
+                    "broken": worker.get("broken"),  # an older broker does not report it
+                }
+            )
+    broker = {key: value for key, value in known.items() if key != "workers"}
+    return cast("Report", {**broker, "processes": processes, "silent": silent})
 
 
-def is_well(found: Mapping[str, Any]) -> bool:
+def is_well(found: Report) -> bool:
     """Whether a report's broker answers and takes requests, no mode is degraded and all agents could be loaded."""
-    takes = "broker" not in found["silent"] and not found["settling"] and not found["draining"]
+    takes = "broker" not in found["silent"] and not found.get("settling") and not found.get("draining")
     is_degraded = any(mode["degraded"] for mode in found["modes"].values())
     return takes and not is_degraded and not any(process.get("broken") for process in found["processes"].values())
 
 
-def missing(found: Mapping[str, Any]) -> list[str]:
+def missing(found: Report) -> list[str]:
     """Who of a report's broker and workers does not serve, with supervisord's word for each."""
     broker = found["processes"].get("broker", {"state": "unknown"})
     silent = [f"the broker does not answer ({broker['state']})"] if "broker" in found["silent"] else []
@@ -67,22 +106,21 @@ def missing(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def show(found: dict[str, Any], out: Console) -> None:
+def show(found: Report, out: Console) -> None:
     """The report for a person."""
     table = Table(box=None, pad_edge=False)
     for column in ("process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"):
         table.add_column(column)
     for name, process in sorted(found["processes"].items()):
-        is_worker = "slots" in process
         table.add_row(
             name,
             process["state"] or "-",
             process.get("broker_says", "-"),
             str(process["pid"] or "-"),
             f"{process['uptime']} s" if "uptime" in process else "-",
-            f"{process['busy']} of {process['slots']}" if is_worker else "-",
-            f"{process['silent_ms'] / 1000:.1f} s" if is_worker else "-",
-            str(process["crashes"]) if is_worker else "-",
+            f"{process['busy']} of {process['slots']}" if "busy" in process and "slots" in process else "-",
+            f"{process['silent_ms'] / 1000:.1f} s" if "silent_ms" in process else "-",
+            str(process["crashes"]) if "crashes" in process else "-",
         )
     out.print(table)
     for mode, pool in found["modes"].items():

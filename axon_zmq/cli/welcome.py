@@ -22,21 +22,21 @@ from axon_zmq.supervise.daemon import Daemon
 
 GREETER: Final = {"model": "echo"}
 """An agent as data, so that it is there whatever `AXON_AGENTS` says."""
-START_TIMEOUT: Final = 60.0
-"""Seconds for all processes to register; about 3 are usual on two cores."""
-LOOK: Final = 0.2
-"""Seconds between two looks whether the daemon is still there."""
+START_TIMEOUT_S: Final = 60.0
+"""Seconds in which all workers must register; about 3 are usual on two cores."""
+POLL_INTERVAL_S: Final = 0.2
+"""Seconds between two checks whether the daemon still runs."""
 SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
 
 
 def wait_for_workers(daemon: Daemon, out: Console) -> bool:
-    """Wait until all workers have registered, and say what they could not load; False where a signal came before.
+    """Wait until all workers have registered, and print the agents that failed to load; False after a signal.
 
     Raises:
         ConfigurationError: The daemon ended, or took too long.
     """
     started = time.monotonic()
-    ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT))
+    ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT_S))
     if ready:
         out.print(f"ready after {time.monotonic() - started:.1f} s\n")
         _show_broken(daemon.settings, out)
@@ -46,7 +46,7 @@ def wait_for_workers(daemon: Daemon, out: Console) -> bool:
 def _show_broken(settings: Settings, out: Console) -> None:
     with suppress(UnavailableError):  # the broker that was there just now
         broken = {
-            name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker["broken"] or ()
+            name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker.get("broken") or ()
         }
         for name in sorted(broken):
             told = f"agent {name} ({settings.agents.get(name)}) could not be loaded: the workers' logs say why"
@@ -75,7 +75,7 @@ def _not_ready(run_dir: Path) -> str:
     with suppress(UnavailableError):  # neither broker nor supervisord says anything
         missing = status.missing(status.report(run_dir))
     told = "; ".join(missing) or "nothing answers"
-    return f"not ready after {START_TIMEOUT:g} s: {told}: see the logs in {str(run_dir)!r}"
+    return f"not ready after {START_TIMEOUT_S:g} s: {told}: see the logs in {str(run_dir)!r}"
 
 
 async def greet(daemon: Daemon, out: Console) -> None:
@@ -89,7 +89,7 @@ async def greet(daemon: Daemon, out: Console) -> None:
     try:
         while not daemon.stopping and not greeting.done():
             daemon.check_alive()
-            await asyncio.wait((greeting,), timeout=LOOK)
+            await asyncio.wait((greeting,), timeout=POLL_INTERVAL_S)
         if greeting.done():
             greeting.result()
     finally:

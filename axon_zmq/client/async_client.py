@@ -15,7 +15,7 @@ import zmq
 
 from axon_zmq.client.core import ClientCore, Item, Run
 from axon_zmq.client.messages import Catalog, Pong
-from axon_zmq.client.options import Agent, CallOptions, Mode, Priority, Prompt, RunOptions
+from axon_zmq.client.options import Agent, CallOptions, Priority, Prompt, RunOptions
 from axon_zmq.client.tool_functions import Toolbox, ToolResultBody, answer, fault, to_plain, toolbox
 from axon_zmq.client.tool_runner import MAX_TOOL_THREADS, ToolRunner, ToolThreads
 from axon_zmq.errors import AxonError, ConfigurationError, RunEndedError, UnavailableError
@@ -23,6 +23,7 @@ from axon_zmq.events import Complete, Event
 from axon_zmq.net import endpoints
 from axon_zmq.net.loop_socket import LoopSocket
 from axon_zmq.protocol import limits
+from axon_zmq.protocol.kinds import Mode
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY_BYTES: Final = 200

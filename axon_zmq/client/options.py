@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 if TYPE_CHECKING:
     from axon_zmq.client.tool_functions import ToolLike
-    from axon_zmq.protocol.values import Body, Value
+from axon_zmq.protocol.values import Body, Value
 
 Agent = str | Mapping[str, object]
 """The name of a registered agent, or an agent as data: `{"model": …, "instructions": …}`."""
 Prompt = str | Sequence[str | Mapping[str, object]]
 """Text, or a list of parts: text, and maps such as `{"kind": "image-url", "url": …}`."""
-Mode = Literal["run_sync", "run", "run_stream"]
-"""pydantic-ai's execution modes."""
 Priority = Literal["asap", "when_idle"]
 """When a steering message reaches the model: with its next request, or when the run would end otherwise."""
 

@@ -9,8 +9,9 @@ from typing import Any, Final, Self, TypeVar, Unpack
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from axon_zmq.client.async_client import AsyncClient, RunStream
-from axon_zmq.client.options import Agent, CallOptions, Mode, Priority, Prompt, RunOptions
+from axon_zmq.client.options import Agent, CallOptions, Priority, Prompt, RunOptions
 from axon_zmq.events import Complete, Event
+from axon_zmq.protocol.kinds import Mode
 
 T = TypeVar("T")
 USAGE: Final = "use it as `with Client() as client`"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from axon_zmq.conformance.peer import PATIENCE, BrokenRuleError, Peer
+from axon_zmq.conformance.peer import CLIENT_TIMEOUT_S, BrokenRuleError, Peer
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.msgpack import pack
 
@@ -15,7 +15,7 @@ COMPLETE: Final = frozenset(("complete",))
 ERROR: Final = frozenset(("error",))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One script.
 
@@ -256,11 +256,11 @@ def _credit(peer: Peer) -> None:
     peer.chunks(1, 1)
     for seq in _CALLS:
         peer.send("tool_call", **peer.call(seq, f"{seq}"))
-        while (heard := peer.hear(time.monotonic() + PATIENCE)) is None or heard[0] != "tool_result":
+        while (heard := peer.hear(time.monotonic() + CLIENT_TIMEOUT_S)) is None or heard[0] != "tool_result":
             peer.expect_credit(heard)
     for seq in _AFTER_CALLS:
         while seq > peer.credit:
-            peer.expect_credit(peer.hear(time.monotonic() + PATIENCE))
+            peer.expect_credit(peer.hear(time.monotonic() + CLIENT_TIMEOUT_S))
         peer.chunks(seq, seq)
     peer.complete(_AFTER_CALLS.stop)
 
@@ -275,36 +275,56 @@ def _unreadable(peer: Peer) -> None:
 
 
 CASES: Final = (
-    Case("plain", "a stream, and its end", _plain, range(1, 4)),
-    Case("repeated", "messages that come twice", _repeated, range(1, 4)),
-    Case("gap", "messages that are missing", _gap, range(1, 6)),
-    Case("gap-before-end", "an end behind a gap", _gap_before_the_end, range(1, 4)),
-    Case("no-longer-kept", "what is missing is gone: never a silent hole", _no_longer_kept, None, ERROR),
-    Case("stale", "stale frames in front", _stale, range(1, 4)),
-    Case("unknown", "kinds, chunk types and keys that nobody knows", _unknown, range(3, 4)),
-    Case("foreign", "ids that nobody asked with", _foreign, range(1, 4)),
-    Case("twice", "a second end, and what comes after the first", _twice, range(1, 4)),
-    Case("refused", "`refused` ends nothing", _refused, range(1, 4)),
-    Case("new-error", "an error type that nobody knows", _new_error, range(1, 2), ERROR),
-    Case("by-the-broker", "an error without seq", _by_the_broker, range(1, 3), ERROR),
-    Case("slow", "a run that takes its time", _slow, range(1, 4)),
-    Case("silence", "a broker that says nothing", _silence, range(1, 4)),
-    Case("new-boot", "a new broker on the same connection", _new_boot, range(1, 4)),
-    Case("miscounted-once", "a count that differs once", _miscounted_once, range(1, 4)),
-    Case("miscounted-twice", "a count that differs twice", _miscounted_twice, range(1, 4)),
-    Case("restart", "a broker that dies and comes back", _restart, range(1, 5)),
-    Case("may-have-run", "a broker that knows nothing of it", _may_have_run, range(0), ERROR),
-    Case("tool", "tool calls and their answers", _tool, range(0), calls=("one", "two")),
-    Case("tool-replayed", "tool calls over a restart", _tool_replayed, range(0), calls=("arrived", "lost", "unheard")),
-    Case("tool-cancelled", "an answer that is not wanted", _tool_cancelled, range(0), calls=("one",)),
-    Case("late-result", "an answer that came too late", _late_result, range(0), calls=("one",)),
+    Case(name="plain", about="a stream, and its end", script=_plain, words=range(1, 4)),
+    Case(name="repeated", about="messages that come twice", script=_repeated, words=range(1, 4)),
+    Case(name="gap", about="messages that are missing", script=_gap, words=range(1, 6)),
+    Case(name="gap-before-end", about="an end behind a gap", script=_gap_before_the_end, words=range(1, 4)),
     Case(
-        "credit",
-        "tool calls among chunks that need credit",
-        _credit,
-        (1, *_AFTER_CALLS),
+        name="no-longer-kept",
+        about="what is missing is gone: never a silent hole",
+        script=_no_longer_kept,
+        words=None,
+        ends=ERROR,
+    ),
+    Case(name="stale", about="stale frames in front", script=_stale, words=range(1, 4)),
+    Case(name="unknown", about="kinds, chunk types and keys that nobody knows", script=_unknown, words=range(3, 4)),
+    Case(name="foreign", about="ids that nobody asked with", script=_foreign, words=range(1, 4)),
+    Case(name="twice", about="a second end, and what comes after the first", script=_twice, words=range(1, 4)),
+    Case(name="refused", about="`refused` ends nothing", script=_refused, words=range(1, 4)),
+    Case(name="new-error", about="an error type that nobody knows", script=_new_error, words=range(1, 2), ends=ERROR),
+    Case(name="by-the-broker", about="an error without seq", script=_by_the_broker, words=range(1, 3), ends=ERROR),
+    Case(name="slow", about="a run that takes its time", script=_slow, words=range(1, 4)),
+    Case(name="silence", about="a broker that says nothing", script=_silence, words=range(1, 4)),
+    Case(name="new-boot", about="a new broker on the same connection", script=_new_boot, words=range(1, 4)),
+    Case(name="miscounted-once", about="a count that differs once", script=_miscounted_once, words=range(1, 4)),
+    Case(name="miscounted-twice", about="a count that differs twice", script=_miscounted_twice, words=range(1, 4)),
+    Case(name="restart", about="a broker that dies and comes back", script=_restart, words=range(1, 5)),
+    Case(
+        name="may-have-run", about="a broker that knows nothing of it", script=_may_have_run, words=range(0), ends=ERROR
+    ),
+    Case(name="tool", about="tool calls and their answers", script=_tool, words=range(0), calls=("one", "two")),
+    Case(
+        name="tool-replayed",
+        about="tool calls over a restart",
+        script=_tool_replayed,
+        words=range(0),
+        calls=("arrived", "lost", "unheard"),
+    ),
+    Case(
+        name="tool-cancelled",
+        about="an answer that is not wanted",
+        script=_tool_cancelled,
+        words=range(0),
+        calls=("one",),
+    ),
+    Case(name="late-result", about="an answer that came too late", script=_late_result, words=range(0), calls=("one",)),
+    Case(
+        name="credit",
+        about="tool calls among chunks that need credit",
+        script=_credit,
+        words=(1, *_AFTER_CALLS),
         calls=tuple(map(str, _CALLS)),
     ),
-    Case("unreadable", "a body that is no msgpack", _unreadable, None, ERROR),
+    Case(name="unreadable", about="a body that is no msgpack", script=_unreadable, words=None, ends=ERROR),
 )
 """All of them, in the order in which `cases` names them."""

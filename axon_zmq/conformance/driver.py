@@ -11,8 +11,8 @@ from axon_zmq.events import Chunk
 
 CREDIT: Final = 16
 """Messages that may be on their way."""
-LONGEST: Final = 60_000
-"""Milliseconds that one case may take."""
+CASE_TIMEOUT_MS: Final = 60_000
+"""Milliseconds after which one case has failed."""
 
 
 def drive(endpoint: str) -> None:
@@ -33,7 +33,7 @@ def _seen(client: Client, name: str) -> dict[str, Any]:
 
     end = "complete"
     try:
-        events = client.stream(AGENT, name, tools=[note], timeout_ms=LONGEST, credit=CREDIT)
+        events = client.stream(AGENT, name, tools=[note], timeout_ms=CASE_TIMEOUT_MS, credit=CREDIT)
         text.extend(event.data for event in events if isinstance(event, Chunk) and event.type == "text")
     except AxonError:
         end = "error"

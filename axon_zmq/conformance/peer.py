@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -16,12 +16,12 @@ from axon_zmq.protocol.frames import parse, printable
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 
-PATIENCE: Final = 8.0
-"""Seconds within which a client does what it must; it asks after 5 s of silence."""
-CALM: Final = 1.5
-"""Seconds in which a client that has nothing to do does nothing."""
-ALIVE: Final = 2.0
-"""Seconds between two `alive`."""
+CLIENT_TIMEOUT_S: Final = 8.0
+"""Seconds in which a client must send the expected message; it sends a `ping` after 5 s of silence."""
+QUIET_TIME_S: Final = 1.5
+"""Seconds in which an idle client must send nothing."""
+ALIVE_INTERVAL_S: Final = 2.0
+"""Seconds between two `alive` messages."""
 
 Heard = tuple[str, bytes, dict[str, Any], dict[str, Any]]
 """kind, id, header, body"""
@@ -48,7 +48,7 @@ class Peer:
         self.client = self.id = b""
         """Who asked, and the run that is played."""
         self.credit: float = math.inf
-        """Up to which `seq` its chunks may go; any, where the run came without."""
+        """Highest `seq` that may be sent; unbounded if the run asked for no credit."""
         self.is_silent = False
         """Nothing is said unasked, and a `ping` is answered only by the script."""
         self._alive_at = 0.0
@@ -86,13 +86,13 @@ class Peer:
         self.client, self.id = client, id
         self.credit = header.get("credit", math.inf)
         self.is_silent = False
-        self._alive_at = time.monotonic() + ALIVE
+        self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
-    def send(self, kind: str, **body: Any) -> None:
+    def send(self, kind: str, **body: object) -> None:
         """Send a message of the run's."""
         self.send_of(self.id, kind, **body)
 
-    def send_of(self, id: bytes, kind: str, **body: Any) -> None:
+    def send_of(self, id: bytes, kind: str, **body: object) -> None:
         """Send a message of another id's."""
         self.send_frames(kind.encode(), id, pack(body))
 
@@ -109,12 +109,14 @@ class Peer:
         """The run's end."""
         self.send("complete", seq=seq, result="done", usage={}, messages=[], finish_reason="stop", model="scripted")
 
-    def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: Any) -> None:
-        """The run's end as an error; `seq` and `details` where they matter."""
+    def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: object) -> None:
+        """End the run with an error; `more` may hold `seq` and `details`."""
         body = {"status": "error", "error_type": error_type, "message": message, "details": {}, "retryable": retryable}
         self.send("error", **{**body, **more})
 
-    def resumed(self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[dict[str, Any]] = ()) -> None:
+    def resumed(
+        self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[Mapping[str, object]] = ()
+    ) -> None:
         """The first answer to a `resume`."""
         self.send("resumed", **{"from": start, "gap": gap, "open_calls": list(open_calls), "last": last})
 
@@ -125,7 +127,7 @@ class Peer:
     def alive(self, open_requests: int = 1) -> None:
         """Say that the broker is there, and how many requests it knows of."""
         self.send_of(b"", "alive", boot=self.boot, open=open_requests)
-        self._alive_at = time.monotonic() + ALIVE
+        self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
     def restart(self, *, away: float = 0.3) -> None:
         """The broker dies, and another one listens in its place a little later."""
@@ -139,12 +141,12 @@ class Peer:
         """From now on this is another broker, on the same connection."""
         self.boot = secrets.token_hex(8)
 
-    def expect(self, kind: str, rule: str, *, seconds: float = PATIENCE) -> Heard:
+    def expect(self, kind: str, rule: str, *, seconds: float = CLIENT_TIMEOUT_S) -> Heard:
         """The client's next message.
 
         Args:
             kind: What it must be.
-            rule: What is broken where it is another, or none.
+            rule: The rule that another message, or none, breaks.
             seconds: How long it may take.
 
         Raises:
@@ -181,7 +183,7 @@ class Peer:
             raise BrokenRuleError(f"{rule}: resume from {heard[2].get('from', 1)}, not from {start}")
         return heard
 
-    def expect_nothing(self, rule: str, seconds: float = CALM) -> None:
+    def expect_nothing(self, rule: str, seconds: float = QUIET_TIME_S) -> None:
         """The client has nothing to say.
 
         Raises:
@@ -192,7 +194,7 @@ class Peer:
             raise BrokenRuleError(f"{rule}: {heard[0]} came")
 
     def hear(self, give_up: float) -> Heard | None:
-        """The client's next message but `ping`, which is answered; None where none came in time."""
+        """The client's next message other than `ping`, which is answered; None if none arrives in time."""
         while time.monotonic() < give_up:
             now = time.monotonic()
             if not self.is_silent and self.id and now >= self._alive_at:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ LIST: Final = "cases"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a client did in one case; `broken` is empty where it kept the rules."""
+    """How a client did in one case; `broken` is empty if it kept the rules."""
 
     case: Case
     broken: str
@@ -38,19 +38,20 @@ class Server:
         host: A loopback address.
         port: 0: any that is free.
         cases: What is played.
-        say: Told of each verdict as soon as it is there.
+        on_verdict: Called with each verdict as soon as it is known.
     """
 
     def __init__(
         self,
+        *,
         host: str = "127.0.0.1",
         port: int = 0,
         cases: Sequence[Case] = CASES,
-        say: Callable[[Verdict], None] = lambda _: None,
+        on_verdict: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         self._peer = Peer(host, port)
         self._cases = {case.name: case for case in cases}
-        self._say = say
+        self._on_verdict = on_verdict
         self._broken: dict[str, str] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._unreadable = ""
@@ -108,7 +109,7 @@ class Server:
                 error = {"error_type": "invalid_request", "message": f"this is a scripted broker: send {what}"}
                 self._peer.send_of(id, "error", status="error", details={}, retryable=False, **error)
 
-    def _answer(self, id: bytes, result: Any) -> None:
+    def _answer(self, id: bytes, result: object) -> None:
         self._peer.send_of(
             id, "complete", seq=1, result=result, usage={}, messages=[], finish_reason=None, model="", run_id=""
         )
@@ -134,10 +135,10 @@ class Server:
 
     def _conclude(self, verdict: Verdict) -> None:
         self._verdicts[verdict.case.name] = verdict
-        self._say(verdict)
+        self._on_verdict(verdict)
 
 
-def _difference(case: Case, seen: dict[str, Any]) -> str:
+def _difference(case: Case, seen: Mapping[str, Any]) -> str:
     """What the application saw and should not have, or the other way round."""
     text = None if case.words is None else "".join(f"{number} " for number in case.words)
     if text is not None and seen.get("text") != text:

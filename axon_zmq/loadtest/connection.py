@@ -16,9 +16,9 @@ from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message
 LINGER_MS = 500
 """How long the last `cancel`s may take to leave."""
 STALLED_HWM = 10
-"""Messages that ZeroMQ itself takes in for who leaves its socket unread: the next ones wait in the daemon."""
-FILES = 4
-"""File descriptors of a connection and its monitor."""
+"""Receive high-water mark of a reader that leaves its socket unread: further messages wait in the daemon."""
+FILES_PER_CONNECTION = 4
+"""File descriptors of one connection and its monitor."""
 OTHER_FILES = 64
 """What the rest of the process may have open; libzmq ends a process that has too few."""
 
@@ -30,7 +30,7 @@ def allow(connections: int) -> None:
         ConfigurationError: It may not.
     """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections * FILES + OTHER_FILES
+    needed = connections * FILES_PER_CONNECTION + OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{connections} connections take {needed} file descriptors, of which this process may have {hard}: "
@@ -79,7 +79,7 @@ class Connection:
         """Readable at the latest when `has_news` becomes true; what makes it so again is `has_news` itself."""
 
     def drop(self) -> None:
-        """Lose the connection with all that is under way on it, connect anew, and resume what is open."""
+        """Drop the connection with all messages in flight, connect again, and resume the open runs."""
         self._close(0)
         self._connect()
         self._resume(time.monotonic())

@@ -1,7 +1,7 @@
 """Sends requests by schedule or some at a time, takes what comes, and checks it.
 
 One thread: raw DEALERs, drained without waiting, each under the rules of `ClientCore`. What the rules
-mend (a gap, a repeated message) is looked for here, so that a daemon that needs mending is noticed.
+repair (a gap, a repeated message) is counted here, so that a daemon that needs repair is noticed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
 from axon_zmq.protocol import kinds
 
-BATCH: Final = 64
-"""Messages taken from one connection, or requests sent, before the others have their turn."""
-BEAT: Final = 0.01
-"""Seconds between two looks at how late the driver is, where no schedule tells."""
-TICK: Final = 0.5
-"""Seconds between two looks at what is overdue."""
+ROUND_MESSAGES: Final = 64
+"""Messages that are received from one connection, or requests that are sent, before the others get their turn."""
+LAG_CHECK_INTERVAL_S: Final = 0.01
+"""Seconds between two measurements of how late the driver is, when no schedule shows it."""
+TICK_INTERVAL_S: Final = 0.5
+"""Seconds between two checks for overdue runs and lost connections."""
 _TERMINAL: Final = (kinds.COMPLETE, kinds.ERROR)
 
 
@@ -39,21 +39,21 @@ class Driver:
 
     Args:
         plan: What is sent.
-        say: Told twice a second of how it goes.
+        on_progress: Called twice a second.
 
     Raises:
         ConfigurationError: It needs more file descriptors than it may have.
     """
 
-    def __init__(self, plan: Plan, say: Callable[[Driver], None] = lambda _: None) -> None:
+    def __init__(self, plan: Plan, on_progress: Callable[[Driver], None] = lambda _: None) -> None:
         self.plan = plan
         self.sent = 0
         self.stopped = False
-        self._say = say
+        self._on_progress = on_progress
         self._kinds = plan.kinds()
         pools = {kind.stalls for kind in self._kinds}
         allow(len(pools) * plan.clients)
-        self.tally = Tally({kind.name: Figures() for kind in self._kinds})
+        self.tally = Tally(kinds={kind.name: Figures() for kind in self._kinds})
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         self._pools = {
@@ -154,7 +154,7 @@ class Driver:
         if self.plan.rate is None:
             self._fill_places()
             return
-        for _ in range(BATCH):
+        for _ in range(ROUND_MESSAGES):
             if (due := self._due(self.plan.rate)) > self._now or not self._sends():
                 return
             self._begin(due)
@@ -163,7 +163,7 @@ class Driver:
     def _fill_places(self) -> None:
         while self._next_beat <= self._now:
             self._note_lag(self._next_beat)
-            self._next_beat += BEAT
+            self._next_beat += LAG_CHECK_INTERVAL_S
         while len(self._runs) < self.plan.streams and self._sends():
             self._begin(time.monotonic())
 
@@ -182,11 +182,13 @@ class Driver:
         pool = self._pools[kind.stalls]
         connection = pool[turn % len(pool)]
         options: RunOptions = {**kind.options, "timeout_ms": int(self.plan.timeout * 1000)}
-        request = connection.core.run(kind.mode, kind.agent, kind.prompt, options, time.monotonic())
+        client_run = connection.core.run(kind.mode, kind.agent, kind.prompt, options, time.monotonic())
         connection.flush()
         self.sent += 1
         figures = self.tally.kinds[kind.name] if self._in_window(due) else None
-        self._runs[request.id] = Run(kind, connection, request, due, figures)
+        self._runs[client_run.id] = Run(
+            kind=kind, connection=connection, client_run=client_run, due=due, figures=figures
+        )
         if figures is not None:
             figures.requests += 1
         self.tally.second(self.elapsed).requests += 1
@@ -194,7 +196,7 @@ class Driver:
     # --- what comes --------------------------------------------------------------------------------
 
     def _drain(self, connection: Connection) -> None:
-        for _ in range(BATCH):
+        for _ in range(ROUND_MESSAGES):
             if not connection.is_read() or (frames := connection.receive()) is None:
                 break
             self._hear(connection, frames, time.monotonic())
@@ -202,18 +204,18 @@ class Driver:
 
     def _hear(self, connection: Connection, frames: list[bytes], now: float) -> None:
         core = connection.core
-        request = core.receive(frames, now)
+        client_run = core.receive(frames, now)
         kind, id = frames[-3:-1] if len(frames) > 2 else (b"", b"")
-        if request is None and kind in _TERMINAL and id in self._ended:
+        if client_run is None and kind in _TERMINAL and id in self._ended:
             self._broken("a second end")
         elif (run := self._runs.get(id)) is not None:
             self.tally.second(now - self._start).messages += 1
             if self._in_window(now):
                 self.tally.kinds[run.kind.name].messages_within += 1
-            if request is None:
-                run.gap |= run.request.highest_seq > run.request.last_seq
+            if client_run is None:
+                run.gap |= run.client_run.highest_seq > run.client_run.last_seq
             else:
-                if request.ended and request.resumed_at < self._start:  # else its end may rightly come again
+                if client_run.ended and client_run.resumed_at < self._start:  # else its end may rightly come again
                     self._ended.add(id)
                 self._news(run, now)
         while core.tool_events:
@@ -223,8 +225,8 @@ class Driver:
 
     def _news(self, run: Run, now: float) -> None:
         if not run.kind.reads_slowly:
-            while run.request.inbox:
-                self._take(run, run.request.inbox.popleft(), now)
+            while run.client_run.inbox:
+                self._take(run, run.client_run.inbox.popleft(), now)
             return
         run.connection.waiting += 1
         if not run.is_due:
@@ -235,15 +237,15 @@ class Driver:
         """Slow readers take a message each."""
         while self._takes and self._takes[0][0] <= self._now:
             _, _, run = heappop(self._takes)
-            item = run.request.inbox.popleft()
+            item = run.client_run.inbox.popleft()
             run.read_at = self._now + self.plan.read_ms / 1000
             run.connection.waiting -= 1
-            run.is_due = bool(run.request.inbox)
+            run.is_due = bool(run.client_run.inbox)
             if run.is_due:
                 heappush(self._takes, (run.read_at, next(self._order), run))
             self._take(run, item, self._now)
             if isinstance(item, Chunk):
-                run.connection.core.acknowledge(run.request, item)
+                run.connection.core.acknowledge(run.client_run, item)
                 run.connection.flush()
 
     def _take(self, run: Run, item: Item, now: float) -> None:
@@ -267,7 +269,7 @@ class Driver:
         return promise
 
     def _end(self, run: Run, now: float, fault: str | None) -> None:
-        del self._runs[run.request.id]
+        del self._runs[run.client_run.id]
         second = self.tally.second(now - self._start)
         second.complete += fault is None
         second.failed += fault is not None
@@ -290,18 +292,18 @@ class Driver:
     def _tick(self) -> None:
         if self._now < self._next_tick:
             return
-        self._next_tick = self._now + TICK
+        self._next_tick = self._now + TICK_INTERVAL_S
         for connection in self._connections:
             connection.look()
             is_behind = connection.is_behind()
-            for request in connection.core.tick(self._now):
-                if (run := self._runs.get(request.id)) is not None:
+            for client_run in connection.core.tick(self._now):
+                if (run := self._runs.get(client_run.id)) is not None:
                     run.is_unread = is_behind
                     self._news(run, self._now)
             connection.flush()
         if self.plan.drops:
             self._drop_due()
-        self._say(self)
+        self._on_progress(self)
 
     def _drop_due(self) -> None:
         """Each connection is dropped at its turn, while runs are open on it."""

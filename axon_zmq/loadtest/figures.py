@@ -8,28 +8,30 @@ from typing import Any, Final
 
 from hdrh.histogram import HdrHistogram
 
-LONGEST: Final = 3_600_000_000
-"""Microseconds: what takes longer counts as an hour."""
-DIGITS: Final = 3
-"""Significant digits that are kept of each time."""
+HISTOGRAM_MAX_US: Final = 3_600_000_000
+"""Upper end of each histogram, in microseconds: a longer time is recorded as one hour."""
+HISTOGRAM_DIGITS: Final = 3
+"""Significant digits that a histogram keeps of each time."""
 
 
 class Times:
     """An HDR histogram of times, in microseconds.
 
     Args:
-        encoded: As `encoded` gave it; empty where left out.
+        encoded: A histogram from `encoded`; empty for a new one.
     """
 
     def __init__(self, encoded: str = "") -> None:
-        self._histogram: Any = HdrHistogram.decode(encoded) if encoded else HdrHistogram(1, LONGEST, DIGITS)
+        self._histogram: Any = (
+            HdrHistogram.decode(encoded) if encoded else HdrHistogram(1, HISTOGRAM_MAX_US, HISTOGRAM_DIGITS)
+        )
 
     def __len__(self) -> int:
         return self._histogram.get_total_count()
 
     def record(self, seconds: float) -> None:
         """Take one more."""
-        self._histogram.record_value(min(max(1, int(seconds * 1_000_000)), LONGEST))
+        self._histogram.record_value(min(max(1, int(seconds * 1_000_000)), HISTOGRAM_MAX_US))
 
     def at(self, percentiles: list[float]) -> list[float]:
         """Milliseconds at each of the percentiles, which rise."""
@@ -41,7 +43,7 @@ class Times:
         return self._histogram.encode().decode("ascii")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Figures:
     """Of the requests of one kind."""
 
@@ -57,7 +59,7 @@ class Figures:
     chunk_gap: Times = field(default_factory=Times)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Second:
     """What happened in one second."""
 
@@ -67,7 +69,7 @@ class Second:
     messages: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Tally:
     """All that a load test counts; the figures leave the warm-up out."""
 

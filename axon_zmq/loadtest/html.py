@@ -1,4 +1,7 @@
-"""A report, or two beside each other, as one HTML file that needs no network."""
+"""A report, or two beside each other, as one HTML file that needs no network.
+
+It stays here, not in `axon_zmq.cli`: it renders data into a file and writes nothing to a terminal.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def write(
 
     Args:
         path: Of the file.
-        reports: By the name that each has in the plots; empty where there is only one.
+        reports: By the name in the plots; the name is empty if there is only one.
         grids: Tables.
         faults: Lines about what went wrong.
         notes: Lines besides.

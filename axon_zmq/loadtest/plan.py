@@ -46,7 +46,7 @@ def _no_options() -> RunOptions:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Requests of one sort; each sort has figures of its own."""
 
@@ -55,7 +55,7 @@ class Kind:
     agent: str | Mapping[str, Any]
     prompt: str
     answer: str | None
-    """What is right; None where only the agent knows."""
+    """The expected answer; None if only the agent knows it."""
     options: RunOptions = field(default_factory=_no_options)
     """Of each run."""
     reads_slowly: bool = False
@@ -66,7 +66,7 @@ class Kind:
         return self.reads_slowly and "credit" not in self.options
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A load test."""
 
@@ -125,7 +125,13 @@ class Plan:
 
     def _kind(self, name: str, mode: str, agent: str | Mapping[str, Any], prompt: str, answer: str) -> Kind:
         own = self.agent is not None or self.prompt is not None
-        return Kind(name, mode, self.agent or agent, self.prompt or prompt, None if own else answer)
+        return Kind(
+            name=name,
+            mode=mode,
+            agent=self.agent or agent,
+            prompt=self.prompt or prompt,
+            answer=None if own else answer,
+        )
 
 
 def check_target(endpoint: str, remote: bool) -> str:

@@ -16,8 +16,8 @@ from axon_zmq.loadtest.figures import Figures, Times
 
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 LATE_MS: Final = 10.0
-BUSY: Final = 0.9
-"""A driver that is later than this (p99), or works for more than this share of the time, measures itself too."""
+BUSY_SHARE: Final = 0.9
+"""A driver that is later than `LATE_MS` (p99), or busy for more than this share of the time, measures itself too."""
 TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
 """What is timed of each kind, and how it is called."""
 
@@ -75,7 +75,7 @@ class Lateness(BaseModel):
     @property
     def is_late(self) -> bool:
         """Whether the figures are the driver's as much as the daemon's."""
-        return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY
+        return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY_SHARE
 
 
 class Report(BaseModel):
@@ -117,7 +117,7 @@ class Report(BaseModel):
         return f"{self.scenario}, {self.pace}, {self.seconds:.1f} s on axon-zmq {self.daemon.get('version', '?')}"
 
 
-def report_of(driver: Driver, pong: Mapping[str, Any]) -> Report:
+def report_of(driver: Driver, pong: Mapping[str, object]) -> Report:
     """The report of a driver that has ended."""
     tally, plan = driver.tally, driver.plan
     moments = [
@@ -250,7 +250,7 @@ def _shown(number: float) -> str:
 
 
 def faults(report: Report) -> list[str]:
-    """Lines about what went wrong; none where all is good."""
+    """Lines about what went wrong; none if all is good."""
     lines = [
         f"FAILED {kind}: {fault}, {number:,} of {part.requests:,}"
         for kind, part in report.kinds.items()

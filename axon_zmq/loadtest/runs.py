@@ -16,13 +16,13 @@ UNREAD: Final = "not read in time"
 """What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """One request, and what came of it."""
 
     kind: Kind
     connection: Connection
-    request: core.Run
+    client_run: core.Run
     due: float
     """When it should have been sent."""
     figures: Figures | None
@@ -60,7 +60,7 @@ class Run:
 
 
 def broken_by(error: AxonError) -> str | None:
-    """Which promise was broken, where it was the client that gave a run up."""
+    """The broken promise, if the client gave the run up; otherwise None."""
     if error.details.get("by") != "client":
         return None
     return "no end" if error.error_type == "deadline_exceeded" else "an unreadable answer"

@@ -16,15 +16,17 @@ import zmq
 
 from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
 
-BATCH: Final = 256
-"""Messages taken in a round before the loop's other callbacks have their turn, and most that are gathered."""
-SOON: Final = 0.001
-"""Seconds that a message may wait for others, so that the peer is woken once for all of them; uvloop's clock
-tells no less."""
-LATELY: Final = 0.1
-"""Seconds for which it is remembered how late the loop was."""
-WEIGHT: Final = 0.3
-"""Of the last time in what is remembered: one hitch of the system's makes no late loop."""
+RECEIVE_BATCH: Final = 256
+"""Messages that are received in one round, before the other callbacks of the loop get their turn."""
+COALESCED_MESSAGES: Final = 256
+"""Messages that are gathered at most before they are sent together."""
+COALESCE_S: Final = 0.001
+"""Seconds that a message may wait for others, so that the peer wakes up once for all of them. The clock of uvloop
+has no finer resolution."""
+LATENESS_MEMORY_S: Final = 0.1
+"""Seconds after which a measured lateness of the loop no longer counts."""
+LATENESS_SMOOTHING: Final = 0.3
+"""Weight of the newest measurement in the moving average: a single delay of the system does not make a late loop."""
 
 
 class LoopSocket:
@@ -40,9 +42,9 @@ class LoopSocket:
         self._recv, self._send_frame = receiver(socket), sender(socket)
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
-        """What the peer does not take."""
+        """Messages for which the pipe to the peer has no room."""
         self._gathered: list[Sequence[bytes]] = []
-        """What goes together, `SOON` after the last that went so."""
+        """Messages that will be sent together, `COALESCE_S` after the previous batch."""
         self._went_at = 0.0
         self._late, self._late_at = 0.0, 0.0
         self._room = asyncio.Event()
@@ -66,19 +68,20 @@ class LoopSocket:
             self._look()
 
     def send_soon(self, frames: Sequence[bytes]) -> None:
-        """Send now where nothing went so lately, else within `SOON` and together with what comes meanwhile."""
+        """Send now, or, if such a message was sent just before, within `COALESCE_S` together with others."""
         if self._gathered:
             self._gathered.append(frames)
-            if len(self._gathered) >= BATCH:  # who never lets the loop go on is to notice that the peer is slow
+            # A sender that never yields to the loop must still notice that the peer is slow.
+            if len(self._gathered) >= COALESCED_MESSAGES:
                 self._send_gathered()
             return
         now = self._loop.time()
-        if now - self._went_at >= SOON:
+        if now - self._went_at >= COALESCE_S:
             self._went_at = now
             self.send(frames)
         else:
             self._gathered.append(frames)
-            self.call_at(self._went_at + SOON, self._send_gathered)
+            self.call_at(self._went_at + COALESCE_S, self._send_gathered)
 
     def call_at(self, due: float, function: Callable[[], None]) -> None:
         """Call a function at that time of the loop's, and learn how late the loop is."""
@@ -86,12 +89,12 @@ class LoopSocket:
 
     def _called(self, due: float, function: Callable[[], None]) -> None:
         before, self._late_at = self.late(), self._loop.time()
-        self._late = before + (self._late_at - due - before) * WEIGHT
+        self._late = before + (self._late_at - due - before) * LATENESS_SMOOTHING
         function()
 
     def late(self) -> float:
-        """Seconds that the loop is late lately, smoothed; 0.0 where nothing was due."""
-        return self._late if self._loop.time() - self._late_at < LATELY else 0.0
+        """Recent lateness of the loop in seconds, smoothed; 0.0 if no timer was due recently."""
+        return self._late if self._loop.time() - self._late_at < LATENESS_MEMORY_S else 0.0
 
     def _send_gathered(self) -> None:
         if self._gathered and not self._closed:
@@ -143,7 +146,7 @@ class LoopSocket:
             return
         try:
             self._flush()
-            for _ in range(BATCH):
+            for _ in range(RECEIVE_BATCH):
                 self._received(recv_message(self._recv))
                 if self._closed:
                     return

@@ -19,9 +19,9 @@ EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 
 Send = Callable[..., Any]
-"""`data, flags`; raises `zmq.Again` where there is no room."""
+"""`data, flags`; raises `zmq.Again` if there is no room."""
 Recv = Callable[..., Any]
-"""`flags`; a frame's bytes, or a `zmq.Frame` with `copy=False`. Raises `zmq.Again` where nothing has come."""
+"""`flags`; a frame's bytes, or a `zmq.Frame` with `copy=False`. Raises `zmq.Again` if no message has arrived."""
 
 
 def sender(socket: zmq.Socket[bytes]) -> Send:

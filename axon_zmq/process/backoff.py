@@ -7,22 +7,24 @@ It imports nothing of the package, as `lifeline`: what is wrong may be there.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-WINDOW = 60.0
-"""Seconds within which starts count; those that were spent waiting are not among them."""
-FREE = 2
-"""Starts within the window that need not wait: the first, and one after a crash."""
-LONGEST = 30.0
-"""Seconds of the longest wait."""
-KEPT = 20
-"""Starts that are remembered; the wait is the longest one by then."""
+log = logging.getLogger("axon_zmq.backoff")
+
+WINDOW_S = 60.0
+"""Seconds within which earlier starts count. Time that was spent waiting is not part of them."""
+FREE_STARTS = 2
+"""Starts within the window that do not wait: the first one, and one after a crash."""
+LONGEST_PAUSE_S = 30.0
+"""Upper bound of the wait, in seconds."""
+KEPT_STARTS = 20
+"""Starts that are remembered. With this many, the wait has long reached its upper bound."""
 
 
 def pause(run_dir: Path, name: str) -> float:
@@ -49,8 +51,8 @@ def pause(run_dir: Path, name: str) -> float:
             raise SystemExit(0)
 
         before = signal.signal(signal.SIGTERM, leave)
-        said = f"{name} was started {count} times within {WINDOW:.0f} s and ended without being asked to"
-        print(f"{said}: waits {seconds:.0f} s", file=sys.stderr, flush=True)
+        said = f"{name} was started {count} times within {WINDOW_S:.0f} s and ended without being asked to"
+        log.error("%s: waits %.0f s", said, seconds)
         time.sleep(seconds)
         signal.signal(signal.SIGTERM, before)
     return seconds
@@ -58,7 +60,7 @@ def pause(run_dir: Path, name: str) -> float:
 
 def delay(starts: int) -> float:
     """Seconds to wait before the last of so many starts within the window: 0, 0, 1, 2, 4 … 30."""
-    return min(LONGEST, 2.0 ** (starts - FREE - 1)) if starts > FREE else 0.0
+    return min(LONGEST_PAUSE_S, 2.0 ** (starts - FREE_STARTS - 1)) if starts > FREE_STARTS else 0.0
 
 
 def ended_in_order(run_dir: Path, name: str) -> None:
@@ -78,7 +80,11 @@ def _starts(file: Path) -> list[float]:
         supervisor, *starts = map(float, file.read_text().split())
     except (OSError, ValueError):
         return []
-    return [start for start in starts if now - WINDOW < start <= now + LONGEST] if supervisor == os.getppid() else []
+    return (
+        [start for start in starts if now - WINDOW_S < start <= now + LONGEST_PAUSE_S]
+        if supervisor == os.getppid()
+        else []
+    )
 
 
 def _note(file: Path, starts: list[float]) -> None:
@@ -86,4 +92,4 @@ def _note(file: Path, starts: list[float]) -> None:
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as opened:
-            opened.writelines(f"{each}\n" for each in (os.getppid(), *starts[-KEPT:]))
+            opened.writelines(f"{each}\n" for each in (os.getppid(), *starts[-KEPT_STARTS:]))

@@ -11,7 +11,7 @@ from axon_zmq.errors import ConfigurationError
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """The loop that `AXON_LOOP` asks for: `asyncio`, `uvloop`, or `auto`, which is uvloop's where that is installed.
+    """The loop that `AXON_LOOP` asks for: `asyncio`, `uvloop`, or `auto`: uvloop if it is installed.
 
     Raises:
         ConfigurationError: It is not installed.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # importing these takes as long as all the rest
 _PR_SET_PDEATHSIG = 1
 _CANNOT_START = 127
 """Exit code of a command that cannot be started, as a shell's."""
-POLL = 1.0
-"""Seconds between two looks at the parent, where the kernel does not tell."""
+PARENT_POLL_INTERVAL_S = 1.0
+"""Seconds between two checks of the parent, on systems whose kernel does not report its death."""
 
 
 def hold(always: bool = False, parent: int | None = None) -> None:
@@ -35,7 +35,7 @@ def hold(always: bool = False, parent: int | None = None) -> None:
     Args:
         always: Whoever the parent is. Otherwise only under supervisord, which tells its children so:
             a worker that somebody started by hand with `nohup` shall stay.
-        parent: Its pid, where whoever started this process said so; it may be gone by now.
+        parent: Its pid, if the parent passed it on; the parent may have ended by now.
     """
     if not always and "SUPERVISOR_ENABLED" not in os.environ:
         return
@@ -49,14 +49,14 @@ def hold(always: bool = False, parent: int | None = None) -> None:
 
 
 def read_nothing() -> None:
-    """Give this process nothing to read, under supervisord: who reads its pipe, which stays open, waits for ever."""
+    """Replace stdin by /dev/null under supervisord: a read of its pipe, which stays open, would block for ever."""
     if "SUPERVISOR_ENABLED" in os.environ:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(POLL)
+        time.sleep(PARENT_POLL_INTERVAL_S)
     os._exit(1)
 
 
@@ -85,7 +85,8 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
     try:
         os.execvp(command[0], [*command])  # noqa: S606
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")  # importing logging would take as long as all the rest
+        sys.stderr.flush()
         os._exit(_CANNOT_START)
 
 
@@ -102,7 +103,7 @@ def _bury(leader: int, parent: int) -> NoReturn:
         end.poll()
     except (AttributeError, OSError):
         while _lives(leader) and _lives(parent):
-            time.sleep(POLL)
+            time.sleep(PARENT_POLL_INTERVAL_S)
     os.killpg(leader, signal.SIGKILL)
     os._exit(0)
 

@@ -9,7 +9,7 @@ from typing import IO
 
 from axon_zmq.errors import ConfigurationError
 
-LOCK = "broker.lock"
+BROKER_LOCK_FILE = "broker.lock"
 
 
 def hold_lock(path: Path) -> IO[str]:
@@ -37,10 +37,10 @@ def hold_lock(path: Path) -> IO[str]:
 def lock_holder(run_dir: Path) -> str | None:
     """The pid of the broker that holds the run directory, or None."""
     try:
-        with (run_dir / LOCK).open() as file:
+        with (run_dir / BROKER_LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return (run_dir / LOCK).read_text() or "?"
+        return (run_dir / BROKER_LOCK_FILE).read_text() or "?"
     return None

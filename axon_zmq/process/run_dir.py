@@ -8,11 +8,11 @@ from pathlib import Path
 
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.endpoints import check_ipc
-from axon_zmq.process.locks import LOCK
+from axon_zmq.process.locks import BROKER_LOCK_FILE
 
 HANDOVER = "handover"
 """The folder of those files, in the run directory."""
-_OUR_FILES = frozenset((".gitignore", "supervisord.log", LOCK))
+_OUR_FILES = frozenset((".gitignore", "supervisord.log", BROKER_LOCK_FILE))
 
 
 def backend_endpoint(run_dir: Path) -> str:

@@ -132,7 +132,7 @@ class Lease(Message):
         return pack({"deadline": self.deadline, "attempt": self.attempt, "digest": self.digest})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Body):
     """A run whose messages a worker keeps."""
 
@@ -164,7 +164,7 @@ class Program(Body):
     """Process id; 0 if there is no process."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModeStatus(Body):
     """One mode, in `status`."""
 
@@ -180,7 +180,7 @@ class ModeStatus(Body):
     """Why, in sentences."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus(Body):
     """One worker, in `status`."""
 
@@ -209,7 +209,7 @@ class WorkerStatus(Body):
 # --- from a worker to the broker -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Message):
     """Sent once connected, and after each reconnect, when every message of an earlier broker has been read."""
 
@@ -369,7 +369,7 @@ class There(Message):
     kind: ClassVar[bytes] = kinds.THERE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Message):
     """The answer to `status`."""
 

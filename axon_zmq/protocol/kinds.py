@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, get_args
 
-MODES: Final = ("run_sync", "run", "run_stream")
+Mode = Literal["run_sync", "run", "run_stream"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 """pydantic-ai's execution modes; each has a pool of workers."""
 
 # --- from a client -----------------------------------------------------------------------------------

@@ -44,8 +44,6 @@ DEAD_HOST = 10.0
 """How long the other host may leave what was sent to it unanswered until the connection is cut: a host that dies and a
 cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. Over most short cuts, nothing is noticed.
 Who is there but reads nothing still answers, and is not cut; an idle connection is found by keepalive within 30 s."""
-DRAIN_TIME = 60.0
-"""How long a worker that was told to stop finishes what it has. supervisord's `stopwaitsecs` is above it."""
 
 WAITING_BYTES = 64 * KIB
 """What waits in a worker for a client's credit before the model is no longer read; the contract's number."""
@@ -62,7 +60,7 @@ MAX_NESTING = 64
 """Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerLimits:
     """The bounds that an operator may set (`AXON_` and the name in capitals)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NotRequired, TypedDict, cast
 
 import zmq
 
@@ -13,11 +13,49 @@ from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 
-PATIENCE: Final = 2.0
-"""Seconds within which a broker that is there answers."""
+STATUS_TIMEOUT_S: Final = 2.0
+"""Seconds to wait for the answer of the broker; a running broker answers within milliseconds."""
 
 
-def status(run_dir: Path, seconds: float = PATIENCE) -> dict[str, Any]:
+class PoolStatus(TypedDict):
+    """One mode: its workers and the runs that wait for them."""
+
+    workers: int
+    free: int
+    queued: int
+    degraded: bool
+    reasons: list[str]
+
+
+class WorkerStatus(TypedDict):
+    """One registered worker."""
+
+    name: str
+    identity: str
+    mode: str
+    pid: int
+    state: str
+    broken: NotRequired[list[str] | None]
+    """Agents that it could not load. An old broker leaves it out; None if the worker is too old to say."""
+    slots: int
+    busy: int
+    silent_ms: int
+    crashes: int
+    """Within the last minute."""
+
+
+class BrokerStatus(TypedDict):
+    """The answer to `status`, as docs/backend.md defines it."""
+
+    boot: str
+    settling: bool
+    draining: bool
+    modes: dict[str, PoolStatus]
+    workers: list[WorkerStatus]
+    quarantined: int
+
+
+def status(run_dir: Path, seconds: float = STATUS_TIMEOUT_S) -> BrokerStatus:
     """The broker's own view: `modes` and `workers`, as `docs/backend.md` has them.
 
     Args:
@@ -39,6 +77,6 @@ def status(run_dir: Path, seconds: float = PATIENCE) -> dict[str, Any]:
             raise UnavailableError(
                 "unreachable", f"no broker answers in {where!r} within {seconds:g} s", retryable=True
             )
-        return unpack(dealer.recv_multipart()[-1], "status")
+        return cast("BrokerStatus", unpack(dealer.recv_multipart()[-1], "status"))
     finally:
         context.destroy(linger=0)

@@ -1,8 +1,8 @@
-"""The supervisord configuration: one `[program]` for the broker and one for each worker slot, and an event listener.
+"""The supervisord configuration: one `[program]` for the broker, one for each worker, and an event listener.
 
-One section a slot, not `numprocs`: a slot can be added or restarted without touching the others. Programs that are
-added to a running daemon lie in a file of their own, which this one includes. The broker starts first and stops
-last. Nothing in it is an expansion that can be unset.
+Each worker has its own section instead of `numprocs`: it can be added or restarted without touching the others.
+Programs that are added to a running daemon are in a file of their own, which this one includes. The broker starts
+first and stops last. No expansion in the file can be unset.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from axon_zmq.protocol.kinds import MODES
 from axon_zmq.settings import Settings
 
 HERE: Final = "%(here)s"
 """supervisord's own name for the directory of the configuration file; always set."""
 LEAVE_SECONDS: Final = 15
-"""Over `AXON_DRAIN_SECONDS`: what a worker may take to end what is left, to hand over and to go."""
+"""Seconds beyond `AXON_DRAIN_SECONDS` in which a worker ends the remaining runs, hands over ended runs and exits."""
 BROKER_STOP_SECONDS: Final = 10
-"""A stopping broker hands over what waits in its outboxes, for a second at most."""
-MORE: Final = "more.conf"
-"""In the run directory: the slots that were added since the start, and none of the settings know of."""
+"""Seconds in which a stopping broker must exit. It empties its send queues for a second at most."""
+ADDED_PROGRAMS_FILE: Final = "more.conf"
+"""Name of a file in the run directory: the programs that `scale` or `roll` added since the start."""
 LISTENER: Final = "events"
 """The event listener's name in `supervisorctl status`."""
 START_SECONDS: Final = 2
 """A process that lives this long has started; an import error shows within it."""
 LISTENER_START_SECONDS: Final = 1
-"""As long supervisord keeps its events to itself; what was meanwhile is in the picture that the listener asks for."""
-RETRIES: Final = 10
+"""Seconds in which supervisord sends no events yet; the listener asks for all states when it starts."""
+START_RETRIES: Final = 10
 """Starts in a row, each a second later than the one before, until a program is FATAL."""
-_BAKED: Final = (
+_WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",
     "model",
@@ -40,11 +41,9 @@ _BAKED: Final = (
     "log_level",
     "run_loggers",
     "drain_seconds",
-    "run_sync_slots",
-    "run_slots",
-    "run_stream_slots",
+    *(f"{mode}_slots" for mode in MODES),
 )
-"""Settings that workers read from their environment."""
+"""Settings that a worker reads from its environment."""
 
 
 def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
@@ -81,7 +80,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         f"serverurl=unix://{place}/supervisor.sock",
         "",
         "[include]",
-        f"files={_matching(settings.run_dir / MORE)}",
+        f"files={_matching(settings.run_dir / ADDED_PROGRAMS_FILE)}",
         "",
         f"[eventlistener:{LISTENER}]",
         f"command={_command(python, ['-m', 'axon_zmq.supervise.listener', f'--run-dir={run_dir}'])}",
@@ -91,7 +90,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         "priority=5",
         "autorestart=true",
         f"startsecs={LISTENER_START_SECONDS}",
-        f"startretries={RETRIES}",
+        f"startretries={START_RETRIES}",
         "stopwaitsecs=2",
         "stdout_logfile=NONE",
         *_log_file("stderr", place, LISTENER),
@@ -105,7 +104,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
             f"priority={priority}",
             "autorestart=true",
             f"startsecs={START_SECONDS}",
-            f"startretries={RETRIES}",
+            f"startretries={START_RETRIES}",
             f"stopwaitsecs={stop_seconds}",
             "killasgroup=true",
             "redirect_stderr=true",
@@ -152,16 +151,16 @@ def worker_arguments(mode: str, name: str, run_dir: str) -> list[str]:
 def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str], int, int]]:
     """Name, arguments, priority and seconds to stop of each program."""
     yield "broker", broker_arguments(settings, run_dir), 10, BROKER_STOP_SECONDS
-    for mode, slots in settings.workers().items():
-        for slot in range(1, slots + 1):
-            name = f"{mode}-{slot}"
+    for mode, processes in settings.workers().items():
+        for number in range(1, processes + 1):
+            name = f"{mode}-{number}"
             yield name, worker_arguments(mode, name, run_dir), 20, int(settings.drain_seconds) + LEAVE_SECONDS
 
 
 def _environment(settings: Settings) -> list[str]:
     """What differs from the defaults, so that the file means the same wherever it is started."""
     pairs: list[str] = []
-    for name in _BAKED:
+    for name in _WORKER_SETTINGS:
         value = getattr(settings, name)
         if value == Settings.model_fields[name].get_default(call_default_factory=True):
             continue

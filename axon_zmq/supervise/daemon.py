@@ -21,8 +21,8 @@ from axon_zmq.process.run_dir import backend_endpoint, open_private, private_dir
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 
-LOOK = 0.1
-"""Seconds between two looks at supervisord: what it tells of its end is only found by asking."""
+POLL_INTERVAL_S = 0.1
+"""Seconds between two checks whether supervisord still runs: its end is found only by polling."""
 
 
 class Daemon:
@@ -54,7 +54,7 @@ class Daemon:
         endpoints.check_folder(self.settings.frontend)
         event_loop.new_loop(self.settings.loop).close()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
-        conf.replace(self.settings.run_dir / conf.MORE, "")  # what was scaled lasts until the next start
+        conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")  # what was scaled lasts until the next start
         with open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
@@ -109,7 +109,7 @@ class Daemon:
         try:
             supervisord.stop_workers(self.settings.run_dir)
             while self._process.poll() is None and not supervisord.workers_are_gone(self.settings.run_dir):
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL_S)
         except supervisord.FAULTS:
             pass  # it is starting or ending: it stops its processes itself
         if self._process.poll() is None:
@@ -117,20 +117,20 @@ class Daemon:
             supervisord.wake(self.settings.run_dir)
 
     def wait(self, on_signal: Callable[[], None]) -> int:
-        """Wait for its end, or for a signal and then its end; 0 where it was asked to stop.
+        """Wait until it has ended, by itself or after a signal; 0 if it was asked to stop.
 
         Args:
-            on_signal: Called once where a signal asks, before it stops.
+            on_signal: Called once when a signal arrives, before the daemon stops.
         """
         assert self._process is not None
         while not self.stopping and self._process.poll() is None:
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL_S)
         if self._process.poll() is None and not self._stopped:
             on_signal()
             self.stop()
         while self._process.poll() is None:
             supervisord.wake(self.settings.run_dir)
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL_S)
         return 0 if self.stopping else max(1, self._process.returncode)
 
     def check_alive(self) -> None:

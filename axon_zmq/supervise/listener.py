@@ -13,11 +13,12 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import zmq
-from supervisor.childutils import get_headers, listener
+from supervisor.childutils import listener
 
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.process import lifeline, logs
@@ -26,16 +27,25 @@ from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL, mode_of
 from axon_zmq.protocol.msgpack import pack
 from axon_zmq.supervise import supervisord
+from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent, ProcessState
 
 log = logging.getLogger("axon_zmq.listener")
 
-PIPE: Final = 100
-"""Messages that wait for a broker which is busy; one that is away gets the whole picture when it comes."""
-CHUNK: Final = 65536
-"""Bytes that are read of supervisord at a time."""
-_STATE: Final = "PROCESS_STATE_"
-"""How the names of supervisord's events start that are about a process; its state follows."""
+SEND_QUEUE_MESSAGES: Final = 100
+"""Messages that may wait for a busy broker. A broker that was away gets the states of all programs when it is back."""
+READ_BYTES: Final = 65536
+"""Bytes that are read from supervisord at a time."""
 _LIVE: Final = frozenset(("STARTING", "RUNNING"))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One of supervisord's programs, as the broker is told of it."""
+
+    state: str
+    """supervisord's, such as `RUNNING`."""
+    pid: int
+    """0 if no process runs."""
 
 
 class Listener:
@@ -51,15 +61,15 @@ class Listener:
         self._run_dir = run_dir
         self._events = events
         self._answers = answers
-        self._read = b""
-        self._programs: dict[str, dict[str, Any]] = {}
-        """State and pid of each program of ours."""
+        self._reader = EventReader()
+        self._programs: dict[str, Program] = {}
+        """The broker and the workers, by name."""
         self._ends: dict[int, tuple[str, int]] = {}
         """Name and pid of the process that each pidfd stands for."""
         self._context = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)
-        self._dealer.setsockopt(zmq.SNDHWM, PIPE)
+        self._dealer.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
         self._dealer.setsockopt(zmq.LINGER, 0)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -67,6 +77,9 @@ class Listener:
         for readable in (events, self._monitor, self._dealer):
             self._poller.register(readable, zmq.POLLIN)
         self._dealer.connect(backend_endpoint(run_dir))
+
+    def __repr__(self) -> str:
+        return f"<Listener {len(self._programs)} programs>"
 
     def run(self) -> None:
         """Listen until supervisord is gone."""
@@ -93,57 +106,37 @@ class Listener:
     # --- supervisord -------------------------------------------------------------------------------
 
     def _take_events(self) -> bool:
-        """Read what supervisord says, and answer each event; False where it is gone."""
-        read = os.read(self._events, CHUNK)
-        self._read += read
-        while (event := self._next_event()) is not None:
-            self._note(*event)
+        """Read the events of supervisord and answer each one; False when supervisord is gone."""
+        read = os.read(self._events, READ_BYTES)
+        self._reader.feed(read)
+        while (event := self._reader.next()) is not None:
+            self._note(event)
             self._tell_programs()
             listener.ok(self._answers)
             listener.ready(self._answers)
         return bool(read)
 
-    def _next_event(self) -> tuple[str, str] | None:
-        """Name and data of an event that was read whole."""
-        head, newline, rest = self._read.partition(b"\n")
-        if not newline:
-            return None
-        try:
-            headers = get_headers(head.decode())
-            length = int(headers["len"])
-        except (ValueError, KeyError):
-            log.warning("supervisord says what is no event: %r", head[:200])
-            self._read = rest
-            return "", ""
-        if len(rest) < length:
-            return None
-        self._read = rest[length:]
-        return headers.get("eventname", ""), rest[:length].decode(errors="replace")
-
-    def _note(self, event: str, data: str) -> None:
-        """Keep what one event says: supervisord may not answer when it is asked for all."""
-        if not event.startswith(_STATE):
-            return
-        try:
-            told = get_headers(data)
-            name, state, pid = told["processname"], event.removeprefix(_STATE), int(told.get("pid", 0))
-        except (ValueError, KeyError):
-            log.warning("supervisord says what cannot be read: %s %r", event, data[:200])
-            return
-        if _is_ours(name):
-            self._programs[name] = {"state": state, "pid": pid if state in _LIVE else 0}
+    def _note(self, event: Event) -> None:
+        """Keep the state that an event reports: supervisord may not answer when it is asked for all states."""
+        match event:
+            case ProcessState(name, state, pid) if _is_ours(name):
+                self._programs[name] = Program(state, pid if state in _LIVE else 0)
+            case MalformedEvent("header", data):
+                log.warning("supervisord says what is no event: %r", data[:200])
+            case MalformedEvent(what, data):
+                log.warning("supervisord says what cannot be read: %s %r", what, data[:200])
+            case _:
+                pass
 
     def _ask(self) -> None:
-        """All that supervisord knows now, which is newer than the event that it is asked at."""
+        """Ask supervisord for all states, which are newer than the event that was just received."""
         try:
-            told = supervisord.processes(self._run_dir)
+            infos = supervisord.processes(self._run_dir)
         except supervisord.FAULTS as fault:
             log.info("supervisord does not say what it runs: %r", fault)
             return
         self._programs = {
-            process["name"]: {"state": process["statename"], "pid": process["pid"]}
-            for process in told
-            if _is_ours(process["name"])
+            info["name"]: Program(info["statename"], info["pid"]) for info in infos if _is_ours(info["name"])
         }
 
     # --- the broker --------------------------------------------------------------------------------
@@ -151,8 +144,8 @@ class Listener:
     def _tell_programs(self) -> None:
         self._ask()
         for name, program in self._programs.items():
-            self._watch(name, program["pid"])
-        self._tell(kinds.PROCESSES, {"programs": self._programs})
+            self._watch(name, program.pid)
+        self._tell(kinds.PROCESSES, {"programs": {name: asdict(each) for name, each in self._programs.items()}})
 
     def _watch(self, name: str, pid: int) -> None:
         if not pid or not hasattr(os, "pidfd_open") or (name, pid) in self._ends.values():
@@ -171,7 +164,7 @@ class Listener:
         self._tell(kinds.EXITED, {"name": name, "pid": pid})
         supervisord.wake(self._run_dir)
 
-    def _tell(self, kind: bytes, body: Mapping[str, Any]) -> None:
+    def _tell(self, kind: bytes, body: Mapping[str, object]) -> None:
         with suppress(zmq.Again):  # no broker is there
             self._dealer.send_multipart([CONTROL, kind, pack(body)], zmq.NOBLOCK)
 
@@ -182,14 +175,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _take_stdout() -> IO[str]:
-    """stdout for supervisord alone: what anything else prints goes to the log, where it does no harm."""
+    """Reserve stdout for supervisord's protocol: whatever else is printed goes to the log."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Listen until supervisord ends; 2 where it cannot be started as configured."""
+    """Listen until supervisord ends; 2 if it cannot be started as configured."""
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="the daemon's")
     options = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """The worker programs of a running supervisord: added, removed and restarted one by one, without touching the others.
 
-Each slot of a mode is a program of its own. One that is added is a copy of a sibling's section, in a file which
-the configuration includes; so it has the interpreter, the directory and the environment of the others, whatever
-the settings of whoever asks are.
+Each worker is a program of its own. An added program is a copy of a sibling's section, in a file which the
+configuration includes. So it has the interpreter, the directory and the environment of the others, whatever the
+settings of the caller are.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import fcntl
 import re
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -23,19 +24,63 @@ from axon_zmq.process.run_dir import open_private
 from axon_zmq.protocol.kinds import MODES, mode_of
 from axon_zmq.supervise import broker_status, conf, supervisord
 
-LOCK: Final = "slots.lock"
-LOOK: Final = 0.05
-"""Seconds between two looks at what is starting or stopping."""
-START_TIME: Final = 60.0
-"""Seconds that a new worker may take until it has registered; 1 to 3 are usual."""
-STOP_SLACK: Final = 30.0
-"""Seconds over its own `stopwaitsecs` that a program may take to stop."""
+LOCK_FILE: Final = "slots.lock"
+POLL_INTERVAL_S: Final = 0.05
+"""Seconds between two checks of a program that starts or stops."""
+START_TIMEOUT_S: Final = 60.0
+"""Seconds in which a new worker must register with the broker; 1 to 3 are usual."""
+STOP_SLACK_S: Final = 30.0
+"""Seconds beyond its own `stopwaitsecs` that a program may take to stop."""
 _STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
 """supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpareAdded:
+    """A worker that stands in for those that are restarted has registered."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAdded:
+    """A new worker has registered."""
+
+    name: str
+    broken: frozenset[str]
+    """Agents that it could not load."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestarted:
+    """A worker was restarted and has registered again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRemoved:
+    """A worker has finished its runs and was removed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerRestarted:
+    """The broker was restarted, and its workers have registered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsUnchecked:
+    """The broker is too old to report the agents that a spare could not load."""
+
+
+Step = SpareAdded | WorkerAdded | WorkerRestarted | WorkerRemoved | BrokerRestarted | AgentsUnchecked
+"""One complete step of `scale` or `roll`."""
+
+
 class TemporarilyUnavailableError(UnavailableError):
-    """Worker programs cannot be changed now, or did not come or go in time; the message says where that leaves them."""
+    """Worker programs cannot be changed now, or did not start or stop in time; the message has the resulting state."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
@@ -47,11 +92,11 @@ class TemporarilyUnavailableError(UnavailableError):
 class WorkerPrograms:
     """The worker programs of one daemon.
 
-    Any of its methods raises `TemporarilyUnavailableError` where supervisord does not answer, or refuses.
+    Each method raises `TemporarilyUnavailableError` if supervisord does not answer, or refuses.
 
     Args:
         run_dir: The daemon's.
-        configuration: supervisord's own file; found through its process where left out.
+        configuration: supervisord's own file; None: found through its process.
 
     Raises:
         TemporarilyUnavailableError: No supervisord serves the run directory.
@@ -61,16 +106,16 @@ class WorkerPrograms:
         self._run_dir = run_dir
         self._pid = pid = self._supervisor("getPID")
         self._configuration = configuration or supervisord.configuration(pid) or run_dir / "supervisord.conf"
-        self._more = run_dir / conf.MORE
+        self._more = run_dir / conf.ADDED_PROGRAMS_FILE
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Nobody else changes slots meanwhile.
+        """Hold the lock: no other command changes programs meanwhile.
 
         Raises:
-            TemporarilyUnavailableError: Somebody does.
+            TemporarilyUnavailableError: Another command holds it.
         """
-        with open(self._run_dir / LOCK, "a", opener=open_private) as file:
+        with open(self._run_dir / LOCK_FILE, "a", opener=open_private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -78,7 +123,7 @@ class WorkerPrograms:
             yield
 
     def check_broker(self) -> None:
-        """Look whether the broker is there, which tells when a new worker is.
+        """Check that the broker answers, which reports when a new worker has registered.
 
         Raises:
             TemporarilyUnavailableError: It does not answer.
@@ -98,15 +143,15 @@ class WorkerPrograms:
         return sorted(found, key=lambda name: (mode_of(name) or "", int(name.rpartition("-")[2])))
 
     def next_name(self, mode: str) -> str:
-        """The name of one more slot: the lowest number that is free."""
+        """The name for one more program of a mode: the lowest free number."""
         taken = set(self.names(mode))
         return next(name for number in range(1, len(taken) + 2) if (name := f"{mode}-{number}") not in taken)
 
     def add(self, name: str) -> None:
-        """Start one more slot, and wait until the broker has it.
+        """Start one more program, and wait until its worker has registered.
 
         Raises:
-            ConfigurationError: supervisord's configuration includes no further file, or has no slot to copy.
+            ConfigurationError: supervisord's configuration includes no further file, or has no program to copy.
             TemporarilyUnavailableError: It did not register in time; supervisord goes on trying.
         """
         if name not in self._sections(self._configuration):
@@ -125,7 +170,7 @@ class WorkerPrograms:
         self._await_registered(name, other_than=0)
 
     def broken(self) -> dict[str, set[str] | None]:
-        """The agents that each worker that is ready could not load; None where it, or the broker, is too old to say.
+        """The agents that each ready worker could not load; None if it, or the broker, is too old to report them.
 
         Raises:
             UnavailableError: No broker answers.
@@ -135,7 +180,7 @@ class WorkerPrograms:
         return {name: None if broken is None else set(broken) for name, broken in told.items()}
 
     def remove(self, *names: str) -> None:
-        """Stop slots, which finish what they have, and take them out.
+        """Stop programs, whose workers finish their runs, and remove them.
 
         Raises:
             TemporarilyUnavailableError: One did not stop in time.
@@ -148,7 +193,7 @@ class WorkerPrograms:
             self._forget(name)
 
     def restart(self, name: str) -> None:
-        """Stop a slot, which finishes what it has, and start it anew.
+        """Stop a program, whose worker finishes its runs, and start it again.
 
         Raises:
             TemporarilyUnavailableError: It did not stop, or come back, in time.
@@ -159,7 +204,7 @@ class WorkerPrograms:
         self._await_registered(name, other_than=before)
 
     def restart_broker(self) -> None:
-        """Stop the broker and start it anew: runs go on, clients resume.
+        """Stop the broker and start it again: runs continue, clients resume.
 
         Raises:
             UnavailableError: It was not there, or did not come back in time, with its workers.
@@ -175,11 +220,11 @@ class WorkerPrograms:
                 return is_new and len(now["workers"]) >= len(before["workers"])
             return False
 
-        self._wait(is_back, START_TIME, "the broker did not come back, with its workers")
+        self._wait(is_back, START_TIMEOUT_S, "the broker did not come back, with its workers")
 
     # --- inside ------------------------------------------------------------------------------------
 
-    def _supervisor(self, method: str, *arguments: Any) -> Any:
+    def _supervisor(self, method: str, *arguments: str | bool) -> Any:
         try:
             return supervisord.call(self._run_dir, method, *arguments)
         except Fault as fault:
@@ -201,7 +246,7 @@ class WorkerPrograms:
         return state in _STOPPED
 
     def _stop(self, name: str) -> None:
-        seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK
+        seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK_S
         self._wait(lambda: self._tell_to_stop(name), seconds, f"{name} did not stop")
 
     def _start(self, name: str) -> None:
@@ -221,7 +266,7 @@ class WorkerPrograms:
                 )
             return False
 
-        self._wait(is_there, START_TIME, f"{name} did not register (see {self._run_dir / name}.log)")
+        self._wait(is_there, START_TIMEOUT_S, f"{name} did not register (see {self._run_dir / name}.log)")
 
     def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
         give_up = time.monotonic() + seconds
@@ -229,9 +274,9 @@ class WorkerPrograms:
             if time.monotonic() > give_up:
                 raise TemporarilyUnavailableError(f"{otherwise}, within {seconds:.0f} s")
             supervisord.wake(self._run_dir)
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL_S)
 
-    def _info(self, name: str) -> dict[str, Any]:
+    def _info(self, name: str) -> supervisord.ProcessInfo:
         return self._supervisor("getProcessInfo", name)
 
     def _sections(self, *files: Path) -> dict[str, str]:
@@ -249,7 +294,7 @@ class WorkerPrograms:
         return found
 
     def _copy(self, name: str) -> str:
-        """A sibling's section under a new name; a sibling of another mode where its own has none."""
+        """A sibling's section under a new name; a sibling of another mode if its own mode has none."""
         sections = self._sections(self._configuration, self._more)
         siblings = [each for each in sections if mode_of(each)]
         if not siblings:
@@ -275,104 +320,112 @@ def _stop_seconds(section: str) -> int:
     return int(found[1]) if found else 10
 
 
-def scale(slots: WorkerPrograms, mode: str, wanted: int, say: Callable[[str], None]) -> None:
-    """Bring a mode to so many slots, the highest numbers going first.
+def scale(running: WorkerPrograms, mode: str, wanted: int) -> Iterator[Step]:
+    """Bring a mode to the given number of programs; the highest numbers are removed first.
+
+    Yields:
+        Each step, as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        TemporarilyUnavailableError: No broker answers, or a slot did not start or stop in time; the slots before it
-            stay as they are.
+        TemporarilyUnavailableError: No broker answers, or a program did not start or stop in time; the programs
+            before it stay as they are.
     """
-    with slots.held():
-        slots.check_broker()
-        while len(slots.names(mode)) < wanted:
-            name = slots.next_name(mode)
-            slots.add(name)
-            broken = slots.broken().get(name)
-            say(f"{name} is there" + (f", but could not load {', '.join(sorted(broken))}" if broken else ""))
-        surplus = slots.names(mode)[wanted:][::-1]
-        slots.remove(*surplus)
-        for name in surplus:
-            say(f"{name} has gone")
+    with running.held():
+        running.check_broker()
+        while len(running.names(mode)) < wanted:
+            name = running.next_name(mode)
+            running.add(name)
+            yield WorkerAdded(name, frozenset(running.broken().get(name) or ()))
+        surplus = running.names(mode)[wanted:][::-1]
+        running.remove(*surplus)
+        yield from map(WorkerRemoved, surplus)
 
 
-def roll(slots: WorkerPrograms, names: list[str], with_broker: bool, say: Callable[[str], None]) -> None:
-    """Restart slots one after the other; a spare one of each mode is there before the first stops.
+def roll(running: WorkerPrograms, names: Sequence[str], with_broker: bool) -> Iterator[Step]:
+    """Restart programs one after the other; a spare one of each mode has registered before the first stops.
 
-    Ctrl-C, SIGTERM and SIGHUP end it after the slot that it is at.
+    Ctrl-C, SIGTERM and SIGHUP end it after the program that is being restarted.
+
+    Yields:
+        Each step, as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        UnavailableError: No broker answers, or a slot did not come back, or stop, in time; then the spare stays in
+        UnavailableError: No broker answers, or a program did not come back, or stop, in time; then the spare stays in
             its place.
     """
-    with slots.held(), _signals() as asked:
-        slots.check_broker()
+    with running.held(), _signals() as received:
+        running.check_broker()
         for mode in MODES:
             of_mode = [name for name in names if mode_of(name) == mode]
-            if of_mode and not asked:
-                _roll_mode(slots, slots.next_name(mode), of_mode, asked, say)
-        if with_broker and not asked:
-            slots.restart_broker()
-            say("the broker is there again")
-        if asked:
+            if of_mode and not received:
+                yield from _roll_mode(running, running.next_name(mode), of_mode, received)
+        if with_broker and not received:
+            running.restart_broker()
+            yield BrokerRestarted()
+        if received:
             raise TemporarilyUnavailableError("it was asked to stop: what was told of is done, the rest is not")
 
 
-def _roll_mode(
-    slots: WorkerPrograms, spare: str, names: list[str], asked: list[int], say: Callable[[str], None]
-) -> None:
+def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], received: Sequence[int]) -> Iterator[Step]:
     try:
-        slots.add(spare)
-        _check_agents(slots, spare, say)
+        running.add(spare)
+        is_checked = _check_agents(running, spare)
     except UnavailableError as fault:
-        slots.remove(spare)
+        running.remove(spare)
         raise TemporarilyUnavailableError(
             f"{fault.message}; that was the spare: it is gone again, and nothing else was touched"
         ) from None
-    say(f"{spare} is there as a spare")
+    if not is_checked:
+        yield AgentsUnchecked()
+    yield SpareAdded(spare)
     for number, name in enumerate(names):
-        if asked:
+        if received:
             break
         try:
-            slots.restart(name)
+            running.restart(name)
         except TemporarilyUnavailableError as fault:
             left = ", ".join(names[number + 1 :]) or "nothing else"
             raise TemporarilyUnavailableError(
                 f"{fault}; the spare {spare} stays in its place, and {left} was to follow"
             ) from None
-        say(f"{name} is there again")
-    slots.remove(spare)
-    say(f"{spare} has gone")
+        yield WorkerRestarted(name)
+    running.remove(spare)
+    yield WorkerRemoved(spare)
 
 
-def _check_agents(slots: WorkerPrograms, spare: str, say: Callable[[str], None]) -> None:
-    """Refuse a spare that could not load what any other worker of its mode could."""
-    told = slots.broken()
-    broken = told.pop(spare, None)
+def _check_agents(running: WorkerPrograms, spare: str) -> bool:
+    """Refuse a spare that could not load an agent which all other workers of its mode could load.
+
+    Returns:
+        False if the spare, or the broker, is too old to report the agents that could not be loaded.
+    """
+    reported = running.broken()
+    broken = reported.pop(spare, None)
     if broken is None:
-        say("the broker does not tell which agents could be loaded: that was not checked")
-        return
-    others = [each for name, each in told.items() if mode_of(name) == mode_of(spare) and each is not None]
+        return False
+    others = [each for name, each in reported.items() if mode_of(name) == mode_of(spare) and each is not None]
     if lost := {agent for agent in broken if any(agent not in each for each in others)}:
         raise TemporarilyUnavailableError(
             f"{spare} could not load {', '.join(sorted(lost))}, as others that serve could (see its log)"
         )
+    return True
 
 
 @contextmanager
 def _signals() -> Generator[list[int]]:
-    """The signals that have asked to stop; a second one ends it where it is."""
-    asked: list[int] = []
+    """The received signals that ask to stop; a second one raises KeyboardInterrupt at once."""
+    received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

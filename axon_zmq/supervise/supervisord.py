@@ -8,13 +8,13 @@ import xmlrpc.client
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 from xml.parsers.expat import ExpatError
 
 from axon_zmq.protocol.kinds import mode_of
 
-PATIENCE: Final = 10.0
-"""Seconds after which a supervisord that does not answer counts as none: it hangs, or is stopped."""
+RPC_TIMEOUT_S: Final = 10.0
+"""Seconds to wait for an answer of supervisord. One that does not answer in time hangs or is stopped."""
 FAULTS = (OSError, xmlrpc.client.Error, HTTPException, ExpatError)
 """What a call may raise: nobody listens, nobody answers, or supervisord refuses."""
 
@@ -22,20 +22,32 @@ RUNNING: Final = frozenset(("STARTING", "RUNNING", "BACKOFF"))
 """States of a program that supervisord keeps running, or tries to."""
 
 
+class ProcessInfo(TypedDict):
+    """What supervisord reports about a program; it has more keys."""
+
+    name: str
+    statename: str
+    pid: int
+    """0 if no process runs."""
+    start: int
+    """Time of the last start, in seconds since 1970."""
+    now: int
+
+
 class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+        super().__init__("localhost", timeout=RPC_TIMEOUT_S)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(RPC_TIMEOUT_S)
         self.sock.connect(str(self._path))
 
 
-def call(run_dir: Path, method: str, *arguments: Any) -> Any:
+def call(run_dir: Path, method: str, *arguments: str | bool) -> Any:
     """Call one of supervisord's methods, such as `startProcess`.
 
     Raises:
@@ -57,7 +69,7 @@ def call(run_dir: Path, method: str, *arguments: Any) -> Any:
 
 
 def holder(run_dir: Path) -> int | None:
-    """The pid of the supervisord that holds a run directory; 0 of one that ends, or hangs; None where there is none."""
+    """The pid of the supervisord that holds a run directory; 0 if it hangs or is ending; None if there is none."""
     try:
         return call(run_dir, "getPID")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -73,7 +85,7 @@ def start_broker(run_dir: Path, pid: int) -> str:
 
 
 def configuration(pid: int) -> Path | None:
-    """The file that a supervisord was started with, where its command line can be read."""
+    """The configuration file of a supervisord; None if its command line cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         folder = Path(f"/proc/{pid}/cwd").resolve()
@@ -94,7 +106,7 @@ def wake(run_dir: Path) -> None:
         call(run_dir, "getState")
 
 
-def processes(run_dir: Path) -> list[dict[str, Any]]:
+def processes(run_dir: Path) -> list[ProcessInfo]:
     """What supervisord says of each program; raises as `call`."""
     return call(run_dir, "getAllProcessInfo")
 
@@ -115,6 +127,6 @@ def workers_are_gone(run_dir: Path) -> bool:
     return not any(info["pid"] for info in workers(run_dir).values())
 
 
-def workers(run_dir: Path) -> dict[str, dict[str, Any]]:
+def workers(run_dir: Path) -> dict[str, ProcessInfo]:
     """What supervisord says of each worker program, by name; raises as `call`."""
     return {process["name"]: process for process in processes(run_dir) if mode_of(process["name"])}

@@ -393,7 +393,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     lifeline.hold(always=True)
     with _Server(("127.0.0.1", options.port), partial(_Handler, _Tally())) as server:
-        print(f"http://127.0.0.1:{server.server_port}/v1", flush=True)
+        sys.stdout.write(f"http://127.0.0.1:{server.server_port}/v1\n")  # read by the process that started this one
+        sys.stdout.flush()
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 

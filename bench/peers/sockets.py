@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from axon_zmq.protocol.msgpack import pack
 from bench.clients import Crowd, Request
 from bench.peers.service import NAME
-from bench.processes import PATIENCE
+from bench.processes import WAIT_TIMEOUT_S
 
 _READ = 1 << 18
 """Bytes taken from a socket at a time."""
@@ -43,7 +43,7 @@ class Line:
 
 
 def _connect(port: int) -> socket.socket:
-    connected = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connected = socket.create_connection(("127.0.0.1", port), WAIT_TIMEOUT_S)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
