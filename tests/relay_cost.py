@@ -46,11 +46,13 @@ def fill(worker: zmq.Socket[bytes], count: int) -> None:
         worker.send_multipart([CLIENT, b"chunk", ID, CHUNK])
 
 
-def ours(folder: Path, count: int) -> None:
-    """The broker's loop with one run under way; only its sockets are other ones."""
-    core = Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic())
+Socket = zmq.Socket[bytes]
+
+
+def joined(folder: Path, slots: int) -> tuple[Server, Socket, Socket]:
+    """A broker's server, a worker that has registered with it, and a client; only the sockets are other ones."""
     server = Server(
-        core=core,
+        core=Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic()),
         journal=Journal(folder / "journal", (), time.monotonic()),
         frontend="inproc://front",
         backend="inproc://back",
@@ -58,10 +60,35 @@ def ours(folder: Path, count: int) -> None:
     )
     worker = dealer(server._context, WORKER, "inproc://back")
     client = dealer(server._context, CLIENT, "inproc://front")
-    ready = {"v": VERSION, "mode": "run_stream", "slots": 1, "name": "worker", "holds": []}
+    ready = {"v": VERSION, "mode": "run_stream", "slots": slots, "name": "worker", "holds": []}
     worker.send_multipart([CONTROL, b"ready", pack(ready)])
-    client.send_multipart([b"run_stream", ID, b"", pack({})])
     server._drain_backend(RECEIVE_BATCH)
+    return server, worker, client
+
+
+def echo(folder: Path, count: int) -> None:
+    """So many requests that go to a worker, and their answers; what client and worker do is not counted."""
+    server, worker, client = joined(folder, count)
+    for number in range(count):
+        client.send_multipart([b"run_stream", b"%d" % number, b"", pack({"agent": "echo", "prompt": "hello"})])
+    mark()
+    for _ in range(count // RECEIVE_BATCH + 1):
+        server._drain_frontend()
+    mark()
+    for _ in range(count):
+        routing_id, _kind, id, *_ = worker.recv_multipart()
+        worker.send_multipart([routing_id, b"complete", id, CHUNK])
+    mark()
+    while not server._drain_backend(RECEIVE_BATCH):
+        pass
+    mark()
+    assert arrived(client) == count
+
+
+def ours(folder: Path, count: int) -> None:
+    """The broker's server with one run under way."""
+    server, worker, client = joined(folder, 1)
+    client.send_multipart([b"run_stream", ID, b"", pack({})])
     server._drain_frontend()
     assert worker.poll(1000), "the run was not started"
     fill(worker, count)
@@ -99,5 +126,8 @@ def arrived(client: zmq.Socket[bytes]) -> int:
 
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
-        ours(Path(folder), int(sys.argv[1]))
-    plain(int(sys.argv[1]))
+        if sys.argv[2:] == ["echo"]:
+            echo(Path(folder), int(sys.argv[1]))
+        else:
+            ours(Path(folder), int(sys.argv[1]))
+            plain(int(sys.argv[1]))

@@ -60,6 +60,8 @@ log = logging.getLogger("axon_zmq.broker")
 
 PASS, END = Verdict.PASS, Verdict.END
 
+OVERSIZE_FACTOR: Final = 4
+"""A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
 CLIENT_PIPE: Final = 250
 """Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
 LARGE_MESSAGE: Final = 64 * limits.KIB
@@ -126,7 +128,7 @@ class Server:
         # connections, `DeadPeerDetector` on those with data in flight.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, CLIENT_PIPE)
-        self._front.setsockopt(zmq.MAXMSGSIZE, limits.OVERSIZE_FACTOR * max_body)
+        self._front.setsockopt(zmq.MAXMSGSIZE, OVERSIZE_FACTOR * max_body)
         self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)

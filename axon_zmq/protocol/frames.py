@@ -14,6 +14,12 @@ from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 
+MAX_ECHOED_ID: Final = 256
+"""Bytes up to which an id that is too long is still echoed in the error that says so."""
+MAX_TRACE: Final = 1024
+"""Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
+MAX_ATTEMPTS: Final = 10
+"""Most times that a run may be started, whatever its header asks for."""
 RunKey = tuple[bytes, bytes]
 """Client identity and request id."""
 Check = Callable[[object], str | None]
@@ -56,12 +62,12 @@ _ANY_HEADER: Final[Mapping[str, Check]] = {
 _RUN_HEADER: Final[Mapping[str, Check]] = {
     **_ANY_HEADER,
     "timeout_ms": _integer(1, 2**53),
-    "max_attempts": _integer(1, limits.MAX_ATTEMPTS),
+    "max_attempts": _integer(1, MAX_ATTEMPTS),
     "ack": _boolean,
     "credit": _integer(0, 2**53),
     "on_disconnect": _one_of("cancel", "keep"),
-    "traceparent": _text(limits.MAX_TRACE),
-    "tracestate": _text(limits.MAX_TRACE),
+    "traceparent": _text(MAX_TRACE),
+    "tracestate": _text(MAX_TRACE),
 }
 HEADERS: Final[Mapping[bytes, Mapping[str, Check]]] = {
     kinds.RUN_SYNC: _RUN_HEADER,
@@ -108,7 +114,7 @@ def open_envelope(frames: list[bytes]) -> Envelope:
     delimiter = len(frames) > 1 and not frames[0]
     if delimiter:
         frames = frames[1:]
-    readable = len(frames) > 1 and len(frames[1]) <= limits.MAX_ECHOED_ID
+    readable = len(frames) > 1 and len(frames[1]) <= MAX_ECHOED_ID
     return Envelope(frames, delimiter, frames[1] if readable else b"")
 
 
@@ -184,7 +190,7 @@ def new_digest(beginning: bytes = b"") -> blake2b:
 
 def printable(name: bytes) -> str:
     """An identity, id or kind for a log line or a message: printable, whatever its bytes, and not long."""
-    text = name[: limits.MAX_ECHOED_ID].decode("utf-8", "backslashreplace")
+    text = name[:MAX_ECHOED_ID].decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 

@@ -17,20 +17,12 @@ PROTOCOL = 1
 """Version of the client protocol, the header's `v`."""
 MAX_ID = 64
 """Bytes of a request id. A UUID with a prefix fits; the broker keeps each id for the resume window."""
-MAX_ECHOED_ID = 256
-"""Bytes up to which an id that is too long is still echoed in the error that says so."""
 MAX_CALL_ID = 512
 """Characters of a tool call's id. Providers' have 30 or so."""
 MAX_FRAMES = 64
 """Frames of one message; more are dropped unread. Four are all that is ever needed."""
 MAX_HEADER = 16 * KIB
 """Bytes of a header. It holds a dozen small keys, of which `tracestate` is the longest."""
-MAX_TRACE = 1024
-"""Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
-OVERSIZE_FACTOR = 4
-"""A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
-MAX_ATTEMPTS = 10
-"""Most times that a run may be started, whatever its header asks for."""
 DEFAULT_TIMEOUT_MS = 600_000
 """A run's time when its header names none: ten minutes."""
 DESCRIBE_TIMEOUT = 10.0
@@ -54,8 +46,6 @@ REPLAY_BYTES_PER_RUN = 8 * MIB
 """Messages of one run that its worker keeps for replay; the oldest go first."""
 MAX_SCHEMA = 256 * KIB
 """Bytes of one JSON Schema, packed."""
-MAX_TOOLS = 256
-"""Tools of the client's in one request, and toolsets of one agent as data. Providers take 128 or so."""
 MAX_NESTING = 64
 """Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from axon_zmq.errors import RequestError
-from axon_zmq.protocol import limits
 
 # --- what a client sends ---------------------------------------------------------------------------
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """What every provider takes."""
+MAX_TOOLS: Final = 256
+"""Tools of the client's in one request, and toolsets of one agent as data. Providers take 128 or so."""
 M = TypeVar("M", bound=BaseModel)
 OutputMode = Literal["tool", "native", "prompted"]
 
@@ -182,7 +183,7 @@ class AgentData(_Checked):
     output_mode: OutputMode = "tool"
     model_settings: dict[str, Any] | None = None
     retries: RetryBudget | None = None
-    toolsets: Annotated[list[Name], Field(max_length=limits.MAX_TOOLS)] | None = None
+    toolsets: Annotated[list[Name], Field(max_length=MAX_TOOLS)] | None = None
     """Names of toolsets that the operator registered."""
 
 
@@ -194,7 +195,7 @@ class RunRequest(_Checked):
     ]
     prompt: Prompt | None = None
     message_history: Annotated[list[dict[str, Any]], Field(max_length=10_000, fail_fast=True)] | None = None
-    tools: Annotated[list[ClientTool], Field(max_length=limits.MAX_TOOLS)] | None = None
+    tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
     deferred_tool_results: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     output_mode: OutputMode | None = None

@@ -260,7 +260,7 @@ _APIS: Final = {
 # --- the server ------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Stats:
     """What the provider has seen since it was started."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("axon_zmq.worker")
 
-CLOSE_TIME: Final = 2.0
+REGISTRY_CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds that the processes of toolsets have to end by themselves, when the worker does."""
 
 
@@ -94,7 +94,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     await host.serve()
     warming.cancel()
     closing = [asyncio.create_task(each.aclose()) for each in registries]
-    await asyncio.wait(closing, timeout=CLOSE_TIME)
+    await asyncio.wait(closing, timeout=REGISTRY_CLOSE_TIMEOUT_S)
 
 
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[bytes, Mode]:

@@ -251,7 +251,7 @@ class Host:
 
     async def _execute(self, run: Run) -> None:
         current_run.set(run.name)
-        run_logs.current_job.set(run)
+        run_logs.executing_run.set(run)
         try:
             with _traced(run.header):
                 body = await self._modes[run.kind].execute(run)

@@ -14,13 +14,13 @@ from axon_zmq.protocol import kinds
 from axon_zmq.protocol.plain import describe_value, plain
 from axon_zmq.worker.run import Run
 
-current_job: ContextVar[Run | None] = ContextVar("current_job", default=None)
+executing_run: ContextVar[Run | None] = ContextVar("executing_run", default=None)
 """The run that this task or thread works for."""
 PER_SECOND: Final = 200
 """Records of one run that are relayed in a second; more are counted."""
-LONGEST: Final = 4096
+MAX_MESSAGE_CHARS: Final = 4096
 """Characters of a record's message."""
-LONGEST_FIELD: Final = 512
+MAX_FIELD_CHARS: Final = 512
 """Characters of each of its fields."""
 MOST_FIELDS: Final = 20
 """Extra fields of one record."""
@@ -71,37 +71,37 @@ class RunLogs(logging.Handler):
             handler.setLevel(max(handler.level, root.level))
         root.addHandler(self)
 
-    def listen(self, job: Run, level: str) -> None:
+    def listen(self, run: Run, level: str) -> None:
         """Relay a run's records from this level on, until `forget`."""
         if level != "off":
             with self._guard():
-                self._listeners[job] = _Listener(level=logging.getLevelNamesMapping()[level.upper()])
+                self._listeners[run] = _Listener(level=logging.getLevelNamesMapping()[level.upper()])
                 self._let_through()
 
-    def forget(self, job: Run) -> None:
+    def forget(self, run: Run) -> None:
         """The run is about to end."""
-        if job not in self._listeners:
+        if run not in self._listeners:
             return
         with self._guard():
-            listener = self._listeners.pop(job)
+            listener = self._listeners.pop(run)
             self._let_through()
         if listener.left_out:
-            job.send(kinds.LOG, _about_left_out(listener.left_out))
+            run.send(kinds.LOG, _about_left_out(listener.left_out))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Relay a record, if its run asked for it. Called in whatever thread has logged."""
-        job = current_job.get()
-        listener = None if job is None else self._listeners.get(job)
-        if job is None or listener is None or record.levelno < listener.level or not self._may_leave(record):
+        run = executing_run.get()
+        listener = None if run is None else self._listeners.get(run)
+        if run is None or listener is None or record.levelno < listener.level or not self._may_leave(record):
             return
-        if job.congested() or not listener.admits(time.monotonic()):
+        if run.congested() or not listener.admits(time.monotonic()):
             listener.left_out += 1
             return
-        body = _body(record, job)
+        body = _body(record, run)
         if listener.left_out:
-            job.post(job.send, kinds.LOG, _about_left_out(listener.left_out))
+            run.post(run.send, kinds.LOG, _about_left_out(listener.left_out))
             listener.left_out = 0
-        job.post(job.send, kinds.LOG, body)
+        run.post(run.send, kinds.LOG, body)
 
     def _may_leave(self, record: logging.LogRecord) -> bool:
         if _is_under(record.name, _OUR_OWN):
@@ -130,16 +130,16 @@ def _about_left_out(count: int) -> dict[str, Any]:
     return {"level": "warning", "message": message, "logger": "axon_zmq", "fields": {"left_out": count}}
 
 
-def _body(record: logging.LogRecord, job: Run) -> dict[str, Any]:
+def _body(record: logging.LogRecord, run: Run) -> dict[str, Any]:
     extra = [(name, value) for name, value in vars(record).items() if name not in _NO_FIELDS]
-    fields = {"run": job.name, **{name: _plain(value) for name, value in extra[:MOST_FIELDS]}}
+    fields = {"run": run.name, **{name: _plain(value) for name, value in extra[:MOST_FIELDS]}}
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = f"{type(record.exc_info[1]).__name__}: {describe_value(record.exc_info[1])}"[
-            :LONGEST_FIELD
+            :MAX_FIELD_CHARS
         ]
     return {
         "level": record.levelname.lower(),
-        "message": _message(record)[:LONGEST],
+        "message": _message(record)[:MAX_MESSAGE_CHARS],
         "logger": record.name,
         "fields": fields,
     }
@@ -155,14 +155,14 @@ def _message(record: logging.LogRecord) -> str:
 def _plain(value: Any) -> Any:
     """A field: as it is where it is small, and else the beginning of its text."""
     if isinstance(value, str | bytes):
-        return value[:LONGEST_FIELD]
+        return value[:MAX_FIELD_CHARS]
     if isinstance(value, int | float | None):
         return plain(value)
     text = _SHORT.repr(value)
-    return text[:LONGEST_FIELD] if len(text) >= LONGEST_FIELD or "..." in text else plain(value)
+    return text[:MAX_FIELD_CHARS] if len(text) >= MAX_FIELD_CHARS or "..." in text else plain(value)
 
 
 _SHORT: Final = Repr()
 """Texts of bounded size, whatever they are of."""
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = 20
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_FIELD
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_FIELD_CHARS
