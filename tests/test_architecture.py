@@ -145,7 +145,7 @@ def positional_arguments(node: ast.ClassDef) -> int:
     decorators = [ast.unparse(each) for each in node.decorator_list]
     if not any(each.startswith("dataclass") and "kw_only=True" not in each for each in decorators):
         return 0
-    fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and "ClassVar" not in ast.unparse(item)]
     return sum("init=False" not in ast.unparse(field.value or ast.Constant(None)) for field in fields)
 
 

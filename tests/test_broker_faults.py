@@ -691,13 +691,15 @@ def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path
     ):
         journal.remember(effect)
     after = Journal(file, ("legacy",), 20.0)  # the first was not closed: as after SIGKILL
-    assert after.previous == PreviousState(frozenset({(A, b"2")}), {b"w2": 22}, 17.5, ("legacy",))
+    assert after.previous == PreviousState(
+        waiting=frozenset({(A, b"2")}), workers={b"w2": 22}, lost_at=17.5, handover_files=("legacy",)
+    )
     assert file.stat().st_mode & 0o777 == 0o600
     again = Journal(file, (), 30.0)
     assert again.previous.workers == {b"w2": 22}, "who has not registered with the second may still with the third"
     again.remember(Unregistered(b"w2", 31.0))
     last = Journal(file, (), 40.0)
-    assert last.previous == PreviousState(frozenset({(A, b"2")}), {}, 31.0)
+    assert last.previous == PreviousState(waiting=frozenset({(A, b"2")}), workers={}, lost_at=31.0)
     for each in (journal, after, again, last):
         each.close()
 

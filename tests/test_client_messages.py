@@ -94,7 +94,9 @@ def test_a_valid_message_is_decoded_whatever_keys_and_nils_it_has(kind, body):
 def test_messages_are_decoded_into_typed_values():
     assert decode(b"chunk", pack(VALID[b"chunk"])) == Received(1, Chunk(1, "text", "x", 1, 0))
     assert decode(b"tool_call", pack(CALL)) == Received(1, ToolCall(1, "a", "add", {}))
-    assert decode(b"resumed", pack(VALID[b"resumed"])) == Received(None, Resumed(1, False, ("a",), 1))
+    assert decode(b"resumed", pack(VALID[b"resumed"])) == Received(
+        None, Resumed(start=1, gap=False, open_calls=("a",), last=1)
+    )
     assert decode(b"alive", pack(VALID[b"alive"])) == Received(None, Alive("one", 1))
     assert decode(b"pong", pack(VALID[b"pong"])).message == Pong("one", 5, VALID[b"pong"])
     failed = decode(b"error", pack(ERROR | {"seq": 4, "details": {"may_have_run": False, "never_ran_within_ms": 7}}))

@@ -92,7 +92,12 @@ class JournalState:
 
     def previous_state(self, handover_files: tuple[str, ...]) -> PreviousState:
         """As the next broker reads it."""
-        return PreviousState(frozenset(self.waiting), dict(self.workers), self.lost_at, handover_files)
+        return PreviousState(
+            waiting=frozenset(self.waiting),
+            workers=dict(self.workers),
+            lost_at=self.lost_at,
+            handover_files=handover_files,
+        )
 
 
 class Journal:
@@ -209,4 +214,4 @@ def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     except (OSError, ValueError, TypeError, msgpack.UnpackException) as fault:
         log.warning("%s cannot be read: %r", path, fault)
         return PreviousState(handover_files=handover_files)
-    return PreviousState(frozenset(waiting), workers, lost_at, handover_files)
+    return PreviousState(waiting=frozenset(waiting), workers=workers, lost_at=lost_at, handover_files=handover_files)

@@ -31,7 +31,7 @@ class Failed:
     """A run that was sent less than this many milliseconds ago was never started."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
     """The reply to `resume`; the messages from `start` on follow."""
 
@@ -178,7 +178,7 @@ def _failed(body: Fields) -> Failed:
 def _resumed(body: Fields) -> Resumed:
     calls = tuple(_required(call, "call_id", str) for call in _maps(body, "open_calls"))
     gap = _optional(body, "gap", bool) or False
-    return Resumed(_required(body, "from", int), gap, calls, _optional(body, "last", int))
+    return Resumed(start=_required(body, "from", int), gap=gap, open_calls=calls, last=_optional(body, "last", int))
 
 
 def _catalog(body: Fields) -> Catalog:

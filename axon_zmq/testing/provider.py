@@ -34,7 +34,7 @@ _PATIENCE: Final = 20.0
 _STALL: Final = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
     """What a model of the fake provider does; the defaults answer at once and well."""
 
@@ -58,17 +58,23 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "ok": Behaviour(),
     "slow": Behaviour(pause=0.05),
     # Some providers repeat the whole key; OpenAI's own repeats its ends.
-    "unauthorized": Behaviour(401, "invalid_api_key", "Incorrect API key provided: {key}."),
-    "not-found": Behaviour(404, "model_not_found", "The model `not-found` does not exist."),
-    "rate-limited": Behaviour(429, "rate_limit_exceeded", "Rate limit reached.", {"Retry-After": "7"}),
-    "quota": Behaviour(429, "insufficient_quota", "You exceeded your current quota."),
-    "broken": Behaviour(500, "server_error", "The server had an error."),
-    "unavailable": Behaviour(503, None, "The engine is not available."),
-    "context": Behaviour(400, "context_length_exceeded", "This model's maximum context length is 8 tokens."),
-    "rejected": Behaviour(400, "invalid_value", "Invalid value: 'temperature'."),
+    "unauthorized": Behaviour(status=401, code="invalid_api_key", message="Incorrect API key provided: {key}."),
+    "not-found": Behaviour(status=404, code="model_not_found", message="The model `not-found` does not exist."),
+    "rate-limited": Behaviour(
+        status=429, code="rate_limit_exceeded", message="Rate limit reached.", headers={"Retry-After": "7"}
+    ),
+    "quota": Behaviour(status=429, code="insufficient_quota", message="You exceeded your current quota."),
+    "broken": Behaviour(status=500, code="server_error", message="The server had an error."),
+    "unavailable": Behaviour(status=503, code=None, message="The engine is not available."),
+    "context": Behaviour(
+        status=400, code="context_length_exceeded", message="This model's maximum context length is 8 tokens."
+    ),
+    "rejected": Behaviour(status=400, code="invalid_value", message="Invalid value: 'temperature'."),
     "filtered": Behaviour(refuses=True),
     # JSON can say half a character, and a number over 64 bits; msgpack cannot.
-    "surrogate": Behaviour(400, "half\ud83d", "Half an emoji: \ud83d.", {"Retry-After": "9" * 30}),
+    "surrogate": Behaviour(
+        status=400, code="half\ud83d", message="Half an emoji: \ud83d.", headers={"Retry-After": "9" * 30}
+    ),
     "cut": Behaviour(breaks="close"),
     "stall": Behaviour(breaks="stall"),
     "garbage": Behaviour(nonsense=b"{It works!"),
@@ -82,7 +88,7 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
 # --- what is asked, and what is answered -----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """An answer, before it is put into the words of one of the two APIs."""
 
@@ -105,16 +111,22 @@ def _answer(request: Mapping[str, Any], behaviour: Behaviour) -> Answer:
     last: Mapping[str, Any] = {"role": "user", "content": items} if isinstance(items, str) else items[-1]
     text = _text(last.get("content") or last.get("output"))
     if behaviour.refuses:
-        return Answer(request["model"], "refusal", ("I cannot", " help with that."), "", "stop")
+        return Answer(
+            model=request["model"],
+            kind="refusal",
+            pieces=("I cannot", " help with that."),
+            tool="",
+            finish="stop",
+        )
     tools = [str(tool.get("function", tool)["name"]) for tool in request.get("tools") or ()]
     if tools and last.get("role") == "user" and (arguments := _json_object(text)) is not None:
         tool = next((name for name in tools if arguments.keys() == {name}), None)
         text = json.dumps(arguments[tool] if tool else arguments)
-        return Answer(request["model"], "call", _words(text), tool or tools[-1], "stop")
+        return Answer(model=request["model"], kind="call", pieces=_words(text), tool=tool or tools[-1], finish="stop")
     words = _words(text)
     if behaviour.finish == "length":
         words = words[: (len(words) + 1) // 2]
-    return Answer(request["model"], "text", words, "", behaviour.finish)
+    return Answer(model=request["model"], kind="text", pieces=words, tool="", finish=behaviour.finish)
 
 
 def _text(content: Any) -> str:
@@ -303,13 +315,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/stats":
             self._send(200, self._tally.packed())
         else:
-            self._fail(Behaviour(404, None, "there is POST /v1/chat/completions, POST /v1/responses, GET /stats"))
+            self._fail(
+                Behaviour(status=404, message="there is POST /v1/chat/completions, POST /v1/responses, GET /stats")
+            )
 
     def do_POST(self) -> None:
         """Answer as the model's name says."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path not in _APIS:
-            self._fail(Behaviour(404, None, f"there is no {self.path}"))
+            self._fail(Behaviour(status=404, message=f"there is no {self.path}"))
             return
         request = json.loads(body)
         self._tally.add(requests=1, connections=int(self._is_new), open=1)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from axon_zmq.errors import AxonError
 from axon_zmq.process.event_loop import Turns
@@ -82,8 +82,19 @@ LARGE_ANSWER: Final = 32 * limits.KIB
 TRACED_ERRORS: Final = frozenset(("internal", "tool_failed"))
 """Error types whose traceback is logged."""
 
-MakeLink = Callable[[Callable[[list[bytes]], None], Callable[[], None], Callable[[], None]], Link]
-"""Makes the link, given what takes each message, and what is called when a broker is there, and when it is away."""
+
+class MakeLink(Protocol):
+    """Makes the link to the broker."""
+
+    def __call__(
+        self,
+        *,
+        received: Callable[[list[bytes]], None],
+        connected: Callable[[], None],
+        disconnected: Callable[[], None],
+    ) -> Link:
+        """Make it; the arguments are those of `Link`."""
+        ...
 
 
 class Host:
@@ -116,9 +127,9 @@ class Host:
         self.registered = asyncio.Event()
         """Set once a broker has been told of this worker."""
         self._link = connect(
-            lambda frames: self._put(Received(frames)),
-            lambda: self._put(Connected()),
-            lambda: self._put(Disconnected()),
+            received=lambda frames: self._put(Received(frames)),
+            connected=lambda: self._put(Connected()),
+            disconnected=lambda: self._put(Disconnected()),
         )
         self._arm_timer()
 

@@ -20,7 +20,7 @@ class Link:
 
     Args:
         endpoint: The broker's backend.
-        identity: This process's own, never used before.
+        routing_id: This process's own, never used before.
         received: Takes each message's frames.
         connected: Called whenever a broker is there that may not know this worker.
         disconnected: Called when the broker is away.
@@ -29,14 +29,15 @@ class Link:
     def __init__(
         self,
         endpoint: str,
-        identity: bytes,
+        routing_id: bytes,
+        *,
         received: Callable[[list[bytes]], None],
         connected: Callable[[], None],
         disconnected: Callable[[], None],
     ) -> None:
         self._context = zmq.Context()
         dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.IDENTITY, identity)
+        dealer.setsockopt(zmq.IDENTITY, routing_id)
         dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         dealer.setsockopt(zmq.LINGER, 1000)

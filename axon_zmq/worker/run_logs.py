@@ -29,7 +29,7 @@ _OUR_OWN: Final = ("axon_zmq.worker", "axon_zmq.broker")
 _NO_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "run"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Listener:
     """What one run has asked for, and had in this second."""
 
@@ -75,7 +75,7 @@ class RunLogs(logging.Handler):
         """Relay a run's records from this level on, until `forget`."""
         if level != "off":
             with self._guard():
-                self._listeners[job] = _Listener(logging.getLevelNamesMapping()[level.upper()])
+                self._listeners[job] = _Listener(level=logging.getLevelNamesMapping()[level.upper()])
                 self._let_through()
 
     def forget(self, job: Run) -> None:

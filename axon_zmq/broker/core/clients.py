@@ -17,7 +17,7 @@ SHARED_WINDOW_S: Final = 10.0
 """Two `ping` instances within this time under one routing id are two processes that share it."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Client:
     """One routing id that has unfinished runs, or has recently sent its `instance`."""
 

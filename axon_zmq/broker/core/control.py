@@ -68,7 +68,7 @@ class Control:
         self._recovery = recovery
         self._hang_seconds = hang_seconds
         self._health = Health()
-        self._handovers = Handovers(outgoing, workers, runs, previous.handover_files)
+        self._handovers = Handovers(outgoing=outgoing, workers=workers, runs=runs, files=previous.handover_files)
 
     def __repr__(self) -> str:
         return f"<Control {self._workers!r} {self._handovers!r}>"

@@ -29,7 +29,7 @@ class Handovers:
         files: Files that were left before this broker started.
     """
 
-    def __init__(self, outgoing: Outgoing, workers: Workers, runs: Runs, files: tuple[str, ...]) -> None:
+    def __init__(self, *, outgoing: Outgoing, workers: Workers, runs: Runs, files: tuple[str, ...]) -> None:
         self._out = outgoing
         self._workers = workers
         self._runs = runs

@@ -135,14 +135,14 @@ class Worker:
         self.state = step(WORKER, self.state, event)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Pool:
     """One mode: its workers and the runs that wait for them."""
 
     mode: str
-    empty_since: float = field(kw_only=True)
+    empty_since: float
     """Since when it has had no worker; only meaningful while it has none."""
-    takes_slots: bool = field(default=True, kw_only=True)
+    takes_slots: bool = True
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())

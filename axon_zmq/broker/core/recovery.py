@@ -22,7 +22,7 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import RunKey
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousState:
     """What an earlier broker left behind when it died or stopped."""
 

@@ -28,8 +28,8 @@ class Workers:
     """
 
     def __init__(self, outgoing: Outgoing, hang_seconds: float, now: float) -> None:
-        self.pools = {mode: Pool(mode, empty_since=now) for mode in MODES}
-        self.describes = Pool("describe", empty_since=now, takes_slots=False)
+        self.pools = {mode: Pool(mode=mode, empty_since=now) for mode in MODES}
+        self.describes = Pool(mode="describe", empty_since=now, takes_slots=False)
         """Waiting `describe` requests: any worker answers them, beside its runs."""
         self._out = outgoing
         self._hang_seconds = hang_seconds
