@@ -1,7 +1,7 @@
 """Figures about the structure of a checkout: `python -m tests.structure [ROOT …]` prints one column for each root.
 
-They are read from the source of `axon_zmq` with `ast`; nothing of it is imported. So a checkout of an earlier layout can
-be measured, too. Without an argument it is this checkout.
+They are read from the source of `axon_zmq` with `ast`. Nothing of it is imported, so a checkout of an earlier layout
+can be measured, too. Without an argument, this checkout is measured.
 
 An **arrow** is a pair of units of which the first imports the second, however often. A **unit** is a top-level package
 or module of `axon_zmq`; its `__init__`, the public API, is none. An arrow is **upward** if `LAYERS` in the checkout's
