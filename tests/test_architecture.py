@@ -251,6 +251,15 @@ def test_the_tree_in_the_architecture_page_names_exactly_the_modules():
     assert set(named) == there
 
 
+def test_a_module_imports_only_from_those_above_it_in_the_tree():
+    known = modules()
+    place = {name: number for number, name in enumerate(tree_in_the_architecture_page()) if name in known}
+    for name in place:
+        targets = {target.removeprefix("axon_zmq.") for target in imports(known[name]) if is_below(target, "axon_zmq")}
+        below = [target for target in targets if place.get(target, 0) > place[name]]
+        assert not below, f"{name} imports {below}: move it below them in docs/architecture.md"
+
+
 def test_the_tree_in_the_architecture_page_is_in_the_order_of_the_layers():
     top = [name.removesuffix(".") for name in tree_in_the_architecture_page() if "." not in name.removesuffix(".")]
     assert top == list(dict.fromkeys(entry.split(".")[0] for entries in LAYERS for entry in entries))
