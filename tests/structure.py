@@ -79,15 +79,19 @@ class Checkout:
             number for number, entries in enumerate(self.layers) for entry in entries if entry.split(".")[0] == unit
         )
 
-    def imported(self, name: str) -> set[str]:
-        """The modules of `axon_zmq` that a module imports, at its top or inside functions."""
+    @cached_property
+    def imported(self) -> dict[str, set[str]]:
+        """For each module, the modules of `axon_zmq` that it imports, at its top or inside functions."""
+        return {name: self._imported_by(tree) - {name} for name, tree in self.modules.items()}
+
+    def _imported_by(self, tree: ast.Module) -> set[str]:
         found: set[str] = set()
-        for node in ast.walk(self.modules[name]):
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "axon_zmq":
                 found.update([f"{node.module}.{alias.name}" for alias in node.names], [node.module or ""])
             elif isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
-        return {short for each in found if (short := each.removeprefix("axon_zmq.")) in self.modules} - {name}
+        return {short for each in found if (short := each.removeprefix("axon_zmq.")) in self.modules}
 
     def arrows(self, depth: int = 0, within: str = "") -> set[tuple[str, str]]:
         """Pairs of units, or of a package's entries, of which the first imports the second.
@@ -100,7 +104,7 @@ class Checkout:
         pairs = {
             (name.split(".")[depth], target.split(".")[depth])
             for name in below
-            for target in self.imported(name)
+            for target in self.imported[name]
             if target in below
         }
         return {(one, other) for one, other in pairs if one != other}

@@ -265,7 +265,7 @@ def test_the_tree_in_the_architecture_page_is_in_the_order_of_the_layers():
     assert top == list(dict.fromkeys(entry.split(".")[0] for entries in LAYERS for entry in entries))
 
 
-def test_the_figures_of_the_structure():
+def test_the_structure_has_none_of_what_must_not_be_there():
     checkout = Checkout(ROOT)
     assert checkout.layers == LAYERS
     assert not checkout.upward()
