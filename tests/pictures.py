@@ -1,7 +1,7 @@
-"""The pictures of the life cycles, drawn from the tables in `broker/states.py`.
+"""The pictures of the life cycles, drawn from the tables in `broker/core/states.py`.
 
-`python -m tests.pictures` draws them anew into `docs/states/`, with Graphviz' `dot`. Each picture holds the source
-that it was drawn from, so that a test can tell whether the tables have changed since, without `dot`.
+`python -m tests.pictures` draws them into `docs/states/`, with Graphviz' `dot`. Each picture contains the source from
+which it was drawn, so that a test can tell without `dot` whether the tables have changed since.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from axon_zmq.broker.core import states
 
 FOLDER = Path(__file__).parent.parent / "docs/states"
 TABLES: Mapping[str, Mapping[tuple[Any, Any], Enum]] = {
-    "request": states.RUN,
+    "run": states.RUN,
     "worker": states.WORKER,
     "client": states.CLIENT,
 }

@@ -1,27 +1,34 @@
-"""The code blocks of the documentation, run as a reader would run them.
+"""The code blocks of the documentation, run as a reader would run them, and the tables that are generated.
 
 In a page, `<!-- runnable: name -->` stands right before a fenced block that is to be run. All such blocks of one
 name and language are one script, in order. `<!-- prints: name -->` stands before a `text` block: what the blocks of
 that name, since the last such block, print. There a `…` stands for anything within a line.
 
-`python -m tests.snippets` writes the table of `docs/errors.md` anew from `errors.ERROR_TYPES`.
+`python -m tests.snippets` writes the table of `docs/errors.md` from `errors.ERROR_TYPES`, and the tables of
+`docs/backend.md` from the classes of `protocol/backend.py` and their docstrings.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from threading import Timer
+from typing import NamedTuple
 
 from axon_zmq.errors import ERROR_TYPES, FAMILIES
+from axon_zmq.protocol import backend
+from axon_zmq.worker.core import ERRORS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -207,10 +214,15 @@ def no_elixir() -> str | None:
     return f"{ELIXIR_DEPS} has no {missing[0]}/ebin" if missing else None
 
 
-# --- docs/errors.md ---------------------------------------------------------------------------------
+# --- generated tables ---------------------------------------------------------------------------------
 
 TABLE_BEGIN = "<!-- error types: written by `python -m tests.snippets` -->"
 TABLE_END = "<!-- end of error types -->"
+_TABLE = re.compile(
+    r"(?P<begin><!-- table: (?P<name>[\w-]+), written by `python -m tests\.snippets` -->\n).*?"
+    r"(?P<end><!-- end of table -->)",
+    re.DOTALL,
+)
 
 
 def error_table() -> str:
@@ -233,6 +245,147 @@ def with_error_table(page: str) -> str:
     return f"{before}{begin}\n\n{error_table()}\n\n{end}{after}"
 
 
+class Documented(NamedTuple):
+    """A class, or an attribute of one, and what its docstring says."""
+
+    name: str
+    text: str
+    """The docstring in one line."""
+    annotation: str = ""
+    is_optional: bool = False
+    """Whether it has a default."""
+
+
+def documented_class(cls: type) -> Documented:
+    """A class and its docstring."""
+    return Documented(cls.__name__, _one_line(cls.__doc__))
+
+
+def documented_attributes(cls: type) -> list[Documented]:
+    """The attributes that a class body defines, with the docstrings after them.
+
+    Class variables are left out.
+    """
+    [tree] = ast.parse(dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = []
+    for node, after in pairwise([*tree.body, ast.Pass()]):
+        match node:
+            case ast.AnnAssign(target=ast.Name(name), annotation=annotation, value=value):
+                kind, is_optional = ast.unparse(annotation), value is not None
+            case ast.Assign(targets=[ast.Name(name)]):
+                kind, is_optional = "", False
+            case _:
+                continue
+        if not kind.startswith("ClassVar"):
+            is_documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert is_documented, f"{cls.__name__}.{name} has no docstring"
+            found.append(Documented(name, _one_line(after.value.value), kind, is_optional))
+    return found
+
+
+def _one_line(docstring: str | None) -> str:
+    return " ".join((docstring or "").split()).replace("|", r"\|")
+
+
+TYPES = {
+    "EndReason": "string",
+    "Mapping[str, ModeStatus]": "map of [maps](#a-mode-in-status)",
+    "Mapping[str, Program]": "map of maps",
+    "bool": "boolean",
+    "bytes": "binary",
+    "float": "number",
+    "int": "integer",
+    "str": "string",
+    "tuple[Held, ...]": "list of [maps](#a-held-run)",
+    "tuple[WorkerStatus, ...]": "list of [maps](#a-worker-in-status)",
+    "tuple[str, ...]": "list of strings",
+    "tuple[str, ...] | None": "list of strings, or nil",
+}
+"""What a field holds on the wire, by its annotation."""
+TO_RUN = (backend.RunStart, backend.Describe, backend.ToRun, backend.RunEnd, backend.RunResume, backend.RunClient)
+"""Messages from the broker about a run."""
+FROM_SUPERVISOR = (backend.Processes, backend.Exited, backend.StatusRequest)
+"""Messages to the broker that no worker sends."""
+
+
+def key_table(cls: type[backend.Body]) -> str:
+    """The keys of a map: name, type, meaning."""
+    rows = [
+        [f"`{each.name}`", TYPES[each.annotation] + (", may be missing" if each.is_optional else ""), each.text]
+        for each in documented_attributes(cls)
+    ]
+    return _markdown(["key", "type", "value"], rows)
+
+
+def message_table(messages: Iterable[type], empty: str = "body") -> str:
+    """Messages: frames, keys of the body, when it is sent and what follows.
+
+    Args:
+        messages: Subclasses of `backend.Message`, or tuples whose docstring begins with their frames.
+        empty: The frame of a body without keys; `""` for an empty frame.
+    """
+    rows = []
+    for message in messages:
+        text = documented_class(message).text
+        if found := re.match(r"`(\[.*?\])`: ", text):
+            frames, keys, text = found[1], "", text[found.end() :]
+        else:
+            assert issubclass(message, backend.Message)
+            names = [each.name for each in documented_attributes(message)]
+            last = "body" if names or empty == "body" else empty
+            kind = message.kind.decode()
+            id = ', ""' if message in backend.TO_WORKER.values() or message is backend.Status else ""
+            frames = f'["", "{kind}"{id}, {last}]' if last else f'["", "{kind}"{id}]'
+            keys = "{" + ", ".join(names) + "}" if last == "body" else ""
+        assert text.lower().startswith("sent "), f"the docstring of {message.__name__} does not say when it is sent"
+        sent = text[5].upper() + text[6:]
+        rows.append([f"`{frames}`", f"`{keys}`" if keys else "", sent])
+    return _markdown(["frames", "body", "sent"], rows)
+
+
+def reason_table() -> str:
+    """Why a run is ended, and the error that it ends with."""
+    rows = [
+        [f"`{reason.value}`", about.text, f"`{ERRORS[reason][0]}`"]
+        for reason, about in zip(backend.EndReason, documented_attributes(backend.EndReason), strict=True)
+    ]
+    return _markdown(["reason", "asked by", "`error_type`"], rows)
+
+
+def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+BACKEND_TABLES: Mapping[str, Callable[[], str]] = {
+    "from-a-worker": lambda: message_table(each for each in backend.TO_BROKER.values() if each not in FROM_SUPERVISOR),
+    "ready": lambda: key_table(backend.Ready),
+    "held-run": lambda: key_table(backend.Held),
+    "to-a-worker": lambda: message_table((*TO_RUN, *backend.TO_WORKER.values()), empty=""),
+    "lease": lambda: key_table(backend.Lease),
+    "end-reasons": reason_table,
+    "from-supervisord": lambda: message_table((*FROM_SUPERVISOR, backend.Status), empty='""'),
+    "program": lambda: key_table(backend.Program),
+    "status": lambda: key_table(backend.Status),
+    "mode-status": lambda: key_table(backend.ModeStatus),
+    "worker-status": lambda: key_table(backend.WorkerStatus),
+}
+"""The tables of `docs/backend.md`, by the name in the comment before each."""
+
+
+def with_backend_tables(page: str) -> str:
+    """The page with its tables as they should be."""
+    names = [found["name"] for found in _TABLE.finditer(page)]
+    assert sorted(names) == sorted(BACKEND_TABLES), "docs/backend.md must contain the marks of each table once"
+    return _TABLE.sub(lambda found: f"{found['begin']}\n{BACKEND_TABLES[found['name']]()}\n\n{found['end']}", page)
+
+
+def _rewrite(name: str, change: Callable[[str], str]) -> None:
+    page = DOCS / name
+    page.write_text(change(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    errors_page = DOCS / "errors.md"
-    errors_page.write_text(with_error_table(errors_page.read_text(encoding="utf-8")), encoding="utf-8")
+    _rewrite("errors.md", with_error_table)
+    _rewrite("backend.md", with_backend_tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from axon_zmq.protocol.kinds import MODES
+from tests.any_share import any_share
 from tests.conftest import ROOT
+from tests.structure import Checkout, figures
 
 PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
@@ -36,6 +39,10 @@ LAYERS = [
 CORES = [
     "broker.core",
     "protocol",
+    "worker.core",
+    "worker.delivery.credit",
+    "worker.delivery.replay_buffer",
+    "worker.delivery.replay_store",
     "client.core",
     "client.messages",
     "client.options",
@@ -180,28 +187,130 @@ def test_each_mode_has_its_settings():
     assert fields == {f"{mode}_{what}" for mode in MODES for what in ("workers", "slots")}
 
 
-def test_the_life_of_a_request_in_the_readme_names_functions_that_are_there():
-    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ") and ".py:" in line]
-    assert len(rows) == 10
-    for row in rows:
-        path, _, name = row.split("|")[-2].strip().strip("`").partition(":")
-        tree: ast.AST = ast.parse((ROOT / path).read_text())
-        for step in name.split("."):
-            [tree] = [
-                node
-                for node in ast.iter_child_nodes(tree)
-                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == step
-            ]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
+"""A file in backquotes, below the root or `axon_zmq`, and a class or function in it."""
 
 
-def test_the_tree_in_the_architecture_page_names_every_module():
+def is_defined(path: Path, name: str) -> bool:
+    """Whether a module defines a class or function, such as `Server._send`."""
+    trees: list[ast.AST] = [ast.parse(path.read_text())]
+    for step in name.split(".") if name else []:
+        trees = [
+            node
+            for tree in trees
+            for node in ast.iter_child_nodes(tree)
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == step
+        ]
+    return len(trees) == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_functions_that_a_page_names_exist(page):
+    for found in REFERENCE.finditer(page.read_text()):
+        path, name = found.groups("")
+        if "/" not in path:
+            continue  # an example, or a test file in a table that has a test of its own
+        file = next((each for each in (ROOT / path, PACKAGE / path) if each.is_file()), None)
+        assert file is not None, f"{page.name}: {path} does not exist"
+        assert is_defined(file, name), f"{page.name}: {path} does not define {name}"
+
+
+def test_the_tables_of_a_requests_way_name_functions_in_each_step():
+    for page, heading, steps in (
+        ("README.md", "## The life of a request", 10),
+        ("docs/architecture.md", "## The way of a run", 15),
+    ):
+        section = (ROOT / page).read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| \d+ \|.*$", section, re.MULTILINE)
+        assert len(rows) == steps, page
+        assert all(any(name for _, name in REFERENCE.findall(row)) for row in rows), page
+
+
+def tree_in_the_architecture_page() -> list[str]:
+    """The lines of the tree as dotted names in order; a package's ends with a dot."""
     page = (ROOT / "docs/architecture.md").read_text()
-    tree = page.split("```text")[1].split("```")[0]
-    named = set(tree.replace(",", " ").split())
-    for name in modules():
-        last = name.rsplit(".", 1)[-1]
-        if last != "__init__" and not name.startswith(("agents.", "testing.", "supervise.")):
-            assert {last, f"{last}.py"} & named, name
+    first, *lines = page.split("```text\n")[1].split("```")[0].splitlines()
+    assert first == "axon_zmq/"
+    names: list[str] = []
+    above: list[str] = []
+    for line in lines:
+        indentation, entry, description = re.fullmatch(r"((?:  )+)(\w+/?) +(\S.*)", line).groups()
+        del above[len(indentation) // 2 - 1 :], description
+        names.append(".".join([*above, entry.replace("/", ".")]))
+        if entry.endswith("/"):
+            above.append(entry.removesuffix("/"))
+    return names
+
+
+def test_the_tree_in_the_architecture_page_names_exactly_the_modules():
+    named = tree_in_the_architecture_page()
+    assert len(named) == len(set(named))
+    packages = {name.removesuffix("__init__") for name in modules() if name.endswith(".__init__")}
+    there = {name for name in modules() if name.rpartition(".")[2] != "__init__"} | packages
+    assert set(named) == there
+
+
+def test_a_module_imports_only_from_those_above_it_in_the_tree():
+    known = modules()
+    place = {name: number for number, name in enumerate(tree_in_the_architecture_page()) if name in known}
+    for name in place:
+        targets = {target.removeprefix("axon_zmq.") for target in imports(known[name]) if is_below(target, "axon_zmq")}
+        below = [target for target in targets if place.get(target, 0) > place[name]]
+        assert not below, f"{name} imports {below}: move it below them in docs/architecture.md"
+
+
+def test_the_tree_in_the_architecture_page_is_in_the_order_of_the_layers():
+    top = [name.removesuffix(".") for name in tree_in_the_architecture_page() if "." not in name.removesuffix(".")]
+    assert top == list(dict.fromkeys(entry.split(".")[0] for entries in LAYERS for entry in entries))
+
+
+def test_the_structure_has_none_of_what_must_not_be_there():
+    checkout = Checkout(ROOT)
+    assert checkout.layers == LAYERS
+    assert not checkout.upward()
+    assert not checkout.mutual()
+    assert not checkout.kind_literals()
+    assert not checkout.untyped_options()
+    assert not checkout.private_names()
+    assert any_share(PACKAGE).ratio <= 0.08
+
+
+def test_the_figures_see_what_they_count(tmp_path):
+    files = {
+        "axon_zmq/__init__.py": "",
+        "axon_zmq/low.py": "def f():\n    from axon_zmq.client import core",
+        "axon_zmq/client/__init__.py": "",
+        "axon_zmq/client/core.py": "import axon_zmq.low\nclass C:\n    def run(self, **options: Any): send(b'chunk')",
+        "axon_zmq/worker/__init__.py": "",
+        "axon_zmq/worker/host.py": "from axon_zmq.worker import run\nagent._output_schema",
+        "axon_zmq/worker/run.py": "",
+        "tests/test_architecture.py": "LAYERS = [['low'], ['client.core'], ['client', 'worker']]",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = figures(Checkout(tmp_path))
+    assert found["top-level packages"] == "2"
+    assert found["top-level modules"] == "1"
+    assert found["upward arrows"] == "1 (low → client)"
+    assert found["units that import each other"] == "1 (client ↔ low)"
+    assert found["arrows between them in `worker/`"] == "1"
+    assert found["bytes literals of kinds outside `protocol/`"] == "1"
+    assert found["public client methods with `**options: Any`"] == "1"
+    assert found["undocumented uses of pydantic-ai outside `compat.py`"] == "1 in 1 files"
+    assert found["parameters annotated with `Any`"] == "1 of 1 (100.0%)"
+
+
+def test_the_figures_in_the_architecture_page_are_those_that_are_counted():
+    """Names in all rows, and values of those that must not grow; the others change with every commit."""
+    page = (ROOT / "docs/architecture.md").read_text().split("\n## Structure in figures\n")[1]
+    shown = {row[0]: row[2] for line in page.splitlines() if len(row := line.strip("| ").split(" | ")) == 3}
+    counted = figures(Checkout(ROOT))
+    assert shown.keys() - {"figure"} == counted.keys()
+    assert {name for name, value in shown.items() if value == "0"} == {
+        name for name, value in counted.items() if value == "0"
+    }
 
 
 def test_every_setting_is_in_the_operations_page_with_its_default():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import pytest
@@ -16,13 +16,15 @@ from axon_zmq.client.core import ClientCore
 from axon_zmq.client.messages import Failed, decode
 from axon_zmq.client.options import BODY_KEYS, HEADER_KEYS
 from axon_zmq.errors import AxonError
-from axon_zmq.protocol import limits, requests
+from axon_zmq.protocol import backend, limits, requests
 from axon_zmq.protocol.backend import VERSION, EndReason
 from axon_zmq.protocol.frames import HEADERS, parse, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.adapter import messages
+from axon_zmq.worker.core import END_GRACE_S, LONGEST_END_GRACE_S, STUCK_GRACE_S
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.host import END_TURNS
 from tests import fixtures, snippets
 
 FIXTURES = fixtures.load()
@@ -383,6 +385,33 @@ def test_every_limit_is_in_the_protocol_page_with_its_default():
     table = {row[0].strip("`"): row[1] for row in rows("protocol.md")}
     for name, value in limits.BrokerLimits().to_wire().items():
         assert table[name] == str(value), name
+
+
+def test_the_tables_of_the_backend_page_are_generated_from_the_classes():
+    page = text_of("backend.md")
+    assert snippets.with_backend_tables(page) == page, "run python -m tests.snippets"
+
+
+def test_a_class_without_the_docstrings_for_its_table_is_noticed():
+    class Silent(backend.Body):
+        size: int
+
+    class Vague(backend.Message):
+        """A message."""
+
+        kind: ClassVar = b"vague"
+
+    with pytest.raises(AssertionError, match=r"Silent.size has no docstring"):
+        snippets.key_table(Silent)
+    with pytest.raises(AssertionError, match="Vague does not say when it is sent"):
+        snippets.message_table([Vague])
+
+
+def test_the_backend_page_says_how_long_an_end_takes():
+    page = " ".join(text_of("backend.md").split())
+    end = f"gets {END_GRACE_S * 1000:.0f} ms and {END_TURNS} more turns of the worker's event loop to return"
+    assert f"{end} its partial answer, and {LONGEST_END_GRACE_S:.0f} s at most" in page
+    assert f"still stuck {STUCK_GRACE_S:.0f} s later, the worker leaves" in page
 
 
 def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():

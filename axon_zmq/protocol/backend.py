@@ -6,8 +6,9 @@ once, on receipt, and `MalformedMessageError` is the only thing that malformed i
 later is a fault of ours and is not caught. Unknown keys are ignored, since a rolling restart joins two versions, and
 a key with a default may be missing.
 
-The tables of `docs/backend.md` are generated from these classes: the first line of a docstring says when the message is
-sent, the docstrings of the fields say what they hold.
+The tables of `docs/backend.md` are generated from these classes (`python -m tests.snippets`): a docstring says when the
+message is sent, then what follows; a docstring that begins with frames in backquotes shows those; the docstrings of the
+fields say what they hold.
 """
 
 from __future__ import annotations
@@ -45,11 +46,17 @@ class EndReason(Enum):
     """Why a run is asked to end, and the error that it ends with."""
 
     CANCELLED = "cancelled"
+    """The broker asks, because the client sent `cancel`."""
     CLIENT_GONE = "client_gone"
+    """The broker asks, because the client was gone for the grace period and `on_disconnect` is not `keep`."""
     SLOW_CONSUMER = "slow_consumer"
+    """The broker asks, because the client's send queue is full."""
     SUPERSEDED = "superseded"
+    """The broker asks, because the run went on elsewhere; what this worker still sends about it is dropped."""
     DEADLINE = "deadline"
+    """The worker itself ends the run at the deadline of its lease."""
     SHUTTING_DOWN = "shutting_down"
+    """The worker itself ends the run when its drain time is over."""
 
 
 class Body:
@@ -123,9 +130,9 @@ class Lease(Message):
     deadline: float
     """Seconds of the machine's monotonic clock at which the run is ended: broker and worker share one clock."""
     attempt: int
-    """1 for the first start."""
+    """1 for the first start, 2 for the next one."""
     digest: bytes = b""
-    """BLAKE2b of the body, 16 bytes, as in `holds`; older brokers leave it out."""
+    """BLAKE2b of the body, 16 bytes, as in a held run; older brokers leave it out."""
 
     def pack(self) -> bytes:
         """The packed body; written out, because the broker packs one for each run."""
@@ -145,13 +152,13 @@ class Held(Body):
     digest: bytes
     """BLAKE2b of the body, 16 bytes: a repeated id with another body is refused."""
     deadline: float
-    """As in the lease."""
+    """As in `lease`."""
     keep: bool
     """Whether `on_disconnect` was `keep`."""
     seq: int
-    """`seq` of the run's last message."""
+    """`seq` of the run's last message so far."""
     ended: bool
-    """Whether its last message was sent."""
+    """Whether the run's terminal message was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +176,15 @@ class ModeStatus(Body):
     """One mode, in `status`."""
 
     workers: int
-    """Registered workers."""
+    """How many workers are registered."""
     free: int
-    """Runs that they can take now."""
+    """How many runs they can take now."""
     queued: int
-    """Runs that wait."""
+    """How many runs are queued."""
     degraded: bool
-    """Whether the mode serves with less than it should."""
+    """Whether the mode serves with fewer workers than it should."""
     reasons: tuple[str, ...] = ()
-    """Why, in sentences."""
+    """Why the mode is degraded, in sentences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +192,7 @@ class WorkerStatus(Body):
     """One worker, in `status`."""
 
     name: str
-    """Its program's name."""
+    """The name of its supervisord program."""
     identity: bytes
     """Its routing id."""
     mode: str
@@ -193,17 +200,17 @@ class WorkerStatus(Body):
     pid: int
     """Process id; 0 if the worker does not report one."""
     state: str
-    """One of [these](states.md#a-worker)."""
+    """Its state in the broker: one of [the life cycle of a worker](states.md#a-worker)."""
     broken: tuple[str, ...] | None
     """Agents that it could not load; `nil` if the worker does not report them."""
     slots: int
-    """Its concurrency."""
+    """Its concurrency: how many runs it takes at a time."""
     busy: int
-    """Runs that it executes."""
+    """How many runs it executes now."""
     silent_ms: int
     """Milliseconds since its last sign of progress."""
     crashes: int
-    """Crashes under this name within a minute."""
+    """How many processes of this name have crashed within the last minute."""
 
 
 # --- from a worker to the broker -----------------------------------------------------------------------
@@ -219,15 +226,15 @@ class Ready(Message):
     mode: str
     """`run_sync`, `run` or `run_stream`."""
     slots: int
-    """Runs that the worker takes at a time; fewer than configured while stuck code occupies the worker."""
+    """How many runs the worker takes at a time; fewer than configured while a stuck run occupies it."""
     name: str
-    """Its program's name, for logs and messages, and to match what supervisord reports."""
+    """The name of its supervisord program, for logs and messages, and to match what the event listener reports."""
     holds: tuple[Held, ...]
-    """The runs whose messages it keeps, open and ended."""
+    """The runs whose messages it keeps, open and ended: [held runs](#a-held-run)."""
     pid: int = 0
-    """Its process id; a worker that does not report one is never killed."""
+    """Its process id; a worker that does not report it is never killed."""
     broken: tuple[str, ...] | None = None
-    """The agents that it could not load, for `status`."""
+    """The agents that it could not load, for `status`; `nil` there if the worker does not report them."""
     forgot_at: float = 0.0
     """Seconds of the machine's monotonic clock at which an ended run was last forgotten before its time: for lack of
     room, or because a handover file could not be read."""
@@ -243,25 +250,25 @@ class Ready(Message):
 
 @dataclass(frozen=True, slots=True)
 class Slots(Message):
-    """Sent when code that should have ended occupies a slot, or has released it."""
+    """Sent when a stuck run occupies the worker, and again when its code has returned."""
 
     kind: ClassVar[bytes] = kinds.SLOTS
     slots: int
-    """Runs that the worker takes at a time now."""
+    """How many runs the worker takes at a time now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress(Message):
-    """Sent every second by the event loop that does the work."""
+    """Sent every second, by the event loop that does the work."""
 
     kind: ClassVar[bytes] = kinds.PROGRESS
     open: int = 0
-    """Runs that have not ended."""
+    """How many runs have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving(Message):
-    """Sent when the worker was told to stop: it takes no new runs and finishes those it has.
+    """Sent when the worker was told to stop: it takes no new runs and finishes its open ones.
 
     The broker answers `left`; everything that it had sent before arrives before that answer.
     """
@@ -273,7 +280,7 @@ class Leaving(Message):
 class Handover(Message):
     """Sent when all runs of a leaving worker have ended and their messages are in a handover file.
 
-    The broker answers `handed`.
+    The broker chooses a successor, which it tells to `take` the file, and answers `handed`.
     """
 
     kind: ClassVar[bytes] = kinds.HANDOVER
@@ -285,7 +292,10 @@ class Handover(Message):
 
 @dataclass(frozen=True, slots=True)
 class Holds(Message):
-    """Sent after reading a handover file as told by `take`: these runs were in it."""
+    """Sent after the worker has read a handover file: these runs were in it.
+
+    The broker adopts them: it sends their `resume`s to this worker from now on.
+    """
 
     kind: ClassVar[bytes] = kinds.HOLDS
     holds: tuple[Held, ...]
@@ -299,25 +309,28 @@ class Holds(Message):
 
 @dataclass(frozen=True, slots=True)
 class Processes(Message):
-    """Sent at each of supervisord's events, and to each new broker: all programs of this daemon."""
+    """Sent by the event listener at each of supervisord's events, and to each new broker.
+
+    It lists all programs of this daemon.
+    """
 
     kind: ClassVar[bytes] = kinds.PROCESSES
     programs: Mapping[str, Program]
-    """Programs by name."""
+    """Each program by its name: a map with `state` and `pid`, as supervisord reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exited(Message):
-    """Sent when the kernel reports that a process has ended.
+    """Sent by the event listener when the kernel reports that a worker's process has ended.
 
-    The worker is marked and gets no more runs; it is lost when its link is down and its last messages were read.
+    The worker gets no more runs; it is lost when its link is down and its last messages were read.
     """
 
     kind: ClassVar[bytes] = kinds.EXITED
     name: str
-    """The program's name."""
+    """The name of its supervisord program."""
     pid: int
-    """The process that ended."""
+    """Its process id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +345,7 @@ class StatusRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class End(Message):
-    """The run must end."""
+    """Sent to the worker of a run that must end."""
 
     kind: ClassVar[bytes] = kinds.END
     reason: EndReason
@@ -341,51 +354,54 @@ class End(Message):
 
 @dataclass(frozen=True, slots=True)
 class Left(Message):
-    """The answer to `leaving`: no more runs will come."""
+    """Sent in answer to `leaving`: no more runs will come."""
 
     kind: ClassVar[bytes] = kinds.LEFT
 
 
 @dataclass(frozen=True, slots=True)
 class Handed(Message):
-    """The answer to `handover`: the broker knows that the worker's ended runs are in the file."""
+    """Sent in answer to `handover`: the broker knows that the worker's ended runs are in the file."""
 
     kind: ClassVar[bytes] = kinds.HANDED
 
 
 @dataclass(frozen=True, slots=True)
 class Take(Message):
-    """Read a handover file; its runs are this worker's from now on."""
+    """Sent to the successor of a leaving worker: it reads the handover file and deletes it.
+
+    The runs in the file are this worker's from now on. It answers `holds`.
+    """
 
     kind: ClassVar[bytes] = kinds.TAKE
     file: str
-    """Name of the file."""
+    """Name of the file in `handover/` of the run directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class There(Message):
-    """Nothing to do: whether it can be sent tells the broker whether the worker's link is up."""
+    """`["", "there"]`: sent to find out whether the worker's link is up; the worker does nothing."""
 
     kind: ClassVar[bytes] = kinds.THERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Message):
-    """The answer to `status`."""
+    """Sent in answer to `status`."""
 
     kind: ClassVar[bytes] = kinds.STATUS
     boot: str
-    """As in `pong`."""
+    """The random name of this broker process, as in `pong`."""
     settling: bool
-    """As in `pong`."""
+    """Whether the broker is in recovery, as in `pong`."""
     draining: bool
-    """As in `pong`."""
+    """Whether there are workers and all of them are leaving, as in `pong`."""
     modes: Mapping[str, ModeStatus]
-    """Modes by name."""
+    """Each mode by its name."""
     workers: tuple[WorkerStatus, ...]
     """All registered workers."""
     quarantined: int
-    """Digests that are refused now."""
+    """How many requests, told apart by their digest, are in quarantine now."""
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
@@ -415,7 +431,10 @@ def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Me
 
 
 class RunStart(NamedTuple):
-    """`[client, kind, id, header, body, lease]`: a run; header and body as the client sent them."""
+    """`[client, kind, id, header, body, lease]`: sent to have a run executed.
+
+    Header and body are as the client sent them.
+    """
 
     client: bytes
     kind: bytes
@@ -426,7 +445,10 @@ class RunStart(NamedTuple):
 
 
 class Describe(NamedTuple):
-    """`[client, "describe", id, header, body, lease]`: a request for the catalog."""
+    """`[client, "describe", id, header, body, lease]`: sent to any worker when a client asks for the catalog.
+
+    It does not count against the worker's concurrency, and is answered at once.
+    """
 
     client: bytes
     id: bytes
@@ -434,7 +456,10 @@ class Describe(NamedTuple):
 
 
 class ToRun(NamedTuple):
-    """`[client, kind, id, header, body]`: the client's `tool_result`, `steer` or `credit` for its run."""
+    """`[client, kind, id, header, body]`: sent when the client sends `tool_result`, `steer` or `credit` for its run.
+
+    Header and body are as the client sent them. While the run is queued, the broker holds its `steer`s and `credit`.
+    """
 
     client: bytes
     kind: bytes
@@ -444,7 +469,7 @@ class ToRun(NamedTuple):
 
 
 class RunEnd(NamedTuple):
-    """`[client, "end", id, {reason}]`: the run must end."""
+    """`[client, "end", id, {reason}]`: sent when the run must end: see [Ending a run](#ending-a-run)."""
 
     client: bytes
     id: bytes
@@ -452,7 +477,10 @@ class RunEnd(NamedTuple):
 
 
 class RunResume(NamedTuple):
-    """`[client, "resume", id, header, ""]`: the client wants a run's messages; its own header."""
+    """`[client, "resume", id, header, ""]`: sent when the client asks for a replay; the header is the client's own.
+
+    The worker answers `resumed`, then the kept messages from the header's `from`.
+    """
 
     client: bytes
     id: bytes
@@ -460,7 +488,10 @@ class RunResume(NamedTuple):
 
 
 class RunClient(NamedTuple):
-    """`[client, "gone" or "back", id]`: whether the run's client is there; while it is gone, its tools' time stops."""
+    """`[client, "gone" or "back", id]`: sent when the run's client is gone, and when it is back.
+
+    While the client is gone, the `timeout_ms` of the run's tool calls stands still.
+    """
 
     client: bytes
     id: bytes

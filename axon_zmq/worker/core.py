@@ -13,11 +13,16 @@ touches no socket and knows no event loop; `host` does. The rules about a run's 
 
 A worker **leaves** in steps, of which each has a time limit, because there may be no broker to answer:
 
-    SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open runs--> HANDING_OVER --handed--> GONE
+    SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --written--> WAITING --handed--> GONE
+                                               |                           ^
+                                               +--time over--> ENDING -----+
 
-In DRAINING the open runs may finish; when the drain time is over they are ended as `shutting_down`. In HANDING_OVER the
-files that this worker was told to take are read to their end, then its ended runs are written into a file of its own,
-and the broker is told its name. Messages that runs send pass through `ActiveRun.buffer`, which numbers and keeps them.
+In DRAINING the open runs may finish; when the drain time is over they are ended as `shutting_down`, in ENDING. In
+HANDING_OVER the files that this worker was told to take are read to their end, then its ended runs are written into a
+file of its own. In WAITING the broker was told the file's name. A worker without ended runs writes no file, and is
+GONE at once.
+
+Messages that runs send pass through `ActiveRun.buffer`, which numbers and keeps them.
 """
 
 from __future__ import annotations
