@@ -135,8 +135,13 @@ class Lease(Message):
     """BLAKE2b of the body, 16 bytes, as in a held run; older brokers leave it out."""
 
     def pack(self) -> bytes:
-        """The packed body; written out, because the broker packs one for each run."""
-        return pack({"deadline": self.deadline, "attempt": self.attempt, "digest": self.digest})
+        """The packed body."""
+        return pack_lease(self.deadline, self.attempt, self.digest)
+
+
+def pack_lease(deadline: float, attempt: int, digest: bytes) -> bytes:
+    """A packed `Lease`, without the object: the broker makes one for each run."""
+    return pack({"deadline": deadline, "attempt": attempt, "digest": digest})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

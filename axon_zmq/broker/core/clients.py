@@ -70,7 +70,7 @@ class Clients:
 
     def is_gone(self, client: bytes) -> bool:
         """Whether it has unfinished runs, and the last send did not reach it."""
-        return self._relay.has(client, GONE)
+        return bool((self._relay.flags_of(client) or 0) & GONE)
 
     def set_framing(self, client: bytes, flag: int) -> None:
         """Remember how a client wants its replies from now on: `DELIMITER` or `SINGLE`."""
@@ -109,7 +109,8 @@ class Clients:
         if known is None or known.open.pop(run.id, None) is None or known.open:
             return
         known.step(ClientEvent.CLOSE)
-        self._relay.clear_flag(run.client, GONE)
+        if self.is_gone(run.client):
+            self._relay.clear_flag(run.client, GONE)
         if not known.instance:
             del self._known[run.client]
 
@@ -130,7 +131,7 @@ class Clients:
 
     def returned(self, client: bytes) -> Client | None:
         """A message came from it, or reached it; the client, if it was gone."""
-        if not self._relay.has(client, GONE):
+        if not self.is_gone(client):
             return None
         self._relay.clear_flag(client, GONE)
         known = self._known[client]

@@ -19,7 +19,7 @@ from axon_zmq.broker.core.states import ClientState, RunEvent, RunState
 from axon_zmq.broker.core.workers import Workers
 from axon_zmq.errors import AxonError, RequestError, RunEndedError, UnavailableError
 from axon_zmq.protocol import kinds, limits
-from axon_zmq.protocol.backend import EndReason, Held, Lease
+from axon_zmq.protocol.backend import EndReason, Held, pack_lease
 from axon_zmq.protocol.frames import RunKey, error_body, printable
 from axon_zmq.protocol.msgpack import pack
 
@@ -114,8 +114,8 @@ class Runs:
         self._workers.offer(worker)
         # The journal entry goes first: a run that the next broker takes for queued must not be with a worker.
         self._out.dequeued(run)
-        lease = Lease(run.deadline, run.attempts, run.digest)
-        self._out.to_worker(run, run.kind, run.header_frame, run.body, lease.pack())
+        lease = pack_lease(run.deadline, run.attempts, run.digest)
+        self._out.to_worker(run, run.kind, run.header_frame, run.body, lease)
         self.deliver_pending(run)
         if run.max_attempts == run.attempts:
             run.body = run.header_frame = b""

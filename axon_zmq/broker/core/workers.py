@@ -78,10 +78,9 @@ class Workers:
 
     def release(self, run: Run) -> None:
         """A run has ended: its worker can take another one."""
-        worker = self.get(run.worker)
-        if worker is not None:
+        if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
             worker.release(run)
-            self.offer(worker)
+            self.pools[worker.mode].offer(worker)
 
     # --- their life ------------------------------------------------------------------------------------
 
