@@ -9,10 +9,10 @@ import pytest
 
 from axon_zmq.broker.core.broker import CLIENT_GRACE_S
 from tests.conftest import Dealer, running, wait_until
-from tests.test_tools import MODES, WEATHER, answer, asking, calls, until
+from tests.test_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_resumed_lists_the_open_calls_whole_and_no_others(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", "weather", place="Oslo"), WEATHER))
     first, second = until(dealer, b"tool_call"), until(dealer, b"tool_call")
@@ -29,7 +29,7 @@ def test_resumed_lists_the_open_calls_whole_and_no_others(dealer, mode):
     assert until(dealer, b"resumed")["open_calls"] == []
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_client_that_comes_back_as_another_process_answers_what_is_open(daemon, mode):
     with Dealer(daemon.endpoint, b"comes-back") as before:
         before.send(mode, mode + b"-7", {"on_disconnect": "keep"}, asking(calls("weather", place="Oslo"), WEATHER))
@@ -43,7 +43,7 @@ def test_a_client_that_comes_back_as_another_process_answers_what_is_open(daemon
         assert json.loads(until(after, b"complete")["result"]) == [5]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_KINDS)
 def test_a_broker_killed_in_mid_tool_call_loses_neither_run_nor_call(mode):
     with running(mode.decode()) as own, Dealer(own.endpoint, b"faithful") as dealer:
         dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
@@ -90,7 +90,7 @@ def test_the_time_of_a_tool_goes_on_when_the_client_is_back():
 
 def test_a_client_that_vanishes_while_a_tool_is_awaited_leaves_no_slot_behind():
     with running("run", "run_sync", "run_stream") as own, Dealer(own.endpoint) as watcher:
-        for mode in MODES:
+        for mode in MODE_KINDS:
             with Dealer(own.endpoint, b"vanishing-" + mode) as dealer:
                 dealer.send(mode, mode, None, asking(calls("weather", place="Oslo"), WEATHER))
                 until(dealer, b"tool_call")

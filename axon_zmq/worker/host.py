@@ -123,6 +123,8 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = float("inf")
+        """When it fires, in seconds of the monotonic clock."""
         self._done: asyncio.Future[None] = self._loop.create_future()
         self.registered = asyncio.Event()
         """Set once a broker has been told of this worker."""
@@ -167,13 +169,14 @@ class Host:
 
     def _arm_timer(self) -> None:
         """Have the core take a `Tick` when it needs one; a timer that is early is harmless, and armed again."""
-        delay = max(0.0, self._core.next_timer() - time.monotonic())
-        due = self._loop.time() + delay
+        due = self._core.next_timer()
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._tick)
+        # Its time is kept here: for a time that has passed, uvloop returns a handle without `when`.
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None

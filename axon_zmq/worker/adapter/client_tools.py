@@ -88,6 +88,8 @@ class RemoteCall:
     left: float | None = None
     """Seconds that the client may take, while they do not run."""
     timer: asyncio.TimerHandle | None = None
+    due: float = 0.0
+    """When the timer fires, in seconds of the loop's clock. uvloop's handle of a timer that is due has no `when`."""
     is_read: bool = False
     """An answer has come, and is being checked in a thread."""
 
@@ -212,11 +214,13 @@ class RemoteCalls:
         return next(name for name in numbered if name not in self._open and name not in self._closed)
 
     def _start_timer(self, call: RemoteCall, seconds: float) -> None:
-        call.timer = asyncio.get_running_loop().call_later(seconds, self._too_late, call)
+        loop = asyncio.get_running_loop()
+        call.due = loop.time() + seconds
+        call.timer = loop.call_later(seconds, self._too_late, call)
 
     def _stop_timer(self, call: RemoteCall) -> None:
         if call.timer is not None:
-            call.left = max(0.0, call.timer.when() - asyncio.get_running_loop().time())
+            call.left = max(0.0, call.due - asyncio.get_running_loop().time())
             call.timer.cancel()
             call.timer = None
 
