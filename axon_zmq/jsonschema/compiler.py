@@ -109,7 +109,8 @@ def self_contained(schema: Schema, pointer: str, budget: Budget | None = None) -
     resolver = _Resolver(schema, pointer)
     recursive = _recursive(schema, resolver, Budget(budget.nodes, budget.bytes), pointer)
     written = _Writer(schema, pointer, budget=budget, resolver=resolver, recursive=recursive).write_root()
-    _check(written, pointer)  # a reference may lead to what was no schema at its own place
+    if resolver.found:
+        _check(written, pointer)  # a reference may lead to what was no schema at its own place
     return written
 
 
@@ -143,7 +144,7 @@ class _Resolver:
     def __init__(self, root: Schema, pointer: str) -> None:
         self._root = root
         self._pointer = pointer
-        self._found: dict[str, Schema] = {}
+        self.found: dict[str, Schema] = {}
 
     def resolve(self, ref: object) -> Schema:
         """The schema that `$ref` names; the same object each time.
@@ -154,9 +155,9 @@ class _Resolver:
         if not isinstance(ref, str) or (ref != "#" and not ref.startswith("#/")):
             reason = "only references into the schema itself (#/…) are followed"
             raise _invalid(self._pointer, f"the schema refers to {cut(repr(ref))}: {reason}")
-        if ref not in self._found:
-            self._found[ref] = self._look_up(ref)
-        return self._found[ref]
+        if ref not in self.found:
+            self.found[ref] = self._look_up(ref)
+        return self.found[ref]
 
     def _look_up(self, ref: str) -> Schema:
         found: object = self._root

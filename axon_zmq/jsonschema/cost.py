@@ -169,8 +169,8 @@ _MANY: Final = 10**9
 def states_of(pattern: str) -> int:
     """At most how many states the automaton of a pattern has: its characters, times the counts of repetitions.
 
-    A count after a group, or after space that `(?x)` ignores, is taken for all that is before it. Matching takes at most about as many units for each
-    character (measured: `(?:a[ab]{0,30}){6}[^a]c`, 190 states, 3.3 µs for each character).
+    A count after a group, or after space that `(?x)` ignores, is taken for all that is before it. Matching takes at
+    most about as many units for each character (`(?:a[ab]{0,30}){6}[^a]c`, 190 states: 3.3 µs for each character).
     """
     states = 0
     for atom, repetitions in _ATOM.findall(pattern):
@@ -183,7 +183,7 @@ _JSON_TYPES: Final = frozenset((bool, dict, float, int, list, str, type(None)))
 
 
 def measure(value: object) -> Size:
-    """The size of a value, by functions that loop in C: 40 ns for each part. Levels from `MAX_DEPTH` on are left out."""
+    """The size of a value down to `MAX_DEPTH`, by functions that loop in C: 40 ns for each part."""
     level: list[Any] = [value]
     nodes = characters = depth = 0
     is_plain = True
@@ -192,8 +192,8 @@ def measure(value: object) -> Size:
         depth += 1
         kinds = set(map(type, level))
         maps = [item for item in level if type(item) is dict] if dict in kinds else []
-        texts = [item for item in level if type(item) is str] if str in kinds else []
-        names = list(chain.from_iterable(maps))
+        texts: list[Any] = [item for item in level if type(item) is str] if str in kinds else []
+        names: list[Any] = list(chain.from_iterable(maps))
         is_plain = is_plain and kinds <= _JSON_TYPES and set(map(type, names)) <= {str}
         if is_plain:
             is_plain = all(map(_is_encodable, chain(texts, names))) and (

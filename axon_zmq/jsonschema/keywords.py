@@ -8,58 +8,31 @@ from typing import Final, TypeAlias, cast
 Schema: TypeAlias = Mapping[str, object]
 """A schema that is a map; `true` and `false` are the other ones."""
 
-SCHEMA_KEYWORDS: Final = frozenset(
-    [
-        "additionalProperties",
-        "contains",
-        "else",
-        "if",
-        "items",
-        "not",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    ]
-)
+# fmt: off
+SCHEMA_KEYWORDS: Final = frozenset((
+    "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
+    "unevaluatedItems", "unevaluatedProperties",
+))
 """Keywords whose value is a schema."""
 SCHEMA_LIST_KEYWORDS: Final = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 """Keywords whose value is a list of schemas."""
 SCHEMA_MAP_KEYWORDS: Final = frozenset(("properties", "patternProperties", "dependentSchemas"))
 """Keywords whose value maps names to schemas."""
-IN_PLACE_KEYWORDS: Final = frozenset(["allOf", "anyOf", "dependentSchemas", "else", "if", "not", "oneOf", "then"])
+IN_PLACE_KEYWORDS: Final = frozenset(("allOf", "anyOf", "dependentSchemas", "else", "if", "not", "oneOf", "then"))
 """Keywords whose schemas apply to the same value as the schema that contains them. `$ref` is one, too."""
 UNEVALUATED: Final = frozenset(("unevaluatedItems", "unevaluatedProperties"))
 """Keywords that depend on what all others in place have evaluated."""
-ANNOTATIONS: Final = frozenset(
-    ["$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"],
-)
+ANNOTATIONS: Final = frozenset((
+    "$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly",
+))
 """Keywords that never reject a value."""
-SIMPLE_KEYWORDS: Final = frozenset(
-    [
-        "const",
-        "dependentRequired",
-        "enum",
-        "exclusiveMaximum",
-        "exclusiveMinimum",
-        "maxContains",
-        "maxItems",
-        "maxLength",
-        "maxProperties",
-        "maximum",
-        "minContains",
-        "minItems",
-        "minLength",
-        "minProperties",
-        "minimum",
-        "multipleOf",
-        "pattern",
-        "required",
-        "type",
-        "uniqueItems",
-    ]
-)
+SIMPLE_KEYWORDS: Final = frozenset((
+    "const", "dependentRequired", "enum", "exclusiveMaximum", "exclusiveMinimum", "maxContains", "maxItems",
+    "maxLength", "maxProperties", "maximum", "minContains", "minItems", "minLength", "minProperties", "minimum",
+    "multipleOf", "pattern", "required", "type", "uniqueItems",
+))
 """Keywords that reject values, and whose value holds no schema."""
+# fmt: on
 
 
 def parts_of(schema: Schema) -> Iterator[tuple[str, object]]:

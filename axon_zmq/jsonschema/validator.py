@@ -43,6 +43,8 @@ _MAX_COLLECTED: Final = 20_000
 unit only, so this is 0.1 s. With more, only the first error is searched for."""
 _MAX_SHOWN: Final = 100_000
 """Values and characters of a value whose errors are shown: an error is made with a copy of it, 0.6 µs for each."""
+_MAX_SHOWN_DEPTH: Final = 200
+"""Lists and maps inside one another in such a value. The library raises ValueError for an error in over 255."""
 _MAX_SEARCH_S: Final = 0.1
 """Seconds of CPU time after which the search for faults goes no further."""
 _TOO_MUCH: Final = "is too much to check against this schema: send less, or make the schema simpler"
@@ -92,9 +94,9 @@ class CompiledSchema:
         return self._tolerant
 
 
-def _compiled(schema: object) -> Any:
+def _compiled(form: object) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(
-        schema,
+        cast("dict[str, Any] | bool", form),
         validate_formats=False,  # `format` is an annotation in draft 2020-12
         pattern_options=jsonschema_rs.RegexOptions(),  # linear time, without look-around
         retriever=_retrieve_nothing,
@@ -129,31 +131,24 @@ class _Forms:
     def __init__(self, schema: Schema, *, is_plain: bool) -> None:
         self._is_plain = is_plain
         self._definitions = {name: self._form(part) for name, part in definitions_of(schema).items()}
-        self.parts: list[_Part] = []
-        """What is opaque in the outlines, by number."""
+        self.opaque: dict[str, _Part] = {}
+        """The parts that are opaque in the outlines, by the `repr` of the schema that the library reports for them."""
 
     def of(self, part: object) -> object:
         """A schema for the library that says whether a value fits."""
         return self._ordered(self._form(part), {})
 
     def outline(self, part: Schema) -> object:
-        """The same, but references, choices, and schemas with `unevaluated…` become opaque: see `opaque_part`.
+        """The same, but references, choices, and schemas with `unevaluated…` become opaque, each a part in `opaque`.
 
         `unevaluated…` of the part itself is left out.
         """
-        first = len(self.parts)
+        first = len(self.opaque)
         form = self._form(part, is_outline=True, is_top=True)
         opaque: dict[str, object] = {}
-        for number, (keyword, rule) in enumerate(self.parts[first:], first):
+        for number, (keyword, rule) in enumerate([*self.opaque.values()][first:], first):
             opaque[f"part-{number}"] = self._form({keyword: rule} if keyword else rule)
         return self._ordered(form, opaque)
-
-    def opaque_part(self, kind: object) -> _Part | None:
-        """The part of an outline that a value does not fit, by the error's kind; None if it is another error."""
-        if isinstance(kind, jsonschema_rs.ValidationErrorKind.Not) and isinstance(kind.schema, dict):
-            match = re.fullmatch("#/[$]defs/part-([0-9]+)", str(kind.schema.get("not", {}).get("$ref")))
-            return self.parts[int(match[1])] if match else None
-        return None
 
     def _ordered(self, form: object, opaque: dict[str, object]) -> object:
         """A form with its definitions, in the order that bounds the cost.
@@ -206,8 +201,10 @@ class _Forms:
         return _json_value(rule) if is_foreign else rule
 
     def _opaque(self, part: _Part) -> object:
-        self.parts.append(part)
-        return {"not": {"not": {"$ref": reference_to(f"part-{len(self.parts) - 1}")}}}
+        """An opaque part, by reference: the library copies what is in `not` into each error."""
+        judged = {"not": {"$ref": reference_to(f"part-{len(self.opaque)}")}}
+        self.opaque[repr(judged)] = part
+        return {"not": judged}
 
 
 _CHOICES: Final = frozenset(("$ref", "anyOf", "oneOf"))
@@ -265,13 +262,11 @@ def _foreign(value: object) -> str:
     return f"{_MARK}{value!r}"
 
 
-def _shown(message: str, *, is_plain: bool) -> str:
+def _shown(message: str) -> str:
     """The library's message, with what JSON does not have as Python shows it."""
-    if not is_plain:
-        for name, number in _NUMBERS.items():
-            message = message.replace(str(number), name)
-        message = re.sub(f'"?{_MARK}', "", message)
-    return cut(message)
+    for name, number in _NUMBERS.items():
+        message = message.replace(str(number), name)
+    return cut(message.replace(_MARK, ""))
 
 
 # --- the search for faults -----------------------------------------------------------------------------
@@ -287,19 +282,19 @@ class _Search:
         self._schema = schema
         self._definitions = definitions_of(schema)
         self._weight = weight
-        self._is_plain = is_plain
         self._forms = _Forms(schema, is_plain=is_plain)
         self._outlines: dict[int, Any] = {}
         """Validators by the `id` of a part of the schema, which lives as long as this."""
         self._pending: list[tuple[_Part, _Steps, Any]] = []
         """Parts of the schema, and the places of values and values that do not fit them."""
+        self._seen: set[tuple[int, str, _Steps]] = set()
         self._faults: set[Fault] = set()
         self._end = time.thread_time() + _MAX_SEARCH_S
 
     def run(self, value: object, size: Size) -> list[Fault]:
         """The faults of a value that is invalid."""
-        if size.nodes + size.characters // 100 > _MAX_SHOWN:
-            return [("", "does not fit the schema; it is too large to say where")]
+        if size.nodes + size.characters // 100 > _MAX_SHOWN or size.depth > _MAX_SHOWN_DEPTH:
+            return [("", "does not fit the schema; it is too large or too deep to say where")]
         self._pending.append((_Part("", self._schema), (), value))
         while self._pending and len(self._faults) < _MAX_FAULTS:
             part, steps, inner = self._pending.pop()
@@ -318,7 +313,7 @@ class _Search:
     def _fault(self, steps: _Steps, message: str) -> None:
         if len(self._faults) < _MAX_FAULTS:
             pointer = pointer_of(str(step).removeprefix(_MARK) for step in steps)
-            self._faults.add((pointer, _shown(message, is_plain=self._is_plain)))
+            self._faults.add((pointer, _shown(message)))
 
     def _step(self, part: Schema, steps: _Steps, value: object) -> None:
         """Collect the errors of a value that does not fit a part of the schema."""
@@ -329,10 +324,12 @@ class _Search:
             errors = _first_error(_compiled(self._forms.of(part)), value)
         for error in errors:
             place = (*steps, *error.instance_path)
-            if (opaque := self._forms.opaque_part(error.kind)) is not None:
-                self._pending.append((opaque, place, _at(value, error.instance_path)))
-            else:
+            refused = error.kind.schema if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Not) else None
+            if (opaque := self._forms.opaque.get(repr(refused))) is None:
                 self._fault(place, _message(error))
+            elif (key := (id(opaque.rule), opaque.keyword, place)) not in self._seen:
+                self._seen.add(key)
+                self._pending.append((opaque, place, _at(value, error.instance_path)))
 
     def _errors(self, validator: Any, value: object) -> list[jsonschema_rs.ValidationError]:
         size = measure(value)
@@ -343,27 +340,25 @@ class _Search:
     def _choose(self, part: _Part, steps: _Steps, value: object) -> None:
         """Search a value that does not fit a choice by the only branch for its type, if there is one."""
         branches = cast("list[object]", part.rule)
-        if part.keyword == "oneOf" and len(fitting := self._fitting(branches, value)) > 1:
-            self._fault(steps, _instead(value, f"is valid under more than one of the given schemas: {fitting}"))
-            return
+        if part.keyword == "oneOf":
+            fitting = [n for n, branch in enumerate(branches) if not self._is_late() and self._fits(branch, value)]
+            if len(fitting) > 1:
+                which = f"{fitting[0]} and {fitting[1]}"
+                self._fault(steps, _instead(value, f"is valid under more than one of the given schemas: {which}"))
+                return
         kinds = [self._type_of(branch) for branch in branches]
         typed = [
             branch
             for branch, kind in zip(branches, kinds, strict=True)
-            if kind is None or _compiled({"type": kind}).is_valid(value)
+            if kind is None or self._fits({"type": kind}, value)
         ]
         if len(typed) == 1 and None not in kinds:
             self._pending.append((_Part("", typed[0]), steps, value))
         else:
             self._fault(steps, _instead(value, "is not valid under any of the given schemas"))
 
-    def _fitting(self, branches: list[object], value: object) -> list[int]:
-        """The numbers of the first two schemas that a value fits."""
-        found: list[int] = []
-        for number, branch in enumerate(branches):
-            if len(found) < 2 and not self._is_late() and _compiled(self._forms.of(branch)).is_valid(value):
-                found.append(number)
-        return found
+    def _fits(self, part: object, value: object) -> bool:
+        return _compiled(self._forms.of(part)).is_valid(value)
 
     def _type_of(self, part: object) -> object:
         """The `type` of a schema, or of the definition that it refers to."""
@@ -396,12 +391,21 @@ def _instead(value: object, message: str) -> str:
 def _message(error: jsonschema_rs.ValidationError) -> str:
     kinds = jsonschema_rs.ValidationErrorKind
     match error.kind:
-        case kinds.Not() if error.kind.schema == _FOREIGN:
+        case kinds.Not(schema=schema) if schema == _FOREIGN:
             return f"{error.instance} is not a JSON value"
         case kinds.Contains():
-            limits = "`contains`, `minContains`, `maxContains`"
-            return _instead(error.instance, f"does not have as many matching items as {limits} say")
+            return _instead(error.instance, _CONTAINS[str(error.schema_path[-1])])
+        case kinds.Required() if error.schema_path[-1] == "dependentRequired":
+            return f"{error.message} if others are there (dependentRequired)"
         case kinds.FalseSchema():
             return _instead(error.instance, "is not allowed here: no value is")
         case _:
             return error.message
+
+
+_CONTAINS: Final = {
+    "contains": "has no item that fits the schema in contains",
+    "maxContains": "has more items that fit the schema in contains than maxContains",
+    "minContains": "has fewer items that fit the schema in contains than minContains",
+}
+"""What is wrong by each keyword; the library says of all of them that no item fits."""
