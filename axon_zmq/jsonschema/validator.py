@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import secrets
 import time
 from datetime import UTC, datetime
@@ -287,7 +286,7 @@ class _Search:
         """Validators by the `id` of a part of the schema, which lives as long as this."""
         self._pending: list[tuple[_Part, _Steps, Any]] = []
         """Parts of the schema, and the places of values and values that do not fit them."""
-        self._seen: set[tuple[int, str, _Steps]] = set()
+        self._seen: set[tuple[str | int, _Steps]] = set()
         self._faults: set[Fault] = set()
         self._end = time.thread_time() + _MAX_SEARCH_S
 
@@ -327,7 +326,7 @@ class _Search:
             refused = error.kind.schema if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Not) else None
             if (opaque := self._forms.opaque.get(repr(refused))) is None:
                 self._fault(place, _message(error))
-            elif (key := (id(opaque.rule), opaque.keyword, place)) not in self._seen:
+            elif (key := (opaque.rule if opaque.keyword == "$ref" else id(opaque.rule), place)) not in self._seen:
                 self._seen.add(key)
                 self._pending.append((opaque, place, _at(value, error.instance_path)))
 
