@@ -102,20 +102,23 @@ def self_contained(schema: Schema, pointer: str, budget: Budget | None = None) -
     budget = budget or Budget()
     if measure(schema).depth > limits.MAX_NESTING:
         raise _invalid(pointer, f"the schema is nested more than {limits.MAX_NESTING} deep")
-    if (size := _size(schema)) > limits.MAX_SCHEMA:
-        raise RequestError("too_large", f"{pointer}: the schema has {size} bytes; at most {limits.MAX_SCHEMA}")
-    budget.spend(0, size, pointer)
+    packed = _packed(schema)
+    if len(packed) > limits.MAX_SCHEMA:
+        raise RequestError("too_large", f"{pointer}: the schema has {len(packed)} bytes; at most {limits.MAX_SCHEMA}")
+    budget.spend(0, len(packed), pointer)
     _check(schema, pointer)
     resolver = _Resolver(schema, pointer)
-    recursive = _recursive(schema, resolver, Budget(budget.nodes, budget.bytes), pointer)
+    recursive: set[int] = set()
+    if b"$ref" in packed:
+        recursive = _recursive(schema, resolver, Budget(budget.nodes, budget.bytes), pointer)
     written = _Writer(schema, pointer, budget=budget, resolver=resolver, recursive=recursive).write_root()
     if resolver.found:
         _check(written, pointer)  # a reference may lead to what was no schema at its own place
     return written
 
 
-def _size(value: object) -> int:
-    return len(cast("bytes", msgpack.packb(value, datetime=True)))
+def _packed(value: object) -> bytes:
+    return cast("bytes", msgpack.packb(value, datetime=True))
 
 
 def _invalid(pointer: str, message: str) -> RequestError:
@@ -292,7 +295,7 @@ class _Writer:
         if key in SCHEMA_MAP_KEYWORDS and isinstance(value, dict):
             self._budget.spend(0, sum(map(len, value)), self._pointer)
             return {name: self._write(schema, depth) for name, schema in value.items()}
-        self._budget.spend(1, len(key) + _size(value), self._pointer)
+        self._budget.spend(1, len(key) + len(_packed(value)), self._pointer)
         return value
 
     def _joined(self, ref: object, plain: dict[str, object], depth: int, is_root: bool) -> Schema:

@@ -37,14 +37,14 @@ Fault: TypeAlias = tuple[str, str]
 """JSON pointer and message."""
 _MAX_FAULTS: Final = 10
 """Faults of one value that are reported; a model that is asked again needs no more."""
-_MAX_COLLECTED: Final = 20_000
-"""Units (see `cost`) up to which the library may collect all errors of a value at once: each takes 5 µs and may take a
-unit only, so this is 0.1 s. With more, only the first error is searched for."""
+_MAX_COLLECTED: Final = 10_000
+"""Units (see `cost`) up to which the library may collect all errors of a value at once: each takes 5 to 10 µs and
+may take a unit only, so this is 0.1 s. With more, only the first error is searched for."""
 _MAX_SHOWN: Final = 100_000
 """Values and characters of a value whose errors are shown: an error is made with a copy of it, 0.6 µs for each."""
 _MAX_SHOWN_DEPTH: Final = 200
 """Lists and maps inside one another in such a value. The library raises ValueError for an error in over 255."""
-_MAX_SEARCH_S: Final = 0.1
+_MAX_SEARCH_S: Final = 0.05
 """Seconds of CPU time after which the search for faults goes no further."""
 _TOO_MUCH: Final = "is too much to check against this schema: send less, or make the schema simpler"
 _MARK: Final = "\ue000" + secrets.token_hex(8)
@@ -64,7 +64,7 @@ class CompiledSchema:
     """
 
     def __init__(self, schema: Schema, weight: Weight) -> None:
-        self.schema = schema
+        self.schema: dict[str, Any] = {**schema}
         self._weight = weight
         self._plain = _compiled(_Forms(schema, is_plain=True).of(schema))
         self._tolerant: Any = None

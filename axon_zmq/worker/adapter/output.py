@@ -71,9 +71,9 @@ def _output(schema: CompiledSchema) -> type[Any]:
 
         @classmethod
         def __get_pydantic_json_schema__(cls, _core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-            return _with_definitions({**schema.schema}, handler)
+            return _with_definitions(schema.schema, handler)
 
-    Output.__name__ = Output.__qualname__ = _name(str(schema.schema.get("title", "")))
+    Output.__name__ = Output.__qualname__ = _name(schema.schema.get("title", ""))
     return Output
 
 
