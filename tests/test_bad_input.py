@@ -136,7 +136,7 @@ BODIES = [
         "only references into",
     ),
     (pack({**ECHO, "output_schema": {"$ref": "#/$defs/x"}}), "invalid_request", "'#/$defs/x', which is not in it"),
-    (pack({**ECHO, "output_schema": {"items": {"$ref": "#"}}}), "invalid_request", "recursive"),
+    (pack({**ECHO, "output_schema": {"allOf": [{"$ref": "#"}]}}), "invalid_request", "without end"),
     (pack({**ECHO, "output_schema": {"enum": ["x" * 300_000]}}), "too_large", "at most 262144"),
     (pack({**ECHO, "model_settings": {"temprature": 1}}), "invalid_request", "/model_settings/temprature"),
     (pack({**ECHO, "model_settings": {"temperature": "hot"}}), "invalid_request", "/model_settings/temperature"),

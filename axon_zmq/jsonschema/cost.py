@@ -27,8 +27,8 @@ from axon_zmq.jsonschema.keywords import (
 
 MAX_COST: Final = 20_000_000
 """Units of one validation. A unit is what the slowest keyword takes on one value, 12 ns of CPU time: 0.25 s at most."""
-MAX_WEIGHT: Final = 100_000
-"""Units for one value: with more, no value of 200 parts could be validated."""
+MAX_WEIGHT: Final = 50_000
+"""Units for one value: with more, no value of 400 parts could be validated."""
 MAX_STATES: Final = 10_000
 """States of all patterns in one schema: compiling `[^a]{1000}` takes 4.5 ms, so these take 45 ms."""
 MAX_STACK: Final = 4000

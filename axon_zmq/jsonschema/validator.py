@@ -8,7 +8,6 @@ them fails, and the search goes on from there, until ten faults are found or its
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -47,7 +46,7 @@ _MAX_SHOWN_DEPTH: Final = 200
 _MAX_SEARCH_S: Final = 0.05
 """Seconds of CPU time after which the search for faults goes no further."""
 _TOO_MUCH: Final = "is too much to check against this schema: send less, or make the schema simpler"
-_MARK: Final = "\ue000" + secrets.token_hex(8)
+_MARK: Final = secrets.token_hex(9)
 """Begins the strings that stand for what JSON does not have. It is random, so that no value can pretend to be one."""
 _FOREIGN: Final = {"type": "string", "pattern": "^" + _MARK}
 
@@ -384,7 +383,7 @@ def _at(value: Any, steps: list[str | int]) -> object:
 
 def _instead(value: object, message: str) -> str:
     """A message in place of the library's, in its way."""
-    return f"{cut(json.dumps(value, ensure_ascii=False, default=str))} {message}"
+    return f"{cut(repr(value))} {message}"
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
@@ -392,6 +391,8 @@ def _message(error: jsonschema_rs.ValidationError) -> str:
     match error.kind:
         case kinds.Not(schema=schema) if schema == _FOREIGN:
             return f"{error.instance} is not a JSON value"
+        case kinds.Type(types=types):
+            return _instead(error.instance, f"is not of type {', '.join(map(repr, types))}")
         case kinds.Contains():
             return _instead(error.instance, _CONTAINS[str(error.schema_path[-1])])
         case kinds.Required() if error.schema_path[-1] == "dependentRequired":
