@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from threading import Lock
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgpack
 
 from axon_zmq.jsonschema.compiler import Budget, compile_schema
+from axon_zmq.jsonschema.keywords import Schema
 from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
-_MAX_ENTRY: Final = 64 * limits.KIB
-"""Bytes of one schema that is kept, with the references replaced."""
-_MAX_CACHE: Final = 2 * limits.MIB
-"""Bytes of all schemas that are kept: the tools of some dozen agents."""
+_MAX_ENTRY: Final = 16 * limits.KIB
+"""Bytes of one schema that is kept, as it came and with its references replaced; most tools have under 4 KiB."""
+_MAX_ENTRIES: Final = 256
+"""Schemas that are kept: the tools of some dozen agents, in at most 4 MiB."""
 
 
-def load_schema(schema: dict[str, Any], pointer: str, budget: Budget | None = None) -> CompiledSchema:
+class _Entry(NamedTuple):
+    """A compiled schema, and what it takes from a request's budget."""
+
+    compiled: CompiledSchema
+    nodes: int
+    bytes: int
+
+
+_entries: dict[bytes, _Entry] = {}
+"""By the packed schema, in the order of use. Threads share it."""
+_lock = Lock()
+
+
+def load_schema(schema: Schema, pointer: str, budget: Budget | None = None) -> CompiledSchema:
     """The compiled form of a client's schema, from the cache if it is there.
 
     Args:
@@ -31,54 +44,20 @@ def load_schema(schema: dict[str, Any], pointer: str, budget: Budget | None = No
         RequestError: As `compile_schema`.
     """
     budget = budget or Budget()
-    packed = _packed(schema)
-    if (known := _cache.get(packed)) is not None:
+    packed = cast("bytes", msgpack.packb(schema, datetime=True))
+    with _lock:
+        if (known := _entries.pop(packed, None)) is not None:
+            _entries[packed] = known
+    if known is not None:
         budget.spend(known.nodes, known.bytes, pointer)
         return known.compiled
     before = Budget(budget.nodes, budget.bytes)
     own_copy = msgpack.unpackb(packed, timestamp=3, strict_map_key=False)
     compiled = compile_schema(own_copy, pointer, budget)
-    _cache.put(packed, _Entry(compiled, before.nodes - budget.nodes, before.bytes - budget.bytes))
+    entry = _Entry(compiled, before.nodes - budget.nodes, before.bytes - budget.bytes)
+    if entry.bytes <= _MAX_ENTRY:
+        with _lock:
+            _entries[packed] = entry
+            if len(_entries) > _MAX_ENTRIES:
+                del _entries[next(iter(_entries))]
     return compiled
-
-
-class _Entry(NamedTuple):
-    """A compiled schema, and what it takes from a request's budget."""
-
-    compiled: CompiledSchema
-    nodes: int
-    bytes: int
-
-
-class _Cache:
-    """The schemas that were used last, by their packed bytes. Threads share it."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[bytes, tuple[_Entry, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()
-
-    def get(self, packed: bytes) -> _Entry | None:
-        with self._lock:
-            if packed not in self._entries:
-                return None
-            self._entries.move_to_end(packed)
-            return self._entries[packed][0]
-
-    def put(self, packed: bytes, entry: _Entry) -> None:
-        size = len(packed) + len(_packed(entry.compiled.schema))
-        if size > _MAX_ENTRY:
-            return
-        with self._lock:
-            if packed not in self._entries:
-                self._entries[packed] = entry, size
-                self._bytes += size
-            while self._bytes > _MAX_CACHE:
-                self._bytes -= self._entries.popitem(last=False)[1][1]
-
-
-_cache = _Cache()
-
-
-def _packed(value: Any) -> bytes:
-    return cast("bytes", msgpack.packb(value, datetime=True))

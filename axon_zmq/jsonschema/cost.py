@@ -1,366 +1,215 @@
-"""Bounds on the work of the library: how often the parts of a schema apply to one value, times the value's size.
+"""The cost of validating a value: how much of a schema may apply to one value, times the size of the value.
 
-jsonschema-rs evaluates a part of a schema again for each path that leads to it, so chained references take exponential
-time: 26 definitions with two references each to the next one take 0.9 s, and each further one twice as long. It keeps
-the verdict on a list or map only for a reference to a definition that is still being compiled. `library_form` in
-`validator` orders the definitions so that this holds for all references between recursive definitions (a chain of 18
-`oneOf` inside a cycle: 4 ms instead of over 20 s). All other references were replaced before. What is left to count:
-
-- each recursive definition applies to each value once at most;
-- except that on strings, numbers and the like it applies once for each path of references *for the same value*;
-- what is inside a schema, references aside, applies once for each place.
-
-`weigh` adds that up, weighted by keyword, before a schema is compiled; `Bound.cost` multiplies it with the size of a
-value before the value is validated. The unit is 12 ns of CPU time, which one keyword takes on one value (jsonschema-rs
-0.61.2, CPython 3.11: 1000 `minimum` in an `allOf` on 4000 numbers take 45 ms).
+jsonschema-rs evaluates a part of a schema again for each path of references that leads to it, so chained references
+take exponential time: 26 definitions with two references each to the next one take 0.9 s, each further one twice as
+long. The compiler replaces all references but those to recursive definitions, and `library_schema` in `validator`
+orders these so that the library keeps its verdict on each list and map. Then each part of a schema applies to each
+value once at most, except that the library keeps no verdicts on strings, numbers and the like: on these, a definition
+applies once for each path of references for the same value. `weigh` adds that up. It counts as if each part applied to
+every value: a schema of 200 keywords may be used for 100,000 values, one of 20,000 keywords for 1000.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import re
+from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
-from axon_zmq.jsonschema.keywords import ANNOTATIONS, IN_PLACE_KEYWORDS, reference_name
+from axon_zmq.jsonschema.keywords import (
+    IN_PLACE_KEYWORDS,
+    UNEVALUATED,
+    Schema,
+    definitions_of,
+    parts_of,
+    reference_name,
+)
 
-MAX_PLACE: Final = 10_000.0
-"""Units for one place of a value, by all that applies there: 0.12 ms, for each value at that place. A chain of ten
-two-branch references takes 5000."""
-MAX_WEIGHT: Final = 200_000.0
-"""Units for one value inside another, by all recursive definitions: with more, no value of a hundred parts would do."""
-MAX_COST: Final = 20_000_000.0
-"""Units of one validation: about 0.25 s at most. A unit is what the slowest keyword takes, so most take a third."""
+MAX_COST: Final = 20_000_000
+"""Units of one validation. A unit is what the slowest keyword takes on one value, 12 ns of CPU time: 0.25 s at most."""
+MAX_WEIGHT: Final = 50_000
+"""Units for one value: with more, no value of 400 parts could be validated."""
+MAX_STATES: Final = 10_000
+"""States of all patterns in one schema: compiling `[^a]{1000}` takes 4.5 ms, so these take 45 ms."""
 MAX_STACK: Final = 4000
-"""Schemas that apply to one value, times the depth of the value, for a recursive schema. The library recurses on the
-stack of its thread and takes up to 450 bytes for each: this is under a quarter of the usual 8 MiB."""
+"""Schemas that apply to one value inside one another, times the depth of the value, for a recursive schema. The library
+recurses on the stack of its thread, up to 450 bytes for each: this is under a quarter of the usual 8 MiB."""
+MAX_DEPTH: Final = 512
+"""Lists and maps inside one another in a value; msgpack allows 1024."""
+_MAX_HEIGHT: Final = 200
+"""Schemas inside one another for the same value, through references, too: `weigh` recurses as deep."""
 
 
 class Size(NamedTuple):
-    """The size of a value, in what the library's work is proportional to."""
+    """The size of a value."""
 
     nodes: int
     """Values, each list and map included."""
-    maps: int
     characters: int
     """Of strings and names."""
-    nested: int
-    """For each value, the number of lists and maps around it; what comparing whole lists and maps is bounded by."""
     depth: int
     is_plain: bool
     """Whether it holds nothing but what JSON has."""
 
 
 class Weight(NamedTuple):
-    """How often the parts of a schema apply to one value, weighted by keyword."""
+    """What validating takes, in units, by what it is proportional to."""
 
-    node: float = 0.0
+    node: int
     """Units for each value."""
-    map: float = 0.0
-    """Units for each map."""
-    character: float = 0.0
-    """Units for each character."""
-    nested: float = 0.0
-    """Units for each value, for each list and map around it."""
+    character: int = 0
+    """Units for each character: the states of patterns."""
+    nested: int = 0
+    """Units for each value, for each list and map around it: comparing whole lists and maps."""
+    height: int = 1
+    """Schemas inside one another."""
 
-    def plus(self, other: Weight) -> Weight:
-        """Both apply."""
+    def plus(self, inner: Weight) -> Weight:
+        """This and a part of it."""
         return Weight(
-            self.node + other.node,
-            self.map + other.map,
-            self.character + other.character,
-            self.nested + other.nested,
+            self.node + inner.node,
+            self.character + inner.character,
+            self.nested + inner.nested,
+            max(self.height, inner.height + 1),
         )
 
-    def or_more(self, other: Weight) -> Weight:
-        """Only one of the two applies, whichever is heavier."""
-        return Weight(
-            max(self.node, other.node),
-            max(self.map, other.map),
-            max(self.character, other.character),
-            max(self.nested, other.nested),
-        )
-
-    def repeated(self, times: int) -> Weight:
-        """The same so many times."""
-        return Weight(self.node * times, self.map * times, self.character * times, self.nested * times)
-
-    def on_each(self, size: Size) -> float:
-        """The units that it takes at most if it applies to each value of a value of this size."""
-        return (
-            self.node * size.nodes
-            + self.map * size.maps
-            + self.character * size.characters
-            + self.nested * (size.nested + size.nodes)
-        )
-
-    def on_root(self, size: Size) -> float:
-        """The same if it applies only to the outermost value."""
-        return self.node + self.map + self.character * size.characters + self.nested * size.nodes
-
-
-class Bound(NamedTuple):
-    """What validating any value by one schema takes at most, depending on the value's size."""
-
-    root: Weight
-    """Of what applies to the outermost value."""
-    each: Weight
-    """Of what applies to each value inside."""
-    height: int
-    """Schemas that apply to one value inside one another, if the schema is recursive; otherwise 0."""
-
-    def cost(self, size: Size) -> float:
+    def cost(self, size: Size) -> int:
         """Units for a value of this size."""
-        return self.root.on_root(size) + self.each.on_each(size)
-
-    def is_deep(self, size: Size) -> bool:
-        """Whether the library would recurse too deep."""
-        return self.height * size.depth > MAX_STACK
+        return self.node * size.nodes + self.character * size.characters + self.nested * size.nodes * size.depth
 
 
 class TooHeavyError(Exception):
-    """Validating by a schema cannot be bounded: its references form too many paths."""
+    """Validating by a schema cannot be bounded; the text says why."""
 
 
-class _Place(NamedTuple):
-    """What applies to one value, by one schema."""
-
-    weight: Weight
-    height: int = 1
-    """Schemas inside one another."""
-    parts: int = 1
-    """Schemas in all."""
-
-
-_BOOLEAN: Final = _Place(Weight(node=1))
-_NOTHING: Final = Weight()
-
-
-def weigh(schema: dict[str, Any]) -> Bound:
-    """Add up the weights of a schema.
-
-    Args:
-        schema: It is self-contained: only references between recursive definitions in its `$defs` are left.
+def weigh(schema: Schema) -> Weight:
+    """Add up the weight of a self-contained schema.
 
     Raises:
-        TooHeavyError: They are over the bound.
+        TooHeavyError: It is over the bound.
     """
-    scale = _Scale(schema.get("$defs", {}))
-    root = scale.here(schema)
-    each = scale.inside(schema, is_root=True)
-    for name, definition in scale.definitions.items():
-        each = each.plus(scale.here(definition).weight).plus(scale.inside_definition(name))
-    if not max(*root.weight, *each) <= MAX_WEIGHT:
-        raise TooHeavyError
-    return Bound(root.weight, each, scale.height if scale.definitions else 0)
+    scale = _Scale(definitions_of(schema))
+    total = scale.weight(schema)
+    for definition in definitions_of(schema).values():
+        total = total.plus(scale.weight(definition))
+    if total.character > MAX_STATES:
+        raise TooHeavyError(f"its patterns have over {MAX_STATES} states (for a length, use maxLength)")
+    if max(total.node, total.nested) > MAX_WEIGHT:
+        raise TooHeavyError(f"over {MAX_WEIGHT} keywords and schemas apply to one value, through references, too")
+    return total
 
 
 class _Scale:
     """Weighs the parts of one schema."""
 
-    def __init__(self, definitions: dict[str, Any]) -> None:
-        self.definitions = definitions
-        self.height = 0
-        """The most schemas that apply to one value inside one another."""
-        self._here: dict[int, _Place] = {}
-        """By the `id` of a part of the schema, which lives as long as this."""
-        self._inside: dict[str, Weight] = {}
+    def __init__(self, definitions: dict[str, Schema]) -> None:
+        self._definitions = definitions
+        self._known: dict[str, Weight] = {}
+        """What each definition applies to the same value."""
 
-    def here(self, schema: Any) -> _Place:
-        """What applies to the value itself, through references, too.
-
-        Raises:
-            TooHeavyError: It is over the bound; this ends the count of exponentially many paths.
-        """
-        if not isinstance(schema, dict):
-            return _BOOLEAN
-        if (known := self._here.get(id(schema))) is None:
-            known = self._here[id(schema)] = self._weighed(cast("dict[str, Any]", schema))
-        return known
-
-    def _weighed(self, part: dict[str, Any]) -> _Place:
-        own = _own(part)
-        if not part.keys() & _STRUCTURE:
-            return _Place(own)
-        places = [self.here(inner) for inner in _parts_in_place(part)]
-        if "$ref" in part:
-            places.append(self.here(self.definitions[reference_name(part["$ref"])]))
-        if not places:
-            return _Place(own)
-        height = 1 + max(place.height for place in places)
-        count = 1 + sum(place.parts for place in places)
-        weight = Weight(*(sum(column) for column in zip(own, *(place.weight for place in places), strict=True)))
-        if (times := _repetitions(part, height)) > 1:
-            weight, count = weight.repeated(times), count * times
-        if max(weight) > MAX_PLACE:
-            raise TooHeavyError
-        self.height = max(self.height, height)
-        return _Place(weight, height, count)
-
-    def inside_definition(self, name: str) -> Weight:
-        """What applies to one of the values inside a value that a definition applies to, references aside."""
-        if name not in self._inside:
-            self._inside[name] = self.inside(self.definitions[name])
-        return self._inside[name]
-
-    def inside(self, schema: Any, *, is_root: bool = False) -> Weight:
-        """What applies to one of the values inside, at any depth.
+    def weight(self, part: object, *, in_place: bool = False, height: int = 0) -> Weight:
+        """The weight of a part, with what its references apply to the same value.
 
         Args:
-            schema: Any part of the schema.
-            is_root: Whether it is outside all definitions; there the library keeps no verdicts, and a reference adds
-                what is inside its definition.
+            part: A schema.
+            in_place: Whether to leave out what applies to values inside.
+            height: Schemas around it for the same value.
         """
-        if not isinstance(schema, dict) or not cast("dict[str, Any]", schema).keys() & _STRUCTURE:
-            return _NOTHING
-        part = cast("dict[str, Any]", schema)
-        total = self._members(part, is_root)
-        for inner in _parts_in_place(part):
-            if (weight := self.inside(inner, is_root=is_root)) is not _NOTHING:
-                total = total.plus(weight)
-        if is_root and "$ref" in part:
-            total = total.plus(self.inside_definition(reference_name(part["$ref"])))
-        if part.keys() & _UNEVALUATED:
-            place = self.here(part)
-            total = total.plus(Weight(node=place.parts)).repeated(_repetitions(part, place.height))
-        return total
+        if not isinstance(part, dict):
+            return Weight(1)
+        schema = cast("dict[str, object]", part)
+        if height > _MAX_HEIGHT:
+            raise TooHeavyError(f"over {_MAX_HEIGHT} schemas inside one another apply to one value")
+        total = _own(schema)
+        for keyword, inner in parts_of(schema):
+            if not in_place or keyword in IN_PLACE_KEYWORDS:
+                total = total.plus(self.weight(inner, in_place=in_place, height=height + 1))
+        if "$ref" in schema:
+            total = total.plus(self._definition(reference_name(schema["$ref"]), height + 1))
+        # To know what was evaluated, the library evaluates everything in place again: twice for each level.
+        return total._replace(node=4 * total.node) if schema.keys() & UNEVALUATED else total
 
-    def _members(self, part: dict[str, Any], is_root: bool) -> Weight:
-        if not part.keys() & _MEMBERS:
-            return _NOTHING
-        total = heaviest = _NOTHING
-        for schema in _exclusive(part):
-            heaviest = heaviest.or_more(self._member(schema, is_root))
-        for keyword in part.keys() & _INCLUSIVE:
-            total = total.plus(self._member(part[keyword], is_root))
-        for pattern, schema in part.get("patternProperties", {}).items():
-            # Names are matched twice: `additionalProperties` does it again.
-            total = total.plus(self._member(schema, is_root)).plus(Weight(8, 0, 2 * states_of(pattern)))
-        return heaviest if total is _NOTHING else total.plus(heaviest)
-
-    def _member(self, schema: Any, is_root: bool) -> Weight:
-        here = self.here(schema).weight
-        inside = self.inside(schema, is_root=is_root)
-        return here if inside is _NOTHING else here.or_more(inside)
+    def _definition(self, name: str, height: int) -> Weight:
+        if name not in self._known:
+            self._known[name] = self.weight(self._definitions[name], in_place=True, height=height)
+        return self._known[name]
 
 
-def _repetitions(part: dict[str, Any], height: int) -> int:
-    """How often everything in place is evaluated: to know what was evaluated, again at each level of it."""
-    return 1 + height if part.keys() & _UNEVALUATED else 1
+def _own(schema: dict[str, Any]) -> Weight:
+    """The weight of a schema's own keywords."""
+    node, character, nested = 1 + len(schema), 0, 0
+    for keyword, rule in schema.items():
+        match keyword:
+            case "pattern":
+                character += states_of(rule)
+            case "patternProperties":
+                character += 2 * sum(map(states_of, rule))  # `additionalProperties` matches the names again
+            case "maxLength" | "minLength":
+                character += 1
+            case "uniqueItems":
+                character, nested = character + 1, nested + 6
+            case "const" | "enum":
+                options = [rule] if keyword == "const" else rule
+                node += len(options) // 4
+                nested += 2 * sum(isinstance(option, dict | list) for option in options)
+            case "dependentRequired":
+                node += sum(1 + len(names) for names in rule.values())
+            case "dependentSchemas" | "properties" | "required":
+                node += len(rule)
+            case _:
+                pass
+    return Weight(node, character, nested)
 
 
-def _exclusive(part: dict[str, Any]) -> Iterable[Any]:
-    """The schemas of which only one applies to each value inside."""
-    yield from part.get("properties", {}).values()
-    yield from part.get("prefixItems", ())
-    for keyword in ("additionalProperties", "items"):
-        if keyword in part:
-            yield part[keyword]
-
-
-_UNEVALUATED: Final = frozenset(("unevaluatedItems", "unevaluatedProperties"))
-_INCLUSIVE: Final = frozenset(("contains", "propertyNames")) | _UNEVALUATED
-"""Keywords that apply to values inside besides others."""
-_MEMBERS: Final = _INCLUSIVE | {"additionalProperties", "items", "patternProperties", "prefixItems", "properties"}
-"""Keywords that apply to values inside."""
-_STRUCTURE: Final = IN_PLACE_KEYWORDS | _MEMBERS | {"$ref"}
-
-
-def _parts_in_place(part: dict[str, Any]) -> list[Any]:
-    parts: list[Any] = []
-    for keyword in part.keys() & IN_PLACE_KEYWORDS:
-        held = part[keyword]
-        if isinstance(held, list):
-            parts.extend(cast("list[Any]", held))
-        elif keyword == "dependentSchemas":
-            parts.extend(held.values())
-        else:
-            parts.append(held)
-    return parts
-
-
-def _own(part: dict[str, Any]) -> Weight:
-    """The weight of a schema's own keywords on the value itself."""
-    if not part:
-        return _ANY
-    node = 1.0 + len(part.keys() - ANNOTATIONS)
-    if not (sized := part.keys() & _SIZED):
-        return Weight(node)
-    maps = characters = nested = 0.0
-    for keyword in sized:
-        rule = part[keyword]
-        if keyword == "dependentRequired":
-            maps += sum(1 + len(names) for names in rule.values())
-        elif keyword in _BY_NAME:
-            maps += len(rule)
-        elif keyword == "pattern":
-            characters += states_of(rule)
-            node += 4
-        elif keyword == "uniqueItems":
-            nested += 6.0
-            characters += 0.1
-        elif keyword in ("maxLength", "minLength"):
-            characters += 0.1
-        else:
-            known = [rule] if keyword == "const" else rule
-            node += len(known) / 4
-            nested += sum(2 for item in known if isinstance(item, dict | list))
-            characters += len(known) / 200
-    return Weight(node, maps, characters, nested)
-
-
-_ANY: Final = Weight(node=1)
-_BY_NAME: Final = frozenset(("dependentSchemas", "properties", "required"))
-_SIZED: Final = _BY_NAME | {"const", "dependentRequired", "enum", "maxLength", "minLength", "pattern", "uniqueItems"}
-"""Keywords whose work depends on their value, or on the length of the value that they apply to."""
-
-
-def states_of(pattern: str) -> int:
-    """About how many states the automaton of a pattern has: its characters, counted repetitions written out.
-
-    Matching takes at most about as many units for each character (measured: `(?:a[ab]{0,30}){6}[^a]c`, 190 states,
-    3.3 µs for each character).
-    """
-    total, counts, position = 0, [0], 0
-    while position < len(pattern):
-        last, position = _next_atom(pattern, position)
-        if last == "(":
-            counts.append(0)
-            continue
-        size = 1
-        if last == ")" and len(counts) > 1:
-            size = max(1, counts.pop())
-        times, position = _repetition(pattern, position)
-        counts[-1] = min(counts[-1] + size * times, _MANY)
-    for count in counts:
-        total += count
-    return max(1, total)
-
-
+_ATOM: Final = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\]++)*+(?:\]|\\?\Z)|.)((?:[?*+]|\{[\d,\s]*\})*)", re.DOTALL)
+"""One atom and its repetitions. A class that is not closed reaches to the end, so that scanning takes linear time."""
 _MANY: Final = 10**9
 
 
-def _next_atom(pattern: str, position: int) -> tuple[str, int]:
-    character = pattern[position]
-    if character == "\\":
-        return "a", position + 2
-    if character != "[":
-        return character, position + 1
-    end = position + 1
-    if pattern[end : end + 1] == "^":
-        end += 1
-    if pattern[end : end + 1] == "]":
-        end += 1
-    while end < len(pattern) and pattern[end] != "]":
-        end += 2 if pattern[end] == "\\" else 1
-    return "a", end + 1
+def states_of(pattern: str) -> int:
+    """At most how many states the automaton of a pattern has: its characters, times the counts of repetitions.
+
+    A count after a group, or after space that `(?x)` ignores, is taken for all that is before it. Matching takes at
+    most about as many units for each character (`(?:a[ab]{0,30}){6}[^a]c`, 190 states: 3.3 µs for each character).
+    """
+    states = len(pattern) if len(pattern) > MAX_STATES else 0  # more is refused: no need to scan it
+    for atom, repetitions in _ATOM.findall(pattern[:MAX_STATES]):
+        times = math.prod(max(1, int(digits[:9])) for digits in re.findall("[0-9]+", repetitions))
+        states = min(states * times if times > 1 and (atom == ")" or atom.isspace()) else states + times, _MANY)
+    return states + 1
 
 
-def _repetition(pattern: str, position: int) -> tuple[int, int]:
-    """How often the atom before `position` is repeated by count, and the position after the count."""
-    if pattern[position : position + 1] != "{":
-        return 1, position
-    end = pattern.find("}", position)
-    numbers = pattern[position + 1 : end].split(",") if end > 0 else []
-    digits = [number.strip() for number in numbers if number.strip()]
-    if not digits or not all(number.isascii() and number.isdigit() and len(number) < 9 for number in digits):
-        return 1, position
-    return max(1, *(int(number) for number in digits), 1), end + 1
+_JSON_TYPES: Final = frozenset((bool, dict, float, int, list, str, type(None)))
+
+
+def measure(value: object) -> Size:
+    """The size of a value down to `MAX_DEPTH`, by functions that loop in C: 40 ns for each part."""
+    level: list[Any] = [value]
+    nodes = characters = depth = 0
+    is_plain = True
+    while level and depth <= MAX_DEPTH:
+        nodes += len(level)
+        depth += 1
+        kinds = set(map(type, level))
+        maps = [item for item in level if type(item) is dict] if dict in kinds else []
+        texts: list[Any] = [item for item in level if type(item) is str] if str in kinds else []
+        names: list[Any] = list(chain.from_iterable(maps))
+        is_plain = is_plain and kinds <= _JSON_TYPES and set(map(type, names)) <= {str}
+        if is_plain:
+            is_plain = all(map(_is_encodable, chain(texts, names))) and (
+                float not in kinds or all(math.isfinite(item) for item in level if type(item) is float)
+            )
+        characters += sum(len(item) for item in chain(texts, names) if isinstance(item, str))
+        if bytes in kinds:
+            characters += sum(len(item) for item in level if type(item) is bytes)
+        held = [item for item in level if type(item) is list] if list in kinds else []
+        level = list(chain(chain.from_iterable(held), chain.from_iterable(item.values() for item in maps)))
+    return Size(nodes, characters, depth, is_plain)
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a string is free of lone surrogates."""
+    return text.isascii() or not _SURROGATES.search(text)
+
+
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
