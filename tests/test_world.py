@@ -29,7 +29,7 @@ EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutti
 FAULTS = [
     *("worker_dies", "worker_dies", "worker_comes", "worker_comes", "worker_hangs_or_goes_on", "worker_leaves"),
     *("broker_is_restarted", "broker_goes", "broker_and_worker_die", "cable", "client_comes"),
-    "client_is_blocked",
+    *("client_is_blocked", "stuck_code_returns"),
 ]
 
 
@@ -143,7 +143,7 @@ class WorldMachine(RuleBasedStateMachine):
             self.somebody_died = True
             self.world.kill_worker(worker, data.draw(st.integers(0, len(worker.sent))))
             if self.world.broker is not None and data.draw(st.booleans()):
-                self.world.notice(worker)
+                self.world.notice(worker, data.draw(st.integers(0, len(worker.sent))))
 
     def _worker_hangs_or_goes_on(self, data: st.DataObject) -> None:
         if alive := self._alive():
@@ -152,6 +152,10 @@ class WorldMachine(RuleBasedStateMachine):
                 self.world.wake_worker(worker)
             else:
                 worker.is_hung = self.somebody_died = True  # it will be killed, if it does not go on soon
+
+    def _stuck_code_returns(self, data: st.DataObject) -> None:
+        if alive := [worker for worker in self._alive() if not worker.is_hung]:
+            data.draw(st.sampled_from(alive)).release_stuck()
 
     def _worker_leaves(self, data: st.DataObject) -> None:
         if alive := [worker for worker in self._alive() if not worker.is_leaving and not worker.is_hung]:
@@ -223,6 +227,17 @@ class WorldMachine(RuleBasedStateMachine):
     def rule_7_no_tool_call_is_run_twice_by_one_process(self) -> None:
         for client in (*self._clients(), *self.former):
             assert all(times == 1 for times in client.called.values()), client.called
+
+    @invariant()
+    def a_worker_is_given_no_more_runs_than_its_code_leaves_room_for(self) -> None:
+        for worker in self.world.starts:
+            assert worker.most_running <= worker.slots, worker
+
+    @invariant()
+    def a_worker_ends_each_run_that_it_started_once(self) -> None:
+        for worker in self.world.starts:
+            started = Counter(key for key, _ in worker.started)
+            assert all(times <= started[key] for key, times in worker.terminals.items()), worker
 
     @invariant()
     def the_broker_and_its_workers_agree_on_who_holds_what_once_all_is_delivered(self) -> None:
@@ -386,3 +401,16 @@ def test_a_stream_over_a_broker_that_dies_is_whole_whatever_was_under_way(surviv
     world.start_broker()
     finish(world)
     assert [event.seq for event in client.events[id]] == list(range(1, 8))
+
+
+def test_a_worker_that_registers_and_leaves_during_recovery_does_not_count_as_lost():
+    world, client, id = plain()
+    world.kill_broker(lambda _: 0)  # the request was not read
+    world.start_broker()
+    world.deliver_all()
+    [worker] = world.workers.values()
+    worker.put(Leave())
+    world.pass_time(RECOVERY_S + 0.5)
+    world.add_worker("run_stream-9", "run_stream", 2)
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
