@@ -436,17 +436,18 @@ class World:
                 ready.append(worker.read_file)
         for client in self.clients.values():
             if client.sent and self.broker is not None:
-                ready.append(
-                    lambda client=client: self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
-                )
+                ready.append(lambda client=client: self._from_client(client))
             if client.inbox:
                 ready.append(lambda client=client: client.take(client.inbox.popleft(), self.now))
         return ready
 
-    def deliver_from(self, worker: Worker) -> None:
-        """Deliver whatever a worker has sent, and nothing else."""
-        while worker.sent:
-            self._from_worker(worker)
+    def deliver_from(self, peer: Worker | Client) -> None:
+        """Deliver whatever a worker or client has sent, and nothing else."""
+        while peer.sent:
+            if isinstance(peer, Worker):
+                self._from_worker(peer)
+            else:
+                self._from_client(peer)
 
     def deliver_to(self, worker: Worker) -> None:
         """Deliver whatever is on its way to a worker, and nothing else."""
@@ -508,6 +509,9 @@ class World:
 
     def _to_worker(self, worker: Worker) -> None:
         worker.take(worker.inbox.popleft())
+
+    def _from_client(self, client: Client) -> None:
+        self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
 
     def _from_worker(self, worker: Worker) -> None:
         """What the broker's server does with a worker's message."""
