@@ -641,7 +641,7 @@ def test_a_resuming_client_learns_which_calls_are_open_and_answers_again():
     world, client, id, worker = running(script="tc")
     worker.step((b"a", id))
     world.deliver_all()
-    [(_, call_id)] = client.to_answer
+    _, call_id = client.to_answer.pop()
     client.core.answer(id, call_id, {"result": 1})
     client.read()
     world.cut(client, lambda _: 0)  # the answer is lost
@@ -675,6 +675,9 @@ def handed_over() -> tuple[World, Client, bytes, Worker]:
 def test_a_resume_that_comes_while_a_handover_file_is_read_is_answered_after_it():
     world, client, id, successor = handed_over()
     assert not [kind for _, kind, *_ in successor.sent if kind == kinds.ERROR]
+    successor.sent.clear()
+    successor.read_file()
+    assert [kind for _, kind, *_ in successor.sent][:3] == [kinds.HOLDS, kinds.RESUMED, kinds.CHUNK]
     finish(world)
     assert isinstance(client.ends(id)[0], Complete)
 

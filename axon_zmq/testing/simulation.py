@@ -75,6 +75,8 @@ STEP: Final = 0.25
 """Seconds that the clock moves at a time."""
 DRAIN_S: Final = 20.0
 """How long a leaving worker lets its runs go on."""
+MOST_ROUNDS: Final = 1000
+"""Deliveries from each pipe after which messages are taken to go round in circles."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
 """What a script may do before it ends: send a chunk, call a tool of the client's, or stop listening to being ended."""
 
@@ -456,9 +458,12 @@ class World:
 
     def deliver_all(self) -> None:
         """Deliver whatever is under way, and what comes of it."""
-        while ready := self.pipes():
+        for _ in range(MOST_ROUNDS):
+            if not (ready := self.pipes()):
+                return
             for deliver in ready:
                 deliver()
+        raise AssertionError("the parties never stop answering each other")
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock; timers fire on the way."""
