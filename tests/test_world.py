@@ -442,6 +442,7 @@ def test_ended_runs_of_a_worker_that_left_while_there_was_no_broker_can_be_resum
     [leaving] = [worker for worker in world.workers.values() if worker.runs]
     [other] = [worker for worker in world.workers.values() if worker is not leaving]
     play(leaving)
+    world.cut(client, lambda _: 0)
     world.kill_broker(lambda _: 0)  # the client has got nothing
     leaving.put(Leave())
     world.pass_time(1.25)
@@ -450,6 +451,10 @@ def test_ended_runs_of_a_worker_that_left_while_there_was_no_broker_can_be_resum
     first, second = (leaving, other) if takes_own_file else (other, leaving)
     world.deliver_from(first)  # so it is the first to register, and is told to take the file
     world.deliver_from(second)
+    world.deliver_all()
+    world.pass_time(3.0)
+    assert leaving.is_dead
+    world.restore(client)
     finish(world)
     assert isinstance(client.ends(id)[0], Complete)
 

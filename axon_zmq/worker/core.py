@@ -430,6 +430,11 @@ class WorkerCore:
         """Runs whose messages are kept for replay."""
         return len(self._store)
 
+    @property
+    def timers(self) -> int:
+        """Timers that are set, those of ended runs included."""
+        return len(self._timers)
+
     def next_timer(self) -> float:
         """When a `Tick` is due at the latest, in seconds of the same clock."""
         due = min(self._next_progress, self._phase_ends)
