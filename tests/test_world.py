@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from axon_zmq.broker.core.broker import CLIENT_GRACE_S, RECOVERY_S
 from axon_zmq.broker.core.quarantine import STRIKES
-from axon_zmq.client.options import RequestOptions
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete, ToolCall
 from axon_zmq.protocol import kinds, limits
@@ -354,8 +353,13 @@ def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
 def send(
     world: World, client: Client, id: bytes, max_attempts: int = 1, timeout_ms: int = 600_000, prompt: str = "x"
 ) -> None:
-    options: RequestOptions = {"id": id, "max_attempts": max_attempts, "timeout_ms": timeout_ms}
-    client.requests[id] = client.core.run("run_stream", "agent", prompt, options, world.now)
+    client.requests[id] = client.core.run(
+        "run_stream",
+        "agent",
+        prompt,
+        {"id": id, "max_attempts": max_attempts, "timeout_ms": timeout_ms},
+        world.now,
+    )
     client.events[id] = []
     client.read()
 
