@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import hypothesis.stateful  # noqa: F401
+import hypothesis.stateful  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import pytest
 
 ROOT: Final = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from contextlib import suppress
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -63,8 +63,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def bodies(kind: type[Body]) -> st.SearchStrategy[Any]:
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is None or name != "kind"}
-    fields = {name: values(hint) for name, hint in hints.items() if name in kind.__dataclass_fields__}
+    hints = get_type_hints(kind)
+    fields = {name: values(hint) for name, hint in hints.items() if get_origin(hint) is not ClassVar}
     if kind is Ready:
         fields["v"] = st.just(1)
     return st.builds(kind, **fields)
