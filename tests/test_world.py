@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Phases
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,11 +16,11 @@ from axon_zmq.broker.core.broker import CLIENT_GRACE_S, RECOVERY_S
 from axon_zmq.broker.core.quarantine import STRIKES
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete, ToolCall
-from axon_zmq.protocol import limits
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import unpack
-from axon_zmq.testing.simulation import CHUNK, STUBBORN, TOOL, Client, Worker, World
-from axon_zmq.worker.core import Leave
+from axon_zmq.testing.simulation import CHUNK, DRAIN_S, STUBBORN, TOOL, Client, Worker, World
+from axon_zmq.worker.core import STUCK_GRACE_S, Leave, Phase
 
 SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc"]
 """What a run does: chunks, tool calls, and not ending when it is asked to."""
@@ -29,7 +31,7 @@ EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutti
 FAULTS = [
     *("worker_dies", "worker_dies", "worker_comes", "worker_comes", "worker_hangs_or_goes_on", "worker_leaves"),
     *("broker_is_restarted", "broker_goes", "broker_and_worker_die", "cable", "client_comes"),
-    "client_is_blocked",
+    *("client_is_blocked", "stuck_code_returns"),
 ]
 
 
@@ -143,7 +145,7 @@ class WorldMachine(RuleBasedStateMachine):
             self.somebody_died = True
             self.world.kill_worker(worker, data.draw(st.integers(0, len(worker.sent))))
             if self.world.broker is not None and data.draw(st.booleans()):
-                self.world.notice(worker)
+                self.world.notice(worker, data.draw(st.integers(0, len(worker.sent))))
 
     def _worker_hangs_or_goes_on(self, data: st.DataObject) -> None:
         if alive := self._alive():
@@ -152,6 +154,10 @@ class WorldMachine(RuleBasedStateMachine):
                 self.world.wake_worker(worker)
             else:
                 worker.is_hung = self.somebody_died = True  # it will be killed, if it does not go on soon
+
+    def _stuck_code_returns(self, data: st.DataObject) -> None:
+        if alive := [worker for worker in self._alive() if not worker.is_hung]:
+            data.draw(st.sampled_from(alive)).release_stuck()
 
     def _worker_leaves(self, data: st.DataObject) -> None:
         if alive := [worker for worker in self._alive() if not worker.is_leaving and not worker.is_hung]:
@@ -223,6 +229,17 @@ class WorldMachine(RuleBasedStateMachine):
     def rule_7_no_tool_call_is_run_twice_by_one_process(self) -> None:
         for client in (*self._clients(), *self.former):
             assert all(times == 1 for times in client.called.values()), client.called
+
+    @invariant()
+    def a_worker_is_given_no_more_runs_than_its_code_leaves_room_for(self) -> None:
+        for worker in self.world.starts:
+            assert worker.most_running <= worker.slots, worker
+
+    @invariant()
+    def a_worker_ends_each_run_that_it_started_once(self) -> None:
+        for worker in self.world.starts:
+            started = Counter(key for key, _ in worker.started)
+            assert all(times <= started[key] for key, times in worker.terminals.items()), worker
 
     @invariant()
     def the_broker_and_its_workers_agree_on_who_holds_what_once_all_is_delivered(self) -> None:
@@ -308,6 +325,15 @@ TestWorld.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+if os.environ.get("AXON_SIMULATION") == "quick":  # seeded_faults.py: the same histories each time, and no shrinking
+    TestWorld.settings = settings(
+        TestWorld.settings,
+        database=None,
+        derandomize=True,
+        max_examples=40,
+        phases=[Phases.generate],
+        report_multiple_bugs=False,
+    )
 
 
 # --- histories that once went wrong, or are worth a name -------------------------------------------
@@ -324,8 +350,16 @@ def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
     return world, client, b"1"
 
 
-def send(world: World, client: Client, id: bytes) -> None:
-    client.requests[id] = client.core.run("run_stream", "agent", "x", {"id": id}, world.now)
+def send(
+    world: World, client: Client, id: bytes, max_attempts: int = 1, timeout_ms: int = 600_000, prompt: str = "x"
+) -> None:
+    client.requests[id] = client.core.run(
+        "run_stream",
+        "agent",
+        prompt,
+        {"id": id, "max_attempts": max_attempts, "timeout_ms": timeout_ms},
+        world.now,
+    )
     client.events[id] = []
     client.read()
 
@@ -334,8 +368,12 @@ def finish(world: World) -> None:
     for _ in range(10):
         world.deliver_all()
         for worker in world.workers.values():
-            for key in list(worker.runs):
+            for key in [] if worker.is_dead or worker.is_hung else worker.runs:
                 worker.step(key)
+        for client in world.clients.values():
+            while client.to_answer:
+                client.core.answer(*client.to_answer.pop(0), {"result": 1})
+            client.read()
         world.pass_time(1.0)
 
 
@@ -351,7 +389,7 @@ def test_a_request_that_never_reached_the_broker_is_sent_again_and_runs_once():
 
 def test_a_request_that_was_given_to_a_worker_which_never_got_it_is_sent_again():
     world, client, id = plain()
-    world.pipes()[-1]()  # it reaches the broker, which gives it to the worker
+    world.deliver_from(client)  # it reaches the broker, which gives it to the worker
     world.kill_broker(lambda _: 0)
     world.start_broker()
     finish(world)
@@ -386,3 +424,390 @@ def test_a_stream_over_a_broker_that_dies_is_whole_whatever_was_under_way(surviv
     world.start_broker()
     finish(world)
     assert [event.seq for event in client.events[id]] == list(range(1, 8))
+
+
+def test_a_worker_that_registers_and_leaves_during_recovery_does_not_count_as_lost():
+    world, client, id = plain()
+    world.kill_broker(lambda _: 0)  # the request was not read
+    world.start_broker()
+    world.deliver_all()
+    [worker] = world.workers.values()
+    worker.put(Leave())
+    world.pass_time(RECOVERY_S + 0.5)
+    world.add_worker("run_stream-9", "run_stream", 2)
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+
+
+@pytest.mark.parametrize("takes_own_file", [False, True])
+def test_ended_runs_of_a_worker_that_left_while_there_was_no_broker_can_be_resumed(takes_own_file: bool):
+    world, client, id = plain(workers=2)
+    world.deliver_all()
+    [leaving] = [worker for worker in world.workers.values() if worker.runs]
+    [other] = [worker for worker in world.workers.values() if worker is not leaving]
+    play(leaving)
+    world.cut(client, lambda _: 0)
+    world.kill_broker(lambda _: 0)  # the client has got nothing
+    leaving.put(Leave())
+    world.pass_time(1.25)
+    assert (leaving.core.phase, len(world.files)) == (Phase.WAITING, 1)
+    world.start_broker()
+    first, second = (leaving, other) if takes_own_file else (other, leaving)
+    world.deliver_from(first)  # so it is the first to register, and is told to take the file
+    world.deliver_from(second)
+    world.deliver_all()
+    world.pass_time(3.0)
+    assert leaving.is_dead
+    world.restore(client)
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+
+
+# --- histories of which each shows a rule of the relay; see seeded_faults.py ------------------------
+
+
+def test_late_messages_of_a_lost_worker_are_dropped():
+    world, client, id, worker = running(max_attempts=3)
+    worker.step((b"a", id))
+    world.kill_worker(worker, 1)
+    world.notice(worker, unread=1)
+    finish(world)
+    assert_streamed_by_one(client, id, world.starts[1])
+
+
+def superseded() -> tuple[World, Client, Worker, Worker]:
+    """A client sends its request to a second broker, which does not know that a hung worker has it, and which has
+    given it to another worker when the first goes on and registers."""
+    world, _, _, hung = running()
+    hung.is_hung = True
+    world.kill_broker(lambda _: 0)
+    world.start_broker()
+    world.pass_time(RECOVERY_S + 1)
+    client = world.add_client(b"a")
+    send(world, client, b"1")
+    world.deliver_all()
+    [other] = [worker for worker in world.workers.values() if worker is not hung]
+    assert other.runs
+    world.wake_worker(hung)
+    return world, client, hung, other
+
+
+def test_messages_about_a_disowned_run_are_dropped():
+    world, client, hung, other = superseded()
+    hung.step((b"a", b"1"))
+    world.deliver_from(hung)
+    finish(world)
+    assert_streamed_by_one(client, b"1", other)
+
+
+def test_the_terminal_message_of_a_disowned_run_is_dropped():
+    world, client, hung, other = superseded()
+    world.deliver_all()
+    assert hung.terminals[b"a", b"1"] == 1
+    finish(world)
+    assert_streamed_by_one(client, b"1", other)
+
+
+def test_a_worker_may_take_a_run_with_the_id_of_one_that_it_disowned():
+    world, client, hung, other = superseded()
+    finish(world)
+    assert isinstance(client.ends(b"1")[0], Complete)
+    world.kill_worker(other, 0)
+    world.pass_time(limits.RESUME_WINDOW + 1)
+    send(world, client, b"1")
+    finish(world)
+    assert_streamed_by_one(client, b"1", hung)
+
+
+def test_a_relayed_run_is_not_started_again():
+    world, client, id, worker = running(max_attempts=3)
+    worker.step((b"a", id))
+    world.deliver_all()
+    world.kill_worker(worker, 0)
+    finish(world)
+    assert error_type(client, id) == "worker_lost"
+    assert len(started(world)) == 1
+
+
+def test_a_refusal_after_the_end_of_a_run_does_not_count_as_a_message_of_the_next_with_its_id():
+    world, client, id, worker = running()
+    client.core.cancel(id)
+    client.read()
+    play(worker)
+    world.deliver_from(client)  # the cancellation reaches the worker after the end, which is still under way
+    world.deliver_to(worker)
+    assert kinds.REFUSED in [kind for _, kind, *_ in worker.sent]
+    world.deliver_all()
+    assert isinstance(client.ends(id)[0], Complete)
+    assert_started_again_after_the_resume_window(world, client, id)
+
+
+def test_a_run_that_the_broker_has_ended_does_not_count_as_relayed_when_its_id_is_used_again():
+    world, client, id, worker = running()
+    worker.step((b"a", id))
+    world.deliver_all()
+    world.kill_worker(worker, 0)
+    world.pass_time(1.0)
+    assert error_type(client, id) == "worker_lost"
+    assert_started_again_after_the_resume_window(world, client, id)
+
+
+def test_a_run_that_has_ended_does_not_count_as_relayed_when_its_id_is_used_again():
+    world, client, id, _ = running()
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+    assert_started_again_after_the_resume_window(world, client, id)
+
+
+def test_a_client_that_is_back_gets_what_follows_and_is_not_taken_for_gone():
+    world, client, id, worker = running()
+    world.cut(client, lambda _: 0)
+    worker.step((b"a", id))
+    world.deliver_all()
+    assert world.broker is not None
+    assert world.broker.clients.gone() == [b"a"]
+    world.restore(client)
+    world.deliver_all()
+    assert world.broker.clients.gone() == []
+    finish(world)
+    assert_streamed_by_one(client, id, worker)
+
+
+# --- histories of which each shows a rule of the worker core ----------------------------------------
+
+
+def test_a_run_that_ends_for_its_deadline_says_so():
+    world, client, id, _ = running(script="t", timeout_ms=2000)
+    world.pass_time(2.5)
+    world.deliver_all()
+    [end] = client.ends(id)
+    assert (end.error_type, end.message) == ("deadline_exceeded", "timeout_ms passed during the run")
+
+
+def test_a_stuck_run_occupies_its_worker_from_before_its_terminal_message():
+    world, client, worker = stuck()
+    send(world, client, b"2")
+    world.deliver_all()
+    client.core.cancel(b"1")
+    client.read()
+    world.deliver_all()
+    world.pass_time(0.5)
+    world.deliver_all()
+    assert error_type(client, b"1") == "cancelled"
+    assert worker.most_running == 1
+    world.kill_broker(lambda _: 0)
+    world.start_broker()
+    world.pass_time(RECOVERY_S + 1)
+    world.deliver_all()
+    assert worker.most_running == 1  # as it tells each broker at registration
+
+
+def test_code_that_returns_late_frees_its_slot_and_ends_no_run_a_second_time():
+    world, client, worker = stuck()
+    client.core.cancel(b"1")
+    client.read()
+    world.deliver_all()
+    world.pass_time(0.5)
+    send(world, client, b"2")
+    world.deliver_all()
+    assert [key for key, _ in worker.started] == [(b"a", b"1")]
+    worker.release_stuck()
+    assert worker.terminals[b"a", b"1"] == 1
+    finish(world)
+    assert isinstance(client.ends(b"2")[0], Complete)
+    assert not worker.is_leaving
+
+
+def test_a_worker_whose_code_stays_stuck_leaves():
+    world, client, worker = stuck()
+    client.core.cancel(b"1")
+    client.read()
+    world.deliver_all()
+    world.pass_time(STUCK_GRACE_S - 1)
+    assert not worker.is_leaving
+    world.pass_time(2.0)
+    assert worker.is_leaving
+
+
+def test_a_replay_starts_with_the_seq_that_the_client_asks_for():
+    world, client, id, worker = running(script="cccc")
+    worker.step((b"a", id))
+    worker.step((b"a", id))
+    world.deliver_all()
+    world.cut(client, lambda _: 0)
+    worker.step((b"a", id))
+    world.deliver_all()
+    world.restore(client)
+    world.deliver_from(client)
+    world.deliver_to(worker)
+    bodies = [(kind, unpack(body, "it").get("seq")) for _, kind, _, body in worker.sent]
+    assert bodies == [(kinds.RESUMED, None), (kinds.CHUNK, 3)]
+    finish(world)
+    assert_streamed_by_one(client, id, worker)
+
+
+def test_a_resuming_client_learns_which_calls_are_open_and_answers_again():
+    world, client, id, worker = running(script="tc")
+    worker.step((b"a", id))
+    world.deliver_all()
+    _, call_id = client.to_answer.pop()
+    client.core.answer(id, call_id, {"result": 1})
+    client.read()
+    world.cut(client, lambda _: 0)  # the answer is lost
+    world.deliver_all()
+    world.restore(client)
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+    assert client.called == Counter({(id, call_id): 1})
+
+
+def handed_over() -> tuple[World, Client, bytes, Worker]:
+    """A client that missed the end of a run, whose worker has left; its successor was told to take its file."""
+    world, client, id, leaving = running()
+    [successor] = [worker for worker in world.workers.values() if worker is not leaving]
+    world.cut(client, lambda _: 0)
+    play(leaving)
+    leaving.put(Leave())
+    for _ in range(3):
+        world.deliver_from(leaving)
+        world.deliver_to(leaving)
+    assert leaving.is_dead
+    world.notice(leaving)
+    world.deliver_to(successor)
+    assert successor.reading
+    world.restore(client)
+    world.deliver_from(client)
+    world.deliver_to(successor)
+    return world, client, id, successor
+
+
+def test_a_resume_that_comes_while_a_handover_file_is_read_is_answered_after_it():
+    world, client, id, successor = handed_over()
+    assert not [kind for _, kind, *_ in successor.sent if kind == kinds.ERROR]
+    successor.sent.clear()
+    successor.read_file()
+    assert [kind for _, kind, *_ in successor.sent][:3] == [kinds.HOLDS, kinds.RESUMED, kinds.CHUNK]
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)
+
+
+def test_a_resume_of_a_run_whose_messages_are_lost_is_answered_with_an_error():
+    world, client, id, _ = handed_over()
+    world.files.clear()
+    finish(world)
+    assert error_type(client, id) == "unknown_request"
+
+
+def test_a_leaving_worker_finishes_its_runs_before_it_hands_them_over():
+    world, client, id, worker = running()
+    worker.put(Leave())
+    world.deliver_all()
+    world.pass_time(2.0)
+    assert not world.files
+    finish(world)
+    assert_streamed_by_one(client, id, worker)
+
+
+def test_a_leaving_worker_takes_what_was_on_its_way_before_the_broker_knew():
+    world, client, id = plain(workers=1)
+    world.deliver_from(client)  # the broker gives the run to the worker
+    [worker] = world.workers.values()
+    assert worker.inbox
+    worker.put(Leave())
+    world.deliver_to(worker)
+    finish(world)
+    assert_streamed_by_one(client, id, worker)
+
+
+def test_a_leaving_worker_ends_its_runs_when_the_drain_time_is_over():
+    world, client, id, worker = running(script="t")
+    worker.step((b"a", id))
+    worker.put(Leave())
+    world.deliver_all()
+    world.pass_time(DRAIN_S + 1)
+    world.deliver_all()
+    assert error_type(client, id) == "shutting_down"
+
+
+def test_a_leaving_worker_says_so_to_each_broker():
+    world, client, id, worker = running(script="t")
+    worker.step((b"a", id))
+    worker.put(Leave())
+    world.deliver_all()
+    world.kill_broker(lambda _: 0)
+    world.start_broker()
+    world.deliver_all()
+    world.pass_time(RECOVERY_S + 1)
+    for number in range(3):
+        send(world, client, b"new-%d" % number)
+    world.deliver_all()
+    assert [key for key, _ in worker.started] == [(b"a", id)]
+
+
+# --- small things about histories -------------------------------------------------------------------
+
+
+def running(
+    script: str = "ccc", max_attempts: int = 1, timeout_ms: int = 60_000
+) -> tuple[World, Client, bytes, Worker]:
+    """A client with one run, which one of two workers executes."""
+    world = World(lambda _: ({"t": TOOL}.get(step, CHUNK) for step in script))
+    for number in range(2):
+        world.add_worker(f"run_stream-{number}", "run_stream", 2)
+    world.pass_time(RECOVERY_S + 1)
+    client = world.add_client(b"a")
+    send(world, client, b"1", max_attempts=max_attempts, timeout_ms=timeout_ms)
+    world.deliver_all()
+    [worker] = [worker for worker in world.workers.values() if worker.runs]
+    return world, client, b"1", worker
+
+
+def stuck() -> tuple[World, Client, Worker]:
+    """A worker for one run at a time, whose run does not end when it is asked to."""
+    world = World(lambda _: (STUBBORN, CHUNK))
+    worker = world.add_worker("run_stream-0", "run_stream", 1)
+    world.pass_time(RECOVERY_S + 1)
+    client = world.add_client(b"a")
+    send(world, client, b"1")
+    world.deliver_all()
+    worker.step((b"a", b"1"))
+    return world, client, worker
+
+
+def play(worker: Worker) -> None:
+    """Let a worker's runs go on to their ends."""
+    while worker.runs:
+        for key in worker.runs:
+            worker.step(key)
+
+
+def started(world: World) -> list[tuple[Worker, RunKey]]:
+    return [(worker, key) for worker in world.starts for key, _ in worker.started]
+
+
+def error_type(client: Client, id: bytes) -> str:
+    [end] = client.ends(id)
+    assert isinstance(end, AxonError), end
+    return end.error_type
+
+
+def assert_streamed_by_one(client: Client, id: bytes, worker: Worker) -> None:
+    """A request completed, and all of it came from one worker."""
+    *chunks, end = client.events[id]
+    assert isinstance(end, Complete), end
+    assert {chunk.data.partition(":")[0] for chunk in chunks} == {worker.routing_id.decode()}
+    assert [event.seq for event in client.events[id]] == list(range(1, len(chunks) + 2))
+
+
+def assert_started_again_after_the_resume_window(world: World, client: Client, id: bytes) -> None:
+    """A new run with the same id, whose worker dies before it sends anything, is started on another worker."""
+    world.pass_time(limits.RESUME_WINDOW + 1)
+    world.add_worker("run_stream-8", "run_stream", 2)
+    world.add_worker("run_stream-9", "run_stream", 2)
+    world.deliver_all()
+    send(world, client, id, max_attempts=3, prompt="another, since workers may have died of the first")
+    world.deliver_all()
+    [worker] = [worker for worker in world.workers.values() if worker.runs]
+    world.kill_worker(worker, 0)
+    finish(world)
+    assert isinstance(client.ends(id)[0], Complete)

@@ -75,6 +75,8 @@ STEP: Final = 0.25
 """Seconds that the clock moves at a time."""
 DRAIN_S: Final = 20.0
 """How long a leaving worker lets its runs go on."""
+MOST_ROUNDS: Final = 1000
+"""Deliveries from each pipe after which messages are taken to go round in circles."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
 """What a script may do before it ends: send a chunk, call a tool of the client's, or stop listening to being ended."""
 
@@ -124,11 +126,16 @@ class Worker:
         """On its way from the broker."""
         self.started: list[tuple[RunKey, int]] = []
         """Each run that it was given, and which attempt that was."""
+        self.terminals: Counter[RunKey] = Counter()
+        """How many terminal messages it has sent for each run, replays not counted."""
+        self.most_running = 0
+        """How many runs' code has occupied it at once, at most, stuck code included."""
         self.is_hung = self.is_dead = False
         self.reading: deque[str] = deque()
         """Handover files that it was told to take, and has not read yet."""
         self.boot = ""
         """Of the broker that it registered with last."""
+        self._files_written = 0
         self._world = world
         self._scripts: dict[ActiveRun, Script] = {}
         self._events = EventQueue(self.core.receive, lambda: world.now, self._apply)
@@ -181,6 +188,12 @@ class Worker:
                 data = f"{self.routing_id.decode()}:{run.buffer.seq + 1}"
                 self._send(run, kinds.CHUNK, {"type": "text", "data": data, "step": 1, "part": 0})
 
+    def release_stuck(self) -> None:
+        """Let code that did not end when it was asked to return at last, with a result that nobody waits for."""
+        for run in [run for run, script in self._scripts.items() if script.is_stubborn and run.ended]:
+            self.put(Completed(run, {"result": "too late", "usage": {}, "messages": []}))
+            self._returned(run)
+
     def pass_time(self) -> None:
         """Let its timers fire."""
         if self.core.next_timer() <= self._world.now:
@@ -202,6 +215,7 @@ class Worker:
             case Start(run, message):
                 self._start(run, message)
             case Finish(run, kind, bodies):
+                self.terminals[run.key] += 1
                 self._send(run, kind, bodies[0])
                 self.put(Sent(run))
             case AskToEnd(run) if not self._scripts[run].is_stubborn:
@@ -222,11 +236,13 @@ class Worker:
 
     def _start(self, run: ActiveRun, message: RunStart) -> None:
         script = self._scripts[run] = Script(deque(self._world.script_of(message.body)))
+        self.most_running = max(self.most_running, len(self._scripts))
         run.open_calls = script.listed
         self.started.append((run.key, message.lease.attempt))
 
     def _write(self, runs: Sequence[tuple[RunKey, ReplayBuffer]]) -> None:
-        file = self.routing_id.decode() if runs else None
+        self._files_written += 1
+        file = f"{self.routing_id.decode()}-{self._files_written}" if runs else None
         if file is not None:
             self._world.files[file] = list(runs)
         self.put(HandoverWritten(file))
@@ -291,6 +307,8 @@ class World:
         """Handover files by name."""
         self.starts: list[Worker] = []
         """All workers that ever were."""
+        self.late: list[Worker] = []
+        """Workers that were declared lost before all that they had sent was read."""
         self.broker: Broker | None = None
         self._events: EventQueue[Event, Effect] | None = None
         self.script_of = script_of
@@ -331,6 +349,7 @@ class World:
                 of those that it had sent, the last of those that were sent to it.
         """
         self.broker = None
+        self.late.clear()
         self._disconnect_workers()
         for peer in (*self.workers.values(), *self.clients.values()):
             _keep_first(peer.inbox, survives(len(peer.inbox)))
@@ -342,6 +361,7 @@ class World:
         while self.broker is not None and not self.broker.stopped:
             self.pass_time(STEP)
         self.broker = None
+        self.late.clear()
         self._disconnect_workers()
 
     def add_worker(self, name: str, mode: str, slots: int) -> Worker:
@@ -365,13 +385,20 @@ class World:
         if self.broker is not None and worker.boot != self.broker.boot:
             self._connect_worker(worker)
 
-    def notice(self, worker: Worker) -> None:
-        """The broker's loop looks: of a worker that is dead it reads all that it had sent, and then tells the core."""
+    def notice(self, worker: Worker, unread: int = 0) -> None:
+        """The broker's server finds that a worker is dead, reads all that it had sent, and then tells the core.
+
+        Args:
+            worker: Nothing happens if it is alive.
+            unread: How many of its messages arrive after that: the server reads only so many at a time.
+        """
         if self.broker is None or not worker.is_dead:
             return
-        while worker.sent:
+        while len(worker.sent) > unread:
             self._from_worker(worker)
         del self.workers[worker.routing_id]
+        if worker.sent:
+            self.late.append(worker)
         self._feed(WorkerGone(worker.routing_id))
 
     def add_client(self, identity: bytes) -> Client:
@@ -402,7 +429,7 @@ class World:
     def pipes(self) -> list[Callable[[], None]]:
         """What can be delivered now: each call delivers one message."""
         ready: list[Callable[[], None]] = []
-        for worker in self.workers.values():
+        for worker in (*self.workers.values(), *self.late):
             if worker.sent and self.broker is not None:
                 ready.append(lambda worker=worker: self._from_worker(worker))
             if worker.inbox and not worker.is_dead and not worker.is_hung:
@@ -411,18 +438,32 @@ class World:
                 ready.append(worker.read_file)
         for client in self.clients.values():
             if client.sent and self.broker is not None:
-                ready.append(
-                    lambda client=client: self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
-                )
+                ready.append(lambda client=client: self._from_client(client))
             if client.inbox:
                 ready.append(lambda client=client: client.take(client.inbox.popleft(), self.now))
         return ready
 
+    def deliver_from(self, peer: Worker | Client) -> None:
+        """Deliver whatever a worker or client has sent, and nothing else."""
+        while peer.sent:
+            if isinstance(peer, Worker):
+                self._from_worker(peer)
+            else:
+                self._from_client(peer)
+
+    def deliver_to(self, worker: Worker) -> None:
+        """Deliver whatever is on its way to a worker, and nothing else."""
+        while worker.inbox:
+            self._to_worker(worker)
+
     def deliver_all(self) -> None:
         """Deliver whatever is under way, and what comes of it."""
-        while ready := self.pipes():
+        for _ in range(MOST_ROUNDS):
+            if not (ready := self.pipes()):
+                return
             for deliver in ready:
                 deliver()
+        raise AssertionError("the parties never stop answering each other")
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock; timers fire on the way."""
@@ -433,9 +474,9 @@ class World:
             for worker in list(self.workers.values()):
                 self.notice(worker)
             if self.broker is not None:
-                for worker in [each for each in self.workers.values() if each.sent]:
-                    while worker.sent:
-                        self._from_worker(worker)
+                for worker in [each for each in (*self.workers.values(), *self.late) if each.sent]:
+                    self.deliver_from(worker)
+                self._notice_late()
                 if self.broker.next_timer() <= self.now:
                     self._feed(Tick())
             for client in self.clients.values():
@@ -452,6 +493,13 @@ class World:
             while worker.reading:
                 worker.read_file()
 
+    def _notice_late(self) -> None:
+        """A lost worker's late `ready` has registered it again: the server finds that its link is down, as before."""
+        late, self.late = self.late, []
+        for worker in late:
+            if self.broker is not None and worker.routing_id in self.broker.workers:
+                self._feed(WorkerGone(worker.routing_id))
+
     def _connect_worker(self, worker: Worker) -> None:
         while worker.inbox:  # what an earlier broker had sent is taken first
             self._to_worker(worker)
@@ -466,6 +514,9 @@ class World:
 
     def _to_worker(self, worker: Worker) -> None:
         worker.take(worker.inbox.popleft())
+
+    def _from_client(self, client: Client) -> None:
+        self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
 
     def _from_worker(self, worker: Worker) -> None:
         """What the broker's server does with a worker's message."""
@@ -504,7 +555,7 @@ class World:
                 worker = self.workers.get(identity)
                 if worker is not None and not worker.is_dead:
                     worker.inbox.append((client, kind, id, *rest))
-            case Kill(identity):
+            case Kill(identity) if identity in self.workers:
                 self.kill_worker(self.workers[identity], len(self.workers[identity].sent))
             case Enqueued() | Dequeued() | Registered() | Unregistered():
                 self._journal.remember(effect)

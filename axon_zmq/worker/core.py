@@ -400,6 +400,8 @@ class WorkerCore:
         """Handover files that are being read."""
         self._asked_early: list[RunResume] = []
         """Requests to resume runs that may be in a file which is being read."""
+        self._handover: Handover | None = None
+        """The handover file of this worker, once it was written."""
         self._next_progress = now + PROGRESS_INTERVAL_S
         self._phase_ends = float("inf")
         """When the current phase of leaving is given up."""
@@ -432,6 +434,11 @@ class WorkerCore:
     def kept_runs(self) -> int:
         """Runs whose messages are kept for replay."""
         return len(self._store)
+
+    @property
+    def timers(self) -> int:
+        """Timers that are set, those of ended runs included."""
+        return len(self._timers)
 
     def next_timer(self) -> float:
         """When a `Tick` is due at the latest, in seconds of the same clock."""
@@ -517,6 +524,8 @@ class WorkerCore:
         )
         if self.phase is not Phase.SERVING:
             self._control(Leaving())
+        if self.phase is Phase.WAITING and self._handover is not None:
+            self._control(self._handover)  # sent to an earlier broker, or ignored by this one before `ready`
 
     # --- messages of the broker ------------------------------------------------------------------------
 
@@ -549,6 +558,11 @@ class WorkerCore:
             case Take(file):
                 self._reading += 1
                 self._put(ReadHandover(file))
+                if self.phase is Phase.WAITING:
+                    self._handover = None
+                    # A new broker sent this before it knew that the worker leaves, perhaps with the worker's own file:
+                    # the ended runs are written again, or they would be lost with this process.
+                    self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
             case Handed() if self.phase is Phase.WAITING:
@@ -727,10 +741,13 @@ class WorkerCore:
                 pass
 
     def _handover_written(self, file: str | None, now: float) -> None:
+        if self.phase is not Phase.WAITING:
+            return  # they will be written again
         if file is None:
             self._exit()
             return
-        self._control(Handover(file, self._store.forgot_at))
+        self._handover = Handover(file, self._store.forgot_at)
+        self._control(self._handover)
         self._enter(Phase.WAITING, now + ANSWER_TIMEOUT_S)
 
     def _handover_read(self, runs: Sequence[tuple[RunKey, ReplayBuffer]], is_whole: bool, now: float) -> None:

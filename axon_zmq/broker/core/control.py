@@ -186,7 +186,7 @@ class Control:
 
     def recovered(self, now: float) -> None:
         """No more workers are waited for."""
-        self._recovery.finish(self._workers.routing_ids(), now)
+        self._recovery.finish(now)
         self._confirm_complete_history()
 
     def _confirm_complete_history(self) -> None:

@@ -12,7 +12,7 @@ would be wrong. `Recovery` keeps what follows from all that for a client that as
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,8 @@ class Recovery:
         self._was_queued_until = now + limits.RESUME_WINDOW
         self._all_registered = False
         """Every worker of the journal has registered; False again once `confirm_complete_history` has used it."""
+        self._registered: set[bytes] = set()
+        """Workers that have registered during recovery. Some may have left again: their runs are known all the same."""
         self._missing: dict[bytes, int] = {}
         """Workers of the journal that have not registered, and their pids, until they register or are killed."""
         self._forgot_at = 0.0
@@ -92,11 +94,13 @@ class Recovery:
     def worker_registered(self, worker: bytes) -> None:
         """A worker has registered."""
         self._missing.pop(worker, None)
+        if worker in (self._previous.workers or {}):
+            self._registered.add(worker)
 
-    def finish(self, registered: Container[bytes], now: float) -> None:
+    def finish(self, now: float) -> None:
         """No more workers are waited for: those that have not registered count as lost."""
         known = self._previous.workers or {}
-        self._missing = {worker: pid for worker, pid in known.items() if worker not in registered}
+        self._missing = {worker: pid for worker, pid in known.items() if worker not in self._registered}
         for worker in self._missing:
             self._out.unregistered(worker, now)
         self._all_registered = self._previous.workers is not None and not self._missing

@@ -1,0 +1,376 @@
+"""The worker's rules, one test for each clause, in memory: no socket, no clock, no event loop."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pytest
+
+from axon_zmq.errors import AxonError
+from axon_zmq.protocol import kinds
+from axon_zmq.protocol.backend import EndReason, Handover, Holds, Lease, Leaving, Progress, Ready, Slots
+from axon_zmq.protocol.msgpack import pack, unpack
+from axon_zmq.worker.core import (
+    ANSWER_TIMEOUT_S,
+    END_GRACE_S,
+    ERRORS,
+    LONGEST_END_GRACE_S,
+    STUCK_GRACE_S,
+    ActiveRun,
+    AskToEnd,
+    AwaitTurns,
+    CodeReturned,
+    Completed,
+    Connected,
+    Control,
+    Effect,
+    Event,
+    Exit,
+    Failed,
+    Finish,
+    GraceOver,
+    Grant,
+    HandoverRead,
+    HandoverWritten,
+    Leave,
+    Note,
+    Phase,
+    ReadHandover,
+    Received,
+    Send,
+    Sent,
+    Start,
+    Tick,
+    WorkerCore,
+    WriteHandover,
+)
+
+DRAIN_S = 20.0
+E = TypeVar("E")
+CLIENT, ID = b"client", b"1"
+
+
+class Bench:
+    """A worker core under test, with the effects of the last event."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.now = 1000.0
+        self.core = WorkerCore(
+            name="run-1",
+            mode="run",
+            served=frozenset((kinds.RUN,)),
+            slots=slots,
+            pid=4711,
+            broken=None,
+            drain_s=DRAIN_S,
+            pack_body=pack,
+            now=self.now,
+        )
+        self.effects: list[Effect] = []
+
+    def feed(self, *events: Event) -> list[Effect]:
+        self.effects = [effect for event in events for effect in self.core.receive(event, self.now)]
+        return self.effects
+
+    def receive(self, *frames: bytes) -> list[Effect]:
+        return self.feed(Received(frames))
+
+    def control(self, kind: bytes, **body: Any) -> list[Effect]:
+        return self.receive(b"", kind, b"", pack(body))
+
+    def start(self, id: bytes = ID, seconds: float = 60.0) -> ActiveRun:
+        lease = Lease(self.now + seconds, 1, b"digest")
+        [started] = [
+            each for each in self.receive(CLIENT, b"run", id, pack({}), b"", lease.pack()) if type(each) is Start
+        ]
+        return started.run
+
+    def end(self, id: bytes = ID, reason: EndReason = EndReason.CANCELLED) -> list[Effect]:
+        return self.receive(CLIENT, b"end", id, pack({"reason": reason.value}))
+
+    def complete(self, run: ActiveRun) -> None:
+        [finish] = self.feed(Completed(run, {"result": 1}))
+        self.finish(finish)
+        self.feed(CodeReturned(run))
+
+    def finish(self, effect: Effect) -> None:
+        assert isinstance(effect, Finish)
+        effect.run.buffer.put(effect.kind, effect.bodies[0])
+        self.feed(Sent(effect.run))
+
+    def tick(self, seconds: float) -> list[Effect]:
+        self.now += seconds
+        return self.feed(Tick())
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    def told(self) -> list[object]:
+        """Control messages to the broker."""
+        return [effect.message for effect in self.of(Control)]
+
+    def stick(self) -> ActiveRun:
+        """A run whose code did not end in time; its terminal message was sent."""
+        run = self.start()
+        self.end()
+        self.tick(END_GRACE_S)
+        self.feed(GraceOver(run))
+        effects = self.effects
+        self.finish(self.of(Finish)[0])
+        self.effects = effects
+        return run
+
+
+def ready(bench: Bench) -> Ready:
+    bench.feed(Connected())
+    message = bench.told()[0]
+    assert isinstance(message, Ready)
+    return message
+
+
+def test_a_worker_registers_with_the_runs_that_it_holds():
+    bench = Bench()
+    assert (ready(bench).slots, ready(bench).holds, ready(bench).pid) == (2, (), 4711)
+    run = bench.start()
+    [held] = ready(bench).holds
+    assert (held.client, held.id, held.kind, held.digest, held.ended) == (CLIENT, ID, "run", b"digest", False)
+    bench.complete(run)
+    [held] = ready(bench).holds
+    assert (held.seq, held.ended) == (1, True)
+
+
+def test_a_leaving_worker_says_so_at_each_registration():
+    bench = Bench()
+    bench.feed(Leave())
+    assert bench.told() == [Leaving()]
+    bench.feed(Connected())
+    assert [type(message) for message in bench.told()] == [Ready, Leaving]
+
+
+def test_a_run_ends_with_what_its_code_returned_and_only_once():
+    bench = Bench()
+    run = bench.start()
+    assert bench.core.open_runs == 1
+    bench.complete(run)
+    assert (bench.core.open_runs, bench.core.kept_runs) == (0, 1)
+    assert bench.feed(Completed(run, {}), Failed(run, AxonError.of("internal", ""))) == []
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_a_run_that_was_asked_to_end_reports_that_reason(reason: EndReason):
+    bench = Bench()
+    run = bench.start()
+    assert bench.end(reason=reason) == [AskToEnd(run)]
+    assert bench.end(reason=EndReason.SUPERSEDED) == []
+    bench.feed(Failed(run, AxonError.of("model_error", "it was torn down", {"partial": "text"})))
+    [finish] = bench.of(Finish)
+    body = finish.bodies[0]
+    assert (body["error_type"], body["message"], body["details"]) == (*ERRORS[reason], {"partial": "text"})
+    assert len(finish.bodies) == 3
+
+
+def test_a_run_ends_at_its_deadline():
+    bench = Bench()
+    run = bench.start(seconds=5.0)
+    assert AskToEnd(run) not in bench.tick(4.9)
+    assert AskToEnd(run) in bench.tick(0.1)
+    assert run.reason is EndReason.DEADLINE
+
+
+def test_code_that_does_not_end_is_answered_for_after_the_broker_was_told_of_its_slot():
+    bench = Bench()
+    run = bench.start()
+    bench.end()
+    assert bench.tick(END_GRACE_S / 2) == []
+    [turns] = bench.tick(END_GRACE_S / 2)
+    assert isinstance(turns, AwaitTurns)
+    assert turns.give_up == pytest.approx(bench.now - END_GRACE_S + LONGEST_END_GRACE_S)
+    slots, finish = bench.feed(GraceOver(run))
+    assert slots == Control(Slots(1))
+    assert isinstance(finish, Finish)
+
+
+def test_code_that_ends_within_its_grace_is_not_stuck():
+    bench = Bench()
+    run = bench.start()
+    bench.end()
+    bench.complete(run)
+    assert bench.tick(END_GRACE_S) == []
+    assert bench.feed(GraceOver(run)) == []
+
+
+def test_code_that_returns_late_gives_its_slot_back():
+    bench = Bench()
+    run = bench.stick()
+    assert ready(bench).slots == 1
+    assert bench.feed(CodeReturned(run)) == [Control(Slots(2))]
+    bench.tick(STUCK_GRACE_S)
+    assert bench.core.phase is Phase.SERVING
+
+
+def test_a_worker_whose_code_stays_stuck_leaves():
+    bench = Bench()
+    bench.stick()
+    bench.tick(STUCK_GRACE_S)
+    assert Leaving() in bench.told()
+
+
+def test_a_replay_starts_where_the_client_asks_and_reports_open_calls_and_credit():
+    bench = Bench()
+    run = bench.start()
+    run.open_calls = lambda: [{"call_id": "c", "seq": 2}]
+    for number in range(3):
+        run.buffer.put(kinds.CHUNK, {"data": number})
+    resumed, *chunks, grant = bench.receive(CLIENT, b"resume", ID, pack({"from": 2, "upto": 9}), b"")
+    assert isinstance(resumed, Send)
+    expected = {"from": 2, "gap": False, "open_calls": [{"call_id": "c", "seq": 2}], "last": 3}
+    assert unpack(resumed.body, "resumed") == expected
+    assert [unpack(chunk.body, "it")["seq"] for chunk in chunks if isinstance(chunk, Send)] == [2, 3]
+    assert grant == Grant(run, 9)
+    run.buffer.trim(0)
+    bench.receive(CLIENT, b"resume", ID, pack({}), b"")
+    body = unpack(bench.of(Send)[0].body, "resumed")
+    assert (body["from"], body["gap"]) == (3, True)
+
+
+def test_a_resume_of_an_unknown_run_is_answered_with_an_error():
+    bench = Bench()
+    [sent] = bench.receive(CLIENT, b"resume", ID, pack({}), b"")
+    assert isinstance(sent, Send)
+    assert (sent.kind, unpack(sent.body, "error")["error_type"]) == (kinds.ERROR, "unknown_request")
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_a_resume_waits_for_a_handover_file_that_is_being_read(is_found: bool):
+    before = Bench()
+    before.complete(before.start())
+    bench = Bench()
+    assert bench.control(b"take", file="f") == [ReadHandover("f")]
+    assert bench.receive(CLIENT, b"resume", ID, pack({}), b"") == []
+    before.feed(Leave())
+    before.control(b"left")
+    [written] = before.of(WriteHandover)
+    bench.feed(HandoverRead(written.runs if is_found else [], is_whole=is_found))
+    [holds] = bench.told()
+    assert isinstance(holds, Holds)
+    assert (len(holds.holds), holds.forgot_at) == ((1, 0.0) if is_found else (0, bench.now))
+    assert [sent.kind for sent in bench.of(Send)] == ([b"resumed", b"complete"] if is_found else [b"error"])
+
+
+def test_messages_about_an_ended_run_are_refused():
+    bench = Bench()
+    bench.complete(bench.start())
+    assert [each.kind for each in bench.end() if isinstance(each, Send)] == [kinds.REFUSED]
+    assert bench.end(reason=EndReason.CLIENT_GONE) == []
+    [refused] = bench.receive(CLIENT, b"tool_result", ID, pack({"call_id": "c"}), b"")
+    assert isinstance(refused, Send)
+    assert unpack(refused.body, "refused")["call_id"] == "c"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [(), (b"c",), (b"c", b"end", b"1", b"\xc1"), (b"c", b"resume", b"1"), (b"c", b"gone"), (b"", b"take", b"", b"")],
+)
+def test_a_malformed_message_is_logged_and_changes_nothing(frames: tuple[bytes, ...]):
+    bench = Bench()
+    assert [type(effect) for effect in bench.receive(*frames)] == [Note]
+
+
+def test_a_malformed_start_of_a_run_is_answered():
+    bench = Bench()
+    bench.receive(CLIENT, b"run", ID, pack({}), b"", b"\xc1")
+    [sent] = bench.of(Send)
+    assert (sent.client, sent.kind, sent.id) == (CLIENT, kinds.ERROR, ID)
+    assert unpack(sent.body, "error")["error_type"] == "internal"
+
+
+def leaving(phase: Phase) -> Bench:
+    """A worker with one ended run, that far on its way."""
+    bench = Bench()
+    bench.complete(bench.start())
+    run = bench.start(b"2")
+    bench.feed(Leave())
+    if phase is not Phase.ANNOUNCING:
+        bench.control(b"left")
+    if phase in (Phase.ENDING, Phase.HANDING_OVER, Phase.WAITING):
+        bench.tick(DRAIN_S)
+        assert AskToEnd(run) in bench.effects
+    if phase is Phase.HANDING_OVER:
+        bench.control(b"take", file="f")
+    if phase in (Phase.HANDING_OVER, Phase.WAITING):
+        [finish] = bench.feed(Failed(run, AxonError.of("cancelled", "")))
+        assert isinstance(finish, Finish)
+        run.buffer.put(finish.kind, finish.bodies[0])
+        bench.feed(Sent(run))
+    assert bench.core.phase is phase
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("phase", "timeout", "following"),
+    [
+        (Phase.ANNOUNCING, ANSWER_TIMEOUT_S, Phase.DRAINING),
+        (Phase.DRAINING, DRAIN_S, Phase.ENDING),
+        (Phase.ENDING, LONGEST_END_GRACE_S + 2 * END_GRACE_S, Phase.WAITING),
+        (Phase.HANDING_OVER, ANSWER_TIMEOUT_S, Phase.WAITING),
+    ],
+)
+def test_each_step_of_leaving_has_a_time_limit(phase: Phase, timeout: float, following: Phase):
+    bench = leaving(phase)
+    bench.tick(timeout - 0.01)
+    assert bench.core.phase is phase
+    bench.tick(0.02)
+    assert bench.core.phase is following
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_a_worker_exits_once_its_handover_file_is_confirmed_or_nobody_confirms_it(is_confirmed: bool):
+    bench = leaving(Phase.WAITING)
+    assert len(bench.of(WriteHandover)[0].runs) == 2
+    bench.feed(HandoverWritten("f"))
+    assert bench.told() == [Handover("f", 0.0)]
+    bench.control(b"handed") if is_confirmed else bench.tick(ANSWER_TIMEOUT_S)
+    assert bench.of(Exit)
+    assert bench.core.phase is Phase.GONE
+
+
+def test_a_worker_without_a_handover_file_exits_at_once():
+    bench = leaving(Phase.WAITING)
+    assert bench.feed(HandoverWritten(None)) == [Exit()]
+
+
+def test_a_worker_that_registers_again_names_its_handover_file_again():
+    bench = leaving(Phase.WAITING)
+    bench.feed(HandoverWritten("f"))
+    bench.feed(Connected())
+    assert [type(message) for message in bench.told()] == [Ready, Leaving, Handover]
+
+
+def test_a_file_taken_after_the_own_one_was_written_is_handed_over_too():
+    bench = leaving(Phase.WAITING)
+    bench.feed(HandoverWritten("f"))
+    assert bench.control(b"take", file="f") == [ReadHandover("f")]
+    assert not bench.control(b"handed")
+    bench.feed(HandoverRead([], is_whole=True))
+    assert len(bench.of(WriteHandover)[0].runs) == 2
+
+
+def test_nothing_follows_the_exit():
+    bench = leaving(Phase.WAITING)
+    bench.feed(HandoverWritten(None))
+    bench.feed(Leave(), HandoverWritten("late"))
+    assert not bench.effects
+    bench.tick(100.0)
+    assert [type(message) for message in bench.told()] == [Progress]
+    assert not bench.of(Exit)
+
+
+def test_timers_of_short_runs_do_not_pile_up():
+    bench = Bench()
+    bench.complete(bench.start(b"first", seconds=3600.0))
+    first = bench.core.next_timer()
+    for number in range(10_000):
+        bench.complete(bench.start(b"%d" % number, seconds=3600.0))
+    assert bench.core.next_timer() == first
+    assert bench.core.open_runs == 0
+    assert bench.core.timers < 500
