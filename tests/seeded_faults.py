@@ -160,7 +160,7 @@ FAULTS: Final[Sequence[Fault]] = (
         "no-deadline",
         "a run ends at its deadline",
         WORKER,
-        "        self._call_at(run.deadline, run, self._on_deadline)\n",
+        "        run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))\n",
         "",
     ),
     Fault(
@@ -252,8 +252,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "taken-runs-lost",
         "a worker that takes a handover file after it has written its own writes another one",
         WORKER,
-        "                if self.phase is Phase.WAITING:\n                    self._handover = None\n",
-        "                if self.phase is Phase.GONE:\n                    self._handover = None\n",
+        "        if self.phase in (Phase.WRITING, Phase.WAITING):\n            self._handover = None\n",
+        "        if self.phase is Phase.GONE:\n            self._handover = None\n",
     ),
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol.kinds import MODES
 from tests.any_share import any_share
 from tests.conftest import ROOT
@@ -340,3 +341,13 @@ def test_no_registry_and_no_path_of_a_machine_is_committed():
             continue
         text = (ROOT / name).read_text()
         assert not [host for host in hosts if host in text], name
+
+
+def test_unauthorized_is_reserved_for_keys_and_never_sent_yet():
+    """It is part of the protocol, so that clients can handle it before the daemon has keys."""
+    error = AxonError.of("unauthorized", "no key")
+    assert isinstance(error, RequestError)
+    assert not error.retryable
+    users = [name for name, path in modules().items() if '"unauthorized"' in path.read_text()]
+    assert sorted(users) == ["errors", "testing.provider"]
+    assert "| `unauthorized` |" in (ROOT / "docs/errors.md").read_text()

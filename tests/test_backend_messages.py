@@ -36,7 +36,7 @@ from axon_zmq.protocol.backend import (
 from axon_zmq.protocol.msgpack import pack, unpack
 from tests.broker_helpers import Bench
 
-MESSAGES = [*TO_BROKER.values(), *TO_WORKER.values(), Status, Lease]
+MESSAGES = [*TO_BROKER.values(), *TO_WORKER.values(), Status]
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
@@ -120,7 +120,7 @@ def test_arbitrary_bytes_are_read_or_refused_and_nothing_else(body: bytes):
 
 
 def test_a_whole_number_is_a_number_and_missing_optional_keys_have_their_defaults():
-    lease = Lease.unpack(pack({"deadline": 5, "attempt": 1}))
+    lease = Lease.from_wire({"deadline": 5, "attempt": 1})
     assert (lease.deadline, lease.digest) == (5, b"")
     assert Held.from_wire(HELD).deadline == 1
 

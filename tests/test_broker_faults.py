@@ -472,7 +472,7 @@ def test_a_run_that_the_broker_ended_is_not_taken_up_again_from_who_comes_back()
     bench.lose(worker)
     assert error_type(bench.replies(A, b"1")) == "worker_lost"
     bench.add_worker(b"w", holds=[held((A, b"1"))])
-    assert (b"w", A, b"1") in bench.broker.relay.disowned
+    assert (b"w", A, b"1") in bench.broker.relay.disowned_runs
     assert bench.workers[b"w"].asked_to_end == [(b"1", "superseded")]
 
 
@@ -568,9 +568,9 @@ def test_a_late_holder_of_a_run_that_was_started_elsewhere_is_told_to_end_and_no
     bench.send(A, "run", b"1")
     late = bench.add_worker(b"late", holds=[held((A, b"1"))])
     assert late.asked_to_end == [(b"1", "superseded")]
-    assert bench.broker.relay.disowned == {(b"late", A, b"1")}
+    assert bench.broker.relay.disowned_runs == {(b"late", A, b"1")}
     bench.lose(late)
-    assert bench.broker.relay.disowned == set()
+    assert bench.broker.relay.disowned_runs == set()
     bench.finish(first, (A, b"1"))
     assert len(bench.terminals((A, b"1"))) == 1
 
@@ -795,5 +795,5 @@ def test_frames_of_a_disowned_run_are_of_its_old_holder_only():
     bench.send(A, "run", b"1")
     bench.feed(FromClient(A, [b"run", b"2", b"", b""], bench.now))
     bench.add_worker(b"late", slots=2, holds=[held((A, b"1"))])
-    assert (b"first", A, b"1") not in bench.broker.relay.disowned
-    assert (b"late", A, b"2") not in bench.broker.relay.disowned
+    assert (b"first", A, b"1") not in bench.broker.relay.disowned_runs
+    assert (b"late", A, b"2") not in bench.broker.relay.disowned_runs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any, TypeVar
 
 import pytest
@@ -16,6 +18,7 @@ from axon_zmq.worker.core import (
     ERRORS,
     LONGEST_END_GRACE_S,
     STUCK_GRACE_S,
+    WRITE_TIMEOUT_S,
     ActiveRun,
     AskToEnd,
     AwaitTurns,
@@ -44,6 +47,7 @@ from axon_zmq.worker.core import (
     WorkerCore,
     WriteHandover,
 )
+from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 
 DRAIN_S = 20.0
 E = TypeVar("E")
@@ -292,12 +296,12 @@ def leaving(phase: Phase) -> Bench:
     bench.feed(Leave())
     if phase is not Phase.ANNOUNCING:
         bench.control(b"left")
-    if phase in (Phase.ENDING, Phase.HANDING_OVER, Phase.WAITING):
+    if phase in (Phase.ENDING, Phase.HANDING_OVER, Phase.WRITING):
         bench.tick(DRAIN_S)
         assert AskToEnd(run) in bench.effects
     if phase is Phase.HANDING_OVER:
         bench.control(b"take", file="f")
-    if phase in (Phase.HANDING_OVER, Phase.WAITING):
+    if phase in (Phase.HANDING_OVER, Phase.WRITING):
         [finish] = bench.feed(Failed(run, AxonError.of("cancelled", "")))
         assert isinstance(finish, Finish)
         run.buffer.put(finish.kind, finish.bodies[0])
@@ -311,8 +315,9 @@ def leaving(phase: Phase) -> Bench:
     [
         (Phase.ANNOUNCING, ANSWER_TIMEOUT_S, Phase.DRAINING),
         (Phase.DRAINING, DRAIN_S, Phase.ENDING),
-        (Phase.ENDING, LONGEST_END_GRACE_S + 2 * END_GRACE_S, Phase.WAITING),
-        (Phase.HANDING_OVER, ANSWER_TIMEOUT_S, Phase.WAITING),
+        (Phase.ENDING, LONGEST_END_GRACE_S + 2 * END_GRACE_S, Phase.WRITING),
+        (Phase.HANDING_OVER, ANSWER_TIMEOUT_S, Phase.WRITING),
+        (Phase.WRITING, WRITE_TIMEOUT_S, Phase.GONE),
     ],
 )
 def test_each_step_of_leaving_has_a_time_limit(phase: Phase, timeout: float, following: Phase):
@@ -325,7 +330,7 @@ def test_each_step_of_leaving_has_a_time_limit(phase: Phase, timeout: float, fol
 
 @pytest.mark.parametrize("is_confirmed", [True, False])
 def test_a_worker_exits_once_its_handover_file_is_confirmed_or_nobody_confirms_it(is_confirmed: bool):
-    bench = leaving(Phase.WAITING)
+    bench = leaving(Phase.WRITING)
     assert len(bench.of(WriteHandover)[0].runs) == 2
     bench.feed(HandoverWritten("f"))
     assert bench.told() == [Handover("f", 0.0)]
@@ -335,19 +340,19 @@ def test_a_worker_exits_once_its_handover_file_is_confirmed_or_nobody_confirms_i
 
 
 def test_a_worker_without_a_handover_file_exits_at_once():
-    bench = leaving(Phase.WAITING)
+    bench = leaving(Phase.WRITING)
     assert bench.feed(HandoverWritten(None)) == [Exit()]
 
 
 def test_a_worker_that_registers_again_names_its_handover_file_again():
-    bench = leaving(Phase.WAITING)
+    bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten("f"))
     bench.feed(Connected())
     assert [type(message) for message in bench.told()] == [Ready, Leaving, Handover]
 
 
 def test_a_file_taken_after_the_own_one_was_written_is_handed_over_too():
-    bench = leaving(Phase.WAITING)
+    bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten("f"))
     assert bench.control(b"take", file="f") == [ReadHandover("f")]
     assert not bench.control(b"handed")
@@ -356,7 +361,7 @@ def test_a_file_taken_after_the_own_one_was_written_is_handed_over_too():
 
 
 def test_nothing_follows_the_exit():
-    bench = leaving(Phase.WAITING)
+    bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten(None))
     bench.feed(Leave(), HandoverWritten("late"))
     assert not bench.effects
@@ -374,3 +379,49 @@ def test_timers_of_short_runs_do_not_pile_up():
     assert bench.core.next_timer() == first
     assert bench.core.open_runs == 0
     assert bench.core.timers < 500
+
+
+def test_a_file_that_was_read_late_is_handed_over_too():
+    bench = leaving(Phase.HANDING_OVER)
+    bench.tick(ANSWER_TIMEOUT_S)
+    assert len(bench.of(WriteHandover)[0].runs) == 2
+    buffer = ReplayBuffer(pack, RunInfo("run", b"digest", bench.now + 60, keep=False))
+    buffer.ended_at = bench.now
+    bench.feed(HandoverWritten("f"), HandoverRead([((CLIENT, b"3"), buffer)], is_whole=True))
+    assert len(bench.of(WriteHandover)[0].runs) == 3
+
+
+def test_an_ended_run_keeps_nothing_alive_but_its_messages():
+    """Its deadline may be an hour away, and what executes it holds the request, which may have many megabytes."""
+
+    class Shell:
+        def listed(self) -> list[dict[str, Any]]:
+            return []
+
+    bench, shell = Bench(), Shell()
+    run = bench.start(seconds=3600.0)
+    run.open_calls = shell.listed
+    bench.complete(run)
+    shell_reference, run_reference = weakref.ref(shell), weakref.ref(run)
+    bench.effects = []
+    del shell, run
+    gc.collect()
+    assert shell_reference() is None
+    assert run_reference() is None
+
+
+def test_a_result_counts_even_if_the_run_was_asked_to_end():
+    bench = Bench()
+    run = bench.start()
+    bench.end()
+    [finish] = bench.feed(Completed(run, {"result": 1}))
+    assert isinstance(finish, Finish)
+    assert finish.kind == kinds.COMPLETE
+
+
+def test_a_run_of_a_kind_that_the_worker_does_not_execute_is_answered():
+    bench = Bench()
+    lease = Lease(bench.now + 60, 1, b"digest")
+    [sent] = bench.receive(CLIENT, b"run_stream", ID, pack({}), b"", lease.pack())
+    assert isinstance(sent, Send)
+    assert unpack(sent.body, "error")["message"] == "the worker run-1 does not execute run_stream"

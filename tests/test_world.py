@@ -274,6 +274,8 @@ class WorldMachine(RuleBasedStateMachine):
         assert all(worker.busy == 0 for worker in world.broker.workers)
         assert not any(worker.core.kept_runs for worker in world.workers.values())
         assert world.broker.clients.gone() == []
+        assert not world.broker.relay.relayed_runs
+        assert not world.broker.relay.disowned_runs
         self.rule_1_what_a_client_takes_is_whole_and_in_order()
         self.rule_2_a_request_has_one_end_and_nothing_after_it()
 
@@ -539,6 +541,8 @@ def test_a_refusal_after_the_end_of_a_run_does_not_count_as_a_message_of_the_nex
     assert kinds.REFUSED in [kind for _, kind, *_ in worker.sent]
     world.deliver_all()
     assert isinstance(client.ends(id)[0], Complete)
+    assert world.broker is not None
+    assert not world.broker.relay.relayed_runs
     assert_started_again_after_the_resume_window(world, client, id)
 
 
@@ -556,6 +560,8 @@ def test_a_run_that_has_ended_does_not_count_as_relayed_when_its_id_is_used_agai
     world, client, id, _ = running()
     finish(world)
     assert isinstance(client.ends(id)[0], Complete)
+    assert world.broker is not None
+    assert not world.broker.relay.relayed_runs
     assert_started_again_after_the_resume_window(world, client, id)
 
 

@@ -141,7 +141,8 @@ class Server:
             except zmq.ZMQError as fault:
                 self._context.destroy(linger=0)
                 raise ConfigurationError(
-                    f"cannot listen on {endpoint}: {fault.strerror}; stop who holds it or set another AXON_FRONTEND"
+                    f"cannot listen on {endpoint}: {fault.strerror}; stop the process that uses it, "
+                    "or set another AXON_FRONTEND or AXON_RUN_DIR"
                 ) from None
 
     def run(self) -> None:
@@ -291,7 +292,8 @@ class Server:
     def _on_client_gone(self, client: bytes) -> None:
         self._send_queues.forget(client)
         self._in_flight.forget(client)
-        self._receive(ClientGone(client))
+        if not (self._relay.flags_of(client) or 0) & GONE:
+            self._receive(ClientGone(client))
 
     # --- clients to workers ------------------------------------------------------------------------
 

@@ -33,16 +33,26 @@ class EventQueue(Generic[Event, Effect]):
         self._apply = apply
         self._events: deque[Event] = deque()
         """Events that the core has not taken; the effects of the first one are being applied."""
+        self._failed = False
+        """An exception came out of the core or of an effect. The core may be half-way through an event: it takes no
+        more, and the process is about to end."""
 
     def __repr__(self) -> str:
         return f"<EventQueue {len(self._events)} wait>"
 
     def put(self, event: Event) -> None:
         """Have the core take an event, now or after the one whose effects are being applied."""
+        if self._failed:
+            return
         self._events.append(event)
         if len(self._events) > 1:
             return
-        while self._events:
-            for effect in self._receive(self._events[0], self._clock()):
-                self._apply(effect)
-            self._events.popleft()
+        try:
+            while self._events:
+                for effect in self._receive(self._events[0], self._clock()):
+                    self._apply(effect)
+                self._events.popleft()
+        except BaseException:
+            self._failed = True
+            self._events.clear()
+            raise

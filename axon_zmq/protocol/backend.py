@@ -123,10 +123,9 @@ class Message(Body):
 
 
 @dataclass(frozen=True, slots=True)
-class Lease(Message):
+class Lease(Body):
     """What a worker is given with a run, as its last frame."""
 
-    kind: ClassVar[bytes] = kinds.RUN
     deadline: float
     """Seconds of the machine's monotonic clock at which the run is ended: broker and worker share one clock."""
     attempt: int
@@ -165,6 +164,19 @@ class Held(Body):
     ended: bool
     """Whether the run's terminal message was sent."""
 
+    def to_wire(self) -> dict[str, Any]:
+        """The map; written out, because a worker that registers again may hold tens of thousands of runs."""
+        return {
+            "client": self.client,
+            "id": self.id,
+            "kind": self.kind,
+            "digest": self.digest,
+            "deadline": self.deadline,
+            "keep": self.keep,
+            "seq": self.seq,
+            "ended": self.ended,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Program(Body):
@@ -190,6 +202,10 @@ class ModeStatus(Body):
     """Whether the mode serves with fewer workers than it should."""
     reasons: tuple[str, ...] = ()
     """Why the mode is degraded, in sentences."""
+
+    def for_clients(self) -> dict[str, Any]:
+        """The mode's entry in a `pong`: without the reasons, which are for operators."""
+        return {key: value for key, value in self.to_wire().items() if key != "reasons"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -546,9 +562,16 @@ def _about_a_run(client: bytes, kind: bytes, rest: list[bytes]) -> FromBroker | 
             return RunClient(client, id, kind == kinds.GONE)
         case _ if kind in kinds.RUN_KINDS:
             id, header, body, lease = _exactly(4, kind, rest)
-            return RunStart(client, kind, id, unpack(header, "the header"), body, Lease.unpack(lease))
+            return RunStart(client, kind, id, unpack(header, "the header"), body, _read_lease(kind, lease))
         case _:
             return None
+
+
+def _read_lease(kind: bytes, packed: bytes) -> Lease:
+    try:
+        return Lease.from_wire(unpack(packed, "the lease"))
+    except _FieldError as fault:
+        raise MalformedMessageError(kind, f"the lease: {fault}") from None
 
 
 def _exactly(count: int, kind: bytes, frames: list[bytes]) -> list[bytes]:

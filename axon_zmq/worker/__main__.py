@@ -148,7 +148,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     backoff.pause(run_dir, options.name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop has it: a KeyboardInterrupt is an agent's own
-    _run(loop, serve(options.mode, options.name, run_dir, configured))
+    try:
+        _run(loop, serve(options.mode, options.name, run_dir, configured))
+    except Exception:
+        # Ended at once, as below: a blocked thread must not keep a process that no longer works from being replaced.
+        log.critical("the worker ends after an internal error", exc_info=True)
+        logging.shutdown()
+        os._exit(1)
     backoff.ended_in_order(run_dir, options.name)
     logging.shutdown()
     # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.

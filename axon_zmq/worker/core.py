@@ -4,8 +4,8 @@
 how a run ends, what is replayed, and how ended runs pass from a leaving worker to its successor. It reads no clock,
 touches no socket and knows no event loop; `host` does. The rules about a run's end:
 
-- A run **ends once**: with what its code returned or raised, or with the reason for which it was asked to end. Once it
-  was asked to end, whatever its code makes of that is reported as that reason.
+- A run **ends once**: with what its code returned or raised. Once it was asked to end, whatever its code raises is
+  reported as the reason for that; if it returns a result all the same, the result counts.
 - Its code gets `END_GRACE_S` and some turns of the event loop to return its partial answer. Then it is answered for
   without one, and its code is **stuck**: it still occupies the worker, so the broker is told of one slot less, before
   the terminal message frees the run's slot in the broker's books.
@@ -13,14 +13,15 @@ touches no socket and knows no event loop; `host` does. The rules about a run's 
 
 A worker **leaves** in steps, of which each has a time limit, because there may be no broker to answer:
 
-    SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --written--> WAITING --handed--> GONE
-                                               |                           ^
-                                               +--time over--> ENDING -----+
+    SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --all read--> WRITING
+                                               |                           ^                       |
+                                               +--time over--> ENDING -----+            GONE <-- WAITING
+                                                                                         handed
 
 In DRAINING the open runs may finish; when the drain time is over they are ended as `shutting_down`, in ENDING. In
-HANDING_OVER the files that this worker was told to take are read to their end, then its ended runs are written into a
-file of its own. In WAITING the broker was told the file's name. A worker without ended runs writes no file, and is
-GONE at once.
+HANDING_OVER the files that this worker was told to take are read to their end; in WRITING its ended runs are written
+into a file of its own; in WAITING the broker was told the file's name. A worker without ended runs writes no file, and
+is GONE at once.
 
 Messages that runs send pass through `ActiveRun.buffer`, which numbers and keeps them.
 """
@@ -32,6 +33,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +78,8 @@ STUCK_GRACE_S: Final = 10.0
 """How long the code of an ended run may go on before the worker process is replaced."""
 ANSWER_TIMEOUT_S: Final = 1.0
 """How long a leaving worker waits for each answer of the broker, and for files that it still reads."""
+WRITE_TIMEOUT_S: Final = 10.0
+"""How long it may take to write the handover file, of 128 MiB at most."""
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
     EndReason.CLIENT_GONE: ("cancelled", "its client went away"),
@@ -97,12 +101,15 @@ class Phase(Enum):
     ENDING = "ending"
     """The drain time is over: the open runs were asked to end."""
     HANDING_OVER = "handing over"
+    """Handover files that this worker was told to take are read to their end."""
+    WRITING = "writing"
+    """Its own handover file is being written."""
     WAITING = "waiting"
     """The handover file was written; the broker has not confirmed it."""
     GONE = "gone"
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
 class ActiveRun:
     """A run in the run table: from its start until its code has returned."""
 
@@ -122,6 +129,10 @@ class ActiveRun:
     """Its terminal message was sent."""
     is_stuck: bool = False
     """It has ended, but its code has not returned."""
+    end_asked_at: float = 0.0
+    """When it was asked to end; only meaningful if it was."""
+    cancel_deadline: Callable[[], None] | None = None
+    """Forgets the timer of its deadline."""
 
     @property
     def key(self) -> RunKey:
@@ -349,11 +360,16 @@ Effect = (
 _REFUSED_AFTER_END: Final = RequestError("invalid_request", "the run has already ended")
 
 
-class _Timer(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Timer:
+    """What is due at a time; emptied when it is no longer of interest, so that it keeps nothing alive."""
+
     due: float
     order: int
-    run: ActiveRun
-    fire: Callable[[ActiveRun, float], None]
+    fire: Callable[[float], None] | None
+
+    def __lt__(self, other: _Timer) -> bool:
+        return (self.due, self.order) < (other.due, other.order)
 
 
 class WorkerCore:
@@ -394,6 +410,7 @@ class WorkerCore:
         self._drain_s = drain_s
         self._pack = pack_body
         self._runs: dict[RunKey, ActiveRun] = {}
+        self._open_runs = 0
         self._store = ReplayStore()
         self._stuck = 0
         self._reading = 0
@@ -428,7 +445,7 @@ class WorkerCore:
     @property
     def open_runs(self) -> int:
         """Runs that have not ended."""
-        return sum(not run.ended for run in self._runs.values())
+        return self._open_runs
 
     @property
     def kept_runs(self) -> int:
@@ -536,7 +553,7 @@ class WorkerCore:
             self._malformed(frames, fault)
             return
         match message:
-            case RunStart() if message.kind in self._served:
+            case RunStart():
                 self._start(message, now)
             case ToRun():
                 self._to_run(message)
@@ -558,16 +575,13 @@ class WorkerCore:
             case Take(file):
                 self._reading += 1
                 self._put(ReadHandover(file))
-                if self.phase is Phase.WAITING:
-                    self._handover = None
-                    # A new broker sent this before it knew that the worker leaves, perhaps with the worker's own file:
-                    # the ended runs are written again, or they would be lost with this process.
-                    self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
+                # A new broker may send this before it knows that the worker leaves, perhaps with the worker's own file.
+                self._write_again(now)
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
             case Handed() if self.phase is Phase.WAITING:
                 self._exit()
-            case _:
+            case _:  # an answer that is no longer waited for, `there`, or a kind of a later version
                 pass
 
     def _malformed(self, frames: Sequence[bytes], fault: MalformedMessageError) -> None:
@@ -578,6 +592,10 @@ class WorkerCore:
             self._send((frames[0], frames[2]), kinds.ERROR, error_body(error))
 
     def _start(self, message: RunStart, now: float) -> None:
+        if message.kind not in self._served:
+            error = AxonError.of("internal", f"the worker {self._name} does not execute {printable(message.kind)}")
+            self._send((message.client, message.id), kinds.ERROR, error_body(error))
+            return
         lease = message.lease
         run_info = RunInfo(
             kind=printable(message.kind),
@@ -594,8 +612,9 @@ class WorkerCore:
             started=now,
         )
         self._runs[run.key] = run
+        self._open_runs += 1
         self._store.add(run.key, run.buffer)
-        self._call_at(run.deadline, run, self._on_deadline)
+        run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))
         self._put(Start(run, message))
 
     def _to_run(self, message: ToRun) -> None:
@@ -618,20 +637,17 @@ class WorkerCore:
         elif reason is EndReason.CANCELLED:
             self._refuse(key, kinds.CANCEL)
 
-    def _on_deadline(self, run: ActiveRun, now: float) -> None:
-        self._end(run, EndReason.DEADLINE, now)
-
     def _end(self, run: ActiveRun, reason: EndReason, now: float) -> None:
         """Ask a run's code to end, and answer for it if it does not."""
         if run.ended or run.reason is not None:
             return
-        run.reason = reason
+        run.reason, run.end_asked_at = reason, now
         self._put(AskToEnd(run))
-        self._call_at(now + END_GRACE_S, run, self._on_end_grace)
+        self._call_at(now + END_GRACE_S, partial(self._on_end_grace, run))
 
-    def _on_end_grace(self, run: ActiveRun, now: float) -> None:
+    def _on_end_grace(self, run: ActiveRun, _now: float) -> None:
         if not run.ended:
-            self._put(AwaitTurns(run, now - END_GRACE_S + LONGEST_END_GRACE_S))
+            self._put(AwaitTurns(run, run.end_asked_at + LONGEST_END_GRACE_S))
 
     def _answer_for(self, run: ActiveRun, now: float) -> None:
         """A run's code has not ended in time: its client gets the error, and its code is stuck."""
@@ -641,7 +657,7 @@ class WorkerCore:
         self._stuck += 1
         self._tell_slots()  # first: the terminal message frees the run's slot in the broker's books
         self._failed(run, AxonError.of("cancelled", ""))
-        self._call_at(now + STUCK_GRACE_S, run, self._on_stuck_grace)
+        self._call_at(now + STUCK_GRACE_S, partial(self._on_stuck_grace, run))
 
     def _on_stuck_grace(self, run: ActiveRun, now: float) -> None:
         if run.is_stuck:
@@ -659,12 +675,18 @@ class WorkerCore:
         self._put(Finish(run, kinds.ERROR, tuple(each.to_body() for each in (error, *fallbacks))))
 
     def _sent(self, run: ActiveRun, now: float) -> None:
+        if run.ended:
+            return
         run.ended = True
+        self._open_runs -= 1
+        if run.cancel_deadline is not None:
+            run.cancel_deadline()
         self._store.end(run.key, now)
 
     def _code_returned(self, run: ActiveRun) -> None:
         if self._runs.get(run.key) is run:  # a run with the same id may have started since
             del self._runs[run.key]
+        run.open_calls = list  # whoever executed the run is not kept alive
         if run.is_stuck:
             run.is_stuck = False
             self._stuck -= 1
@@ -732,8 +754,11 @@ class WorkerCore:
                 self._advance(now)
             case Phase.HANDING_OVER if not self._reading or now >= self._phase_ends:
                 self._store.tidy(now)
-                self._enter(Phase.WAITING, float("inf"))
+                self._enter(Phase.WRITING, now + WRITE_TIMEOUT_S)
                 self._put(WriteHandover(list(self._store.ended(now))))
+            case Phase.WRITING if now >= self._phase_ends:
+                self._note(logging.ERROR, f"the handover file was not written within {WRITE_TIMEOUT_S:g} s")
+                self._exit()
             case Phase.WAITING if now >= self._phase_ends:
                 self._note(logging.WARNING, "no broker confirmed the handover file: the next one will find it")
                 self._exit()
@@ -741,7 +766,7 @@ class WorkerCore:
                 pass
 
     def _handover_written(self, file: str | None, now: float) -> None:
-        if self.phase is not Phase.WAITING:
+        if self.phase is not Phase.WRITING:
             return  # they will be written again
         if file is None:
             self._exit()
@@ -759,9 +784,16 @@ class WorkerCore:
         self._store.tidy(now)
         self._control(Holds(self._store.held(taken), self._store.forgot_at))
         self._note(logging.INFO, f"took over {len(taken)} ended runs")
+        self._write_again(now)
         asked, self._asked_early = self._asked_early, []
         for message in asked:
             self._resume(message)
+
+    def _write_again(self, now: float) -> None:
+        """More ended runs have come, or will: a handover file that was written without them is written again."""
+        if self.phase in (Phase.WRITING, Phase.WAITING):
+            self._handover = None
+            self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
 
     def _exit(self) -> None:
         self._enter(Phase.GONE, float("inf"))
@@ -772,15 +804,23 @@ class WorkerCore:
     def _tick(self, now: float) -> None:
         while self._timers and self._timers[0].due <= now:
             timer = heapq.heappop(self._timers)
-            timer.fire(timer.run, now)
+            if timer.fire is not None:
+                timer.fire(now)
         if now >= self._next_progress:
             self._next_progress = now + PROGRESS_INTERVAL_S
             self._control(Progress(self.open_runs))
             self._store.tidy(now)
 
-    def _call_at(self, due: float, run: ActiveRun, fire: Callable[[ActiveRun, float], None]) -> None:
-        heapq.heappush(self._timers, _Timer(due, next(self._order), run, fire))
+    def _call_at(self, due: float, fire: Callable[[float], None]) -> Callable[[], None]:
+        """Call a function at a time; what is returned cancels that."""
+        timer = _Timer(due, next(self._order), fire)
+        heapq.heappush(self._timers, timer)
         if len(self._timers) > 2 * len(self._runs) + 100:
-            # Most runs end long before their deadline: without this their timers would keep them until then.
-            self._timers = [timer for timer in self._timers if not timer.run.ended or timer.run.is_stuck]
+            # Most runs end long before their deadline: without this, their emptied timers would stay until then.
+            self._timers = [each for each in self._timers if each.fire is not None]
             heapq.heapify(self._timers)
+
+        def cancel() -> None:
+            timer.fire = None
+
+        return cancel

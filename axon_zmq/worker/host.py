@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -117,6 +118,8 @@ class Host:
         self._run_dir = run_dir
         self._pack = packer()
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        """The process's own: an effect may be applied in a run's context, which names the run in log lines."""
         self._turns = Turns(END_TURNS)
         self._runs: dict[ActiveRun, Run] = {}
         """What executes each run of the core's table."""
@@ -161,9 +164,8 @@ class Host:
         """Have the core take an event."""
         try:
             self._events.put(event)
-        except BaseException as fault:  # a fault of ours: the process ends, and supervisord starts another
-            if not self._done.done():
-                self._done.set_exception(fault)
+        except Exception as fault:  # a fault of ours: the process ends, and supervisord starts another
+            self._give_up(fault)
             raise
         self._arm_timer()
 
@@ -176,7 +178,9 @@ class Host:
             self._timer.cancel()
         # Its time is kept here: for a time that has passed, uvloop returns a handle without `when`.
         self._timer_due = due
-        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._tick)
+        # At least one millisecond, which is uvloop's resolution: a tick that is early would only be repeated.
+        delay = max(0.001, due - time.monotonic())
+        self._timer = self._loop.call_later(delay, self._tick, context=self._context)
 
     def _tick(self) -> None:
         self._timer = None
@@ -216,9 +220,7 @@ class Host:
                 return self._read_handover(file)
 
     def _apply_to_run(self, effect: AskToEnd | Deliver | Grant | PauseTools | ContinueTools) -> None:
-        run = self._runs.get(effect.run)
-        if run is None:
-            return
+        run = self._runs[effect.run]
         match effect:
             case AskToEnd():
                 run.end()
@@ -233,9 +235,21 @@ class Host:
                 run.remote.go_on()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = self._loop.create_task(work, context=self._context.copy())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours in a task ends the process, as one in the core does: an event may be missing now."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._give_up(fault)
+
+    def _give_up(self, fault: BaseException) -> None:
+        if not self._done.done():
+            failure = RuntimeError("internal error of the worker")
+            failure.__cause__ = fault
+            self._done.set_exception(failure)
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -290,6 +304,8 @@ class Host:
                 run.finish(kind, body)
             except AxonError as error:
                 fault = error
+            except Exception as error:  # the value's own code raised while it was packed
+                fault = errors.internal(error)
             else:
                 self._log_end(run, kind, body)
                 self._put(Sent(active))
@@ -360,6 +376,8 @@ class Host:
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
             kind, packed = kinds.ERROR, error_body(error)
+        except Exception as error:  # of an agent's own code
+            kind, packed = kinds.ERROR, error_body(errors.internal(error))
         self._link.send(message.client, kind, message.id, packed)
 
     def _size(self, body: Any) -> int:

@@ -139,6 +139,7 @@ class Run:
         Raises:
             ModelError: `invalid_output`, if it cannot be packed; it may be tried again with another body.
         """
+        assert not self.active.ended
         self.send(kind, body)
 
     def _has_to_wait(self) -> bool:

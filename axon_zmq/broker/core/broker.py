@@ -12,7 +12,7 @@ to `control`; runs are in `runs`, workers in `workers`, clients in `clients`.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from axon_zmq.broker.core.admission import Admission
 from axon_zmq.broker.core.clients import Client, Clients
@@ -254,10 +254,7 @@ class Broker:
             self._out.error(event.client, message.id, error)
 
     def _ping(self, client: bytes, message: ClientMessage, now: float) -> None:
-        modes: dict[str, Any] = {}
-        for mode, pool in self.workers.pools.items():
-            modes[mode] = self._control.mode_status(pool, now).to_wire()
-            del modes[mode]["reasons"]  # which is for operators
+        modes = {mode: self._control.mode_status(pool, now).for_clients() for mode, pool in self.workers.pools.items()}
         body = {
             "protocol": limits.PROTOCOL,
             "version": self.version,

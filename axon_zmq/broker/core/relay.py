@@ -58,7 +58,10 @@ class Relay:
         """Routing id of the worker, and run key."""
         self._flags: dict[bytes, int] = {}
         self.flags_of: Callable[[bytes], int | None] = self._flags.get
-        """The flags of a client; None or 0 for a client that is there and takes plain three frames."""
+        """The flags of a client; None or 0 for a client that is there and takes plain three frames.
+
+        It is the dictionary's own method, because it is called for each message that is sent: a method around it would
+        cost several times as much."""
 
     def __repr__(self) -> str:
         return (
@@ -109,7 +112,12 @@ class Relay:
             self._disowned = {entry for entry in self._disowned if entry[0] != worker}
 
     @property
-    def disowned(self) -> frozenset[tuple[bytes, bytes, bytes]]:
+    def relayed_runs(self) -> frozenset[RunKey]:
+        """Unfinished runs of which something was relayed."""
+        return frozenset(self._relayed)
+
+    @property
+    def disowned_runs(self) -> frozenset[tuple[bytes, bytes, bytes]]:
         """Routing id of the worker, and run key, of each disowned run."""
         return frozenset(self._disowned)
 

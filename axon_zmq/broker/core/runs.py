@@ -219,6 +219,7 @@ class Runs:
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
+            self._relay.forget(run.key)  # a replay after its end may have been cut off by the loss of its worker
             if run.undelivered:  # a `resume` that waited for a successor to have the messages
                 self._out.error(run.client, run.id, _messages_are_gone())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from axon_zmq.broker.core.outgoing import Outgoing
@@ -52,9 +52,9 @@ class Workers:
         """A registered worker."""
         return None if routing_id is None else self._workers.get(routing_id)
 
-    def routing_ids(self) -> Collection[bytes]:
+    def routing_ids(self) -> tuple[bytes, ...]:
         """Routing ids of all registered workers."""
-        return self._workers.keys()
+        return tuple(self._workers)
 
     # --- pools -----------------------------------------------------------------------------------------
 
