@@ -489,6 +489,8 @@ class World:
 
     def _let_workers_work(self) -> None:
         for worker in [each for each in self.workers.values() if not each.is_dead and not each.is_hung]:
+            while worker.inbox:  # nothing is under way for longer than a step, which is shorter than any time limit
+                self._to_worker(worker)
             worker.pass_time()
             while worker.reading:
                 worker.read_file()
