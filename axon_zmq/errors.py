@@ -67,7 +67,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "cancelled": ErrorType("run", False, "The client asked for it."),
     "worker_lost": ErrorType("run", True, "The worker process died; what it had done is not undone."),
     "quarantined": ErrorType("run", False, "This request has killed its workers: it is not tried for a while."),
-    "slow_consumer": ErrorType("run", True, "The client read too slowly and its outbox was full."),
+    "slow_consumer": ErrorType("run", True, "The client read too slowly and its send queue was full."),
     "usage_limit_exceeded": ErrorType("run", False, "`usage_limits` were reached."),
     "internal": ErrorType(
         "run", False, "A fault of the daemon's or of an agent's own code: the worker's log has the trace."

@@ -785,7 +785,7 @@ def test_a_wrong_part_is_refused_by_its_place_and_what_mends_it(part, pointer, w
 # --- what no client may ask for ---------------------------------------------------------------------
 
 LOCAL: dict[str, Any] = {"url": "http://127.0.0.1:1/x.png", "media_type": "image/png", "force_download": "allow-local"}
-URL_KINDS = [kind.kind for kind in set(members(ai.UserContent)) - {str} if issubclass(kind, ai.FileUrl)]
+URL_KINDS = sorted(kind.kind for kind in set(members(ai.UserContent)) - {str} if issubclass(kind, ai.FileUrl))
 
 
 def in_prompt(item: Any) -> dict[str, Any]:

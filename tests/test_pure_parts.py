@@ -13,6 +13,7 @@ from axon_zmq.broker.send_queues import SendQueues
 from axon_zmq.client.messages import Failed, decode
 from axon_zmq.errors import ERROR_TYPES, AxonError, RequestError
 from axon_zmq.jsonschema import self_contained
+from axon_zmq.jsonschema.compiler import MAX_NESTING
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import HEADERS, open_envelope, parse, printable, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
@@ -269,7 +270,7 @@ def test_references_that_multiply_are_bounded():
 
 def test_a_schema_nested_too_deep_is_refused():
     deep: dict[str, object] = {}
-    for _ in range(limits.MAX_NESTING + 1):
+    for _ in range(MAX_NESTING + 1):
         deep = {"items": deep}
     with pytest.raises(RequestError, match="nested more than 64 deep"):
         self_contained(deep, "/s")

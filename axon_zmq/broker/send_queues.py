@@ -18,7 +18,7 @@ it holds of the largest that are not counted; with 4 MiB it ran empty, and those
 IN_FLIGHT_BYTES_IN_ALL: Final = 256 * limits.MIB
 """What clients that have large messages in their pipes share, where there are more than 16 of them."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
-"""Messages that may wait for a client that was blocked; more than its outbox of the smallest chunks and all
+"""Messages that may wait for a client that was blocked; more than a send queue of the smallest chunks and all
 its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""
 QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
 """What waits of its streams in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
@@ -177,7 +177,7 @@ class SendQueues:
             if not send(client, kind, id, body):
                 return
             if self.waiting.get(client) is not messages:
-                return  # the client is gone, and its outbox with it
+                return  # the client is gone, and its send queue with it
             messages.popleft()
             self._account(client, kind, -len(body) - _OVERHEAD)
         self.forget(client)

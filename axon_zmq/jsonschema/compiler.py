@@ -46,6 +46,8 @@ _MAX_DEFINITIONS: Final = 200
 _DROPPED: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
 """Keywords without meaning once the references are replaced."""
 _TYPES: Final = "array, boolean, integer, null, number, object, string"
+MAX_NESTING: Final = 64
+"""Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 
 
 @dataclass(slots=True)
@@ -100,8 +102,8 @@ def self_contained(schema: Schema, pointer: str, budget: Budget | None = None) -
             allows.
     """
     budget = budget or Budget()
-    if measure(schema).depth > limits.MAX_NESTING:
-        raise _invalid(pointer, f"the schema is nested more than {limits.MAX_NESTING} deep")
+    if measure(schema).depth > MAX_NESTING:
+        raise _invalid(pointer, f"the schema is nested more than {MAX_NESTING} deep")
     packed = _packed(schema)
     if len(packed) > limits.MAX_SCHEMA:
         raise RequestError("too_large", f"{pointer}: the schema has {len(packed)} bytes; at most {limits.MAX_SCHEMA}")
@@ -279,8 +281,8 @@ class _Writer:
         if not isinstance(part, dict):
             return part
         schema = cast("Schema", part)
-        if depth > limits.MAX_NESTING:
-            most = f"{limits.MAX_NESTING} deep when its references are replaced"
+        if depth > MAX_NESTING:
+            most = f"{MAX_NESTING} deep when its references are replaced"
             raise self._refused(f"is nested more than {most}")
         if "$dynamicRef" in schema:
             raise self._refused("uses $dynamicRef, which is not supported: use $ref")

@@ -1,7 +1,7 @@
-"""Every bound of the daemon, with its unit and its reason.
+"""The limits that several modules share, with unit and reason; a limit with one user is defined beside it.
 
-What a client meets is also in `pong.limits`. Those that an operator may set are fields of
-`BrokerLimits`; the rest follow from the contract or from how the parts behave.
+Those that a client meets are also in `pong.limits`. Those that an operator may set are fields of `BrokerLimits`; the
+rest follow from the protocol or from how the parts behave.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ REPLAY_BYTES_PER_RUN = 8 * MIB
 """Messages of one run that its worker keeps for replay; the oldest go first."""
 MAX_SCHEMA = 256 * KIB
 """Bytes of one JSON Schema, packed."""
-MAX_NESTING = 64
-"""Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -414,7 +414,7 @@ class World:
         _keep_first(client.sent, survives(len(client.sent)))
 
     def block(self, client: Client) -> None:
-        """It has not read for so long that its outbox is full."""
+        """It has not read for so long that its send queue is full."""
         if self.broker is not None:
             self._feed(ClientBlocked(client.identity))
 

@@ -54,7 +54,7 @@ class ClientBack(NamedTuple):
 
 
 class ClientBlocked(NamedTuple):
-    """A client's outbox is full."""
+    """A client's send queue is full."""
 
     client: bytes
 

@@ -87,7 +87,7 @@ class ReplayBuffer:
         return self._kept
 
     def restore(self, seq: int, ended_at: float, kept: Iterable[Message]) -> None:
-        """Become the outbox of a run that ended in another process."""
+        """Become the replay buffer of a run that ended in another process."""
         self.seq, self.ended_at = seq, ended_at
         self._kept = deque(kept)
         self.bytes = sum(len(message.body) for message in self._kept)
