@@ -684,7 +684,7 @@ def cost(call, *args) -> float:
         return time.thread_time() - start
 
     seconds = once()
-    for _ in range(4):
+    for _ in range(19):
         seconds = seconds if seconds < 0.04 else min(seconds, once())
     return seconds
 
