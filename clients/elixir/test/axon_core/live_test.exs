@@ -107,9 +107,9 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
       {:ok, handle} = AgentProcess.run_stream(agent, "one two")
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:chunk, %Chunk{type: :text, data: "one", seq: 1}}}, 5_000
-      assert_receive {:axon, ^ref, {:chunk, %Chunk{data: " two"}}}, 5_000
-      assert_receive {:axon, ^ref, {:complete, %Result{result: "one two"}}}, 5_000
+      assert_receive {:axon, ^ref, {:chunk, %Chunk{type: :text, data: "one", seq: 1}}}
+      assert_receive {:axon, ^ref, {:chunk, %Chunk{data: " two"}}}
+      assert_receive {:axon, ^ref, {:complete, %Result{result: "one two"}}}
 
       assert [%Chunk{data: "three"}, %Chunk{data: " four"}, %Result{result: "three four"}] =
                agent |> AgentProcess.stream("three four") |> Enum.to_list()
@@ -165,7 +165,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: speaker("tokens=100,delay_ms=500"))
       {:ok, handle} = AgentProcess.run_stream(agent, "x")
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:chunk, _}}, 5_000
+      assert_receive {:axon, ^ref, {:chunk, _}}
       :ok = AgentProcess.cancel(agent, handle)
 
       assert {:error, %Error{type: :cancelled, details: %{"partial" => %{"text" => "0000" <> _}}}} =
@@ -185,7 +185,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
           Process.sleep(:infinity)
         end)
 
-      assert_receive :started, 5_000
+      assert_receive :started
       Process.exit(caller, :kill)
       assert eventually(fn -> :sys.get_state(connection).session.runs == %{} end)
     end
@@ -266,10 +266,10 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       end
 
       stopped = fn because ->
-        assert_receive {:here, pid}, 5_000
+        assert_receive {:here, pid}
         monitor = Process.monitor(pid)
         because.()
-        assert_receive {:DOWN, ^monitor, :process, ^pid, :shutdown}, 5_000
+        assert_receive {:DOWN, ^monitor, :process, ^pid, :shutdown}
       end
 
       late = Agent.new(model: "tools", tools: [forever.(timeout_ms: 300)])
@@ -300,7 +300,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
                      5_000
 
       :ok = AxonCore.answer(handle, call_id, {:ok, 5})
-      assert_receive {:axon, ^ref, {:refused, %Error{type: :invalid_request}}}, 5_000
+      assert_receive {:axon, ^ref, {:refused, %Error{type: :invalid_request}}}
       :ok = AxonCore.steer(handle, "It is urgent.")
       :ok = AxonCore.answer(handle, call_id, {:ok, "aisle"})
       assert {:ok, %Result{result: ~s(["aisle",{"heard":"It is urgent."}])}} = AxonCore.await(handle)
@@ -324,7 +324,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     test "logs of the Python side", %{connection: connection} do
       {:ok, handle} = AxonCore.run_stream(connection, "weather", "Oslo?", log: :debug)
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:log, %{"level" => "debug", "message" => "read the thermometer of Oslo"}}}, 5_000
+      assert_receive {:axon, ^ref, {:log, %{"level" => "debug", "message" => "read the thermometer of Oslo"}}}
       assert {:ok, _} = AxonCore.await(handle)
     end
 
@@ -333,7 +333,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     test "a stream goes on over a kill of the broker, whole and once", %{connection: connection, options: options} do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=60,delay_ms=100,size=5"), "x")
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}, 10_000
+      assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}
       TestDaemon.kill(options, "broker")
       assert {chunks, {:complete, %Result{result: text}}} = collect(ref, [])
       assert Enum.map(chunks, & &1.seq) == [1, 2 | Enum.to_list(4..60)]
@@ -357,7 +357,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
           AxonCore.run(connection, Agent.new(model: "tools", tools: [slow]), script([{"slow", "{}"}]))
         end)
 
-      assert_receive {:runs, pid}, 5_000
+      assert_receive {:runs, pid}
       TestDaemon.kill(options, "broker")
       send(pid, :go)
       assert {:ok, %Result{result: "[7]"}} = Task.await(run, 60_000)
@@ -367,7 +367,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     test "a worker that dies ends its runs", %{connection: connection, options: options} do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=100,delay_ms=100"), "x")
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:chunk, _}}, 10_000
+      assert_receive {:axon, ^ref, {:chunk, _}}
       TestDaemon.kill(options, "run_stream-1")
       assert {:error, %Error{type: :worker_lost, retryable?: true}} = AxonCore.await(handle)
       assert {:ok, _} = AxonCore.run(connection, "echo", "others")
@@ -380,7 +380,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     test "a stream goes on when the transport dies", %{connection: connection} do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=30,delay_ms=100,size=5"), "x")
       ref = handle.ref
-      assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}, 10_000
+      assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}
       Process.exit(:sys.get_state(connection).transport, :kill)
       assert {chunks, {:complete, _}} = collect(ref, [])
       assert Enum.map(chunks, & &1.seq) == [1, 2 | Enum.to_list(4..30)]
