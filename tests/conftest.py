@@ -1,171 +1,18 @@
-"""A real broker and real workers on free ports and in temporary folders, and raw DEALERs to talk to them."""
+"""Fixtures of all tests: one daemon for the whole session, and clients of it."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
-import zmq
 
 from axon_zmq import Client
-from axon_zmq.protocol.kinds import MODES, TERMINAL_KINDS
-from axon_zmq.protocol.msgpack import pack, unpack
-from bench.processes import free_port
+from axon_zmq.protocol.kinds import MODES
+from tests.support.daemon import AGENTS, TOOLSETS, Daemon, Dealer, running
 
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-WAIT_TIMEOUT_S = 60.0
-"""Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
-ROOT = Path(__file__).parent.parent
-
-
-def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_TIMEOUT_S) -> Any:
-    """The first truthy answer; polls, because what is waited for is another process."""
-    give_up = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < give_up, f"waited {seconds:g} s for {what}"
-        time.sleep(0.01)
-    return answer
-
-
-class Daemon:
-    """Broker and workers as plain child processes, without supervisord: quick to start, easy to kill."""
-
-    def __init__(self, run_dir: Path, **env: str) -> None:
-        self.run_dir = run_dir
-        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
-        self.env = {**os.environ, "AXON_FRONTEND": self.endpoint, "AXON_RUN_DIR": str(run_dir), **env}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start_broker(self, *more: str) -> None:
-        self._start("broker", "axon_zmq.broker", f"--frontend={self.endpoint}", *more)
-
-    def start_worker(self, mode: str, number: int = 1) -> str:
-        name = f"{mode}-{number}"
-        self._start(name, "axon_zmq.worker", f"--mode={mode}", f"--name={name}")
-        return name
-
-    def _start(self, name: str, module: str, *arguments: str) -> None:
-        with (self.run_dir / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, f"--run-dir={self.run_dir}"],
-                env=self.env,
-                cwd=ROOT / "tests",
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def log(self, name: str) -> str:
-        return (self.run_dir / f"{name}.log").read_text()
-
-    def wait(self, **workers: int) -> None:
-        """Until so many workers of each mode are there."""
-        with Client(self.endpoint) as client:
-
-            def there() -> bool:
-                pong = client.ping(WAIT_TIMEOUT_S)
-                return not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items())
-
-            wait_until(there, f"workers {workers}")
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        return process.wait(WAIT_TIMEOUT_S)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.send_signal(signal.SIGKILL)
-        for process in self.processes.values():
-            process.wait(WAIT_TIMEOUT_S)
-        self.processes.clear()
-
-
-@contextmanager
-def running(*modes: str, broker: tuple[str, ...] = (), **env: str) -> Iterator[Daemon]:
-    """A daemon with one worker for each named mode (a mode may be named again), stopped at the end."""
-    with tempfile.TemporaryDirectory(prefix="axon-") as folder:
-        daemon = Daemon(Path(folder), **env)
-        try:
-            daemon.start_broker(*broker)
-            for number, mode in enumerate(modes, 1):
-                daemon.start_worker(mode, number)
-            daemon.wait(**{mode: modes.count(mode) for mode in modes})
-            yield daemon
-        except BaseException:
-            for name in daemon.processes:
-                print(f"--- {name}\n{daemon.log(name)}", file=sys.stderr)
-            raise
-        finally:
-            daemon.stop()
-
-
-class Dealer:
-    """A raw DEALER: frames as any client in any language would send them."""
-
-    def __init__(self, endpoint: str, identity: bytes | None = None) -> None:
-        self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-        if identity:
-            self.socket.setsockopt(zmq.IDENTITY, identity)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.connect(endpoint)
-
-    def send(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> None:
-        """Maps are packed; bytes go as they are."""
-        frames = [part if isinstance(part, bytes) else pack(part or {}) for part in (header, body)]
-        self.socket.send_multipart([kind, id, *frames])
-
-    def recv(self, seconds: float = WAIT_TIMEOUT_S, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
-        """The next message that is no `alive`."""
-        give_up = time.monotonic() + seconds
-        while True:
-            assert self.socket.poll(max(0, int((give_up - time.monotonic()) * 1000))), f"nothing came in {seconds} s"
-            kind, id, body = self.socket.recv_multipart()[-3:]
-            if alive or kind != b"alive":
-                return kind, id, unpack(body, "the body")
-
-    def silent(self, seconds: float = 0.3) -> bool:
-        return not self.socket.poll(int(seconds * 1000))
-
-    def until_end(self, id: bytes) -> list[tuple[bytes, dict[str, Any]]]:
-        """Every message of one request, its terminal one last."""
-        messages = []
-        while True:
-            kind, of, body = self.recv()
-            if of == id:
-                messages.append((kind, body))
-                if kind in TERMINAL_KINDS:
-                    return messages
-
-    def ask(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> tuple[bytes, dict[str, Any]]:
-        """Send, and the terminal message (or the `refused` or `pong`) that answers."""
-        self.send(kind, id, header, body)
-        while True:
-            answer, of, reply = self.recv()
-            if of == id and (answer in TERMINAL_KINDS or answer in (b"pong", b"refused")):
-                return answer, reply
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.socket.close(0)
-        self._context.term()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -183,21 +30,6 @@ def daemon() -> Iterator[Daemon]:
     settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}
     with running(*MODES, **settings) as shared:
         yield shared
-
-
-SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")
-SAMPLES = (
-    *("slow", "stubborn", "raising", "cancelling", "exiting", "interrupting", "leaving", "odd", "opaque"),
-    *("thinker", "typed", "same_ids", "careful"),
-)
-AGENTS = ",".join(
-    [f"{name}=axon_zmq.agents.{target}" for name, _, target in (pair.partition(".") for pair in SHIPPED)]
-    + [f"{name}=sample_agents:{name}" for name in SAMPLES]
-    + [f"{name}=sample_agents:{name}_" for name in ("logging", "callable")]
-    + ["broken=sample_agents:no_such_agent"]
-)
-TOOLSETS = "plain=sample_agents:plain"
-"""What the shared daemon serves."""
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ class Server:
         """Relay up to `most` messages; whether the socket was read empty.
 
         This is the path of every chunk. Each frame is received and sent once, and nothing is unpacked; terminal
-        messages, which may be large, are not even copied. `tests/test_relay_cost.py` bounds its instructions.
+        messages, which may be large, are not even copied. `test_relay_cost.py` bounds its instructions.
         """
         recv, accept, waiting, send = self._recv_back, self._relay.accept, self._send_queues.waiting, self._send
         for _ in range(most):

@@ -6,9 +6,9 @@ once, on receipt, and `MalformedMessageError` is the only thing that malformed i
 later is a fault of ours and is not caught. Unknown keys are ignored, since a rolling restart joins two versions, and
 a key with a default may be missing.
 
-The tables of `docs/backend.md` are generated from these classes (`python -m tests.snippets`): a docstring says when the
-message is sent, then what follows; a docstring that begins with frames in backquotes shows those; the docstrings of the
-fields say what they hold.
+The tables of `docs/backend.md` are generated from these classes (`python -m tests.support.snippets`): a docstring says
+when the message is sent, then what follows; a docstring that begins with frames in backquotes shows those; the
+docstrings of the fields say what they hold.
 """
 
 from __future__ import annotations

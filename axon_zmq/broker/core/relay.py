@@ -14,7 +14,7 @@ Per client there are a few flags: whether its replies carry the empty delimiter 
 one frame, and whether the last send did not reach it. Nearly all clients have none, so that `flags_of` is one failed
 dictionary lookup for each message; `framed` is called for the others only.
 
-`docs/architecture.md` says where the instructions of a relayed chunk go; `tests/test_relay_cost.py` bounds them.
+`docs/architecture.md` says where the instructions of a relayed chunk go; `test_relay_cost.py` bounds them.
 """
 
 from __future__ import annotations

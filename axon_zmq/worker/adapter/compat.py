@@ -1,7 +1,7 @@
 """Every use of pydantic-ai behaviour that its documentation does not promise.
 
 Private names, texts of exceptions, frames of tracebacks and the order of internal calls may change in any release. The
-rest of this project imports them from here; tests/test_compat.py finds any other use, and has a test of behaviour
+rest of this project imports them from here; test_compat.py finds any other use, and has a test of behaviour
 for each function and constant below, which fails when pydantic-ai changes what it relies on.
 
 Each docstring says what is relied on, and why the public API is not enough.
@@ -35,7 +35,7 @@ from pydantic_core import SchemaSerializer
 T = TypeVar("T")
 
 VERIFIED: Final = ("2.62.0", "2.68.0")
-"""Versions of pydantic-ai with which tests/test_compat.py passes."""
+"""Versions of pydantic-ai with which test_compat.py passes."""
 
 # --- texts of exceptions ---------------------------------------------------------------------------
 

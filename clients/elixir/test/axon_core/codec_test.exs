@@ -60,7 +60,7 @@ defmodule AxonCore.CodecTest do
 
   @tag :packed
   test "every golden message comes back as it was" do
-    folder = Path.expand("../../../../tests/fixtures", __DIR__)
+    folder = Path.expand("../../../../tests/support/fixtures", __DIR__)
     files = Path.wildcard(Path.join(folder, "*.msgpack"))
     assert length(files) > 40
 

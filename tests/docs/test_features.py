@@ -1,0 +1,153 @@
+"""The table of features says what is so: each of its tests is there, and each feature of `pong` has a row."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from axon_zmq import Client
+from axon_zmq.broker.core.broker import FEATURES
+from axon_zmq.protocol.kinds import MODES
+from tests.support import ROOT
+from tests.support.cited import is_there
+from tests.support.daemon import running
+
+PAGE = ROOT / "docs/features.md"
+HEAD = ["capability", "axon_zmq", "test", "AG-UI", "Vercel AI", "A2A", "FastAPI + WebSocket"]
+OURS = re.compile(r"yes|(partly|not yet): \S.*|not yet")
+OTHERS = re.compile(r"(yes|no|partly|by hand)(: \S.*)?|[\N{EN DASH}?]")
+NOTE = re.compile(r"\[([a-z]\d+)\]\(#(\w+)\)")
+CODE = re.compile(r"`([^`]+)`")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A capability: what axon_zmq has of it, the tests cited (`file::name`), and what the others have."""
+
+    capability: str
+    ours: str
+    tests: str
+    others: tuple[str, ...]
+
+    @property
+    def cited(self) -> list[str]:
+        return CODE.findall(self.tests)
+
+
+def rows(page: str) -> list[Row]:
+    """The rows of every table on the page."""
+    lines = [line for line in page.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert all(len(row) == len(HEAD) for row in cells), [row for row in cells if len(row) != len(HEAD)]
+    return [Row(row[0], row[1], row[2], tuple(row[3:])) for row in cells if row != HEAD]
+
+
+def faults(page: str) -> list[str]:
+    """What the page says that is not so."""
+    found = [fault for row in rows(page) for fault in [*_wrong_words(row), *_wrong_tests(row)]]
+    named = {name for row in rows(page) for name in CODE.findall(row.capability) if not row.ours.startswith("not yet")}
+    found += [f"no row names the feature {name}" for name in FEATURES if name not in named]
+    return found + _wrong_notes(page)
+
+
+def _wrong_words(row: Row) -> list[str]:
+    said = [(OURS, row.ours), *((OTHERS, NOTE.sub("", cell).strip()) for cell in row.others)]
+    return [f"{row.capability}: {text!r} is no answer" for answers, text in said if not answers.fullmatch(text)]
+
+
+def _wrong_tests(row: Row) -> list[str]:
+    if row.ours.startswith("not yet"):
+        return [f"{row.capability}: not yet, and a test?"] if row.cited else []
+    if not row.cited:
+        return [f"{row.capability}: no test"]
+    return [f"{row.capability}: there is no {test}" for test in row.cited if not is_there(test)]
+
+
+def _wrong_notes(page: str) -> list[str]:
+    made = re.findall(r'<a id="(\w+)"></a>\*\*(\w+)\*\*', page)
+    used = NOTE.findall(page)
+    wrong = [f"note {shown} leads to {anchor}" for shown, anchor in used if shown != anchor]
+    wrong += [f"note {shown} is at {anchor}" for anchor, shown in made if shown != anchor]
+    wrong += [f"there is no note {name}" for name in sorted({a for _, a in used} - {a for a, _ in made})]
+    return wrong + [f"nothing leads to note {name}" for name in sorted({a for a, _ in made} - {a for _, a in used})]
+
+
+def test_the_table_of_features_is_so():
+    page = PAGE.read_text(encoding="utf-8")
+    assert len(rows(page)) > 50
+    assert faults(page) == []
+
+
+HERE = "`test_features.py::test_the_table_of_features_is_so`"
+ALL = " ".join(f"`{name}`" for name in FEATURES)
+
+
+def page_with(*cells: str, rest: str = "") -> str:
+    """A page that is right but for one row, and what follows the table."""
+    right = ["x", "yes", HERE, "no", "no", "no", "no"]
+    given = [*cells, *right[len(cells) :]]
+    lines = [HEAD, ["---"] * len(HEAD), [ALL, *right[1:]], given]
+    return "\n".join("|" + "|".join(line) + "|" for line in lines) + "\n" + rest
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        (page_with("gone", "yes", "`test_features.py::test_gone`"), "gone: there is no test_features.py::test_gone"),
+        (page_with("file", "yes", "`test_gone.py::test_x`"), "file: there is no test_gone.py::test_x"),
+        (page_with("helper", "yes", "`test_features.py::rows`"), "helper: there is no test_features.py::rows"),
+        (page_with("bare", "yes", "-"), "bare: no test"),
+        (page_with("half", "partly: some", "-"), "half: no test"),
+        (page_with("late", "not yet", HERE), "late: not yet, and a test?"),
+        (page_with("odd", "mostly"), "odd: 'mostly' is no answer"),
+        (page_with("vague", "partly"), "vague: 'partly' is no answer"),
+        (page_with("silent", "yes", HERE, ""), "silent: '' is no answer"),
+        (page_with("x", "yes", HERE, "no [g1](#g1)"), "there is no note g1"),
+        (page_with(rest='<a id="g1"></a>**g1** x'), "nothing leads to note g1"),
+        (page_with("x", "yes", HERE, "no [g2](#g1)", rest='<a id="g1"></a>**g1** x'), "note g2 leads to g1"),
+        (page_with().replace("`steer`", ""), "no row names the feature steer"),
+        (page_with().replace("|yes|", "|not yet|", 1).replace(HERE, "-", 1), "no row names the feature steer"),
+    ],
+)
+def test_a_table_that_is_not_so_is_noticed(page: str, fault: str):
+    assert faults(page_with("x", "not yet: later", "-")) == []
+    assert fault in faults(page)
+
+
+# --- what no other file proves ----------------------------------------------------------------------
+
+TRACED = """
+    from opentelemetry import trace
+    from pydantic_ai import Agent
+    from pydantic_ai.messages import ModelResponse, TextPart
+    from pydantic_ai.models.function import FunctionModel
+
+    def where():
+        return f"{trace.get_current_span().get_span_context().trace_id:032x}"
+
+    async def respond(messages, info):
+        return ModelResponse([TextPart(where())])
+
+    async def stream(messages, info):
+        yield where()
+
+    traced = Agent(FunctionModel(respond, stream_function=stream))
+"""
+"""An agent that answers with the trace it is in."""
+
+
+def test_a_clients_trace_goes_on_through_the_run(tmp_path: Path):
+    (tmp_path / "traced_agent.py").write_text(textwrap.dedent(TRACED))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    header = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "tracestate": "vendor=value"}
+    daemon = running(*MODES, AXON_AGENTS="traced=traced_agent:traced", PYTHONPATH=path)
+    with daemon as own, Client(own.endpoint) as client:
+        for mode in MODES:
+            for given, seen in ((header, trace), ({}, "0" * 32), ({"traceparent": "malformed"}, "0" * 32)):
+                assert client.stream("traced", "?", mode=mode, **given).complete().result == seen

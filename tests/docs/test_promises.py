@@ -1,0 +1,44 @@
+"""The page of promises says what holds each of them, and that is there."""
+
+from __future__ import annotations
+
+import re
+
+from chaos.__main__ import SHORT_SOAK, scenarios
+from tests.support import ROOT
+from tests.support.cited import is_there
+
+PAGE = ROOT / "docs/promises.md"
+CODE = re.compile(r"`([^`]+)`")
+
+
+def promises(page: str) -> list[tuple[str, list[str], list[str]]]:
+    """Each promise, the tests that hold it, and the rows of `scripts/chaos`."""
+    lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise ")]
+    cells = [line.strip("|").split("|") for line in lines]
+    return [(promise, CODE.findall(tests), CODE.findall(rows)) for promise, tests, rows in cells]
+
+
+def faults(page: str) -> list[str]:
+    """What the page says that is not so."""
+    played = {scenario.name for scenario in scenarios(SHORT_SOAK)}
+    said = promises(page)
+    found = [f"no test: {promise}" for promise, tests, _ in said if not tests]
+    found += [f"there is no {test}" for _, tests, _ in said for test in tests if not is_there(test)]
+    found += [f"there is no row {row}" for _, _, rows in said for row in rows if row not in played]
+    cited = {row for _, _, rows in said for row in rows}
+    return found + [f"no promise has the row {row}" for row in sorted(played - cited)]
+
+
+def test_each_promise_has_its_test_and_each_row_of_the_chaos_its_promise():
+    page = PAGE.read_text(encoding="utf-8")
+    assert len(promises(page)) > 25
+    assert faults(page) == []
+
+
+def test_a_page_that_promises_too_much_is_noticed():
+    page = PAGE.read_text(encoding="utf-8")
+    assert "there is no test_world.py::test_gone" in faults(page.replace("TestWorld", "test_gone"))
+    assert "there is no row naught" in faults(page.replace("`soak`", "`naught`"))
+    assert "no promise has the row soak" in faults(page.replace("`soak`", ""))
+    assert "no test:  It is so. " in faults(f"{page}\n| It is so. | - | - |\n")

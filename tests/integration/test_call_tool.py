@@ -1,0 +1,92 @@
+"""One Python tool without a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.daemon import Dealer, running, wait_until
+
+
+def call(dealer: Dealer, tool: str, args=None, header=None, id=b"1", **more):
+    return dealer.ask(b"call_tool", id, header, {"tool": tool, "args": args or {}, **more})
+
+
+def test_a_tool_of_an_agent_answers(dealer):
+    kind, done = call(dealer, "temperature", {"place": "Oslo"}, agent="weather")
+    assert (kind, done["result"]) == (b"complete", {"place": "Oslo", "celsius": -3.0})
+    assert (done["seq"], done["messages"], done["usage"]["requests"], done["usage"]["tool_calls"]) == (1, [], 0, 1)
+
+
+def test_without_an_agent_the_one_that_has_the_tool_is_found(dealer):
+    assert call(dealer, "temperature", {"place": "Oslo"})[1]["result"]["celsius"] == -3.0
+
+
+def test_deps_are_the_agents(dealer):
+    assert call(dealer, "temperature", {"place": "Oslo"}, deps={"Oslo": 4.5})[1]["result"]["celsius"] == 4.5
+    assert call(dealer, "who", deps={"name": "Ada", "age": 36}, id=b"2")[1]["result"] == "Ada is 36"
+    kind, error = call(dealer, "who", deps={"name": "Ada"}, id=b"3")
+    assert (kind, error["details"]["errors"][0]["pointer"]) == (b"error", "/deps/age")
+
+
+@pytest.mark.parametrize(
+    ("body", "error_type", "text"),
+    [
+        ({"tool": "temperature", "args": {"place": 7}}, "invalid_request", "/args/place"),
+        ({"tool": "temperature", "args": {}}, "invalid_request", "/args/place"),
+        ({"tool": "temperature", "args": [1]}, "invalid_request", "/args"),
+        ({"args": {}}, "invalid_request", "/tool: is missing"),
+        ({"tool": "temperature", "function": "x"}, "invalid_request", "/function: is unknown"),
+        ({"tool": "temperatur"}, "unknown_tool", "temperature"),
+        ({"tool": "temperature", "agent": "echo"}, "unknown_tool", "temperature"),
+        ({"tool": "temperature", "agent": "wether"}, "unknown_agent", "weather"),
+        ({"tool": "temperature", "args": {"place": "Atlantis"}}, "tool_failed", "no reading for 'Atlantis'"),
+        ({"tool": "divide", "agent": "raising"}, "tool_failed", "ZeroDivisionError"),
+        ({"tool": "impatient", "agent": "callable"}, "tool_timeout", "Timed out"),
+        ({"tool": "elsewhere", "agent": "callable"}, "invalid_request", "not executed here"),
+        ({"tool": "broken", "agent": "callable"}, "tool_failed", "out of order"),
+    ],
+)
+def test_what_goes_wrong_is_named(dealer, body, error_type, text):
+    kind, error = dealer.ask(b"call_tool", b"1", None, body)
+    assert (kind, error["error_type"]) == (b"error", error_type), error
+    assert text in error["message"]
+
+
+def test_the_application_itself_needs_no_approval(dealer):
+    assert call(dealer, "refund", {"euros": 3}, agent="careful")[1]["result"] == "refunded 3"
+
+
+def test_a_rich_result_keeps_what_it_has_beside_it(dealer):
+    done = call(dealer, "picture", agent="callable")[1]
+    assert done["result"] == "a dot"
+    assert done["content"][0]["data"] == b"\x89PNG"
+    assert done["metadata"] == {"size": 1}
+
+
+def test_it_is_cancelled_and_has_a_deadline(dealer):
+    dealer.send(b"call_tool", b"1", {"ack": True}, {"tool": "sleep", "agent": "callable"})
+    assert dealer.recv()[0] == b"accepted"
+    dealer.send(b"steer", b"1", None, {"content": "hurry"})
+    assert "no model" in dealer.recv()[2]["message"]
+    kind, error = dealer.ask(b"cancel", b"1")
+    assert (kind, error["error_type"]) == (b"error", "cancelled")
+    kind, error = call(dealer, "sleep", agent="callable", header={"timeout_ms": 100}, id=b"2")
+    assert (kind, error["error_type"]) == (b"error", "deadline_exceeded")
+    wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run"]["free"] == 256, "the slots")
+
+
+def test_a_repeated_id_gets_the_same_answer(dealer):
+    dealer.send(b"call_tool", b"1", None, {"tool": "temperature", "args": {"place": "Rome"}})
+    done = dealer.until_end(b"1")[-1]
+    dealer.send(b"call_tool", b"1", None, {"tool": "temperature", "args": {"place": "Rome"}})
+    again = dealer.until_end(b"1")
+    assert [kind for kind, _ in again] == [b"accepted", b"resumed", b"complete"]
+    assert again[-1] == done
+
+
+def test_it_waits_for_a_worker_of_mode_run():
+    with running("run_sync") as own, Dealer(own.endpoint) as dealer:
+        dealer.send(b"call_tool", b"1", {"ack": True}, {"tool": "temperature", "args": {"place": "Rome"}})
+        assert dealer.recv()[0] == b"accepted"
+        own.start_worker("run")
+        assert dealer.until_end(b"1")[-1][1]["result"]["celsius"] == 13.0

@@ -1,0 +1,191 @@
+"""The command: what it prints in a pipe and on a terminal, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.support.command import AXON, axon, lines, on_a_terminal
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, free_port, wait_until
+
+COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_explains_each_command(command):
+    done = axon(None, *([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    if command is None:
+        assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version():
+    from axon_zmq import __version__
+
+    assert axon(None, "--version").stdout.strip() == __version__
+
+
+def test_run_in_a_pipe_is_a_json_line(daemon):
+    for more in ([], ["--sync"]):
+        done = axon(daemon, "run", "echo", "-", *more, stdin="from a pipe")
+        [line] = lines(done)
+        assert (done.returncode, line["kind"], line["result"]) == (0, "complete", "from a pipe")
+
+
+def test_stream_in_a_pipe_is_json_lines(daemon):
+    done = axon(daemon, "stream", "echo", "one two")
+    assert [(line["kind"], line.get("data")) for line in lines(done)] == [
+        ("chunk", "one"),
+        ("chunk", " two"),
+        ("complete", None),
+    ]
+    assert any(line["type"] == "event" for line in lines(axon(daemon, "stream", "echo", "x", "--all-events"))[:-1])
+
+
+def test_stream_on_a_terminal_is_text(daemon):
+    assert on_a_terminal(daemon, "stream", "echo", "one [two] three") == "one [two] three\n"
+    seen = on_a_terminal(daemon, "stream", "weather", "Oslo?")
+    assert seen.startswith('[temperature {"place":"Oslo"}]\n[success: ')
+    assert '"Oslo": -3.0' in seen
+
+
+def test_run_on_a_terminal(daemon):
+    assert on_a_terminal(daemon, "run", "echo", "hi there") == "hi there\n"
+
+
+def test_an_output_schema_from_a_file(daemon, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    [line] = lines(axon(daemon, "run", "echo", '{"n": 5}', "--output-schema", str(schema)))
+    assert line["result"] == {"n": 5}
+    schema.write_text("{")
+    assert axon(daemon, "run", "echo", "x", "--output-schema", str(schema)).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error_type"),
+    [
+        (["run", "ecko", "x"], 2, "unknown_agent"),
+        (["run", "raising", "x"], 1, "tool_failed"),
+        (["run", "echo", "x", "--model", "no-such:model"], 2, "unknown_model"),
+        (["stream", '{"model": "synthetic:tokens=500"}', "x", "--timeout", "0.3"], 1, "deadline_exceeded"),
+        (["agents", "ecko"], 2, "unknown_agent"),
+    ],
+)
+def test_a_failure_is_a_json_line_a_message_and_an_exit_code(daemon, arguments, code, error_type):
+    done = axon(daemon, *arguments)
+    assert done.returncode == code
+    assert lines(done)[-1]["kind"] == "error"
+    assert lines(done)[-1]["error_type"] == error_type
+    assert done.stderr.startswith(f"error: {error_type}")
+
+
+@pytest.mark.parametrize("arguments", [["run", "echo", "x"], ["stream", "echo", "x"], ["agents"], ["ping"]])
+def test_without_a_daemon_the_exit_code_is_3_and_the_message_says_how_to_start_one(arguments):
+    done = axon(None, *arguments, AXON_FRONTEND=f"tcp://127.0.0.1:{free_port()}")
+    assert done.returncode == 3
+    assert "axon-zmq serve" in done.stderr
+
+
+def test_what_no_process_could_start_with_is_told_before_any_is_started(tmp_path):
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    env = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_LOOP": "uvloop", "PYTHONPATH": str(tmp_path)}
+    frontend = f"ipc://{tmp_path}/nowhere/socket"
+    for more, says in (({}, "AXON_LOOP is uvloop"), ({"AXON_FRONTEND": frontend}, "yours to write to: make it")):
+        refused = axon(None, "serve", **{"AXON_FRONTEND": f"ipc://{tmp_path}/socket", **env, **more})
+        assert refused.returncode == 2
+        assert says in refused.stderr.replace("\n", " ")
+        assert list((tmp_path / "run").iterdir()) == []
+    lone = axon(None, "broker", AXON_FRONTEND=frontend, AXON_RUN_DIR=str(tmp_path / "run"))
+    assert (lone.returncode, "yours to write to: make it" in lone.stderr) == (2, True)
+
+
+def test_a_wrong_endpoint_is_told_without_the_name_of_an_exception():
+    for command in (["ping"], ["run", "echo", "x"], ["doctor"]):
+        done = axon(None, *command, "--endpoint", "foo")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: 'foo' is no endpoint")
+
+
+def test_a_wrong_agent_or_setting_is_2():
+    assert axon(None, "run", "{not json", "x").returncode == 2
+    done = axon(None, "conf", AXON_FRONTEND="tcp://0.0.0.0:1")
+    assert done.returncode == 2
+    assert "open to other machines" in done.stderr
+    assert axon(None, "no-such-command").returncode == 2
+
+
+def test_agents_and_ping(daemon):
+    [agents] = lines(axon(daemon, "agents"))
+    assert {"echo", "broken"} <= agents.keys()
+    [pong] = lines(axon(daemon, "ping", "--wait", "20"))
+    assert pong["modes"]["run"]["workers"] == 1
+    seen = on_a_terminal(daemon, "agents")
+    assert "tool temperature: The temperature of a place" in seen
+    assert "tool undocumented\n" in seen.replace("\r", "")
+    assert "toolset plain" in seen
+    assert "tool double" in seen
+    assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
+
+
+def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
+    place = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
+    good = axon(None, "doctor", **place)
+    assert good.returncode == 0, good.stdout
+    assert "WRONG" not in good.stdout
+    assert f"ok    run directory: {tmp_path}/run, which serve will make\n" in good.stdout
+    bad = axon(None, "doctor", **place, AXON_AGENTS="mine=no_such_module:agent")
+    assert bad.returncode == 1
+    assert "agent mine, as configured here: ModuleNotFoundError" in bad.stdout
+    assert "mend" in bad.stdout
+    assert axon(None, "doctor", AXON_FRONTEND="tcp://0.0.0.0:1").returncode == 1
+    nowhere = axon(None, "doctor", AXON_FRONTEND=f"ipc://{tmp_path}/nowhere/socket")
+    assert nowhere.returncode == 1
+    assert "WRONG frontend: " in nowhere.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_compares_the_daemons_agents_with_those_that_are_configured(daemon):
+    compared = axon(daemon, "doctor", AXON_AGENTS="echo=axon_zmq.agents.echo:agent,ekko=axon_zmq.agents.echo:agent")
+    assert compared.returncode == 1
+    [told] = [line for line in compared.stdout.splitlines() if "daemon's agents" in line]
+    assert told.startswith(
+        "WRONG daemon's agents: does not have ekko, which is configured here; could not load broken: AttributeError"
+    )
+    assert compared.stdout.count("WRONG") == 1
+
+
+def test_broker_and_worker_alone(tmp_path):
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    env = {**os.environ, "AXON_FRONTEND": endpoint, "AXON_RUN_DIR": str(tmp_path / "run")}
+    quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([AXON, *arguments], **quiet) for arguments in (["broker"], ["worker", "run"])]
+    try:
+        alone = Daemon(tmp_path, AXON_FRONTEND=endpoint)
+        alone.endpoint = endpoint
+        done = wait_until(lambda: _answer(alone), "an answer", 30)
+        assert done["result"] == "alone"
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_TIMEOUT_S) == 0
+
+
+def test_ctrl_c_ends_a_worker_that_is_loading_its_agents(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "from pathlib import Path\nPath('loading').touch()\nimport time\ntime.sleep(600)\n"
+    )
+    env = {**os.environ, "AXON_RUN_DIR": str(tmp_path / "run"), "AXON_AGENTS": "slow=slow:agent"}
+    with subprocess.Popen([AXON, "worker", "run"], env=env, cwd=tmp_path) as process:
+        wait_until((tmp_path / "loading").exists, "the import")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_TIMEOUT_S) == -signal.SIGINT
+
+
+def _answer(daemon: Daemon) -> dict | None:
+    done = axon(daemon, "run", "echo", "alone")
+    return lines(done)[-1] if done.returncode == 0 else None

@@ -1,0 +1,192 @@
+"""Rule 9: a client that gives credit is never sent more, nothing is lost for it, and the model waits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axon_zmq import Client
+from axon_zmq.events import Chunk
+from axon_zmq.protocol import limits
+from axon_zmq.worker.delivery.credit import Credit
+from tests.support.client_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
+from tests.support.daemon import Dealer
+
+PACED = {"agent": {"model": "synthetic:tokens=40,delay_ms=10"}, "prompt": "x"}
+FAST = {"model": "synthetic:tokens=300,delay_ms=0,size=5"}
+
+
+# --- what waits, alone ------------------------------------------------------------------------------
+
+
+def chunk(data: str, type: str = "text", step: int = 1, part: int = 0) -> dict[str, Any]:
+    return {"type": type, "data": data, "step": step, "part": part}
+
+
+PIECES = st.tuples(
+    st.sampled_from(["text", "thinking", "output", "tool_started"]), st.text(max_size=4), st.integers(1, 2)
+)
+
+
+@given(st.lists(st.one_of(PIECES, st.none()), max_size=40))
+def test_text_is_whole_and_in_order_whatever_waits_and_is_taken_when(steps):
+    credit = Credit(0, len)
+    sent, got = [], []
+    for step in steps:
+        if step is None:
+            if credit.waiting:
+                got.append(credit.take()[1])
+        else:
+            type, data, number = step
+            sent.append(chunk(data, type, number))
+            credit.hold(b"chunk", sent[-1])
+    while credit.waiting:
+        got.append(credit.take()[1])
+    assert whole(got) == whole(sent)
+    assert credit.bytes == 0
+
+
+def whole(chunks: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    """Runs of the same type and step: their text joined, of outputs the last one."""
+    runs: list[tuple[str, int, str]] = []
+    for each in chunks:
+        type, step, data = each["type"], each["step"], each["data"]
+        if runs and runs[-1][:2] == (type, step) and type != "tool_started":
+            runs[-1] = (type, step, data if type == "output" else runs[-1][2] + data)
+        else:
+            runs.append((type, step, data))
+    return runs
+
+
+def test_it_is_full_at_the_contracts_bound():
+    credit = Credit(0, len)
+    credit.hold(b"chunk", chunk("x" * (limits.WAITING_BYTES - 1)))
+    assert not credit.full
+    credit.hold(b"chunk", chunk("x"))
+    assert credit.full
+    credit.take()
+    assert not credit.full
+
+
+# --- live -------------------------------------------------------------------------------------------
+
+
+def chunks_until(dealer: Dealer, *kinds: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chunks before a message of one of these kinds, and that message's body."""
+    found = []
+    while True:
+        kind, _, body = dealer.recv()
+        if kind in kinds:
+            return found, body
+        assert kind == b"chunk", (kind, body)
+        found.append(body)
+
+
+def barrier(dealer: Dealer, id: bytes) -> list[dict[str, Any]]:
+    """Everything that the worker had sent: what it refuses comes in order behind it."""
+    dealer.send(b"steer", id, None, {"content": "x", "priority": "never"})
+    return chunks_until(dealer, b"refused")[0]
+
+
+def test_no_more_than_the_credit_is_sent_and_the_rest_comes_merged_and_whole(dealer):
+    dealer.send(b"run_stream", b"1", {"credit": 2}, PACED)
+    first, second = (dealer.recv()[2] for _ in range(2))
+    assert [first["seq"], second["seq"]] == [1, 2]
+    assert barrier(dealer, b"1") == []
+    dealer.send(b"credit", b"1", {"upto": 3})
+    third = until(dealer, b"chunk")
+    assert barrier(dealer, b"1") == []
+    dealer.send(b"credit", b"1", {"upto": 1})  # it only grows
+    rest, done = chunks_until(dealer, b"complete")
+    text = "".join(each["data"] for each in (first, second, third, *rest))
+    assert text == done["result"]
+    assert len(rest) == 1  # flushed before the terminal message, which needs no credit
+    assert done["seq"] == 5
+
+
+def test_a_model_whose_reader_gives_no_credit_is_no_longer_read(dealer):
+    agent = {"model": "synthetic:tokens=100000,delay_ms=0,size=100"}
+    dealer.send(b"run_stream", b"1", {"credit": 1}, {"agent": agent, "prompt": "x"})
+    assert len(dealer.recv()[2]["data"]) == 100
+    for upto in range(2, 12):
+        dealer.send(b"credit", b"1", {"upto": upto})
+        size = len(until(dealer, b"chunk")["data"])
+        assert size <= limits.WAITING_BYTES + 100  # never more than what may wait, however long it waited
+    dealer.send(b"cancel", b"1")
+    rest, error = chunks_until(dealer, b"error")
+    assert error["error_type"] == "cancelled"
+    assert error["details"]["partial"]["text"]  # handed over by the run's own code
+    assert sum(len(each["data"]) for each in rest) <= limits.WAITING_BYTES + 100
+
+
+def test_a_run_without_credit_ends_at_its_deadline(dealer):
+    agent = {"model": "synthetic:tokens=100000,delay_ms=0,size=100"}
+    dealer.send(b"run_stream", b"1", {"credit": 0, "timeout_ms": 500}, {"agent": agent, "prompt": "x"})
+    chunks, error = chunks_until(dealer, b"error")
+    assert error["error_type"] == "deadline_exceeded"
+    assert error["details"]["partial"]["text"]  # handed over by the run's own code
+    assert sum(len(each["data"]) for each in chunks) <= limits.WAITING_BYTES + 100
+
+
+def test_tool_calls_need_no_credit_and_what_waits_goes_before_them(dealer):
+    dealer.send(b"run_stream", b"1", {"credit": 0}, asking(calls("weather", place="Oslo"), WEATHER))
+    chunks, call = chunks_until(dealer, b"tool_call")
+    assert [each["type"] for each in chunks] == ["tool_started"]
+    answer(dealer, b"1", call, result=1)
+    chunks, done = chunks_until(dealer, b"complete")
+    assert [each["type"] for each in chunks] == ["tool_finished", "text"]
+    assert json.loads(done["result"]) == [1]
+
+
+@pytest.mark.parametrize("mode", MODE_KINDS)
+def test_logs_wait_for_credit_too(dealer, mode):
+    dealer.send(mode, b"1", {"credit": 0}, {"agent": "logging", "prompt": "Oslo", "log": "info"})
+    messages = dealer.until_end(b"1")
+    assert next(body["message"] for kind, body in messages if kind == b"log") == "asked for Oslo"
+    assert [body["seq"] for _, body in messages] == list(range(1, len(messages) + 1))
+
+
+def test_credit_that_makes_no_sense_is_refused(dealer):
+    dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
+    call = until(dealer, b"tool_call")
+    dealer.send(b"credit", b"1", {"upto": 5})
+    assert "without credit" in until(dealer, b"refused")["message"]
+    dealer.send(b"credit", b"1")
+    assert "'upto' is missing" in until(dealer, b"refused")["message"]
+    answer(dealer, b"1", call, result=1)
+    until(dealer, b"complete")
+    dealer.send(b"credit", b"1", {"upto": 5})
+    assert "already ended" in until(dealer, b"refused")["message"]
+
+
+def test_a_resume_may_bring_credit(dealer):
+    dealer.send(b"run_stream", b"1", {"credit": 1}, PACED)
+    until(dealer, b"chunk")
+    assert barrier(dealer, b"1") == []
+    dealer.send(b"resume", b"1", {"from": 2, "upto": 2})
+    until(dealer, b"resumed")
+    assert until(dealer, b"chunk")["seq"] == 2
+
+
+# --- the Python client ------------------------------------------------------------------------------
+
+
+def test_a_client_that_iterates_slowly_gets_everything_and_the_worker_waits_for_it(client: Client):
+    with client.stream({"model": "synthetic:tokens=100000,delay_ms=0,size=100"}, "x", credit=4) as events:
+        seen = [event for event, _ in zip(events, range(40), strict=False) if isinstance(event, Chunk)]
+        assert "".join(each.data for each in seen).startswith("0" * 98 + "0 ")
+        inbox = events._stream._run.inbox
+        assert len(inbox) <= 4
+    [*chunks, done] = client.stream(FAST, "x", credit=2)
+    assert "".join(each.data for each in chunks) == done.result
+
+
+def test_without_credit_each_delta_is_a_chunk(client: Client):
+    [*chunks, _done] = client.stream(FAST, "x", credit=None)
+    assert len(chunks) == 300
+    with pytest.raises(ValueError, match="credit must be at least 1"):
+        client.stream(FAST, "x", credit=0)

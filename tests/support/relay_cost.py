@@ -1,0 +1,133 @@
+"""The broker's relay path and the same written plainly, for callgrind: `tests/system/test_relay_cost.py` runs this.
+
+callgrind starts a new count at each call of `zmq_version` (`--dump-before`), so `mark` parts one from the next.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import zmq
+
+from axon_zmq.broker.core.broker import Broker
+from axon_zmq.broker.journal import Journal
+from axon_zmq.broker.server import RECEIVE_BATCH, Server
+from axon_zmq.protocol import limits
+from axon_zmq.protocol.backend import VERSION
+from axon_zmq.protocol.kinds import CONTROL
+from axon_zmq.protocol.msgpack import pack
+from bench.source import CHUNK
+
+BOUNDS = limits.BrokerLimits()
+CLIENT, WORKER, ID = b"client", b"worker", b"0123456789abcdef"
+
+
+def mark() -> None:
+    """What was executed until here is counted by itself."""
+    zmq.zmq_version_info()
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], identity: bytes, address: str) -> zmq.Socket[bytes]:
+    """One whose pipes take any number of messages: nobody waits."""
+    made = context.socket(zmq.DEALER)
+    made.setsockopt(zmq.IDENTITY, identity)
+    made.setsockopt(zmq.SNDHWM, 0)
+    made.setsockopt(zmq.RCVHWM, 0)
+    made.connect(address)
+    return made
+
+
+def fill(worker: zmq.Socket[bytes], count: int) -> None:
+    """All that is to be relayed is there before the counting begins."""
+    for _ in range(count):
+        worker.send_multipart([CLIENT, b"chunk", ID, CHUNK])
+
+
+Socket = zmq.Socket[bytes]
+
+
+def joined(folder: Path, slots: int) -> tuple[Server, Socket, Socket]:
+    """A broker's server, a worker that has registered with it, and a client; only the sockets are other ones."""
+    server = Server(
+        core=Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic()),
+        journal=Journal(folder / "journal", (), time.monotonic()),
+        frontend="inproc://front",
+        backend="inproc://back",
+        max_body=2**20,
+    )
+    worker = dealer(server._context, WORKER, "inproc://back")
+    client = dealer(server._context, CLIENT, "inproc://front")
+    ready = {"v": VERSION, "mode": "run_stream", "slots": slots, "name": "worker", "holds": []}
+    worker.send_multipart([CONTROL, b"ready", pack(ready)])
+    server._drain_backend(RECEIVE_BATCH)
+    return server, worker, client
+
+
+def echo(folder: Path, count: int) -> None:
+    """So many requests that go to a worker, and their answers; what client and worker do is not counted."""
+    server, worker, client = joined(folder, count)
+    for number in range(count):
+        client.send_multipart([b"run_stream", b"%d" % number, b"", pack({"agent": "echo", "prompt": "hello"})])
+    mark()
+    for _ in range(count // RECEIVE_BATCH + 1):
+        server._drain_frontend()
+    mark()
+    for _ in range(count):
+        routing_id, _kind, id, *_ = worker.recv_multipart()
+        worker.send_multipart([routing_id, b"complete", id, CHUNK])
+    mark()
+    while not server._drain_backend(RECEIVE_BATCH):
+        pass
+    mark()
+    assert arrived(client) == count
+
+
+def ours(folder: Path, count: int) -> None:
+    """The broker's server with one run under way."""
+    server, worker, client = joined(folder, 1)
+    client.send_multipart([b"run_stream", ID, b"", pack({})])
+    server._drain_frontend()
+    assert worker.poll(1000), "the run was not started"
+    fill(worker, count)
+    mark()
+    while not server._drain_backend(RECEIVE_BATCH):
+        pass
+    mark()
+    assert arrived(client) == count
+
+
+def plain(count: int) -> None:
+    """Two ROUTERs and nothing but messages from one to the other, as pyzmq's documentation has it."""
+    context = zmq.Context()
+    front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+    front.setsockopt(zmq.SNDHWM, 0)
+    front.bind("inproc://front")
+    back.bind("inproc://back")
+    worker, client = dealer(context, WORKER, "inproc://back"), dealer(context, CLIENT, "inproc://front")
+    fill(worker, count)
+    mark()
+    for _ in range(count):
+        _worker, *message = back.recv_multipart()
+        front.send_multipart(message)
+    mark()
+    assert arrived(client) == count
+
+
+def arrived(client: zmq.Socket[bytes]) -> int:
+    """How many chunks have come."""
+    count = 0
+    while client.poll(0):
+        count += client.recv_multipart()[-1] == CHUNK
+    return count
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        if sys.argv[2:] == ["echo"]:
+            echo(Path(folder), int(sys.argv[1]))
+        else:
+            ours(Path(folder), int(sys.argv[1]))
+            plain(int(sys.argv[1]))

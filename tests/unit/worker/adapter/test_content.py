@@ -1,0 +1,1151 @@
+"""Prompts, messages and events of every type that pydantic-ai has, through the daemon and back, unharmed.
+
+The types are found by walking pydantic-ai's own unions, so that one that a later version adds fails here
+until somebody has treated it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+import textwrap
+import threading
+import types
+import typing
+import warnings
+from base64 import b64encode
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, field_serializer
+from pydantic_ai import Agent
+from pydantic_ai import messages as ai
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelResponse
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
+from pydantic_ai.usage import RequestUsage
+
+from axon_zmq import Client
+from axon_zmq.errors import ModelError, RequestError
+from axon_zmq.events import Complete
+from axon_zmq.protocol import msgpack as our_msgpack
+from axon_zmq.protocol import plain as plain_values
+from axon_zmq.protocol import requests
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import unpack
+from axon_zmq.protocol.plain import Plain, packer
+from axon_zmq.protocol.requests import Steer, checked, run_request, tool_result
+from axon_zmq.worker.adapter import deferred, messages
+from axon_zmq.worker.modes import run_stream
+from tests.support.daemon import Daemon, Dealer, running
+
+RAW = b"\x00\xff raw bytes \xfe\x89PNG"
+"""No UTF-8, and not to be found as base64."""
+AT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+# --- pydantic-ai's types ----------------------------------------------------------------------------
+
+
+def members(hint: Any) -> Iterator[Any]:
+    """What a union is made of; unions in it are opened, generics lose their arguments."""
+    if hasattr(hint, "__value__"):
+        yield from members(hint.__value__)
+    elif get_origin(hint) is typing.Annotated:
+        yield from members(get_args(hint)[0])
+    elif get_origin(hint) in (typing.Union, types.UnionType):
+        for member in get_args(hint):
+            yield from members(member)
+    else:
+        yield get_origin(hint) or hint
+
+
+def held(hint: Any) -> Iterator[type]:
+    """Each dataclass that a value of this type may hold, one level down."""
+    if hasattr(hint, "__value__"):
+        hint = hint.__value__
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        yield hint
+    if isinstance(origin := get_origin(hint), type) and dataclasses.is_dataclass(origin):
+        yield origin
+    for inner in get_args(hint):
+        if not isinstance(inner, str | typing.ForwardRef):
+            yield from held(inner)
+
+
+def reachable(*hints: Any) -> set[type]:
+    """Each dataclass that values of these types may hold, at any depth."""
+    found: set[type] = set()
+    pending = [kind for hint in hints for kind in held(hint)]
+    while pending:
+        kind = pending.pop()
+        if kind not in found:
+            found.add(kind)
+            hinted = get_type_hints(kind, include_extras=True)
+            pending += [inner for field in dataclasses.fields(kind) for inner in held(hinted[field.name])]
+    return found
+
+
+def instances(value: Any) -> Iterator[Any]:
+    """Each dataclass instance in a value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield value
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from instances(item)
+
+
+def untold_fields(kinds: set[type], samples: list[Any]) -> list[str]:
+    """Fields that every sample leaves as they are by default."""
+    told: dict[type, list[Any]] = {}
+    for instance in instances(samples):
+        told.setdefault(type(instance), []).append(instance)
+    return sorted(
+        f"{kind.__name__}.{field.name}"
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+        if len(get_args(get_type_hints(kind)[field.name])) != 1  # a `kind`, of one literal
+        and all(getattr(one, field.name) == _default(field) for one in told.get(kind, ()))
+    )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+# --- one sample of each -----------------------------------------------------------------------------
+
+DETAILS = {"signature": RAW, "at": AT, "deep": {"list": [1, "two", RAW]}}
+URL = {"force_download": True, "media_type": "x/y", "identifier": "mine", "vendor_metadata": DETAILS}
+PDF = ai.BinaryContent(RAW, media_type="application/pdf", identifier="mine", vendor_metadata=DETAILS)
+PNG = ai.BinaryImage(RAW, media_type="image/png", identifier="picture", vendor_metadata=DETAILS)
+WAV = ai.BinaryContent(RAW, media_type="audio/wav")
+
+CONTENT: list[Any] = [
+    "text",
+    ai.TextContent("text", metadata={"raw": RAW, "at": AT}),
+    ai.StructuredContent({"raw": RAW, "at": AT}, content="told", tag="state", description="What is", metadata=DETAILS),
+    ai.StructuredContent({"n": 1}, format="xml", tag="state"),
+    ai.ImageUrl("https://example.org/picture", **URL),
+    ai.AudioUrl("https://example.org/sound", **URL),
+    ai.DocumentUrl("https://example.org/paper", **URL),
+    ai.VideoUrl("https://example.org/film", **URL),
+    ai.ImageUrl("https://example.org/no-type"),
+    ai.VideoUrl("https://youtu.be/x"),
+    PDF,
+    PNG,
+    ai.UploadedFile("file-1", "openai", media_type="x/y", identifier="mine", vendor_metadata=DETAILS),
+    ai.CachePoint(ttl="1h"),
+]
+FILES = [item for item in CONTENT if isinstance(item, ai.MULTI_MODAL_CONTENT_TYPES)]
+TOOL_RETURNS: list[Any] = ["text", *FILES, FILES, {"file": PDF, "list": [PNG, {"raw": RAW}]}, 5, None, [AT, RAW]]
+
+INSTRUCTION = ai.InstructionId(ai.ToolsetInstructionSource("weather"), name="limits")
+SOURCES = [
+    ai.AgentInstructionSource(),
+    ai.ToolsetInstructionSource("weather"),
+    ai.CapabilityInstructionSource("budget"),
+    ai.RunInstructionSource(),
+]
+RETURNED: dict[str, Any] = {"tool_call_id": "1", "metadata": DETAILS, "timestamp": AT}
+PROVIDED: dict[str, Any] = {"id": "x", "provider_name": "openai", "provider_details": DETAILS}
+CALLED: dict[str, Any] = {"tool_call_id": "1", **PROVIDED}
+FOUND: Any = {"discovered_tools": [{"name": "look_up"}], "message": "one"}
+RETRY: Any = ai.RetryInfo(cause="validation_error", attempt=1, max_retries=3)
+FAULTS: Any = [{"type": "missing", "loc": ("a", 0), "msg": "Field required", "input": {"raw": RAW}}]
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    OLD_RETRIES = [
+        ai.RetryPromptPart("again", tool_name="look_up", tool_call_id="1", timestamp=AT),
+        ai.RetryPromptPart(FAULTS, timestamp=AT),
+    ]
+
+REQUEST_PARTS: list[Any] = [
+    ai.SystemPromptPart("be kind", timestamp=AT, dynamic_ref="f", scope="request", metadata=DETAILS),
+    ai.UserPromptPart("text", timestamp=AT),
+    *[ai.UserPromptPart([item], timestamp=AT) for item in CONTENT],
+    ai.SpeechPart(speaker="user", transcript="hm", audio=WAV, interrupted_at_ms=5, **PROVIDED),
+    ai.ToolSearchReturnPart(content=FOUND, **RETURNED),
+    ai.LoadCapabilityReturnPart(content={"message": "loaded", "instructions": "do"}, **RETURNED),
+    *[ai.ToolReturnPart("look_up", item, **RETURNED) for item in TOOL_RETURNS],
+    ai.ToolReturnPart("look_up", "no", **RETURNED, outcome="retried", retry=RETRY, tool_kind="shop.look_up"),
+    ai.RetryFeedbackPart(FAULTS, retry=RETRY, timestamp=AT),
+    ai.RetryFeedbackPart("shorter", retry=ai.RetryInfo(cause="model_retry"), timestamp=AT),
+    ai.ToolAvailabilityDeltaPart(tools_added=["look_up"], tool_call_id="1"),
+    ai.ModelSettingsDeltaPart(settings={"thinking": "high"}, top_level=True),
+    *[
+        ai.InstructionDeltaPart(id=ai.InstructionId(source, name="limits"), content="less", base_hash="00")
+        for source in SOURCES
+    ],
+    ai.InstructionBaselinePart(
+        instructions=[
+            ai.InstructionPart("be brief", dynamic=True, on_change="append", name="limits", id=INSTRUCTION),
+            ai.InstructionDigest(id=INSTRUCTION, dynamic=True, content_hash="00"),
+        ]
+    ),
+    ai.CompactionPart("a summary", metadata=DETAILS),
+]
+CITATIONS = [
+    ai.Citation(
+        [ai.WebCitationSource("https://example.org", title="Example", excerpts=["so"])],
+        anchor=ai.ContentCitationAnchor(start=0, end=2),
+    ),
+    ai.Citation(
+        [ai.DocumentCitationSource(document_id="1", title="Paper", excerpts=["so"])],
+        anchor=ai.MarkerCitationAnchor(start=0, end=2),
+    ),
+]
+RESPONSE_PARTS: list[Any] = [
+    ai.TextPart("so it is", citations=CITATIONS, **PROVIDED),
+    ai.ToolSearchCallPart(args={"queries": ["weather"]}, **CALLED),
+    ai.LoadCapabilityCallPart(args={"id": "budget"}, **CALLED),
+    ai.ToolCallPart("look_up", {"raw": RAW, "at": AT, "n": 2**64 - 1}, **CALLED, tool_kind="shop.look_up"),
+    ai.ToolCallPart("look_up", '{"a": 1', **CALLED),
+    ai.NativeToolSearchCallPart(args={"queries": ["weather"]}, **CALLED),
+    ai.NativeToolCallPart("web_search", {"query": "x"}, **CALLED, tool_kind="shop.look_up"),
+    ai.NativeToolSearchReturnPart(content=FOUND, **RETURNED, provider_name="openai", provider_details=DETAILS),
+    ai.NativeToolReturnPart(
+        "web_search",
+        {"file": PDF},
+        **RETURNED,
+        provider_name="openai",
+        provider_details=DETAILS,
+        outcome="failed",
+        tool_kind="shop.look_up",
+    ),
+    ai.ThinkingPart("hm", signature="s", **PROVIDED),
+    ai.CompactionPart("a summary", metadata=DETAILS, **PROVIDED),
+    ai.FilePart(PDF, **PROVIDED),
+    ai.FilePart(PNG, **PROVIDED),
+    ai.SpeechPart(speaker="assistant", transcript="hm", audio=WAV, interrupted_at_ms=5, **PROVIDED),
+]
+
+COUNTS = ("input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "cache_read_tokens", "output_tokens")
+USAGE = RequestUsage(
+    **dict.fromkeys(COUNTS, 7),
+    unmeasured_requests=1,
+    output_reasoning_tokens=7,
+    input_audio_tokens=7,
+    cache_audio_read_tokens=7,
+    output_audio_tokens=7,
+    audio_seconds=1.5,
+    details={"searches": 2},
+    cost=Decimal("0.00123"),
+    images=3,  # no field: pydantic-ai keeps what providers count besides
+)
+RUN: dict[str, Any] = {"run_id": "r", "conversation_id": "c", "metadata": DETAILS, "timestamp": AT}
+ATTEMPT = ai.ModelRequestAttempt(
+    model_name="m",
+    provider_name="openai",
+    outcome="error",
+    error="E: no",
+    timestamp=AT,
+    duration=timedelta(seconds=1, microseconds=1),
+    usage=RequestUsage(input_tokens=7, audio_seconds=1.5),
+)
+WHOLE: list[Any] = [
+    ModelRequest([ai.UserPromptPart("text", timestamp=AT)], instructions="be kind", state="interrupted", **RUN),
+    ModelResponse(
+        [ai.TextPart("so")],
+        usage=USAGE,
+        model_name="m",
+        provider_name="openai",
+        provider_url="https://example.org",
+        provider_details=DETAILS,
+        provider_response_id="resp",
+        finish_reason="length",
+        workspace_ref=ai.WorkspaceRef(provider="p", id="1"),
+        history_digest="00",
+        failed_attempts=[ATTEMPT],
+        state="interrupted",
+        **RUN,
+    ),
+]
+MESSAGES: list[Any] = [
+    *WHOLE,
+    *[ModelRequest([part]) for part in REQUEST_PARTS],
+    *[ModelResponse([part], timestamp=AT, usage=USAGE) for part in RESPONSE_PARTS],
+]
+
+
+@pytest.mark.parametrize(
+    ("union", "samples"),
+    [
+        (ai.ModelMessage, WHOLE),
+        (ai.ModelRequestPart, [*REQUEST_PARTS, *OLD_RETRIES]),
+        (ai.ModelResponsePart, RESPONSE_PARTS),
+        (ai.UserContent, CONTENT),
+        (ai.MultiModalContent, FILES),
+    ],
+    ids=["ModelMessage", "ModelRequestPart", "ModelResponsePart", "UserContent", "MultiModalContent"],
+)
+def test_each_member_of_pydantic_ais_unions_has_a_sample(union, samples):
+    missing = set(members(union)) - {type(sample) for sample in samples}
+    assert not missing, f"new in pydantic-ai: {missing}. Treat it: give it a sample here, and see that it comes back"
+
+
+def test_what_a_tool_may_return_is_text_files_and_plain_data():
+    plain = {str, Mapping, typing.get_origin(typing.Sequence[int]), Any}
+    assert set(members(ai.ToolReturnContent)) == {*members(ai.MultiModalContent), *plain}, "new in ToolReturnContent"
+    assert {type(each) for each in TOOL_RETURNS} >= set(members(ai.MultiModalContent)) | {str, list, dict}
+
+
+NEVER_TOLD = {
+    f"{kind}.{field}"
+    for kind in ("ToolSearchReturnPart", "LoadCapabilityReturnPart", "NativeToolSearchReturnPart")
+    for field in ("outcome", "retry")
+}
+"""A typed return that did not succeed is read as a `ToolReturnPart`: its content is an error."""
+
+
+def test_each_field_that_a_message_may_have_is_in_some_sample():
+    untold = untold_fields(reachable(ai.ModelMessage), [*MESSAGES, ModelRequest(OLD_RETRIES)])
+    untold = [name for name in untold if name not in NEVER_TOLD]
+    assert not untold, f"new in pydantic-ai: {untold}. Give each another value than its default in a sample"
+
+
+# --- there and back ---------------------------------------------------------------------------------
+
+
+def packed(given: list[Any]) -> bytes:
+    """As the terminal message of a run has them."""
+    return packer()({"messages": messages.dump(given)})
+
+
+def unpacked(body: bytes) -> list[dict[str, Any]]:
+    return unpack(body, "the body")["messages"]
+
+
+def as_json(given: list[Any]) -> str:
+    """pydantic-ai's own form of messages, with what its `==` leaves out; bytes are base64."""
+    return ModelMessagesTypeAdapter.dump_json(given).decode()
+
+
+def times(value: Any) -> Iterator[Any]:
+    """Each value under a key that says it is a time."""
+    if isinstance(value, dict):
+        yield from (item for key, item in value.items() if key in ("timestamp", "at") and item is not None)
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from times(item)
+
+
+def told(message: Any) -> str:
+    part = message.parts[0]
+    inside = part.content[0] if isinstance(part, ai.UserPromptPart) else getattr(part, "content", None)
+    return f"{type(part).__name__}-{type(inside).__name__}"
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=told)
+def test_a_message_comes_back_as_it_was_sent(message):
+    body = packed([message])
+    sent = unpacked(body)
+    back = messages.load(sent)
+    assert back == [message]
+    assert as_json(back) == as_json([message])
+    assert packed(back) == body
+    assert all(isinstance(at, datetime) and at.tzinfo is not None for at in times(sent))
+    if b64encode(RAW).decode() in as_json([message]):
+        assert msgpack.packb(RAW) in body
+        assert b64encode(RAW) not in body
+
+
+@pytest.mark.parametrize("part", OLD_RETRIES)
+def test_retries_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
+    old = [ModelRequest([part])]
+    [back] = messages.load(unpacked(packed(old)))
+    [meant] = ModelMessagesTypeAdapter.validate_json(as_json(old))
+    assert type(back.parts[0]) is type(meant.parts[0])
+    assert back.parts[0].timestamp == AT
+    assert msgpack.packb(RAW) in packed(old) or isinstance(part.content, str)
+
+
+def test_a_long_history_is_read_in_one_go():
+    assert messages.load(unpacked(packed(MESSAGES))) == MESSAGES
+    assert messages.load(None) is None
+    assert messages.dump([]) == []
+
+
+# --- what tools leave in messages -------------------------------------------------------------------
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    BIG = 3
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Mark(enum.Enum):
+    SET = AT
+    CUT = (RAW,)
+
+
+class Model(BaseModel):
+    raw: bytes = RAW
+    at: datetime = AT
+    inner: Any = None
+
+
+@dataclasses.dataclass
+class Data:
+    raw: bytes = RAW
+    inner: Any = None
+
+
+class Pair(NamedTuple):
+    left: int
+    right: Any
+
+
+class Moment(datetime):
+    """A time of a type of its own, as pendulum and pandas have them."""
+
+
+class Broken(BaseModel):
+    x: int = 1
+
+    @field_serializer("x")
+    def serialize(self, _value: int) -> int:
+        raise RuntimeError("no")
+
+
+class Verbose:
+    def __str__(self) -> str:
+        return "x" * 5_000
+
+
+class Mute:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def holding_itself() -> list[Any]:
+    values: list[Any] = [1]
+    values += [values, {"again": values}]
+    return values
+
+
+def nested(depth: int) -> Any:
+    value: Any = "bottom"
+    for _ in range(depth):
+        value = {"in": value}
+    return value
+
+
+CEST = timezone(timedelta(hours=2))
+IN_MAP = {"raw": RAW, "at": AT, "inner": None}
+PDF_MAP = {
+    "kind": "binary",
+    "data": RAW,
+    "media_type": "application/pdf",
+    "identifier": "mine",
+    "vendor_metadata": DETAILS,
+}
+KEPT: list[tuple[Any, Any]] = [
+    (RAW, RAW),
+    (bytearray(RAW), RAW),
+    (memoryview(RAW), RAW),
+    (AT, AT),
+    (AT.astimezone(CEST), AT),
+    (Moment(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC), AT),
+    (-(2**63), -(2**63)),
+    (2**64 - 1, 2**64 - 1),
+    (0.1, 0.1),
+    (True, True),
+    (None, None),
+    ([1, [2]], [1, [2]]),
+    ({"a": {"b": RAW}}, {"a": {"b": RAW}}),
+    ("é\x00", "é\x00"),
+]
+"""What stays what it is, or becomes what is the same in every language."""
+PLAIN: list[tuple[Any, Any]] = [
+    (datetime(2024, 2, 29, 12, 30), "2024-02-29T12:30:00"),
+    (date(2024, 2, 29), "2024-02-29"),
+    (time(12, 30), "12:30:00"),
+    (timedelta(days=1, microseconds=5), "P1DT0.000005S"),
+    (Decimal("1.50"), "1.50"),
+    (Decimal("NaN"), "NaN"),
+    (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+    (Path("/a/b"), "/a/b"),
+    (Fraction(1, 3), "1/3"),
+    (2j, "2j"),
+    (Color.RED, "red"),
+    (Size.BIG, 3),
+    (Word.YES, "yes"),
+    (Mark.SET, AT),
+    (Mark.CUT, [RAW]),
+    (SecretStr("hush"), "**********"),
+    (float("nan"), None),
+    (float("-inf"), None),
+    ({RAW}, [RAW]),
+    (frozenset((AT,)), [AT]),
+    ((1, (RAW, 2)), [1, [RAW, 2]]),
+    (deque([RAW]), [RAW]),
+    (Pair(1, AT), [1, AT]),
+    (types.MappingProxyType({"a": RAW}), {"a": RAW}),
+    (OrderedDict(a=RAW), {"a": RAW}),
+    (Model(), IN_MAP),
+    (Model(inner=[Data(inner=(Color.RED, PDF))]), IN_MAP | {"inner": [{"raw": RAW, "inner": ["red", PDF_MAP]}]}),
+    (Data(), {"raw": RAW, "inner": None}),
+    (Data(inner=Model()), {"raw": RAW, "inner": IN_MAP}),
+    ({1: "a", None: "b", Color.RED: "c", Word.YES: "d"}, {"1": "a", "None": "b", "red": "c", "yes": "d"}),
+    ({True: "a", 1.5: "b", b"c": "c"}, {"true": "a", "1.5": "b", "c": "c"}),
+    ({(1, 2): "a", date(2024, 2, 29): "b"}, {"1,2": "a", "2024-02-29": "b"}),
+]
+"""What is made plain."""
+TOLD: list[tuple[Any, Any]] = [
+    (ValueError("no such place"), "no such place"),
+    (len, str(len)),
+    (int, "<class 'int'>"),
+    (threading.Lock, str(threading.Lock)),
+    (Broken(), "x=1"),
+    (Data(inner=Broken()), {"raw": RAW, "inner": "x=1"}),
+    (Mute(), "<Mute>"),
+    (Verbose(), "x" * 1_000),
+    (10**5000, "<int>"),
+    (Model(inner=(1, 2**64)), IN_MAP | {"inner": [1, str(2**64)]}),
+    ([2**70, Broken(), RAW], [str(2**70), "x=1", RAW]),
+]
+"""What has no plain form: told in text, in messages; refused in an answer."""
+PLACES: dict[str, tuple[Any, Any]] = {
+    "what a tool returned": (
+        lambda value: ModelRequest([ai.ToolReturnPart("t", value, "1", timestamp=AT)]),
+        lambda message: message["parts"][0]["content"],
+    ),
+    "a tool's metadata": (
+        lambda value: ModelRequest([ai.ToolReturnPart("t", 1, "1", metadata=value, timestamp=AT)]),
+        lambda message: message["parts"][0]["metadata"],
+    ),
+    "a tool's arguments": (
+        lambda value: ModelResponse([ai.ToolCallPart("t", {"v": value}, "1")], timestamp=AT, usage=USAGE),
+        lambda message: message["parts"][0]["args"]["v"],
+    ),
+    "a provider's details": (
+        lambda value: ModelResponse([ai.TextPart("x", provider_details={"v": value})], timestamp=AT, usage=USAGE),
+        lambda message: message["parts"][0]["provider_details"]["v"],
+    ),
+    "a message's metadata": (
+        lambda value: ModelRequest([ai.UserPromptPart("x", timestamp=AT)], metadata={"v": value}),
+        lambda message: message["metadata"]["v"],
+    ),
+    "a part of a prompt": (
+        lambda value: ModelRequest([ai.UserPromptPart([ai.TextContent("x", metadata=value)], timestamp=AT)]),
+        lambda message: message["parts"][0]["content"][0]["metadata"],
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN, *TOLD], ids=lambda value: type(value).__name__)
+def test_whatever_is_in_a_message_can_be_packed_and_read_again(value, plain, place):
+    assert plain_values.plain({"v": value}) == {"v": plain}
+    make, found_in = PLACES[place]
+    body = packed([make(value)])
+    [sent] = unpacked(body)
+    assert found_in(sent) == plain
+    assert type(found_in(sent)) is type(plain)
+    assert packed(messages.load([sent])) == body
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", [holding_itself(), nested(900), {"a": nested(900)}], ids=["itself", "deep", "a"])
+def test_what_holds_itself_or_is_nested_too_deep_is_cut_off(value, place):
+    make, _ = PLACES[place]
+    body = packed([make(value)])
+    assert b"that holds itself, or is nested more than 256 deep" in body
+    assert packed(messages.load(unpacked(body))) == body
+
+
+def test_half_a_character_is_sent_as_a_question_mark():
+    [sent] = unpacked(packed([ModelResponse([ai.TextPart("half \ud83d", provider_details={"\ud83d": "\ud83d"})])]))
+    assert (sent["parts"][0]["content"], sent["parts"][0]["provider_details"]) == ("half ?", {"?": "?"})
+
+
+def test_a_part_that_cannot_be_dumped_leaves_the_others_as_they_were():
+    ids = [ai.InstructionId(source, name="limits") for source in SOURCES]
+    good = [ai.UserPromptPart([PNG], timestamp=AT), *(ai.InstructionDeltaPart(id=id, content="less") for id in ids)]
+    bad = ai.ToolReturnPart("t", PDF, "1", metadata={"b": Broken(), "self": holding_itself()}, timestamp=AT)
+    other = ModelResponse([ai.TextPart("so")], timestamp=AT, usage=USAGE)
+    [back, after] = messages.load(unpacked(packed([ModelRequest([*good, bad], metadata={"b": Broken()}), other])))
+    assert back.parts[:-1] == good
+    assert back.parts[-1].content == PDF
+    assert back.parts[-1].metadata["b"] == "x=1"
+    assert back.metadata == {"b": "x=1"}
+    assert after == other
+
+
+def test_messages_are_dumped_without_a_word_to_the_log(recwarn):
+    odd = ModelResponse([ai.ToolCallPart("t", ["no", "map"], "1")], finish_reason="odd", timestamp="late")  # pyright: ignore
+    assert packed([odd])
+    assert not recwarn.list  # pydantic's warning would repeat the value
+
+
+# --- answers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN], ids=lambda value: type(value).__name__)
+def test_an_answer_is_made_plain(value, plain):
+    sent = unpack(packer()({"result": value}), "it")["result"]
+    assert (sent, type(sent)) == (plain, type(plain))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*[value for value, _ in TOLD], holding_itself(), nested(900), {"a": [nested(900)]}],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_answer_without_a_plain_form_is_refused_and_the_next_one_packed(value):
+    pack = packer()
+    with pytest.raises(ModelError, match="cannot be packed as msgpack") as caught:
+        pack({"result": [1, value]})
+    assert caught.value.error_type == "invalid_output"
+    assert unpack(pack({"result": 1}), "it") == {"result": 1}
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.decimals()
+    | st.uuids()
+    | st.dates()
+    | st.timedeltas()
+    | st.datetimes(timezones=st.none() | st.just(UTC), min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1))
+    | st.sampled_from([Color.RED, Size.BIG, Word.YES, Model(), Data(), Broken(), Mute(), PDF]),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=20,
+)
+
+
+@given(anything)
+def test_made_plain_anything_can_be_packed_and_is_plain(value):
+    plain = plain_values.plain(value)
+    body = packer()({"it": plain})
+    assert packer()({"it": Plain([plain])})[-len(body) + 4 :] == body[4:]
+    assert packer()({"it": unpack(body, "it")["it"]}) == body
+    assert plain_values.plain(plain) == plain
+
+
+# --- prompts ----------------------------------------------------------------------------------------
+
+MORE: dict[str, Any] = {"media_type": "x/y", "identifier": "mine", "vendor_metadata": {"raw": RAW, "at": AT}}
+PARTS: list[tuple[dict[str, Any], Any]] = [
+    ({"kind": "text-content", "content": "x", "metadata": {"raw": RAW}}, ai.TextContent("x", metadata={"raw": RAW})),
+    ({"kind": "structured-content", "value": {"n": 1}}, ai.StructuredContent({"n": 1})),
+    (
+        {"kind": "structured-content", "value": [1, 2], "format": "xml", "tag": "n", "description": "Numbers"},
+        ai.StructuredContent([1, 2], format="xml", tag="n", description="Numbers"),
+    ),
+    (
+        {"kind": "structured-content", "value": {"raw": RAW, "at": AT}, "content": "told", "metadata": 5},
+        ai.StructuredContent({"raw": RAW, "at": AT}, content="told", metadata=5),
+    ),
+    *[
+        ({"kind": kind, "url": "https://example.org/it", "force_download": True, **MORE}, made)
+        for kind, made in {
+            "image-url": ai.ImageUrl("https://example.org/it", force_download=True, **MORE),
+            "audio-url": ai.AudioUrl("https://example.org/it", force_download=True, **MORE),
+            "document-url": ai.DocumentUrl("https://example.org/it", force_download=True, **MORE),
+            "video-url": ai.VideoUrl("https://example.org/it", force_download=True, **MORE),
+        }.items()
+    ],
+    ({"kind": "image-url", "url": "https://example.org/a.png"}, ai.ImageUrl("https://example.org/a.png")),
+    ({"kind": "image-url", "url": "https://example.org/no-type"}, ai.ImageUrl("https://example.org/no-type")),
+    ({"kind": "binary", "data": RAW, **MORE}, ai.BinaryContent(RAW, **MORE)),
+    ({"kind": "binary", "data": RAW, "media_type": "image/png"}, ai.BinaryImage(RAW, media_type="image/png")),
+    (
+        {"kind": "uploaded-file", "file_id": "file-1", "provider_name": "openai", **MORE},
+        ai.UploadedFile("file-1", "openai", **MORE),
+    ),
+    ({"kind": "cache-point"}, ai.CachePoint()),
+    ({"kind": "cache-point", "ttl": "1h"}, ai.CachePoint(ttl="1h")),
+]
+MAPS = [part for part, _ in PARTS]
+MADE = [made for _, made in PARTS]
+
+
+def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
+    return unpack(our_msgpack.pack(body), "the body")
+
+
+def kind_of(part: Any) -> str:
+    return part["kind"]
+
+
+def test_each_kind_of_content_may_be_in_a_prompt():
+    kinds = {kind.kind for kind in set(members(ai.UserContent)) - {str}}
+    assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
+    assert kinds == {part["kind"] for part in MAPS}
+    assert kinds == messages._CONTENT_CLASSES.keys()
+
+
+def test_each_field_of_content_may_be_in_a_prompt():
+    models = [requests.TextPart, requests.StructuredPart, requests.UrlPart, requests.BinaryPart]
+    for model in [*models, requests.UploadedPart, requests.CachePart]:
+        for kind in get_args(model.model_fields["kind"].annotation):
+            fields = {field.name.removeprefix("_") for field in dataclasses.fields(messages._CONTENT_CLASSES[kind])}
+            only_given = {"format"} if kind == "structured-content" else set()
+            assert model.model_fields.keys() == fields | only_given, f"pydantic-ai has other fields for {kind}"
+    providers = requests.UploadedPart.model_fields["provider_name"].annotation
+    assert set(get_args(providers)) == set(get_args(ai.UploadedFileProviderName))
+
+
+@pytest.mark.parametrize(("part", "made"), PARTS, ids=lambda value: value["kind"] if isinstance(value, dict) else "")
+def test_a_part_of_a_prompt_is_what_pydantic_ai_calls_so(part, made):
+    request = run_request(over_the_wire({"agent": "a", "prompt": ["see", part]}))
+    assert messages.prompt(request.prompt) == ["see", made]
+    answer = tool_result(over_the_wire({"result": 1, "content": [part]}))
+    assert messages.prompt(answer.content) == [made]
+    steer = checked(Steer, over_the_wire({"content": [part, "more"]}))
+    assert messages.prompt(steer.content) == [made, "more"]
+
+
+@pytest.mark.parametrize("made", CONTENT, ids=lambda made: type(made).__name__)
+def test_content_as_it_came_in_messages_may_be_sent_as_a_prompt(made):
+    [message] = unpacked(packed([ModelRequest([ai.UserPromptPart([made])])]))
+    content = message["parts"][0]["content"]
+    request = run_request(over_the_wire({"agent": "a", "prompt": content}))
+    assert messages.prompt(request.prompt) == [made]
+
+
+BAD: list[tuple[Any, str, str]] = [
+    (5, "", "must be text, or a map with a `kind`"),
+    ([], "", "must be text, or a map with a `kind`"),
+    ({}, "/kind", "is missing"),
+    ({"kind": None}, "/kind", "is missing"),
+    ({"kind": 5}, "/kind", "input should be 'image-url', 'audio-url'"),
+    ({"kind": ["binary"]}, "/kind", "input should be 'image-url', 'audio-url'"),
+    ({"kind": "<text>"}, "/kind", "'uploaded-file' or 'cache-point'"),
+    ({"kind": "hologram", "url": "x"}, "/kind", "'text-content', 'structured-content', 'binary'"),
+    ({"kind": "text-content"}, "/content", "is missing"),
+    ({"kind": "text-content", "content": b"x"}, "/content", "valid string"),
+    ({"kind": "text-content", "content": "x", "value": 1}, "/value", "is unknown"),
+    ({"kind": "structured-content"}, "/value", "is missing"),
+    ({"kind": "structured-content", "value": 1, "format": "yaml"}, "/format", "'json' or 'xml'"),
+    ({"kind": "structured-content", "value": 1, "tag": "No Tag"}, "/tag", "match pattern"),
+    ({"kind": "structured-content", "value": 1, "tag": "system"}, "", "frames its own text in"),
+    ({"kind": "structured-content", "value": RAW}, "", "cannot be made into text for the model"),
+    ({"kind": "structured-content", "value": nested(900)}, "", "cannot be made into text for the model"),
+    ({"kind": "structured-content", "value": nested(900), "format": "xml"}, "", "cannot be made into text"),
+    ({"kind": "image-url"}, "/url", "is missing"),
+    ({"kind": "image-url", "url": ""}, "/url", "at least 1 character"),
+    ({"kind": "video-url", "url": "x", "force_download": "allow-local"}, "/force_download", "valid boolean"),
+    ({"kind": "audio-url", "url": "x", "data": b"x"}, "/data", "is unknown"),
+    ({"kind": "binary", "media_type": "image/png"}, "/data", "is missing"),
+    ({"kind": "binary", "data": 5, "media_type": "image/png"}, "/data", "valid bytes"),
+    ({"kind": "binary", "data": b"x"}, "/media_type", "is missing"),
+    ({"kind": "binary", "data": b"x", "media_type": "x/y", "vendor_metadata": []}, "/vendor_metadata", "dictionary"),
+    ({"kind": "uploaded-file", "file_id": "x"}, "/provider_name", "is missing"),
+    ({"kind": "uploaded-file", "file_id": "x", "provider_name": "other"}, "/provider_name", "'anthropic', 'openai'"),
+    ({"kind": "uploaded-file", "provider_name": "openai"}, "/file_id", "is missing"),
+    ({"kind": "cache-point", "ttl": "2h"}, "/ttl", "'5m' or '1h'"),
+    ({"kind": "cache-point", "ttl": 5}, "/ttl", "'5m' or '1h'"),
+]
+
+
+@pytest.mark.parametrize(("part", "pointer", "words"), BAD, ids=lambda value: str(value)[:40])
+def test_a_wrong_part_is_refused_by_its_place_and_what_mends_it(part, pointer, words):
+    with pytest.raises(RequestError) as caught:
+        messages.prompt(run_request(over_the_wire({"agent": "a", "prompt": ["x", part]})).prompt)
+    assert (caught.value.error_type, caught.value.details["errors"][0]["pointer"]) == (
+        "invalid_request",
+        f"/prompt/1{pointer}",
+    )
+    assert words in caught.value.message
+    with pytest.raises(RequestError, match=f": /content/0{pointer}: "):
+        messages.prompt(checked(Steer, over_the_wire({"content": [part]})).content, "/content")
+    with pytest.raises(RequestError, match=f": /content/0{pointer}: "):
+        messages.prompt(tool_result(over_the_wire({"result": 1, "content": [part]})).content, "/content")
+
+
+# --- what no client may ask for ---------------------------------------------------------------------
+
+LOCAL: dict[str, Any] = {"url": "http://127.0.0.1:1/x.png", "media_type": "image/png", "force_download": "allow-local"}
+URL_KINDS = sorted(kind.kind for kind in set(members(ai.UserContent)) - {str} if issubclass(kind, ai.FileUrl))
+
+
+def in_prompt(item: Any) -> dict[str, Any]:
+    return {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": ["x", item]}]}
+
+
+def in_tool_return(item: Any) -> dict[str, Any]:
+    part = {"part_kind": "tool-return", "tool_name": "t", "tool_call_id": "1", "content": {"deep": [item]}}
+    return {"kind": "request", "parts": [part]}
+
+
+def in_native_return(item: Any) -> dict[str, Any]:
+    part = {"part_kind": "builtin-tool-return", "tool_name": "t", "tool_call_id": "1", "content": item}
+    return {"kind": "response", "parts": [part]}
+
+
+@pytest.mark.parametrize("kind", URL_KINDS)
+@pytest.mark.parametrize(
+    ("message", "at"),
+    [(in_prompt, "content/1"), (in_tool_return, "content/deep/0"), (in_native_return, "content")],
+)
+@pytest.mark.parametrize("ask", ["allow-local", "anything", b"allow-local", 1, None])
+def test_a_history_cannot_ask_for_local_downloads(kind, message, at, ask):
+    item = LOCAL | {"kind": kind, "force_download": ask}
+    with pytest.raises(RequestError) as caught:
+        messages.load(over_the_wire({"m": [message(item)]})["m"])
+    assert caught.value.details["errors"][0]["pointer"] == f"/message_history/0/parts/0/{at}/force_download"
+
+
+@pytest.mark.parametrize("more", [{}, {"file_id": "x", "provider_name": "openai"}, {"data": b"x"}, {"content": "x"}])
+def test_a_map_without_a_kind_is_no_url(more):
+    """So it may say what it likes, as a tool's own data."""
+    for message in (in_tool_return(LOCAL | more), in_native_return(LOCAL | more)):
+        loaded = messages.load(over_the_wire({"m": [message]})["m"])
+        assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
+        assert b"allow-local" in packed(loaded)
+    try:
+        loaded = messages.load(over_the_wire({"m": [in_prompt(LOCAL | more)]})["m"])
+    except RequestError:
+        return
+    assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
+
+
+def test_a_tools_own_data_is_not_taken_for_a_part():
+    data = {"force_download": "nightly", "url": "x"}
+    sent = [ModelRequest([ai.ToolReturnPart("t", data, "1", timestamp=AT, metadata=data)])]
+    assert messages.load(unpacked(packed(sent))) == sent
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "structured-content"}, {"kind": "structured-content", "format": "xml"}])
+def test_a_history_that_is_nested_too_deep_is_read_or_refused(more):
+    value = {"value": nested(900), **more}
+    for message in (in_prompt(value), in_tool_return(value)):
+        try:
+            loaded = messages.load(over_the_wire({"m": [message]})["m"])
+        except RequestError as refused:
+            assert refused.error_type == "invalid_request"
+        else:
+            assert packed(loaded)
+
+
+# --- events of a stream -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(kw_only=True)
+class ProgressEvent(ai.CustomEvent):
+    done: int
+    raw: bytes = RAW
+    at: datetime = AT
+
+
+@dataclasses.dataclass(kw_only=True)
+class BudgetEvent(ai.CapabilityEvent, namespace="budget"):
+    left: Decimal
+    raw: bytes = RAW
+
+
+CALL = ai.ToolCallPart("look_up", {"raw": RAW, "at": AT}, **CALLED)
+RETURN = ai.ToolReturnPart("look_up", {"file": PDF, "raw": RAW}, **RETURNED)
+PROMPTED = ModelRequest([ai.UserPromptPart([PNG, *CONTENT], timestamp=AT)], timestamp=AT)
+INFO: dict[str, Any] = {"provider_name": "openai", "provider_details": DETAILS}
+DELTAS: list[Any] = [
+    ai.TextPartDelta("so", citations_delta=CITATIONS, **INFO),
+    ai.ThinkingPartDelta(content_delta="hm", signature_delta="s", **INFO),
+    ai.ToolCallPartDelta(tool_name_delta="look", args_delta={"raw": RAW}, tool_call_id="1", **INFO),
+    ai.SpeechPartDelta(speaker="user", transcript_delta="h", transcript="oh", audio_chunk=RAW),
+]
+EVENTS: list[Any] = [
+    *[ai.PartStartEvent(index=1, part=part, previous_part_kind="text") for part in RESPONSE_PARTS],
+    *[ai.PartEndEvent(index=1, part=part, next_part_kind="file") for part in RESPONSE_PARTS],
+    *[ai.PartDeltaEvent(index=1, delta=delta) for delta in DELTAS],
+    ai.FinalResultEvent(tool_name="final", tool_call_id="1"),
+    ai.EnqueuedMessagesEvent(enqueue_id="1", messages=(PROMPTED,), parts=tuple(REQUEST_PARTS)),
+    ai.FunctionToolCallEvent(CALL, args_valid=True),
+    ai.FunctionToolResultEvent(RETURN, content=CONTENT),
+    ai.ToolAvailabilityDeltaEvent(part=ai.ToolAvailabilityDeltaPart(tools_added=["look_up"])),
+    ai.ModelSettingsDeltaEvent(part=ai.ModelSettingsDeltaPart(settings={"thinking": "high"})),
+    ai.OutputToolCallEvent(CALL, args_valid=False),
+    ai.OutputToolResultEvent(RETURN),
+    ai.DeferredToolRequestsEvent(DeferredToolRequests(calls=[CALL], approvals=[CALL], metadata={"1": DETAILS})),
+    ai.DeferredToolResultsEvent(
+        DeferredToolResults(
+            calls={"1": ai.ToolReturn(RAW, content=CONTENT, metadata=DETAILS, tools=["look_up"]), "2": {"raw": RAW}},
+            approvals={"3": ToolApproved(override_args={"raw": RAW}), "4": ToolDenied("no"), "5": True},
+            metadata={"1": DETAILS},
+        )
+    ),
+    ai.RealtimeTurnCompleteEvent(),
+    ai.RealtimeInputSpeechStartEvent(item_id="1"),
+    ai.RealtimeInputSpeechEndEvent(item_id="1"),
+    ai.RealtimeOutputSpeechStartEvent(),
+    ai.RealtimeOutputSpeechEndEvent(),
+    ai.RealtimeResponseInterruptedEvent(),
+    ai.RealtimeInputTranscriptionErrorEvent("no", type="t", code="c", item_id="1", content_index=2),
+    ai.RealtimeSessionReconnectEvent(state_restored=True),
+    ai.RealtimeSessionErrorEvent("no", type="t", code="c", recoverable=False),
+    ProgressEvent(done=1, tool_call_id="1", tool_name="look_up"),
+    BudgetEvent(left=Decimal("0.5"), capability_id="1", tool_call_id="1", tool_name="look_up"),
+]
+
+
+def event_over_the_wire(event: Any) -> tuple[bytes, Any]:
+    sent: list[Any] = []
+    run_stream.Chunks(lambda *chunk: sent.append(chunk), False, lambda: False).relay_whole(event)
+    body = packer()({"data": sent[0][1]})
+    return body, unpack(body, "it")["data"]
+
+
+def test_each_event_and_delta_has_a_sample():
+    missing = set(members(ai.AgentStreamEvent)) - {type(event) for event in EVENTS}
+    missing -= {base for base in (ai.CustomEvent, ai.CapabilityEvent) if any(isinstance(e, base) for e in EVENTS)}
+    missing |= set(members(ai.ModelResponsePartDelta)) - {type(delta) for delta in DELTAS}
+    assert not missing, f"new in pydantic-ai: {missing}. Treat it: give it a sample here, and see that it can be packed"
+
+
+def test_each_field_that_an_event_may_have_is_in_some_sample():
+    untold = untold_fields(reachable(ai.AgentStreamEvent), [*EVENTS, *MESSAGES, ModelRequest(OLD_RETRIES)])
+    families = ("CustomEvent.", "CapabilityEvent.")  # told by their own kinds
+    untold = [name for name in untold if name not in NEVER_TOLD and not name.startswith(families)]
+    assert not untold, f"new in pydantic-ai: {untold}. Give each another value than its default in a sample"
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_event_is_packed_as_pydantic_ai_has_it(event):
+    messages._of_events.cache_clear()  # kinds of events that were defined since are unknown to it
+    adapter: Any = TypeAdapter(ai.AgentStreamEvent, config=ConfigDict(ser_json_bytes="base64"))
+    body, sent = event_over_the_wire(event)
+    back = adapter.validate_python(sent)
+    assert back == event
+    if b64encode(RAW) in adapter.dump_json(event):
+        assert msgpack.packb(RAW) in body
+        assert b64encode(RAW) not in body
+    assert all(isinstance(at, datetime) and at.tzinfo is not None for at in times(sent))
+
+
+def test_an_event_with_what_has_no_plain_form_is_sent_all_the_same():
+    merge: Any = lambda details: {**(details or {}), "more": 1}  # noqa: E731
+    delta = ai.ThinkingPartDelta(content_delta="hm", provider_details=merge)
+    _, sent = event_over_the_wire(ai.PartDeltaEvent(index=0, delta=delta))
+    assert sent["delta"]["provider_details"] is None
+    failed = DeferredToolResults(calls={"1": ToolFailed("no"), "2": ModelRetry("again")})
+    _, sent = event_over_the_wire(ai.DeferredToolResultsEvent(failed))
+    assert [call["message"] for call in sent["results"]["calls"].values()] == ["no", "again"]
+    odd = ai.ToolReturnPart("t", 2**70, "1", metadata={"b": Broken(), "self": holding_itself()})
+    _, sent = event_over_the_wire(ai.FunctionToolResultEvent(odd, content=[PNG]))
+    assert sent["part"]["content"] == str(2**70)
+    assert sent["part"]["metadata"]["b"] == "x=1"
+    assert sent["content"][0]["data"] == RAW
+
+
+def test_a_kind_of_event_that_was_defined_late_is_sent_all_the_same():
+    event_over_the_wire(ai.RealtimeTurnCompleteEvent())
+
+    @dataclasses.dataclass(kw_only=True)
+    class LateEvent(ai.CustomEvent):
+        raw: bytes = RAW
+
+    _, sent = event_over_the_wire(LateEvent())
+    assert (sent["event_kind"], sent["name"], sent["raw"]) == ("custom", "late", RAW)
+
+
+# --- through the daemon -----------------------------------------------------------------------------
+
+
+def _run(client: Client, mode: str, agent: Any, prompt: Any, **options: Any) -> Complete:
+    if mode == "run_stream":
+        return client.stream(agent, prompt, **options).complete()
+    return getattr(client, mode)(agent, prompt, **options)
+
+
+def wanted(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != "format"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("part", MAPS, ids=kind_of)
+def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_next_run(client: Client, mode, part):
+    first = _run(client, mode, "echo", ["see", part])
+    content = first.messages[0]["parts"][0]["content"]
+    assert content[0] == "see"
+    assert content[1].items() >= wanted(part).items()
+    second = _run(client, mode, "echo", "more", message_history=first.messages)
+    assert second.result == "more"
+    third = _run(client, mode, "echo", content)
+    assert third.messages[0]["parts"][0]["content"] == content
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_parts_at_once_and_a_history_of_every_kind_go_through_the_daemon(client: Client, mode):
+    done = _run(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
+    content = done.messages[0]["parts"][0]["content"]
+    assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
+    prompt = ["x", {"kind": "structured-content", "value": 1, "tag": "system"}]
+    _, body = dealer.ask(mode.encode(), b"1", None, {"agent": "echo", "prompt": prompt})
+    assert body["error_type"] == "invalid_request"
+    assert body["details"]["errors"][0]["pointer"] == "/prompt/1"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tools_result_and_a_steer_have_content_of_every_kind(dealer: Dealer, mode):
+    body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
+    dealer.send(mode.encode(), b"1", None, body)
+    while (message := dealer.recv())[0] != b"tool_call":
+        assert message[0] == b"chunk", message
+    dealer.send(b"steer", b"1", None, {"content": MAPS})
+    result = {"result": {"raw": b"raw", "at": AT}, "content": MAPS, "metadata": {"raw": RAW}}
+    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, result)
+    *_, (kind, done) = dealer.until_end(b"1")
+    assert kind == b"complete", done
+    parts = [part for message in done["messages"] for part in message["parts"]]
+    [returned] = [part for part in parts if part["part_kind"] == "tool-return"]
+    assert (returned["content"], returned["metadata"]) == (result["result"], result["metadata"])
+    said = [part["content"] for part in parts if part["part_kind"] == "user-prompt"][1:]
+    assert len(said) == 2  # what came with the result, and what was said meanwhile
+    for content in said:
+        assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
+    go_on = {"agent": "echo", "prompt": "more", "message_history": done["messages"]}
+    kind, done = dealer.ask(mode.encode(), b"2", None, go_on)
+    assert (kind, done["result"]) == (b"complete", "more")
+
+
+ODD_AGENT = """
+    import dataclasses, threading
+    from datetime import UTC, datetime
+    from decimal import Decimal
+    from uuid import UUID
+    from pydantic import BaseModel
+    from pydantic_ai import Agent, ToolReturn
+    from pydantic_ai.messages import BinaryContent, ModelResponse, TextContent, TextPart, ToolCallPart
+    from pydantic_ai.models.function import DeltaToolCall, FunctionModel
+
+    ARGS = {"n": 2**70}
+
+    class Model(BaseModel):
+        raw: bytes
+
+    async def respond(messages, info):
+        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart("everything", ARGS)])
+
+    async def stream(messages, info):
+        yield "done" if len(messages) > 1 else {0: DeltaToolCall("everything", '{"n": %d}' % 2**70)}
+
+    odd = Agent(FunctionModel(respond, stream_function=stream))
+
+    @odd.tool_plain
+    def everything(n: int) -> ToolReturn:
+        metadata = {"lock": threading.Lock(), "n": n, "nan": float("nan")}
+        metadata["self"] = metadata
+        values = {"set": {1}, "decimal": Decimal("1.5"), "uuid": UUID(int=5), "model": Model(raw=b"raw"), 1: n}
+        file = BinaryContent(b"\\x89PNG\\xff", media_type="image/png")
+        at = datetime(2024, 2, 29, tzinfo=UTC)
+        return ToolReturn(
+            [values, file, at], content=[file, TextContent("x", metadata={"at": at})], metadata=metadata
+        )
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with an agent whose tool leaves all that Python has in the messages of a run."""
+    folder = tmp_path_factory.mktemp("agents")
+    (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with running(*MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
+    with Client(odd.endpoint) as client:
+        done = _run(client, mode, "odd", "?")
+        assert done.result == "done"
+        called, returned, said = (done.messages[i]["parts"][j] for i, j in ((1, 0), (2, 0), (2, 1)))
+        assert json.loads(called["args"])["n"] == 2**70 if mode == "run_stream" else called["args"] == {"n": str(2**70)}
+        values, file, at = returned["content"]
+        assert values == {
+            "set": [1],
+            "decimal": "1.5",
+            "uuid": str(UUID(int=5)),
+            "model": {"raw": b"raw"},
+            "1": str(2**70),
+        }
+        assert (file["data"], at) == (b"\x89PNG\xff", datetime(2024, 2, 29, tzinfo=UTC))
+        assert (returned["metadata"]["n"], returned["metadata"]["nan"]) == (str(2**70), None)
+        assert "holds itself" in str(returned["metadata"]["self"])
+        assert said["content"][0]["data"] == b"\x89PNG\xff"
+        assert said["content"][1]["metadata"]["at"] == at
+        again = _run(client, mode, "odd", "more", message_history=done.messages)
+        assert again.result == "done"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer: Dealer, mode):
+    body = {"agent": "echo", "prompt": json.dumps({"response": 2**70}), "output_schema": {"type": "integer"}}
+    dealer.send(mode.encode(), b"1", None, body)
+    *_, (kind, error) = dealer.until_end(b"1")
+    assert (kind, error["error_type"]) == (b"error", "invalid_output")
+    assert "msgpack" in error["message"]
+
+
+@pytest.mark.parametrize("events", ["text", "all"])
+def test_a_stream_shows_whatever_tools_are_given_and_give(odd: Daemon, events):
+    with Client(odd.endpoint) as client:
+        *chunks, done = client.stream("odd", "?", events=events)
+    assert done.result == "done"
+    shown = {chunk.type: chunk.data for chunk in chunks}
+    if events == "text":
+        assert shown["tool_started"]["args"] == {"n": str(2**70)}
+        assert shown["tool_finished"]["result"][1]["data"] == b"\x89PNG\xff"
+    else:
+        [finished] = [chunk.data for chunk in chunks if chunk.data["event_kind"] == "function_tool_result"]
+        assert finished["part"]["content"][1]["data"] == b"\x89PNG\xff"
+
+
+@pytest.mark.parametrize("key", ["return_value", "content"])
+def test_deferred_results_cannot_ask_for_local_downloads(key):
+    part = LOCAL | {"kind": "image-url"}
+    given = {"calls": {"1": {"kind": "tool-return", "return_value": 1, key: [part]}}}
+    with pytest.raises(RequestError) as caught:
+        deferred.results(given, (), Agent(), ())
+    pointer = f"/deferred_tool_results/calls/1/{key}/0/force_download"
+    assert caught.value.details["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_content_that_pydantic_ai_refuses_leaves_the_call_open(dealer: Dealer, mode):
+    body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
+    dealer.send(mode.encode(), b"1", None, body)
+    while (message := dealer.recv())[0] != b"tool_call":
+        assert message[0] == b"chunk", message
+    wrong = [{"kind": "structured-content", "value": 1, "tag": "system"}]
+    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, {"result": 1, "content": wrong})
+    dealer.send(b"steer", b"1", None, {"content": wrong})
+    for of in ("tool_result", "steer"):
+        kind, _, refused = dealer.recv()
+        assert (kind, refused["of"], refused["error_type"]) == (b"refused", of, "invalid_request")
+        assert "/content/0: cannot be made into text" in refused["message"]
+    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, {"result": 1})
+    assert dealer.until_end(b"1")[-1][0] == b"complete"
