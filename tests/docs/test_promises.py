@@ -38,7 +38,7 @@ def test_each_promise_has_its_test_and_each_row_of_the_chaos_its_promise():
 
 def test_a_page_that_promises_too_much_is_noticed():
     page = PAGE.read_text(encoding="utf-8")
-    assert "there is no test_world.py::test_gone" in faults(page.replace("TestWorld", "test_gone"))
+    assert "there is no test_simulation.py::test_gone" in faults(page.replace("TestWorld", "test_gone"))
     assert "there is no row naught" in faults(page.replace("`soak`", "`naught`"))
     assert "no promise has the row soak" in faults(page.replace("`soak`", ""))
     assert "no test:  It is so. " in faults(f"{page}\n| It is so. | - | - |\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pty
@@ -15,14 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import pytest
 
-from axon_zmq.cli import output, stdin
-from axon_zmq.cli.stdin import Lines
-from axon_zmq.cli.terminal import TerminalUI, typed_answer, typed_approval
-from axon_zmq.events import Chunk, Log, Refused
 from tests.support.client_tools import calls
 from tests.support.command import AXON, axon, lines
 from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, wait_until
@@ -257,57 +252,6 @@ def test_a_models_text_brings_no_control_characters_to_a_terminal(daemon, comman
     assert not re.search(r"[^\n\t\x20-\x7e]", plain)
 
 
-def test_no_event_brings_control_characters_to_a_terminal(capsys):
-    async def show() -> None:
-        person = TerminalUI(Lines(), [], streamed=True)
-        calls: dict[str, Any] = {"name": EVIL, "args": {EVIL: EVIL}, "call_id": EVIL}
-        for event in (
-            Chunk(1, "text", EVIL, 1, 0),
-            Chunk(2, "thinking", EVIL, 1, 0),
-            Chunk(3, "tool_started", calls, 1, 0),
-            Chunk(4, "tool_finished", {"call_id": EVIL, "outcome": EVIL, "result": EVIL}, 1, 0),
-            Chunk(5, "event", {"text": EVIL}, 1, 0),
-            Log(6, EVIL, EVIL, EVIL, {EVIL: EVIL}),
-            Refused("steer", "invalid_request", EVIL, None),
-        ):
-            person._show(event, cast("Any", None))
-
-    asyncio.run(show())
-    shown = "".join(capsys.readouterr())
-    assert shown.count(HARMLESS) >= 7
-    assert not re.search(r"[^\n\t\x20-\x7e]", shown)
-
-
-def test_json_escapes_what_a_terminal_would_obey():
-    made = output.as_json({"a": EVIL})
-    assert re.fullmatch(r"[\x20-\x7e]+", made)
-    assert json.loads(made) == {"a": EVIL}
-
-
-@pytest.mark.parametrize(
-    ("typed", "body"),
-    [
-        ("5", {"result": 5}),
-        (' {"a": null} ', {"result": {"a": None}}),
-        ("NaN", {"result": "NaN"}),
-        ('"quoted"', {"result": "quoted"}),
-        ("two words", {"result": "two words"}),
-        ("! broken ", {"error": {"message": "broken", "retry": False}}),
-        (" ", {"error": {"message": "the tool gave no result", "retry": False}}),
-    ],
-)
-def test_what_is_typed_as_a_result(typed, body):
-    assert typed_answer(typed) == body
-
-
-@pytest.mark.parametrize(
-    ("typed", "choice"),
-    [("Y", True), ("yes", True), ("n", False), (" ", False), ("NO", False), ("5", "5"), ('{"a":1}', {"a": 1})],
-)
-def test_what_is_typed_as_an_approval(typed, choice):
-    assert typed_approval(typed) == choice
-
-
 # --- a program in a pipe ---------------------------------------------------------------------------
 
 
@@ -513,44 +457,6 @@ def test_sigint_in_a_pipe_ends_at_once(daemon, tools):
         piped.until("tool_call")
         piped.process.send_signal(signal.SIGINT)
         assert piped.end() == 130
-
-
-def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
-    monkeypatch.setattr(stdin, "LONGEST_LINE_BYTES", 10_000)
-    reading, writing = os.pipe()
-    os.write(writing, b"first\r\n\nx" + bytes(30_000) + b"\nmore\n")
-
-    async def read() -> None:
-        source = Lines(reading)
-        assert [await source.next(), await source.next()] == ["first", ""]
-        with pytest.raises(ValueError, match="over 10000 bytes"):
-            await source.next()
-        assert await source.next() is None
-
-    try:
-        asyncio.run(read())
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-def test_lines_wait_without_blocking_the_loop():
-    reading, writing = os.pipe()
-
-    async def read() -> None:
-        source = Lines(reading)
-        waiting = asyncio.create_task(source.next())
-        await asyncio.sleep(0.01)
-        assert not waiting.done()
-        waiting.cancel()  # nothing is lost with a reader that gave up
-        os.write(writing, b"one\ntwo\nthr")
-        assert [await source.next(), await source.next()] == ["one", "two"]
-        os.write(writing, "ee \u00e9".encode())
-        os.close(writing)
-        assert [await source.next(), await source.next()] == ["three \u00e9", None]
-
-    asyncio.run(read())
-    os.close(reading)
 
 
 # --- wrong use, and `call` -------------------------------------------------------------------------

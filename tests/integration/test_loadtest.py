@@ -18,39 +18,23 @@ import pytest
 import zmq
 from typer.testing import CliRunner
 
-from axon_zmq import Client, loadtest
+from axon_zmq import Client
 from axon_zmq.cli import loadtest as console
-from axon_zmq.cli.app import app, main
+from axon_zmq.cli.app import app
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.loadtest import report
 from axon_zmq.loadtest.driver import Driver
-from axon_zmq.loadtest.plan import Plan, Scenario, check_target
+from axon_zmq.loadtest.plan import Plan, Scenario
 from axon_zmq.loadtest.report import Report
 from axon_zmq.protocol.msgpack import pack
 from tests.support import snippets
 from tests.support.command import on_a_terminal
 from tests.support.daemon import Daemon, wait_until
+from tests.support.load_plans import plan
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 Send = Callable[..., None]
 """Sends a message of the run's: kind and body."""
-
-
-def plan(endpoint: str, scenario: Scenario, **more) -> Plan:
-    brief = Plan(
-        endpoint=endpoint,
-        scenario=scenario,
-        rate=None,
-        streams=4,
-        duration=0.6,
-        warmup=0.2,
-        most=10_000,
-        clients=2,
-        timeout=5.0,
-        read_ms=20.0,
-        drop_every=3.0,
-    )
-    return replace(brief, **more)
 
 
 def drive(asked: Plan, say: Callable[[Driver], None] = lambda _: None) -> Report:
@@ -362,50 +346,6 @@ def test_latency_counts_from_when_a_request_was_due():
     assert late[None] < 50
 
 
-# --- what is refused -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--endpoint", "tcp://192.0.2.1:5570"], "--remote"),
-        (["--endpoint", "udp://127.0.0.1:5570"], "is no endpoint"),
-        (["--endpoint", "tcp://127.0.0.1:99999"], "is no endpoint"),
-        (["--rate", "5", "--streams", "5"], "give one of them"),
-        (["--compare", "pyproject.toml", "pyproject.toml"], "is no report"),
-        (["--compare", "nowhere", "nowhere"], "nowhere is no report that can be read: No such file"),
-        (["unary", "--compare", "a", "b"], "--compare puts no load on: leave scenario out"),
-        (["--compare", "a", "b", "--rate", "5"], "--compare puts no load on: leave --rate out"),
-    ],
-)
-def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["axon-zmq", "loadtest", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert told in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize("option", ["--timeout", "--warmup", "--duration", "--read-ms", "--drop-every", "--rate"])
-@pytest.mark.parametrize("value", ["inf", "nan", "1e12"])
-def test_times_have_bounds(option, value):
-    done = CliRunner().invoke(app, ["loadtest", option, value])
-    assert done.exit_code == 2
-    assert option in done.output
-
-
-def test_too_few_file_descriptors_are_told_before_the_load(monkeypatch):
-    monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
-    with pytest.raises(ConfigurationError, match="raise ulimit -n, or take fewer --clients"):
-        Driver(plan("tcp://127.0.0.1:1", Scenario.SLOW_READERS, clients=64))
-
-
-def test_a_folder_that_is_not_there_is_told_before_the_load(tmp_path):
-    for files in ((tmp_path / "nowhere" / "report.json", None), (None, tmp_path / "nowhere" / "report.html")):
-        with pytest.raises(ConfigurationError, match="cannot be written"):
-            console.drive(plan("tcp://127.0.0.1:1", Scenario.UNARY, most=1, timeout=0.1), {}, *files)
-
-
 def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon, tmp_path, capsys):
     def made(name: str, scenario: Scenario, **more) -> Path:
         driver = Driver(plan(daemon.endpoint, scenario, **more))
@@ -425,14 +365,3 @@ def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon
     shown = capsys.readouterr().out
     assert json.loads(shown)["notes"] == ["load differs: A had 4 at a time, B had 5 requests/s"]
     assert json.loads((tmp_path / "compared.json").read_text()) == json.loads(shown)
-
-
-def test_another_machine_needs_a_word():
-    assert check_target("tcp://192.0.2.1:5570", remote=True) == "tcp://192.0.2.1:5570"
-    assert check_target("ipc:///tmp/axon.sock", remote=False)
-
-
-def test_the_extra_is_named_where_it_is_absent(monkeypatch):
-    monkeypatch.setattr(loadtest, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"hdrhistogram and plotly.*pip install 'axon-zmq\[loadtest\]'"):
-        loadtest.require_extra()

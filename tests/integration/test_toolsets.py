@@ -1,4 +1,4 @@
-"""Toolsets by name: Python's own, and MCP servers that live between runs and never outlive their worker."""
+"""MCP servers as toolsets: they stay open between runs and never outlive their worker."""
 
 from __future__ import annotations
 
@@ -18,34 +18,14 @@ from typing import Any
 import fastmcp
 import psutil
 import pytest
-from pydantic_ai.exceptions import UserError
 
 from axon_zmq import AxonError, Client
-from axon_zmq.process import lifeline
 from axon_zmq.protocol.kinds import MODES
-from axon_zmq.protocol.requests import AgentData
 from axon_zmq.settings import McpServer
-from axon_zmq.worker.adapter import errors
-from axon_zmq.worker.registry import mcp_servers, toolsets
+from axon_zmq.worker.registry import mcp_servers
 from axon_zmq.worker.registry.agents import Registry
-from axon_zmq.worker.registry.models import Models
-from tests.support import ROOT
 from tests.support.daemon import Daemon, free_port, running, wait_until
-
-SERVER = str(ROOT / "tests/support/mcp_server.py")
-AGENTS = {name: f"tests.support.sample_toolsets:{name}" for name in ("sums", "also_sums", "rich")}
-TOOLSETS: dict[str, str | McpServer] = {
-    name: f"tests.support.sample_toolsets:{name}"
-    for name in ("functions", "numbers", "more_numbers", "make", "fails", "interrupts", "nothing", "no_such")
-}
-
-
-def server(*arguments: str, **more: Any) -> McpServer:
-    return McpServer(command=sys.executable, args=[SERVER, *arguments], **more)
-
-
-def registry(*agents: str, **named: str | McpServer) -> Registry:
-    return Registry(targets={name: AGENTS[name] for name in agents}, models=Models(None), named_toolsets=named)
+from tests.support.registries import SERVER, TOOLSETS, calls, registry, server
 
 
 def gone(pid: int) -> bool:
@@ -66,13 +46,6 @@ def started(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-async def calls(known: Registry, toolset: str, *steps: tuple[str, dict[str, Any]]) -> list[Any]:
-    """What tools of one toolset give back, called one after the other in one run."""
-    agent = known.from_data(AgentData(model="tools", toolsets=[toolset]), None)
-    prompt = json.dumps([[{"name": name, "args": args}] for name, args in steps])
-    return json.loads((await agent.run(prompt)).output)
-
-
 def closed_after(known: Registry, work: Callable[[Registry], Coroutine[Any, Any, Any]]) -> Any:
     """Run something on a loop of its own, close the registry, and see that it took everything with it."""
 
@@ -88,64 +61,6 @@ def closed_after(known: Registry, work: Callable[[Registry], Coroutine[Any, Any,
     return result
 
 
-# --- by name ------------------------------------------------------------------------------------------
-
-
-def test_a_toolset_is_an_object_a_list_of_functions_or_a_function_that_makes_one():
-    async def work(known: Registry) -> None:
-        assert await calls(known, "numbers", ("add", {"a": 1, "b": 2})) == [3]
-        assert await calls(known, "functions", ("add", {"a": 1, "b": 2}), ("negate", {"a": 5})) == [3, -5]
-        assert await calls(known, "make", ("made_negate", {"a": 5})) == [-5]
-
-    asyncio.run(work(registry(**TOOLSETS)))
-
-
-@pytest.mark.parametrize(
-    ("names", "pointer", "says"),
-    [
-        (["numers"], "/agent/toolsets/0", "no toolset 'numers' is registered; did you mean 'numbers'?"),
-        (["numbers", "xyz"], "/agent/toolsets/1", "known are functions, numbers, more_numbers, make"),
-        (["numbers", "make", "numbers"], "/agent/toolsets/2", "'numbers' is there twice"),
-        (["fails"], "/agent/toolsets/0", "toolset 'fails' could not be loaded: SystemExit: no numbers today"),
-        (["interrupts"], "/agent/toolsets/0", "could not be loaded: KeyboardInterrupt"),
-        (["nothing"], "/agent/toolsets/0", "is list, not a pydantic_ai toolset, a list of functions, or a function"),
-        (["no_such"], "/agent/toolsets/0", "could not be loaded: AttributeError"),
-    ],
-)
-def test_a_name_that_cannot_be_had_is_told_by_its_place(names, pointer, says):
-    with pytest.raises(AxonError) as caught:
-        registry(**TOOLSETS).from_data(AgentData(model="echo", toolsets=names), None)
-    assert caught.value.error_type == "invalid_request"
-    assert caught.value.details["errors"][0]["pointer"] == pointer
-    assert says in caught.value.message
-
-
-def test_two_toolsets_with_one_tool_name_are_both_named():
-    agent = registry(**TOOLSETS).from_data(AgentData(model="echo", toolsets=["numbers", "more_numbers"]), None)
-    with pytest.raises(UserError) as caught:
-        asyncio.run(agent.run("hi"))
-    error = errors.explain(caught.value, [], None)
-    assert error.error_type == "invalid_request"
-    for said in ("toolset 'numbers'", "oolset 'more_numbers'", "'add'", "set a prefix"):
-        assert said in error.message
-
-
-# --- what tools there are -----------------------------------------------------------------------------
-
-
-def test_describe_tells_the_tools_of_every_kind_of_toolset_and_who_could_not_tell(monkeypatch):
-    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
-    entry = asyncio.run(registry("rich").describe("rich"))["agents"]["rich"]
-    tools = {tool["name"]: tool for tool in entry["tools"]}
-    assert tools.keys() == {"made_negate", "add", "negate", "erase", "multiply"}
-    assert tools["add"]["description"] == "Add two numbers."
-    assert tools["add"]["parameters"]["required"] == ["a", "b"]
-    assert tools["add"]["returns"] == {"type": "integer"}
-    assert {name for name, tool in tools.items() if tool.get("approval")} == {"add", "negate", "erase"}
-    assert {name for name, tool in tools.items() if tool.get("sequential")} == {"erase"}
-    assert entry["tools_error"] == "Hanging 'hanging': did not answer within 0.2 s"
-
-
 def test_the_catalog_has_each_toolset_with_its_tools_or_its_error():
     known = registry("sums", **TOOLSETS)
     catalog = asyncio.run(known.describe(None))
@@ -156,34 +71,6 @@ def test_the_catalog_has_each_toolset_with_its_tools_or_its_error():
     assert set(told) == set(TOOLSETS)
     assert "tools_error" not in catalog["agents"]["sums"]
     assert asyncio.run(known.describe("sums")) == {"agents": catalog["agents"], "toolsets": {}}
-
-
-def test_a_tool_is_found_with_its_agent_or_by_its_name_alone(monkeypatch):
-    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
-    known = registry(*AGENTS, make="tests.support.sample_toolsets:make")
-    found = asyncio.run(known.find_tool("add", "sums"))
-    assert found.registered is known.named("sums")
-    found = asyncio.run(known.find_tool("erase", None))
-    assert found.registered is known.named("rich")
-    found = asyncio.run(known.find_tool("made_negate", None))  # of a toolset and of an agent: agents can be named
-    assert (found.registered, found.toolset) == (None, known.toolsets.loaded["make"])
-
-
-@pytest.mark.parametrize(
-    ("tool", "agent", "error_type", "says"),
-    [
-        ("add", None, "invalid_request", "'add' is of agent 'sums' and of agent 'also_sums' and of agent 'rich'"),
-        ("multipy", None, "unknown_tool", "did you mean 'multiply'?; not asked were agent 'rich': Hanging 'hanging'"),
-        ("ad", "sums", "unknown_tool", "did you mean 'add'?"),
-        ("add", "sum", "unknown_agent", "did you mean 'sums'?"),
-    ],
-)
-def test_a_tool_that_is_not_found_is_told_with_those_that_there_are(monkeypatch, tool, agent, error_type, says):
-    monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
-    with pytest.raises(AxonError) as caught:
-        asyncio.run(registry(*AGENTS).find_tool(tool, agent))
-    assert caught.value.error_type == error_type
-    assert says in caught.value.message
 
 
 # --- MCP servers --------------------------------------------------------------------------------------
@@ -356,31 +243,6 @@ def test_variables_are_filled_in_and_the_server_sees_no_others(monkeypatch):
     closed_after(registry(mcp=configured), work)
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        ({"command": "echo", "args": ["${NO_SUCH}"]}, "toolsets.mcp.args names ${NO_SUCH}, which is not set"),
-        ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY names ${NO_SUCH}"),
-        ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url names ${NO_SUCH}"),
-        ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A names ${NO_SUCH}"),
-        ({"command": "no-such-program"}, "toolsets.mcp.command: there is no program 'no-such-program'"),
-        ({"command": "echo", "cwd": "/no/such"}, "toolsets.mcp.cwd: '/no/such' is no directory"),
-    ],
-)
-def test_a_server_that_cannot_be_configured_is_broken_and_nothing_else(more, says):
-    known = registry(mcp=McpServer(**more), numbers="tests.support.sample_toolsets:numbers")
-    told = asyncio.run(known.describe(None))["toolsets"]
-    assert says in told["mcp"]["error"]
-    assert told["numbers"]["tools"]
-
-
-def test_without_the_extra_a_server_is_broken_with_the_mend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fastmcp", None)
-    monkeypatch.setitem(sys.modules, "fastmcp.client.transports.base", None)
-    monkeypatch.delitem(sys.modules, "axon_zmq.worker.registry.mcp_servers")
-    assert "pip install 'axon-zmq[mcp]'" in registry(mcp=server()).toolsets.broken["mcp"]
-
-
 @contextmanager
 def http_server(port: int) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, SERVER, "--port", str(port)], stderr=subprocess.DEVNULL)
@@ -426,41 +288,6 @@ def test_a_session_that_a_restarted_server_has_forgotten_is_made_anew(monkeypatc
             assert await calls(known, "mcp", ("pid", {}), ("pid", {})) == [pid, pid]
 
     closed_after(registry(mcp=McpServer(url=f"http://127.0.0.1:{port}/mcp", timeout=5)), work)
-
-
-# --- no orphan ----------------------------------------------------------------------------------------
-
-
-def test_what_a_tied_command_has_started_ends_with_the_parent_too(tmp_path):
-    """A shell that starts a deaf program, as npx and uvx do."""
-    pids = tmp_path / "pids"
-    deaf = f"trap '' TERM HUP; {sys.executable} {SERVER} --deaf --log {pids} & echo $$ >> {pids}; wait"
-    code = (
-        f"import subprocess, time; from axon_zmq.process import lifeline;"
-        f"subprocess.Popen(lifeline.tied(['sh', '-c', {deaf!r}]), start_new_session=True); time.sleep(60)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    wait_until(lambda: len(started(pids)) == 2)
-    parent.kill()
-    parent.wait()
-    wait_until(lambda: all(gone(pid) for pid in started(pids)), "the orphans to be gone")
-
-
-def test_a_tied_command_keeps_its_arguments_its_pipes_and_its_exit_code():
-    shown = subprocess.run(lifeline.tied(["printf", "%s|", "a b", "$c"]), capture_output=True, start_new_session=True)
-    assert (shown.stdout, shown.returncode) == (b"a b|$c|", 0)
-    ended = subprocess.run(lifeline.tied(["sh", "-c", "exit 7"]), capture_output=True, start_new_session=True)
-    assert ended.returncode == 7
-    missing = subprocess.run(lifeline.tied(["no-such"]), capture_output=True, start_new_session=True)
-    assert (missing.returncode, missing.stderr) == (127, b"no-such: No such file or directory\n")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the parent is looked at each second")
-def test_a_command_whose_parent_is_gone_already_is_not_started(tmp_path):
-    interpreter, *options, _, touch, file = lifeline.tied(["touch", str(tmp_path / "file")])
-    done = subprocess.run([interpreter, *options, "1", touch, file], start_new_session=True)
-    assert done.returncode == 1
-    assert not (tmp_path / "file").exists()
 
 
 # --- in workers ---------------------------------------------------------------------------------------

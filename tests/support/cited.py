@@ -12,16 +12,13 @@ from tests.support import TESTS
 def is_there(test: str) -> bool:
     """Whether there is such a test."""
     file, _, name = test.partition("::")
-    return file in _files() and name in _tests_of(_files()[file])
+    return any(name in _tests_of(path) for path in _files(file))
 
 
 @cache
-def _files() -> dict[str, Path]:
-    """Each test file by its name without the folder, so that a citation need not change when a file moves."""
-    paths = list(TESTS.rglob("test_*.py"))
-    files = {path.name: path for path in paths}
-    assert len(files) == len(paths), "two test files have one name"
-    return files
+def _files(name: str) -> list[Path]:
+    """The test files with this name, in any folder, so that a citation need not change when a file moves."""
+    return list(TESTS.rglob(name)) if name.startswith("test_") else []
 
 
 @cache

@@ -1,7 +1,7 @@
 """Seeded faults: proof that the simulation tests cover the rules of the relay and of the worker core.
 
-Each fault breaks one rule in a copy of the package; `tests/unit/testing/test_world.py` must fail on it, and pass on an
-unmodified copy. `python -m tests.support.seeded_faults` prints which test catches which fault;
+Each fault breaks one rule in a copy of the package; `tests/unit/testing/test_simulation.py` must fail on it, and pass
+on an unmodified copy. `python -m tests.support.seeded_faults` prints which test catches which fault;
 `tests/system/test_seeded_faults.py` runs the same in CI. The named histories run first, because they take a second;
 only a fault that passes them all needs the random histories of the state machine.
 """
@@ -26,7 +26,7 @@ from tests.support import ROOT
 
 RELAY: Final = "axon_zmq/broker/core/relay.py"
 WORKER: Final = "axon_zmq/worker/core.py"
-WORLD: Final = "tests/unit/testing/test_world.py"
+WORLD: Final = "tests/unit/testing/test_simulation.py"
 STAGES: Final[Sequence[str]] = ("not TestWorld", "TestWorld")
 """pytest's `-k` of the named histories, and of the state machine."""
 

@@ -22,7 +22,6 @@ from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
-from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent, OtherEvent, ProcessState
 from tests.support import ROOT
 from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
 
@@ -152,9 +151,6 @@ def test_a_broker_that_was_away_hears_how_it_is_now(run_dir: Path):
             assert router.hear_exit()["pid"] == pid
 
 
-# --- without supervisord ---------------------------------------------------------------------------
-
-
 @contextmanager
 def alone(run_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The listener with pipes to the test, which plays supervisord; nobody answers what it asks."""
@@ -182,33 +178,6 @@ def say(process: subprocess.Popen[bytes], data: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(data)
     process.stdin.flush()
-
-
-def test_events_are_the_same_in_whatever_pieces_they_arrive():
-    written = b"".join(
-        (
-            event("PROCESS_STATE_RUNNING", "processname:run-1 groupname:größer pid:7"),
-            event("TICK_5", "when:1"),
-            b"no header at all\n",
-            event("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
-            event("PROCESS_STATE_STOPPED", "processname:run-1"),
-        )
-    )
-    expected = [
-        ProcessState("run-1", "RUNNING", 7),
-        OtherEvent(),
-        MalformedEvent("header", b"no header at all"),
-        MalformedEvent("PROCESS_STATE_EXITED", "processname:run-1 pid:many"),
-        ProcessState("run-1", "STOPPED", 0),
-    ]
-    for size in (1, 7, len(written)):
-        reader = EventReader()
-        seen: list[Event] = []
-        for start in range(0, len(written), size):
-            reader.feed(written[start : start + size])
-            while (each := reader.next()) is not None:
-                seen.append(each)
-        assert seen == expected
 
 
 def test_odd_input_is_answered_and_survived(run_dir: Path):
@@ -263,9 +232,3 @@ def test_a_run_directory_that_cannot_be_one_is_said(run_dir: Path):
         assert process.wait(WAIT_TIMEOUT_S) == 2
         assert process.stderr is not None
         assert b"AXON_RUN_DIR" in process.stderr.read()
-
-
-def test_it_loads_neither_pydantic_nor_asyncio():
-    code = "import sys, axon_zmq.supervise.listener; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"pydantic", "pydantic_ai", "pydantic_settings", "typer", "rich", "asyncio"} & set(loaded)

@@ -22,7 +22,6 @@ from axon_zmq import Client
 from axon_zmq.cli import status, welcome
 from axon_zmq.cli.programs import describe_step
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.process import backoff
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import broker_status, programs, supervisord
 from axon_zmq.supervise.daemon import Daemon as Serving
@@ -392,62 +391,6 @@ def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others
         assert "crashed 3 times" in json.loads(shown.stdout)["modes"]["run"]["reasons"][0]
 
 
-# --- the wait before a start, alone ----------------------------------------------------------------
-
-
-def test_the_wait_grows_and_has_an_end():
-    assert [backoff.delay(starts) for starts in range(1, 11)] == [0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
-
-
-class Clock:
-    """Time that passes while somebody sleeps."""
-
-    def __init__(self, monkeypatch: Any) -> None:
-        self.now = 1000.0
-        monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "run-1")
-        monkeypatch.setattr("time.monotonic", lambda: self.now)
-        monkeypatch.setattr("time.sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def test_only_starts_under_supervisord_that_did_not_end_in_order_count(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
-    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0.0] * 5
-    Clock(monkeypatch)
-    assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0, 0, 1, 2, 4]
-    assert (tmp_path / "run-1.starts").stat().st_mode & 0o777 == 0o600
-    backoff.ended_in_order(tmp_path, "run-1")
-    assert backoff.pause(tmp_path, "run-1") == 0.0
-    assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # nothing can be noted
-
-
-def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(tmp_path: Path, monkeypatch: Any):
-    clock = Clock(monkeypatch)
-    waits = []
-    for _ in range(40):
-        waits.append(backoff.pause(tmp_path, "run-1"))
-        clock.sleep(1.0)
-    assert waits[:8] == [0, 0, 1, 2, 4, 8, 16, 30]
-    assert set(waits[8:]) == {30.0}
-    clock.sleep(backoff.WINDOW_S)
-    for _ in range(10):
-        assert backoff.pause(tmp_path, "run-1") == 0.0
-        clock.sleep(40.0)
-
-
-def test_starts_by_another_supervisord_and_a_file_that_is_none_do_not_count(tmp_path: Path, monkeypatch: Any):
-    Clock(monkeypatch)
-    for _ in range(4):
-        backoff.pause(tmp_path, "run-1")
-    monkeypatch.setattr("os.getppid", lambda: 4711)
-    assert [backoff.pause(tmp_path, "run-1") for _ in range(3)] == [0, 0, 1]
-    for odd in (b"", b"\n", b"4711 soon", b"\xff\xfe"):
-        (tmp_path / "run-1.starts").write_bytes(odd)
-        assert backoff.pause(tmp_path, "run-1") == 0.0
-
-
 def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
@@ -461,8 +404,3 @@ def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
         assert waiting.wait(10) == 0
     assert not file.exists()
     assert subprocess.run(command, env=env, cwd=ROOT, capture_output=True, check=True).stdout == b"0.0\n"
-
-
-def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):
-    with pytest.raises(supervisord.FAULTS):
-        supervisord.workers(tmp_path)

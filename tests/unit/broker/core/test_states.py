@@ -1,11 +1,9 @@
-"""The life cycles: properties of the transition tables, and that the docs show what the code defines."""
+"""Properties of the transition tables of runs, workers and clients."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import Enum
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -20,23 +18,7 @@ from axon_zmq.broker.core.states import (
     WorkerState,
     step,
 )
-from axon_zmq.worker import core
-from tests.support import pictures, snippets
-
-
-@pytest.mark.parametrize("name", pictures.TABLES)
-def test_the_pictures_are_drawn_from_the_tables(name):
-    assert pictures.drawn_from(name) == pictures.source(name), "run python -m tests.support.pictures"
-    assert f"states/{name}.svg" in (pictures.FOLDER.parent / "states.md").read_text()
-
-
-def test_the_phases_of_a_leaving_worker_are_shown_as_its_core_documents_them():
-    page = (pictures.FOLDER.parent / "states.md").read_text()
-    *_, shown = (block.code for block in snippets.blocks(pictures.FOLDER.parent / "states.md"))
-    assert core.__doc__ is not None
-    assert dedent(shown) in dedent(core.__doc__.replace("\n    ", "\n"))
-    assert {phase.name for phase in core.Phase} <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert f"{core.LONGEST_END_GRACE_S + 2 * core.END_GRACE_S:.1f} s" in page
+from tests.support import pictures
 
 
 @pytest.mark.parametrize(

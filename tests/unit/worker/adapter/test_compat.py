@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -323,25 +322,6 @@ def test_the_faults_of_an_output_in_text_are_found_below_the_exception_that_ends
     ]
     assert compat.retry_faults(None) == []
     assert compat.retry_faults(failure(agent_refusing_text()).__cause__) == []
-
-
-def test_the_error_of_an_mcp_session_is_the_cause_of_the_retry():
-    from fastmcp.client.transports import StdioTransport
-    from mcp import MCPError
-    from pydantic_ai.mcp import MCPToolset
-
-    async def call() -> Exception:
-        server = StdioTransport(sys.executable, [str(ROOT / "tests/support/mcp_server.py")])
-        async with MCPToolset[Any](server, init_timeout=None, read_timeout=None) as toolset:
-            with pytest.raises(Exception) as caught:
-                await toolset.direct_call_tool("leave", {})
-        return caught.value
-
-    error = asyncio.run(call())
-    assert isinstance(error, ModelRetry)
-    assert isinstance(compat.mcp_cause(error), MCPError)
-    other = ValueError()
-    assert compat.mcp_cause(other) is other
 
 
 # --- agents and runs -------------------------------------------------------------------------------

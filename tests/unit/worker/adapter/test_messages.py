@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
-import os
-import textwrap
 import threading
 import types
 import typing
@@ -35,26 +32,41 @@ from pydantic_ai import messages as ai
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelResponse
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
-from pydantic_ai.usage import RequestUsage
 
-from axon_zmq import Client
 from axon_zmq.errors import ModelError, RequestError
-from axon_zmq.events import Complete
 from axon_zmq.protocol import msgpack as our_msgpack
 from axon_zmq.protocol import plain as plain_values
 from axon_zmq.protocol import requests
-from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import Plain, packer
 from axon_zmq.protocol.requests import Steer, checked, run_request, tool_result
 from axon_zmq.worker.adapter import deferred, messages
 from axon_zmq.worker.modes import run_stream
-from tests.support.daemon import Daemon, Dealer, running
-
-RAW = b"\x00\xff raw bytes \xfe\x89PNG"
-"""No UTF-8, and not to be found as base64."""
-AT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
-
+from tests.support.content import (
+    AT,
+    CALLED,
+    CITATIONS,
+    CONTENT,
+    DETAILS,
+    FAULTS,
+    FILES,
+    MAPS,
+    MESSAGES,
+    PARTS,
+    PDF,
+    PNG,
+    RAW,
+    REQUEST_PARTS,
+    RESPONSE_PARTS,
+    RETURNED,
+    SOURCES,
+    TOOL_RETURNS,
+    USAGE,
+    WHOLE,
+    packed,
+    told,
+    unpacked,
+)
 
 # --- pydantic-ai's types ----------------------------------------------------------------------------
 
@@ -127,160 +139,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-# --- one sample of each -----------------------------------------------------------------------------
-
-DETAILS = {"signature": RAW, "at": AT, "deep": {"list": [1, "two", RAW]}}
-URL = {"force_download": True, "media_type": "x/y", "identifier": "mine", "vendor_metadata": DETAILS}
-PDF = ai.BinaryContent(RAW, media_type="application/pdf", identifier="mine", vendor_metadata=DETAILS)
-PNG = ai.BinaryImage(RAW, media_type="image/png", identifier="picture", vendor_metadata=DETAILS)
-WAV = ai.BinaryContent(RAW, media_type="audio/wav")
-
-CONTENT: list[Any] = [
-    "text",
-    ai.TextContent("text", metadata={"raw": RAW, "at": AT}),
-    ai.StructuredContent({"raw": RAW, "at": AT}, content="told", tag="state", description="What is", metadata=DETAILS),
-    ai.StructuredContent({"n": 1}, format="xml", tag="state"),
-    ai.ImageUrl("https://example.org/picture", **URL),
-    ai.AudioUrl("https://example.org/sound", **URL),
-    ai.DocumentUrl("https://example.org/paper", **URL),
-    ai.VideoUrl("https://example.org/film", **URL),
-    ai.ImageUrl("https://example.org/no-type"),
-    ai.VideoUrl("https://youtu.be/x"),
-    PDF,
-    PNG,
-    ai.UploadedFile("file-1", "openai", media_type="x/y", identifier="mine", vendor_metadata=DETAILS),
-    ai.CachePoint(ttl="1h"),
-]
-FILES = [item for item in CONTENT if isinstance(item, ai.MULTI_MODAL_CONTENT_TYPES)]
-TOOL_RETURNS: list[Any] = ["text", *FILES, FILES, {"file": PDF, "list": [PNG, {"raw": RAW}]}, 5, None, [AT, RAW]]
-
-INSTRUCTION = ai.InstructionId(ai.ToolsetInstructionSource("weather"), name="limits")
-SOURCES = [
-    ai.AgentInstructionSource(),
-    ai.ToolsetInstructionSource("weather"),
-    ai.CapabilityInstructionSource("budget"),
-    ai.RunInstructionSource(),
-]
-RETURNED: dict[str, Any] = {"tool_call_id": "1", "metadata": DETAILS, "timestamp": AT}
-PROVIDED: dict[str, Any] = {"id": "x", "provider_name": "openai", "provider_details": DETAILS}
-CALLED: dict[str, Any] = {"tool_call_id": "1", **PROVIDED}
-FOUND: Any = {"discovered_tools": [{"name": "look_up"}], "message": "one"}
-RETRY: Any = ai.RetryInfo(cause="validation_error", attempt=1, max_retries=3)
-FAULTS: Any = [{"type": "missing", "loc": ("a", 0), "msg": "Field required", "input": {"raw": RAW}}]
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     OLD_RETRIES = [
         ai.RetryPromptPart("again", tool_name="look_up", tool_call_id="1", timestamp=AT),
         ai.RetryPromptPart(FAULTS, timestamp=AT),
     ]
-
-REQUEST_PARTS: list[Any] = [
-    ai.SystemPromptPart("be kind", timestamp=AT, dynamic_ref="f", scope="request", metadata=DETAILS),
-    ai.UserPromptPart("text", timestamp=AT),
-    *[ai.UserPromptPart([item], timestamp=AT) for item in CONTENT],
-    ai.SpeechPart(speaker="user", transcript="hm", audio=WAV, interrupted_at_ms=5, **PROVIDED),
-    ai.ToolSearchReturnPart(content=FOUND, **RETURNED),
-    ai.LoadCapabilityReturnPart(content={"message": "loaded", "instructions": "do"}, **RETURNED),
-    *[ai.ToolReturnPart("look_up", item, **RETURNED) for item in TOOL_RETURNS],
-    ai.ToolReturnPart("look_up", "no", **RETURNED, outcome="retried", retry=RETRY, tool_kind="shop.look_up"),
-    ai.RetryFeedbackPart(FAULTS, retry=RETRY, timestamp=AT),
-    ai.RetryFeedbackPart("shorter", retry=ai.RetryInfo(cause="model_retry"), timestamp=AT),
-    ai.ToolAvailabilityDeltaPart(tools_added=["look_up"], tool_call_id="1"),
-    ai.ModelSettingsDeltaPart(settings={"thinking": "high"}, top_level=True),
-    *[
-        ai.InstructionDeltaPart(id=ai.InstructionId(source, name="limits"), content="less", base_hash="00")
-        for source in SOURCES
-    ],
-    ai.InstructionBaselinePart(
-        instructions=[
-            ai.InstructionPart("be brief", dynamic=True, on_change="append", name="limits", id=INSTRUCTION),
-            ai.InstructionDigest(id=INSTRUCTION, dynamic=True, content_hash="00"),
-        ]
-    ),
-    ai.CompactionPart("a summary", metadata=DETAILS),
-]
-CITATIONS = [
-    ai.Citation(
-        [ai.WebCitationSource("https://example.org", title="Example", excerpts=["so"])],
-        anchor=ai.ContentCitationAnchor(start=0, end=2),
-    ),
-    ai.Citation(
-        [ai.DocumentCitationSource(document_id="1", title="Paper", excerpts=["so"])],
-        anchor=ai.MarkerCitationAnchor(start=0, end=2),
-    ),
-]
-RESPONSE_PARTS: list[Any] = [
-    ai.TextPart("so it is", citations=CITATIONS, **PROVIDED),
-    ai.ToolSearchCallPart(args={"queries": ["weather"]}, **CALLED),
-    ai.LoadCapabilityCallPart(args={"id": "budget"}, **CALLED),
-    ai.ToolCallPart("look_up", {"raw": RAW, "at": AT, "n": 2**64 - 1}, **CALLED, tool_kind="shop.look_up"),
-    ai.ToolCallPart("look_up", '{"a": 1', **CALLED),
-    ai.NativeToolSearchCallPart(args={"queries": ["weather"]}, **CALLED),
-    ai.NativeToolCallPart("web_search", {"query": "x"}, **CALLED, tool_kind="shop.look_up"),
-    ai.NativeToolSearchReturnPart(content=FOUND, **RETURNED, provider_name="openai", provider_details=DETAILS),
-    ai.NativeToolReturnPart(
-        "web_search",
-        {"file": PDF},
-        **RETURNED,
-        provider_name="openai",
-        provider_details=DETAILS,
-        outcome="failed",
-        tool_kind="shop.look_up",
-    ),
-    ai.ThinkingPart("hm", signature="s", **PROVIDED),
-    ai.CompactionPart("a summary", metadata=DETAILS, **PROVIDED),
-    ai.FilePart(PDF, **PROVIDED),
-    ai.FilePart(PNG, **PROVIDED),
-    ai.SpeechPart(speaker="assistant", transcript="hm", audio=WAV, interrupted_at_ms=5, **PROVIDED),
-]
-
-COUNTS = ("input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "cache_read_tokens", "output_tokens")
-USAGE = RequestUsage(
-    **dict.fromkeys(COUNTS, 7),
-    unmeasured_requests=1,
-    output_reasoning_tokens=7,
-    input_audio_tokens=7,
-    cache_audio_read_tokens=7,
-    output_audio_tokens=7,
-    audio_seconds=1.5,
-    details={"searches": 2},
-    cost=Decimal("0.00123"),
-    images=3,  # no field: pydantic-ai keeps what providers count besides
-)
-RUN: dict[str, Any] = {"run_id": "r", "conversation_id": "c", "metadata": DETAILS, "timestamp": AT}
-ATTEMPT = ai.ModelRequestAttempt(
-    model_name="m",
-    provider_name="openai",
-    outcome="error",
-    error="E: no",
-    timestamp=AT,
-    duration=timedelta(seconds=1, microseconds=1),
-    usage=RequestUsage(input_tokens=7, audio_seconds=1.5),
-)
-WHOLE: list[Any] = [
-    ModelRequest([ai.UserPromptPart("text", timestamp=AT)], instructions="be kind", state="interrupted", **RUN),
-    ModelResponse(
-        [ai.TextPart("so")],
-        usage=USAGE,
-        model_name="m",
-        provider_name="openai",
-        provider_url="https://example.org",
-        provider_details=DETAILS,
-        provider_response_id="resp",
-        finish_reason="length",
-        workspace_ref=ai.WorkspaceRef(provider="p", id="1"),
-        history_digest="00",
-        failed_attempts=[ATTEMPT],
-        state="interrupted",
-        **RUN,
-    ),
-]
-MESSAGES: list[Any] = [
-    *WHOLE,
-    *[ModelRequest([part]) for part in REQUEST_PARTS],
-    *[ModelResponse([part], timestamp=AT, usage=USAGE) for part in RESPONSE_PARTS],
-]
 
 
 @pytest.mark.parametrize(
@@ -319,18 +183,6 @@ def test_each_field_that_a_message_may_have_is_in_some_sample():
     assert not untold, f"new in pydantic-ai: {untold}. Give each another value than its default in a sample"
 
 
-# --- there and back ---------------------------------------------------------------------------------
-
-
-def packed(given: list[Any]) -> bytes:
-    """As the terminal message of a run has them."""
-    return packer()({"messages": messages.dump(given)})
-
-
-def unpacked(body: bytes) -> list[dict[str, Any]]:
-    return unpack(body, "the body")["messages"]
-
-
 def as_json(given: list[Any]) -> str:
     """pydantic-ai's own form of messages, with what its `==` leaves out; bytes are base64."""
     return ModelMessagesTypeAdapter.dump_json(given).decode()
@@ -343,12 +195,6 @@ def times(value: Any) -> Iterator[Any]:
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         yield from times(item)
-
-
-def told(message: Any) -> str:
-    part = message.parts[0]
-    inside = part.content[0] if isinstance(part, ai.UserPromptPart) else getattr(part, "content", None)
-    return f"{type(part).__name__}-{type(inside).__name__}"
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=told)
@@ -650,50 +496,11 @@ def test_made_plain_anything_can_be_packed_and_is_plain(value):
     assert plain_values.plain(plain) == plain
 
 
-# --- prompts ----------------------------------------------------------------------------------------
-
-MORE: dict[str, Any] = {"media_type": "x/y", "identifier": "mine", "vendor_metadata": {"raw": RAW, "at": AT}}
-PARTS: list[tuple[dict[str, Any], Any]] = [
-    ({"kind": "text-content", "content": "x", "metadata": {"raw": RAW}}, ai.TextContent("x", metadata={"raw": RAW})),
-    ({"kind": "structured-content", "value": {"n": 1}}, ai.StructuredContent({"n": 1})),
-    (
-        {"kind": "structured-content", "value": [1, 2], "format": "xml", "tag": "n", "description": "Numbers"},
-        ai.StructuredContent([1, 2], format="xml", tag="n", description="Numbers"),
-    ),
-    (
-        {"kind": "structured-content", "value": {"raw": RAW, "at": AT}, "content": "told", "metadata": 5},
-        ai.StructuredContent({"raw": RAW, "at": AT}, content="told", metadata=5),
-    ),
-    *[
-        ({"kind": kind, "url": "https://example.org/it", "force_download": True, **MORE}, made)
-        for kind, made in {
-            "image-url": ai.ImageUrl("https://example.org/it", force_download=True, **MORE),
-            "audio-url": ai.AudioUrl("https://example.org/it", force_download=True, **MORE),
-            "document-url": ai.DocumentUrl("https://example.org/it", force_download=True, **MORE),
-            "video-url": ai.VideoUrl("https://example.org/it", force_download=True, **MORE),
-        }.items()
-    ],
-    ({"kind": "image-url", "url": "https://example.org/a.png"}, ai.ImageUrl("https://example.org/a.png")),
-    ({"kind": "image-url", "url": "https://example.org/no-type"}, ai.ImageUrl("https://example.org/no-type")),
-    ({"kind": "binary", "data": RAW, **MORE}, ai.BinaryContent(RAW, **MORE)),
-    ({"kind": "binary", "data": RAW, "media_type": "image/png"}, ai.BinaryImage(RAW, media_type="image/png")),
-    (
-        {"kind": "uploaded-file", "file_id": "file-1", "provider_name": "openai", **MORE},
-        ai.UploadedFile("file-1", "openai", **MORE),
-    ),
-    ({"kind": "cache-point"}, ai.CachePoint()),
-    ({"kind": "cache-point", "ttl": "1h"}, ai.CachePoint(ttl="1h")),
-]
-MAPS = [part for part, _ in PARTS]
 MADE = [made for _, made in PARTS]
 
 
 def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
     return unpack(our_msgpack.pack(body), "the body")
-
-
-def kind_of(part: Any) -> str:
-    return part["kind"]
 
 
 def test_each_kind_of_content_may_be_in_a_prompt():
@@ -967,163 +774,6 @@ def test_a_kind_of_event_that_was_defined_late_is_sent_all_the_same():
     assert (sent["event_kind"], sent["name"], sent["raw"]) == ("custom", "late", RAW)
 
 
-# --- through the daemon -----------------------------------------------------------------------------
-
-
-def _run(client: Client, mode: str, agent: Any, prompt: Any, **options: Any) -> Complete:
-    if mode == "run_stream":
-        return client.stream(agent, prompt, **options).complete()
-    return getattr(client, mode)(agent, prompt, **options)
-
-
-def wanted(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key != "format"}
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("part", MAPS, ids=kind_of)
-def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_next_run(client: Client, mode, part):
-    first = _run(client, mode, "echo", ["see", part])
-    content = first.messages[0]["parts"][0]["content"]
-    assert content[0] == "see"
-    assert content[1].items() >= wanted(part).items()
-    second = _run(client, mode, "echo", "more", message_history=first.messages)
-    assert second.result == "more"
-    third = _run(client, mode, "echo", content)
-    assert third.messages[0]["parts"][0]["content"] == content
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_all_parts_at_once_and_a_history_of_every_kind_go_through_the_daemon(client: Client, mode):
-    done = _run(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
-    content = done.messages[0]["parts"][0]["content"]
-    assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
-    prompt = ["x", {"kind": "structured-content", "value": 1, "tag": "system"}]
-    _, body = dealer.ask(mode.encode(), b"1", None, {"agent": "echo", "prompt": prompt})
-    assert body["error_type"] == "invalid_request"
-    assert body["details"]["errors"][0]["pointer"] == "/prompt/1"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_tools_result_and_a_steer_have_content_of_every_kind(dealer: Dealer, mode):
-    body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
-    dealer.send(mode.encode(), b"1", None, body)
-    while (message := dealer.recv())[0] != b"tool_call":
-        assert message[0] == b"chunk", message
-    dealer.send(b"steer", b"1", None, {"content": MAPS})
-    result = {"result": {"raw": b"raw", "at": AT}, "content": MAPS, "metadata": {"raw": RAW}}
-    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, result)
-    *_, (kind, done) = dealer.until_end(b"1")
-    assert kind == b"complete", done
-    parts = [part for message in done["messages"] for part in message["parts"]]
-    [returned] = [part for part in parts if part["part_kind"] == "tool-return"]
-    assert (returned["content"], returned["metadata"]) == (result["result"], result["metadata"])
-    said = [part["content"] for part in parts if part["part_kind"] == "user-prompt"][1:]
-    assert len(said) == 2  # what came with the result, and what was said meanwhile
-    for content in said:
-        assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
-    go_on = {"agent": "echo", "prompt": "more", "message_history": done["messages"]}
-    kind, done = dealer.ask(mode.encode(), b"2", None, go_on)
-    assert (kind, done["result"]) == (b"complete", "more")
-
-
-ODD_AGENT = """
-    import dataclasses, threading
-    from datetime import UTC, datetime
-    from decimal import Decimal
-    from uuid import UUID
-    from pydantic import BaseModel
-    from pydantic_ai import Agent, ToolReturn
-    from pydantic_ai.messages import BinaryContent, ModelResponse, TextContent, TextPart, ToolCallPart
-    from pydantic_ai.models.function import DeltaToolCall, FunctionModel
-
-    ARGS = {"n": 2**70}
-
-    class Model(BaseModel):
-        raw: bytes
-
-    async def respond(messages, info):
-        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart("everything", ARGS)])
-
-    async def stream(messages, info):
-        yield "done" if len(messages) > 1 else {0: DeltaToolCall("everything", '{"n": %d}' % 2**70)}
-
-    odd = Agent(FunctionModel(respond, stream_function=stream))
-
-    @odd.tool_plain
-    def everything(n: int) -> ToolReturn:
-        metadata = {"lock": threading.Lock(), "n": n, "nan": float("nan")}
-        metadata["self"] = metadata
-        values = {"set": {1}, "decimal": Decimal("1.5"), "uuid": UUID(int=5), "model": Model(raw=b"raw"), 1: n}
-        file = BinaryContent(b"\\x89PNG\\xff", media_type="image/png")
-        at = datetime(2024, 2, 29, tzinfo=UTC)
-        return ToolReturn(
-            [values, file, at], content=[file, TextContent("x", metadata={"at": at})], metadata=metadata
-        )
-"""
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon with an agent whose tool leaves all that Python has in the messages of a run."""
-    folder = tmp_path_factory.mktemp("agents")
-    (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with running(*MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
-        yield daemon
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
-    with Client(odd.endpoint) as client:
-        done = _run(client, mode, "odd", "?")
-        assert done.result == "done"
-        called, returned, said = (done.messages[i]["parts"][j] for i, j in ((1, 0), (2, 0), (2, 1)))
-        assert json.loads(called["args"])["n"] == 2**70 if mode == "run_stream" else called["args"] == {"n": str(2**70)}
-        values, file, at = returned["content"]
-        assert values == {
-            "set": [1],
-            "decimal": "1.5",
-            "uuid": str(UUID(int=5)),
-            "model": {"raw": b"raw"},
-            "1": str(2**70),
-        }
-        assert (file["data"], at) == (b"\x89PNG\xff", datetime(2024, 2, 29, tzinfo=UTC))
-        assert (returned["metadata"]["n"], returned["metadata"]["nan"]) == (str(2**70), None)
-        assert "holds itself" in str(returned["metadata"]["self"])
-        assert said["content"][0]["data"] == b"\x89PNG\xff"
-        assert said["content"][1]["metadata"]["at"] == at
-        again = _run(client, mode, "odd", "more", message_history=done.messages)
-        assert again.result == "done"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer: Dealer, mode):
-    body = {"agent": "echo", "prompt": json.dumps({"response": 2**70}), "output_schema": {"type": "integer"}}
-    dealer.send(mode.encode(), b"1", None, body)
-    *_, (kind, error) = dealer.until_end(b"1")
-    assert (kind, error["error_type"]) == (b"error", "invalid_output")
-    assert "msgpack" in error["message"]
-
-
-@pytest.mark.parametrize("events", ["text", "all"])
-def test_a_stream_shows_whatever_tools_are_given_and_give(odd: Daemon, events):
-    with Client(odd.endpoint) as client:
-        *chunks, done = client.stream("odd", "?", events=events)
-    assert done.result == "done"
-    shown = {chunk.type: chunk.data for chunk in chunks}
-    if events == "text":
-        assert shown["tool_started"]["args"] == {"n": str(2**70)}
-        assert shown["tool_finished"]["result"][1]["data"] == b"\x89PNG\xff"
-    else:
-        [finished] = [chunk.data for chunk in chunks if chunk.data["event_kind"] == "function_tool_result"]
-        assert finished["part"]["content"][1]["data"] == b"\x89PNG\xff"
-
-
 @pytest.mark.parametrize("key", ["return_value", "content"])
 def test_deferred_results_cannot_ask_for_local_downloads(key):
     part = LOCAL | {"kind": "image-url"}
@@ -1132,20 +782,3 @@ def test_deferred_results_cannot_ask_for_local_downloads(key):
         deferred.results(given, (), Agent(), ())
     pointer = f"/deferred_tool_results/calls/1/{key}/0/force_download"
     assert caught.value.details["errors"][0]["pointer"] == pointer
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_content_that_pydantic_ai_refuses_leaves_the_call_open(dealer: Dealer, mode):
-    body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
-    dealer.send(mode.encode(), b"1", None, body)
-    while (message := dealer.recv())[0] != b"tool_call":
-        assert message[0] == b"chunk", message
-    wrong = [{"kind": "structured-content", "value": 1, "tag": "system"}]
-    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, {"result": 1, "content": wrong})
-    dealer.send(b"steer", b"1", None, {"content": wrong})
-    for of in ("tool_result", "steer"):
-        kind, _, refused = dealer.recv()
-        assert (kind, refused["of"], refused["error_type"]) == (b"refused", of, "invalid_request")
-        assert "/content/0: cannot be made into text" in refused["message"]
-    dealer.send(b"tool_result", b"1", {"call_id": message[2]["call_id"]}, {"result": 1})
-    assert dealer.until_end(b"1")[-1][0] == b"complete"

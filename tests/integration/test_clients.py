@@ -1,0 +1,231 @@
+"""The Python clients: with a daemon, and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+import zmq
+
+from axon_zmq import AsyncClient, AxonError, Client
+from axon_zmq.events import Chunk, Complete
+from tests.support.daemon import Daemon, wait_until
+
+NOBODY = "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("face", [AsyncClient, Client])
+def test_a_wrong_endpoint_or_identity_is_told_at_once(face):
+    with pytest.raises(ValueError, match=r"write tcp://127\.0\.0\.1:5570 or ipc://path"):
+        face("nonsense")
+    with pytest.raises(ValueError, match="no endpoint with a port: write tcp://127"):
+        face("tcp://127.0.0.1")
+    for identity in ("\u00e9", "", "x" * 201):
+        with pytest.raises(ValueError, match="write 1 to 200 ASCII characters"):
+            face(NOBODY, identity=identity)
+
+
+def test_entering_that_fails_leaves_nothing_behind():
+    async def enter() -> None:
+        files = Path("/proc/self/fd")
+        before = len(list(files.iterdir()))
+        with pytest.raises(zmq.ZMQError):
+            await AsyncClient("tcp://*:1").__aenter__()
+        assert len(list(files.iterdir())) == before
+
+    asyncio.run(enter())
+    before = threading.active_count()
+    with pytest.raises(zmq.ZMQError):
+        Client("tcp://*:1").__enter__()
+    assert threading.active_count() == before
+
+
+def test_a_closed_stream_ends_whoever_reads_it():
+    async def talk() -> None:
+        async with AsyncClient(NOBODY) as client:
+            stream = client.stream("echo", "x")
+            waiting = [asyncio.ensure_future(anext(stream, None)) for _ in range(2)]
+            await asyncio.sleep(0)
+            await stream.aclose()
+            first, second = await asyncio.gather(*waiting, return_exceptions=True)
+            assert isinstance(first, AxonError)
+            assert first.error_type == "cancelled"
+            assert second is None
+            assert await anext(stream, None) is None
+
+            stream = client.stream("echo", "x")
+            await stream.aclose()
+            with pytest.raises(AxonError, match="cancelled"):
+                await anext(stream)
+            left_open = client.stream("echo", "x")
+        with pytest.raises(AxonError, match="the client was closed"):
+            await anext(left_open)
+        await left_open.aclose()
+
+    asyncio.run(talk())
+
+
+def test_a_closed_stream_ends_the_thread_that_reads_it():
+    outcome: list[AxonError] = []
+    with Client(NOBODY) as client:
+        stream = client.stream("echo", "x")
+
+        def read() -> None:
+            try:
+                next(stream, None)
+            except AxonError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_until(lambda: client._client._news, "the thread that waits")
+        stream.close()
+        thread.join(10)
+        assert [error.error_type for error in outcome] == ["cancelled"]
+    stream.close()
+
+
+def test_the_async_client_is_used_inside_with_only():
+    async def talk() -> None:
+        client = AsyncClient(NOBODY)
+        for _ in ("before", "after"):
+            for call in (
+                lambda: client.run("echo", "x"),
+                lambda: client.ping(),
+                lambda: client.describe(),
+                lambda: client.cancel("1"),
+            ):
+                with pytest.raises(RuntimeError, match=r"use it as `async with AsyncClient\(\) as client`"):
+                    await call()
+            with pytest.raises(RuntimeError, match="use it as"):
+                client.stream("echo", "x")
+            assert not client._core.outgoing
+            assert not client._core.open
+            async with client:
+                with pytest.raises(RuntimeError, match="entered already"):
+                    await client.__aenter__()
+
+    asyncio.run(talk())
+
+
+def test_the_blocking_client_is_used_inside_with_only():
+    client = Client(NOBODY)
+    for _ in ("before", "after"):
+        for call in (
+            lambda: client.run("echo", "x"),
+            lambda: client.stream("echo", "x"),
+            lambda: client.ping(),
+            lambda: client.cancel("1"),
+        ):
+            with pytest.raises(RuntimeError, match=r"use it as `with Client\(\) as client`"):
+                call()
+        with client, pytest.raises(RuntimeError, match="entered already"):
+            client.__enter__()
+
+
+def test_the_async_client_serves_many_requests_at_a_time(daemon: Daemon):
+    async def talk() -> None:
+        async with AsyncClient(daemon.endpoint) as client:
+            answers = await asyncio.gather(*(client.run("echo", f"number {n}") for n in range(50)))
+            assert [answer.result for answer in answers] == [f"number {n}" for n in range(50)]
+
+            async def read(n: int) -> str:
+                stream = client.stream({"model": f"synthetic:tokens={n},delay_ms=1"}, "x")
+                return "".join([event.data async for event in stream if isinstance(event, Chunk)])
+
+            texts = await asyncio.gather(*(read(n) for n in range(1, 30)))
+            assert [len(text) for text in texts] == [5 * n for n in range(1, 30)]
+
+    asyncio.run(talk())
+
+
+def test_leaving_a_stream_early_cancels_the_run(daemon: Daemon):
+    async def talk() -> bytes:
+        async with AsyncClient(daemon.endpoint) as client:
+            async with client.stream({"model": "synthetic:tokens=5000"}, "x") as stream:
+                await anext(stream)
+            pong = await client.ping()
+            while pong["modes"]["run_stream"]["free"] < 1024:
+                pong = await client.ping()
+            return stream.id
+
+    id = asyncio.run(talk())
+    wait_until(lambda: _cancelled(daemon, "run_stream-3", id.decode()), "the end of the run")
+
+
+def test_a_task_that_is_cancelled_cancels_its_run(daemon: Daemon):
+    async def talk() -> None:
+        async with AsyncClient(daemon.endpoint) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.run({"model": "synthetic:tokens=500"}, "x", id="given-up"), 0.3)
+            await client.run("echo", "x")
+
+    asyncio.run(talk())
+    wait_until(lambda: _cancelled(daemon, "run-2", "given-up"), "the end of the run")
+
+
+def _cancelled(daemon: Daemon, worker: str, id: str) -> bool:
+    return any(f"id={id}" in line and "cancelled" in line for line in daemon.log(worker).splitlines())
+
+
+def test_cancelling_from_outside_raises_what_there_was(client: Client):
+    stream = client.stream({"model": "synthetic:tokens=500"}, "x")
+    first = next(stream)
+    stream.cancel()
+    with pytest.raises(AxonError) as caught:
+        stream.complete()
+    assert caught.value.details["partial"]["text"].startswith(first.data)
+    assert list(stream) == []
+
+
+def test_the_blocking_client_is_usable_from_several_threads(client: Client):
+    answers: dict[int, str] = {}
+
+    def ask(n: int) -> None:
+        answers[n] = client.run("echo", f"thread {n}").result
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == {n: f"thread {n}" for n in range(8)}
+
+
+def test_closing_ends_whoever_still_waits(daemon: Daemon):
+    outcome: list[AxonError] = []
+    pieces: list[Chunk] = []
+    with Client(daemon.endpoint) as client:
+        stream = client.stream({"model": "synthetic:tokens=5000"}, "x")
+
+        def read() -> None:
+            try:
+                for event in stream:
+                    pieces.append(event)
+            except AxonError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_until(lambda: len(pieces) >= 3, "chunks in the other thread")
+    thread.join(10)
+    assert not thread.is_alive()
+    assert outcome
+    assert outcome[0].error_type == "cancelled"
+
+
+def test_events_are_typed(client: Client):
+    accepted, chunk, complete = client.stream("echo", "hi", ack=True)
+    assert accepted.duplicate is False
+    assert chunk == Chunk(1, "text", "hi", 1, 0)
+    assert isinstance(complete, Complete)
+    assert (complete.seq, complete.result, complete.model) == (2, "hi", "echo")
+
+
+def test_nobody_there_is_said_after_the_given_time():
+    with Client(NOBODY) as client, pytest.raises(AxonError) as caught:
+        client.ping(0.2)
+    assert caught.value.error_type == "unreachable"
+    assert caught.value.retryable

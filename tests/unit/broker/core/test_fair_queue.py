@@ -1,0 +1,50 @@
+"""Queued runs are served round-robin over clients."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axon_zmq.broker.core.fair_queue import FairQueue
+
+
+class Item:
+    def __init__(self, client: bytes, number: int) -> None:
+        self.client, self.number, self.size = client, number, number
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c", b"d"]), st.integers(0, 9)), max_size=60))
+def test_fairness_while_clients_wait_none_is_served_twice_before_another(arrivals):
+    queue: FairQueue[Item] = FairQueue()
+    waiting: dict[bytes, deque[Item]] = {}
+    for client, number in arrivals:
+        item = Item(client, number)
+        waiting.setdefault(client, deque()).append(item)
+        queue.push(item)
+    served_in_round: set[bytes] = set()
+    while queue.count:
+        item = queue.pop()
+        assert waiting[item.client].popleft() is item  # each client's own order
+        if item.client in served_in_round:
+            assert not [c for c, items in waiting.items() if items and c not in served_in_round]
+            served_in_round = set()
+        served_in_round.add(item.client)
+    assert queue.bytes == 0
+    assert not any(waiting.values())
+
+
+def test_removing_and_giving_back():
+    queue: FairQueue[Item] = FairQueue()
+    items = [Item(b"a", number) for number in (1, 2, 3)]
+    for item in items:
+        queue.push(item)
+    queue.remove(items[1])
+    assert (queue.count, queue.bytes, queue.of_client(b"a")) == (2, 4, 2)
+    first = queue.pop()
+    queue.push_front(first)
+    assert [queue.pop(), queue.pop()] == [items[0], items[2]]
+    with pytest.raises(KeyError):
+        queue.remove(items[1])

@@ -1,0 +1,32 @@
+"""Dead-peer detection: what the kernel's TCP counters say of a connection."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from axon_zmq.broker.dead_peers import UNANSWERED, judged
+
+
+def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
+    """What the kernel says; `answered`: seconds since the last answer."""
+    return struct.pack("=8B13I", 1, 0, resent, probes, *[0] * 16, int(answered * 1000))
+
+
+@pytest.mark.parametrize("counted", ["resent", "probes"])
+def test_a_host_is_dead_when_it_answered_nothing_for_a_while(counted: str):
+    since, dead = judged(tcp_info(300), None, 100.0, 10.0)
+    assert (since, dead) == (None, False)  # idle
+    since, dead = judged(tcp_info(301, **{counted: UNANSWERED}), since, 101.0, 10.0)
+    assert (since, dead) == (101.0, False)  # idle before: that does not count
+    since, dead = judged(tcp_info(310.9, **{counted: UNANSWERED}), since, 110.9, 10.0)
+    assert (since, dead) == (101.0, False)
+    assert judged(tcp_info(311, **{counted: UNANSWERED}), since, 111.0, 10.0) == (101.0, True)
+    assert judged(tcp_info(311, **{counted: UNANSWERED - 1}), since, 111.0, 10.0) == (101.0, False)
+
+
+def test_who_answers_but_has_no_room_is_not_dead():
+    since, _ = judged(tcp_info(60, probes=1), None, 100.0, 10.0)
+    assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (160.0, False)  # that one was answered, one more is out
+    assert judged(tcp_info(0), since, 160.0, 10.0) == (None, False)

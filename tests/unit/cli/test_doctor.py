@@ -1,0 +1,19 @@
+"""`axon-zmq doctor`."""
+
+from __future__ import annotations
+
+import sys
+
+from axon_zmq.cli.doctor import examine
+
+
+def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AXON_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("AXON_LOOP", "uvloop")
+    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert (findings["event loop"].good, findings["event loop"].found) == (True, "uvloop")
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert not findings["event loop"].good
+    assert "not installed" in findings["event loop"].found

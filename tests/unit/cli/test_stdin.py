@@ -1,0 +1,49 @@
+"""Lines from standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from axon_zmq.cli import stdin
+from axon_zmq.cli.stdin import Lines
+
+
+def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
+    monkeypatch.setattr(stdin, "LONGEST_LINE_BYTES", 10_000)
+    reading, writing = os.pipe()
+    os.write(writing, b"first\r\n\nx" + bytes(30_000) + b"\nmore\n")
+
+    async def read() -> None:
+        source = Lines(reading)
+        assert [await source.next(), await source.next()] == ["first", ""]
+        with pytest.raises(ValueError, match="over 10000 bytes"):
+            await source.next()
+        assert await source.next() is None
+
+    try:
+        asyncio.run(read())
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_lines_wait_without_blocking_the_loop():
+    reading, writing = os.pipe()
+
+    async def read() -> None:
+        source = Lines(reading)
+        waiting = asyncio.create_task(source.next())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        waiting.cancel()  # nothing is lost with a reader that gave up
+        os.write(writing, b"one\ntwo\nthr")
+        assert [await source.next(), await source.next()] == ["one", "two"]
+        os.write(writing, "ee \u00e9".encode())
+        os.close(writing)
+        assert [await source.next(), await source.next()] == ["three \u00e9", None]
+
+    asyncio.run(read())
+    os.close(reading)

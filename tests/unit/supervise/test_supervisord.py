@@ -1,0 +1,14 @@
+"""supervisord's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from axon_zmq.supervise import supervisord
+
+
+def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):
+    with pytest.raises(supervisord.FAULTS):
+        supervisord.workers(tmp_path)

@@ -1,0 +1,34 @@
+"""The time limit of a tool call."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from axon_zmq.process.event_loop import new_loop
+from axon_zmq.protocol.requests import ClientTool
+from axon_zmq.worker.adapter.client_tools import RemoteCall, RemoteCalls, remote_tools
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_the_time_of_a_tool_can_be_stopped_when_it_is_just_over(kind):
+    """For a time that has passed, uvloop returns a handle that does not know its time."""
+    sent: list[bytes] = []
+
+    async def pause() -> None:
+        calls = RemoteCalls(lambda kind, _body: sent.append(kind) or len(sent))
+        [tool] = remote_tools([ClientTool(name="ask", parameters={"type": "object"}, timeout_ms=1)])
+        call = RemoteCall(tool=tool, wanted_id="a", args={}, answer=asyncio.get_running_loop().create_future())
+        calls.open(call)
+        calls.pause()
+        call.left = 0.0
+        calls.go_on()
+        calls.pause()
+        calls.go_on()
+        assert await call.answer is None
+
+    loop = new_loop(kind)
+    loop.run_until_complete(pause())
+    loop.close()
+    assert sent == [b"tool_call", b"tool_cancelled"]
