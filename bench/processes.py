@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from typing import Self
 from axon_zmq import Client
 from axon_zmq.process import lifeline
 from axon_zmq.protocol.limits import KIB
+from axon_zmq.testing.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 _NAMES = ("echo", "stream", "paced", "caller", "python_caller")
@@ -238,22 +237,6 @@ def environment(env: dict[str, str]) -> dict[str, str]:
     """Ours, without the operator's settings; children die with this process, as under supervisord."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
     return {**plain, "PYTHONPATH": str(ROOT), "SUPERVISOR_ENABLED": "1", **env}
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now, and none of those that the system gives to clients.
-
-    Of those, a client that connects again and again while nobody listens may get the very port as its own, and keep it.
-    """
-    while True:
-        port = secrets.randbelow(10_000) + 20_000
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def bound(seconds: int) -> None:

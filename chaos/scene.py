@@ -20,7 +20,8 @@ import psutil
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
 from axon_zmq.supervise import broker_status
-from bench.processes import WAIT_TIMEOUT_S, Process, Site, environment, free_port, site
+from axon_zmq.testing.ports import free_port
+from bench.processes import WAIT_TIMEOUT_S, Process, Site, environment, site
 from chaos import agents
 
 

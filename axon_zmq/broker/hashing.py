@@ -55,6 +55,11 @@ class BodyHasher:
         return bool(self._clients)
 
     @property
+    def size(self) -> int:
+        """Bytes of the messages that wait."""
+        return self._bytes
+
+    @property
     def full(self) -> bool:
         """Whether so much waits that no more should be received."""
         return self._bytes >= MOST_BYTES

@@ -41,7 +41,7 @@ class TerminalUI:
         """See `ConversationUI`."""
         try:
             async for event in events:
-                self._show(event, events)
+                self.show(event, events)
                 if isinstance(event, Complete):
                     return event
         finally:
@@ -71,7 +71,8 @@ class TerminalUI:
             raise UnansweredError(INPUT_ENDED)
         return typed_approval(line)
 
-    def _show(self, event: Event, events: RunStream) -> None:
+    def show(self, event: Event, events: RunStream) -> None:
+        """Show one event of a run, or begin to ask the person about it."""
         match event:
             case Chunk():
                 self._show_chunk(event)

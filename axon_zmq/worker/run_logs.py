@@ -58,6 +58,11 @@ class RunLogs(logging.Handler):
         self._listeners: dict[Run, _Listener] = {}
         self._operators_level = logging.WARNING
 
+    @property
+    def listening_runs(self) -> int:
+        """Runs whose records are relayed."""
+        return len(self._listeners)
+
     def install(self, names: Iterable[str]) -> None:
         """Listen to the root logger, whose level is the operator's.
 

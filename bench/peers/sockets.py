@@ -78,7 +78,7 @@ class Sockets(Crowd):
         for file, _ in self._epoll.poll(math.ceil(seconds * 1000) / 1000):
             line = self._by_file[file]
             line.read()
-            for client, piece in self._taken(line):
+            for client, piece in self.taken(line):
                 yield client, piece, self._unary or not piece
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Sockets(Crowd):
         """A request as bytes."""
 
     @abstractmethod
-    def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
+    def taken(self, line: Line) -> Iterator[tuple[int, str]]:
         """Take the whole messages from a line's buffer: whose, and the text."""
 
 
@@ -116,7 +116,7 @@ class WebSockets(Sockets):
         head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
         return head + bytes(4) + payload  # masked with zeros
 
-    def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
+    def taken(self, line: Line) -> Iterator[tuple[int, str]]:
         buffer, at = line.buffer, 0
         while len(buffer) >= at + 2:
             size, head = buffer[at + 1], 2
@@ -140,7 +140,7 @@ class Posts(Sockets):
         head = f"POST /{request.kind} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
-    def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
+    def taken(self, line: Line) -> Iterator[tuple[int, str]]:
         head, end, body = line.buffer.partition(b"\r\n\r\n")
         if end and len(body) == int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
             line.buffer.clear()
@@ -160,7 +160,7 @@ class Nats(Sockets):
         inbox = f"_INBOX.{self._line(client).token}.{client}"
         return f"PUB {NAME}.{request.kind} {inbox} {len(payload)}\r\n".encode() + payload + b"\r\n"
 
-    def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
+    def taken(self, line: Line) -> Iterator[tuple[int, str]]:
         buffer, at = line.buffer, 0
         while (end := buffer.find(b"\r\n", at)) >= 0:
             start = end + 2

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from axon_zmq.testing.ports import free_port
 from tests.support import ROOT, snippets
-from tests.support.daemon import free_port, wait_until
+from tests.support.daemon import wait_until
 from tests.support.served import BIN, Served, served
 
 README = ROOT / "README.md"

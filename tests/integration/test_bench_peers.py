@@ -26,5 +26,5 @@ def test_the_drivers_read_messages_however_they_are_cut(crowd, stream, texts, si
         for at in range(0, len(stream), size):
             there.sendall(stream[at : at + size])
             line.read()
-            came += crowd._taken(crowd, line)
+            came += crowd.taken(crowd, line)
     assert came == [(0, text) for text in texts]

@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
+from axon_zmq.testing.ports import free_port
 from tests.support.command import AXON, axon, lines, on_a_terminal
-from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, free_port, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, wait_until
 
 COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
 

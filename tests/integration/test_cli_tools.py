@@ -64,16 +64,16 @@ class Terminal:
             stderr=slave,
         )
         os.close(slave)
-        self._bytes = b""
+        self.received = b""
         self.seen = ""
-        self._read_to = 0
+        self.read_to = 0
 
     def see(self, text: str) -> None:
         """Wait until it is shown, after what was seen before."""
         give_up = time.monotonic() + WAIT_TIMEOUT_S
-        while (found := self.seen.find(text, self._read_to)) < 0:
+        while (found := self.seen.find(text, self.read_to)) < 0:
             assert self._more(give_up), f"not seen: {text!r}; seen was:\n{self.seen}"
-        self._read_to = found + len(text)
+        self.read_to = found + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -91,8 +91,8 @@ class Terminal:
             piece = os.read(self._master, 65_536)
         except OSError:  # Linux's way to say that the other end is closed
             return False
-        self._bytes += piece
-        self.seen = re.sub(r"\x1b\[[0-9;]*m", "", self._bytes.decode(errors="ignore")).replace("\r\n", "\n")
+        self.received += piece
+        self.seen = re.sub(r"\x1b\[[0-9;]*m", "", self.received.decode(errors="ignore")).replace("\r\n", "\n")
         return True
 
     def __enter__(self) -> Self:
@@ -152,7 +152,7 @@ def test_a_question_whose_answer_is_no_longer_wanted_is_taken_back(daemon, tools
     with Terminal(daemon, "stream", TOOLS, prompt, "--tools", tools(tool, {**ASK, "name": "other"})) as shown:
         shown.see(RESULT)
         shown.see("\nask: its answer is no longer wanted\n")
-        if "other {}" not in shown.seen[shown._read_to :]:
+        if "other {}" not in shown.seen[shown.read_to :]:
             shown.see("other {}")
         shown.see(RESULT)
         shown.type('"of the other"\n')
@@ -247,7 +247,7 @@ HARMLESS = "[2J]0;title1Aapprove"
 def test_a_models_text_brings_no_control_characters_to_a_terminal(daemon, command):
     with Terminal(daemon, command, "echo", f"one\n\ttwo {EVIL}") as shown:
         assert shown.end() == 0
-    plain = shown._bytes.decode().replace("\r\n", "\n")
+    plain = shown.received.decode().replace("\r\n", "\n")
     assert f"one\n        two {HARMLESS}\n" in plain  # the console makes tabs spaces
     assert not re.search(r"[^\n\t\x20-\x7e]", plain)
 

@@ -17,8 +17,9 @@ import zmq
 
 from axon_zmq.conformance import CASES, Server, Verdict
 from axon_zmq.conformance.driver import drive
+from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
-from tests.support.daemon import free_port, wait_until
+from tests.support.daemon import wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from axon_zmq import Client
+from axon_zmq import AxonError, Client
 from axon_zmq.events import Chunk
 from axon_zmq.protocol import limits
 from tests.support.client_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
@@ -121,8 +121,10 @@ def test_a_client_that_iterates_slowly_gets_everything_and_the_worker_waits_for_
     with client.stream({"model": "synthetic:tokens=100000,delay_ms=0,size=100"}, "x", credit=4) as events:
         seen = [event for event, _ in zip(events, range(40), strict=False) if isinstance(event, Chunk)]
         assert "".join(each.data for each in seen).startswith("0" * 98 + "0 ")
-        inbox = events._stream._run.inbox
-        assert len(inbox) <= 4
+        events.cancel()
+        with pytest.raises(AxonError, match="cancelled"):
+            seen = [*zip(events, range(40), strict=False)]
+        assert len(seen) <= 4 + 40
     [*chunks, done] = client.stream(FAST, "x", credit=2)
     assert "".join(each.data for each in chunks) == done.result
 

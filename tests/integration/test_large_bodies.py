@@ -9,10 +9,13 @@ import zmq
 from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.hashing import SLICE
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.server import LARGE_MESSAGE, Server
+from axon_zmq.broker.server import LARGE_MESSAGE
 from axon_zmq.net.sockets import receiver, recv_message
 from axon_zmq.protocol import limits
-from tests.support.daemon import Dealer, wait_until
+from axon_zmq.protocol.kinds import TERMINAL_KINDS
+from axon_zmq.protocol.msgpack import pack
+from tests.support.daemon import Dealer, running, wait_until
+from tests.support.stepped_server import SteppedServer
 
 MAX_BODY = 2**24
 
@@ -35,15 +38,39 @@ def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
     core = Broker(boot="boot", bounds=limits.BrokerLimits(), version="0", expected_workers=0, now=time.monotonic())
     frontend, backend = (f"ipc://{tmp_path / name}" for name in ("front", "back"))
     journal = Journal(tmp_path / "journal", (), time.monotonic())
-    loop = Server(core=core, journal=journal, frontend=frontend, backend=backend, max_body=MAX_BODY)
+    server = SteppedServer(core=core, journal=journal, frontend=frontend, backend=backend, max_body=MAX_BODY)
     with Dealer(frontend) as dealer:
         for number in range(5):
             dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE)
-        wait_until(lambda: loop._drain_frontend() or loop._hasher._bytes > 5 * 8 * SLICE, "all of them")
-        loop._asked_to_stop = True
-        wait_until(lambda: loop._turn({loop._front}) or core.stopped, "its end")
-        loop._close()
+        wait_until(lambda: server.read_clients() or server.hasher.size > 5 * 8 * SLICE, "all of them")
+        server.stop()
+        wait_until(lambda: server.turn() or core.stopped, "its end")
+        server.close()
         answers = [dealer.recv() for _ in range(5)]
     assert [(kind, id, body["error_type"]) for kind, id, body in answers] == [
         (b"error", b"%d" % number, "shutting_down") for number in range(5)
     ]
+
+
+def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_answered_first():
+    large = pack({"agent": "echo", "prompt": "x" * 12_000_000})
+    with running("run") as own, Dealer(own.endpoint) as one, Dealer(own.endpoint) as other:
+        one.ask(b"ping", b"p")
+        other.ask(b"ping", b"p")
+        for number in range(5):
+            one.send(b"run", b"large%d" % number, {"ack": True}, large)
+            one.send(b"run", b"large%d" % number, None, large)
+            one.send(b"cancel", b"large%d" % number)
+            one.send(b"run", b"small%d" % number, {"ack": True}, {"agent": "echo", "prompt": "y"})
+            assert other.ask(b"run", b"%d" % number, None, {"agent": "echo", "prompt": "z"})[1]["result"] == "z"
+        seen: dict[bytes, list[bytes]] = {}
+        ended = 0
+        while ended < 10:
+            kind, id, body = one.recv()
+            seen.setdefault(id, []).append(kind)
+            ended += kind in TERMINAL_KINDS
+            if kind == b"accepted" and id.startswith(b"large"):
+                assert body["duplicate"] == (seen[id].count(b"accepted") == 2)
+        for number in range(5):
+            assert seen[b"large%d" % number].count(b"accepted") == 2
+            assert seen[b"small%d" % number] == [b"accepted", b"complete"]

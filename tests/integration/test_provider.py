@@ -14,9 +14,10 @@ from axon_zmq import AxonError, Client
 from axon_zmq.events import Complete
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.testing import FakeProvider
+from axon_zmq.testing.ports import free_port
 from axon_zmq.testing.provider import BEHAVIOURS
 from tests.support import client_tools as tools_tests
-from tests.support.daemon import AGENTS, Daemon, Dealer, free_port, running, wait_until
+from tests.support.daemon import AGENTS, Daemon, Dealer, running, wait_until
 
 APIS = ("openai-chat", "openai")
 KEY = "test-key-not-secret-123456"

@@ -18,7 +18,7 @@ import zmq
 from axon_zmq import Client
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
-from bench.processes import free_port
+from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
 
 WAIT_TIMEOUT_S = 60.0

@@ -14,7 +14,7 @@ from axon_zmq.worker import run_logs
 
 def _levels(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
     return ModelResponse(
-        parts=[TextPart(f"root {logging.getLogger().level}, listeners {len(run_logs.handler._listeners)}")]
+        parts=[TextPart(f"root {logging.getLogger().level}, listeners {run_logs.handler.listening_runs}")]
     )
 
 

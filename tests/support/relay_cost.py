@@ -14,12 +14,13 @@ import zmq
 
 from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.server import RECEIVE_BATCH, Server
+from axon_zmq.broker.server import RECEIVE_BATCH
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack
 from bench.source import CHUNK
+from tests.support.stepped_server import SteppedServer
 
 BOUNDS = limits.BrokerLimits()
 CLIENT, WORKER, ID = b"client", b"worker", b"0123456789abcdef"
@@ -49,20 +50,20 @@ def fill(worker: zmq.Socket[bytes], count: int) -> None:
 Socket = zmq.Socket[bytes]
 
 
-def joined(folder: Path, slots: int) -> tuple[Server, Socket, Socket]:
+def joined(folder: Path, slots: int) -> tuple[SteppedServer, Socket, Socket]:
     """A broker's server, a worker that has registered with it, and a client; only the sockets are other ones."""
-    server = Server(
+    server = SteppedServer(
         core=Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic()),
         journal=Journal(folder / "journal", (), time.monotonic()),
         frontend="inproc://front",
         backend="inproc://back",
         max_body=2**20,
     )
-    worker = dealer(server._context, WORKER, "inproc://back")
-    client = dealer(server._context, CLIENT, "inproc://front")
+    worker = dealer(server.context, WORKER, "inproc://back")
+    client = dealer(server.context, CLIENT, "inproc://front")
     ready = {"v": VERSION, "mode": "run_stream", "slots": slots, "name": "worker", "holds": []}
     worker.send_multipart([CONTROL, b"ready", pack(ready)])
-    server._drain_backend(RECEIVE_BATCH)
+    server.read_workers()
     return server, worker, client
 
 
@@ -73,13 +74,13 @@ def echo(folder: Path, count: int) -> None:
         client.send_multipart([b"run_stream", b"%d" % number, b"", pack({"agent": "echo", "prompt": "hello"})])
     mark()
     for _ in range(count // RECEIVE_BATCH + 1):
-        server._drain_frontend()
+        server.read_clients()
     mark()
     for _ in range(count):
         routing_id, _kind, id, *_ = worker.recv_multipart()
         worker.send_multipart([routing_id, b"complete", id, CHUNK])
     mark()
-    while not server._drain_backend(RECEIVE_BATCH):
+    while not server.read_workers():
         pass
     mark()
     assert arrived(client) == count
@@ -89,11 +90,11 @@ def ours(folder: Path, count: int) -> None:
     """The broker's server with one run under way."""
     server, worker, client = joined(folder, 1)
     client.send_multipart([b"run_stream", ID, b"", pack({})])
-    server._drain_frontend()
+    server.read_clients()
     assert worker.poll(1000), "the run was not started"
     fill(worker, count)
     mark()
-    while not server._drain_backend(RECEIVE_BATCH):
+    while not server.read_workers():
         pass
     mark()
     assert arrived(client) == count

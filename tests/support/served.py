@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 
 from axon_zmq.protocol.kinds import MODES
+from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
-from tests.support.daemon import WAIT_TIMEOUT_S, free_port
+from tests.support.daemon import WAIT_TIMEOUT_S
 
 BIN = Path(sys.executable).parent
 

@@ -14,8 +14,9 @@ import pytest
 
 from axon_zmq import Client
 from axon_zmq.errors import AxonError
+from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
-from tests.support.daemon import WAIT_TIMEOUT_S, free_port, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
 from tests.support.served import BIN, PROGRAMS, family, served
 
 

@@ -61,6 +61,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self._runs)
 
+    @property
+    def deadlines(self) -> int:
+        """Entries in the heap of deadlines: bounded by the runs that wait, not by those that were served."""
+        return len(self._deadlines)
+
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs.values())
 

@@ -33,7 +33,7 @@ from axon_zmq.protocol.plain import Plain, plain
 from axon_zmq.protocol.requests import Part, Prompt, from_validation, invalid
 from axon_zmq.worker.adapter import compat
 
-_CONTENT_CLASSES: Final[dict[str, Any]] = {
+CONTENT_CLASSES: Final[dict[str, Any]] = {
     "text-content": TextContent,
     "structured-content": StructuredContent,
     "image-url": ImageUrl,
@@ -67,7 +67,7 @@ def _content(part: Part, place: str) -> UserContent:
     if isinstance(part, str):
         return part
     try:
-        made = _CONTENT_CLASSES[part.kind](**dict(part))
+        made = CONTENT_CLASSES[part.kind](**dict(part))
     except ValidationError as error:
         raise from_validation(error, place) from None
     except (ValueError, TypeError, RecursionError) as error:

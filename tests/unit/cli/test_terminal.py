@@ -31,7 +31,7 @@ def test_no_event_brings_control_characters_to_a_terminal(capsys):
             Log(6, EVIL, EVIL, EVIL, {EVIL: EVIL}),
             Refused("steer", "invalid_request", EVIL, None),
         ):
-            person._show(event, cast("Any", None))
+            person.show(event, cast("Any", None))
 
     asyncio.run(show())
     shown = "".join(capsys.readouterr())

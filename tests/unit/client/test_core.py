@@ -23,6 +23,11 @@ def sent(core: ClientCore) -> list[tuple[bytes, dict]]:
     return kinds
 
 
+def ping_id(core: ClientCore) -> bytes:
+    """The id of the last `ping` that the core has sent."""
+    return next(frames[1] for frames in reversed(core.outgoing) if frames[0] == b"ping")
+
+
 def test_messages_are_taken_in_order_only():
     core = ClientCore()
     run = started(core)
@@ -154,10 +159,11 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
     started(core)
     chunk(core, 1)
     core.tick(SILENCE_TIMEOUT_S + 0.1)
+    id = ping_id(core)
     [(kind, header)] = sent(core)
     assert kind == b"ping"
     assert "instance" in header
-    core.receive([b"pong", core._probe_id, pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
+    core.receive([b"pong", id, pack({"boot": "one", "limits": {"max_body": 5}})], 6.0)
     assert sent(core) == [(b"resume", {"from": 2})]
     with pytest.raises(AxonError, match="at most 5"):
         core.run("run", "echo", "far too long", {}, 6.0)
@@ -231,13 +237,12 @@ def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
     core = ClientCore()
     run = started(core)
     core.connected(0.0)
-    core.outgoing.clear()
     bound = core.max_body
     assert core.receive([b"alive", b"", b"\xc1"], 0.0) is None
-    core.receive([b"pong", core._probe_id, b"\xc1"], 0.0)
+    core.receive([b"pong", ping_id(core), b"\xc1"], 0.0)
     for body in ({"limits": None}, {"limits": {"max_body": "x"}, "boot": 7}, {"limits": [], "boot": None}):
         core.connected(0.0)
-        core.receive([b"pong", core._probe_id, pack(body)], 0.0)
+        core.receive([b"pong", ping_id(core), pack(body)], 0.0)
     assert core.max_body == bound
     assert not run.ended
     assert chunk(core, 1) is run
@@ -273,14 +278,16 @@ def test_a_request_may_have_the_id_probe():
     run = core.run("run", "echo", "x", {"id": "probe"}, 0.0)
     core.connected(1.0)
     assert core.open[b"probe"] is run
-    assert len(core._probe_id) <= limits.MAX_ID
-    assert core._probe_id != ClientCore()._probe_id
+    other = ClientCore()
+    other.connected(0.0)
+    assert ping_id(core) != ping_id(other)
+    assert len(ping_id(core)) <= limits.MAX_ID
 
 
 def test_an_idle_spell_is_no_silence():
     core = ClientCore()
     core.connected(0.0)
-    core.receive([b"pong", core._probe_id, pack({"boot": "one"})], 0.0)
+    core.receive([b"pong", ping_id(core), pack({"boot": "one"})], 0.0)
     started(core, 100.0)
     core.tick(100.5)
     assert sent(core) == []

@@ -6,6 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
+import jsonschema_rs
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import NativeOutput
@@ -336,11 +337,13 @@ def test_references_out_of_the_schema_are_refused(ref, make, monkeypatch):
     refused(make(ref), f"refers to {re.escape(repr(ref))}: only references into the schema itself")
 
 
-def test_the_library_could_fetch_nothing_either():
-    from axon_zmq.jsonschema.validator import _compiled
-
+def test_the_library_could_fetch_nothing_either(monkeypatch):
+    given = []
+    monkeypatch.setattr(jsonschema_rs, "Draft202012Validator", lambda _schema, **options: given.append(options))
+    schema.compile_schema({"type": "object"}, "/s")
+    [options] = given
     with pytest.raises(ValueError, match="nothing is fetched"):
-        _compiled({"$ref": "http://127.0.0.1:9/x"})
+        options["retriever"]("http://127.0.0.1:9/x")
 
 
 def test_dynamic_references_are_refused():
@@ -380,7 +383,6 @@ def test_chains_of_references_take_under_100_ms_refused_or_judged(keyword, links
     if (compiled := read_or_refused(given)) is not None:
         for value in (1, nested(links * 2, {}), nested(links * 2, {}, x=1), nested(400, 1, x=1)):
             compiled.faults(value)
-            assert cost(lambda value=value: compiled._plain.is_valid(value)) < 0.1
             assert cost(compiled.faults, value) < 0.35  # with the search for the faults, which ends at 0.2 s
 
 

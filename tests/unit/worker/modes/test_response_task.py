@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 import pytest
@@ -176,6 +175,16 @@ def test_the_agent_has_dealt_with_an_event_before_the_model_goes_on():
     assert set(heard) == {0}
 
 
+def replace_events(response: StreamedResponse, wrap: Callable[[AsyncIterator[Any]], AsyncIterator[Any]]) -> None:
+    """Wrap the events of a response, as a model of another library may have them."""
+
+    class Wrapped(type(response)):  # type: ignore[misc]
+        def _get_event_iterator(self) -> AsyncIterator[Any]:
+            return wrap(super()._get_event_iterator())
+
+    response.__class__ = Wrapped
+
+
 class Slow(WrapperModel):
     """A model that opens, or closes, only when it is told to; and says in which task it did what."""
 
@@ -198,20 +207,18 @@ class Slow(WrapperModel):
             self.note(f"{step} cancelled")
             raise
 
+    async def noted(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self.note("events closed")
+
     @asynccontextmanager
     async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
         await self.wait(self.may_open, "opened")
         async with self.wrapped.request_stream(*args, **more) as response:
-            events = response._get_event_iterator
-
-            async def noted() -> AsyncGenerator[Any]:
-                try:
-                    async for event in events():
-                        yield event
-                finally:
-                    self.note("events closed")
-
-            vars(response)["_get_event_iterator"] = noted
+            replace_events(response, self.noted)
             try:
                 yield response
             finally:
@@ -327,7 +334,7 @@ def test_events_that_cannot_be_closed_are_read_all_the_same():
         @asynccontextmanager
         async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
             async with self.wrapped.request_stream(*args, **more) as response:
-                vars(response)["_get_event_iterator"] = partial(Unclosable, response._get_event_iterator())
+                replace_events(response, Unclosable)
                 yield response
 
     class Unclosable:
