@@ -1,7 +1,8 @@
-"""Fixtures of all tests: one daemon for the whole session, and clients of it."""
+"""Options and fixtures of all tests: one daemon for the whole session, and clients of it."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 
 import hypothesis
@@ -11,8 +12,30 @@ from axon_zmq import Client
 from axon_zmq.protocol.kinds import MODES
 from tests.support.daemon import AGENTS, TOOLSETS, Daemon, Dealer, running
 
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+for name, max_examples in (("fast", 20), ("normal", 100), ("long", 2000)):
+    # No deadline: on a busy machine an example may take any time.
+    hypothesis.settings.register_profile(name, deadline=None, max_examples=max_examples)
+hypothesis.settings.load_profile("normal")  # unless pytest has --hypothesis-profile
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests marked `long`")
+
+
+def pytest_configure() -> None:
+    # A command that a script starts in the background ignores SIGINT, and its children inherit that. Tests interrupt
+    # processes that they start; a process whose parent has a handler starts with the default one.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,6 +22,15 @@ def test_what_is_promised_holds(name):
     assert played.returncode == 0, played.stdout + played.stderr
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_promised_holds_in_the_whole_suite(name):
+    played = subprocess.run([sys.executable, "-m", "chaos", "--only", name], cwd=ROOT, capture_output=True, text=True)
+    print(played.stdout)
+    assert played.returncode == 0, played.stdout + played.stderr
+
+
 def test_a_broken_promise_is_seen_and_a_busy_machine_excuses_time_alone():
     short, long = Report(short=True), Report(short=False)
     for report in (short, long):

@@ -197,5 +197,8 @@ def _unknown(body: dict[str, object]) -> bool:
 
 TestBroker = BrokerMachine.TestCase
 TestBroker.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=settings.default.max_examples * 3 // 2,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
