@@ -7,7 +7,7 @@ import sys
 
 from tests.support import ROOT
 
-CTRL_C = "tests/integration/test_loadtest.py::test_ctrl_c_ends_it_with_what_there_was_and_cancels_what_is_open"
+CTRL_C = "tests/integration/test_cli_tools.py::test_sigint_in_a_pipe_ends_at_once"
 
 
 def test_tests_of_ctrl_c_pass_in_a_background_job_that_ignores_sigint():
