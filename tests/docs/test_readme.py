@@ -12,7 +12,7 @@ import pytest
 
 from axon_zmq.testing.ports import free_port
 from tests.support import ROOT, snippets
-from tests.support.daemon import wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
 from tests.support.served import BIN, Served, served
 
 README = ROOT / "README.md"
@@ -125,4 +125,4 @@ def test_an_agent_of_ones_own_as_the_readme_shows_it(tmp_path):
         assert '"output_schema"' in done.stdout
     finally:
         daemon.terminate()
-        assert daemon.wait(30) == 0
+        assert daemon.wait(WAIT_TIMEOUT_S) == 0

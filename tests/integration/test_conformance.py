@@ -19,7 +19,7 @@ from axon_zmq.conformance import CASES, Server, Verdict
 from axon_zmq.conformance.driver import drive
 from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
-from tests.support.daemon import wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 
@@ -29,18 +29,18 @@ def verdicts_on(client: Callable[[str], None], *names: str, patience: float = 4.
     driving = threading.Thread(target=client, args=(server.endpoint,), daemon=True)
     driving.start()
     verdicts = server.run(patience)
-    driving.join(10)
+    driving.join(WAIT_TIMEOUT_S)
     return {verdict.case.name: verdict for verdict in verdicts}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_the_python_client_passes_every_case_of_the_command():
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     command = [AXON, "conformance", "--server", "--endpoint", endpoint]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    driven = subprocess.run([AXON, "conformance", "--endpoint", endpoint], capture_output=True, text=True, timeout=120)
+    driven = subprocess.run([AXON, "conformance", "--endpoint", endpoint], capture_output=True, text=True, timeout=240)
     assert driven.returncode == 0, driven.stderr
-    said, _ = server.communicate(timeout=30)
+    said, _ = server.communicate(timeout=60)
     lines = [json.loads(line) for line in said.splitlines()]
     assert [line for line in lines if line.get("broken")] == []
     assert lines[-1] == {"passed": len(CASES), "of": len(CASES)}
@@ -121,7 +121,7 @@ BREAKS = {
 }
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_client_that_takes_whatever_comes_breaks_rules_and_is_told_which(name):
     verdict = verdicts_on(naive, name, patience=12)[name]
@@ -184,7 +184,7 @@ def test_what_is_asked_of_it_that_it_does_not_know_is_told():
     ],
 )
 def test_what_cannot_be_played_is_said(arguments, told):
-    done = subprocess.run([AXON, "conformance", "--server", *arguments], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([AXON, "conformance", "--server", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert told in done.stderr
 

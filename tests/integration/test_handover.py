@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from axon_zmq.process.run_dir import HANDOVER
-from tests.support.daemon import Daemon, Dealer, running, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, Dealer, running, wait_until
 
 ECHO = {"agent": "echo", "prompt": "one two three"}
 LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
@@ -20,7 +20,7 @@ def leave(own: Daemon, name: str) -> None:
     """SIGTERM, and its end."""
     process = own.processes.pop(name)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
 def test_an_ended_run_is_replayed_by_another_worker_of_any_mode_when_its_own_has_left():

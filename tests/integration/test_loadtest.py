@@ -29,7 +29,7 @@ from axon_zmq.loadtest.report import Report
 from axon_zmq.protocol.msgpack import pack
 from tests.support import snippets
 from tests.support.command import on_a_terminal
-from tests.support.daemon import Daemon, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, wait_until
 from tests.support.load_plans import plan
 
 AXON = Path(sys.executable).parent / "axon-zmq"
@@ -175,12 +175,12 @@ def test_ctrl_c_ends_it_with_what_there_was_and_cancels_what_is_open(daemon: Dae
     endless = json.dumps({"model": "synthetic:tokens=10000"})
     command = [AXON, "loadtest", "streams", "--agent", endless, "--warmup", "0", "--endpoint", daemon.endpoint]
     with Client(daemon.endpoint) as client:
-        free = lambda: client.ping(5.0)["modes"]["run_stream"]["free"]  # noqa: E731
+        free = lambda: client.ping(WAIT_TIMEOUT_S)["modes"]["run_stream"]["free"]  # noqa: E731
         all_free = free()
         running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         wait_until(lambda: free() == all_free - 10, "the streams")
         running.send_signal(signal.SIGINT)
-        seen = json.loads(running.communicate(timeout=20)[0])
+        seen = json.loads(running.communicate(timeout=60)[0])
         wait_until(lambda: free() == all_free, "the end of the streams")
     assert running.returncode == 130
     assert (seen["interrupted"], seen["unfinished"], seen["broken"]) == (True, 10, {})
@@ -343,7 +343,7 @@ def test_latency_counts_from_when_a_request_was_due():
             )
     assert late[100.0] > 200
     assert late[None] is not None
-    assert late[None] < 50
+    assert late[None] < late[100.0] / 2
 
 
 def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon, tmp_path, capsys):

@@ -361,7 +361,7 @@ def _wait_until_abandoned(provider: FakeProvider, count: int) -> None:
 
 
 def _refuses(base_url: str) -> bool:
-    connection = HTTPConnection(base_url.removeprefix("http://").removesuffix("/v1"), timeout=5)
+    connection = HTTPConnection(base_url.removeprefix("http://").removesuffix("/v1"), timeout=60)
     try:
         connection.request("GET", "/stats")
         connection.getresponse().read()

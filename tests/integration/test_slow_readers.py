@@ -75,14 +75,14 @@ def test_a_client_that_reads_nothing_for_longer_than_a_dead_host_is_given_is_sti
     with running("run_stream") as own, stalled(own) as [socket]:
         flood = {"agent": {"model": "synthetic:tokens=400,delay_ms=0,size=4000"}, "prompt": "x"}
         socket.send_multipart([b"run_stream", b"1", b"", pack(flood)])
-        wait_until(lambda: "run_stream complete" in own.log("run_stream-1"), "its end", 30)
+        wait_until(lambda: "run_stream complete" in own.log("run_stream-1"), "its end")
         began = time.monotonic()
         silent = limits.DEAD_HOST + 8
         wait_until(lambda: time.monotonic() > began + silent, "time in which it reads nothing", 2 * silent)
         assert "cut" not in own.log("broker")
         kinds: list[bytes] = []
         while b"complete" not in kinds:
-            assert socket.poll(5000)
+            assert socket.poll(60_000)
             kinds.append(socket.recv_multipart()[-3])
         assert kinds.count(b"chunk") == 400
 
@@ -112,7 +112,7 @@ def test_many_clients_that_do_not_read_cost_the_broker_little():
             shares.append(broker.cpu_percent(interval=2))
             return shares[-1] < 5
 
-        wait_until(at_rest, "the broker to come to rest", 40)
+        wait_until(at_rest, "the broker to come to rest", 100)
         grown = (broker.memory_info().rss - before) / limits.MIB
         print(f"100 clients that do not read: {shares[-1]:.1f}% of a core, {grown:.0f} MiB")
         pipes = 100 * CLIENT_PIPE * 8000

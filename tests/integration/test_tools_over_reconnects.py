@@ -9,7 +9,7 @@ import pytest
 
 from axon_zmq.broker.core.broker import CLIENT_GRACE_S
 from tests.support.client_tools import MODE_KINDS, WEATHER, answer, asking, calls, until
-from tests.support.daemon import Dealer, running, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Dealer, running, wait_until
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
@@ -100,4 +100,4 @@ def test_a_client_that_vanishes_while_a_tool_is_awaited_leaves_no_slot_behind():
             modes = watcher.ask(b"ping", b"p")[1]["modes"]
             return all(modes[mode]["free"] == free + 1 for mode, free in before.items())
 
-        wait_until(all_free, "the slots", CLIENT_GRACE_S + 10)
+        wait_until(all_free, "the slots", CLIENT_GRACE_S + WAIT_TIMEOUT_S)

@@ -26,7 +26,7 @@ from axon_zmq.settings import Settings
 from axon_zmq.supervise import broker_status, programs, supervisord
 from axon_zmq.supervise.daemon import Daemon as Serving
 from tests.support import ROOT, snippets
-from tests.support.daemon import wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
 from tests.support.served import BIN, Served, served
 
 FEW = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "1"}
@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_said(daemon: Served):
     assert "another scale or roll" in busy.stderr
     env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir / "nothing")}
     for arguments in (["scale", "run", "2"], ["roll"], ["status"]):
-        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=30)
+        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=60)
         assert nobody.returncode == 3, nobody.stderr
         assert str(daemon.run_dir / "nothing") in nobody.stderr
         assert "start the daemon, or set AXON_RUN_DIR" in nobody.stderr.replace("\n", " ")
@@ -401,6 +401,6 @@ def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
         assert waiting.stderr is not None
         assert b"run-1 was started 8 times" in waiting.stderr.readline()
         waiting.terminate()
-        assert waiting.wait(10) == 0
+        assert waiting.wait(WAIT_TIMEOUT_S) == 0
     assert not file.exists()
     assert subprocess.run(command, env=env, cwd=ROOT, capture_output=True, check=True).stdout == b"0.0\n"

@@ -73,7 +73,7 @@ def test_serve_is_ready_soon_private_and_survives_a_kill_of_each_process():
             logs = lambda: "".join(path.read_text() for path in daemon.run_dir.glob("run-*.log"))  # noqa: E731
             wait_until(lambda: "id=look-for-this" in logs(), "a line about the run")
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(WAIT_TIMEOUT_S) == 0
         assert daemon.family() == {}
 
 
@@ -90,7 +90,7 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
         daemon.wait_for("the processes")
         daemon.family()["supervisord"].kill()
         wait_until(lambda: not daemon.family(), "the end of all its processes")
-        assert daemon.process.wait(10) != 0
+        assert daemon.process.wait(WAIT_TIMEOUT_S) != 0
         again = subprocess.run(
             [ROOT / "scripts/run", "--demo"],
             env={**os.environ, "AXON_RUN_DIR": str(daemon.run_dir), "AXON_FRONTEND": daemon.endpoint},
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
         assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
         daemon.process.send_signal(signal.SIGINT)
         daemon.wait_for("stopping: what runs has 60 s to end")
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(WAIT_TIMEOUT_S) == 0
         assert daemon.family() == {}
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("the processes")
@@ -135,7 +135,7 @@ def test_a_second_daemon_in_the_same_place_is_told_so():
             ({"AXON_RUN_DIR": f"{daemon.run_dir}2", "AXON_FRONTEND": daemon.endpoint}, "AXON_FRONTEND"),
         ):
             second = subprocess.run(
-                [ROOT / "scripts/run"], env={**os.environ, **env}, capture_output=True, text=True, timeout=30
+                [ROOT / "scripts/run"], env={**os.environ, **env}, capture_output=True, text=True, timeout=60
             )
             assert second.returncode == 2
             assert says in second.stderr

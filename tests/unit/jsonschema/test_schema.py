@@ -377,22 +377,22 @@ CYCLE = {**END, "properties": {"c": {"$ref": "#/$defs/d0"}}}
 @pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf", "not", "if"])
 @pytest.mark.parametrize("links", [8, 26, 60])
 @pytest.mark.parametrize(("end", "inside"), [(END, False), (CYCLE, False), (END, True), (CYCLE, True)])
-def test_chains_of_references_take_under_100_ms_refused_or_judged(keyword, links, end, inside):
+def test_chains_of_references_are_refused_or_judged_in_bounded_time(keyword, links, end, inside):
     given = chained(keyword, links, end, inside)
-    assert cost(read_or_refused, given) < 0.1
+    assert cost(read_or_refused, given) < MOST_S
     if (compiled := read_or_refused(given)) is not None:
         for value in (1, nested(links * 2, {}), nested(links * 2, {}, x=1), nested(400, 1, x=1)):
             compiled.faults(value)
-            assert cost(compiled.faults, value) < 0.35  # with the search for the faults, which ends at 0.2 s
+            assert cost(compiled.faults, value) < MOST_S + 0.25  # the search for all faults ends after 0.2 s
 
 
-def test_a_recursive_choice_of_two_takes_under_50_ms_on_a_value_64_deep():
+def test_a_recursive_choice_of_two_takes_bounded_time_on_a_value_64_deep():
     child = {"$ref": "#/$defs/n"}
     branches = [{"properties": {"c": child, "x": {"const": number}}} for number in (1, 2)]
     compiled = schema.compile_schema({"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": branches}}}, "/s")
     for value in (nested(64, {"x": 3}), nested(64, {"x": 3}, x=1), nested(64, {"x": 3}, x=2)):
         assert [place for place, _ in compiled.faults(value)] == [""]
-        assert cost(compiled.faults, value) < 0.05
+        assert cost(compiled.faults, value) < MOST_S
     assert compiled.faults(nested(64, {"x": 2}, x=1)) == []
 
 
@@ -673,6 +673,10 @@ def one_name_each(count: int) -> list:
     return [{"properties": {f"a{number}": {}}} for number in range(count)]
 
 
+MOST_S = 0.3
+"""Seconds of CPU time. Alone on a machine each takes at most 0.1; without its bound, minutes."""
+
+
 def cost(call, *args) -> float:
     """Seconds of CPU time; the least of some, since other processes share the machine's cores and caches."""
 
@@ -683,7 +687,9 @@ def cost(call, *args) -> float:
 
     seconds = once()
     for _ in range(19):
-        seconds = seconds if seconds < 0.04 else min(seconds, once())
+        if seconds < MOST_S / 2:
+            break
+        seconds = min(seconds, once())
     return seconds
 
 
@@ -715,13 +721,13 @@ def read_or_refused(given):
         ({"unevaluatedProperties": False, "anyOf": one_name_each(1_000)}, MANY, TOO_MUCH),
     ],
 )  # fmt: skip
-def test_hostile_schemas_take_under_100_ms_refused_or_judged(given, value, verdict):
-    assert cost(read_or_refused, given) < 0.1
+def test_hostile_schemas_are_refused_or_judged_in_bounded_time(given, value, verdict):
+    assert cost(read_or_refused, given) < MOST_S
     compiled = read_or_refused(given)
     assert (compiled is None) == (verdict == "refused")
     if compiled is not None:
         assert compiled.faults(value) == verdict
-        assert cost(compiled.faults, value) < 0.1
+        assert cost(compiled.faults, value) < MOST_S
 
 
 def test_large_ordinary_values_are_judged():

@@ -85,7 +85,7 @@ def test_what_the_model_raises_the_agent_raises(how, error, after):
 
     async def failing() -> None:
         with pytest.raises(error, match="by the model"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await run(how(model_of(stream)))
         assert nothing_is_left()
 
@@ -308,7 +308,7 @@ def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
         raise ConnectionError("by the network")
 
     async def forgiven() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             result = await run(how(Forgiving(model_of(stream))))
         assert "one " in result.output
         assert nothing_is_left()
