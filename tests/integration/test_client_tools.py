@@ -460,7 +460,7 @@ def test_a_tool_that_never_returns_does_not_keep_the_interpreter_from_its_exit(d
     assert (done.returncode, done.stderr) == (0, "")
 
 
-class Speechless(Exception):
+class SpeechlessError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
@@ -468,7 +468,7 @@ class Speechless(Exception):
 RAISED = [KeyboardInterrupt("stop"), SystemExit("stop"), pytest.fail.Exception("stop"), GeneratorExit("stop")]
 
 
-@pytest.mark.parametrize("raised", [*RAISED, Speechless()], ids=lambda raised: type(raised).__name__)
+@pytest.mark.parametrize("raised", [*RAISED, SpeechlessError()], ids=lambda raised: type(raised).__name__)
 def test_whatever_a_tool_raises_its_call_is_answered(raised):
     def in_a_thread() -> None:
         raise raised
@@ -483,7 +483,7 @@ def test_whatever_a_tool_raises_its_call_is_answered(raised):
         for tool in ("in_a_thread", "in_a_task"):
             peer.call(tool, tool)
             error = (await peer.answered(tool))["error"]
-            assert error == {"message": name if name == "Speechless" else f"{name}: stop", "retry": False}
+            assert error == {"message": name if name == "SpeechlessError" else f"{name}: stop", "retry": False}
         await stream.aclose()
 
     talk(test)

@@ -28,13 +28,16 @@ def test_a_wrong_endpoint_or_identity_is_told_at_once(face):
             face(NOBODY, identity=identity)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_entering_that_fails_leaves_nothing_behind():
     async def enter() -> None:
-        files = Path("/proc/self/fd")
-        before = len(list(files.iterdir()))
+        before = open_files()
         with pytest.raises(zmq.ZMQError):
             await AsyncClient("tcp://*:1").__aenter__()
-        assert len(list(files.iterdir())) == before
+        assert open_files() == before
 
     asyncio.run(enter())
     before = threading.active_count()
@@ -205,8 +208,7 @@ def test_closing_ends_whoever_still_waits(daemon: Daemon):
 
         def read() -> None:
             try:
-                for event in stream:
-                    pieces.append(event)
+                pieces.extend(stream)
             except AxonError as error:
                 outcome.append(error)
 

@@ -180,7 +180,7 @@ def test_a_start_that_takes_too_long_ends_in_an_error_and_is_not_tried_in_a_spin
         assert "tried again in a while" in await failure(known)
         [pid] = started(log)
         assert gone(pid)
-        while (error := await failure(known)).endswith("tried again in a while"):
+        while (error := await failure(known)).endswith("tried again in a while"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         assert error.endswith("did not start within 0.5 s")
         assert len(started(log)) == 2

@@ -59,7 +59,7 @@ stubborn = Agent(calls_first_tool_once(), name="stubborn")
 @stubborn.tool_plain
 async def block_the_loop() -> str:
     """Blocks the loop that runs it, and so cannot be cancelled."""
-    time.sleep(60)
+    time.sleep(60)  # noqa: ASYNC251 -- on purpose
     return "never"
 
 

@@ -127,7 +127,7 @@ def test_what_a_server_gets_is_shown_nowhere(tmp_path):
         ("AXON_LOG_LEVEL", "loud", "AXON_LOG_LEVEL"),
         ("AXON_FRONTENT", "x", "did you mean AXON_FRONTEND"),
         ("AXON_CONFIG", "no-such-file.toml", "is not there"),
-        ("AXON_CONFIG", "/tmp", "'/tmp', which is no file"),
+        ("AXON_CONFIG", "/", "'/', which is no file"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_mend(monkeypatch, name, value, says):

@@ -259,12 +259,12 @@ def test_arguments_that_do_not_fit_go_back_to_the_model_with_path_and_reason(arg
     assert all(fault in error["message"] for fault in faults), error
 
 
-class Speechless(Exception):
+class SpeechlessError(Exception):
     def __str__(self) -> str:
         pytest.fail("no words")
 
 
-class SpeechlessRetry(Speechless, ToolRetry):
+class SpeechlessRetryError(SpeechlessError, ToolRetry):
     pass
 
 
@@ -284,8 +284,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (SystemExit(3), {"message": "SystemExit: 3", "retry": False}),
         (KeyboardInterrupt(), {"message": "KeyboardInterrupt", "retry": False}),
         (pytest.fail.Exception("no good"), {"message": "Failed: no good", "retry": False}),
-        (Speechless(), {"message": "Speechless", "retry": False}),
-        (SpeechlessRetry(), {"message": "SpeechlessRetry", "retry": True}),
+        (SpeechlessError(), {"message": "SpeechlessError", "retry": False}),
+        (SpeechlessRetryError(), {"message": "SpeechlessRetryError", "retry": True}),
         (KeyError("half \ud83d"), {"message": "KeyError: 'half \\ud83d'", "retry": False}),
         (OSError("half \ud83d"), {"message": "OSError: half ?", "retry": False}),
     ],
@@ -300,7 +300,7 @@ def test_what_a_tool_raises_is_its_answer(raised, error):
         (ToolRetry("not that one"), {"message": "not that one", "retry": True}),
         (KeyError("x"), {"message": "KeyError: 'x'", "retry": False}),
         (pytest.skip.Exception("not now"), {"message": "Skipped: not now", "retry": False}),
-        (Speechless(), {"message": "Speechless", "retry": False}),
+        (SpeechlessError(), {"message": "SpeechlessError", "retry": False}),
         (ValueError("odd"), {"message": "the arguments do not fit: /n: value error, odd", "retry": True}),
     ],
 )

@@ -495,9 +495,7 @@ def test_a_request_that_resumes_a_suspended_response_is_recognized():
     starts: list[bool] = []
 
     async def listen(_context: RunContext[Any], events: Any) -> None:
-        async for event in events:
-            if isinstance(event, PartStartEvent):
-                starts.append(compat.resumes_response(event))
+        starts.extend([compat.resumes_response(event) async for event in events if isinstance(event, PartStartEvent)])
 
     model = Suspending(streaming("a", "b"))
     asyncio.run(Agent(model).run("go", event_stream_handler=listen))
@@ -724,7 +722,7 @@ class Scanner(ast.NodeVisitor):
             self._report(ast.Name(node.name), "a hook whose place among others is undocumented")
         self.generic_visit(node)
 
-    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 -- a name of ast.NodeVisitor
 
     def visit_Assign(self, node: ast.Assign) -> None:
         if not any(isinstance(target, ast.Name) and target.id == "__slots__" for target in node.targets):
