@@ -84,7 +84,7 @@ def layer(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if not name.endswith("__init__")])
-def test_dependencies_point_down(name):
+def test_imports_point_downwards(name):
     known = modules()
     for target in imports(known[name]):
         short = target.removeprefix("axon_zmq.")
@@ -103,7 +103,7 @@ def test_only_workers_and_agents_import_pydantic_ai():
     assert {name.split(".")[0] for name in users} == {"worker", "agents"}
 
 
-def test_nothing_but_the_command_line_imports_the_command_line():
+def test_only_the_command_line_imports_the_command_line():
     users = {name for name, path in modules().items() if any(is_below(i, "axon_zmq.cli") for i in imports(path))}
     assert {name.split(".")[0] for name in users} == {"cli"}
 
@@ -122,7 +122,7 @@ def test_only_the_command_line_writes_to_a_terminal():
 
 
 @pytest.mark.parametrize(("one", "other"), [("supervise", "worker"), ("worker", "supervise")])
-def test_the_worker_and_what_supervises_it_do_not_import_each_other(one, other):
+def test_the_worker_and_supervise_do_not_import_each_other(one, other):
     for name, path in modules().items():
         if is_below(name, one):
             assert not [target for target in imports(path) if is_below(target, f"axon_zmq.{other}")], name
@@ -194,7 +194,7 @@ def is_defined(path: Path, name: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_and_functions_that_a_page_names_exist(page):
+def test_files_and_functions_named_on_a_page_exist(page):
     for found in REFERENCE.finditer(page.read_text()):
         path, name = found.groups("")
         if "/" not in path:
@@ -204,7 +204,7 @@ def test_files_and_functions_that_a_page_names_exist(page):
         assert is_defined(file, name), f"{page.name}: {path} does not define {name}"
 
 
-def test_the_tables_of_a_requests_way_name_functions_in_each_step():
+def test_the_tables_of_a_runs_path_name_functions_in_each_step():
     for page, heading, steps in (
         ("README.md", "## The life of a request", 10),
         ("docs/architecture.md", "## The way of a run", 15),
@@ -231,7 +231,7 @@ def tree_in_the_architecture_page() -> list[str]:
     return names
 
 
-def test_the_tree_in_the_architecture_page_names_exactly_the_modules():
+def test_the_tree_on_the_architecture_page_names_exactly_the_modules():
     named = tree_in_the_architecture_page()
     assert len(named) == len(set(named))
     packages = {name.removesuffix("__init__") for name in modules() if name.endswith(".__init__")}
@@ -239,7 +239,7 @@ def test_the_tree_in_the_architecture_page_names_exactly_the_modules():
     assert set(named) == there
 
 
-def test_a_module_imports_only_from_those_above_it_in_the_tree():
+def test_a_module_imports_only_modules_above_it_in_the_tree():
     known = modules()
     place = {name: number for number, name in enumerate(tree_in_the_architecture_page()) if name in known}
     for name in place:
@@ -248,12 +248,12 @@ def test_a_module_imports_only_from_those_above_it_in_the_tree():
         assert not below, f"{name} imports {below}: move it below them in docs/architecture.md"
 
 
-def test_the_tree_in_the_architecture_page_is_in_the_order_of_the_layers():
+def test_the_tree_on_the_architecture_page_is_in_the_order_of_the_layers():
     top = [name.removesuffix(".") for name in tree_in_the_architecture_page() if "." not in name.removesuffix(".")]
     assert top == list(dict.fromkeys(entry.split(".")[0] for entries in LAYERS for entry in entries))
 
 
-def test_the_structure_has_none_of_what_must_not_be_there():
+def test_the_structural_figures_that_must_be_zero_are_zero():
     checkout = Checkout(ROOT)
     assert checkout.layers == LAYERS
     assert not checkout.upward()
@@ -264,7 +264,7 @@ def test_the_structure_has_none_of_what_must_not_be_there():
     assert any_share(PACKAGE).ratio <= 0.08
 
 
-def test_the_figures_see_what_they_count(tmp_path):
+def test_the_structural_figures_count_what_they_name(tmp_path):
     files = {
         "axon_zmq/__init__.py": "",
         "axon_zmq/low.py": "def f():\n    from axon_zmq.client import core",
@@ -290,7 +290,7 @@ def test_the_figures_see_what_they_count(tmp_path):
     assert found["parameters annotated with `Any`"] == "1 of 1 (100.0%)"
 
 
-def test_the_figures_in_the_architecture_page_are_those_that_are_counted():
+def test_the_figures_on_the_architecture_page_are_current():
     """Names in all rows, and values of those that must not grow; the others change with every commit."""
     page = (ROOT / "docs/architecture.md").read_text().split("\n## Structure in figures\n")[1]
     shown = {row[0]: row[2] for line in page.splitlines() if len(row := line.strip("| ").split(" | ")) == 3}
@@ -301,7 +301,7 @@ def test_the_figures_in_the_architecture_page_are_those_that_are_counted():
     }
 
 
-def test_every_setting_is_in_the_operations_page_with_its_default():
+def test_the_operations_page_lists_every_setting_with_its_default():
     from axon_zmq.settings import Settings
 
     page = (ROOT / "docs/operations.md").read_text()
@@ -318,7 +318,7 @@ def test_every_setting_is_in_the_operations_page_with_its_default():
         assert row.split("|")[2].strip().strip("`") == shown, row
 
 
-def test_no_registry_and_no_path_of_a_machine_is_committed():
+def test_no_registry_and_no_local_path_is_committed():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
@@ -330,7 +330,7 @@ def test_no_registry_and_no_path_of_a_machine_is_committed():
         assert not [host for host in hosts if host in text], name
 
 
-def test_unauthorized_is_reserved_for_keys_and_never_sent_yet():
+def test_unauthorized_is_reserved_and_not_sent_yet():
     """It is part of the protocol, so that clients can handle it before the daemon has keys."""
     error = AxonError.of("unauthorized", "no key")
     assert isinstance(error, RequestError)

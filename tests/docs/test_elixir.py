@@ -29,12 +29,12 @@ MODULE = SCRIPTS["elixir.md-elixir-elixir"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=str)
-def test_elixir_of_the_pages_prints_what_they_say(daemon, tmp_path, script):
+def test_elixir_snippets_of_the_pages_print_what_they_say(daemon, tmp_path, script):
     done = snippets.run_script(script, daemon.endpoint, tmp_path)
     assert "warning:" not in done.errors  # from the compiler
 
 
-def test_pieces_are_printed_as_they_come(daemon, tmp_path):
+def test_text_is_printed_as_it_arrives(daemon, tmp_path):
     done = snippets.run_script(MODULE, daemon.endpoint, tmp_path)
     came = [moment for moment, line in done.lines if line.startswith("piece 0")][:5]
     assert came[4] - came[0] > 0.4  # 200 ms apart, where nothing else keeps the machine busy
@@ -67,7 +67,7 @@ ALL_PIECES = [*(f"{seq} {seq - 1:02}" for seq in range(1, 21)), "complete 21"]
 
 
 @pytest.mark.parametrize("process", ["socket", "peer", "sender", "receiver"])
-def test_a_stream_goes_on_under_the_same_identity_when_a_process_of_the_socket_dies(daemon, tmp_path, process):
+def test_a_stream_continues_when_a_process_of_the_socket_dies(daemon, tmp_path, process):
     more = f"""
     broken = fn -> Process.exit(:sys.get_state(MyApp.Axon).{process}, :kill) end
     Follow.pieces(MyApp.Axon.request("run_stream", %{{agent: speaker, prompt: "?"}}), broken)
@@ -78,7 +78,7 @@ def test_a_stream_goes_on_under_the_same_identity_when_a_process_of_the_socket_d
 
 
 @pytest.mark.timeout(90)
-def test_a_stream_goes_on_when_the_broker_is_killed_and_started_again(tmp_path):
+def test_a_stream_continues_when_the_broker_is_killed_and_restarted(tmp_path):
     more = 'Follow.pieces(MyApp.Axon.request("run_stream", %{agent: speaker, prompt: "?"}))'
     with running("run_stream") as own:
 
@@ -91,7 +91,7 @@ def test_a_stream_goes_on_when_the_broker_is_killed_and_started_again(tmp_path):
     assert [line for line in done if not line.startswith("resumed")] == ALL_PIECES
 
 
-def test_a_request_that_is_sent_while_there_is_no_daemon_is_answered_when_there_is(tmp_path):
+def test_a_request_sent_without_a_daemon_is_answered_once_it_runs(tmp_path):
     more = """
     id = MyApp.Axon.request("run", %{agent: "echo", prompt: "Hello"})
     IO.puts("asked")
@@ -127,7 +127,7 @@ end
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("when", ["while there is no broker", "after the restart"])
-def test_a_tool_runs_once_when_the_broker_is_killed_meanwhile_and_started_again(tmp_path, when):
+def test_a_tool_runs_once_although_the_broker_is_killed_and_restarted(tmp_path, when):
     may_end = tmp_path / "the tool may end"
     more = f"""
     defmodule Slow do
@@ -154,7 +154,7 @@ def test_a_tool_runs_once_when_the_broker_is_killed_meanwhile_and_started_again(
 
 
 @pytest.mark.parametrize("process", ["socket", "peer", "sender", "receiver"])
-def test_a_tool_runs_once_when_a_process_of_the_socket_dies_meanwhile(daemon, tmp_path, process):
+def test_a_tool_runs_once_although_a_process_of_the_socket_dies(daemon, tmp_path, process):
     more = f"""
     breaks = fn _ ->
       IO.puts("tool runs")
@@ -199,7 +199,7 @@ GONE_WRONG = {
 """What a tool's function does, and a part of what the model hears."""
 
 
-def test_what_goes_wrong_in_a_tool_is_told_to_the_model_and_harms_nothing(daemon, tmp_path):
+def test_errors_in_a_tool_are_reported_to_the_model_and_affect_nothing_else(daemon, tmp_path):
     tools = [
         f'Tool.named("{name}", fn args -> _ = args; {code} end, %{{returns: %{{type: "number"}}}})'
         for name, (code, _) in GONE_WRONG.items()
@@ -240,7 +240,7 @@ end
 """A tool that never ends by itself, and how its task was stopped after something was done."""
 
 
-def test_a_task_is_stopped_when_its_answer_is_not_wanted(daemon, tmp_path):
+def test_a_task_is_stopped_when_its_answer_is_no_longer_needed(daemon, tmp_path):
     more = """
     main = self()
     tools = [Forever.tool(main)]
@@ -348,7 +348,7 @@ def _scripted(script: Callable[[Scripted], None]) -> Iterator[str]:
                 raise failed[0]
 
 
-def test_a_lost_answer_is_given_again_and_no_call_is_run_twice(tmp_path):
+def test_a_lost_answer_is_sent_again_and_no_call_is_run_twice(tmp_path):
     def script(daemon: Scripted) -> None:
         daemon.expect(b"run")
         daemon.send(b"alive", boot="one", open=1)
@@ -445,7 +445,7 @@ def test_one_message_is_enough_to_stop_a_task(tmp_path, by):
     assert lines == ["watched", "shutdown", "worker_lost"]
 
 
-def test_a_run_whose_caller_died_is_cancelled_again_at_a_new_broker_and_runs_no_tool(tmp_path):
+def test_the_run_of_a_dead_caller_is_cancelled_again_at_a_new_broker_and_runs_no_tool(tmp_path):
     def script(daemon: Scripted) -> None:
         daemon.expect(b"run")
         daemon.send(b"alive", boot="one", open=1)
@@ -469,7 +469,7 @@ def test_a_run_whose_caller_died_is_cancelled_again_at_a_new_broker_and_runs_no_
         assert _with_module(endpoint, TOOL + more, tmp_path) == ["ended"]
 
 
-def test_the_answers_that_are_kept_have_a_bound_and_are_not_shown(daemon, tmp_path):
+def test_kept_answers_are_bounded_and_not_printed(daemon, tmp_path):
     more = """
     alias MyApp.Axon.Tools
     {_body, tools} = Tools.split(%{tools: [Tool.named("note", & &1)]})
@@ -494,7 +494,7 @@ def test_the_answers_that_are_kept_have_a_bound_and_are_not_shown(daemon, tmp_pa
     ]
 
 
-def test_an_answer_of_the_callers_that_was_refused_is_not_given_again(daemon, tmp_path):
+def test_a_refused_answer_of_the_caller_is_not_sent_again(daemon, tmp_path):
     more = """
     alias MyApp.Axon.Tools
     {_body, tools} = Tools.split(%{})
@@ -531,7 +531,7 @@ end
 """
 
 
-def test_msgpax_keeps_every_golden_message_as_it_is(tmp_path):
+def test_msgpax_reads_and_writes_every_golden_message_unchanged(tmp_path):
     source = REPACK.replace("hd(System.argv())", f'"{fixtures.FOLDER}"')
     lines = snippets.run("elixir", source, tmp_path).output.split("\n")
     came = {name: base64.b64decode(packed) for name, _, packed in (line.partition(" ") for line in lines if line)}

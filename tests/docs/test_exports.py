@@ -36,7 +36,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def test_the_documented_modules_are_those_that_the_documentation_names():
+def test_the_documented_modules_are_the_public_ones():
     assert list(documented()) == ["axon_zmq", "axon_zmq.errors", "axon_zmq.events"]
 
 
@@ -58,7 +58,7 @@ def test_a_documented_name_is_importable_and_has_a_docstring(module, name):
 
 
 @pytest.mark.parametrize("module", ["axon_zmq.errors", "axon_zmq.events"])
-def test_no_public_definition_is_missing_from_all(module):
+def test_all_lists_every_public_definition(module):
     defined: set[str] = set()
     for node in ast.parse(MODULES[module].read_text()).body:
         match node:
@@ -71,7 +71,7 @@ def test_no_public_definition_is_missing_from_all(module):
     assert {name for name in defined if not name.startswith("_")} == set(import_module(module).__all__)
 
 
-def test_every_exported_name_comes_from_the_module_that_the_lazy_table_and_the_type_checker_use():
+def test_every_exported_name_is_the_same_for_type_checkers_and_at_run_time():
     [block] = [node for node in ast.parse(MODULES["axon_zmq"].read_text()).body if isinstance(node, ast.If)]
     for_type_checkers = {
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -94,7 +94,7 @@ def test_every_module_is_documented_as_public_or_marked_as_internal(name):
     assert any(INTERNAL in docstring for docstring in docstrings), f"{name} is neither public nor marked"
 
 
-def test_all_options_are_typed_and_each_is_documented():
+def test_all_options_are_typed_and_documented():
     assert RunOptions.__annotations__.keys() == {"id", *HEADER_KEYS, *BODY_KEYS}
     assert CallOptions.__annotations__.keys() == {"id", *HEADER_KEYS, *CALL_KEYS}
     for name, _group, _type, docstring in options_table.options():

@@ -71,13 +71,13 @@ def _wrong_notes(page: str) -> list[str]:
     return wrong + [f"nothing leads to note {name}" for name in sorted({a for a, _ in made} - {a for _, a in used})]
 
 
-def test_the_table_of_features_is_so():
+def test_the_table_of_features_is_correct():
     page = PAGE.read_text(encoding="utf-8")
     assert len(rows(page)) > 50
     assert faults(page) == []
 
 
-HERE = "`test_features.py::test_the_table_of_features_is_so`"
+HERE = "`test_features.py::test_the_table_of_features_is_correct`"
 ALL = " ".join(f"`{name}`" for name in FEATURES)
 
 
@@ -108,6 +108,6 @@ def page_with(*cells: str, rest: str = "") -> str:
         (page_with().replace("|yes|", "|not yet|", 1).replace(HERE, "-", 1), "no row names the feature steer"),
     ],
 )
-def test_a_table_that_is_not_so_is_noticed(page: str, fault: str):
+def test_an_incorrect_table_of_features_is_reported(page: str, fault: str):
     assert faults(page_with("x", "not yet: later", "-")) == []
     assert fault in faults(page)

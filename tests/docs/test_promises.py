@@ -30,13 +30,13 @@ def faults(page: str) -> list[str]:
     return found + [f"no promise has the row {row}" for row in sorted(played - cited)]
 
 
-def test_each_promise_has_its_test_and_each_row_of_the_chaos_its_promise():
+def test_each_promise_has_a_test_and_each_chaos_scene_a_promise():
     page = PAGE.read_text(encoding="utf-8")
     assert len(promises(page)) > 25
     assert faults(page) == []
 
 
-def test_a_page_that_promises_too_much_is_noticed():
+def test_a_promise_without_a_test_is_reported():
     page = PAGE.read_text(encoding="utf-8")
     assert "there is no test_simulation.py::test_gone" in faults(page.replace("TestWorld", "test_gone"))
     assert "there is no row naught" in faults(page.replace("`soak`", "`naught`"))

@@ -54,11 +54,11 @@ def lacks(golden: Any, made: Any, place: str = "") -> list[str]:
 # --- the golden messages themselves -----------------------------------------------------------------
 
 
-def test_each_file_is_named_in_the_index_and_each_name_has_its_file():
+def test_each_golden_file_is_in_the_index_and_each_name_has_its_file():
     assert {file.stem for file in fixtures.FOLDER.glob("*.msgpack")} == set(FIXTURES)
 
 
-def test_there_is_a_golden_message_for_each_kind_that_is_served():
+def test_there_is_a_golden_message_for_each_kind():
     kinds = {kind for fixture in FIXTURES.values() for kind in fixture.kinds}
     answers = {"accepted", "chunk", "complete", "error", "refused", "resumed", "catalog", "pong", "alive"}
     answers |= {"tool_call", "tool_cancelled", "log"}
@@ -66,14 +66,14 @@ def test_there_is_a_golden_message_for_each_kind_that_is_served():
 
 
 @pytest.mark.parametrize("fixture", MAPS, ids=named)
-def test_a_golden_map_unpacks_to_what_the_index_says_and_packs_to_the_same_bytes(fixture):
+def test_a_golden_map_unpacks_to_its_value_in_the_index_and_packs_to_the_same_bytes(fixture):
     value = unpack(fixture.packed, fixture.name)
     assert value == fixture.value
     assert pack(value) == fixture.packed
     assert packer()(value) == fixture.packed
 
 
-def test_an_answer_in_one_frame_holds_the_body_as_it_is():
+def test_a_golden_single_frame_reply_contains_the_body_unchanged():
     golden = FIXTURES["single_message"]
     assert single_frame(b"chunk", b"1", FIXTURES["chunk_text"].packed) == golden.packed
     assert msgpack.unpackb(golden.packed, timestamp=3) == golden.value
@@ -84,13 +84,13 @@ def test_an_answer_in_one_frame_holds_the_body_as_it_is():
     [(kind, fixture) for fixture in MAPS if fixture.part == "header" for kind in fixture.kinds],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_a_golden_header_is_taken_by_the_broker(kind, fixture):
+def test_the_broker_accepts_each_golden_header(kind, fixture):
     message = parse([kind.encode(), b"1", fixture.packed, b""], limits.BrokerLimits().max_body)
     assert message.header == fixture.value
 
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.part == "body" and "run" in f.kinds], ids=named)
-def test_a_golden_run_request_is_taken_by_the_worker(fixture):
+def test_the_worker_accepts_each_golden_run_request(fixture):
     request = requests.run_request(unpack(fixture.packed, "the body"))
     assert request.model_fields_set == fixture.value.keys()
     messages.prompt(request.prompt)
@@ -134,7 +134,7 @@ def test_the_client_sends_the_golden_describe_ping_cancel_and_resume():
 
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["tool_result"] and f.part == "body"], ids=named)
-def test_a_golden_tool_result_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+def test_each_golden_tool_result_is_accepted_by_the_worker_and_sent_by_the_client(fixture):
     assert requests.tool_result(fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     core.run("run", "echo", "one two", {"id": "1"}, 0.0)
@@ -145,7 +145,7 @@ def test_a_golden_tool_result_is_taken_by_the_worker_and_sent_by_the_client(fixt
 
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["steer"]], ids=named)
-def test_a_golden_steer_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+def test_each_golden_steer_is_accepted_by_the_worker_and_sent_by_the_client(fixture):
     assert requests.checked(requests.Steer, fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     core.run("run", "echo", "one two", {"id": "1"}, 0.0)
@@ -154,7 +154,7 @@ def test_a_golden_steer_is_taken_by_the_worker_and_sent_by_the_client(fixture):
 
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if f.kinds == ["call_tool"]], ids=named)
-def test_a_golden_call_tool_is_taken_by_the_worker_and_sent_by_the_client(fixture):
+def test_each_golden_call_tool_is_accepted_by_the_worker_and_sent_by_the_client(fixture):
     assert requests.checked(requests.CallRequest, fixture.value).model_fields_set == fixture.value.keys()
     core = ClientCore()
     options = {key: value for key, value in fixture.value.items() if key not in ("tool", "args")}
@@ -162,7 +162,7 @@ def test_a_golden_call_tool_is_taken_by_the_worker_and_sent_by_the_client(fixtur
     assert list(core.outgoing) == [[b"call_tool", b"1", b"", fixture.packed]]
 
 
-def test_the_client_understands_the_golden_answers():
+def test_the_client_decodes_the_golden_answers():
     for fixture in MAPS:
         if fixture.direction != "to client" or fixture.part != "body":
             continue
@@ -218,7 +218,7 @@ def like(golden: str, sent: list[tuple[str, bytes]]) -> None:
         assert made.get(key) == fixture.value.get(key)
 
 
-def test_the_broker_accepts_resumes_and_says_that_it_lives_as_golden():
+def test_the_broker_sends_the_golden_accepted_resumed_and_alive():
     asked = Asked(worker=False)
     assert asked.send("run", {"ack": True}, RUN_BODY) == [("accepted", FIXTURES["accepted"].packed)]
     assert asked.send("run", {}, RUN_BODY)[0] == ("accepted", FIXTURES["accepted_duplicate"].packed)
@@ -226,7 +226,7 @@ def test_the_broker_accepts_resumes_and_says_that_it_lives_as_golden():
     assert asked.tick(RECOVERY_S + ALIVE_INTERVAL_S) == [("alive", FIXTURES["alive"].packed)]
 
 
-def test_the_broker_refuses_and_ends_as_golden():
+def test_the_broker_sends_the_golden_refused_and_error():
     asked = Asked()
     assert asked.send("run", {}, RUN_BODY) == []
     like("refused", asked.send("run", {}, b"\x80"))
@@ -237,7 +237,7 @@ def test_the_broker_refuses_and_ends_as_golden():
     like("error_by_broker", [m for m in waiting.tick(RECOVERY_S + 1) if m[0] == "error"])
 
 
-def test_a_pong_is_as_golden_and_says_what_the_page_says():
+def test_a_pong_has_the_golden_shape_and_the_keys_of_the_page():
     [(kind, body)] = Asked().send("ping", FIXTURES["ping_header"].value)
     pong = unpack(body, kind)
     assert lacks(FIXTURES["pong"].value, pong) == []
@@ -256,7 +256,7 @@ def test_a_worker_packs_the_golden_messages(fixture):
     assert outbox.put(fixture.kinds[0].encode(), body) == fixture.packed
 
 
-def test_a_request_that_is_not_as_it_should_be_names_its_faults_as_golden():
+def test_an_invalid_request_is_answered_with_the_golden_faults():
     with pytest.raises(AxonError) as caught:
         requests.run_request({"agent": "echo", "promt": "Hello"})
     assert {"seq": 1, **caught.value.to_body()} == FIXTURES["error_faults"].value
@@ -286,7 +286,7 @@ def test_streamed_messages_have_the_golden_shape(dealer, type):
     assert type in code_in_first_cells("protocol.md")
 
 
-def test_what_tools_and_logs_send_has_the_golden_shape(dealer):
+def test_messages_of_tools_and_logs_have_the_golden_shape(dealer):
     script = '[{"name": "weather", "args": {"place": "Oslo"}}, {"name": "book"}, {"name": "book"}]'
     book = {"name": "book", "mode": "deferred"}
     weather = {**FIXTURES["run_body_all"].value["tools"][0], "timeout_ms": None}
@@ -320,7 +320,7 @@ def test_a_cancelled_call_a_log_and_a_call_tool_have_the_golden_shape(dealer):
     assert done == FIXTURES["complete_call_tool"].value
 
 
-def test_catalog_and_partial_have_the_golden_shape(dealer):
+def test_catalog_and_partial_answers_have_the_golden_shape(dealer):
     kind, catalog = dealer.ask(b"describe", b"1", None, {"agent": "weather"})
     assert kind == b"catalog"
     assert lacks(FIXTURES["catalog"].value["agents"]["weather"], catalog["agents"]["weather"]) == []
@@ -351,12 +351,12 @@ def code_in_first_cells(page: str) -> set[str]:
     return {word for row in rows(page) for word in re.findall(r"`(\w+)`", row[0])}
 
 
-def test_the_table_of_errors_is_the_one_in_the_code():
+def test_the_table_of_errors_is_generated_from_the_code():
     page = text_of("errors.md")
     assert snippets.with_error_table(page) == page, "run python -m tests.support.snippets"
 
 
-def test_every_kind_and_header_key_is_in_the_protocol_page():
+def test_the_protocol_page_names_every_kind_and_header_key():
     of_kinds = [row for row in rows("protocol.md") if row[1].startswith("`v`")]
     kinds = {word: set(re.findall(r"`(\w+)`", row[1])) for row in of_kinds for word in _words(row[0])}
     for kind, checks in HEADERS.items():
@@ -370,7 +370,7 @@ def _words(cell: str) -> list[str]:
     return found if {kind.encode() for kind in found} & HEADERS.keys() else []
 
 
-def test_every_key_of_a_run_request_is_in_the_protocol_page():
+def test_the_protocol_page_names_every_key_of_a_run_request():
     assert requests.RunRequest.model_fields.keys() <= code_in_first_cells("protocol.md")
     page = text_of("protocol.md")
     for key in {*requests.AgentData.model_fields, *requests.UrlPart.model_fields}:
@@ -381,7 +381,7 @@ def test_every_key_of_a_run_request_is_in_the_protocol_page():
         assert re.search(rf"[`{{ ]{key}\b", page), key
 
 
-def test_every_limit_is_in_the_protocol_page_with_its_default():
+def test_the_protocol_page_names_every_limit_with_its_default():
     table = {row[0].strip("`"): row[1] for row in rows("protocol.md")}
     for name, value in limits.BrokerLimits().to_wire().items():
         assert table[name] == str(value), name
@@ -392,7 +392,7 @@ def test_the_tables_of_the_backend_page_are_generated_from_the_classes():
     assert snippets.with_backend_tables(page) == page, "run python -m tests.support.snippets"
 
 
-def test_a_class_without_the_docstrings_for_its_table_is_noticed():
+def test_a_class_without_docstrings_for_its_table_is_reported():
     class Silent(backend.Body):
         size: int
 
@@ -407,14 +407,14 @@ def test_a_class_without_the_docstrings_for_its_table_is_noticed():
         snippets.message_table([Vague])
 
 
-def test_the_backend_page_says_how_long_an_end_takes():
+def test_the_backend_page_says_how_long_ending_a_run_takes():
     page = " ".join(text_of("backend.md").split())
     end = f"gets {END_GRACE_S * 1000:.0f} ms and {END_TURNS} more turns of the worker's event loop to return"
     assert f"{end} its partial answer, and {LONGEST_END_GRACE_S:.0f} s at most" in page
     assert f"still stuck {STUCK_GRACE_S:.0f} s later, the worker leaves" in page
 
 
-def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():
+def test_the_backend_page_names_held_runs_and_end_reasons():
     named_there = code_in_first_cells("backend.md")
     assert {reason.value for reason in EndReason} <= named_there
     assert {*RunInfo._fields, "client", "id", "seq", "ended"} <= named_there
@@ -422,11 +422,11 @@ def test_the_backend_page_names_what_workers_hold_and_why_runs_are_ended():
 
 
 @pytest.mark.parametrize("script", [s for page in PAGES for s in snippets.scripts(page, "python")], ids=str)
-def test_python_of_the_pages_prints_what_they_say(daemon, tmp_path, script):
+def test_python_snippets_of_the_pages_print_what_they_say(daemon, tmp_path, script):
     snippets.run_script(script, daemon.endpoint, tmp_path)
 
 
-def test_a_page_that_says_something_else_is_noticed(tmp_path):
+def test_a_snippet_with_other_output_is_reported(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- runnable: a -->\n```python\nprint('one, two')\n```\n\n<!-- prints: a -->\n\n```text\none, …\n```\n"

@@ -46,7 +46,7 @@ def test_the_first_command_prints_what_the_readme_shows(serving: Served):
     assert snippets.same_text(shown, printed), printed
 
 
-def test_the_commands_to_try_next_work_as_printed(serving: Served):
+def test_the_suggested_commands_work_as_printed(serving: Served):
     offered = [line.split(maxsplit=2)[2] for line in serving.output if ".venv/bin/" in line]
     assert len(offered) == 3
     for command in offered:
@@ -90,7 +90,7 @@ def test_the_commands_of_the_operations_page_work_from_a_checkout(serving: Serve
             wait_until(lambda: not (Path(folder) / "run/supervisord.pid").exists(), "the end of supervisord", 60)
 
 
-def test_the_settings_file_of_the_operations_page_is_taken(tmp_path, monkeypatch):
+def test_the_settings_file_of_the_operations_page_is_valid(tmp_path, monkeypatch):
     from axon_zmq import settings
 
     [toml] = [block.code for block in snippets.blocks(snippets.DOCS / "operations.md") if block.language == "toml"]
@@ -101,7 +101,7 @@ def test_the_settings_file_of_the_operations_page_is_taken(tmp_path, monkeypatch
     assert (loaded.run_workers, loaded.agents) == (4, {"support": "my_app.agents:support"})
 
 
-def test_an_agent_of_ones_own_as_the_readme_shows_it(tmp_path):
+def test_a_custom_agent_works_as_the_readme_shows(tmp_path):
     """The module and the variables of the README, with another port, and without a provider to answer."""
     python, shell = (
         next(block.code for block in snippets.blocks(README) if block.role is None and block.language == language)

@@ -12,12 +12,12 @@ from tests.support import pictures, snippets
 
 
 @pytest.mark.parametrize("name", pictures.TABLES)
-def test_the_pictures_are_drawn_from_the_tables(name):
+def test_the_diagrams_are_drawn_from_the_tables(name):
     assert pictures.drawn_from(name) == pictures.source(name), "run python -m tests.support.pictures"
     assert f"states/{name}.svg" in (pictures.FOLDER.parent / "states.md").read_text()
 
 
-def test_the_phases_of_a_leaving_worker_are_shown_as_its_core_documents_them():
+def test_the_page_shows_the_phases_of_a_leaving_worker_from_the_docstring():
     page = (pictures.FOLDER.parent / "states.md").read_text()
     *_, shown = (block.code for block in snippets.blocks(pictures.FOLDER.parent / "states.md"))
     assert core.__doc__ is not None

@@ -25,7 +25,7 @@ def of_worker(router: zmq.Socket[bytes], kind: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_broker_of_before_that_tells_no_digest_is_understood(told):
+def test_a_lease_without_a_digest_is_accepted(told):
     body = pack({"agent": "echo", "prompt": "hello"})
     digest = frames.body_digest(body)
     with tempfile.TemporaryDirectory(prefix="axon-") as folder, zmq.Context() as context:

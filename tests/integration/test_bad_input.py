@@ -70,7 +70,7 @@ FRAMES = [
 
 
 @pytest.mark.parametrize(("frames", "error_type", "names"), FRAMES, ids=[case[2] for case in FRAMES])
-def test_frames_and_headers(dealer: Dealer, frames, error_type, names):
+def test_malformed_frames_and_headers_are_answered_with_an_error(dealer: Dealer, frames, error_type, names):
     dealer.socket.send_multipart(frames)
     kind, id, body = dealer.recv()
     assert (kind, id) == (b"error", frames[1])
@@ -83,7 +83,7 @@ def test_frames_and_headers(dealer: Dealer, frames, error_type, names):
 @pytest.mark.parametrize("before", [[], [b""]], ids=["bare", "delimiter"])
 @pytest.mark.parametrize("place", range(7))
 @pytest.mark.parametrize("size", [LARGE_MESSAGE, 2 * SLICE])
-def test_a_large_frame_may_be_anywhere(dealer: Dealer, before, place, size):
+def test_a_large_frame_is_rejected_in_any_position(dealer: Dealer, before, place, size):
     frames = [b"run", b"1", b"", pack(ECHO), b"", b"", b""][: max(4, place + 1)]
     frames[place] = b"x" * size
     dealer.socket.send_multipart([*before, *frames])
@@ -94,7 +94,7 @@ def test_a_large_frame_may_be_anywhere(dealer: Dealer, before, place, size):
 
 
 @pytest.mark.parametrize("frames", [[b"run"], [b""], [b"run", b""], [b"run", b"x" * 300], [b"x"] * 65])
-def test_without_a_readable_id_a_message_is_counted_and_dropped(daemon: Daemon, dealer: Dealer, frames):
+def test_a_message_without_a_readable_id_is_counted_and_dropped(daemon: Daemon, dealer: Dealer, frames):
     before = dealer.ask(b"ping", b"p")[1]["dropped"]
     dealer.socket.send_multipart(frames)
     assert dealer.ask(b"ping", b"p")[1]["dropped"] == before + 1
@@ -163,14 +163,14 @@ BODIES = [
 @pytest.mark.parametrize(
     ("body", "error_type", "names"), BODIES, ids=[f"{n}-{case[2][:30]}" for n, case in enumerate(BODIES)]
 )
-def test_bodies(dealer: Dealer, mode, body, error_type, names):
+def test_malformed_bodies_are_answered_with_an_error(dealer: Dealer, mode, body, error_type, names):
     kind, reply = dealer.ask(mode.encode(), b"1", None, body)
     assert kind == b"error"
     assert reply["error_type"] == error_type, reply
     assert names in reply["message"]
 
 
-def test_a_history_may_not_ask_for_downloads_from_the_daemons_own_network(dealer: Dealer):
+def test_a_history_may_not_request_downloads_from_the_daemons_own_network(dealer: Dealer):
     part = {"kind": "image-url", "url": "http://127.0.0.1:1/x.png", "force_download": "allow-local"}
     history = [{"kind": "request", "parts": [{"part_kind": "user-prompt", "content": [part]}]}]
     _, reply = dealer.ask(b"run", b"1", None, {**ECHO, "message_history": history})
@@ -192,7 +192,7 @@ def test_a_body_over_max_body_is_too_large_and_four_times_that_cuts_only_its_sen
         offender.close()
 
 
-def test_a_repeated_id_with_another_body_is_refused_and_the_first_run_goes_on(dealer: Dealer):
+def test_a_repeated_id_with_another_body_is_refused_and_the_first_run_continues(dealer: Dealer):
     dealer.send(b"run_stream", b"1", None, {"agent": {"model": "synthetic:tokens=20,delay_ms=10"}, "prompt": "x"})
     assert dealer.recv()[0] == b"chunk"
     dealer.send(b"run_stream", b"1", None, {"agent": "echo", "prompt": "other"})
@@ -202,7 +202,7 @@ def test_a_repeated_id_with_another_body_is_refused_and_the_first_run_goes_on(de
     assert messages[-1][0] == b"complete"
 
 
-def test_output_that_does_not_fit_its_schema_goes_back_to_the_model_and_then_fails(client: Client):
+def test_output_that_does_not_match_its_schema_is_retried_and_then_fails(client: Client):
     from axon_zmq import AxonError
 
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]}
@@ -217,7 +217,7 @@ def test_output_that_does_not_fit_its_schema_goes_back_to_the_model_and_then_fai
 
 
 @pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
-def test_output_modes_and_schemas_that_are_no_objects(client: Client, mode):
+def test_output_modes_support_schemas_that_are_not_objects(client: Client, mode):
     prompt = '{"response": [1, 2]}'
     schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
     assert client.run("echo", prompt, output_schema=schema, output_mode=mode).result == [1, 2]
@@ -227,7 +227,7 @@ def test_output_modes_and_schemas_that_are_no_objects(client: Client, mode):
 
 
 @pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
-def test_output_schemas_that_refer_to_themselves(client: Client, mode):
+def test_output_schemas_may_be_recursive(client: Client, mode):
     """A thread of comments, by a schema as pydantic writes it, alone and in a list."""
     from axon_zmq import AxonError
 

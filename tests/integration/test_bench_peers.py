@@ -18,7 +18,7 @@ from bench.peers.sockets import Line, Nats, Posts, WebSockets
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_the_drivers_read_messages_however_they_are_cut(crowd, stream, texts, size):
+def test_the_drivers_read_messages_however_the_bytes_are_split(crowd, stream, texts, size):
     here, there = socket.socketpair()
     with here, there:
         line = Line(here, number=0)

@@ -11,17 +11,17 @@ def call(dealer: Dealer, tool: str, args=None, header=None, id=b"1", **more):
     return dealer.ask(b"call_tool", id, header, {"tool": tool, "args": args or {}, **more})
 
 
-def test_a_tool_of_an_agent_answers(dealer):
+def test_call_tool_calls_a_tool_of_an_agent(dealer):
     kind, done = call(dealer, "temperature", {"place": "Oslo"}, agent="weather")
     assert (kind, done["result"]) == (b"complete", {"place": "Oslo", "celsius": -3.0})
     assert (done["seq"], done["messages"], done["usage"]["requests"], done["usage"]["tool_calls"]) == (1, [], 0, 1)
 
 
-def test_without_an_agent_the_one_that_has_the_tool_is_found(dealer):
+def test_without_an_agent_the_agent_that_has_the_tool_is_found(dealer):
     assert call(dealer, "temperature", {"place": "Oslo"})[1]["result"]["celsius"] == -3.0
 
 
-def test_deps_are_the_agents(dealer):
+def test_deps_of_call_tool_are_those_of_the_agent(dealer):
     assert call(dealer, "temperature", {"place": "Oslo"}, deps={"Oslo": 4.5})[1]["result"]["celsius"] == 4.5
     assert call(dealer, "who", deps={"name": "Ada", "age": 36}, id=b"2")[1]["result"] == "Ada is 36"
     kind, error = call(dealer, "who", deps={"name": "Ada"}, id=b"3")
@@ -46,24 +46,24 @@ def test_deps_are_the_agents(dealer):
         ({"tool": "broken", "agent": "callable"}, "tool_failed", "out of order"),
     ],
 )
-def test_what_goes_wrong_is_named(dealer, body, error_type, text):
+def test_failures_of_call_tool_are_named(dealer, body, error_type, text):
     kind, error = dealer.ask(b"call_tool", b"1", None, body)
     assert (kind, error["error_type"]) == (b"error", error_type), error
     assert text in error["message"]
 
 
-def test_the_application_itself_needs_no_approval(dealer):
+def test_call_tool_needs_no_approval(dealer):
     assert call(dealer, "refund", {"euros": 3}, agent="careful")[1]["result"] == "refunded 3"
 
 
-def test_a_rich_result_keeps_what_it_has_beside_it(dealer):
+def test_content_and_metadata_of_a_tool_result_are_kept(dealer):
     done = call(dealer, "picture", agent="callable")[1]
     assert done["result"] == "a dot"
     assert done["content"][0]["data"] == b"\x89PNG"
     assert done["metadata"] == {"size": 1}
 
 
-def test_it_is_cancelled_and_has_a_deadline(dealer):
+def test_call_tool_can_be_cancelled_and_has_a_deadline(dealer):
     dealer.send(b"call_tool", b"1", {"ack": True}, {"tool": "sleep", "agent": "callable"})
     assert dealer.recv()[0] == b"accepted"
     dealer.send(b"steer", b"1", None, {"content": "hurry"})
@@ -75,7 +75,7 @@ def test_it_is_cancelled_and_has_a_deadline(dealer):
     wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run"]["free"] == 256, "the slots")
 
 
-def test_a_repeated_id_gets_the_same_answer(dealer):
+def test_a_repeated_call_tool_gets_the_same_answer(dealer):
     dealer.send(b"call_tool", b"1", None, {"tool": "temperature", "args": {"place": "Rome"}})
     done = dealer.until_end(b"1")[-1]
     dealer.send(b"call_tool", b"1", None, {"tool": "temperature", "args": {"place": "Rome"}})
@@ -84,7 +84,7 @@ def test_a_repeated_id_gets_the_same_answer(dealer):
     assert again[-1] == done
 
 
-def test_it_waits_for_a_worker_of_mode_run():
+def test_call_tool_waits_for_a_worker_of_mode_run():
     with running("run_sync") as own, Dealer(own.endpoint) as dealer:
         dealer.send(b"call_tool", b"1", {"ack": True}, {"tool": "temperature", "args": {"place": "Rome"}})
         assert dealer.recv()[0] == b"accepted"

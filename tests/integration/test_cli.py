@@ -24,20 +24,20 @@ def test_help_explains_each_command(command):
         assert all(name in done.stdout for name in COMMANDS)
 
 
-def test_version():
+def test_version_prints_the_version():
     from axon_zmq import __version__
 
     assert axon(None, "--version").stdout.strip() == __version__
 
 
-def test_run_in_a_pipe_is_a_json_line(daemon):
+def test_run_in_a_pipe_prints_one_json_line(daemon):
     for more in ([], ["--sync"]):
         done = axon(daemon, "run", "echo", "-", *more, stdin="from a pipe")
         [line] = lines(done)
         assert (done.returncode, line["kind"], line["result"]) == (0, "complete", "from a pipe")
 
 
-def test_stream_in_a_pipe_is_json_lines(daemon):
+def test_stream_in_a_pipe_prints_json_lines(daemon):
     done = axon(daemon, "stream", "echo", "one two")
     assert [(line["kind"], line.get("data")) for line in lines(done)] == [
         ("chunk", "one"),
@@ -47,18 +47,18 @@ def test_stream_in_a_pipe_is_json_lines(daemon):
     assert any(line["type"] == "event" for line in lines(axon(daemon, "stream", "echo", "x", "--all-events"))[:-1])
 
 
-def test_stream_on_a_terminal_is_text(daemon):
+def test_stream_on_a_terminal_prints_text(daemon):
     assert on_a_terminal(daemon, "stream", "echo", "one [two] three") == "one [two] three\n"
     seen = on_a_terminal(daemon, "stream", "weather", "Oslo?")
     assert seen.startswith('[temperature {"place":"Oslo"}]\n[success: ')
     assert '"Oslo": -3.0' in seen
 
 
-def test_run_on_a_terminal(daemon):
+def test_run_on_a_terminal_prints_text(daemon):
     assert on_a_terminal(daemon, "run", "echo", "hi there") == "hi there\n"
 
 
-def test_an_output_schema_from_a_file(daemon, tmp_path):
+def test_an_output_schema_can_be_read_from_a_file(daemon, tmp_path):
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
     [line] = lines(axon(daemon, "run", "echo", '{"n": 5}', "--output-schema", str(schema)))
@@ -92,7 +92,7 @@ def test_without_a_daemon_the_exit_code_is_3_and_the_message_says_how_to_start_o
     assert "axon-zmq serve" in done.stderr
 
 
-def test_what_no_process_could_start_with_is_told_before_any_is_started(tmp_path):
+def test_settings_that_no_process_could_start_with_are_reported_before_any_starts(tmp_path):
     (tmp_path / "uvloop.py").write_text("raise ImportError")
     env = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_LOOP": "uvloop", "PYTHONPATH": str(tmp_path)}
     frontend = f"ipc://{tmp_path}/nowhere/socket"
@@ -105,14 +105,14 @@ def test_what_no_process_could_start_with_is_told_before_any_is_started(tmp_path
     assert (lone.returncode, "yours to write to: make it" in lone.stderr) == (2, True)
 
 
-def test_a_wrong_endpoint_is_told_without_the_name_of_an_exception():
+def test_an_invalid_endpoint_is_reported_without_an_exception_name():
     for command in (["ping"], ["run", "echo", "x"], ["doctor"]):
         done = axon(None, *command, "--endpoint", "foo")
         assert done.returncode == 2
         assert done.stderr.startswith("error: 'foo' is no endpoint")
 
 
-def test_a_wrong_agent_or_setting_is_2():
+def test_an_unknown_agent_or_invalid_setting_has_exit_code_2():
     assert axon(None, "run", "{not json", "x").returncode == 2
     done = axon(None, "conf", AXON_FRONTEND="tcp://0.0.0.0:1")
     assert done.returncode == 2
@@ -120,7 +120,7 @@ def test_a_wrong_agent_or_setting_is_2():
     assert axon(None, "no-such-command").returncode == 2
 
 
-def test_agents_and_ping(daemon):
+def test_agents_and_ping_print_what_the_daemon_has(daemon):
     [agents] = lines(axon(daemon, "agents"))
     assert {"echo", "broken"} <= agents.keys()
     [pong] = lines(axon(daemon, "ping", "--wait", "20"))
@@ -133,7 +133,7 @@ def test_agents_and_ping(daemon):
     assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
 
 
-def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
+def test_doctor_reports_problems_and_how_to_fix_them(daemon, tmp_path):
     place = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
     good = axon(None, "doctor", **place)
     assert good.returncode == 0, good.stdout
@@ -150,7 +150,7 @@ def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_compares_the_daemons_agents_with_those_that_are_configured(daemon):
+def test_doctor_compares_the_agents_of_the_daemon_with_the_configured_ones(daemon):
     compared = axon(daemon, "doctor", AXON_AGENTS="echo=axon_zmq.agents.echo:agent,ekko=axon_zmq.agents.echo:agent")
     assert compared.returncode == 1
     [told] = [line for line in compared.stdout.splitlines() if "daemon's agents" in line]
@@ -160,7 +160,7 @@ def test_doctor_compares_the_daemons_agents_with_those_that_are_configured(daemo
     assert compared.stdout.count("WRONG") == 1
 
 
-def test_broker_and_worker_alone(tmp_path):
+def test_broker_and_worker_can_be_started_alone(tmp_path):
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     env = {**os.environ, "AXON_FRONTEND": endpoint, "AXON_RUN_DIR": str(tmp_path / "run")}
     quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

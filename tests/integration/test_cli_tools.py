@@ -123,7 +123,7 @@ def test_a_person_answers_tool_calls(daemon, tools, command):
         assert "[success" not in shown.seen
 
 
-def test_calls_that_are_open_together_are_asked_one_after_the_other(daemon, tools):
+def test_simultaneous_calls_are_asked_one_after_the_other(daemon, tools):
     prompt = json.dumps([{"name": "ask", "args": {"n": n}} for n in range(3)])
     with Terminal(daemon, "stream", TOOLS, prompt, "--tools", tools(ASK)) as shown:
         for number in range(3):
@@ -134,7 +134,7 @@ def test_calls_that_are_open_together_are_asked_one_after_the_other(daemon, tool
         assert shown.seen.endswith("[0,1,2]\n")
 
 
-def test_an_answer_that_does_not_fit_is_asked_for_again(daemon, tools):
+def test_an_invalid_answer_is_asked_for_again(daemon, tools):
     tool = {**ASK, "returns": {"type": "integer"}}
     with Terminal(daemon, "run", TOOLS, calls("ask"), "--tools", tools(tool)) as shown:
         shown.see(RESULT)
@@ -146,7 +146,7 @@ def test_an_answer_that_does_not_fit_is_asked_for_again(daemon, tools):
         assert shown.seen.endswith("\n[5]\n")
 
 
-def test_a_question_whose_answer_is_no_longer_wanted_is_taken_back(daemon, tools):
+def test_a_question_is_withdrawn_when_its_answer_is_no_longer_needed(daemon, tools):
     tool = {**ASK, "timeout_ms": 300}
     prompt = json.dumps([[{"name": "ask", "args": {"n": 1}}], [{"name": "other", "args": {}}]])
     with Terminal(daemon, "stream", TOOLS, prompt, "--tools", tools(tool, {**ASK, "name": "other"})) as shown:
@@ -160,7 +160,7 @@ def test_a_question_whose_answer_is_no_longer_wanted_is_taken_back(daemon, tools
         assert "of the other" in shown.seen.splitlines()[-1]
 
 
-def test_the_end_of_what_is_typed_fails_the_calls(daemon, tools):
+def test_the_end_of_input_fails_the_open_calls(daemon, tools):
     with Terminal(daemon, "run", TOOLS, calls("ask", "ask"), "--tools", tools(ASK)) as shown:
         shown.see(RESULT)
         shown.type("\x04")
@@ -178,7 +178,7 @@ def test_the_end_of_what_is_typed_fails_the_calls(daemon, tools):
         ('{"euros": 5}', "refunded 5"),
     ],
 )
-def test_a_person_approves_and_the_run_goes_on(daemon, command, typed, result):
+def test_a_person_approves_and_the_run_continues(daemon, command, typed, result):
     with Terminal(daemon, command, "careful", "?") as shown:
         shown.see('approve refund {"euros":12}? [y/N, a reason why not, or other arguments as JSON] ')
         shown.type(f"{typed}\n")
@@ -186,7 +186,7 @@ def test_a_person_approves_and_the_run_goes_on(daemon, command, typed, result):
         assert shown.seen.splitlines()[-1] == result
 
 
-def test_decisions_and_results_are_asked_for_and_then_the_approved_live_call(daemon, tools):
+def test_decisions_and_results_are_asked_before_the_approved_live_call(daemon, tools):
     definitions = [{**ASK, "mode": "deferred"}, {**ASK, "name": "live", "approval": True}]
     prompt = json.dumps([{"name": "ask", "args": {}}, {"name": "live", "args": {}}])
     with Terminal(daemon, "run", TOOLS, prompt, "--tools", tools(*definitions)) as shown:
@@ -200,7 +200,7 @@ def test_decisions_and_results_are_asked_for_and_then_the_approved_live_call(dae
         assert sorted(json.loads(shown.seen.splitlines()[-1])) == [1, 2]
 
 
-def test_nobody_who_approves_is_exit_code_1(daemon):
+def test_without_an_approver_the_exit_code_is_1(daemon):
     with Terminal(daemon, "run", "careful", "?") as shown:
         shown.see("approve refund")
         shown.type("\x04")
@@ -209,7 +209,7 @@ def test_nobody_who_approves_is_exit_code_1(daemon):
 
 
 @pytest.mark.parametrize("arguments", [("run", TOOLS, calls("ask")), ("stream", TOOLS, calls("ask"))])
-def test_ctrl_c_at_a_question_ends_at_once_and_cancels_the_run(daemon, tools, arguments):
+def test_ctrl_c_at_a_question_exits_at_once_and_cancels_the_run(daemon, tools, arguments):
     worker = {"run": "run-2", "stream": "run_stream-3"}[arguments[0]]
     before = daemon.log(worker).count("cancelled after")
     with Terminal(daemon, *arguments, "--tools", tools(ASK)) as shown:
@@ -222,7 +222,7 @@ def test_ctrl_c_at_a_question_ends_at_once_and_cancels_the_run(daemon, tools, ar
     wait_until(lambda: daemon.log(worker).count("cancelled after") > before, "the end of the run")
 
 
-def test_ctrl_c_at_an_approval_ends_at_once(daemon):
+def test_ctrl_c_at_an_approval_exits_at_once(daemon):
     with Terminal(daemon, "run", "careful", "?") as shown:
         shown.see("approve refund")
         shown.type("\x03")
@@ -230,7 +230,7 @@ def test_ctrl_c_at_an_approval_ends_at_once(daemon):
         assert "Traceback" not in shown.seen
 
 
-def test_logs_on_a_terminal_stand_where_they_were_logged(daemon):
+def test_logs_on_a_terminal_appear_where_they_were_logged(daemon):
     with Terminal(daemon, "stream", "logging", "Oslo", "--log", "info") as shown:
         shown.see("info sample_agents.tools: asked for Oslo {")
         shown.see("warning sample_agents.tools: from a thread")
@@ -244,7 +244,7 @@ HARMLESS = "[2J]0;title1Aapprove"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_models_text_brings_no_control_characters_to_a_terminal(daemon, command):
+def test_model_text_cannot_send_control_characters_to_a_terminal(daemon, command):
     with Terminal(daemon, command, "echo", f"one\n\ttwo {EVIL}") as shown:
         assert shown.end() == 0
     plain = shown.received.decode().replace("\r\n", "\n")
@@ -326,7 +326,7 @@ def test_a_program_answers_tool_calls(daemon, tools, command):
         assert piped.end() == 0
 
 
-def test_a_line_that_is_not_taken_comes_back_as_refused_and_the_run_goes_on(daemon, tools):
+def test_an_invalid_line_is_reported_as_refused_and_the_run_continues(daemon, tools):
     wrong = [
         "no json",
         "[]",
@@ -360,7 +360,7 @@ def test_a_line_that_is_not_taken_comes_back_as_refused_and_the_run_goes_on(daem
         assert piped.end() == 0
 
 
-def test_a_program_approves_and_gives_results_and_the_run_goes_on(daemon, tools):
+def test_a_program_approves_and_gives_results_and_the_run_continues(daemon, tools):
     definitions = [{**ASK, "mode": "deferred"}, {**ASK, "name": "live", "approval": True}]
     prompt = json.dumps([{"name": name, "args": {}} for name in ("ask", "ask", "live", "live")])
     with Piped(daemon, "run", TOOLS, prompt, "--tools", tools(*definitions)) as piped:
@@ -381,7 +381,7 @@ def test_a_program_approves_and_gives_results_and_the_run_goes_on(daemon, tools)
         assert piped.end() == 0
 
 
-def test_approvals_in_a_pipe_are_read_where_it_is_asked_for(daemon):
+def test_approvals_in_a_pipe_are_read_when_they_are_asked_for(daemon):
     with Piped(daemon, "stream", "careful", "?", "-i") as piped:
         [call] = piped.until("complete")["deferred"]["approvals"]
         piped.write({"approve": {call["call_id"]: True}})
@@ -395,7 +395,7 @@ def test_approvals_in_a_pipe_are_read_where_it_is_asked_for(daemon):
     assert done.stderr.startswith("error: standard input has ended: nobody can answer ")
 
 
-def test_the_end_of_standard_input_fails_what_is_open_and_what_follows(daemon, tools):
+def test_the_end_of_standard_input_fails_open_and_later_calls(daemon, tools):
     prompt = json.dumps([[{"name": "ask", "args": {}}], [{"name": "ask", "args": {}}]])
     with Piped(daemon, "stream", TOOLS, prompt, "--tools", tools(ASK)) as piped:
         piped.until("tool_call")
@@ -435,7 +435,7 @@ def test_without_standard_input_the_calls_fail(daemon, tools):
     assert json.loads(lines(done)[-1]["result"]) == ["standard input has ended: nobody can answer"]
 
 
-def test_steering_from_a_pipe(daemon, tools):
+def test_a_program_steers_a_run_from_a_pipe(daemon, tools):
     with Piped(daemon, "stream", TOOLS, calls("ask"), "--tools", tools(ASK)) as piped:
         call_id = piped.until("tool_call")["call_id"]
         piped.write({"steer": "hurry"})
@@ -444,7 +444,7 @@ def test_steering_from_a_pipe(daemon, tools):
         assert json.loads(piped.until("complete")["result"]) == [1, {"heard": "hurry"}, {"heard": "and thanks"}]
 
 
-def test_logs_in_a_pipe_are_lines(daemon):
+def test_logs_in_a_pipe_are_json_lines(daemon):
     logs = [line for line in lines(axon(daemon, "run", "logging", "Oslo", "--log", "warning")) if line["kind"] == "log"]
     assert [(line["level"], line["message"]) for line in logs] == [
         ("warning", "from a thread"),
@@ -452,7 +452,7 @@ def test_logs_in_a_pipe_are_lines(daemon):
     ]
 
 
-def test_sigint_in_a_pipe_ends_at_once(daemon, tools):
+def test_sigint_in_a_pipe_exits_at_once(daemon, tools):
     with Piped(daemon, "stream", TOOLS, calls("ask"), "--tools", tools(ASK)) as piped:
         piped.until("tool_call")
         piped.process.send_signal(signal.SIGINT)
@@ -463,7 +463,7 @@ def test_sigint_in_a_pipe_ends_at_once(daemon, tools):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '["name"]', "5"])
-def test_a_file_that_is_no_list_of_tools_is_2(tmp_path, text):
+def test_a_file_without_a_list_of_tools_has_exit_code_2(tmp_path, text):
     path = tmp_path / "tools.json"
     path.write_text(text)
     done = axon(None, "run", "echo", "x", "--tools", str(path))
@@ -471,21 +471,21 @@ def test_a_file_that_is_no_list_of_tools_is_2(tmp_path, text):
     assert "tools.json is no" in done.stderr
 
 
-def test_a_tool_that_is_none_is_2(daemon, tools):
+def test_an_invalid_tool_has_exit_code_2(daemon, tools):
     done = axon(daemon, "run", "echo", "x", "--tools", tools({"name": "x", "parametres": {}}))
     assert done.returncode == 2
     assert "tool 'x': /parametres: is unknown" in done.stderr
 
 
 @pytest.mark.parametrize("more", [["--tools", "x"], ["-i"]])
-def test_the_prompt_and_the_answers_cannot_both_come_from_standard_input(tools, more):
+def test_prompt_and_answers_cannot_both_come_from_standard_input(tools, more):
     arguments = [tools(ASK) if part == "x" else part for part in more]
     done = axon(None, "run", "echo", "-", *arguments, stdin="hi")
     assert done.returncode == 2
     assert "give the prompt as an argument" in done.stderr
 
 
-def test_call_prints_a_tools_result(daemon):
+def test_call_prints_the_result_of_a_tool(daemon):
     done = axon(daemon, "call", "temperature", '{"place": "Oslo"}', "--agent", "weather")
     [line] = lines(done)
     assert (done.returncode, line["kind"], line["result"]) == (0, "complete", {"place": "Oslo", "celsius": -3.0})
@@ -504,7 +504,7 @@ def test_call_prints_a_tools_result(daemon):
         (["temperature", '{"palce": "Oslo"}', "--agent", "weather"], 2, "invalid_request"),
     ],
 )
-def test_a_call_that_fails_says_so(daemon, arguments, code, message):
+def test_a_failed_call_prints_its_error(daemon, arguments, code, message):
     done = axon(daemon, "call", *arguments)
     assert done.returncode == code
     assert message in done.stderr

@@ -160,7 +160,7 @@ def test_calls_run_in_parallel_and_are_answered_as_they_end():
     talk(test)
 
 
-def test_blocking_functions_run_in_threads_beside_each_other_and_the_loop():
+def test_blocking_functions_run_in_threads_in_parallel():
     barrier = threading.Barrier(3, timeout=WAIT_TIMEOUT_S)
 
     def meet() -> str:
@@ -205,7 +205,7 @@ def test_tools_run_in_the_context_that_started_the_run():
     talk(test)
 
 
-def test_the_blocking_client_gives_its_tools_the_callers_context(client: Client):
+def test_tools_of_the_blocking_client_run_in_the_callers_context(client: Client):
     def in_a_thread() -> str:
         return where.get()
 
@@ -254,7 +254,7 @@ def tool_runners(monkeypatch: pytest.MonkeyPatch) -> WeakSet[ToolRunner]:
 
 
 @pytest.mark.parametrize("end", ["tool_cancelled", "complete", "error", "aclose"])
-def test_a_call_that_nobody_waits_for_is_cancelled_and_its_late_answer_dropped(end, tool_runners):
+def test_a_call_without_a_waiting_run_is_cancelled_and_its_late_answer_is_dropped(end, tool_runners):
     slow = Slow()
 
     async def test(peer: Peer, client: AsyncClient) -> None:
@@ -288,7 +288,7 @@ def test_a_call_that_nobody_waits_for_is_cancelled_and_its_late_answer_dropped(e
     talk(test)
 
 
-def test_leaving_the_client_does_not_wait_for_a_thread_that_blocks():
+def test_leaving_the_client_does_not_wait_for_a_blocked_thread():
     started, gate = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -310,7 +310,7 @@ def test_leaving_the_client_does_not_wait_for_a_thread_that_blocks():
         gate.set()
 
 
-def test_a_call_that_waits_for_a_thread_is_never_made_once_it_is_cancelled(monkeypatch):
+def test_a_call_cancelled_while_waiting_for_a_thread_is_never_made(monkeypatch):
     monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 1)
     gate = threading.Event()
     ran: list[str] = []
@@ -336,7 +336,7 @@ def test_a_call_that_waits_for_a_thread_is_never_made_once_it_is_cancelled(monke
     talk(test)
 
 
-def test_calls_wait_where_each_thread_is_busy_and_that_is_told_once(monkeypatch, caplog):
+def test_calls_wait_when_all_threads_are_busy_and_this_is_logged_once(monkeypatch, caplog):
     monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 2)
     gate = threading.Event()
 
@@ -410,7 +410,7 @@ def test_a_cancelled_call_keeps_its_thread_until_it_returns(monkeypatch):
         gate.set()
 
 
-def test_where_the_system_gives_no_thread_the_call_fails_and_takes_no_place(monkeypatch):
+def test_a_call_fails_if_the_system_gives_no_thread(monkeypatch):
     monkeypatch.setattr("axon_zmq.client.async_client.MAX_TOOL_THREADS", 1)
 
     def tool() -> int:
@@ -450,7 +450,7 @@ with Client(sys.argv[1]) as client:
 """
 
 
-def test_a_tool_that_never_returns_does_not_keep_the_interpreter_from_its_exit(daemon: Daemon):
+def test_a_tool_that_never_returns_does_not_block_the_exit_of_the_interpreter(daemon: Daemon):
     done = subprocess.run(
         [sys.executable, "-c", FORGETS_TO_RETURN, daemon.endpoint],
         timeout=WAIT_TIMEOUT_S,
@@ -469,7 +469,7 @@ RAISED = [KeyboardInterrupt("stop"), SystemExit("stop"), pytest.fail.Exception("
 
 
 @pytest.mark.parametrize("raised", [*RAISED, SpeechlessError()], ids=lambda raised: type(raised).__name__)
-def test_whatever_a_tool_raises_its_call_is_answered(raised):
+def test_a_call_is_answered_whatever_its_tool_raises(raised):
     def in_a_thread() -> None:
         raise raised
 
@@ -490,7 +490,7 @@ def test_whatever_a_tool_raises_its_call_is_answered(raised):
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
-def test_no_tool_ends_the_loop_of_the_blocking_client(client: Client, raised):
+def test_no_tool_can_end_the_loop_of_the_blocking_client(client: Client, raised):
     def tool() -> None:
         raise raised("stop")
 
@@ -499,7 +499,7 @@ def test_no_tool_ends_the_loop_of_the_blocking_client(client: Client, raised):
     assert client.run("echo", "and on").result == "and on"
 
 
-def test_an_answer_that_cannot_be_sent_for_whatever_reason_is_a_failure(monkeypatch):
+def test_an_answer_that_cannot_be_sent_fails_the_call(monkeypatch):
     send, failures = ClientCore.answer, [MemoryError("too deep")]
 
     def answer(*args: Any) -> bool:
@@ -521,7 +521,7 @@ def test_an_answer_that_cannot_be_sent_for_whatever_reason_is_a_failure(monkeypa
     talk(test)
 
 
-def test_of_a_long_refusal_the_model_is_told_the_beginning():
+def test_the_model_sees_the_beginning_of_a_long_refusal():
     def tool() -> int:
         return 1
 
@@ -554,7 +554,7 @@ def test_a_tool_that_cancels_itself_has_failed():
     talk(test)
 
 
-def test_a_result_that_the_daemon_refuses_becomes_a_failure_once():
+def test_a_result_rejected_by_the_daemon_fails_its_call_once():
     def tool() -> int:
         return "no number"  # type: ignore[return-value]
 
@@ -583,7 +583,7 @@ def test_a_result_that_the_daemon_refuses_becomes_a_failure_once():
         ("half \ud83d", "surrogates not allowed"),
     ],
 )
-def test_a_result_that_cannot_be_sent_is_a_failure(result, message):
+def test_a_result_that_cannot_be_packed_fails_its_call(result, message):
     def tool():
         return result
 
@@ -598,7 +598,7 @@ def test_a_result_that_cannot_be_sent_is_a_failure(result, message):
     talk(test)
 
 
-def test_a_result_that_came_too_late_is_left_at_that():
+def test_a_late_result_is_dropped():
     def tool() -> int:
         return 1
 
@@ -615,7 +615,7 @@ def test_a_result_that_came_too_late_is_left_at_that():
     talk(test)
 
 
-def test_an_answer_lost_with_the_broker_is_given_again_without_running_the_tool_again():
+def test_an_answer_lost_with_the_broker_is_sent_again_without_running_the_tool_again():
     ran: list[int] = []
 
     def tool(n: int) -> int:
@@ -643,7 +643,7 @@ def test_an_answer_lost_with_the_broker_is_given_again_without_running_the_tool_
     talk(test)
 
 
-def test_calls_of_tools_without_a_function_are_the_applications_to_answer():
+def test_calls_of_tools_without_a_function_are_answered_by_the_application():
     async def test(peer: Peer, client: AsyncClient) -> None:
         stream = client.stream("x", "y", tools=[ASK])
         _, body = await peer.hear("run_stream")
@@ -669,7 +669,7 @@ def test_calls_of_tools_without_a_function_are_the_applications_to_answer():
     talk(test)
 
 
-def test_run_refuses_tools_that_nobody_could_answer():
+def test_run_rejects_live_tools_without_a_function():
     async def test(peer: Peer, client: AsyncClient) -> None:
         for run in (client.run, client.run_sync):
             with pytest.raises(TypeError, match="tool 'ask' is live and has no function"):
@@ -693,7 +693,7 @@ def test_logs_are_events_of_the_stream():
     talk(test)
 
 
-def test_what_is_used_outside_of_with_says_so():
+def test_methods_called_outside_of_with_raise():
     async def outside() -> None:
         client = AsyncClient("tcp://127.0.0.1:1")
         for call in (
@@ -756,12 +756,12 @@ def test_functions_answer_in_each_mode(client: Client, mode):
 
 
 @pytest.mark.parametrize("face", ["run", "run_sync"])
-def test_run_answers_too(client: Client, face):
+def test_functions_answer_calls_of_run(client: Client, face):
     done = getattr(client, face)(TOOLS, calls("temperature", place="Rome"), tools=[temperature])
     assert json.loads(done.result) == [{"celsius": 13.0}]
 
 
-def test_arguments_are_judged_by_the_daemon_and_by_pydantic(client: Client):
+def test_arguments_are_validated_by_the_daemon_and_by_pydantic(client: Client):
     """A date that is none fits the JSON Schema; the client's own check finds it, and the model is told."""
     done = client.run(TOOLS, calls("temperature", place="Oslo", day="soon"), tools=[temperature])
     told = json.dumps([part for message in done.messages for part in message["parts"]], default=str)
@@ -769,7 +769,7 @@ def test_arguments_are_judged_by_the_daemon_and_by_pydantic(client: Client):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_result_that_does_not_fit_its_schema_fails_and_the_run_goes_on(client: Client, mode):
+def test_a_result_that_does_not_match_its_schema_fails_and_the_run_continues(client: Client, mode):
     def number() -> int:
         """A number."""
         return "none"  # type: ignore[return-value]
@@ -780,7 +780,7 @@ def test_a_result_that_does_not_fit_its_schema_fails_and_the_run_goes_on(client:
     assert json.loads(events[-1].result) == ["/result: 'none' is not of type 'integer'"]
 
 
-def test_times_and_bytes_arrive_as_what_they_are(client: Client):
+def test_datetimes_and_bytes_keep_their_types(client: Client):
     class Picture(BaseModel):
         taken: datetime
         data: bytes
@@ -795,7 +795,7 @@ def test_times_and_bytes_arrive_as_what_they_are(client: Client):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_application_answers_what_has_no_function(client: Client, mode):
+def test_the_application_answers_calls_of_tools_without_a_function(client: Client, mode):
     with client.stream(TOOLS, calls("ask", "ask", question="why?"), mode=mode, tools=[ASK]) as stream:
         seen = []
         for event in stream:
@@ -807,7 +807,7 @@ def test_an_application_answers_what_has_no_function(client: Client, mode):
     assert seen == [{"question": "why?"}] * 2
 
 
-def test_a_late_answer_is_refused_and_told(client: Client):
+def test_a_late_answer_is_refused_and_reported(client: Client):
     slow = {**ASK, "timeout_ms": 50}
     with client.stream(TOOLS, calls("ask"), tools=[slow, temperature]) as stream:
         events = []
@@ -819,7 +819,7 @@ def test_a_late_answer_is_refused_and_told(client: Client):
 
 
 @pytest.mark.parametrize("mode", ["run", "run_sync"])
-def test_deferred_calls_and_approvals_go_on_in_a_later_run(client: Client, mode):
+def test_deferred_calls_and_approvals_continue_in_a_later_run(client: Client, mode):
     run = getattr(client, mode)
     deferred = {**ASK, "mode": "deferred"}
     options = {"tools": [deferred, Tool(temperature, approval=True)]}
@@ -832,14 +832,14 @@ def test_deferred_calls_and_approvals_go_on_in_a_later_run(client: Client, mode)
     assert sorted(json.loads(done.result), key=str) == [[1], {"celsius": 13.0}]
 
 
-def test_a_denied_call_tells_the_model_why(client: Client):
+def test_the_model_is_told_why_a_call_was_denied(client: Client):
     first = client.run("careful", "?")
     results = deferred_results(first, "not today")
     assert client.run("careful", message_history=first.messages, deferred_tool_results=results).result == "not today"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_steering_a_run_under_way(client: Client, mode):
+def test_a_run_can_be_steered(client: Client, mode):
     with client.stream(TOOLS, calls("ask"), mode=mode, tools=[ASK]) as stream:
         for event in stream:
             if isinstance(event, ToolCall):
@@ -851,12 +851,12 @@ def test_steering_a_run_under_way(client: Client, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_logs_of_a_run(client: Client, mode):
+def test_a_run_sends_its_logs(client: Client, mode):
     logs = [event for event in client.stream("logging", "Oslo", mode=mode, log="info") if isinstance(event, Log)]
     assert (logs[0].level, logs[0].message, logs[0].fields["place"]) == ("info", "asked for Oslo", "Oslo")
 
 
-def test_calling_a_python_tool_of_the_daemons(client: Client):
+def test_a_python_tool_of_the_daemon_can_be_called(client: Client):
     done = client.call_tool("temperature", {"place": "Oslo"}, agent="weather")
     assert done.result == {"place": "Oslo", "celsius": -3.0}
     deps = client.call_tool("temperature", {"place": "Home"}, agent="weather", deps={"Home": 21.0})
@@ -868,7 +868,7 @@ def test_calling_a_python_tool_of_the_daemons(client: Client):
     assert caught.value.error_type == "unknown_tool"
 
 
-def test_a_broker_that_dies_under_a_call_loses_no_answer_and_runs_nothing_twice():
+def test_a_broker_that_dies_during_a_call_loses_no_answer_and_runs_nothing_twice():
     ran: list[int] = []
 
     with running("run", AXON_AGENTS=AGENTS) as daemon, Client(daemon.endpoint) as client:
@@ -889,7 +889,7 @@ def test_a_broker_that_dies_under_a_call_loses_no_answer_and_runs_nothing_twice(
     assert ran == [1, 2]
 
 
-def test_a_fresh_process_goes_on_with_the_calls_that_are_open(daemon: Daemon):
+def test_a_new_process_continues_with_the_open_calls(daemon: Daemon):
     """A process that was killed: it had answered one of two calls."""
     ran: list[int] = []
 
@@ -917,7 +917,7 @@ def test_a_fresh_process_goes_on_with_the_calls_that_are_open(daemon: Daemon):
     assert ran == [2]
 
 
-def test_another_run_under_an_id_is_told_at_once(client: Client):
+def test_another_run_with_the_same_id_is_reported_at_once(client: Client):
     id = uuid.uuid4().hex
     client.run("echo", "one", id=id)
     with pytest.raises(RequestError, match="another"):
@@ -941,14 +941,14 @@ def test_a_thousand_calls_leave_nothing_behind(daemon: Daemon, tool_runners: Wea
     asyncio.run(test())
 
 
-def test_the_toolsets_that_agents_as_data_may_name(client: Client):
+def test_toolsets_lists_what_agents_as_data_may_name(client: Client):
     [tool] = client.toolsets()["plain"]["tools"]
     assert (tool["name"], tool["parameters"]["required"]) == ("double", ["number"])
     agent = {"model": "tools", "toolsets": ["plain"]}
     assert client.run(agent, '[{"name": "double", "args": {"number": 4}}]').result == "[8]"
 
 
-def test_a_tool_that_raises_leaves_its_trace_here(client: Client, caplog):
+def test_an_exception_of_a_tool_is_logged_with_its_traceback(client: Client, caplog):
     def boom() -> None:
         raise RuntimeError("kaputt")
 

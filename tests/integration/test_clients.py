@@ -18,7 +18,7 @@ NOBODY = "tcp://127.0.0.1:1"
 
 
 @pytest.mark.parametrize("face", [AsyncClient, Client])
-def test_a_wrong_endpoint_or_identity_is_told_at_once(face):
+def test_an_invalid_endpoint_or_identity_is_rejected_at_once(face):
     with pytest.raises(ValueError, match=r"write tcp://127\.0\.0\.1:5570 or ipc://path"):
         face("nonsense")
     with pytest.raises(ValueError, match="no endpoint with a port: write tcp://127"):
@@ -32,7 +32,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_entering_that_fails_leaves_nothing_behind():
+def test_a_failed_connect_leaves_nothing_behind():
     async def enter() -> None:
         before = open_files()
         with pytest.raises(zmq.ZMQError):
@@ -46,7 +46,7 @@ def test_entering_that_fails_leaves_nothing_behind():
     assert threading.active_count() == before
 
 
-def test_a_closed_stream_ends_whoever_reads_it():
+def test_closing_a_stream_ends_its_readers():
     async def talk() -> None:
         async with AsyncClient(NOBODY) as client:
             stream = client.stream("echo", "x")
@@ -71,7 +71,7 @@ def test_a_closed_stream_ends_whoever_reads_it():
     asyncio.run(talk())
 
 
-def test_a_closed_stream_ends_the_thread_that_reads_it():
+def test_closing_a_stream_ends_the_thread_that_reads_it():
     outcome: list[AxonError] = []
     with Client(NOBODY) as client:
         stream = client.stream("echo", "x")
@@ -94,7 +94,7 @@ def test_a_closed_stream_ends_the_thread_that_reads_it():
     stream.close()
 
 
-def test_the_async_client_is_used_inside_with_only():
+def test_the_async_client_can_be_used_only_inside_with():
     async def talk() -> None:
         client = AsyncClient(NOBODY)
         for _ in ("before", "after"):
@@ -116,7 +116,7 @@ def test_the_async_client_is_used_inside_with_only():
     asyncio.run(talk())
 
 
-def test_the_blocking_client_is_used_inside_with_only():
+def test_the_blocking_client_can_be_used_only_inside_with():
     client = Client(NOBODY)
     for _ in ("before", "after"):
         for call in (
@@ -161,7 +161,7 @@ def test_leaving_a_stream_early_cancels_the_run(daemon: Daemon):
     wait_until(lambda: _cancelled(daemon, "run_stream-3", id.decode()), "the end of the run")
 
 
-def test_a_task_that_is_cancelled_cancels_its_run(daemon: Daemon):
+def test_cancelling_a_task_cancels_its_run(daemon: Daemon):
     async def talk() -> None:
         async with AsyncClient(daemon.endpoint) as client:
             with pytest.raises(TimeoutError):
@@ -176,7 +176,7 @@ def _cancelled(daemon: Daemon, worker: str, id: str) -> bool:
     return any(f"id={id}" in line and "cancelled" in line for line in daemon.log(worker).splitlines())
 
 
-def test_cancelling_from_outside_raises_what_there_was(client: Client):
+def test_a_cancelled_run_raises_with_its_partial_answer(client: Client):
     stream = client.stream({"model": "synthetic:tokens=500"}, "x")
     first = next(stream)
     stream.cancel()
@@ -186,7 +186,7 @@ def test_cancelling_from_outside_raises_what_there_was(client: Client):
     assert list(stream) == []
 
 
-def test_the_blocking_client_is_usable_from_several_threads(client: Client):
+def test_the_blocking_client_can_be_used_from_several_threads(client: Client):
     answers: dict[int, str] = {}
 
     def ask(n: int) -> None:
@@ -200,7 +200,7 @@ def test_the_blocking_client_is_usable_from_several_threads(client: Client):
     assert answers == {n: f"thread {n}" for n in range(8)}
 
 
-def test_closing_ends_whoever_still_waits(daemon: Daemon):
+def test_closing_the_client_ends_all_waiting_readers(daemon: Daemon):
     outcome: list[AxonError] = []
     pieces: list[Chunk] = []
     with Client(daemon.endpoint) as client:
@@ -229,7 +229,7 @@ def test_events_are_typed(client: Client):
     assert (complete.seq, complete.result, complete.model) == (2, "hi", "echo")
 
 
-def test_nobody_there_is_said_after_the_given_time():
+def test_an_unreachable_daemon_is_reported_after_the_timeout():
     with Client(NOBODY) as client, pytest.raises(AxonError) as caught:
         client.ping(0.2)
     assert caught.value.error_type == "unreachable"

@@ -34,7 +34,7 @@ def verdicts_on(client: Callable[[str], None], *names: str, patience: float = 4.
 
 
 @pytest.mark.timeout(300)
-def test_the_python_client_passes_every_case_of_the_command():
+def test_the_python_client_passes_every_conformance_case():
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     command = [AXON, "conformance", "--server", "--endpoint", endpoint]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -123,18 +123,18 @@ BREAKS = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_client_that_takes_whatever_comes_breaks_rules_and_is_told_which(name):
+def test_a_client_that_accepts_everything_fails_and_the_rules_are_named(name):
     verdict = verdicts_on(naive, name, patience=12)[name]
     assert BREAKS[name] in verdict.broken
     assert verdict.passed == (BREAKS[name] == "")
 
 
-def test_what_was_not_played_has_not_passed():
+def test_a_case_that_was_not_played_has_not_passed():
     [verdict] = verdicts_on(lambda _: None, "plain", patience=1.0).values()
     assert verdict.broken == "it was not reported"
 
 
-def test_what_cannot_be_read_is_told():
+def test_an_unreadable_message_is_reported():
     def garbled(endpoint: str) -> None:
         with Naive(endpoint) as client:
             client.socket.send_multipart([b"call_tool", b"1", b"\xc1", b""])
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_told():
     assert "the header is not valid msgpack" in verdict.broken
 
 
-def test_a_client_that_sends_a_run_again_which_may_have_run_is_told_so():
+def test_a_client_that_resends_a_run_which_may_have_started_is_reported():
     body = {"agent": "conformance", "prompt": "may-have-run"}
 
     def careless(endpoint: str) -> None:
@@ -162,7 +162,7 @@ def test_a_client_that_sends_a_run_again_which_may_have_run_is_told_so():
     assert "a second time" in verdicts_on(careless, "may-have-run")["may-have-run"].broken
 
 
-def test_what_is_asked_of_it_that_it_does_not_know_is_told():
+def test_unknown_instructions_are_reported():
     def lost(endpoint: str) -> None:
         with Naive(endpoint) as client:
             end, [error] = client.until_the_end(client.ask(b"run_stream", {"agent": "echo", "prompt": "x"}))
@@ -183,16 +183,16 @@ def test_what_is_asked_of_it_that_it_does_not_know_is_told():
         (["--endpoint", "ipc:///tmp/x"], "no endpoint with a port"),
     ],
 )
-def test_what_cannot_be_played_is_said(arguments, told):
+def test_invalid_arguments_are_reported(arguments, told):
     done = subprocess.run([AXON, "conformance", "--server", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert told in done.stderr
 
 
-def test_the_page_has_every_case():
+def test_the_page_lists_every_case():
     page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
     assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [case.name for case in CASES]
 
 
-def test_drive_is_usable_on_its_own():
+def test_drive_can_be_called_directly():
     assert verdicts_on(drive, "plain", "tool")["tool"].passed

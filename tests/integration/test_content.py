@@ -39,7 +39,7 @@ def wanted(part: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", MAPS, ids=kind_of)
-def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_next_run(client: Client, mode, part):
+def test_a_message_part_is_unchanged_after_a_round_trip_and_accepted_in_the_next_run(client: Client, mode, part):
     first = _run(client, mode, "echo", ["see", part])
     content = first.messages[0]["parts"][0]["content"]
     assert content[0] == "see"
@@ -51,14 +51,14 @@ def test_a_part_comes_back_from_the_daemon_as_it_was_sent_and_goes_on_in_the_nex
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_parts_at_once_and_a_history_of_every_kind_go_through_the_daemon(client: Client, mode):
+def test_all_parts_and_a_history_of_every_type_pass_through_the_daemon(client: Client, mode):
     done = _run(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
     content = done.messages[0]["parts"][0]["content"]
     assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
+def test_a_part_that_pydantic_ai_rejects_is_named(dealer: Dealer, mode):
     prompt = ["x", {"kind": "structured-content", "value": 1, "tag": "system"}]
     _, body = dealer.ask(mode.encode(), b"1", None, {"agent": "echo", "prompt": prompt})
     assert body["error_type"] == "invalid_request"
@@ -66,7 +66,7 @@ def test_a_part_that_pydantic_ai_refuses_is_named(dealer: Dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_tools_result_and_a_steer_have_content_of_every_kind(dealer: Dealer, mode):
+def test_a_tool_result_and_a_steer_message_may_have_content_of_every_type(dealer: Dealer, mode):
     body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
     dealer.send(mode.encode(), b"1", None, body)
     while (message := dealer.recv())[0] != b"tool_call":
@@ -89,7 +89,7 @@ def test_a_tools_result_and_a_steer_have_content_of_every_kind(dealer: Dealer, m
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
+def test_a_successful_run_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
     with Client(odd.endpoint) as client:
         done = _run(client, mode, "odd", "?")
         assert done.result == "done"
@@ -113,7 +113,7 @@ def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_message
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer: Dealer, mode):
+def test_a_result_that_msgpack_cannot_represent_is_one_clear_error_in_a_daemon(dealer: Dealer, mode):
     body = {"agent": "echo", "prompt": json.dumps({"response": 2**70}), "output_schema": {"type": "integer"}}
     dealer.send(mode.encode(), b"1", None, body)
     *_, (kind, error) = dealer.until_end(b"1")
@@ -122,7 +122,7 @@ def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer: Dealer, m
 
 
 @pytest.mark.parametrize("events", ["text", "all"])
-def test_a_stream_shows_whatever_tools_are_given_and_give(odd: Daemon, events):
+def test_a_stream_shows_arguments_and_results_of_tools_of_any_type(odd: Daemon, events):
     with Client(odd.endpoint) as client:
         *chunks, done = client.stream("odd", "?", events=events)
     assert done.result == "done"
@@ -136,7 +136,7 @@ def test_a_stream_shows_whatever_tools_are_given_and_give(odd: Daemon, events):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_content_that_pydantic_ai_refuses_leaves_the_call_open(dealer: Dealer, mode):
+def test_content_that_pydantic_ai_rejects_leaves_the_call_open(dealer: Dealer, mode):
     body = {"agent": {"model": "tools"}, "prompt": '[{"name": "look"}]', "tools": [{"name": "look"}]}
     dealer.send(mode.encode(), b"1", None, body)
     while (message := dealer.recv())[0] != b"tool_call":

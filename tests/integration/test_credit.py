@@ -34,7 +34,7 @@ def barrier(dealer: Dealer, id: bytes) -> list[dict[str, Any]]:
     return chunks_until(dealer, b"refused")[0]
 
 
-def test_no_more_than_the_credit_is_sent_and_the_rest_comes_merged_and_whole(dealer):
+def test_no_chunks_beyond_the_credit_are_sent_and_the_rest_is_merged_and_complete(dealer):
     dealer.send(b"run_stream", b"1", {"credit": 2}, PACED)
     first, second = (dealer.recv()[2] for _ in range(2))
     assert [first["seq"], second["seq"]] == [1, 2]
@@ -50,7 +50,7 @@ def test_no_more_than_the_credit_is_sent_and_the_rest_comes_merged_and_whole(dea
     assert done["seq"] == 5
 
 
-def test_a_model_whose_reader_gives_no_credit_is_no_longer_read(dealer):
+def test_a_model_is_not_read_while_its_client_gives_no_credit(dealer):
     agent = {"model": "synthetic:tokens=100000,delay_ms=0,size=100"}
     dealer.send(b"run_stream", b"1", {"credit": 1}, {"agent": agent, "prompt": "x"})
     assert len(dealer.recv()[2]["data"]) == 100
@@ -74,7 +74,7 @@ def test_a_run_without_credit_ends_at_its_deadline(dealer):
     assert sum(len(each["data"]) for each in chunks) <= limits.WAITING_BYTES + 100
 
 
-def test_tool_calls_need_no_credit_and_what_waits_goes_before_them(dealer):
+def test_tool_calls_need_no_credit_and_follow_the_waiting_chunks(dealer):
     dealer.send(b"run_stream", b"1", {"credit": 0}, asking(calls("weather", place="Oslo"), WEATHER))
     chunks, call = chunks_until(dealer, b"tool_call")
     assert [each["type"] for each in chunks] == ["tool_started"]
@@ -92,7 +92,7 @@ def test_logs_wait_for_credit_too(dealer, mode):
     assert [body["seq"] for _, body in messages] == list(range(1, len(messages) + 1))
 
 
-def test_credit_that_makes_no_sense_is_refused(dealer):
+def test_invalid_credit_is_refused(dealer):
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     dealer.send(b"credit", b"1", {"upto": 5})
@@ -105,7 +105,7 @@ def test_credit_that_makes_no_sense_is_refused(dealer):
     assert "already ended" in until(dealer, b"refused")["message"]
 
 
-def test_a_resume_may_bring_credit(dealer):
+def test_a_resume_may_carry_credit(dealer):
     dealer.send(b"run_stream", b"1", {"credit": 1}, PACED)
     until(dealer, b"chunk")
     assert barrier(dealer, b"1") == []
@@ -117,7 +117,7 @@ def test_a_resume_may_bring_credit(dealer):
 # --- the Python client ------------------------------------------------------------------------------
 
 
-def test_a_client_that_iterates_slowly_gets_everything_and_the_worker_waits_for_it(client: Client):
+def test_a_slow_reader_receives_everything_and_the_worker_waits_for_it(client: Client):
     with client.stream({"model": "synthetic:tokens=100000,delay_ms=0,size=100"}, "x", credit=4) as events:
         seen = [event for event, _ in zip(events, range(40), strict=False) if isinstance(event, Chunk)]
         assert "".join(each.data for each in seen).startswith("0" * 98 + "0 ")

@@ -12,7 +12,7 @@ from axon_zmq.broker.dead_peers import LOOK_INTERVAL, DeadPeerDetector
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-def test_connections_that_are_gone_or_none_at_all_are_forgotten():
+def test_closed_connections_and_other_descriptors_are_forgotten():
     listener = socket.create_server(("127.0.0.1", 0))
     there = socket.create_connection(listener.getsockname())
     accepted, _ = listener.accept()

@@ -29,7 +29,7 @@ def go_on(dealer: Dealer, mode: bytes, id: bytes, body: dict[str, Any], **result
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_deferred_tool_ends_the_run_and_its_result_goes_on(dealer, mode):
+def test_a_deferred_tool_ends_the_run_and_its_result_continues_it(dealer, mode):
     deferred, more = pending(dealer, mode, b"1", asking(calls("weather", place="Oslo"), DEFERRED))
     [call] = deferred["calls"]
     assert (call["name"], call["args"], deferred["approvals"]) == ("weather", {"place": "Oslo"}, [])
@@ -45,7 +45,7 @@ def test_a_deferred_tool_ends_the_run_and_its_result_goes_on(dealer, mode):
         ({"kind": "tool-return", "return_value": 5, "metadata": {"m": b"\x00"}}, "success", 5),
     ],
 )
-def test_a_deferred_tools_result_may_be_rich_or_a_failure(dealer, result, outcome, content):
+def test_the_result_of_a_deferred_tool_may_have_content_or_be_a_failure(dealer, result, outcome, content):
     deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), DEFERRED))
     go_on(dealer, b"run", b"2", more, calls={deferred["calls"][0]["call_id"]: result})
     returned = until(dealer, b"complete")["messages"][0]["parts"][0]
@@ -66,7 +66,7 @@ def test_an_approved_call_of_a_live_tool_goes_to_the_client(dealer, mode):
     assert json.loads(until(dealer, b"complete")["result"]) == [8]
 
 
-def test_an_approved_call_of_a_deferred_tool_is_deferred_then(dealer):
+def test_an_approved_call_of_a_deferred_tool_is_deferred(dealer):
     tool = {**DEFERRED, "approval": True}
     deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), tool))
     call_id = deferred["approvals"][0]["call_id"]
@@ -78,7 +78,7 @@ def test_an_approved_call_of_a_deferred_tool_is_deferred_then(dealer):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_approval_of_a_python_tool(dealer, mode):
+def test_a_python_tool_may_require_approval(dealer, mode):
     deferred, more = pending(dealer, mode, b"1", REFUND)
     [call] = deferred["approvals"]
     assert (call["name"], call["args"]) == ("refund", {"euros": 12})
@@ -107,7 +107,7 @@ def test_approval_of_a_python_tool(dealer, mode):
         ({"approvals": {"ID": "yes"}}, "/deferred_tool_results/approvals/ID"),
     ],
 )
-def test_wrong_results_are_named(dealer, results, pointer):
+def test_invalid_results_are_named(dealer, results, pointer):
     tool = {**DEFERRED, "returns": {"type": "number"}}
     deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), tool))
     call_id = deferred["calls"][0]["call_id"]
@@ -117,7 +117,7 @@ def test_wrong_results_are_named(dealer, results, pointer):
     assert error["details"]["errors"][0]["pointer"].startswith(pointer.replace("ID", call_id))
 
 
-def test_wrong_arguments_with_an_approval_are_named(dealer):
+def test_invalid_arguments_with_an_approval_are_named(dealer):
     deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), APPROVED))
     call_id = deferred["approvals"][0]["call_id"]
     go_on(dealer, b"run", b"2", more, approvals={call_id: {"kind": "tool-approved", "override_args": {"place": 7}}})
@@ -125,7 +125,7 @@ def test_wrong_arguments_with_an_approval_are_named(dealer):
     assert error["details"]["errors"][0]["pointer"] == f"/deferred_tool_results/approvals/{call_id}/override_args/place"
 
 
-def test_results_without_a_history_or_for_some_calls_only_are_refused(dealer):
+def test_results_without_a_history_or_for_some_calls_only_are_rejected(dealer):
     kind, error = dealer.ask(b"run", b"1", None, asking("[]", DEFERRED, deferred_tool_results={"calls": {}}))
     assert (kind, error["details"]["errors"][0]["pointer"]) == (b"error", "/message_history")
     deferred, more = pending(dealer, b"run", b"2", asking(calls("weather", "weather", place="Oslo"), DEFERRED))
@@ -136,7 +136,7 @@ def test_results_without_a_history_or_for_some_calls_only_are_refused(dealer):
 
 
 @pytest.mark.parametrize("tool", [DEFERRED, APPROVED])
-def test_a_run_that_goes_on_without_the_tools_says_so(dealer, tool):
+def test_a_run_that_continues_without_the_tools_fails_with_a_reason(dealer, tool):
     deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), tool))
     [call] = deferred["calls"] + deferred["approvals"]
     results = {"calls": {call["call_id"]: 5}} if tool is DEFERRED else {"approvals": {call["call_id"]: True}}
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_without_the_tools_says_so(dealer, tool):
     assert (error["error_type"], "give it the same tools" in error["message"]) == ("invalid_request", True)
 
 
-def test_structured_output_and_deferred_calls_in_one_run(dealer):
+def test_structured_output_and_deferred_calls_work_in_one_run(dealer):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     script = [[{"name": "weather", "args": {"place": "Oslo"}}], [{"name": "final_result", "args": {"n": 5}}]]
     body = asking(json.dumps(script), DEFERRED, output_schema=schema)
@@ -154,7 +154,7 @@ def test_structured_output_and_deferred_calls_in_one_run(dealer):
     assert until(dealer, b"complete")["result"] == {"n": 5}
 
 
-def test_a_run_goes_on_after_the_whole_daemon_was_restarted():
+def test_a_run_continues_after_a_restart_of_the_whole_daemon():
     with running("run") as before, Dealer(before.endpoint) as dealer:
         deferred, more = pending(dealer, b"run", b"1", asking(calls("weather", place="Oslo"), DEFERRED))
     with running("run_stream") as after, Dealer(after.endpoint) as dealer:
@@ -162,7 +162,7 @@ def test_a_run_goes_on_after_the_whole_daemon_was_restarted():
         assert json.loads(until(dealer, b"complete")["result"]) == [4]
 
 
-def test_an_approval_where_a_result_is_wanted_says_so(dealer):
+def test_an_approval_for_a_call_that_needs_a_result_is_rejected(dealer):
     body = {"agent": "callable", "prompt": "elsewhere"}
     deferred, more = pending(dealer, b"run", b"1", body)
     call_id = deferred["calls"][0]["call_id"]
@@ -185,7 +185,7 @@ def test_an_approval_where_a_result_is_wanted_says_so(dealer):
         ({"un/known": True}, "un~1known", "is no call of the last response"),
     ],
 )
-def test_a_wrong_decision_is_named_without_pydantics_words(dealer, approvals, pointer, reason):
+def test_an_invalid_decision_is_reported_in_our_words(dealer, approvals, pointer, reason):
     history = [
         {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "[]"}]},
         {

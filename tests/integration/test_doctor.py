@@ -7,7 +7,7 @@ import sys
 from axon_zmq.cli.doctor import examine
 
 
-def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
+def test_doctor_names_the_event_loop_of_workers(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AXON_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("AXON_LOOP", "uvloop")

@@ -14,7 +14,7 @@ LONG = {"agent": {"model": "synthetic:tokens=1000,delay_ms=20"}, "prompt": "x"}
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_worker_runs_ends_and_survives_on_either(loop):
+def test_a_worker_executes_and_ends_runs_on_either_event_loop(loop):
     with (
         running(*MODES, AXON_AGENTS=AGENTS, AXON_LOOP=loop, AXON_DRAIN_SECONDS="0") as own,
         Client(own.endpoint) as client,

@@ -23,7 +23,7 @@ def leave(own: Daemon, name: str) -> None:
     assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
-def test_an_ended_run_is_replayed_by_another_worker_of_any_mode_when_its_own_has_left():
+def test_an_ended_run_is_replayed_by_another_worker_of_any_mode_after_its_own_has_left():
     with running("run_stream", "run") as own, Dealer(own.endpoint) as dealer:
         dealer.send(b"run_stream", b"1", None, ECHO)
         first = dealer.until_end(b"1")
@@ -38,7 +38,7 @@ def test_an_ended_run_is_replayed_by_another_worker_of_any_mode_when_its_own_has
         assert files(own.run_dir) == []
 
 
-def test_with_one_worker_in_all_who_asks_waits_for_the_next_one():
+def test_with_a_single_worker_a_resume_waits_for_its_replacement():
     with running("run") as own, Dealer(own.endpoint) as dealer:
         first = dealer.ask(b"run", b"1", None, ECHO)
         leave(own, "run-1")
@@ -47,7 +47,7 @@ def test_with_one_worker_in_all_who_asks_waits_for_the_next_one():
         assert dealer.until_end(b"1")[-1] == first
 
 
-def test_ended_runs_outlive_the_whole_daemon():
+def test_ended_runs_survive_a_restart_of_the_whole_daemon():
     with running("run") as own, Dealer(own.endpoint) as dealer:
         first = dealer.ask(b"run", b"1", None, ECHO)
         leave(own, "run-1")
@@ -61,7 +61,7 @@ def test_ended_runs_outlive_the_whole_daemon():
         assert files(own.run_dir) == []
 
 
-def test_a_run_that_was_ended_as_shutting_down_is_replayed_elsewhere():
+def test_a_run_ended_as_shutting_down_is_replayed_by_another_worker():
     with running("run_stream", "run_stream", AXON_DRAIN_SECONDS="0.2") as own, Dealer(own.endpoint) as dealer:
         for id in (b"1", b"2"):
             dealer.send(b"run_stream", id, None, LONG)

@@ -33,7 +33,7 @@ async def slow() -> str:
 '''
 
 
-def test_a_result_that_cannot_be_read_ends_its_own_run_only(tmp_path: Path):
+def test_an_unreadable_result_ends_only_its_own_run(tmp_path: Path):
     (tmp_path / "odd_tools.py").write_text(ODD_TOOLS)
     environment = {"PYTHONPATH": str(tmp_path), "AXON_TOOLSETS": "odd=odd_tools:tools"}
     with running("run", **environment) as daemon, Dealer(daemon.endpoint) as dealer:
@@ -44,7 +44,7 @@ def test_a_result_that_cannot_be_read_ends_its_own_run_only(tmp_path: Path):
         assert len(dealer.ask(b"ping", b"p")[1]["modes"]) == 3
 
 
-def test_a_fault_of_ours_ends_the_process_at_once(tmp_path: Path):
+def test_a_bug_in_the_worker_ends_the_process_at_once(tmp_path: Path):
     """supervisord starts another; a process that lives on without its core would keep its slots out of service."""
     code = (
         "import sys; from axon_zmq.worker import __main__, core\n"

@@ -20,7 +20,7 @@ from tests.support.stepped_server import SteppedServer
 MAX_BODY = 2**24
 
 
-def test_large_bodies_are_received_without_a_copy_and_nothing_else_is():
+def test_only_large_bodies_are_received_without_a_copy():
     large = b"x" * LARGE_MESSAGE
     with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
         one.bind("inproc://one")
@@ -34,7 +34,7 @@ def test_large_bodies_are_received_without_a_copy_and_nothing_else_is():
     assert limits.MAX_HEADER < LARGE_MESSAGE  # so a header that is a view is refused before it is read
 
 
-def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
+def test_a_stopped_broker_answers_requests_whose_bodies_wait_for_their_digest(tmp_path):
     core = Broker(boot="boot", bounds=limits.BrokerLimits(), version="0", expected_workers=0, now=time.monotonic())
     frontend, backend = (f"ipc://{tmp_path / name}" for name in ("front", "back"))
     journal = Journal(tmp_path / "journal", (), time.monotonic())
@@ -52,7 +52,7 @@ def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
     ]
 
 
-def test_what_is_said_behind_a_large_request_is_heard_behind_it_and_others_are_answered_first():
+def test_messages_behind_a_large_request_keep_their_order_and_other_clients_are_answered_first():
     large = pack({"agent": "echo", "prompt": "x" * 12_000_000})
     with running("run") as own, Dealer(own.endpoint) as one, Dealer(own.endpoint) as other:
         one.ask(b"ping", b"p")

@@ -24,7 +24,7 @@ LONG = {"agent": {"model": "synthetic:tokens=6000,delay_ms=10"}, "prompt": "x"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_cancel_ends_a_running_run_at_once_with_what_there_was(dealer: Dealer, mode):
+def test_cancel_ends_a_running_run_at_once_with_its_partial_answer(dealer: Dealer, mode):
     dealer.send(mode.encode(), b"1", {"ack": True}, LONG)
     assert dealer.recv()[0] == b"accepted"
     if mode == "run_stream":
@@ -50,13 +50,13 @@ def test_a_deadline_ends_a_run_and_keeps_the_partial_answer(dealer: Dealer, mode
         assert body["details"]["partial"]["text"]
 
 
-def test_a_blocking_tool_does_not_hold_up_the_answer_and_its_thread_frees_the_slot(daemon: Daemon, dealer: Dealer):
+def test_a_blocking_tool_does_not_delay_the_answer_and_its_thread_frees_the_slot(daemon: Daemon, dealer: Dealer):
     kind, body = dealer.ask(b"run_sync", b"1", {"timeout_ms": 200}, {"agent": "slow", "prompt": "x"})
     assert (kind, body["error_type"]) == (b"error", "deadline_exceeded")
     wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run_sync"]["free"] == 4, "the slot")
 
 
-def test_a_run_that_blocks_its_slot_for_ever_gets_its_process_replaced():
+def test_a_worker_with_a_stuck_run_is_replaced():
     with running("run_sync", AXON_AGENTS="stubborn=sample_agents:stubborn,echo=axon_zmq.agents.echo:agent") as own:
         dealer = Dealer(own.endpoint)
         asked = time.monotonic()
@@ -83,7 +83,7 @@ def test_ack_duplicate_and_replay_after_the_end(dealer: Dealer):
     assert again[2:] == first[1:]
 
 
-def test_resume_replays_from_where_it_was_asked(dealer: Dealer):
+def test_resume_replays_from_the_requested_seq(dealer: Dealer):
     dealer.send(b"run_stream", b"1", None, {"agent": "echo", "prompt": "one two three"})
     first = dealer.until_end(b"1")
     dealer.send(b"resume", b"1", {"from": 3})
@@ -92,7 +92,7 @@ def test_resume_replays_from_where_it_was_asked(dealer: Dealer):
     assert again[1:] == first[2:]
 
 
-def test_single_frame_replies_hold_the_same_messages(daemon: Daemon):
+def test_single_frame_replies_contain_the_same_messages(daemon: Daemon):
     dealer = Dealer(daemon.endpoint)
     dealer.send(b"run_stream", b"1", {"frames": "single"}, {"agent": "echo", "prompt": "one two"})
     messages = []
@@ -126,13 +126,13 @@ def test_a_req_client_gets_its_delimiter_back(daemon: Daemon):
     context.term()
 
 
-def test_trailing_empty_frames_may_be_left_out(dealer: Dealer):
+def test_trailing_empty_frames_may_be_omitted(dealer: Dealer):
     for id, frames in ((b"1", [b"ping", b"1"]), (b"2", [b"ping", b"2", b""]), (b"3", [b"ping", b"3", b"", b""])):
         dealer.socket.send_multipart(frames)
         assert dealer.recv()[:2] == (b"pong", id)
 
 
-def test_alive_comes_while_a_request_is_open_and_not_after(dealer: Dealer):
+def test_alive_is_sent_only_while_a_request_is_open(dealer: Dealer):
     dealer.send(b"run", b"1", None, LONG)
     kind, id, body = dealer.recv(alive=True)
     assert (kind, id, body["open"]) == (b"alive", b"", 1)
@@ -141,7 +141,7 @@ def test_alive_comes_while_a_request_is_open_and_not_after(dealer: Dealer):
     assert dealer.silent(ALIVE_INTERVAL_S + 0.3)
 
 
-def test_describe_tells_tools_and_schemas_and_what_is_broken(client: Client):
+def test_describe_reports_tools_schemas_and_broken_agents(client: Client):
     agents = client.describe()
     assert agents["broken"]["error"].startswith("AttributeError")
     weather = agents["weather"]
@@ -155,7 +155,7 @@ def test_describe_tells_tools_and_schemas_and_what_is_broken(client: Client):
         client.describe("ecko")
 
 
-def test_a_killed_worker_ends_its_runs_as_worker_lost_and_nobody_elses():
+def test_a_killed_worker_ends_only_its_own_runs_as_worker_lost():
     with running("run_stream", "run_stream") as own, Client(own.endpoint) as client:
         streams = [client.stream(LONG["agent"], "x") for _ in range(6)]
         for stream in streams:
@@ -186,7 +186,7 @@ def _ends_as(stream) -> str | None:
     return "complete"
 
 
-def test_a_killed_broker_comes_back_and_no_run_is_lost_or_started_twice():
+def test_a_killed_broker_restarts_and_no_run_is_lost_or_started_twice():
     """Rule 6 in its plain case: workers register again with what they hold, and the client resumes."""
     with running("run_stream") as own, Client(own.endpoint) as client:
         stream = client.stream({"model": "synthetic:tokens=300,delay_ms=20"}, "x")
@@ -200,7 +200,7 @@ def test_a_killed_broker_comes_back_and_no_run_is_lost_or_started_twice():
         own.wait(run_stream=1)
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_it_has():
+def test_a_worker_that_is_stopped_finishes_its_open_runs():
     with running("run_stream") as own, Client(own.endpoint) as client:
         stream = client.stream({"model": "synthetic:tokens=50,delay_ms=20"}, "x")
         next(stream)
@@ -210,7 +210,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has():
         assert own.processes.pop("run_stream-1").wait(WAIT_TIMEOUT_S) == 0
 
 
-def test_what_outlasts_the_drain_time_ends_as_shutting_down_with_its_partial():
+def test_runs_longer_than_the_drain_time_end_as_shutting_down_with_their_partial_answer():
     with running("run_stream", AXON_DRAIN_SECONDS="0.3") as own, Client(own.endpoint) as client:
         stream = client.stream(LONG["agent"], "x")
         next(stream)
@@ -221,7 +221,7 @@ def test_what_outlasts_the_drain_time_ends_as_shutting_down_with_its_partial():
         assert caught.value.details["partial"]["text"]
 
 
-def test_many_runs_that_outlast_the_drain_time_all_end_so():
+def test_many_runs_longer_than_the_drain_time_all_end_as_shutting_down():
     async def all_end(own: Daemon) -> list[str]:
         async with AsyncClient(own.endpoint) as client:
             streams = [client.stream(LONG["agent"], "x") for _ in range(400)]
@@ -235,7 +235,7 @@ def test_many_runs_that_outlast_the_drain_time_all_end_so():
         assert asyncio.run(all_end(own)) == ["shutting_down"] * 400
 
 
-def test_rule_9_a_client_that_does_not_read_is_a_slow_consumer_and_nobody_notices():
+def test_rule_9_a_client_that_does_not_read_becomes_a_slow_consumer_without_affecting_others():
     with running("run_stream") as own, Client(own.endpoint) as healthy:
         context = zmq.Context()
         stalled = context.socket(zmq.DEALER)
@@ -259,7 +259,7 @@ def test_rule_9_a_client_that_does_not_read_is_a_slow_consumer_and_nobody_notice
         context.term()
 
 
-def test_overload_is_told_at_once_and_what_was_accepted_is_finished():
+def test_overload_is_answered_at_once_and_accepted_requests_are_finished():
     with running("run_sync", broker=("--max-queued=5",), AXON_RUN_SYNC_SLOTS="1") as own:
         dealer = Dealer(own.endpoint)
         pace = {"agent": {"model": "synthetic:tokens=1,delay_ms=100"}, "prompt": "x"}
@@ -273,7 +273,7 @@ def test_overload_is_told_at_once_and_what_was_accepted_is_finished():
         dealer.close()
 
 
-def test_a_client_that_vanishes_has_its_runs_cancelled():
+def test_the_runs_of_a_client_that_disappears_are_cancelled():
     with running("run_stream") as own:
         dealer = Dealer(own.endpoint)
         dealer.send(b"run_stream", b"gone", None, LONG)
@@ -300,7 +300,7 @@ def test_every_death_of_a_worker_is_noticed_soon():
 
 
 @pytest.mark.parametrize("agent", ["exiting", "interrupting"])
-def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, client: Client, agent: str):
+def test_a_tool_that_exits_ends_only_its_own_run(dealer: Dealer, client: Client, agent: str):
     other = client.stream({"model": "synthetic:tokens=30,delay_ms=10"}, "x")
     for mode in MODES:
         id = f"{agent}-{mode}".encode()
@@ -311,7 +311,7 @@ def test_a_tool_that_exits_ends_its_own_run_and_nobody_elses(dealer: Dealer, cli
     assert client.run("echo", "still here").result == "still here"
 
 
-def test_many_cancels_at_once_keep_their_partial_answers():
+def test_many_simultaneous_cancels_keep_their_partial_answers():
     with running("run_stream") as own, Dealer(own.endpoint) as dealer:
         for number in range(200):
             dealer.send(b"run_stream", b"%d" % number, None, LONG)
@@ -332,7 +332,7 @@ def test_many_cancels_at_once_keep_their_partial_answers():
         wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run_stream"]["free"] == 1024, "all slots")
 
 
-def test_nil_is_absent_in_bodies(dealer: Dealer):
+def test_nil_in_a_body_means_absent(dealer: Dealer):
     agent = {"model": "echo", "instructions": None, "output_mode": None, "model_settings": {"temperature": None}}
     body = {"agent": agent, "prompt": ["hi", {"kind": "binary", "data": b"x", "media_type": "a/b", "identifier": None}]}
     more = dict.fromkeys(("events", "log", "output_mode", "model_settings", "usage_limits", "retries", "deps"))
@@ -347,7 +347,7 @@ def test_answers_have_string_keys_and_no_nan(client: Client):
     assert chunks[1].data["result"] == {"1": "one", "nan": None}
 
 
-def test_two_processes_with_one_identity_are_told_so(daemon: Daemon):
+def test_two_processes_with_one_identity_are_reported_to_both(daemon: Daemon):
     one = Dealer(daemon.endpoint, b"twins")
     assert one.ask(b"ping", b"1", {"instance": "one"})[1]["shared"] is False
     two = Dealer(daemon.endpoint, b"twins")

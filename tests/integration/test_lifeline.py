@@ -27,7 +27,7 @@ def started(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def test_what_a_tied_command_has_started_ends_with_the_parent_too(tmp_path):
+def test_children_of_a_tied_command_end_with_its_parent(tmp_path):
     """A shell that starts a deaf program, as npx and uvx do."""
     pids = tmp_path / "pids"
     deaf = f"trap '' TERM HUP; {sys.executable} {SERVER} --deaf --log {pids} & echo $$ >> {pids}; wait"
@@ -42,7 +42,7 @@ def test_what_a_tied_command_has_started_ends_with_the_parent_too(tmp_path):
     wait_until(lambda: all(gone(pid) for pid in started(pids)), "the orphans to be gone")
 
 
-def test_a_tied_command_keeps_its_arguments_its_pipes_and_its_exit_code():
+def test_a_tied_command_keeps_its_arguments_pipes_and_exit_code():
     shown = subprocess.run(lifeline.tied(["printf", "%s|", "a b", "$c"]), capture_output=True, start_new_session=True)
     assert (shown.stdout, shown.returncode) == (b"a b|$c|", 0)
     ended = subprocess.run(lifeline.tied(["sh", "-c", "exit 7"]), capture_output=True, start_new_session=True)
@@ -52,7 +52,7 @@ def test_a_tied_command_keeps_its_arguments_its_pipes_and_its_exit_code():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the parent is looked at each second")
-def test_a_command_whose_parent_is_gone_already_is_not_started(tmp_path):
+def test_a_tied_command_is_not_started_if_its_parent_has_exited(tmp_path):
     interpreter, *options, _, touch, file = lifeline.tied(["touch", str(tmp_path / "file")])
     done = subprocess.run([interpreter, *options, "1", touch, file], start_new_session=True)
     assert done.returncode == 1

@@ -48,7 +48,7 @@ def drive(asked: Plan, say: Callable[[Driver], None] = lambda _: None) -> Report
 # --- a real daemon ---------------------------------------------------------------------------------
 
 
-def test_the_commands_of_the_page_work_as_printed(daemon: Daemon, tmp_path, monkeypatch):
+def test_the_commands_of_the_loadtest_page_work_as_printed(daemon: Daemon, tmp_path, monkeypatch):
     [page] = [b for b in snippets.blocks(snippets.DOCS / "loadtest.md") if (b.role, b.name) == ("runnable", "loadtest")]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AXON_FRONTEND", daemon.endpoint)
@@ -94,7 +94,7 @@ def check_that_it_stands_alone(page: Path) -> None:
     assert tags.plots == (5 if page.name == "report.html" else 3)
 
 
-def test_a_terminal_is_shown_a_table(daemon: Daemon):
+def test_a_terminal_shows_a_table(daemon: Daemon):
     seen = on_a_terminal(daemon, "loadtest", "streams", "--streams", "2", "--duration", "0.5", "--warmup", "0")
     for shown in (
         "complete/s",
@@ -108,7 +108,7 @@ def test_a_terminal_is_shown_a_table(daemon: Daemon):
     assert "FAILED" not in seen
 
 
-def test_an_open_loop_sends_by_schedule(daemon: Daemon):
+def test_an_open_loop_sends_on_schedule(daemon: Daemon):
     seen = drive(plan(daemon.endpoint, Scenario.UNARY, rate=50.0, warmup=0.19))
     assert seen.is_good
     assert seen.kinds["unary"].requests == 30
@@ -123,37 +123,37 @@ def test_clients_that_drop_their_connections_lose_nothing(daemon: Daemon):
     assert seen.resumes >= 2
 
 
-def test_slow_readers_are_slow_and_hold_up_nobody_else(daemon: Daemon):
+def test_slow_readers_do_not_delay_other_clients(daemon: Daemon):
     seen = drive(plan(daemon.endpoint, Scenario.SLOW_READERS, streams=3, read_ms=50.0, warmup=0.0)).kinds
     assert {name: part.failed for name, part in seen.items()} == {"stream": 0, "slow": 0, "slow, credit": 0}
     assert seen["stream"].chunk_gap.ms["p50"] < 45
     assert min(seen[name].chunk_gap.ms["p50"] for name in ("slow", "slow, credit")) >= 50
 
 
-def test_it_ends_after_so_many_requests(daemon: Daemon):
+def test_a_load_test_ends_after_the_given_number_of_requests(daemon: Daemon):
     seen = drive(plan(daemon.endpoint, Scenario.TOOLS, most=7, warmup=0.0))
     assert (seen.kinds["tools"].complete, seen.is_good) == (7, True)
 
 
-def test_a_closed_loop_takes_the_kinds_in_turns_too(daemon: Daemon):
+def test_a_closed_loop_alternates_between_the_kinds_of_requests(daemon: Daemon):
     seen = drive(plan(daemon.endpoint, Scenario.MIXED, streams=1, most=3, warmup=0.0))
     assert {name: part.requests for name, part in seen.kinds.items()} == {"unary": 1, "stream": 1, "tools": 1}
 
 
-def test_how_busy_it_was_is_of_the_seconds_that_were_measured(daemon: Daemon):
+def test_the_load_of_the_driver_is_measured_over_the_measured_seconds(daemon: Daemon):
     works = lambda driver: 0.4 < driver.elapsed < 0.9 and threading.Event().wait(0.5)  # noqa: E731
     seen = drive(plan(daemon.endpoint, Scenario.UNARY, rate=5.0, warmup=0.4, duration=0.6), works)
     assert 0.65 < seen.driver.busy <= 1
 
 
-def test_where_all_was_sent_in_the_warm_up_nothing_was_measured(daemon: Daemon):
+def test_nothing_is_measured_if_all_requests_were_sent_during_the_warm_up(daemon: Daemon):
     limits = ["--most", "3", "--warmup", "1", "--endpoint", daemon.endpoint]
     done = CliRunner().invoke(app, ["loadtest", "unary", *limits])
     assert done.exit_code == 1
     assert report.faults(Report.model_validate_json(done.stdout))[0].startswith("EMPTY")
 
 
-def test_the_report_is_shown_where_it_cannot_be_written(daemon: Daemon, tmp_path, monkeypatch):
+def test_the_report_is_printed_if_it_cannot_be_written(daemon: Daemon, tmp_path, monkeypatch):
     def full(*_args: object, **_named: object) -> None:
         raise OSError("no space left")
 
@@ -164,14 +164,14 @@ def test_the_report_is_shown_where_it_cannot_be_written(daemon: Daemon, tmp_path
     assert json.loads(done.stdout)["kinds"]["unary"]["complete"] == 3
 
 
-def test_failures_are_named(daemon: Daemon):
+def test_failures_are_counted_by_error_type(daemon: Daemon):
     limits = ["--most", "3", "--warmup", "0", "--endpoint", daemon.endpoint]
     done = CliRunner().invoke(app, ["loadtest", "unary", "--agent", "raising", *limits])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["kinds"]["unary"]["failures"] == {"tool_failed": 3}
 
 
-def test_ctrl_c_ends_it_with_what_there_was_and_cancels_what_is_open(daemon: Daemon):
+def test_ctrl_c_ends_a_load_test_with_a_report_and_cancels_open_runs(daemon: Daemon):
     endless = json.dumps({"model": "synthetic:tokens=10000"})
     command = [AXON, "loadtest", "streams", "--agent", endless, "--warmup", "0", "--endpoint", daemon.endpoint]
     with Client(daemon.endpoint) as client:
@@ -272,7 +272,7 @@ def garbled(kind: bytes, send: Send) -> None:
         (garbled, "an unreadable answer"),
     ],
 )
-def test_a_broken_promise_is_named(answer, broken, monkeypatch):
+def test_a_broken_promise_is_reported(answer, broken, monkeypatch):
     monkeypatch.setattr("axon_zmq.client.core.ANSWER_GRACE_S", 0.1)
     with broker(answer) as endpoint:
         agent = None if broken == "text not whole" else "any"
@@ -283,7 +283,7 @@ def test_a_broken_promise_is_named(answer, broken, monkeypatch):
     assert any(line.startswith(f"BROKEN: {broken}") for line in report.faults(seen))
 
 
-def test_the_answer_of_an_agent_of_yours_need_not_be_its_text():
+def test_the_result_of_a_custom_agent_may_differ_from_its_streamed_text():
     """A tool, a validator or a function may have made it."""
 
     def answer(kind: bytes, send: Send) -> None:
@@ -294,7 +294,7 @@ def test_the_answer_of_an_agent_of_yours_need_not_be_its_text():
         assert drive(plan(endpoint, Scenario.STREAMS, agent="any", streams=1, most=1, warmup=0.0)).is_good
 
 
-def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch):
+def test_messages_left_unread_by_a_slow_reader_are_not_a_broken_promise(monkeypatch):
     def answer(kind: bytes, send: Send) -> None:
         if kind == b"run_stream":
             for seq in range(1, 5):
@@ -313,14 +313,14 @@ def test_what_a_slow_reader_left_in_its_socket_is_no_broken_promise(monkeypatch)
     }
 
 
-def test_an_end_that_never_comes_is_missed_by_slow_readers_too(monkeypatch):
+def test_a_missing_end_is_reported_for_slow_readers_too(monkeypatch):
     monkeypatch.setattr("axon_zmq.client.core.ANSWER_GRACE_S", 0.1)
     with broker(mute) as endpoint:
         seen = drive(plan(endpoint, Scenario.SLOW_READERS, streams=3, most=3, warmup=0.0, timeout=0.3))
     assert seen.broken == {"no end": 3}
 
 
-def test_latency_counts_from_when_a_request_was_due():
+def test_latency_counts_from_the_scheduled_time_of_a_request():
     """The broker hangs once: of an open loop all that were due meanwhile are late, of a closed one a single request."""
 
     def hangs_once() -> Callable[[bytes, Send], None]:
@@ -347,7 +347,7 @@ def test_latency_counts_from_when_a_request_was_due():
     assert late[None] < late[100.0] / 2
 
 
-def test_reports_are_compared_where_they_have_something_in_common(daemon: Daemon, tmp_path, capsys):
+def test_reports_are_compared_if_they_have_kinds_in_common(daemon: Daemon, tmp_path, capsys):
     def made(name: str, scenario: Scenario, **more) -> Path:
         driver = Driver(plan(daemon.endpoint, scenario, **more))
         driver.stop()

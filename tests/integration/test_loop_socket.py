@@ -32,7 +32,7 @@ def came(socket: zmq.Socket[bytes], count: int) -> list[bytes]:
     return messages
 
 
-def test_what_is_sent_now_and_soon_goes_in_order(pair):
+def test_messages_sent_now_and_soon_keep_their_order(pair):
     ours, theirs = pair
     dice = random.Random(1)  # noqa: S311 -- no cryptography here
 
@@ -48,7 +48,7 @@ def test_what_is_sent_now_and_soon_goes_in_order(pair):
     assert came(theirs, 2000) == [b"%d" % number for number in range(2000)]
 
 
-def test_the_first_goes_at_once_and_others_together_a_little_later(pair):
+def test_the_first_message_is_sent_at_once_and_others_together_soon_after(pair):
     ours, theirs = pair
 
     async def send() -> None:
@@ -67,7 +67,7 @@ def test_the_first_goes_at_once_and_others_together_a_little_later(pair):
     asyncio.run(send())
 
 
-def test_who_never_lets_the_loop_go_on_is_told_that_the_peer_is_slow():
+def test_a_sender_that_never_yields_is_told_that_the_peer_is_slow():
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.SNDHWM, 5)
@@ -87,7 +87,7 @@ def test_who_never_lets_the_loop_go_on_is_told_that_the_peer_is_slow():
     context.destroy(linger=0)
 
 
-def test_a_loop_that_is_late_time_and_again_is_known_to_be_and_forgotten_to_have_been(pair):
+def test_a_loop_that_is_late_repeatedly_is_noticed_and_then_forgotten(pair):
     ours, _ = pair
 
     async def be_late() -> None:

@@ -20,7 +20,7 @@ def test_each_mode_answers_with_result_usage_and_new_messages(dealer, mode):
     assert body["run_id"]
 
 
-def test_run_stream_sends_each_delta_as_one_chunk_with_gapless_seq(dealer):
+def test_run_stream_sends_each_delta_as_one_chunk_with_consecutive_seq(dealer):
     dealer.send(b"run_stream", b"1", None, {"agent": "echo", "prompt": "one two three"})
     messages = dealer.until_end(b"1")
     assert [body["seq"] for _, body in messages] == [1, 2, 3, 4]
@@ -30,7 +30,7 @@ def test_run_stream_sends_each_delta_as_one_chunk_with_gapless_seq(dealer):
     }
 
 
-def test_thinking_comes_as_chunks_of_its_own(client: Client):
+def test_thinking_is_sent_in_separate_chunks(client: Client):
     events = list(client.stream("thinker", "?"))
     assert [(e.type, e.data) for e in events if isinstance(e, Chunk)] == [
         ("thinking", "let me "),
@@ -41,7 +41,7 @@ def test_thinking_comes_as_chunks_of_its_own(client: Client):
     assert events[-1].result == "the answer"
 
 
-def test_tool_events_and_partial_output_and_steps(client: Client):
+def test_tool_events_partial_output_and_steps_are_sent(client: Client):
     *chunks, complete = client.stream("weather", "Oslo?")
     kinds = [chunk.type for chunk in chunks]
     assert kinds[:2] == ["tool_started", "tool_finished"]
@@ -54,7 +54,7 @@ def test_tool_events_and_partial_output_and_steps(client: Client):
     assert chunks[-1].data == complete.result == {"summary": "Oslo: -3 °C", "celsius": {"Oslo": -3.0}}
 
 
-def test_all_events_are_pydantic_ais_own(client: Client):
+def test_events_are_those_of_pydantic_ai(client: Client):
     *chunks, complete = client.stream("weather", "Oslo?", events="all")
     assert {chunk.type for chunk in chunks} == {"event"}
     kinds = [chunk.data["event_kind"] for chunk in chunks]
@@ -64,7 +64,7 @@ def test_all_events_are_pydantic_ais_own(client: Client):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_conversation_goes_on_from_its_messages(client: Client, mode):
+def test_a_conversation_continues_from_its_messages(client: Client, mode):
     first = _run(client, mode, "echo", "my name is Ada")
     second = _run(client, mode, "echo", "and yours?", message_history=first.messages)
     assert len(second.messages) == 2  # the new ones only
@@ -73,7 +73,7 @@ def test_a_conversation_goes_on_from_its_messages(client: Client, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bytes_and_times_stay_themselves_on_the_way(client: Client, mode):
+def test_bytes_and_datetimes_keep_their_types(client: Client, mode):
     parts = ["see ", {"kind": "binary", "data": b"\x89PNG\x00\xff", "media_type": "image/png"}]
     done = _run(client, mode, "echo", parts)
     content = done.messages[0]["parts"][0]["content"]
@@ -84,7 +84,7 @@ def test_bytes_and_times_stay_themselves_on_the_way(client: Client, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_deps_are_checked_against_the_agents_own_type(client: Client, mode):
+def test_deps_are_validated_by_the_agents_type(client: Client, mode):
     assert _run(client, mode, "typed", "?", deps={"name": "Ada", "age": 36}).result == "deps: Ada is 36"
     with pytest.raises(AxonError) as caught:
         _run(client, mode, "typed", "?", deps={"name": "Ada", "age": "old"})
@@ -93,7 +93,7 @@ def test_deps_are_checked_against_the_agents_own_type(client: Client, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_raising_tool_is_named_and_what_came_before_is_kept(client: Client, mode):
+def test_a_raising_tool_is_named_and_the_earlier_messages_are_kept(client: Client, mode):
     with pytest.raises(AxonError) as caught:
         _run(client, mode, "raising", "?")
     assert caught.value.error_type == "tool_failed"
@@ -102,14 +102,14 @@ def test_a_raising_tool_is_named_and_what_came_before_is_kept(client: Client, mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_agent_that_raises_what_only_asyncio_should_still_gets_its_terminal_message(dealer, mode):
+def test_an_agent_that_raises_asyncio_exceptions_still_gets_a_terminal_message(dealer, mode):
     kind, body = dealer.ask(mode.encode(), b"1", None, {"agent": "cancelling", "prompt": "?"})
     assert kind == b"error"
     assert body["error_type"] in ("internal", "tool_failed", "cancelled")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer, mode):
+def test_a_result_that_msgpack_cannot_represent_is_one_clear_error(dealer, mode):
     body = {"agent": "echo", "prompt": f'{{"response": {2**70}}}', "output_schema": {"type": "integer"}}
     dealer.send(mode.encode(), b"1", None, body)
     kind, body = dealer.until_end(b"1")[-1]
@@ -117,7 +117,7 @@ def test_an_answer_that_msgpack_cannot_hold_is_one_clear_error(dealer, mode):
     assert "msgpack" in body["message"]
 
 
-def test_an_agent_whose_deps_have_no_schema_is_described_and_runs_without_them(client: Client):
+def test_an_agent_whose_deps_have_no_schema_is_described_and_runs_without_deps(client: Client):
     assert client.describe("opaque")["opaque"]["deps_schema"] is None
 
 

@@ -77,7 +77,7 @@ def daemon(provider: FakeProvider) -> Iterator[Daemon]:
         yield started
 
 
-def test_each_behaviour_is_tested():
+def test_each_behaviour_of_the_fake_provider_is_tested():
     assert BEHAVIOURS.keys() - FAILURES.keys() == {"ok", "slow", "stall", "length"}
 
 
@@ -86,7 +86,7 @@ def test_each_behaviour_is_tested():
 
 @EACH_MODE
 @EACH_API
-def test_an_answer_has_its_usage_and_its_model(client: Client, api, mode):
+def test_an_answer_reports_its_usage_and_model(client: Client, api, mode):
     done = _run(client, mode, f"{api}:ok")
     assert (done.result, done.model, done.finish_reason) == (PROMPT, "ok", "stop")
     assert (done.usage["input_tokens"], done.usage["output_tokens"], done.usage["requests"]) == (1, 6, 1)
@@ -104,7 +104,7 @@ def test_each_delta_of_the_provider_is_one_chunk(client: Client, api):
 
 @EACH_MODE
 @EACH_API
-def test_too_few_tokens_for_the_whole_answer_are_no_error(client: Client, api, mode):
+def test_an_answer_cut_off_by_max_tokens_is_not_an_error(client: Client, api, mode):
     done = _run(client, mode, f"{api}:length")
     assert (done.result, done.finish_reason) == ("one two three", "length")
 
@@ -112,7 +112,7 @@ def test_too_few_tokens_for_the_whole_answer_are_no_error(client: Client, api, m
 @EACH_MODE
 @EACH_API
 @pytest.mark.parametrize("output_mode", ["tool", "native", "prompted"])
-def test_structured_output(client: Client, api, mode, output_mode):
+def test_structured_output_is_parsed(client: Client, api, mode, output_mode):
     schema = {"type": "object", "properties": {"celsius": {"type": "integer"}}, "required": ["celsius"]}
     agent = {"model": f"{api}:ok", "output_schema": schema, "output_mode": output_mode}
     assert _call(client, mode, agent, '{"celsius": 5}').result == {"celsius": 5}
@@ -127,7 +127,7 @@ def test_the_model_calls_a_tool_and_answers_with_its_result(client: Client, api,
     assert [message["kind"] for message in done.messages] == ["request", "response"] * 2
 
 
-def test_a_streamed_tool_call_is_told_before_the_answer(client: Client):
+def test_a_streamed_tool_call_is_reported_before_the_answer(client: Client):
     options = {"model": "openai-chat:ok", "deps": {"name": "Ada", "age": 36}}
     *chunks, _ = client.stream("typed", '{"who": {}}', **options)
     assert [chunk.type for chunk in chunks] == ["tool_started", "tool_finished", "text", "text", "text"]
@@ -136,7 +136,7 @@ def test_a_streamed_tool_call_is_told_before_the_answer(client: Client):
 
 @EACH_MODE
 @EACH_API
-def test_the_model_calls_a_tool_of_the_clients_and_answers_with_its_result(dealer: Dealer, api, mode):
+def test_the_model_calls_a_client_tool_and_answers_with_its_result(dealer: Dealer, api, mode):
     parameters = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
     tool = {"name": "weather", "description": "Of a place.", "parameters": parameters, "returns": {"type": "string"}}
     body = {"agent": {"model": f"{api}:ok"}, "prompt": '{"weather": {"place": "Oslo"}}', "tools": [tool]}
@@ -150,7 +150,7 @@ def test_the_model_calls_a_tool_of_the_clients_and_answers_with_its_result(deale
 
 
 @EACH_MODE
-def test_an_approval_over_http(dealer: Dealer, mode):
+def test_a_tool_call_can_be_approved(dealer: Dealer, mode):
     tool = {"name": "pay", "parameters": {"type": "object", "properties": {"euros": {"type": "number"}}}}
     body = {
         "agent": {"model": "openai-chat:ok"},
@@ -188,7 +188,7 @@ def test_each_failure_has_its_error_type(client: Client, api, mode, behaviour):
 
 
 @EACH_MODE
-def test_the_providers_wait_its_code_and_its_words_are_passed_on(client: Client, mode):
+def test_retry_after_status_and_message_of_the_provider_are_passed_on(client: Client, mode):
     error = _failure(client, mode, "openai-chat:rate-limited")
     assert error.details["retry_after_ms"] == 7000
     assert (error.details["status_code"], error.details["provider_code"]) == (429, "rate_limit_exceeded")
@@ -197,7 +197,7 @@ def test_the_providers_wait_its_code_and_its_words_are_passed_on(client: Client,
 
 
 @EACH_API
-def test_a_broken_stream_keeps_what_had_come_and_can_be_gone_on_from(client: Client, api):
+def test_a_broken_stream_keeps_its_partial_answer_and_can_be_continued(client: Client, api):
     error = _failure(client, "run_stream", f"{api}:cut")
     assert error.details["partial"]["text"].startswith("one two three")
     history = error.details["partial"]["messages"]
@@ -206,7 +206,7 @@ def test_a_broken_stream_keeps_what_had_come_and_can_be_gone_on_from(client: Cli
 
 
 @EACH_MODE
-def test_a_stalled_provider_meets_the_deadline(client: Client, provider: FakeProvider, mode):
+def test_a_stalled_provider_ends_at_the_deadline(client: Client, provider: FakeProvider, mode):
     before = provider.stats()
     error = _failure(client, mode, "openai-chat:stall", timeout_ms=1000)
     assert (error.error_type, error.retryable) == ("deadline_exceeded", True)
@@ -215,7 +215,7 @@ def test_a_stalled_provider_meets_the_deadline(client: Client, provider: FakePro
     _wait_until_abandoned(provider, before.abandoned + 1)
 
 
-def test_an_address_where_nobody_listens(client: Client):
+def test_an_address_on_which_nothing_listens_is_reported(client: Client):
     error = _failure(client, "run", "ollama:any")
     assert (error.error_type, error.retryable) == ("model_connection", True)
     assert "connect" in error.message
@@ -227,13 +227,13 @@ def test_a_missing_key_is_named(client: Client):
     assert "DEEPSEEK_API_KEY" in error.message
 
 
-def test_a_kind_of_prompt_that_the_api_does_not_take(client: Client):
+def test_a_prompt_of_an_unsupported_type_is_rejected(client: Client):
     prompt = [{"kind": "binary", "data": b"mp4", "media_type": "video/mp4"}]
     error = _failure(client, "run", "openai-chat:ok", prompt)
     assert (error.error_type, error.retryable) == ("model_rejected", False)
 
 
-def test_a_url_into_the_daemons_own_network_is_not_fetched(client: Client, provider: FakeProvider):
+def test_a_url_in_the_daemons_own_network_is_not_fetched(client: Client, provider: FakeProvider):
     prompt = [{"kind": "document-url", "url": f"{provider.base_url}/secret.pdf"}]
     error = _failure(client, "run", "openai-chat:ok", prompt)
     assert (error.error_type, error.retryable) == ("invalid_request", False)
@@ -241,7 +241,7 @@ def test_a_url_into_the_daemons_own_network_is_not_fetched(client: Client, provi
 
 
 @pytest.mark.parametrize(("settings", "tries"), [(ONCE, 1), ({"max_retries": 1}, 2), ({}, 3)])
-def test_the_openai_package_tries_again_by_itself(client: Client, provider: FakeProvider, settings, tries):
+def test_the_openai_package_retries_by_itself(client: Client, provider: FakeProvider, settings, tries):
     before = provider.stats().models.get("broken", 0)
     error = _failure(client, "run", "openai-chat:broken", model_settings=settings)
     assert error.error_type == "model_unavailable"
@@ -252,7 +252,7 @@ def test_the_openai_package_tries_again_by_itself(client: Client, provider: Fake
 
 
 @EACH_API
-def test_text_arrives_as_it_is_made_and_a_cancel_closes_the_upstream_stream(
+def test_text_arrives_as_it_is_generated_and_a_cancel_closes_the_upstream_stream(
     client: Client, provider: FakeProvider, api
 ):
     before = provider.stats()
@@ -296,7 +296,7 @@ def test_many_agents_share_one_connection(client: Client, provider: FakeProvider
 
 
 @EACH_MODE
-def test_runs_at_a_time_leave_their_connections_to_later_ones(client: Client, provider: FakeProvider, mode):
+def test_concurrent_runs_leave_their_connections_to_later_runs(client: Client, provider: FakeProvider, mode):
     before = provider.stats().connections
     with ThreadPoolExecutor(8) as threads:
         for _ in range(3):
@@ -316,13 +316,13 @@ def test_the_api_key_is_in_no_log(client: Client, daemon: Daemon):
 # --- the provider itself ---------------------------------------------------------------------------
 
 
-def test_it_goes_with_its_with_block():
+def test_the_fake_provider_ends_with_its_with_block():
     with FakeProvider() as provider:
         assert provider.stats().requests == 0
     assert _refuses(provider.base_url)
 
 
-def test_it_dies_with_its_parent():
+def test_the_fake_provider_ends_with_its_parent():
     program = """
 from axon_zmq.testing import FakeProvider
 with FakeProvider() as provider:

@@ -28,7 +28,7 @@ def records(messages: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_records_come_in_sequence_with_their_fields(dealer, mode):
+def test_log_records_arrive_in_sequence_with_their_fields(dealer, mode):
     dealer.send(mode, b"run-7", None, {"agent": "logging", "prompt": "Oslo", "log": "info"})
     asked, from_a_thread, failed = records(dealer.until_end(b"run-7"))
     assert (asked["level"], asked["message"], asked["logger"]) == ("info", "asked for Oslo", "sample_agents.tools")
@@ -38,7 +38,7 @@ def test_records_come_in_sequence_with_their_fields(dealer, mode):
     assert failed["fields"]["exception"] == "ZeroDivisionError: division by zero"
 
 
-def test_records_stand_between_the_chunks_where_they_were_logged(dealer):
+def test_log_records_keep_their_position_between_chunks(dealer):
     kinds = [(kind, body.get("type")) for kind, body in logged(dealer, b"run_stream", "Oslo", log="warning")]
     started, finished = kinds.index((b"chunk", "tool_started")), kinds.index((b"chunk", "tool_finished"))
     places = [index for index, (kind, _) in enumerate(kinds) if kind == b"log"]
@@ -55,13 +55,13 @@ def test_a_finer_level_than_the_operators_is_relayed_and_not_written(dealer, dae
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_without_it_nothing_is_sent(dealer, mode):
+def test_no_logs_are_sent_unless_requested(dealer, mode):
     assert not records(logged(dealer, mode, "Oslo"))
     assert not records(logged(dealer, mode, "Oslo", log="off"))
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_flood_of_records_is_bounded_and_says_how_many_were_left_out(dealer, mode):
+def test_a_flood_of_log_records_is_bounded_and_the_number_left_out_is_reported(dealer, mode):
     found = records(logged(dealer, mode, "flood", log="info"))
     remarks = [record for record in found if "left_out" in record["fields"]]
     left_out = sum(record["fields"]["left_out"] for record in remarks)
@@ -69,7 +69,7 @@ def test_a_flood_of_records_is_bounded_and_says_how_many_were_left_out(dealer, m
     assert left_out + len(found) - len(remarks) == 5003
 
 
-def test_records_of_one_run_do_not_reach_another(client: Client):
+def test_log_records_of_one_run_do_not_reach_another(client: Client):
     with client.stream("logging", "Oslo", log="info") as loud, client.stream("logging", "Rome") as quiet:
         assert not [event for event in quiet if isinstance(event, Log)]
         said = [event.message for event in loud if isinstance(event, Log)]
@@ -78,14 +78,14 @@ def test_records_of_one_run_do_not_reach_another(client: Client):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_other_libraries_records_stay_here_unless_they_warn(dealer, mode):
+def test_log_records_of_other_libraries_are_relayed_from_level_warning(dealer, mode):
     found = records(logged(dealer, mode, "library", log="debug"))
     assert not any("Bearer" in str(record) for record in found)
     assert "the library warns" in [record["message"] for record in found]
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_record_that_is_odd_is_relayed_as_far_as_it_can_be(dealer, daemon, mode):
+def test_an_unusual_log_record_is_relayed_as_far_as_possible(dealer, daemon, mode):
     found = records(logged(dealer, mode, "odd", log="debug"))
     [odd] = [record for record in found if "odd" in record["fields"]]
     assert odd["message"] == "%d of %s"  # its arguments do not fit
@@ -95,7 +95,7 @@ def test_a_record_that_is_odd_is_relayed_as_far_as_it_can_be(dealer, daemon, mod
     assert not any("SECRET" in daemon.log(name) for name in daemon.processes)
 
 
-def test_who_asks_for_logs_after_its_end_leaves_nothing_behind():
+def test_logs_requested_after_the_end_leave_nothing_behind():
     late = running("run_sync", AXON_AGENTS="late=late_agents:make", AXON_RUN_SYNC_SLOTS="1")
     with late as own, Dealer(own.endpoint) as dealer:
         dealer.send(b"run_sync", b"1", {"timeout_ms": 100}, {"agent": "late", "prompt": "x", "log": "debug"})

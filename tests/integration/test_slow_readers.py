@@ -39,7 +39,7 @@ def stalled(own: Daemon, count: int = 1) -> Iterator[list[zmq.Socket[bytes]]]:
         context.destroy(linger=0)
 
 
-def test_large_answers_that_are_not_read_stay_out_of_the_brokers_memory():
+def test_large_unread_answers_stay_out_of_the_brokers_memory():
     with running("run") as own, Client(own.endpoint) as healthy, stalled(own) as [socket]:
         broker = psutil.Process(own.processes["broker"].pid)
         before = broker.memory_info().rss
@@ -60,7 +60,7 @@ def test_large_answers_that_are_not_read_stay_out_of_the_brokers_memory():
         assert set(ends) >= {b"complete", b"error"}
 
 
-def test_many_large_answers_at_once_to_a_client_that_reads_are_no_slow_consumers():
+def test_many_large_answers_to_a_client_that_reads_do_not_make_it_a_slow_consumer():
     with running("run") as own, Client(own.endpoint) as client, ThreadPoolExecutor(20) as pool:
         large = "x" * (2 * limits.MIB)  # over 6 MiB each, with their messages
 
@@ -71,7 +71,7 @@ def test_many_large_answers_at_once_to_a_client_that_reads_are_no_slow_consumers
         assert "is too slow" not in own.log("broker")
 
 
-def test_a_client_that_reads_nothing_for_longer_than_a_dead_host_is_given_is_still_there():
+def test_a_silent_client_is_not_taken_for_a_dead_host():
     with running("run_stream") as own, stalled(own) as [socket]:
         flood = {"agent": {"model": "synthetic:tokens=400,delay_ms=0,size=4000"}, "prompt": "x"}
         socket.send_multipart([b"run_stream", b"1", b"", pack(flood)])
@@ -87,7 +87,7 @@ def test_a_client_that_reads_nothing_for_longer_than_a_dead_host_is_given_is_sti
         assert kinds.count(b"chunk") == 400
 
 
-def test_large_answers_come_in_order_and_whole():
+def test_large_answers_arrive_in_order_and_complete():
     with running("run_stream") as own, Client(own.endpoint) as client:
         size = LARGE_MESSAGE
         chunks = client.stream({"model": f"synthetic:tokens=40,delay_ms=0,size={size}"}, "x")
@@ -96,7 +96,7 @@ def test_large_answers_come_in_order_and_whole():
 
 
 @pytest.mark.timeout(240)
-def test_many_clients_that_do_not_read_cost_the_broker_little():
+def test_many_clients_that_do_not_read_cost_the_broker_little_memory():
     with running("run_stream") as own, stalled(own, 100) as sockets:
         for socket in sockets:
             flood = {"agent": {"model": "synthetic:tokens=700,delay_ms=0,size=8000"}, "prompt": "x"}

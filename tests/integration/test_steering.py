@@ -16,7 +16,7 @@ def steer(dealer: Dealer, id: bytes, content, **more) -> None:
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_what_is_said_asap_is_in_the_next_request_to_the_model(dealer, mode):
+def test_a_steer_message_asap_is_in_the_next_model_request(dealer, mode):
     script = [[{"name": "weather", "args": {"place": "Oslo"}}]] * 2
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
     call = until(dealer, b"tool_call")
@@ -30,7 +30,7 @@ def test_what_is_said_asap_is_in_the_next_request_to_the_model(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_what_is_said_for_when_it_is_idle_comes_after_its_answer(dealer, mode):
+def test_a_steer_message_when_idle_follows_the_answer(dealer, mode):
     script = [[{"name": "weather", "args": {"place": "Oslo"}}]] * 2
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
     call = until(dealer, b"tool_call")
@@ -43,7 +43,7 @@ def test_what_is_said_for_when_it_is_idle_comes_after_its_answer(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_what_came_too_late_is_refused_and_says_so(dealer, mode):
+def test_a_steer_message_after_the_end_is_refused(dealer, mode):
     dealer.send(mode, b"1", None, {"agent": "echo", "prompt": "Hello"})
     until(dealer, b"complete")
     steer(dealer, b"1", "more")
@@ -54,7 +54,7 @@ def test_what_came_too_late_is_refused_and_says_so(dealer, mode):
     assert until(dealer, b"error")["error_type"] == "unknown_request"
 
 
-def test_a_steer_that_is_none_is_refused_and_the_run_not_touched(dealer):
+def test_an_invalid_steer_message_is_refused_and_the_run_is_not_affected(dealer):
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     for body, text in (
@@ -69,7 +69,7 @@ def test_a_steer_that_is_none_is_refused_and_the_run_not_touched(dealer):
     assert json.loads(until(dealer, b"complete")["result"]) == [1]
 
 
-def test_what_is_said_to_a_run_that_waits_reaches_it_when_it_starts():
+def test_steer_messages_to_a_queued_run_reach_it_when_it_starts():
     with running("run", AXON_RUN_SLOTS="1") as daemon, Dealer(daemon.endpoint) as dealer:
         dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
         call = until(dealer, b"tool_call")
@@ -85,7 +85,7 @@ def test_what_is_said_to_a_run_that_waits_reaches_it_when_it_starts():
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_what_a_run_has_not_heard_is_bounded(dealer, mode):
+def test_the_number_of_waiting_steer_messages_is_bounded(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     for number in range(MAX_STEERS + 5):
@@ -98,7 +98,7 @@ def test_what_a_run_has_not_heard_is_bounded(dealer, mode):
     assert heard == [{"heard": f"more {number}"} for number in range(MAX_STEERS)]
 
 
-def test_a_few_large_ones_are_bounded_too(dealer):
+def test_the_size_of_waiting_steer_messages_is_bounded(dealer):
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     until(dealer, b"tool_call")
     for _ in range(5):

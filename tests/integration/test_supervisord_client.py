@@ -9,6 +9,6 @@ import pytest
 from axon_zmq.supervise import supervisord
 
 
-def test_faults_of_supervisord_are_no_faults_of_the_listener(tmp_path: Path):
+def test_errors_of_supervisord_are_not_taken_for_errors_of_the_listener(tmp_path: Path):
     with pytest.raises(supervisord.FAULTS):
         supervisord.workers(tmp_path)

@@ -12,7 +12,7 @@ from tests.support.daemon import Dealer
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_the_run_waits_for_the_client_and_the_model_goes_on(dealer, mode):
+def test_a_run_waits_for_the_client_and_the_model_continues(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     assert (call["name"], call["args"]) == ("weather", {"place": "Oslo"})
@@ -50,7 +50,7 @@ def test_sequential_tools_are_called_one_after_the_other(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_no_answer_in_time_is_a_retry_for_the_model_and_ends_the_run_when_those_are_spent(dealer, mode):
+def test_a_tool_timeout_is_retried_by_the_model_and_ends_the_run_without_retries(dealer, mode):
     tool = {**WEATHER, "timeout_ms": 50}
     dealer.send(mode, b"1", None, asking(json.dumps([[{"name": "weather", "args": {"place": "Oslo"}}]] * 3), tool))
     calls_made = []
@@ -66,7 +66,7 @@ def test_no_answer_in_time_is_a_retry_for_the_model_and_ends_the_run_when_those_
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_model_may_recover_from_a_tool_that_was_too_late(dealer, mode):
+def test_a_model_may_recover_from_a_tool_timeout(dealer, mode):
     tool = {**WEATHER, "timeout_ms": 50}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), tool))
     late = until(dealer, b"tool_call")
@@ -78,7 +78,7 @@ def test_a_model_may_recover_from_a_tool_that_was_too_late(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_an_error_that_may_be_retried_goes_to_the_model_until_its_retries_are_spent(dealer, mode):
+def test_a_retryable_error_goes_to_the_model_until_its_retries_are_used(dealer, mode):
     dealer.send(mode, b"1", None, asking(json.dumps([[{"name": "weather", "args": {"place": "?"}}]] * 3), WEATHER))
     for _ in range(2):
         answer(dealer, b"1", until(dealer, b"tool_call"), error={"message": "no such place", "retry": True})
@@ -88,7 +88,7 @@ def test_an_error_that_may_be_retried_goes_to_the_model_until_its_retries_are_sp
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_an_error_that_may_not_be_retried_tells_the_model_that_the_tool_failed(dealer, mode):
+def test_a_final_error_tells_the_model_that_the_tool_failed(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     answer(dealer, b"1", until(dealer, b"tool_call"), error={"message": "the station is down", "retry": False})
     done = until(dealer, b"complete")
@@ -98,7 +98,7 @@ def test_an_error_that_may_not_be_retried_tells_the_model_that_the_tool_failed(d
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_what_a_result_has_beside_it_reaches_model_and_application(dealer, mode):
+def test_content_and_metadata_of_a_result_reach_model_and_application(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     picture = {"kind": "binary", "data": b"\x89PNG\xff", "media_type": "image/png"}
     call = until(dealer, b"tool_call")
@@ -111,7 +111,7 @@ def test_what_a_result_has_beside_it_reaches_model_and_application(dealer, mode)
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_cancelling_a_run_that_waits_for_a_tool_says_that_the_answer_is_not_wanted(dealer, mode):
+def test_cancelling_a_run_that_waits_for_a_tool_cancels_the_call(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     dealer.send(b"cancel", b"1")
@@ -124,7 +124,7 @@ def test_cancelling_a_run_that_waits_for_a_tool_says_that_the_answer_is_not_want
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_tool_that_never_answers_ends_with_the_run_at_its_deadline(dealer, mode):
+def test_a_tool_that_never_answers_ends_with_its_run_at_the_deadline(dealer, mode):
     dealer.send(mode, b"1", {"timeout_ms": 200}, asking(calls("weather", place="Oslo"), WEATHER))
     call = until(dealer, b"tool_call")
     assert until(dealer, b"tool_cancelled")["call_id"] == call["call_id"]
@@ -133,7 +133,7 @@ def test_a_tool_that_never_answers_ends_with_the_run_at_its_deadline(dealer, mod
     assert error["details"]["partial"]["messages"][1]["parts"][0]["tool_name"] == "weather"
 
 
-def test_late_repeated_unknown_and_foreign_answers_are_refused_by_name_and_harm_nothing(dealer, daemon):
+def test_late_repeated_unknown_and_foreign_answers_are_refused_with_a_reason(dealer, daemon):
     dealer.send(b"run", b"1", None, asking(calls("weather", "weather", place="Oslo"), WEATHER))
     first, second = until(dealer, b"tool_call"), until(dealer, b"tool_call")
     answer(dealer, b"1", first, result=1)
@@ -153,7 +153,7 @@ def test_late_repeated_unknown_and_foreign_answers_are_refused_by_name_and_harm_
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_result_that_is_not_what_returns_says_is_refused_and_may_be_mended(dealer, mode):
+def test_a_result_that_does_not_match_returns_is_refused_and_may_be_corrected(dealer, mode):
     returns = {"type": "object", "properties": {"celsius": {"type": "number"}}, "required": ["celsius"]}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), {**WEATHER, "returns": returns}))
     call = until(dealer, b"tool_call")
@@ -170,7 +170,7 @@ def test_a_result_that_is_not_what_returns_says_is_refused_and_may_be_mended(dea
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_arguments_that_are_not_the_parameters_go_back_to_the_model(dealer, mode):
+def test_arguments_that_do_not_match_the_parameters_go_back_to_the_model(dealer, mode):
     script = [[{"name": "weather", "args": {"place": 7}}], [{"name": "weather", "args": {"place": "Oslo"}}]]
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
     call = until(dealer, b"tool_call")  # the first one never went out
@@ -182,7 +182,7 @@ def test_arguments_that_are_not_the_parameters_go_back_to_the_model(dealer, mode
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_parameters_and_returns_that_refer_to_themselves(dealer, mode):
+def test_parameters_and_returns_may_be_recursive(dealer, mode):
     """A tree of folders: judged at every depth, in the arguments and in the result."""
     folder = {
         "type": "object",
@@ -208,7 +208,7 @@ def test_parameters_and_returns_that_refer_to_themselves(dealer, mode):
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
 @pytest.mark.parametrize("args", ["not JSON", '{"place": ', "[1]", '{"place": "Oslo"} and more'])
-def test_arguments_that_are_no_json_object_end_clearly(dealer, mode, args):
+def test_arguments_that_are_not_a_json_object_end_the_run_with_a_reason(dealer, mode, args):
     script = [[{"name": "weather", "args": args}]] * 2
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
     error = failed(dealer)
@@ -229,14 +229,14 @@ def test_arguments_that_are_no_json_object_end_clearly(dealer, mode, args):
         ([{**WEATHER, "function": "os.system"}], "/tools/0/function", "unknown"),
     ],
 )
-def test_tools_that_cannot_be_taken_are_named(dealer, tools, pointer, text):
+def test_invalid_tools_are_named(dealer, tools, pointer, text):
     kind, error = dealer.ask(b"run", b"1", None, asking("[]", *tools))
     assert (kind, error["error_type"]) == (b"error", "invalid_request")
     assert error["details"]["errors"][0]["pointer"] == pointer
     assert text in error["message"]
 
 
-def test_schemas_too_large_or_nested_too_deep_are_refused(dealer):
+def test_schemas_too_large_or_nested_too_deep_are_rejected(dealer):
     large = {"type": "object", "description": "x" * 300_000}
     kind, error = dealer.ask(b"run", b"1", None, asking("[]", {"name": "a", "parameters": large}))
     assert (kind, error["error_type"]) == (b"error", "too_large")
@@ -249,7 +249,7 @@ def test_schemas_too_large_or_nested_too_deep_are_refused(dealer):
     assert "nested" in error["message"]
 
 
-def test_all_tools_of_a_request_share_one_budget_and_hold_up_nobody(dealer):
+def test_the_tools_of_a_request_share_one_cost_limit_and_delay_no_other_run(dealer):
     properties = {f"p{number}": {"type": "string", "description": "x" * 50} for number in range(500)}
     heavy = [
         {"name": f"t{number}", "parameters": {"type": "object", "properties": {**properties, str(number): {}}}}
@@ -264,7 +264,7 @@ def test_all_tools_of_a_request_share_one_budget_and_hold_up_nobody(dealer):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
+def test_a_tool_with_the_name_of_a_tool_of_the_agent_is_rejected(dealer, mode):
     tool = {**WEATHER, "name": "temperature"}
     kind, error = dealer.ask(mode, b"1", None, {"agent": "weather", "prompt": "Oslo", "tools": [tool]})
     assert (kind, error["error_type"]) == (b"error", "invalid_request")
@@ -272,7 +272,7 @@ def test_a_tool_with_the_name_of_one_of_the_agents_own_is_refused(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, mode):
+def test_a_large_result_is_validated_in_a_thread_and_delays_no_other_run(dealer, mode):
     returns = {"type": "array", "items": {"type": "integer", "minimum": 0}}
     dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), {**WEATHER, "returns": returns}))
     call = until(dealer, b"tool_call")
@@ -285,7 +285,7 @@ def test_a_large_result_is_checked_beside_the_loop_and_holds_up_nobody(dealer, m
     assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
 
 
-def test_a_large_answer_that_is_being_read_is_the_answer_and_its_time_stands_still(dealer):
+def test_the_timeout_is_paused_while_a_large_answer_is_validated(dealer):
     returns = {"type": "array", "items": {"type": "integer", "minimum": 0}}
     tool = {**WEATHER, "returns": returns, "timeout_ms": 300}
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), tool))
@@ -297,7 +297,7 @@ def test_a_large_answer_that_is_being_read_is_the_answer_and_its_time_stands_sti
     assert len(json.loads(until(dealer, b"complete")["result"])[0]) == 100_000
 
 
-def test_a_call_id_that_comes_again_in_a_run_is_told_apart(dealer):
+def test_a_repeated_call_id_in_a_run_is_distinguished(dealer):
     body = {"agent": "same_ids", "prompt": "?", "tools": [WEATHER]}
     dealer.send(b"run", b"1", None, body)
     first = until(dealer, b"tool_call")

@@ -13,7 +13,7 @@ from tests.support.daemon import WAIT_TIMEOUT_S, Dealer, running, wait_until
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_resumed_lists_the_open_calls_whole_and_no_others(dealer, mode):
+def test_resumed_lists_the_open_calls_completely_and_no_others(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", "weather", place="Oslo"), WEATHER))
     first, second = until(dealer, b"tool_call"), until(dealer, b"tool_call")
     answer(dealer, b"1", first, result=1)
@@ -30,7 +30,7 @@ def test_resumed_lists_the_open_calls_whole_and_no_others(dealer, mode):
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_client_that_comes_back_as_another_process_answers_what_is_open(daemon, mode):
+def test_a_client_that_returns_as_another_process_answers_open_calls(daemon, mode):
     with Dealer(daemon.endpoint, b"comes-back") as before:
         before.send(mode, mode + b"-7", {"on_disconnect": "keep"}, asking(calls("weather", place="Oslo"), WEATHER))
         call = until(before, b"tool_call")
@@ -44,7 +44,7 @@ def test_a_client_that_comes_back_as_another_process_answers_what_is_open(daemon
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
-def test_a_broker_killed_in_mid_tool_call_loses_neither_run_nor_call(mode):
+def test_a_broker_killed_during_a_tool_call_loses_neither_run_nor_call(mode):
     with running(mode.decode()) as own, Dealer(own.endpoint, b"faithful") as dealer:
         dealer.send(mode, b"1", None, asking(calls("weather", place="Oslo"), WEATHER))
         call = until(dealer, b"tool_call")
@@ -58,7 +58,7 @@ def test_a_broker_killed_in_mid_tool_call_loses_neither_run_nor_call(mode):
         assert done["usage"]["tool_calls"] == 1
 
 
-def test_the_time_of_a_tool_stands_still_while_the_client_is_gone():
+def test_a_tool_timeout_is_paused_while_the_client_is_gone():
     tool = {**WEATHER, "timeout_ms": 4000}  # the broker notices after 2 s
     with running("run") as own:
         with Dealer(own.endpoint, b"wanderer") as before:
@@ -73,7 +73,7 @@ def test_the_time_of_a_tool_stands_still_while_the_client_is_gone():
             assert json.loads(until(after, b"complete")["result"]) == [7]
 
 
-def test_the_time_of_a_tool_goes_on_when_the_client_is_back():
+def test_a_tool_timeout_continues_when_the_client_returns():
     tool = {**WEATHER, "timeout_ms": 4000}
     with running("run") as own:
         with Dealer(own.endpoint, b"wanderer") as before:
@@ -88,7 +88,7 @@ def test_the_time_of_a_tool_goes_on_when_the_client_is_back():
             assert "did not answer within 4000 ms" in until(after, b"complete")["result"]
 
 
-def test_a_client_that_vanishes_while_a_tool_is_awaited_leaves_no_slot_behind():
+def test_a_client_that_disappears_during_a_tool_call_leaves_no_slot_occupied():
     with running("run", "run_sync", "run_stream") as own, Dealer(own.endpoint) as watcher:
         for mode in MODE_KINDS:
             with Dealer(own.endpoint, b"vanishing-" + mode) as dealer:

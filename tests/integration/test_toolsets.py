@@ -77,7 +77,7 @@ def test_the_catalog_has_each_toolset_with_its_tools_or_its_error():
 # --- MCP servers --------------------------------------------------------------------------------------
 
 
-def test_a_servers_tools_are_listed_and_called_and_its_errors_go_to_the_model():
+def test_the_tools_of_a_server_are_listed_and_called_and_errors_go_to_the_model():
     async def work(known: Registry) -> None:
         told = (await known.describe(None))["toolsets"]["mcp"]["tools"]
         [entry] = [tool for tool in told if tool["name"] == "temperature"]
@@ -92,7 +92,7 @@ def test_a_servers_tools_are_listed_and_called_and_its_errors_go_to_the_model():
     closed_after(registry(mcp=server()), work)
 
 
-def test_prefix_and_approval_are_the_operators():
+def test_the_operator_sets_prefix_and_approval():
     async def work(known: Registry) -> None:
         told = (await known.describe(None))["toolsets"]["mcp"]["tools"]
         assert {tool["name"] for tool in told} >= {"far_pid", "far_temperature"}
@@ -103,7 +103,7 @@ def test_prefix_and_approval_are_the_operators():
     closed_after(registry(mcp=server(prefix="far", approval=True)), work)
 
 
-def test_twenty_runs_at_a_time_share_one_process(tmp_path):
+def test_twenty_concurrent_runs_share_one_server_process(tmp_path):
     log = tmp_path / "pids"
 
     async def work(known: Registry) -> list[list[Any]]:
@@ -115,7 +115,7 @@ def test_twenty_runs_at_a_time_share_one_process(tmp_path):
     assert results == [[pid, "waited", pid]] * 20
 
 
-def test_a_server_that_was_killed_in_between_is_started_again():
+def test_a_killed_server_is_started_again():
     async def work(known: Registry) -> None:
         [first] = await calls(known, "mcp", ("pid", {}))
         await asyncio.to_thread(kill, first)
@@ -127,7 +127,7 @@ def test_a_server_that_was_killed_in_between_is_started_again():
     closed_after(registry(mcp=server()), work)
 
 
-def test_a_call_in_which_the_server_dies_is_not_made_twice(tmp_path):
+def test_a_call_during_which_the_server_dies_is_not_repeated(tmp_path):
     log = tmp_path / "pids"
 
     async def work(known: Registry) -> None:
@@ -142,7 +142,7 @@ def test_a_call_in_which_the_server_dies_is_not_made_twice(tmp_path):
     closed_after(registry(mcp=server("--log", str(log))), work)
 
 
-def test_a_cancelled_run_harms_no_other(tmp_path):
+def test_a_cancelled_run_affects_no_other_run(tmp_path):
     async def work(known: Registry) -> None:
         starting, beside = (asyncio.create_task(calls(known, "mcp", ("pid", {}))) for _ in range(2))
         await asyncio.to_thread(wait_until, lambda: started(tmp_path / "pids"))
@@ -165,7 +165,7 @@ async def failure(known: Registry) -> str:
     return caught.value.message
 
 
-def test_a_start_that_takes_too_long_ends_in_an_error_and_is_not_tried_in_a_spin(tmp_path):
+def test_a_start_that_exceeds_its_timeout_fails_and_is_not_retried_at_once(tmp_path):
     log = tmp_path / "pids"
 
     async def work(known: Registry) -> None:
@@ -188,7 +188,7 @@ def test_a_start_that_takes_too_long_ends_in_an_error_and_is_not_tried_in_a_spin
     closed_after(registry(mcp=server("--slow", "60", "--log", str(log), timeout=0.5)), work)
 
 
-def test_a_start_that_hangs_is_given_up_also_when_nobody_waits_for_it_any_more(tmp_path):
+def test_a_hanging_start_is_abandoned_even_without_a_waiting_run(tmp_path):
     log = tmp_path / "pids"
 
     async def work(known: Registry) -> None:
@@ -199,13 +199,13 @@ def test_a_start_that_hangs_is_given_up_also_when_nobody_waits_for_it_any_more(t
     closed_after(registry(mcp=server("--slow", "60", "--log", str(log), timeout=0.5)), work)
 
 
-def test_a_program_that_is_no_server_is_told_at_once():
+def test_a_program_that_is_not_a_server_is_reported_at_once():
     ends = McpServer(command=sys.executable, args=["-c", "raise SystemExit(3)"])
     told = closed_after(registry(mcp=ends), lambda known: known.describe(None))["toolsets"]
     assert told["mcp"]["error"].endswith("ended while it started; the worker's log has what it wrote to stderr")
 
 
-def test_a_loop_that_stands_still_between_runs_loses_nothing(tmp_path):
+def test_a_loop_that_is_stopped_between_runs_loses_nothing(tmp_path):
     """As a slot of run_sync does: only its runs move it."""
     log = tmp_path / "pids"
     known = registry(mcp=server("--log", str(log), timeout=30.0))
@@ -225,7 +225,7 @@ def test_a_loop_that_stands_still_between_runs_loses_nothing(tmp_path):
     loop.close()
 
 
-def test_what_a_server_writes_beside_its_messages_is_told_and_not_repeated(caplog):
+def test_other_output_of_a_server_is_logged_without_its_content(caplog):
     async def work(known: Registry) -> None:
         assert await calls(known, "mcp", ("temperature", {"place": "Oslo"})) == [-3.0]
 
@@ -234,7 +234,7 @@ def test_what_a_server_writes_beside_its_messages_is_told_and_not_repeated(caplo
     assert "s3cret" not in caplog.text
 
 
-def test_variables_are_filled_in_and_the_server_sees_no_others(monkeypatch):
+def test_variables_are_substituted_and_the_server_sees_no_others(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "s3cret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none-of-its-business")
     monkeypatch.setenv("PYTHON", sys.executable)
@@ -259,7 +259,7 @@ def http_server(port: int) -> Iterator[int]:
         process.wait()
 
 
-def test_a_server_over_http_is_connected_again_and_its_address_and_headers_are_not_told(caplog):
+def test_a_server_over_http_is_connected_again_and_its_secrets_are_not_logged(caplog):
     port = free_port()
     configured = McpServer(url=f"http://127.0.0.1:{port}/mcp?key=s3cret", headers={"X-Key": "s3cret"}, timeout=30)
 
@@ -281,7 +281,7 @@ def test_a_server_over_http_is_connected_again_and_its_address_and_headers_are_n
     assert "s3cret" not in caplog.text + repr(known.toolsets) + repr(known.toolsets.loaded["mcp"]) + repr(configured)
 
 
-def test_a_session_that_a_restarted_server_has_forgotten_is_made_anew(monkeypatch):
+def test_a_session_forgotten_by_a_restarted_server_is_opened_again(monkeypatch):
     make = fastmcp.Client.__init__
     monkeypatch.setattr(fastmcp.Client, "__init__", partialmethod(make, mode="legacy"))
     port = free_port()
@@ -356,7 +356,7 @@ def test_in_each_mode_an_agent_as_data_calls_named_toolsets(own: Daemon, mode):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_when_a_worker_ends_its_servers_end_with_it_even_deaf_ones(configured, how):
+def test_servers_end_with_their_worker_even_if_they_ignore_sigterm(configured, how):
     others = started(configured[1])
     with running(*MODES, AXON_CONFIG=str(configured[0])) as daemon, Client(daemon.endpoint) as client:
         pids = {mode: json.loads(call(client, mode, "mcp", "pid").result)[0] for mode in MODES}
@@ -369,7 +369,7 @@ def test_when_a_worker_ends_its_servers_end_with_it_even_deaf_ones(configured, h
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_worker_that_stops_lets_its_servers_end_by_themselves(tmp_path, mode):
+def test_a_worker_that_stops_lets_its_servers_exit(tmp_path, mode):
     log = tmp_path / "pids"
     table = {"command": sys.executable, "args": [SERVER, "--log", str(log)]}
     lines = (f"{key} = {json.dumps(value)}\n" for key, value in table.items())

@@ -30,7 +30,7 @@ TRACED = """
 """An agent that answers with the trace it is in."""
 
 
-def test_a_clients_trace_goes_on_through_the_run(tmp_path: Path):
+def test_the_trace_of_a_client_continues_in_the_run(tmp_path: Path):
     (tmp_path / "traced_agent.py").write_text(textwrap.dedent(TRACED))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     trace = "0af7651916cd43dd8448eb211c80319c"

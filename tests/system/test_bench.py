@@ -17,7 +17,7 @@ from tests.support import ROOT
 
 
 @pytest.mark.timeout(420)
-def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
+def test_a_quick_benchmark_measures_everything_and_prints_a_table_and_json():
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick"], cwd=ROOT, capture_output=True, text=True, timeout=400
     )

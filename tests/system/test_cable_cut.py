@@ -24,7 +24,7 @@ def why_not() -> str:
 
 
 @pytest.mark.timeout(240)
-def test_what_is_promised_of_a_cut_cable():
+def test_clients_survive_a_cut_cable_as_promised():
     if reason := why_not():
         pytest.skip(reason)
     tests = [

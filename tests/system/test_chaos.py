@@ -15,7 +15,7 @@ NAMES = [scenario.name for scenario in scenarios(SHORT_SOAK)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_promised_holds(name):
+def test_each_chaos_scene_holds_its_promise(name):
     command = [sys.executable, "-m", "chaos", "--short", "--only", name]
     played = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     print(played.stdout)
@@ -25,13 +25,13 @@ def test_what_is_promised_holds(name):
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_promised_holds_in_the_whole_suite(name):
+def test_each_long_chaos_scene_holds_its_promise(name):
     played = subprocess.run([sys.executable, "-m", "chaos", "--only", name], cwd=ROOT, capture_output=True, text=True)
     print(played.stdout)
     assert played.returncode == 0, played.stdout + played.stderr
 
 
-def test_a_broken_promise_is_seen_and_a_busy_machine_excuses_time_alone():
+def test_a_broken_promise_is_detected_and_a_busy_machine_excuses_only_durations():
     short, long = Report(short=True), Report(short=False)
     for report in (short, long):
         report.within("this", [0.1, 0.3], 0.2)
@@ -43,7 +43,7 @@ def test_a_broken_promise_is_seen_and_a_busy_machine_excuses_time_alone():
     assert len(short.broken) == 2
 
 
-def test_the_page_has_the_table_of_a_long_run():
+def test_the_chaos_page_has_the_table_of_a_long_run():
     table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(NAMES)

@@ -37,22 +37,22 @@ def mix(*arguments: str, seconds: float = 100, deps: str | None = None, environm
     return done.stdout + done.stderr
 
 
-def test_it_is_formatted_and_compiles_without_a_warning():
+def test_the_elixir_package_is_formatted_and_compiles_without_warnings():
     mix("format", "--check-formatted")
     mix("compile", "--force", "--warnings-as-errors")
 
 
-def test_it_compiles_without_a_warning_when_no_package_is_there():
+def test_the_elixir_package_compiles_without_warnings_without_optional_packages():
     mix("compile", "--force", "--warnings-as-errors", deps="", environment="prod")
 
 
-def test_a_transport_whose_package_is_missing_is_refused_with_what_to_add():
+def test_a_transport_whose_package_is_missing_is_rejected_with_a_fix():
     start = "IO.puts(elem(AxonCore.Connection.start_link(transport: AxonCore.Transport.Erlzmq), 1).message)"
     said = mix("run", "-e", start, deps="", environment="prod")
     assert "AxonCore.Transport.Erlzmq needs a package that is missing: add {:erlzmq, " in said
 
 
-def test_the_pure_tests_pass_when_no_package_is_there():
+def test_the_pure_elixir_tests_pass_without_optional_packages():
     said = mix("test", deps="")
     assert re.search(r"\d+ tests, 0 failures", said)
     assert "warning:" not in said
@@ -85,13 +85,13 @@ EXAMPLES = {
 
 @pytest.mark.skipif(snippets.no_elixir() is not None, reason=str(snippets.no_elixir()))
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_examples_run(daemon: Daemon, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_elixir_examples_run(daemon: Daemon, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AXON_FRONTEND", daemon.endpoint)
     said = [line for line in mix("run", f"examples/{name}.exs").splitlines() if line.strip()]
     assert len(said) == len(EXAMPLES[name])
     assert all(line.startswith(expected) for line, expected in zip(said, EXAMPLES[name], strict=True)), said
 
 
-def test_every_example_is_run_or_shown():
+def test_every_elixir_example_is_run_or_shown():
     there = {path.stem for path in (PACKAGE / "examples").glob("*.exs")}
     assert there == EXAMPLES.keys()

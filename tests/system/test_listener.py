@@ -104,7 +104,7 @@ def supervised(run_dir: Path) -> Iterator[None]:
             process.wait(WAIT_TIMEOUT_S)
 
 
-def test_the_broker_hears_which_programs_there_are_and_of_each_state(run_dir: Path):
+def test_the_broker_is_told_all_programs_and_their_states(run_dir: Path):
     with Router(run_dir) as router, supervised(run_dir):
         programs = router.hear_program("run_stream-2", "FATAL")
         assert programs.keys() == {"run-1", "run_stream-2"}
@@ -116,7 +116,7 @@ def test_the_broker_hears_which_programs_there_are_and_of_each_state(run_dir: Pa
         assert router.hear_program("run-1", "STOPPED")["run-1"]["pid"] == 0
 
 
-def test_the_broker_hears_of_an_end_at_once_and_supervisord_starts_another_at_once(run_dir: Path):
+def test_the_broker_is_told_of_an_exit_at_once_and_supervisord_restarts_at_once(run_dir: Path):
     if not hasattr(os, "pidfd_open"):
         pytest.skip("without pidfds supervisord's own word must do")
     with Router(run_dir) as router, supervised(run_dir):
@@ -136,7 +136,7 @@ def test_the_broker_hears_of_an_end_at_once_and_supervisord_starts_another_at_on
         assert min(back) < 0.5  # of itself supervisord looks once a second
 
 
-def test_a_broker_that_was_away_hears_how_it_is_now(run_dir: Path):
+def test_a_broker_that_was_away_is_told_the_current_states(run_dir: Path):
     with supervised(run_dir):
         with Router(run_dir) as router:
             pid = router.hear_program("run-1", "RUNNING")["run-1"]["pid"]
@@ -180,7 +180,7 @@ def say(process: subprocess.Popen[bytes], data: bytes) -> None:
     process.stdin.flush()
 
 
-def test_odd_input_is_answered_and_survived(run_dir: Path):
+def test_malformed_input_is_answered_and_does_not_end_the_listener(run_dir: Path):
     with alone(run_dir) as process:
         answered(process, b"READY\n")
         for odd in (
@@ -200,7 +200,7 @@ def test_odd_input_is_answered_and_survived(run_dir: Path):
         assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
-def test_an_event_that_comes_in_pieces_holds_up_nothing(run_dir: Path):
+def test_an_event_received_in_pieces_delays_nothing(run_dir: Path):
     whole = event("PROCESS_STATE_STARTING", "processname:run-1 groupname:größer from_state:STOPPED tries:0")
     with Router(run_dir) as router, alone(run_dir) as process:
         answered(process, b"READY\n")
@@ -212,7 +212,7 @@ def test_an_event_that_comes_in_pieces_holds_up_nothing(run_dir: Path):
         router.hear_program("run-1", "STARTING")
 
 
-def test_what_an_event_says_counts_where_supervisord_does_not_answer(run_dir: Path):
+def test_events_count_if_supervisord_does_not_answer(run_dir: Path):
     child = subprocess.Popen(["sleep", "1000"])
     with Router(run_dir) as router, alone(run_dir) as process:
         answered(process, b"READY\n")
@@ -227,7 +227,7 @@ def test_what_an_event_says_counts_where_supervisord_does_not_answer(run_dir: Pa
     child.wait(WAIT_TIMEOUT_S)
 
 
-def test_a_run_directory_that_cannot_be_one_is_said(run_dir: Path):
+def test_an_invalid_run_directory_is_reported(run_dir: Path):
     with alone(run_dir / ("x" * 120)) as process:
         assert process.wait(WAIT_TIMEOUT_S) == 2
         assert process.stderr is not None

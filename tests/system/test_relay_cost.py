@@ -64,7 +64,7 @@ def test_a_relayed_message_takes_less_than_a_fifth_of_the_plain_loops_instructio
 
 
 @needs_valgrind
-def test_a_request_and_its_answer_take_less_than_three_times_a_plainly_relayed_message(tmp_path):
+def test_a_request_and_its_answer_take_less_than_three_times_the_instructions_of_a_plain_relay(tmp_path):
     _filling, requests, _worker, answers = counts(tmp_path, str(ECHOES), "echo")[-4:]
     per_echo = (requests + answers) / ECHOES
     assert per_echo / PLAIN_MESSAGE < ECHO_BOUND, f"{per_echo:,.0f} instructions a request"

@@ -87,7 +87,7 @@ class Load:
             thread.join(60)
 
 
-def test_roll_changes_every_process_and_no_request_fails(daemon: Served):
+def test_roll_restarts_every_process_and_no_request_fails(daemon: Served):
     before = pids(daemon)
     with Load(daemon.endpoint) as load:
         wait_until(lambda: load.done > 20, "some load")
@@ -119,7 +119,7 @@ def test_a_restart_of_the_broker_alone_loses_nothing(daemon: Served):
     assert {name for name in after if after[name] != before[name]} == {"broker", "run_stream-1"}
 
 
-def test_scale_adds_and_removes_without_touching_the_others(daemon: Served):
+def test_scale_adds_and_removes_workers_without_affecting_the_others(daemon: Served):
     before = pids(daemon)
     assert command(daemon, "scale", "run_stream", "3").returncode == 0
     more = pids(daemon)
@@ -134,7 +134,7 @@ def test_scale_adds_and_removes_without_touching_the_others(daemon: Served):
     assert told["processes"]["run_stream-1"]["slots"] == 1024
 
 
-def test_scaling_down_lets_what_runs_end(daemon: Served):
+def test_scaling_down_lets_open_runs_end(daemon: Served):
     assert command(daemon, "scale", "run_stream", "2").returncode == 0
     with Client(daemon.endpoint) as client:
         streams = [client.stream({"model": "synthetic:tokens=60,delay_ms=20"}, f"{number}") for number in range(4)]
@@ -144,7 +144,7 @@ def test_scaling_down_lets_what_runs_end(daemon: Served):
         assert [len(stream.complete().result) for stream in streams] == [300] * 4
 
 
-def test_supervisorctl_restart_of_one_process_loses_nothing_that_ends_in_time(daemon: Served):
+def test_supervisorctl_restart_of_one_process_loses_no_run_that_ends_in_time(daemon: Served):
     with Client(daemon.endpoint) as client:
         stream = client.stream({"model": "synthetic:tokens=60,delay_ms=20"}, "x")
         next(stream)
@@ -158,7 +158,7 @@ def test_supervisorctl_restart_of_one_process_loses_nothing_that_ends_in_time(da
         assert len(stream.complete().result) == 300
 
 
-def test_what_cannot_be_done_is_said(daemon: Served):
+def test_an_impossible_change_is_rejected_with_a_reason(daemon: Served):
     unknown = command(daemon, "roll", "run_strem")
     assert unknown.returncode == 2
     assert "run_strem" in unknown.stderr
@@ -179,7 +179,7 @@ def test_what_cannot_be_done_is_said(daemon: Served):
     )
 
 
-def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(daemon: Served, monkeypatch: Any):
+def test_a_spare_that_does_not_register_is_removed_and_nothing_is_changed(daemon: Served, monkeypatch: Any):
     before = pids(daemon)
     monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with pytest.raises(
@@ -194,7 +194,7 @@ LEFT_OVER = {"asking": "input()", "stopping": "breakpoint()", "interrupting": "r
 """What an agent's module may still have, and who would wait for it, or end."""
 
 
-def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in(tmp_path):
+def test_a_roll_stops_at_the_first_new_worker_whose_agents_cannot_be_loaded(tmp_path):
     module = tmp_path / "changing.py"
     sound = "from pydantic_ai import Agent\nagent = Agent('test')\n"
     module.write_text(sound)
@@ -233,7 +233,7 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         assert (told["run-1"]["broken"], told["run_stream-1"]["broken"]) == ([*LEFT_OVER], ["gone", *LEFT_OVER])
 
 
-def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Served, monkeypatch: Any):
+def test_a_spare_replaces_a_program_that_did_not_return(daemon: Served, monkeypatch: Any):
     with pytest.raises(
         programs.TemporarilyUnavailableError, match=r"run-1 did not register .*the spare run-2 stays in its place"
     ):
@@ -248,7 +248,7 @@ def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Ser
     assert "run-2" not in pids(daemon)
 
 
-def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemon: Served):
+def test_an_interrupted_roll_stops_after_the_current_program(daemon: Served):
     before = pids(daemon)
     steps: list[programs.Step] = []
     with pytest.raises(programs.TemporarilyUnavailableError, match="asked to stop"):
@@ -275,7 +275,7 @@ def stopped_broker(daemon: Served) -> Iterator[str]:
     wait_until(lambda: command(daemon, "status").returncode == 0, "the broker and its workers")
 
 
-def test_status_shows_what_there_is_when_the_broker_is_not_there(daemon: Served, stopped_broker: str):
+def test_status_works_without_a_broker(daemon: Served, stopped_broker: str):
     shown = command(daemon, "status")
     assert shown.returncode == 3
     told = json.loads(shown.stdout)
@@ -284,7 +284,7 @@ def test_status_shows_what_there_is_when_the_broker_is_not_there(daemon: Served,
     assert told["silent"].keys() == {"broker"}
 
 
-def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
+def test_without_a_broker_nothing_is_changed_and_the_message_says_how_to_start_it(
     daemon: Served, stopped_broker: str, monkeypatch: Any
 ):
     before = pids(daemon)
@@ -321,7 +321,7 @@ def test_status_on_a_terminal_is_a_table(daemon: Served):
     assert any(line.startswith("run_sync ") and line.endswith("no workers") for line in lines)
 
 
-def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served):
+def test_the_broker_is_told_of_every_program_and_of_an_exit_at_once(daemon: Served):
     pid = pids(daemon)["run-1"]
     losses = lambda: (daemon.run_dir / "broker.log").read_text().count("worker run-1 is gone")  # noqa: E731
     before = losses()
@@ -335,7 +335,7 @@ def test_the_broker_hears_of_every_program_and_of_an_end_at_once(daemon: Served)
     assert worker["crashes"] == 1
 
 
-def test_a_slot_of_a_mode_that_has_none_is_made_after_another_modes(daemon: Served):
+def test_a_mode_without_programs_can_be_scaled_up(daemon: Served):
     added = command(daemon, "scale", "run_sync", "1")
     assert added.returncode == 0, added.stderr
     with Client(daemon.endpoint) as client:
@@ -344,7 +344,7 @@ def test_a_slot_of_a_mode_that_has_none_is_made_after_another_modes(daemon: Serv
     assert (daemon.run_dir / "more.conf").read_text() == ""
 
 
-def test_the_commands_of_the_operations_page_do_what_it_says(daemon: Served):
+def test_the_commands_of_the_operations_page_work_as_described(daemon: Served):
     [block] = [each for each in snippets.blocks(snippets.DOCS / "operations.md") if each.language == "sh"]
     before = pids(daemon)
     for line in block.code.splitlines():
@@ -368,7 +368,7 @@ def a_worker_that_hangs_is_killed_and_replaced(daemon: Served, name: str) -> Non
     wait_until(replaced, "another process")
 
 
-def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others_alone(tmp_path: Path):
+def test_a_crash_loop_degrades_its_pool_delays_restarts_and_leaves_others_alone(tmp_path: Path):
     agents = "crashing=crashing_agent:agent,echo=axon_zmq.agents.echo:agent"
     env = {**FEW, "AXON_AGENTS": agents, "PYTHONPATH": f"{ROOT}/tests/support", "AXON_HANG_SECONDS": "4"}
     with served(**env) as own:
@@ -391,7 +391,7 @@ def test_a_crash_loop_degrades_its_pool_waits_longer_each_time_and_leaves_others
         assert "crashed 3 times" in json.loads(shown.stdout)["modes"]["run"]["reasons"][0]
 
 
-def test_sigterm_ends_the_wait_and_the_next_start_is_the_first(tmp_path: Path):
+def test_sigterm_ends_the_delay_and_the_next_start_counts_as_the_first(tmp_path: Path):
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
     code = "import sys; from pathlib import Path; from axon_zmq.process import backoff; "

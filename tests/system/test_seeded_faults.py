@@ -16,7 +16,7 @@ PARTS = 4
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_the_text_that_a_fault_replaces_is_there_once(fault: Fault):
+def test_the_text_that_a_fault_replaces_occurs_once(fault: Fault):
     assert (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old) == 1
     assert fault.new != fault.old
 

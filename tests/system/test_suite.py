@@ -7,7 +7,7 @@ import sys
 
 from tests.support import ROOT
 
-CTRL_C = "tests/integration/test_cli_tools.py::test_sigint_in_a_pipe_ends_at_once"
+CTRL_C = "tests/integration/test_cli_tools.py::test_sigint_in_a_pipe_exits_at_once"
 
 
 def test_tests_of_ctrl_c_pass_in_a_background_job_that_ignores_sigint():

@@ -28,7 +28,7 @@ def status(run_dir: Path) -> dict[str, str]:
     return dict(line.split()[:2] for line in listing.stdout.splitlines())
 
 
-def test_the_demo_shows_each_mode_and_stops_with_0_and_no_process_left():
+def test_the_demo_shows_each_mode_exits_with_0_and_leaves_no_process():
     with served("--demo") as daemon:
         out, _ = daemon.process.communicate(timeout=60)
         assert daemon.process.returncode == 0, out
@@ -39,7 +39,7 @@ def test_the_demo_shows_each_mode_and_stops_with_0_and_no_process_left():
         assert daemon.family() == {}
 
 
-def test_serve_is_ready_soon_private_and_survives_a_kill_of_each_process():
+def test_serve_is_ready_soon_is_private_and_survives_a_kill_of_each_process():
     with served() as daemon:
         started = time.monotonic()
         daemon.wait_for("the processes")
@@ -101,7 +101,7 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
         assert again.returncode == 0, again.stdout + again.stderr
 
 
-def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
+def test_ctrl_c_stops_the_daemon_even_if_serve_itself_is_killed():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("the processes")
         assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_it_cleanly_also_when_serve_itself_is_killed():
         wait_until(lambda: not daemon.family(), "the end of supervisord and its programs")
 
 
-def test_two_daemons_with_different_settings_live_side_by_side():
+def test_two_daemons_with_different_settings_run_side_by_side():
     few = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_STREAM_WORKERS": "0"}
     with (
         served(AXON_RUN_WORKERS="1", AXON_AGENTS="one=axon_zmq.agents.echo:agent", **few) as one,
@@ -127,7 +127,7 @@ def test_two_daemons_with_different_settings_live_side_by_side():
                 assert list(client.describe()) == [agent]
 
 
-def test_a_second_daemon_in_the_same_place_is_told_so():
+def test_a_second_daemon_in_the_same_run_directory_is_rejected():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("the processes")
         for env, says in (
@@ -154,7 +154,7 @@ def test_a_greeting_that_fails_does_not_end_the_daemon():
 
 
 @pytest.mark.timeout(120)
-def test_serve_ends_with_its_own_supervisord_and_leaves_the_next_daemon_alone():
+def test_serve_ends_with_its_own_supervisord_and_does_not_touch_the_next_daemon():
     few = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "0"}
     with served(**few) as first:
         first.wait_for("ready after")  # and now it greets: its request may be under way
@@ -176,7 +176,7 @@ def test_serve_ends_with_its_own_supervisord_and_leaves_the_next_daemon_alone():
             second.wait(WAIT_TIMEOUT_S)
 
 
-def test_the_checked_in_configuration_is_what_axon_zmq_conf_prints():
+def test_the_committed_configuration_is_the_output_of_axon_zmq_conf():
     env = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
     printed = subprocess.run([BIN / "axon-zmq", "conf"], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
     assert printed.stdout == (ROOT / "supervisord.conf").read_text()

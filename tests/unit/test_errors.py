@@ -7,7 +7,7 @@ from axon_zmq.errors import ERROR_TYPES, AxonError
 from axon_zmq.protocol.msgpack import pack
 
 
-def test_every_error_type_has_a_family_and_survives_the_wire():
+def test_every_error_type_has_a_class_and_survives_the_wire():
     for code in ERROR_TYPES:
         error = AxonError.of(code, "what", {"by": "broker"})
         message = decode(b"error", pack(error.to_body())).message

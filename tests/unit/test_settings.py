@@ -22,19 +22,19 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(f"AXON_{name}", raising=False)
 
 
-def test_environment_goes_before_file_and_file_before_defaults(tmp_path, monkeypatch):
+def test_the_environment_overrides_the_file_and_the_file_overrides_the_defaults(tmp_path, monkeypatch):
     (tmp_path / "axon.toml").write_text('run_workers = 3\nmodel = "echo"\n[agents]\nmine = "my.module:agent"\n')
     monkeypatch.setenv("AXON_MODEL", "synthetic:tokens=1")
     loaded = settings.load()
     assert (loaded.run_workers, loaded.model, loaded.agents) == (3, "synthetic:tokens=1", {"mine": "my.module:agent"})
 
 
-def test_agents_in_the_environment(monkeypatch):
+def test_agents_can_be_set_in_the_environment(monkeypatch):
     monkeypatch.setenv("AXON_AGENTS", "a=x:y, b = x.z:w ,")
     assert settings.load().agents == {"a": "x:y", "b": "x.z:w"}
 
 
-def test_toolsets_in_the_environment_and_in_the_file(tmp_path, monkeypatch):
+def test_toolsets_can_be_set_in_the_environment_and_in_the_file(tmp_path, monkeypatch):
     (tmp_path / "axon.toml").write_text(SERVERS)
     loaded = settings.load().toolsets
     assert loaded["search"] == "my_app.tools:search"
@@ -85,7 +85,7 @@ approval = true
         ('"a b" = {command = "a"}', "a b"),
     ],
 )
-def test_a_wrong_toolset_is_named_with_the_mend_and_without_its_values(tmp_path, table, says):
+def test_an_invalid_toolset_is_reported_with_a_fix_and_without_its_values(tmp_path, table, says):
     (tmp_path / "axon.toml").write_text(f"[toolsets]\n{table}\n")
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
@@ -95,7 +95,7 @@ def test_a_wrong_toolset_is_named_with_the_mend_and_without_its_values(tmp_path,
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_a_server_gets_is_shown_nowhere(tmp_path):
+def test_the_environment_of_an_mcp_server_is_never_printed(tmp_path):
     (tmp_path / "axon.toml").write_text(SERVERS)
     loaded = settings.load()
     for shown in (repr(loaded), str(loaded.toolsets["files"]), conf.render(loaded)):
@@ -130,20 +130,20 @@ def test_what_a_server_gets_is_shown_nowhere(tmp_path):
         ("AXON_CONFIG", "/", "'/', which is no file"),
     ],
 )
-def test_a_wrong_setting_is_named_with_the_mend(monkeypatch, name, value, says):
+def test_an_invalid_setting_is_reported_with_a_fix(monkeypatch, name, value, says):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=says.replace("(", "\\(")):
         settings.load()
 
 
 @pytest.mark.parametrize("text", ["run_wrokers = 3", "run_workers = [", "agents = 5"])
-def test_a_wrong_file_is_refused(tmp_path, text):
+def test_an_invalid_file_is_rejected(tmp_path, text):
     (tmp_path / "axon.toml").write_text(text)
     with pytest.raises(ConfigurationError):
         settings.load()
 
 
-def test_loopback_frontends_are_taken():
+def test_frontends_on_loopback_addresses_are_accepted():
     for endpoint in (
         "tcp://127.0.0.1:1",
         "tcp://127.1.2.3:65535",
@@ -154,12 +154,12 @@ def test_loopback_frontends_are_taken():
         assert endpoints.check_frontend(endpoint) == endpoint
 
 
-def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
+def test_a_path_too_long_for_a_unix_socket_is_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match="over 107 bytes"):
         backend_endpoint(tmp_path / ("x" * 100))
 
 
-def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_path):
+def test_a_run_directory_is_made_private_unless_it_belongs_to_another_user(tmp_path):
     assert private_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
@@ -172,7 +172,7 @@ def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_pat
         private_directory(tmp_path / "file")
 
 
-def test_a_run_directory_is_looked_at_without_making_or_changing_it(tmp_path):
+def test_a_run_directory_is_inspected_without_changing_it(tmp_path):
     check_private(tmp_path / "new" / "run")
     (open_one := tmp_path / "open").mkdir(mode=0o755)
     check_private(open_one)
@@ -184,7 +184,7 @@ def test_a_run_directory_is_looked_at_without_making_or_changing_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"open"}
 
 
-def test_the_configuration_holds_what_differs_from_the_defaults():
+def test_the_generated_configuration_contains_settings_that_differ_from_the_defaults():
     changed = settings.load(
         agents={"mine": "my.module:agent"},
         model="openai:50%",
@@ -201,7 +201,7 @@ def test_the_configuration_holds_what_differs_from_the_defaults():
     assert text.count("[program:run-") == 1
 
 
-def test_no_key_is_ever_written_into_the_configuration(monkeypatch):
+def test_no_key_is_written_into_the_generated_configuration(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     assert "secret" not in conf.render(settings.load())
 
@@ -218,7 +218,7 @@ def test_no_key_is_ever_written_into_the_configuration(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("named", [None, "mine.toml"])
-def test_what_is_wrong_in_the_file_is_told_as_the_files(named, line, says, tmp_path, monkeypatch):
+def test_an_invalid_value_from_the_file_is_reported_with_the_file(named, line, says, tmp_path, monkeypatch):
     (tmp_path / (named or "axon.toml")).write_text(line)
     if named:
         monkeypatch.setenv("AXON_CONFIG", named)
@@ -227,7 +227,7 @@ def test_what_is_wrong_in_the_file_is_told_as_the_files(named, line, says, tmp_p
     assert str(caught.value).startswith(f"{named or 'axon.toml'}: {says}")
 
 
-def test_what_the_environment_has_instead_of_the_file_is_told_as_its_own(tmp_path, monkeypatch):
+def test_an_invalid_value_from_the_environment_is_reported_with_the_variable(tmp_path, monkeypatch):
     (tmp_path / "axon.toml").write_text("hang_seconds = 5")
     monkeypatch.setenv("axon_hang_seconds", "1")
     with pytest.raises(ConfigurationError, match=r"^AXON_HANG_SECONDS: Input"):

@@ -51,7 +51,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.mark.timeout(180)
-def test_rule_8_a_client_behind_a_cut_cable_is_found_gone_and_its_runs_end_or_are_kept(daemon: Daemon):
+def test_rule_8_a_client_behind_a_cut_cable_is_counted_as_gone_and_its_runs_end_or_are_kept(daemon: Daemon):
     client = subprocess.Popen(
         [sys.executable, "-c", VANISHING, daemon.endpoint, IDENTITY.decode()], stdout=subprocess.PIPE, text=True
     )
@@ -85,7 +85,7 @@ def test_rule_8_a_client_behind_a_cut_cable_is_found_gone_and_its_runs_end_or_ar
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("seconds", "tokens"), [(3, 600), (20, 2500)])
-def test_a_stream_over_a_cable_that_was_cut_for_a_while_is_whole(daemon: Daemon, seconds: int, tokens: int):
+def test_a_stream_over_a_cable_that_was_cut_for_a_while_is_complete(daemon: Daemon, seconds: int, tokens: int):
     with Client(daemon.endpoint) as client:
         stream = client.stream({"model": f"synthetic:tokens={tokens},delay_ms=10"}, f"{seconds}")
         events = [next(stream)]

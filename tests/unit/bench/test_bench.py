@@ -18,7 +18,7 @@ from bench.peers import service, start
 from bench.peers.start import GRPC, NATS, PROXY
 
 
-def test_the_order_of_the_sides_is_reversed_with_every_round_and_ratios_are_of_one_round():
+def test_the_order_of_the_sides_alternates_and_ratios_compare_one_round():
     called = []
 
     def side(name, *figures):
@@ -37,7 +37,7 @@ def test_the_order_of_the_sides_is_reversed_with_every_round_and_ratios_are_of_o
     assert [(other.name, other.ratio.low, other.ratio.high) for other in row.others] == [("a", 2, 4), ("b", 0.5, 2)]
 
 
-def test_a_peer_that_cannot_be_had_is_left_out_and_said(monkeypatch):
+def test_an_unavailable_peer_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(start.shutil, "which", lambda _: None)
     monkeypatch.setattr(start, "installed", lambda package: package != "grpcio")
     start.absent.cache_clear()
@@ -51,12 +51,12 @@ def test_a_peer_that_cannot_be_had_is_left_out_and_said(monkeypatch):
     assert "apt-get install nats-server" in where[f"without {NATS}"]
 
 
-def test_how_late_each_delta_came():
+def test_the_delay_of_each_delta_is_measured():
     came = Came(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
     assert came.delays(0.1) == pytest.approx([0.0, 0.4, 0.3])
 
 
-def test_the_page_has_a_place_for_the_table(tmp_path):
+def test_the_table_is_written_into_its_place_on_the_page(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text(report.PAGE.read_text())
     figure = Figure.of([1.0, 2.0, 12.345])
@@ -73,7 +73,7 @@ def test_the_page_has_a_place_for_the_table(tmp_path):
     assert text.endswith(report.END + after[1])
 
 
-def test_the_chart_has_a_line_for_what_grows_and_a_point_for_each_number(tmp_path):
+def test_the_chart_has_a_line_for_growth_and_a_point_for_each_value(tmp_path):
     plan, of = measure.QUICK, Figure(10.0, 9.0, 17.0)
     rows = [
         Row(f"{widening.title(what, most)}: broker", "µs CPU", of, [Other("1", of, of)])
@@ -88,12 +88,12 @@ def test_the_chart_has_a_line_for_what_grows_and_a_point_for_each_number(tmp_pat
     assert f"({report.CHART.name})" in report.PAGE.read_text() and report.CHART.exists()
 
 
-def test_percentiles_are_values_that_were_measured():
+def test_percentiles_are_measured_values():
     assert percentiles([float(value) for value in range(100, 0, -1)]) == {"p50": 50.0, "p99": 99.0}
     assert percentiles([7.0]) == {"p50": 7.0, "p99": 7.0}
 
 
-def test_the_growth_of_the_core_is_measured_for_each_row_and_the_page_has_the_table():
+def test_the_growth_of_the_core_is_measured_and_shown_for_each_row():
     made = growth.table(growth.QUICK, lambda _: None)
     lines = made.splitlines()
     assert len(lines) == 2 + len(growth.ROWS)
@@ -102,7 +102,7 @@ def test_the_growth_of_the_core_is_measured_for_each_row_and_the_page_has_the_ta
     assert all(title in page for _, title in growth.ROWS)
 
 
-def test_peers_stream_every_delta_by_itself():
+def test_peers_stream_every_delta_separately():
     async def pieces() -> list[str]:
         return [piece async for piece in service.stream({"agent": "stream", "prompt": "hello there"})]
 
@@ -111,7 +111,7 @@ def test_peers_stream_every_delta_by_itself():
     assert len(came) == agents.DELTAS
 
 
-def test_peers_and_bare_tune_the_collector_as_our_workers_do(monkeypatch):
+def test_peers_and_the_bare_loop_tune_the_garbage_collector_as_workers_do(monkeypatch):
     tuned = []
     monkeypatch.setattr(gc, "tune_gc", lambda: tuned.append(True))
     monkeypatch.setattr(sys, "stdin", [])

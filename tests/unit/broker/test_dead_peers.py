@@ -15,7 +15,7 @@ def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("counted", ["resent", "probes"])
-def test_a_host_is_dead_when_it_answered_nothing_for_a_while(counted: str):
+def test_a_host_is_dead_if_it_has_acknowledged_nothing_for_the_time_limit(counted: str):
     since, dead = judged(tcp_info(300), None, 100.0, 10.0)
     assert (since, dead) == (None, False)  # idle
     since, dead = judged(tcp_info(301, **{counted: UNANSWERED}), since, 101.0, 10.0)
@@ -26,7 +26,7 @@ def test_a_host_is_dead_when_it_answered_nothing_for_a_while(counted: str):
     assert judged(tcp_info(311, **{counted: UNANSWERED - 1}), since, 111.0, 10.0) == (101.0, False)
 
 
-def test_who_answers_but_has_no_room_is_not_dead():
+def test_a_host_with_a_full_receive_window_is_not_dead():
     since, _ = judged(tcp_info(60, probes=1), None, 100.0, 10.0)
     assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (160.0, False)  # that one was answered, one more is out
     assert judged(tcp_info(0), since, 160.0, 10.0) == (None, False)

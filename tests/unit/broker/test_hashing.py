@@ -36,7 +36,7 @@ def message(
     st.integers(0, 3),
     st.integers(1, 3),
 )
-def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between, most):
+def test_the_order_of_each_client_is_kept_and_each_digest_is_correct(sent, steps_between, most):
     bodies, judged = BodyHasher(MAX_BODY), []
     messages = [
         message(client, bytes([number + 1]), size, kind, delimiter)
@@ -59,7 +59,7 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
     assert repr(bodies) == "<BodyHasher of 0 clients, 0 bytes>"
 
 
-def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
+def test_one_turn_reads_one_slice_and_handles_other_clients():
     bodies = BodyHasher(MAX_BODY)
     large, small = message(b"a", b"1", 4 * SLICE, arrived=7.0), message(b"a", b"2", 1, arrived=8.0)
     other = message(b"b", b"3", 1)
@@ -81,7 +81,7 @@ def test_clients_with_large_bodies_take_turns():
     assert judged == [b"1", b"4", b"5", b"2", b"3"]
 
 
-def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
+def test_small_messages_do_not_wait_repeatedly_for_large_bodies_of_others():
     """One client has large bodies all the time, another sent one, and then says small things all the time."""
     bodies, sent, heard = BodyHasher(MAX_BODY), dict[bytes, int](), list[int]()
     waiting = Counter({b"a": bodies.keep(message(b"a", b"0", 2 * SLICE))})
@@ -100,7 +100,7 @@ def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
     assert max(heard, default=0) <= 40
 
 
-def test_where_much_waits_no_more_is_received():
+def test_no_more_messages_are_received_while_too_many_bytes_wait():
     bodies, count = BodyHasher(MAX_BODY), 0
     while not bodies.full:
         bodies.keep(message(b"a", b"1", MAX_BODY))
@@ -115,7 +115,7 @@ def test_where_much_waits_no_more_is_received():
     assert kept == MAX_BODY // limits.MIB
 
 
-def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
+def test_small_messages_behind_a_large_body_are_spread_over_turns():
     bodies = BodyHasher(MAX_BODY)
     bodies.keep(message(b"a", b"1", 2 * SLICE))
     for _ in range(20):
@@ -123,7 +123,7 @@ def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
     assert [len(list(bodies.step(8))) for _ in range(5)] == [0, 8, 8, 5, 0]
 
 
-def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
+def test_a_client_that_floods_small_messages_does_not_keep_its_turn():
     bodies, judged = BodyHasher(MAX_BODY), list[bytes]()
     bodies.keep(message(b"a", b"0", 2 * SLICE))
     bodies.keep(message(b"b", b"large", 2 * SLICE))
@@ -134,11 +134,11 @@ def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
     assert b"large" in judged[:30]
 
 
-def test_a_message_takes_what_all_its_frames_take():
+def test_the_size_of_a_message_includes_all_its_frames():
     assert size(message(b"a", b"2", 1)) == limits.KIB + 5
 
 
-def test_time_that_a_large_body_waits_counts_as_the_requests_own():
+def test_time_in_which_a_large_body_waits_counts_toward_its_own_timeout():
     bench = Bench()
     bench.add_worker(b"w")
     frames = [b"run", b"1", pack({"timeout_ms": 5000}), b"body"]

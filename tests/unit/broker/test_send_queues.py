@@ -17,7 +17,7 @@ class Tracker:
         self.done = False
 
 
-def test_large_messages_are_counted_until_zeromq_has_let_go_of_them():
+def test_large_messages_are_counted_until_zeromq_has_released_them():
     flight = InFlight(per_client=10)
     first, second = Tracker(), Tracker()
     assert flight.has_room(b"a")
@@ -35,7 +35,7 @@ def test_large_messages_are_counted_until_zeromq_has_let_go_of_them():
     assert repr(flight) == "<InFlight 0 clients>"
 
 
-def test_clients_share_what_may_be_in_flight_and_who_has_taken_everything_is_forgotten():
+def test_clients_share_the_bytes_in_flight_and_drained_clients_are_forgotten():
     flight = InFlight(per_client=100, in_all=200)
     trackers = [Tracker() for _ in range(40)]
     for number, tracker in enumerate(trackers[:4]):
@@ -51,7 +51,7 @@ def test_clients_share_what_may_be_in_flight_and_who_has_taken_everything_is_for
     assert int(repr(flight).split()[1]) <= 17
 
 
-def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked():
+def test_over_the_total_limit_only_clients_above_their_share_are_blocked():
     outboxes = SendQueues(in_all=10_000)
     assert not outboxes.add(b"hog", b"complete", b"1", b"x" * 9000)
     assert not outboxes.add(b"modest", b"complete", b"1", b"x" * 1500)
@@ -59,7 +59,7 @@ def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked()
     assert outboxes.add(b"hog", b"chunk", b"2", b"x")
 
 
-def test_a_first_answer_has_a_place_only_while_there_is_one():
+def test_the_first_answer_of_a_client_is_queued_only_while_there_is_room():
     outboxes = SendQueues(in_all=10_000)
     for number in range(100):
         outboxes.add(b"%d" % number, b"complete", b"1", b"x" * 5000)
@@ -67,14 +67,14 @@ def test_a_first_answer_has_a_place_only_while_there_is_one():
     assert kept == [b"complete"] * 3 + [b"error"] * 97
 
 
-def test_answers_that_wait_do_not_end_a_clients_streams():
+def test_queued_answers_do_not_end_the_streams_of_a_client():
     outboxes = SendQueues(per_client=1000, answers=10_000)
     assert not outboxes.add(b"a", b"complete", b"1", b"x" * 5000)
     assert not outboxes.add(b"a", b"chunk", b"2", b"x" * 500)
     assert outboxes.add(b"a", b"chunk", b"2", b"x" * 500)
 
 
-def test_who_stays_full_is_tried_less_and_less_often_and_who_takes_some_at_once_again():
+def test_a_full_client_is_retried_less_often_until_it_reads_again():
     outboxes = SendQueues()
     for _ in range(10):
         outboxes.add(b"a", b"chunk", b"1", b"x")
@@ -94,7 +94,7 @@ def test_who_stays_full_is_tried_less_and_less_often_and_who_takes_some_at_once_
     assert outboxes.next_retry() == float("inf")
 
 
-def test_a_blocked_client_loses_chunks_but_never_its_terminal():
+def test_a_blocked_client_loses_chunks_but_not_the_terminal_message():
     outboxes = SendQueues(per_client=2000)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 1500)
     assert outboxes.add(b"a", b"chunk", b"1", b"x" * 200)
@@ -108,7 +108,7 @@ def test_a_blocked_client_loses_chunks_but_never_its_terminal():
     assert not outboxes.add(b"a", b"chunk", b"2", b"x")  # unblocked
 
 
-def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_terminal():
+def test_a_queue_full_of_small_chunks_still_has_room_for_the_terminal_message():
     outboxes = SendQueues()
     while not outboxes.add(b"a", b"chunk", b"1", b""):
         pass
@@ -116,7 +116,7 @@ def test_an_outbox_full_of_the_smallest_chunks_still_has_a_place_for_the_termina
     assert outboxes.waiting[b"a"][-1] == (b"error", b"1", b"the end")
 
 
-def test_answers_over_their_bound_become_slow_consumer():
+def test_answers_over_the_limit_become_slow_consumer_errors():
     outboxes = SendQueues(answers=2000)
     for id in (b"1", b"2", b"3"):
         outboxes.add(b"a", b"complete", id, b"x" * 1500)
@@ -125,7 +125,7 @@ def test_answers_over_their_bound_become_slow_consumer():
     assert unpack(kept[-1][2], "it")["error_type"] == "slow_consumer"
 
 
-def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
+def test_the_client_that_exceeds_the_total_limit_is_blocked():
     outboxes = SendQueues(per_client=1000, in_all=1500)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 700)
     assert outboxes.add(b"b", b"chunk", b"1", b"x" * 700)
@@ -134,7 +134,7 @@ def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
     assert repr(outboxes) == "<SendQueues 0 clients, 0 blocked, 0 bytes>"
 
 
-def test_flushing_stops_where_the_pipe_is_full_and_keeps_the_order():
+def test_flushing_stops_at_a_full_pipe_and_keeps_the_order():
     outboxes = SendQueues()
     for number in range(3):
         outboxes.add(b"a", b"chunk", b"%d" % number, b"x")

@@ -11,7 +11,7 @@ from axon_zmq.cli import stdin
 from axon_zmq.cli.stdin import Lines
 
 
-def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
+def test_a_line_over_the_limit_ends_the_input(monkeypatch):
     monkeypatch.setattr(stdin, "LONGEST_LINE_BYTES", 10_000)
     reading, writing = os.pipe()
     os.write(writing, b"first\r\n\nx" + bytes(30_000) + b"\nmore\n")
@@ -30,7 +30,7 @@ def test_a_line_that_is_too_long_ends_the_answers(monkeypatch):
         os.close(writing)
 
 
-def test_lines_wait_without_blocking_the_loop():
+def test_reading_lines_does_not_block_the_loop():
     reading, writing = os.pipe()
 
     async def read() -> None:

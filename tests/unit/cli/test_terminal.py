@@ -57,7 +57,7 @@ def test_json_escapes_what_a_terminal_would_obey():
         (" ", {"error": {"message": "the tool gave no result", "retry": False}}),
     ],
 )
-def test_what_is_typed_as_a_result(typed, body):
+def test_a_typed_result_is_parsed(typed, body):
     assert typed_answer(typed) == body
 
 
@@ -65,5 +65,5 @@ def test_what_is_typed_as_a_result(typed, body):
     ("typed", "choice"),
     [("Y", True), ("yes", True), ("n", False), (" ", False), ("NO", False), ("5", "5"), ('{"a":1}', {"a": 1})],
 )
-def test_what_is_typed_as_an_approval(typed, choice):
+def test_a_typed_approval_is_parsed(typed, choice):
     assert typed_approval(typed) == choice

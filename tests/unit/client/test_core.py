@@ -28,7 +28,7 @@ def ping_id(core: ClientCore) -> bytes:
     return next(frames[1] for frames in reversed(core.outgoing) if frames[0] == b"ping")
 
 
-def test_messages_are_taken_in_order_only():
+def test_messages_are_accepted_in_order_only():
     core = ClientCore()
     run = started(core)
     assert chunk(core, 1) is run
@@ -42,7 +42,7 @@ def test_messages_are_taken_in_order_only():
     assert sent(core) == [(b"resume", {"from": 3})]
 
 
-def test_a_terminal_behind_a_gap_waits_for_what_is_missing():
+def test_a_terminal_message_behind_a_gap_waits_for_the_missing_messages():
     core = ClientCore()
     run = started(core)
     assert message(core, b"complete", seq=2, result="x") is None
@@ -50,7 +50,7 @@ def test_a_terminal_behind_a_gap_waits_for_what_is_missing():
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
-def test_a_gap_that_cannot_be_filled_ends_the_run_loudly():
+def test_a_gap_that_cannot_be_filled_ends_the_run_with_an_error():
     core = ClientCore()
     run = started(core)
     message(core, b"resumed", **{"from": 7, "gap": True, "open_calls": []})
@@ -60,7 +60,7 @@ def test_a_gap_that_cannot_be_filled_ends_the_run_loudly():
     assert (b"cancel", {}) in sent(core)
 
 
-def test_a_new_broker_makes_it_resume_what_is_open():
+def test_a_new_broker_makes_the_client_resume_its_open_runs():
     core = ClientCore()
     started(core)
     core.receive([b"alive", b"", pack({"boot": "one", "open": 1})], 0.0)
@@ -72,7 +72,7 @@ def test_a_new_broker_makes_it_resume_what_is_open():
 NEVER_RAN = {"error_type": "unknown_request", "message": "", "details": {"may_have_run": False}}
 
 
-def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_was_said_to_it():
+def test_a_run_that_never_started_is_sent_again_with_the_remaining_time_and_its_messages():
     core = ClientCore()
     run = started(core, timeout_ms=60_000)
     core.steer(b"1", "more", "asap")
@@ -86,7 +86,7 @@ def test_what_never_ran_is_sent_again_with_the_time_that_is_left_and_with_what_w
     assert run.ended
 
 
-def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
+def test_each_message_of_a_run_that_never_started_is_answered_and_it_is_sent_again_once():
     core = ClientCore()
     run = started(core)
     core.steer(b"1", "more", "asap")
@@ -103,7 +103,7 @@ def test_each_part_of_what_never_ran_is_answered_and_it_is_sent_again_once():
     assert not run.ended
 
 
-def test_a_resume_that_would_come_too_soon_is_put_off():
+def test_a_resume_within_the_interval_is_delayed():
     core = ClientCore()
     started(core)
     for boot, now in (("one", 0.0), ("two", 1.0), ("three", 2.0)):
@@ -115,7 +115,7 @@ def test_a_resume_that_would_come_too_soon_is_put_off():
     assert sent(core) == []
 
 
-def test_a_cancelled_run_that_never_ran_is_not_sent_again():
+def test_a_cancelled_run_that_never_started_is_not_sent_again():
     core = ClientCore()
     run = started(core)
     core.cancel(b"1")
@@ -125,7 +125,7 @@ def test_a_cancelled_run_that_never_ran_is_not_sent_again():
     assert run.inbox[-1].error_type == "cancelled"
 
 
-def test_a_cancel_may_have_been_lost_too():
+def test_a_cancel_that_may_be_lost_is_sent_again():
     core = ClientCore()
     started(core)
     core.cancel(b"1")
@@ -136,7 +136,7 @@ def test_a_cancel_may_have_been_lost_too():
 
 
 @pytest.mark.parametrize("of", ["resume", "tool_result"])
-def test_what_a_broker_that_just_started_had_no_room_for_is_asked_for_again(of):
+def test_a_request_rejected_by_a_starting_broker_is_sent_again(of):
     core = ClientCore()
     started(core)
     assert message(core, b"refused", of=of, error_type="overloaded", message="", call_id="c") is None
@@ -146,7 +146,7 @@ def test_what_a_broker_that_just_started_had_no_room_for_is_asked_for_again(of):
     assert sent(core) == []
 
 
-def test_two_counts_of_open_requests_that_differ_make_it_resume():
+def test_a_different_count_of_open_requests_makes_the_client_resume():
     core = ClientCore()
     started(core)
     for now in (0.0, 2.0):
@@ -154,7 +154,7 @@ def test_two_counts_of_open_requests_that_differ_make_it_resume():
     assert sent(core) == [(b"resume", {"from": 1})]
 
 
-def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
+def test_the_client_pings_after_silence_and_resumes_after_the_pong():
     core = ClientCore()
     started(core)
     chunk(core, 1)
@@ -169,7 +169,7 @@ def test_silence_makes_it_ask_and_an_answer_after_silence_makes_it_resume():
         core.run("run", "echo", "far too long", {}, 6.0)
 
 
-def test_a_reconnect_makes_it_resume():
+def test_a_reconnect_makes_the_client_resume():
     core = ClientCore()
     core.connected(0.0)
     started(core)
@@ -177,7 +177,7 @@ def test_a_reconnect_makes_it_resume():
     assert [kind for kind, _ in sent(core)] == [b"resume", b"ping"]
 
 
-def test_nothing_is_waited_for_for_ever():
+def test_every_request_ends_at_its_deadline():
     core = ClientCore()
     run = started(core, timeout_ms=1000)
     core.tick(1.0 + ANSWER_GRACE_S)
@@ -187,7 +187,7 @@ def test_nothing_is_waited_for_for_ever():
     assert run.inbox[-1].details["by"] == "client"
 
 
-def test_stale_frames_in_front_unknown_kinds_and_foreign_ids_do_no_harm():
+def test_stale_frames_unknown_kinds_and_foreign_ids_are_ignored():
     core = ClientCore()
     run = started(core)
     packed = pack({"seq": 1, "type": "text", "data": "x", "step": 1, "part": 0})
@@ -221,7 +221,7 @@ def test_options_are_checked_before_anything_is_sent():
         (b"resumed", pack({"gap": True})),
     ],
 )
-def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed):
+def test_an_unreadable_answer_ends_its_run_and_cancels_it(kind, packed):
     core = ClientCore()
     run = started(core)
     assert core.receive([kind, b"1", packed], 0.0) is run
@@ -233,7 +233,7 @@ def test_an_answer_that_cannot_be_read_ends_its_run_and_cancels_it(kind, packed)
     assert not core.open
 
 
-def test_an_alive_or_pong_that_cannot_be_read_does_no_harm():
+def test_an_unreadable_alive_or_pong_is_ignored():
     core = ClientCore()
     run = started(core)
     core.connected(0.0)
@@ -264,7 +264,7 @@ def test_an_abandoned_request_is_cancelled_and_ended():
 
 
 @pytest.mark.parametrize("id", ["", b"", "x" * (limits.MAX_ID + 1), "\u00e9" * (limits.MAX_ID // 2 + 1)])
-def test_an_id_that_the_daemon_would_refuse_is_refused_here(id):
+def test_an_id_that_the_daemon_would_reject_is_rejected_by_the_client(id):
     core = ClientCore()
     with pytest.raises(AxonError, match="must have 1 to 64") as caught:
         core.run("run", "echo", "x", {"id": id}, 0.0)
@@ -284,7 +284,7 @@ def test_a_request_may_have_the_id_probe():
     assert len(ping_id(core)) <= limits.MAX_ID
 
 
-def test_an_idle_spell_is_no_silence():
+def test_an_idle_period_does_not_count_as_silence():
     core = ClientCore()
     core.connected(0.0)
     core.receive([b"pong", ping_id(core), pack({"boot": "one"})], 0.0)

@@ -76,13 +76,13 @@ def started(core: ClientCore, id: str = "1") -> Run:
     return run
 
 
-def test_the_samples_cover_every_kind_to_a_client():
+def test_the_samples_cover_every_kind_of_message_to_a_client():
     to_client = "ACCEPTED CHUNK LOG TOOL_CALL TOOL_CANCELLED COMPLETE ERROR CATALOG RESUMED REFUSED PONG ALIVE"
     assert VALID.keys() == {getattr(kinds, name) for name in to_client.split()} == REQUIRED.keys()
 
 
 @pytest.mark.parametrize(("kind", "body"), VALID.items(), ids=lambda value: None)
-def test_a_valid_message_is_decoded_whatever_keys_and_nils_it_has(kind, body):
+def test_a_valid_message_is_decoded_with_unknown_keys_and_nils(kind, body):
     seq, message = decode(kind, pack(body))
     assert seq == body.get("seq")
     assert message is not None
@@ -108,7 +108,7 @@ def test_messages_are_decoded_into_typed_values():
 
 
 @pytest.mark.parametrize(("kind", "packed"), MALFORMED, ids=range(len(MALFORMED)))
-def test_a_malformed_message_ends_its_own_request_only(kind, packed):
+def test_a_malformed_message_ends_only_its_own_request(kind, packed):
     with pytest.raises(RequestError, match=r"must be|not valid msgpack") as caught:
         decode(kind, packed)
     assert caught.value.error_type in ("invalid_msgpack", "invalid_request")
@@ -131,7 +131,7 @@ def test_a_malformed_message_ends_its_own_request_only(kind, packed):
 
 
 @given(st.sampled_from(sorted(VALID)), st.binary(max_size=200))
-def test_arbitrary_bytes_never_raise_out_of_the_core(kind, packed):
+def test_arbitrary_bytes_never_raise_from_the_core(kind, packed):
     core = ClientCore()
     started(core)
     core.receive([kind, b"1", packed], 0.0)
@@ -146,7 +146,7 @@ KEYS = sorted({key for body in VALID.values() for key in body} | {"details", "de
 
 
 @given(st.sampled_from(sorted(VALID)), st.dictionaries(st.sampled_from(KEYS), json_values, max_size=6))
-def test_arbitrary_values_under_known_keys_never_raise_out_of_the_core(kind, changes):
+def test_arbitrary_values_of_known_keys_never_raise_from_the_core(kind, changes):
     core = ClientCore()
     started(core)
     core.receive([kind, b"1", pack(VALID[kind] | changes)], 0.0)
@@ -181,7 +181,7 @@ def test_a_bug_in_a_handler_is_raised_and_does_not_end_the_run(monkeypatch, owne
     assert not core.outgoing
 
 
-def test_an_unknown_kind_keeps_its_place_in_the_sequence():
+def test_a_message_of_an_unknown_kind_keeps_its_place_in_the_sequence():
     core = ClientCore()
     run = started(core)
     assert core.receive([b"of_the_future", b"1", pack({"seq": 1})], 0.0) is None

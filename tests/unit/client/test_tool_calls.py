@@ -53,7 +53,7 @@ def answers(core: ClientCore) -> list[tuple[str, Any]]:
     return sent
 
 
-def test_a_call_is_handed_over_and_its_answer_sent():
+def test_a_call_is_passed_to_the_application_and_its_answer_is_sent():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -63,7 +63,7 @@ def test_a_call_is_handed_over_and_its_answer_sent():
     assert list(core.outgoing) == [[b"tool_result", b"1", pack({"call_id": "a"}), pack({"result": 5})]]
 
 
-def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_not_run_again():
+def test_an_answer_lost_with_the_broker_is_sent_again_without_running_the_tool_again():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -83,7 +83,7 @@ def test_an_answer_that_was_lost_with_the_broker_is_sent_again_and_the_tool_is_n
     assert repr(run.tool_calls) == "<ToolCalls 2, 0 answers of 0 bytes kept>"
 
 
-def test_a_fresh_process_runs_what_is_open_and_nothing_else_of_what_comes_again():
+def test_a_new_process_runs_only_open_calls_of_a_replay():
     core = ClientCore()
     run = started(core)
     hear(core, "accepted", duplicate=True)
@@ -100,7 +100,7 @@ def test_a_fresh_process_runs_what_is_open_and_nothing_else_of_what_comes_again(
     assert taken(run) == ["c", "d"]
 
 
-def test_what_comes_again_after_a_gap_is_run_only_where_it_is_open():
+def test_calls_replayed_after_a_gap_are_run_only_if_they_are_open():
     core = ClientCore()
     run = started(core)
     chunk(core, 1)
@@ -113,7 +113,7 @@ def test_what_comes_again_after_a_gap_is_run_only_where_it_is_open():
     assert not [event for event in run.inbox if isinstance(event, ToolCancelled)]
 
 
-def test_without_a_last_seq_what_came_before_tells_what_comes_again():
+def test_without_a_last_seq_the_received_messages_decide_which_calls_are_replayed():
     core = ClientCore()
     run = started(core)
     chunk(core, 1)
@@ -126,7 +126,7 @@ def test_without_a_last_seq_what_came_before_tells_what_comes_again():
     assert taken(run) == ["b", "c"]
 
 
-def test_a_second_resumed_tells_what_is_open_now():
+def test_a_second_resumed_updates_the_open_calls():
     core = ClientCore()
     run = started(core)
     resumed(core, 1, "a", last=2)
@@ -135,7 +135,7 @@ def test_a_second_resumed_tells_what_is_open_now():
     assert taken(run) == []
 
 
-def test_one_call_id_is_handed_over_once():
+def test_a_call_id_is_passed_to_the_application_once():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -146,7 +146,7 @@ def test_one_call_id_is_handed_over_once():
     assert taken(run) == ["a"]
 
 
-def test_a_call_that_is_being_run_is_left_alone_by_resumed():
+def test_a_running_call_is_not_affected_by_resumed():
     core = ClientCore()
     started(core)
     call(core, 1, "a")
@@ -156,7 +156,7 @@ def test_a_call_that_is_being_run_is_left_alone_by_resumed():
     assert answers(core) == [("a", {"result": 1})]
 
 
-def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_anew():
+def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_again():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -177,7 +177,7 @@ def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_anew():
     ]
 
 
-def test_a_cancelled_call_is_told_once_and_its_answer_forgotten():
+def test_a_cancelled_call_is_reported_once_and_its_answer_is_forgotten():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -192,7 +192,7 @@ def test_a_cancelled_call_is_told_once_and_its_answer_forgotten():
     assert [event.seq for event in run.inbox] == [1, 2]
 
 
-def test_kept_answers_are_bounded_and_a_lost_one_that_was_not_kept_fails():
+def test_kept_answers_are_bounded_and_a_lost_answer_that_was_not_kept_fails_the_call():
     kept = ToolCalls(most_bytes=100)
     for number in range(1000):
         kept.take(ToolCall(number + 1, str(number), "tool", {}))
@@ -203,7 +203,7 @@ def test_kept_answers_are_bounded_and_a_lost_one_that_was_not_kept_fails():
     assert unpack(FORGOTTEN_ANSWER, "it")["error"]["retry"] is False
 
 
-def test_what_is_said_after_the_end_is_dropped():
+def test_answers_and_steering_after_the_end_are_dropped():
     core = ClientCore()
     run = started(core)
     call(core, 1, "a")
@@ -218,14 +218,14 @@ def test_what_is_said_after_the_end_is_dropped():
     assert [frames[0] for frames in core.outgoing] == [b"describe"]
 
 
-def test_steer_is_sent_as_it_is():
+def test_a_steer_message_is_sent_unchanged():
     core = ClientCore()
     started(core)
     assert core.steer(b"1", ["a", "b"], "when_idle")
     assert list(core.outgoing) == [[b"steer", b"1", b"", pack({"content": ["a", "b"], "priority": "when_idle"})]]
 
 
-def test_what_is_too_large_is_not_sent():
+def test_a_message_over_the_limit_is_not_sent():
     core = ClientCore()
     started(core)
     call(core, 1, "a")
@@ -237,7 +237,7 @@ def test_what_is_too_large_is_not_sent():
     assert not core.outgoing
 
 
-def test_an_id_of_another_run_ends_the_request_and_touches_nothing():
+def test_an_id_that_belongs_to_another_run_ends_the_request_and_affects_nothing_else():
     core = ClientCore()
     run = started(core)
     hear(core, "refused", of="cancel", error_type="invalid_request", message="too late")
@@ -248,7 +248,7 @@ def test_an_id_of_another_run_ends_the_request_and_touches_nothing():
     assert not core.outgoing
 
 
-def test_call_tool_sends_its_own_options():
+def test_call_tool_accepts_its_own_options():
     core = ClientCore()
     core.call_tool("add", {"a": 1}, {"id": "1", "agent": "math", "timeout_ms": 5}, 0.0)
     body = pack({"tool": "add", "args": {"a": 1}, "agent": "math"})

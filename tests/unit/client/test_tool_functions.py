@@ -71,7 +71,7 @@ def body_of(tool: Callable[..., Any] | Tool, **args: Any) -> dict[str, Any]:
     return asyncio.run(made.answer(args, at_once))
 
 
-def test_a_signature_becomes_the_schema_that_the_model_is_shown():
+def test_the_schema_for_the_model_is_built_from_the_signature():
     definition = Tool(forecast).definition
     assert definition["name"] == "forecast"
     assert definition["description"] == "The weather of a day, as far as it is known."
@@ -88,7 +88,7 @@ def test_a_signature_becomes_the_schema_that_the_model_is_shown():
     assert returned["taken"]["anyOf"][0] == {"format": "date-time"}  # it stays a time, which is no string
 
 
-def test_only_what_differs_from_the_defaults_is_sent():
+def test_only_values_that_differ_from_the_defaults_are_sent():
     def plain(x: int):
         return x
 
@@ -115,7 +115,7 @@ class Strange:
 
 
 @pytest.mark.parametrize("annotation", [None, Any, ToolAnswer, ToolAnswer | int, Strange])
-def test_there_is_no_schema_of_results_where_none_can_be_sent(annotation):
+def test_a_result_schema_is_sent_only_if_the_type_has_one(annotation):
     def tool():
         return 1
 
@@ -124,7 +124,7 @@ def test_there_is_no_schema_of_results_where_none_can_be_sent(annotation):
     assert body_of(tool) == {"result": 1}
 
 
-def test_results_of_a_type_that_refers_to_itself_have_a_schema():
+def test_recursive_result_types_have_a_schema():
     def tool() -> list[Tree]:
         return []
 
@@ -172,21 +172,21 @@ def decorated(by: int) -> int:
         (decorated, "decorated"),
     ],
 )
-def test_whatever_can_be_called_is_a_tool(function, name):
+def test_any_callable_can_be_a_tool(function, name):
     tool = Tool(function)
     assert tool.name == name
     assert tool.definition["parameters"]["required"] == ["by"]
     assert body_of(tool, by="3") == {"result": 3}
 
 
-def test_a_function_may_return_what_is_to_be_awaited():
+def test_a_function_may_return_an_awaitable():
     async def later(by: int) -> int:
         return by
 
     assert body_of(Tool(lambda by: later(by), name="soon"), by=3) == {"result": 3}
 
 
-def test_a_partial_function_hides_nothing_and_fills_in():
+def test_a_partial_function_keeps_its_signature_and_its_bound_arguments():
     def area(width: int, height: int) -> int:
         return width * height
 
@@ -204,12 +204,12 @@ def test_a_partial_function_hides_nothing_and_fills_in():
         (Strange, "is not a tool"),
     ],
 )
-def test_what_cannot_be_a_tool_is_told_at_once(wrong, message):
+def test_an_object_that_cannot_be_a_tool_is_rejected_at_once(wrong, message):
     with pytest.raises((TypeError, RequestError), match=message):
         Tool(wrong, name="wrong")
 
 
-def test_a_type_that_has_no_schema_is_told_at_once():
+def test_a_type_without_a_schema_is_rejected_at_once():
     def tool(x: Strange):
         return x
 
@@ -223,7 +223,7 @@ def test_a_type_that_has_no_schema_is_told_at_once():
         Tool(postponed)
 
 
-def test_a_name_or_number_that_no_tool_may_have_is_told_at_once():
+def test_an_invalid_tool_name_or_number_is_rejected_at_once():
     with pytest.raises(RequestError, match="tool '<lambda>': /name"):
         Tool(lambda: 1)
     with pytest.raises(RequestError, match="/timeout_ms"):
@@ -239,7 +239,7 @@ def test_a_name_or_number_that_no_tool_may_have_is_told_at_once():
 # --- what a tool answers ----------------------------------------------------------------------------
 
 
-def test_arguments_come_as_the_types_that_are_annotated():
+def test_arguments_have_the_annotated_types():
     body = body_of(forecast, place="Oslo", day="2026-02-03", unit="F", hours=["1"])
     assert body == {"result": {"place": "Oslo 03.02. F [1]", "celsius": 1.5, "taken": None}}
 
@@ -253,7 +253,7 @@ def test_arguments_come_as_the_types_that_are_annotated():
         ({"place": "Oslo", "day": "2026-02-03", "extra": 1}, ["/extra: unexpected keyword argument"]),
     ],
 )
-def test_arguments_that_do_not_fit_go_back_to_the_model_with_path_and_reason(args, faults):
+def test_invalid_arguments_are_reported_to_the_model_with_path_and_reason(args, faults):
     error = body_of(forecast, **args)["error"]
     assert error["retry"] is True
     assert all(fault in error["message"] for fault in faults), error
@@ -290,7 +290,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (OSError("half \ud83d"), {"message": "OSError: half ?", "retry": False}),
     ],
 )
-def test_what_a_tool_raises_is_its_answer(raised, error):
+def test_an_exception_of_a_tool_is_its_answer(raised, error):
     assert body_of(raising(raised)) == {"error": error}
 
 
@@ -304,7 +304,7 @@ def test_what_a_tool_raises_is_its_answer(raised, error):
         (ValueError("odd"), {"message": "the arguments do not fit: /n: value error, odd", "retry": True}),
     ],
 )
-def test_what_a_validator_of_the_applications_own_raises_is_an_answer_too(raised, error):
+def test_an_exception_of_an_application_validator_is_an_answer(raised, error):
     def judge(_: int) -> int:
         raise raised
 
@@ -315,7 +315,7 @@ def test_what_a_validator_of_the_applications_own_raises_is_an_answer_too(raised
     assert body_of(tool, n=1) == {"error": error}
 
 
-def test_a_validation_error_of_the_tools_own_is_no_fault_of_the_model():
+def test_a_validation_error_inside_a_tool_is_not_blamed_on_the_model():
     def tool() -> None:
         Reading.model_validate({})
 
@@ -355,7 +355,7 @@ class Place:
         (None, None),
     ],
 )
-def test_results_are_dumped_by_pydantic_and_bytes_and_times_stay(value, plain):
+def test_results_are_dumped_by_pydantic_and_keep_bytes_and_datetimes(value, plain):
     def tool():
         return value
 
@@ -363,7 +363,7 @@ def test_results_are_dumped_by_pydantic_and_bytes_and_times_stay(value, plain):
     unpack(pack(body_of(tool)), "what is sent")
 
 
-def test_a_result_is_dumped_as_its_annotation_says():
+def test_a_result_is_dumped_according_to_its_annotation():
     class Renamed(BaseModel):
         celsius: Annotated[float, Field(serialization_alias="degrees")] = 1.0
 
@@ -375,14 +375,14 @@ def test_a_result_is_dumped_as_its_annotation_says():
     assert body_of(tool) == {"result": {"degrees": 1.0}}
 
 
-def test_a_result_that_has_no_plain_form_is_a_failure():
+def test_a_result_without_a_plain_form_fails_the_call():
     def tool():
         return Strange()
 
     assert "Unable to serialize unknown type" in body_of(tool)["error"]["message"]
 
 
-def test_a_rich_answer_has_more_for_the_model_and_for_the_application():
+def test_a_tool_answer_has_separate_content_for_the_model_and_the_application():
     def tool() -> ToolAnswer:
         picture = {"kind": "binary", "data": b"x"}
         return ToolAnswer(Unit.CELSIUS, content=["look", picture], metadata=Place("Oslo", NOON))
@@ -405,7 +405,7 @@ def deferred(calls: list[str], approvals: list[str]) -> Complete:
     return Complete(1, None, {}, [], None, None, None, made)
 
 
-def test_deferred_results_are_in_pydantic_ais_words():
+def test_deferred_results_use_pydantic_ais_names():
     complete = deferred(["a", "b", "c", "d"], [])
     given = {"a": {"kind": "of weather"}, "b": ToolAnswer(1, "more", "meta"), "c": ToolRetry("again"), "d": KeyError(1)}
     assert deferred_results(complete, calls=given) == {
@@ -429,7 +429,7 @@ def test_deferred_results_are_in_pydantic_ais_words():
         (lambda call: call["name"] == "tool_x", {"x": True, "y": False}),
     ],
 )
-def test_approvals_for_all_by_call_or_asked(approve, approvals):
+def test_approvals_may_be_given_for_all_calls_by_call_or_by_a_function(approve, approvals):
     assert deferred_results(deferred([], ["x", "y"]), approve)["approvals"] == approvals
 
 

@@ -29,7 +29,7 @@ from tests.support.load_plans import plan
         (["--compare", "a", "b", "--rate", "5"], "--compare puts no load on: leave --rate out"),
     ],
 )
-def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
+def test_an_invalid_plan_is_rejected_with_a_reason(arguments, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["axon-zmq", "loadtest", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -39,30 +39,30 @@ def test_what_cannot_be_done_is_said(arguments, told, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option", ["--timeout", "--warmup", "--duration", "--read-ms", "--drop-every", "--rate"])
 @pytest.mark.parametrize("value", ["inf", "nan", "1e12"])
-def test_times_have_bounds(option, value):
+def test_durations_must_be_within_bounds(option, value):
     done = CliRunner().invoke(app, ["loadtest", option, value])
     assert done.exit_code == 2
     assert option in done.output
 
 
-def test_too_few_file_descriptors_are_told_before_the_load(monkeypatch):
+def test_too_few_file_descriptors_are_reported_before_the_load_starts(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
     with pytest.raises(ConfigurationError, match="raise ulimit -n, or take fewer --clients"):
         Driver(plan("tcp://127.0.0.1:1", Scenario.SLOW_READERS, clients=64))
 
 
-def test_a_folder_that_is_not_there_is_told_before_the_load(tmp_path):
+def test_a_missing_folder_is_reported_before_the_load_starts(tmp_path):
     for files in ((tmp_path / "nowhere" / "report.json", None), (None, tmp_path / "nowhere" / "report.html")):
         with pytest.raises(ConfigurationError, match="cannot be written"):
             console.drive(plan("tcp://127.0.0.1:1", Scenario.UNARY, most=1, timeout=0.1), {}, *files)
 
 
-def test_another_machine_needs_a_word():
+def test_a_remote_daemon_must_be_allowed_explicitly():
     assert check_target("tcp://192.0.2.1:5570", remote=True) == "tcp://192.0.2.1:5570"
     assert check_target("ipc:///tmp/axon.sock", remote=False)
 
 
-def test_the_extra_is_named_where_it_is_absent(monkeypatch):
+def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(loadtest, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"hdrhistogram and plotly.*pip install 'axon-zmq\[loadtest\]'"):
         loadtest.require_extra()

@@ -8,7 +8,7 @@ from typing import Any
 from axon_zmq.process import backoff
 
 
-def test_the_wait_grows_and_has_an_end():
+def test_the_delay_grows_up_to_a_maximum():
     assert [backoff.delay(starts) for starts in range(1, 11)] == [0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
@@ -25,7 +25,7 @@ class Clock:
         self.now += seconds
 
 
-def test_only_starts_under_supervisord_that_did_not_end_in_order_count(tmp_path: Path, monkeypatch: Any):
+def test_only_starts_under_supervisord_that_ended_unexpectedly_count_as_crashes(tmp_path: Path, monkeypatch: Any):
     monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
     assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0.0] * 5
     Clock(monkeypatch)
@@ -36,7 +36,7 @@ def test_only_starts_under_supervisord_that_did_not_end_in_order_count(tmp_path:
     assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # nothing can be noted
 
 
-def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(tmp_path: Path, monkeypatch: Any):
+def test_a_process_that_crashes_at_each_start_waits_longest(tmp_path: Path, monkeypatch: Any):
     clock = Clock(monkeypatch)
     waits = []
     for _ in range(40):
@@ -50,7 +50,7 @@ def test_who_crashes_at_each_start_waits_longest_and_who_lives_a_while_does_not(
         clock.sleep(40.0)
 
 
-def test_starts_by_another_supervisord_and_a_file_that_is_none_do_not_count(tmp_path: Path, monkeypatch: Any):
+def test_starts_under_another_supervisord_and_invalid_files_do_not_count(tmp_path: Path, monkeypatch: Any):
     Clock(monkeypatch)
     for _ in range(4):
         backoff.pause(tmp_path, "run-1")

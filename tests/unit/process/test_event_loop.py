@@ -12,7 +12,7 @@ from axon_zmq.errors import ConfigurationError
 from axon_zmq.process.event_loop import Turns, new_loop
 
 
-def test_where_uvloop_is_not_installed_auto_is_asyncio_and_uvloop_is_refused(monkeypatch):
+def test_without_uvloop_auto_selects_asyncio_and_uvloop_is_rejected(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvloop", None)
     loop = new_loop("auto")
     assert isinstance(loop, asyncio.SelectorEventLoop)
@@ -22,7 +22,7 @@ def test_where_uvloop_is_not_installed_auto_is_asyncio_and_uvloop_is_refused(mon
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_turns_pass_with_what_is_ready_and_no_later_than_they_may(kind):
+def test_callbacks_run_after_ready_callbacks_and_before_their_deadline(kind):
     turns, passed = Turns(10), list[str]()
 
     async def look() -> None:

@@ -7,7 +7,7 @@ import pytest
 from axon_zmq.process.event_queue import EventQueue
 
 
-def test_an_event_that_an_effect_causes_waits_until_the_other_effects_are_applied():
+def test_an_event_caused_by_an_effect_waits_until_the_other_effects_are_applied():
     order: list[str] = []
 
     def apply(effect: str) -> None:
@@ -25,7 +25,7 @@ def test_an_event_that_an_effect_causes_waits_until_the_other_effects_are_applie
 
 
 @pytest.mark.parametrize("place", ["core", "effect"])
-def test_after_a_fault_the_core_takes_no_more_events(place: str):
+def test_after_an_exception_the_core_receives_no_more_events(place: str):
     taken: list[str] = []
 
     def receive(event: str, _now: float) -> list[str]:

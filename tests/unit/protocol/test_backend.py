@@ -72,7 +72,7 @@ def bodies(kind: type[Body]) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 @given(data=st.data())
-def test_what_is_packed_is_read_again(kind: type[Message], data: st.DataObject):
+def test_a_packed_message_can_be_read_again(kind: type[Message], data: st.DataObject):
     message = data.draw(bodies(kind))
     assert kind.unpack(message.pack()) == message
 
@@ -105,7 +105,7 @@ HELD = {"client": b"c", "id": b"1", "kind": "run", "digest": b"", "deadline": 1,
         (TO_BROKER[kinds.PROCESSES], {"programs": []}, "/programs must be a map, not list"),
     ],
 )
-def test_a_malformed_body_is_refused_with_the_key_at_fault(kind: type[Message], body: Any, fault: str):
+def test_a_malformed_body_is_rejected_and_the_key_is_named(kind: type[Message], body: Any, fault: str):
     with pytest.raises(MalformedMessageError) as caught:
         kind.unpack(pack(body))
     assert fault in str(caught.value)
@@ -113,19 +113,19 @@ def test_a_malformed_body_is_refused_with_the_key_at_fault(kind: type[Message], 
 
 
 @given(body=st.binary(min_size=1))
-def test_arbitrary_bytes_are_read_or_refused_and_nothing_else(body: bytes):
+def test_arbitrary_bytes_are_read_or_rejected_as_malformed(body: bytes):
     for kind in MESSAGES:
         with suppress(MalformedMessageError):
             kind.unpack(body)
 
 
-def test_a_whole_number_is_a_number_and_missing_optional_keys_have_their_defaults():
+def test_integers_are_accepted_as_numbers_and_missing_optional_keys_have_defaults():
     lease = Lease.from_wire({"deadline": 5, "attempt": 1})
     assert (lease.deadline, lease.digest) == (5, b"")
     assert Held.from_wire(HELD).deadline == 1
 
 
-def test_kinds_of_a_later_version_are_ignored():
+def test_unknown_message_kinds_are_ignored():
     assert decode(TO_BROKER, b"later", b"\xc1") is None
     assert decode_at_worker([b"client", b"later", b"1"]) is None
     assert decode_at_worker([b"", b"later", b"", b"\xc1"]) is None
@@ -150,7 +150,7 @@ HEADER, LEASE = pack({"a": 1}), LEASED.pack()
         ([b"", b"take", b"", pack({"file": "f"})], Take("f")),
     ],
 )
-def test_a_worker_reads_each_message_and_refuses_another_number_of_frames(frames: list[bytes], message: object):
+def test_a_worker_rejects_messages_with_a_wrong_number_of_frames(frames: list[bytes], message: object):
     assert decode_at_worker(frames) == message
     if frames[0] != kinds.CONTROL:
         for wrong in (frames[:-1], [*frames, b""]):
@@ -169,12 +169,12 @@ def test_a_worker_reads_each_message_and_refuses_another_number_of_frames(frames
         [b"", b"take", b"", b""],
     ],
 )
-def test_a_worker_refuses_what_it_cannot_read(frames: list[bytes]):
+def test_a_worker_rejects_unreadable_messages(frames: list[bytes]):
     with pytest.raises(MalformedMessageError):
         decode_at_worker(frames)
 
 
-def test_malformed_messages_change_nothing_in_the_broker():
+def test_malformed_messages_do_not_change_the_broker():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.feed_control(worker, b"slots", slots="many")
@@ -182,7 +182,7 @@ def test_malformed_messages_change_nothing_in_the_broker():
     assert bench.pong()["modes"]["run"]["free"] == 1
 
 
-def test_a_fault_of_ours_in_a_handler_is_not_taken_for_malformed_input(monkeypatch: pytest.MonkeyPatch):
+def test_a_bug_in_a_handler_is_not_reported_as_malformed_input(monkeypatch: pytest.MonkeyPatch):
     def adopt(*_: object) -> None:
         raise KeyError("a fault of ours")
 
@@ -192,5 +192,5 @@ def test_a_fault_of_ours_in_a_handler_is_not_taken_for_malformed_input(monkeypat
         bench.add_worker(b"w", holds=[HELD])
 
 
-def test_the_maps_on_the_wire_are_plain():
+def test_bodies_on_the_wire_contain_plain_values_only():
     assert unpack(Holds((Held.from_wire(HELD),)).pack(), "holds") == {"holds": [HELD], "forgot_at": 0.0}

@@ -12,7 +12,7 @@ from tests.support.strategies import plain
 
 
 @given(st.lists(st.binary(max_size=80), max_size=7))
-def test_any_frames_give_a_message_or_one_clear_error(frames):
+def test_arbitrary_frames_give_a_message_or_one_request_error(frames):
     envelope = open_envelope(frames)
     try:
         message = parse(envelope.frames, 1000)
@@ -23,7 +23,7 @@ def test_any_frames_give_a_message_or_one_clear_error(frames):
 
 
 @given(st.sampled_from([b"chunk", b"complete", b"alive"]), st.binary(max_size=64), st.dictionaries(st.text(), plain))
-def test_a_single_frame_is_one_array_with_the_body_as_it_is(kind, id, body):
+def test_a_single_frame_reply_is_one_array_that_contains_the_body_unchanged(kind, id, body):
     import msgpack
 
     packed = pack(body)
@@ -33,6 +33,6 @@ def test_a_single_frame_is_one_array_with_the_body_as_it_is(kind, id, body):
     assert msgpack.unpackb(single_frame(kind, id, b""))[2] == {}
 
 
-def test_names_are_shown_in_one_printable_line():
+def test_ids_are_printed_as_one_printable_line():
     assert printable(b"caf\xc3\xa9-1") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}-1"
     assert printable(b"a\n2026 forged\x1b[2J\xff") == "a\\n2026 forged\\x1b[2J\\\\xff"

@@ -11,12 +11,12 @@ from tests.support.strategies import plain
 
 
 @given(st.dictionaries(st.text(), plain, max_size=5))
-def test_what_is_packed_comes_back(value):
+def test_packing_and_unpacking_returns_the_same_value(value):
     assert unpack(pack(value), "it") == value
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_map_or_one_clear_error(data):
+def test_arbitrary_bytes_give_a_map_or_one_request_error(data):
     try:
         assert isinstance(unpack(data, "it"), dict)
     except RequestError as error:

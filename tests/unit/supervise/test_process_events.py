@@ -10,7 +10,7 @@ def event(name: str, data: str) -> bytes:
     return f"ver:3.0 server:supervisor serial:1 pool:events eventname:{name} len:{len(packed)}\n".encode() + packed
 
 
-def test_events_are_the_same_in_whatever_pieces_they_arrive():
+def test_events_are_decoded_the_same_however_the_bytes_are_split():
     written = b"".join(
         (
             event("PROCESS_STATE_RUNNING", "processname:run-1 groupname:größer pid:7"),

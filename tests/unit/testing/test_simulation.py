@@ -389,7 +389,7 @@ def test_a_request_that_never_reached_the_broker_is_sent_again_and_runs_once():
     assert len([worker.started for worker in world.starts if worker.started]) == 1
 
 
-def test_a_request_that_was_given_to_a_worker_which_never_got_it_is_sent_again():
+def test_a_request_dispatched_to_a_worker_that_never_received_it_is_sent_again():
     world, client, id = plain()
     world.deliver_from(client)  # it reaches the broker, which gives it to the worker
     world.kill_broker(lambda _: 0)
@@ -415,7 +415,7 @@ def test_a_run_whose_worker_died_with_the_broker_is_not_sent_again():
 
 
 @pytest.mark.parametrize("survives", [0, 1, 2])
-def test_a_stream_over_a_broker_that_dies_is_whole_whatever_was_under_way(survives: int):
+def test_a_stream_is_complete_although_its_broker_died(survives: int):
     world, client, id = plain(script="cccccc")
     world.deliver_all()
     [worker] = world.workers.values()
@@ -442,7 +442,7 @@ def test_a_worker_that_registers_and_leaves_during_recovery_does_not_count_as_lo
 
 
 @pytest.mark.parametrize("takes_own_file", [False, True])
-def test_ended_runs_of_a_worker_that_left_while_there_was_no_broker_can_be_resumed(takes_own_file: bool):
+def test_ended_runs_of_a_worker_that_left_without_a_broker_can_be_resumed(takes_own_file: bool):
     world, client, id = plain(workers=2)
     world.deliver_all()
     [leaving] = [worker for worker in world.workers.values() if worker.runs]
@@ -531,7 +531,7 @@ def test_a_relayed_run_is_not_started_again():
     assert len(started(world)) == 1
 
 
-def test_a_refusal_after_the_end_of_a_run_does_not_count_as_a_message_of_the_next_with_its_id():
+def test_a_refusal_after_the_end_of_a_run_is_not_counted_for_the_next_run_with_its_id():
     world, client, id, worker = running()
     client.core.cancel(id)
     client.read()
@@ -546,7 +546,7 @@ def test_a_refusal_after_the_end_of_a_run_does_not_count_as_a_message_of_the_nex
     assert_started_again_after_the_resume_window(world, client, id)
 
 
-def test_a_run_that_the_broker_has_ended_does_not_count_as_relayed_when_its_id_is_used_again():
+def test_an_id_of_a_run_ended_by_the_broker_can_be_reused():
     world, client, id, worker = running()
     worker.step((b"a", id))
     world.deliver_all()
@@ -556,7 +556,7 @@ def test_a_run_that_the_broker_has_ended_does_not_count_as_relayed_when_its_id_i
     assert_started_again_after_the_resume_window(world, client, id)
 
 
-def test_a_run_that_has_ended_does_not_count_as_relayed_when_its_id_is_used_again():
+def test_an_id_of_an_ended_run_can_be_reused():
     world, client, id, _ = running()
     finish(world)
     assert isinstance(client.ends(id)[0], Complete)
@@ -565,7 +565,7 @@ def test_a_run_that_has_ended_does_not_count_as_relayed_when_its_id_is_used_agai
     assert_started_again_after_the_resume_window(world, client, id)
 
 
-def test_a_client_that_is_back_gets_what_follows_and_is_not_taken_for_gone():
+def test_a_returned_client_gets_the_following_messages_and_is_not_counted_as_gone():
     world, client, id, worker = running()
     world.cut(client, lambda _: 0)
     worker.step((b"a", id))
@@ -582,7 +582,7 @@ def test_a_client_that_is_back_gets_what_follows_and_is_not_taken_for_gone():
 # --- histories of which each shows a rule of the worker core ----------------------------------------
 
 
-def test_a_run_that_ends_for_its_deadline_says_so():
+def test_a_run_that_ends_at_its_deadline_reports_the_deadline():
     world, client, id, _ = running(script="t", timeout_ms=2000)
     world.pass_time(2.5)
     world.deliver_all()
@@ -590,7 +590,7 @@ def test_a_run_that_ends_for_its_deadline_says_so():
     assert (end.error_type, end.message) == ("deadline_exceeded", "timeout_ms passed during the run")
 
 
-def test_a_stuck_run_occupies_its_worker_from_before_its_terminal_message():
+def test_a_stuck_run_occupies_its_worker_before_its_terminal_message_is_sent():
     world, client, worker = stuck()
     send(world, client, b"2")
     world.deliver_all()
@@ -608,7 +608,7 @@ def test_a_stuck_run_occupies_its_worker_from_before_its_terminal_message():
     assert worker.most_running == 1  # as it tells each broker at registration
 
 
-def test_code_that_returns_late_frees_its_slot_and_ends_no_run_a_second_time():
+def test_code_that_returns_late_frees_its_slot_and_ends_its_run_only_once():
     world, client, worker = stuck()
     client.core.cancel(b"1")
     client.read()
@@ -624,7 +624,7 @@ def test_code_that_returns_late_frees_its_slot_and_ends_no_run_a_second_time():
     assert not worker.is_leaving
 
 
-def test_a_worker_whose_code_stays_stuck_leaves():
+def test_a_worker_leaves_if_its_code_stays_stuck():
     world, client, worker = stuck()
     client.core.cancel(b"1")
     client.read()
@@ -635,7 +635,7 @@ def test_a_worker_whose_code_stays_stuck_leaves():
     assert worker.is_leaving
 
 
-def test_a_replay_starts_with_the_seq_that_the_client_asks_for():
+def test_a_replay_starts_at_the_seq_that_the_client_requests():
     world, client, id, worker = running(script="cccc")
     worker.step((b"a", id))
     worker.step((b"a", id))
@@ -652,7 +652,7 @@ def test_a_replay_starts_with_the_seq_that_the_client_asks_for():
     assert_streamed_by_one(client, id, worker)
 
 
-def test_a_resuming_client_learns_which_calls_are_open_and_answers_again():
+def test_a_resuming_client_is_told_the_open_calls_and_answers_them_again():
     world, client, id, worker = running(script="tc")
     worker.step((b"a", id))
     world.deliver_all()
@@ -687,7 +687,7 @@ def handed_over() -> tuple[World, Client, bytes, Worker]:
     return world, client, id, successor
 
 
-def test_a_resume_that_comes_while_a_handover_file_is_read_is_answered_after_it():
+def test_a_resume_received_while_a_handover_file_is_read_is_answered_after_it():
     world, client, id, successor = handed_over()
     assert not [kind for _, kind, *_ in successor.sent if kind == kinds.ERROR]
     successor.sent.clear()
@@ -697,7 +697,7 @@ def test_a_resume_that_comes_while_a_handover_file_is_read_is_answered_after_it(
     assert isinstance(client.ends(id)[0], Complete)
 
 
-def test_a_resume_of_a_run_whose_messages_are_lost_is_answered_with_an_error():
+def test_a_resume_of_a_run_whose_messages_are_lost_fails_with_an_error():
     world, client, id, _ = handed_over()
     world.files.clear()
     finish(world)
@@ -714,7 +714,7 @@ def test_a_leaving_worker_finishes_its_runs_before_it_hands_them_over():
     assert_streamed_by_one(client, id, worker)
 
 
-def test_a_leaving_worker_takes_what_was_on_its_way_before_the_broker_knew():
+def test_a_leaving_worker_accepts_runs_that_were_dispatched_before_the_broker_knew():
     world, client, id = plain(workers=1)
     world.deliver_from(client)  # the broker gives the run to the worker
     [worker] = world.workers.values()
@@ -725,7 +725,7 @@ def test_a_leaving_worker_takes_what_was_on_its_way_before_the_broker_knew():
     assert_streamed_by_one(client, id, worker)
 
 
-def test_a_leaving_worker_ends_its_runs_when_the_drain_time_is_over():
+def test_a_leaving_worker_ends_its_runs_at_the_end_of_the_drain_time():
     world, client, id, worker = running(script="t")
     worker.step((b"a", id))
     worker.put(Leave())
@@ -735,7 +735,7 @@ def test_a_leaving_worker_ends_its_runs_when_the_drain_time_is_over():
     assert error_type(client, id) == "shutting_down"
 
 
-def test_a_leaving_worker_says_so_to_each_broker():
+def test_a_leaving_worker_reports_leaving_to_each_broker():
     world, client, id, worker = running(script="t")
     worker.step((b"a", id))
     worker.put(Leave())

@@ -143,7 +143,7 @@ def test_a_worker_registers_with_the_runs_that_it_holds():
     assert (held.seq, held.ended) == (1, True)
 
 
-def test_a_leaving_worker_says_so_at_each_registration():
+def test_a_leaving_worker_reports_leaving_at_each_registration():
     bench = Bench()
     bench.feed(Leave())
     assert bench.told() == [Leaving()]
@@ -151,7 +151,7 @@ def test_a_leaving_worker_says_so_at_each_registration():
     assert [type(message) for message in bench.told()] == [Ready, Leaving]
 
 
-def test_a_run_ends_with_what_its_code_returned_and_only_once():
+def test_a_run_ends_once_with_the_result_of_its_code():
     bench = Bench()
     run = bench.start()
     assert bench.core.open_runs == 1
@@ -161,7 +161,7 @@ def test_a_run_ends_with_what_its_code_returned_and_only_once():
 
 
 @pytest.mark.parametrize("reason", EndReason)
-def test_a_run_that_was_asked_to_end_reports_that_reason(reason: EndReason):
+def test_a_run_that_was_asked_to_end_reports_the_reason(reason: EndReason):
     bench = Bench()
     run = bench.start()
     assert bench.end(reason=reason) == [AskToEnd(run)]
@@ -181,7 +181,7 @@ def test_a_run_ends_at_its_deadline():
     assert run.reason is EndReason.DEADLINE
 
 
-def test_code_that_does_not_end_is_answered_for_after_the_broker_was_told_of_its_slot():
+def test_a_stuck_run_is_answered_after_its_slot_was_reported_as_occupied():
     bench = Bench()
     run = bench.start()
     bench.end()
@@ -194,7 +194,7 @@ def test_code_that_does_not_end_is_answered_for_after_the_broker_was_told_of_its
     assert isinstance(finish, Finish)
 
 
-def test_code_that_ends_within_its_grace_is_not_stuck():
+def test_code_that_ends_within_the_grace_period_is_not_stuck():
     bench = Bench()
     run = bench.start()
     bench.end()
@@ -203,7 +203,7 @@ def test_code_that_ends_within_its_grace_is_not_stuck():
     assert bench.feed(GraceOver(run)) == []
 
 
-def test_code_that_returns_late_gives_its_slot_back():
+def test_code_that_returns_late_frees_its_slot():
     bench = Bench()
     run = bench.stick()
     assert ready(bench).slots == 1
@@ -212,14 +212,14 @@ def test_code_that_returns_late_gives_its_slot_back():
     assert bench.core.phase is Phase.SERVING
 
 
-def test_a_worker_whose_code_stays_stuck_leaves():
+def test_a_worker_leaves_if_its_code_stays_stuck():
     bench = Bench()
     bench.stick()
     bench.tick(STUCK_GRACE_S)
     assert Leaving() in bench.told()
 
 
-def test_a_replay_starts_where_the_client_asks_and_reports_open_calls_and_credit():
+def test_a_replay_starts_at_the_requested_seq_and_reports_open_calls_and_credit():
     bench = Bench()
     run = bench.start()
     run.open_calls = lambda: [{"call_id": "c", "seq": 2}]
@@ -237,7 +237,7 @@ def test_a_replay_starts_where_the_client_asks_and_reports_open_calls_and_credit
     assert (body["from"], body["gap"]) == (3, True)
 
 
-def test_a_resume_of_an_unknown_run_is_answered_with_an_error():
+def test_a_resume_of_an_unknown_run_fails_with_an_error():
     bench = Bench()
     [sent] = bench.receive(CLIENT, b"resume", ID, pack({}), b"")
     assert isinstance(sent, Send)
@@ -280,7 +280,7 @@ def test_a_malformed_message_is_logged_and_changes_nothing(frames: tuple[bytes, 
     assert [type(effect) for effect in bench.receive(*frames)] == [Note]
 
 
-def test_a_malformed_start_of_a_run_is_answered():
+def test_a_malformed_run_request_is_answered_with_an_error():
     bench = Bench()
     bench.receive(CLIENT, b"run", ID, pack({}), b"", b"\xc1")
     [sent] = bench.of(Send)
@@ -320,7 +320,7 @@ def leaving(phase: Phase) -> Bench:
         (Phase.WRITING, WRITE_TIMEOUT_S, Phase.GONE),
     ],
 )
-def test_each_step_of_leaving_has_a_time_limit(phase: Phase, timeout: float, following: Phase):
+def test_each_phase_of_leaving_has_a_time_limit(phase: Phase, timeout: float, following: Phase):
     bench = leaving(phase)
     bench.tick(timeout - 0.01)
     assert bench.core.phase is phase
@@ -329,7 +329,7 @@ def test_each_step_of_leaving_has_a_time_limit(phase: Phase, timeout: float, fol
 
 
 @pytest.mark.parametrize("is_confirmed", [True, False])
-def test_a_worker_exits_once_its_handover_file_is_confirmed_or_nobody_confirms_it(is_confirmed: bool):
+def test_a_worker_exits_when_its_handover_file_is_confirmed_or_after_a_timeout(is_confirmed: bool):
     bench = leaving(Phase.WRITING)
     assert len(bench.of(WriteHandover)[0].runs) == 2
     bench.feed(HandoverWritten("f"))
@@ -344,14 +344,14 @@ def test_a_worker_without_a_handover_file_exits_at_once():
     assert bench.feed(HandoverWritten(None)) == [Exit()]
 
 
-def test_a_worker_that_registers_again_names_its_handover_file_again():
+def test_a_worker_names_its_handover_file_again_when_it_registers_again():
     bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten("f"))
     bench.feed(Connected())
     assert [type(message) for message in bench.told()] == [Ready, Leaving, Handover]
 
 
-def test_a_file_taken_after_the_own_one_was_written_is_handed_over_too():
+def test_a_file_taken_after_the_workers_own_file_was_written_is_handed_over_too():
     bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten("f"))
     assert bench.control(b"take", file="f") == [ReadHandover("f")]
@@ -360,7 +360,7 @@ def test_a_file_taken_after_the_own_one_was_written_is_handed_over_too():
     assert len(bench.of(WriteHandover)[0].runs) == 2
 
 
-def test_nothing_follows_the_exit():
+def test_no_effect_follows_the_exit():
     bench = leaving(Phase.WRITING)
     bench.feed(HandoverWritten(None))
     bench.feed(Leave(), HandoverWritten("late"))
@@ -370,7 +370,7 @@ def test_nothing_follows_the_exit():
     assert not bench.of(Exit)
 
 
-def test_timers_of_short_runs_do_not_pile_up():
+def test_timers_of_short_runs_do_not_accumulate():
     bench = Bench()
     bench.complete(bench.start(b"first", seconds=3600.0))
     first = bench.core.next_timer()
@@ -391,7 +391,7 @@ def test_a_file_that_was_read_late_is_handed_over_too():
     assert len(bench.of(WriteHandover)[0].runs) == 3
 
 
-def test_an_ended_run_keeps_nothing_alive_but_its_messages():
+def test_an_ended_run_keeps_only_its_messages_alive():
     """Its deadline may be an hour away, and what executes it holds the request, which may have many megabytes."""
 
     class Shell:
@@ -410,7 +410,7 @@ def test_an_ended_run_keeps_nothing_alive_but_its_messages():
     assert run_reference() is None
 
 
-def test_a_result_counts_even_if_the_run_was_asked_to_end():
+def test_a_result_counts_even_if_the_run_was_asked_to_end_before():
     bench = Bench()
     run = bench.start()
     bench.end()
@@ -419,7 +419,7 @@ def test_a_result_counts_even_if_the_run_was_asked_to_end():
     assert finish.kind == kinds.COMPLETE
 
 
-def test_a_run_of_a_kind_that_the_worker_does_not_execute_is_answered():
+def test_a_run_of_an_unsupported_kind_is_answered_with_an_error():
     bench = Bench()
     lease = Lease(bench.now + 60, 1, b"digest")
     [sent] = bench.receive(CLIENT, b"run_stream", ID, pack({}), b"", lease.pack())

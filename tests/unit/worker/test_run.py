@@ -90,7 +90,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("value", "shown"), ODD, ids=lambda value: ascii(value))
-def test_what_a_chunk_shows_is_made_plain_and_never_ends_the_run(value, shown, link):
+def test_a_chunk_is_converted_to_plain_values_and_never_ends_the_run(value, shown, link):
     held: list[Any] = []
     held.append(held)
 
@@ -104,7 +104,7 @@ def test_what_a_chunk_shows_is_made_plain_and_never_ends_the_run(value, shown, l
     assert "holds itself" in repr(link.sent[2])
 
 
-def test_one_that_is_in_time_sends_each_delta(link):
+def test_a_worker_on_time_sends_each_delta(link):
     def play() -> None:
         link.is_late = BEHIND / 2
         chunks(job_of(link), "a", "b", "c")
@@ -114,7 +114,7 @@ def test_one_that_is_in_time_sends_each_delta(link):
     assert link.due == []
 
 
-def test_one_that_is_behind_sends_what_comes_meanwhile_as_one(link):
+def test_a_late_worker_merges_the_deltas_that_arrive_meanwhile(link):
     def play() -> None:
         job = job_of(link)
         chunks(job, "a")
@@ -138,7 +138,7 @@ def test_one_that_is_behind_sends_what_comes_meanwhile_as_one(link):
     assert [data for _, data in link.sent] == ["a", "bcd", "ef", "g"]
 
 
-def test_what_is_no_delta_goes_at_once_and_behind_what_waits(link):
+def test_other_chunks_are_sent_at_once_after_the_waiting_text(link):
     def play() -> None:
         link.is_late = 2 * BEHIND
         job = job_of(link)
@@ -152,7 +152,7 @@ def test_what_is_no_delta_goes_at_once_and_behind_what_waits(link):
     assert link.sent == [("chunk", "ab"), ("chunk", "c"), ("complete", "abc")]
 
 
-def test_what_is_large_already_does_not_wait(link):
+def test_large_chunks_do_not_wait_to_be_merged(link):
     def play() -> None:
         link.is_late = 2 * BEHIND
         job = job_of(link)
@@ -162,7 +162,7 @@ def test_what_is_large_already_does_not_wait(link):
     assert [len(data) for _, data in link.sent] == [MOST_HELD, MOST_HELD]
 
 
-def test_credit_is_kept_to_while_it_waits(link):
+def test_waiting_text_respects_the_credit(link):
     def play() -> None:
         link.is_late = 2 * BEHIND
         job = job_of(link, upto=1)

@@ -45,14 +45,14 @@ def test_a_run_goes_to_a_free_worker_with_header_body_and_lease():
     assert lease == {"deadline": bench.now + 5, "attempt": 1, "digest": frames.body_digest(pack({"agent": "echo"}))}
 
 
-def test_the_body_is_passed_on_unopened():
+def test_the_body_is_passed_on_without_being_unpacked():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1", None, b"\xc1 not msgpack at all")
     assert list(worker.runs) == [(A, b"1")]
 
 
-def test_runs_wait_for_a_slot_and_the_terminal_message_frees_it():
+def test_runs_wait_for_a_slot_and_a_terminal_message_frees_it():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -64,7 +64,7 @@ def test_runs_wait_for_a_slot_and_the_terminal_message_frees_it():
     bench.assert_idle()
 
 
-def test_each_mode_has_workers_of_its_own():
+def test_each_mode_has_its_own_workers():
     bench = Bench()
     for mode in MODES:
         bench.add_worker(mode.encode(), mode)
@@ -72,7 +72,7 @@ def test_each_mode_has_workers_of_its_own():
     assert [(worker, key[1]) for worker, key, _ in bench.dispatched] == [(m.encode(),) * 2 for m in MODES]
 
 
-def test_the_idlest_worker_is_chosen():
+def test_the_worker_with_the_most_free_slots_is_chosen():
     bench = Bench()
     bench.add_worker(b"small", slots=1)
     bench.add_worker(b"large", slots=3)
@@ -101,7 +101,7 @@ def test_rule_11_the_queue_is_served_round_robin_over_clients():
     ("bounds", "accepted"),
     [({"max_queued": 3}, 3), ({"max_queued_per_client": 2}, 2), ({"max_queued_bytes": 150}, 1)],
 )
-def test_rule_11_bounds_answer_overloaded_at_once(bounds, accepted):
+def test_rule_11_requests_over_the_limits_are_rejected_as_overloaded(bounds, accepted):
     bench = Bench(**bounds)
     bench.add_worker(b"w")
     bench.send(A, "run", b"running")
@@ -113,7 +113,7 @@ def test_rule_11_bounds_answer_overloaded_at_once(bounds, accepted):
     assert body["details"]["retry_after_ms"] >= 100
 
 
-def test_one_clients_bound_leaves_room_for_others():
+def test_the_limit_of_one_client_leaves_room_for_others():
     bench = Bench(max_queued_per_client=1)
     bench.add_worker(b"w")
     bench.send(A, "run", b"running")
@@ -122,14 +122,14 @@ def test_one_clients_bound_leaves_room_for_others():
     assert not bench.send(B, "run", b"1")
 
 
-def test_ack_is_sent_when_asked_for():
+def test_ack_is_sent_on_request():
     bench = Bench()
     bench.add_worker(b"w")
     bench.send(A, "run", b"1", {"ack": True})
     assert bench.replies(A, b"1") == [("accepted", {"duplicate": False})]
 
 
-def test_rule_10_a_deadline_that_passes_in_the_queue_is_never_started():
+def test_rule_10_a_run_whose_deadline_passes_in_the_queue_is_never_started():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -143,7 +143,7 @@ def test_rule_10_a_deadline_that_passes_in_the_queue_is_never_started():
     assert len(bench.dispatched) == 1
 
 
-def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_nothing():
+def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_no_run():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -154,7 +154,7 @@ def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_nothing():
     assert error_type(bench.replies(A, b"2")) == "deadline_exceeded"
 
 
-def test_rule_10_time_counts_from_arrival_also_while_settling():
+def test_rule_10_time_counts_from_arrival_also_during_recovery():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1", {"timeout_ms": 3000})
     bench.add_worker(b"w")
@@ -162,7 +162,7 @@ def test_rule_10_time_counts_from_arrival_also_while_settling():
     assert bench.dispatched[0][2]["deadline"] == 1003.0
 
 
-def test_rule_10_time_that_a_large_body_waited_before_counts_too():
+def test_rule_10_time_spent_digesting_a_large_body_counts():
     bench = Bench(settle=False)
     frames = [b"run", b"1", pack({"timeout_ms": 6000}), pack({})]
     bench.feed(FromClient(A, frames, bench.now - 1.0, b"digest"))
@@ -171,7 +171,7 @@ def test_rule_10_time_that_a_large_body_waited_before_counts_too():
     assert bench.dispatched[0][2]["deadline"] == 1005.0
 
 
-def test_what_was_held_is_answered_when_the_broker_stops():
+def test_held_requests_are_answered_when_the_broker_stops():
     bench = Bench(settle=False)
     bench.send(A, "run", b"1")
     bench.stop()
@@ -180,7 +180,7 @@ def test_what_was_held_is_answered_when_the_broker_stops():
     assert error_type(bench.replies(A, b"1")) == "shutting_down"
 
 
-def test_a_queue_of_no_length_still_serves_who_need_not_wait():
+def test_a_queue_of_length_zero_still_serves_requests_with_a_free_worker():
     bench = Bench(max_queued=0, max_queued_bytes=0)
     bench.add_worker(b"w")
     assert bench.send(A, "run", b"1", None, b"body") == []
@@ -190,14 +190,14 @@ def test_a_queue_of_no_length_still_serves_who_need_not_wait():
 @pytest.mark.parametrize(
     "ready", [b"\xc1", pack({"v": 1}), pack({"v": 1, "mode": "new", "slots": 1, "name": "n", "holds": []})]
 )
-def test_a_worker_that_registers_wrongly_is_noted_and_gets_nothing(ready):
+def test_a_worker_with_a_malformed_registration_is_logged_and_gets_no_work(ready):
     bench = Bench()
     bench.feed(FromWorker(b"w", b"ready", ready))
     assert bench.notes[-1].level >= 40
     assert bench.pong()["modes"]["run"]["workers"] == 0
 
 
-def test_a_flood_of_bad_messages_writes_few_lines():
+def test_a_flood_of_malformed_messages_writes_few_log_lines():
     bench = Bench()
     for _ in range(1000):
         bench.send(A, "nonsense", b"1")
@@ -207,7 +207,7 @@ def test_a_flood_of_bad_messages_writes_few_lines():
     assert any("980 more" in note.text for note in bench.notes)
 
 
-def test_cancel_of_a_queued_run_is_the_brokers():
+def test_the_broker_answers_the_cancel_of_a_queued_run():
     bench = Bench()
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -218,7 +218,7 @@ def test_cancel_of_a_queued_run_is_the_brokers():
     assert "seq" not in body
 
 
-def test_rule_2_cancel_of_a_running_run_is_the_workers_to_answer():
+def test_rule_2_the_worker_answers_the_cancel_of_a_running_run():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -228,7 +228,7 @@ def test_rule_2_cancel_of_a_running_run_is_the_workers_to_answer():
     assert bench.replies(A, b"1") == []
 
 
-def test_rule_3_a_cancel_that_lost_is_refused_and_an_unknown_one_is_an_error():
+def test_rule_3_a_late_cancel_is_refused_and_an_unknown_id_is_an_error():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -240,7 +240,7 @@ def test_rule_3_a_cancel_that_lost_is_refused_and_an_unknown_one_is_an_error():
     assert (kind, body["error_type"], body["details"]["may_have_run"]) == ("error", "unknown_request", True)
 
 
-def test_rule_3_malformed_input_for_an_open_run_is_refused_and_the_run_goes_on():
+def test_rule_3_malformed_input_for_an_open_run_is_refused_and_the_run_continues():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -254,7 +254,7 @@ def test_rule_3_malformed_input_for_an_open_run_is_refused_and_the_run_goes_on()
     assert len(bench.terminals((A, b"1"))) == 1
 
 
-def test_rule_4_a_repeated_id_is_one_run_and_attaches():
+def test_rule_4_a_repeated_request_attaches_to_the_same_run():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=5)
     bench.send(A, "run", b"1", None, b"body")
@@ -268,7 +268,7 @@ def test_rule_4_a_repeated_id_is_one_run_and_attaches():
     assert len(worker.resumed) == 2
 
 
-def test_rule_4_the_same_id_of_another_client_is_another_run():
+def test_rule_4_the_same_id_from_another_client_is_another_run():
     bench = Bench()
     bench.add_worker(b"w", slots=5)
     bench.send(A, "run", b"1")
@@ -286,7 +286,7 @@ def test_rule_4_a_repeated_id_with_another_kind_or_body_is_refused(kind, body):
     assert (answer, reply["error_type"], reply["of"]) == ("refused", "invalid_request", kind)
 
 
-def test_rule_4_an_id_is_free_again_after_the_resume_window():
+def test_rule_4_an_id_can_be_reused_after_the_resume_window():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -296,7 +296,7 @@ def test_rule_4_an_id_is_free_again_after_the_resume_window():
     assert len(bench.dispatched) == 2
 
 
-def test_what_the_broker_ended_is_replayed_by_the_broker():
+def test_runs_ended_by_the_broker_are_replayed_by_the_broker():
     bench = Bench()
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -307,7 +307,7 @@ def test_what_the_broker_ended_is_replayed_by_the_broker():
     assert kinds == ["error", "accepted", "resumed", "error"]
 
 
-def test_resume_of_a_queued_run_and_of_an_unknown_one():
+def test_resume_of_a_queued_run_and_of_an_unknown_run():
     bench = Bench()
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -318,7 +318,7 @@ def test_resume_of_a_queued_run_and_of_an_unknown_one():
     assert error_type(bench.replies(A, b"3")) == "unknown_request"
 
 
-def test_a_lost_workers_runs_end_as_worker_lost_and_its_slots_are_gone():
+def test_the_runs_of_a_lost_worker_end_as_worker_lost_and_its_slots_are_removed():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=3)
     bench.add_worker(b"other")
@@ -332,7 +332,7 @@ def test_a_lost_workers_runs_end_as_worker_lost_and_its_slots_are_gone():
     bench.assert_idle()
 
 
-def test_rule_4_another_attempt_only_when_asked_for_and_nothing_was_relayed():
+def test_rule_4_a_run_is_retried_only_with_max_attempts_and_before_anything_was_relayed():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1", {"max_attempts": 2}, b"the body")
@@ -344,7 +344,7 @@ def test_rule_4_another_attempt_only_when_asked_for_and_nothing_was_relayed():
     assert len(bench.terminals((A, b"1"))) == 1
 
 
-def test_a_run_that_was_asked_to_end_is_not_tried_again():
+def test_a_run_that_was_asked_to_end_is_not_retried():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1", {"max_attempts": 5})
@@ -353,7 +353,7 @@ def test_a_run_that_was_asked_to_end_is_not_tried_again():
     assert len(bench.terminals((A, b"1"))) == 1
 
 
-def test_a_leaving_worker_gets_nothing_more_and_finishes_what_it_has():
+def test_a_leaving_worker_gets_no_new_runs_and_finishes_its_open_ones():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
@@ -368,7 +368,7 @@ def test_a_leaving_worker_gets_nothing_more_and_finishes_what_it_has():
     assert [kind for kind, _ in bench.terminals((A, b"1"))] == ["complete"]
 
 
-def test_a_worker_without_progress_gets_no_new_run_until_it_makes_some():
+def test_a_worker_without_progress_gets_no_new_runs_until_it_makes_progress():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.now += PROGRESS_TIMEOUT_S
@@ -378,7 +378,7 @@ def test_a_worker_without_progress_gets_no_new_run_until_it_makes_some():
     assert worker.runs
 
 
-def test_a_stuck_slot_is_taken_out_of_service_and_given_back():
+def test_a_stuck_slot_is_taken_out_of_service_and_returned():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
@@ -391,7 +391,7 @@ def test_a_stuck_slot_is_taken_out_of_service_and_given_back():
     assert list(worker.runs) == [(A, b"2"), (A, b"3")]
 
 
-def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_says_no_worker():
+def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_answers_no_worker():
     bench = Bench()
     bench.send(A, "run", b"1")
     assert bench.replies(A, b"1") == []
@@ -401,7 +401,7 @@ def test_a_mode_without_workers_holds_its_queue_for_a_while_and_then_says_no_wor
     assert unpack(answer.body, "error")["error_type"] == "no_worker"
 
 
-def test_rule_8_a_client_that_is_gone_for_the_grace_is_cancelled_or_kept_as_it_chose():
+def test_rule_8_runs_of_a_gone_client_are_cancelled_or_kept_after_the_grace_period():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
@@ -416,7 +416,7 @@ def test_rule_8_a_client_that_is_gone_for_the_grace_is_cancelled_or_kept_as_it_c
 
 
 @pytest.mark.parametrize("sign", ["a send that reached it", "a message of its own"])
-def test_rule_8_a_client_that_comes_back_in_time_keeps_its_runs(sign):
+def test_rule_8_a_client_that_returns_within_the_grace_period_keeps_its_runs(sign):
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -430,7 +430,7 @@ def test_rule_8_a_client_that_comes_back_in_time_keeps_its_runs(sign):
     assert worker.asked_to_end == []
 
 
-def test_rule_7_workers_are_told_when_a_client_goes_and_comes_back():
+def test_rule_7_workers_are_notified_when_a_client_is_gone_and_when_it_returns():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=1)
     bench.send(A, "run", b"1")
@@ -445,7 +445,7 @@ def test_rule_7_workers_are_told_when_a_client_goes_and_comes_back():
     assert worker.told[3:] == [("back", b"2", b"")]
 
 
-def test_what_a_client_says_to_its_run_goes_to_the_worker_that_has_it():
+def test_messages_to_a_run_go_to_the_worker_that_executes_it():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -454,7 +454,7 @@ def test_what_a_client_says_to_its_run_goes_to_the_worker_that_has_it():
     assert worker.told == [("steer", b"1", b"more"), ("tool_result", b"1", b"result")]
 
 
-def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown():
+def test_rule_3_a_late_message_is_refused_and_one_for_an_unknown_run_is_an_error():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -467,7 +467,7 @@ def test_rule_3_what_came_too_late_is_refused_and_what_nobody_asked_is_unknown()
         assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # another client's
 
 
-def test_an_answer_that_is_too_large_is_refused_with_its_call():
+def test_a_tool_result_that_is_too_large_is_refused_with_its_call_id():
     bench = Bench(max_body=100)
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -476,7 +476,7 @@ def test_an_answer_that_is_too_large_is_refused_with_its_call():
     assert (body["of"], body["error_type"], body["call_id"]) == ("tool_result", "too_large", "c")
 
 
-def test_a_steer_waits_with_its_run_and_is_bounded():
+def test_steer_messages_wait_with_a_queued_run_and_are_bounded():
     bench = Bench(max_queued_bytes=1000)
     bench.send(A, "run", b"1", None, b"x" * 100)
     for number in range(UNDELIVERED_KEPT):
@@ -490,7 +490,7 @@ def test_a_steer_waits_with_its_run_and_is_bounded():
     assert bench.broker.workers.pools["run"].queue.bytes == 0
 
 
-def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_client_is_there():
+def test_an_adopted_run_receives_earlier_messages_and_the_presence_of_its_client():
     bench = Bench()
     bench.send(A, "run", b"1", None, b"body")
     bench.send(A, "steer", b"1", None, b"more")
@@ -500,7 +500,7 @@ def test_a_run_that_a_worker_brings_along_hears_what_was_said_and_whether_its_cl
     assert worker.told == [("steer", b"1", b"more"), ("gone", b"1", b"")]
 
 
-def test_what_was_said_to_a_run_that_never_started_is_refused():
+def test_messages_to_a_run_that_never_started_are_refused():
     bench = Bench()
     bench.send(A, "run", b"1")
     bench.send(A, "steer", b"1", None, b"more")
@@ -508,7 +508,7 @@ def test_what_was_said_to_a_run_that_never_started_is_refused():
     assert [(kind, body.get("of")) for kind, body in bench.replies(A, b"1")] == [("refused", "steer"), ("error", None)]
 
 
-def test_a_run_that_was_told_something_is_not_started_again():
+def test_a_run_that_received_a_message_is_not_started_again():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1", {"max_attempts": 3})
@@ -528,7 +528,7 @@ def test_call_tool_goes_to_the_workers_of_mode_run():
     assert bench.pong()["modes"]["run"]["free"] == 1
 
 
-def test_rule_9_a_slow_clients_running_runs_are_ended_and_no_others():
+def test_rule_9_only_the_running_runs_of_a_slow_client_are_ended():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
     bench.send(A, "run", b"1")
@@ -549,14 +549,14 @@ def test_alive_is_sent_every_two_seconds_to_clients_with_unfinished_requests():
     assert bench.pass_time(ALIVE_INTERVAL_S) == []
 
 
-def test_a_req_client_gets_no_alive_in_place_of_its_answer():
+def test_a_req_client_gets_no_alive_instead_of_its_answer():
     bench = Bench()
     bench.add_worker(b"w")
     bench.feed(FromClient(A, [b"", b"run", b"1", b"", b""], bench.now))
     assert bench.pass_time(ALIVE_INTERVAL_S) == []
 
 
-def test_pong_tells_when_two_processes_share_an_identity():
+def test_pong_reports_two_processes_with_the_same_routing_id():
     bench = Bench()
     pong = lambda instance: unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
     assert [pong("one"), pong("one"), pong("two"), pong("one")] == [False, False, True, True]
@@ -564,7 +564,7 @@ def test_pong_tells_when_two_processes_share_an_identity():
     assert pong("one") is False
 
 
-def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_registered():
+def test_rule_6_a_new_broker_holds_requests_about_unknown_runs_until_workers_have_registered():
     bench = Bench(expected_workers=1, settle=False)
     body = b"the body"
     bench.send(A, "run", b"held", None, body)
@@ -594,7 +594,7 @@ def test_rule_6_a_new_broker_holds_what_it_cannot_judge_until_workers_have_regis
     bench.assert_idle()
 
 
-def test_settling_ends_by_itself():
+def test_recovery_ends_after_a_time_limit():
     bench = Bench(expected_workers=7, settle=False)
     bench.send(A, "run", b"1")
     bench.add_worker(b"w")
@@ -603,7 +603,7 @@ def test_settling_ends_by_itself():
     assert len(bench.dispatched) == 1
 
 
-def test_a_stopping_broker_says_so_to_what_only_waits():
+def test_a_stopping_broker_answers_queued_runs():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -614,7 +614,7 @@ def test_a_stopping_broker_says_so_to_what_only_waits():
     assert bench.replies(A, b"1") == []
 
 
-def test_describe_needs_a_worker_but_no_slot():
+def test_describe_needs_a_worker_but_no_free_slot():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -628,7 +628,7 @@ def test_describe_needs_a_worker_but_no_slot():
     assert len(bench.dispatched) == 3
 
 
-def test_a_worker_of_another_protocol_version_gets_no_work():
+def test_a_worker_with_another_protocol_version_gets_no_work():
     bench = Bench()
     bench.feed(FromWorker(b"w", b"ready", pack({"v": 99})))
     bench.send(A, "run", b"1")
@@ -636,7 +636,7 @@ def test_a_worker_of_another_protocol_version_gets_no_work():
     assert "99" in bench.notes[-1].text
 
 
-def test_an_end_from_a_worker_that_does_not_hold_the_run_changes_nothing():
+def test_a_terminal_message_from_a_worker_that_does_not_hold_the_run_is_ignored():
     bench = Bench()
     worker = bench.add_worker(b"w")
     other = bench.add_worker(b"other", "run_stream")
@@ -647,7 +647,7 @@ def test_an_end_from_a_worker_that_does_not_hold_the_run_changes_nothing():
     assert worker.runs
 
 
-def test_memory_of_deadlines_follows_what_waits_not_what_was_served():
+def test_the_heap_of_deadlines_grows_with_queued_runs_and_not_with_served_ones():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=1)
     for number in range(5000):
@@ -658,11 +658,11 @@ def test_memory_of_deadlines_follows_what_waits_not_what_was_served():
     assert bench.broker.runs.deadlines <= 1001
 
 
-def test_illegal_transitions_raise():
+def test_an_illegal_transition_raises():
     with pytest.raises(IllegalTransitionError, match="DISPATCH in state ENDED"):
         step(RUN, RunState.ENDED, RunEvent.DISPATCH)
 
 
-def test_nothing_leaves_the_last_states():
+def test_final_states_have_no_transitions():
     assert not [state for state, _ in RUN if state is RunState.ENDED]
     assert not [state for state, _ in WORKER if state is WorkerState.LOST]

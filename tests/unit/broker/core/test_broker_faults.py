@@ -59,7 +59,7 @@ def held(key: tuple[bytes, bytes], *, ended: bool = False, keep: bool = False) -
 # --- workers that hang -----------------------------------------------------------------------------
 
 
-def test_a_worker_without_progress_is_killed_once_and_lost_only_when_its_link_is_down():
+def test_a_hung_worker_is_killed_once_and_lost_only_when_its_link_is_down():
     bench = Bench(hang_seconds=10)
     hung, well = bench.add_worker(b"hung"), bench.add_worker(b"well")
     bench.send(A, "run", b"1")
@@ -76,7 +76,7 @@ def test_a_worker_without_progress_is_killed_once_and_lost_only_when_its_link_is
     assert bench.killed == [hung.identity]
 
 
-def test_a_killed_worker_gets_no_new_runs_whatever_it_still_says():
+def test_a_killed_worker_gets_no_new_runs_even_if_it_still_sends_messages():
     bench = Bench(hang_seconds=2)
     hung = bench.add_worker(b"hung")
     let_time_pass(bench, 3, but=hung)
@@ -86,7 +86,7 @@ def test_a_killed_worker_gets_no_new_runs_whatever_it_still_says():
     assert bench.dispatched == []
 
 
-def test_time_in_which_the_broker_itself_stood_still_does_not_count():
+def test_time_in_which_the_broker_itself_was_stopped_does_not_count():
     bench = Bench(hang_seconds=10)
     worker = bench.add_worker(b"w")
     bench.workers = {}
@@ -97,7 +97,7 @@ def test_time_in_which_the_broker_itself_stood_still_does_not_count():
     assert bench.killed == []
 
 
-def test_an_exited_worker_is_marked_at_once_and_lost_when_all_was_read():
+def test_an_exited_worker_is_marked_at_once_and_lost_when_its_messages_are_read():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=5)
     bench.send(A, "run", b"1")
@@ -128,7 +128,7 @@ def test_a_worker_that_hung_when_the_broker_died_is_killed():
     assert bench.killed == [b"run-1.abc"]  # run-2 is another process by now
 
 
-def test_after_a_standstill_idle_workers_are_used_again():
+def test_after_a_pause_of_the_broker_idle_workers_are_used_again():
     bench = Bench()
     bench.add_worker(b"w")
     bench.now += 20  # the machine slept
@@ -140,7 +140,7 @@ def test_after_a_standstill_idle_workers_are_used_again():
 # --- requests that kill ----------------------------------------------------------------------------
 
 
-def test_at_most_two_workers_die_of_a_request_whatever_its_attempts():
+def test_at_most_two_workers_die_of_a_request_whatever_its_max_attempts():
     bench = Bench()
     for number in range(5):
         bench.add_worker(b"w%d" % number)
@@ -152,7 +152,7 @@ def test_at_most_two_workers_die_of_a_request_whatever_its_attempts():
     assert len(bench.dispatched) == 2
 
 
-def test_two_copies_of_a_request_on_one_worker_are_one_death():
+def test_two_copies_of_a_request_on_one_worker_count_as_one_death():
     bench = Bench()
     first = bench.add_worker(b"w1", slots=2)
     for number in range(2):
@@ -163,7 +163,7 @@ def test_two_copies_of_a_request_on_one_worker_are_one_death():
     assert (A, b"3") in [key for _, key, _ in bench.dispatched]
 
 
-def test_a_quarantined_request_is_refused_at_once_under_any_id_and_for_any_client_until_its_time_is_over():
+def test_a_quarantined_request_is_refused_for_any_id_and_client_until_the_quarantine_ends():
     bench = Bench()
     for number in range(2):
         worker = bench.add_worker(b"w%d" % number)
@@ -178,7 +178,7 @@ def test_a_quarantined_request_is_refused_at_once_under_any_id_and_for_any_clien
     assert bench.send(B, "run", b"3", None, b"poison") == []
 
 
-def test_a_queued_copy_of_what_was_quarantined_meanwhile_is_not_started():
+def test_a_queued_copy_of_a_request_that_is_quarantined_meanwhile_is_not_started():
     bench = Bench()
     first = bench.add_worker(b"w1")
     for number in range(3):
@@ -190,7 +190,7 @@ def test_a_queued_copy_of_what_was_quarantined_meanwhile_is_not_started():
     assert error_type(bench.replies(A, b"2")) == "quarantined"
 
 
-def test_a_request_that_completes_is_acquitted():
+def test_a_completed_request_is_no_longer_suspect():
     bench = Bench()
     for number in range(6):
         worker = bench.add_worker(b"w%d" % number)
@@ -204,7 +204,7 @@ def test_a_request_that_completes_is_acquitted():
     assert all(body["error_type"] == "worker_lost" for kind, body in bench.terminals((A, b"a5")))
 
 
-def test_of_the_runs_that_died_together_few_share_a_worker_again():
+def test_runs_that_were_lost_together_are_spread_over_workers():
     bench = Bench()
     first = bench.add_worker(b"w1", slots=100)
     for number in range(50):
@@ -220,7 +220,7 @@ def test_of_the_runs_that_died_together_few_share_a_worker_again():
     bench.assert_idle()
 
 
-def test_a_worker_that_dies_while_it_leaves_incriminates_nobody():
+def test_a_worker_that_dies_while_leaving_makes_no_request_suspect():
     bench = Bench()
     for number in range(3):
         worker = bench.add_worker(b"w%d" % number)
@@ -231,7 +231,7 @@ def test_a_worker_that_dies_while_it_leaves_incriminates_nobody():
     assert bench.send(A, "run", b"9", None, b"long") == []
 
 
-def test_suspects_are_bounded_and_forgotten():
+def test_suspects_are_bounded_and_expire():
     quarantine = Quarantine()
     for number in range(SUSPECTS_KEPT + 10):
         quarantine.strike(b"%d" % number, 0.0)
@@ -241,7 +241,7 @@ def test_suspects_are_bounded_and_forgotten():
     assert repr(quarantine) == "<Quarantine 0 suspects>"
 
 
-def test_a_describe_is_nobodys_fault():
+def test_a_describe_never_becomes_suspect():
     bench = Bench()
     for name in (b"w1", b"w2", b"w3"):
         bench.add_worker(name)
@@ -252,7 +252,7 @@ def test_a_describe_is_nobodys_fault():
         assert error_type(bench.replies(A, b"%d" % number)) == "worker_lost"
 
 
-def test_suspects_and_others_take_turns():
+def test_suspects_and_other_runs_take_turns():
     bench = Bench()
     doomed = bench.add_worker(b"doomed")
     bench.send(A, "run", b"suspect", {"max_attempts": 2})
@@ -274,7 +274,7 @@ def degraded(bench: Bench) -> list[str]:
     return [mode for mode, pool in bench.pong()["modes"].items() if pool["degraded"]]
 
 
-def test_a_crash_loop_degrades_its_own_pool_for_a_minute():
+def test_a_crash_loop_degrades_only_its_own_pool_for_a_minute():
     bench = Bench()
     bench.add_worker(b"well", "run_sync")
     for number in range(CRASH_LOOP):
@@ -295,7 +295,7 @@ def ready(worker: FakeWorker, name: str) -> bytes:
     return pack(said)
 
 
-def test_a_worker_that_does_not_come_back_degrades_its_pool_and_one_that_left_does_not():
+def test_a_worker_that_does_not_return_degrades_its_pool_unless_it_left():
     bench = Bench()
     crashed, left = bench.add_worker(b"crashed"), bench.add_worker(b"left", "run_stream")
     bench.feed_control(left, b"leaving")
@@ -309,7 +309,7 @@ def test_a_worker_that_does_not_come_back_degrades_its_pool_and_one_that_left_do
 
 
 @pytest.mark.parametrize("state", ["BACKOFF", "FATAL", "UNKNOWN"])
-def test_a_program_that_supervisord_cannot_keep_running_degrades_its_pool(state):
+def test_a_program_in_state_fatal_degrades_its_pool(state):
     bench = Bench()
     bench.add_worker(b"run-1")
     programs = {
@@ -328,7 +328,7 @@ def test_a_program_that_supervisord_cannot_keep_running_degrades_its_pool(state)
     assert degraded(bench) == []
 
 
-def test_a_process_that_runs_and_does_not_register_degrades_its_pool():
+def test_a_process_that_does_not_register_degrades_its_pool():
     bench = Bench()
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}}
     bench.feed(FromWorker(b"listener", b"processes", pack({"programs": programs})))
@@ -341,7 +341,7 @@ def test_a_process_that_runs_and_does_not_register_degrades_its_pool():
     assert degraded(bench) == []
 
 
-def test_what_is_held_too_much_while_settling_never_ends_a_run():
+def test_requests_dropped_during_recovery_never_end_a_run():
     bench = Bench(settle=False, max_queued=1)
     bench.send(A, "run", b"held")
     for kind, id in (("resume", b"held"), ("run", b"held"), ("cancel", b"of a worker's")):
@@ -361,7 +361,7 @@ def status(bench: Bench) -> list[tuple[bytes, str, dict]]:
 
 @pytest.mark.parametrize("body", [b"\xc1", pack({}), pack({"programs": 5}), pack({"programs": {"run-1": 1}})])
 @pytest.mark.parametrize("kind", [b"processes", b"exited", b"handover", b"holds", b"slots"])
-def test_what_nobody_understands_is_noted_and_changes_nothing(kind, body):
+def test_messages_with_unknown_content_are_logged_and_change_nothing(kind, body):
     bench = Bench()
     bench.add_worker(b"w")
     bench.feed(FromWorker(b"w", kind, body))
@@ -369,7 +369,7 @@ def test_what_nobody_understands_is_noted_and_changes_nothing(kind, body):
     assert bench.pong()["modes"]["run"]["workers"] == 1
 
 
-def test_one_that_cannot_be_killed_degrades_its_pool():
+def test_a_process_that_cannot_be_killed_degrades_its_pool():
     bench = Bench(hang_seconds=5)
     bench.add_worker(b"w")
     while bench.now < 1000 + 10 + MISSING_GRACE_S:
@@ -382,7 +382,7 @@ def test_one_that_cannot_be_killed_degrades_its_pool():
 # --- a broker that dies ----------------------------------------------------------------------------
 
 
-def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
+def test_rule_6_runs_that_only_waited_are_known_and_can_be_sent_again():
     before = Bench()
     worker = before.add_worker(b"w")
     before.send(A, "run", b"running")
@@ -401,7 +401,7 @@ def test_rule_6_what_only_waited_is_known_as_such_and_can_be_sent_again():
     assert worker.identity in before.workers
 
 
-def test_what_only_waited_is_said_for_the_resume_window_and_then_forgotten():
+def test_runs_that_only_waited_are_reported_for_the_resume_window_and_then_forgotten():
     bench = Bench(previous=PreviousState(waiting=frozenset({(A, b"1")})))
     bench.pass_time(limits.RESUME_WINDOW + 1)
     assert body_of(bench.send(A, "resume", b"1"))["details"]["may_have_run"] is True
@@ -417,7 +417,7 @@ def test_a_run_that_was_started_before_is_never_in_the_journal():
     assert bench.journal == set()
 
 
-def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_have_run():
+def test_when_all_workers_have_returned_nothing_sent_within_the_window_can_have_run():
     bench = Bench(previous=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
     bench.add_worker(b"w1")
     bench.add_worker(b"w2")
@@ -430,7 +430,7 @@ def test_when_all_workers_are_there_again_nothing_sent_within_the_window_can_hav
 
 
 @pytest.mark.parametrize("previous", [PreviousState(), PreviousState(workers={b"w1": 1, b"dead": 2})])
-def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(previous):
+def test_when_a_worker_is_missing_only_requests_since_the_boot_are_certain(previous):
     bench = Bench(previous=previous, settle=False)
     bench.add_worker(b"w1")
     bench.pass_time(RECOVERY_S)
@@ -438,14 +438,14 @@ def test_when_a_worker_is_missing_only_what_came_since_the_boot_is_sure(previous
     assert details == {"may_have_run": True, "never_ran_within_ms": RECOVERY_S * 1000}
 
 
-def test_who_did_not_come_is_written_off_so_that_no_later_broker_is_sure_either():
+def test_a_missing_worker_is_recorded_so_that_no_later_broker_is_certain():
     bench = Bench(previous=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
     bench.add_worker(b"w1")
     bench.pass_time(RECOVERY_S)
     assert bench.unregistered == [Unregistered(b"dead", bench.now)]
 
 
-def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
+def test_nothing_is_certain_until_all_handover_files_have_been_read():
     bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a", "b")), settle=False)
     bench.pass_time(RECOVERY_S)
     asked = lambda: body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"]  # noqa: E731
@@ -457,7 +457,7 @@ def test_nothing_is_sure_until_everybody_has_read_what_was_left_to_him():
     assert asked() == limits.RESUME_WINDOW * 1000
 
 
-def test_what_a_worker_forgot_or_could_not_read_is_not_sure():
+def test_runs_that_a_worker_forgot_or_could_not_read_are_not_certain():
     bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a",)), settle=False)
     heir = bench.add_worker(b"heir")
     bench.pass_time(RECOVERY_S)
@@ -465,7 +465,7 @@ def test_what_a_worker_forgot_or_could_not_read_is_not_sure():
     assert body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"] == 1000
 
 
-def test_a_run_that_the_broker_ended_is_not_taken_up_again_from_who_comes_back():
+def test_a_run_that_the_broker_ended_is_not_adopted_from_a_returning_worker():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -476,7 +476,7 @@ def test_a_run_that_the_broker_ended_is_not_taken_up_again_from_who_comes_back()
     assert bench.workers[b"w"].asked_to_end == [(b"1", "superseded")]
 
 
-def test_what_was_said_to_a_queued_run_that_has_ended_elsewhere_is_refused():
+def test_messages_to_a_queued_run_that_ended_elsewhere_are_refused():
     bench = Bench()
     bench.send(A, "run", b"1", None, b"body")
     bench.send(A, "steer", b"1", None, b"more")
@@ -485,7 +485,7 @@ def test_what_was_said_to_a_queued_run_that_has_ended_elsewhere_is_refused():
     assert refused == ["steer"]
 
 
-def test_a_broker_that_is_told_to_stop_while_it_settles_does_so_when_it_has():
+def test_a_broker_that_is_stopped_during_recovery_stops_when_recovery_ends():
     bench = Bench(expected_workers=1, settle=False)
     bench.send(A, "resume", b"1")
     bench.stop()
@@ -496,7 +496,7 @@ def test_a_broker_that_is_told_to_stop_while_it_settles_does_so_when_it_has():
     assert worker.resumed == [((A, b"1"), 1)]
 
 
-def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
+def test_an_event_caused_by_an_effect_is_handled_after_the_other_effects():
     """A client is blocked by `accepted`: the run must be at its worker before it is asked to end."""
     order: list[str] = []
 
@@ -515,7 +515,7 @@ def test_what_comes_of_an_effect_waits_until_the_others_were_applied():
     assert order == ["Tick", "1", "2", "ClientBlocked"]
 
 
-def test_settling_ends_when_every_process_of_supervisords_has_registered():
+def test_recovery_ends_when_every_process_of_supervisord_has_registered():
     bench = Bench(settle=False)
     bench.add_worker(b"run-1")
     programs = {
@@ -529,7 +529,7 @@ def test_settling_ends_when_every_process_of_supervisords_has_registered():
     assert not bench.broker.recovering
 
 
-def test_a_restart_of_the_broker_alone_ends_nothing_that_waits():
+def test_a_restart_of_the_broker_alone_ends_no_queued_run():
     bench = Bench()
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -552,7 +552,7 @@ def test_an_adopted_run_is_never_started_again():
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_run_that_was_sent_again_and_waits_is_found_at_a_late_holder(ended):
+def test_a_resent_queued_run_is_found_at_a_worker_that_registers_late(ended):
     bench = Bench()
     bench.send(A, "run", b"1")
     late = bench.add_worker(b"late", slots=0, holds=[held((A, b"1"), ended=ended)])
@@ -562,7 +562,7 @@ def test_a_run_that_was_sent_again_and_waits_is_found_at_a_late_holder(ended):
     assert bench.dispatched == []
 
 
-def test_a_late_holder_of_a_run_that_was_started_elsewhere_is_told_to_end_and_not_heard():
+def test_a_worker_that_registers_late_with_a_run_started_elsewhere_must_end_it():
     bench = Bench()
     first = bench.add_worker(b"first")
     bench.send(A, "run", b"1")
@@ -575,7 +575,7 @@ def test_a_late_holder_of_a_run_that_was_started_elsewhere_is_told_to_end_and_no
     assert len(bench.terminals((A, b"1"))) == 1
 
 
-def test_rule_8_the_grace_period_counts_from_the_end_of_settling():
+def test_rule_8_the_grace_period_counts_from_the_end_of_recovery():
     bench = Bench(settle=False)
     worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
     bench.client_gone(A)
@@ -595,7 +595,7 @@ def hand_over(bench: Bench, worker: FakeWorker, file: str = "w.msgpack") -> None
     assert (worker.identity, "handed", {}) in bench.controls
 
 
-def test_a_leaving_workers_ended_runs_go_to_one_of_its_mode_that_stays():
+def test_ended_runs_of_a_leaving_worker_go_to_a_remaining_worker_of_its_mode():
     bench = Bench()
     leaving = bench.add_worker(b"leaving")
     bench.send(A, "run", b"1")
@@ -610,7 +610,7 @@ def test_a_leaving_workers_ended_runs_go_to_one_of_its_mode_that_stays():
     assert heir.resumed == [((A, b"1"), 1)] * 2
 
 
-def test_who_asks_while_nobody_has_them_gets_them_from_the_next_that_comes():
+def test_a_resume_waits_for_the_next_successor_if_there_is_none():
     bench = Bench()
     only = bench.add_worker(b"only")
     bench.send(A, "run", b"1")
@@ -624,7 +624,7 @@ def test_who_asks_while_nobody_has_them_gets_them_from_the_next_that_comes():
     assert next_one.resumed == [((A, b"1"), 2)]
 
 
-def test_who_asks_in_vain_is_told_when_the_window_has_passed():
+def test_a_resume_without_a_successor_fails_after_the_window():
     bench = Bench()
     only = bench.add_worker(b"only")
     bench.send(A, "run", b"1")
@@ -636,7 +636,7 @@ def test_who_asks_in_vain_is_told_when_the_window_has_passed():
     assert bench.replies(A, b"1")[-1][1]["error_type"] == "unknown_request"
 
 
-def test_files_that_an_earlier_broker_left_go_to_the_first_worker_and_settling_waits_for_what_is_in_them():
+def test_handover_files_of_an_earlier_broker_go_to_the_first_worker_before_recovery_ends():
     bench = Bench(expected_workers=1, previous=PreviousState(handover_files=("old.msgpack",)), settle=False)
     worker = bench.add_worker(b"w")
     assert (b"w", "take", {"file": "old.msgpack"}) in bench.controls
@@ -647,7 +647,7 @@ def test_files_that_an_earlier_broker_left_go_to_the_first_worker_and_settling_w
     assert worker.resumed == [((A, b"1"), 1)]
 
 
-def test_a_worker_that_goes_without_handing_over_makes_the_past_uncertain():
+def test_a_worker_that_exits_without_a_handover_makes_the_previous_state_uncertain():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
@@ -657,7 +657,7 @@ def test_a_worker_that_goes_without_handing_over_makes_the_past_uncertain():
     assert [effect.lost_at for effect in effects if hasattr(effect, "lost_at")] == [bench.now]
 
 
-def test_a_file_that_is_named_again_is_not_given_to_another():
+def test_a_handover_file_that_is_named_again_is_not_given_to_another_worker():
     bench = Bench(previous=PreviousState(handover_files=("left",)), settle=False)
     heir = bench.add_worker(b"heir")
     writer = bench.add_worker(b"writer", holds=[held((A, b"1"), ended=True)])
@@ -669,7 +669,7 @@ def test_a_file_that_is_named_again_is_not_given_to_another():
     assert heir.resumed == [((A, b"1"), 1)]
 
 
-def test_what_a_leaving_worker_had_forgotten_is_kept_in_mind_when_it_has_gone():
+def test_runs_that_a_leaving_worker_had_forgotten_are_remembered_after_it_left():
     bench = Bench()
     worker = bench.add_worker(b"w")
     bench.feed_control(worker, b"leaving")
@@ -681,7 +681,7 @@ def test_what_a_leaving_worker_had_forgotten_is_kept_in_mind_when_it_has_gone():
 # --- the journal's file ----------------------------------------------------------------------------
 
 
-def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path: Path):
+def test_the_journal_records_queued_runs_and_registered_workers_for_the_next_broker(tmp_path: Path):
     file = tmp_path / "journal"
     journal = Journal(file, (), 5.0)
     assert journal.previous.workers is None
@@ -704,12 +704,12 @@ def test_the_journal_tells_the_next_broker_what_waits_and_who_was_there(tmp_path
         each.close()
 
 
-def test_a_loss_is_written_before_who_is_gone():
+def test_a_loss_is_recorded_before_the_worker_is_forgotten():
     assert JournalState(PreviousState(), 5.0).remember(Unregistered(b"w", 6.0)) == [(4, 6.0), (3, b"w")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", pack(["machine", "another boot"]) + pack([0, A, b"1"]), b"\x92\x05"])
-def test_a_journal_that_cannot_be_believed_claims_nothing(tmp_path: Path, content):
+def test_an_invalid_journal_claims_nothing(tmp_path: Path, content):
     file = tmp_path / "journal"
     file.write_bytes(content)
     journal = Journal(file, (), 5.0)
@@ -720,7 +720,7 @@ def test_a_journal_that_cannot_be_believed_claims_nothing(tmp_path: Path, conten
         each.close()
 
 
-def test_a_record_of_a_later_version_makes_the_journal_none(tmp_path: Path):
+def test_a_record_of_a_later_version_invalidates_the_journal(tmp_path: Path):
     file = tmp_path / "journal"
     Journal(file, (), 5.0).close()
     with file.open("ab") as more:
@@ -730,7 +730,7 @@ def test_a_record_of_a_later_version_makes_the_journal_none(tmp_path: Path):
     journal.close()
 
 
-def test_a_torn_last_record_is_left_out(tmp_path: Path):
+def test_a_truncated_last_record_is_ignored(tmp_path: Path):
     file = tmp_path / "journal"
     journal = Journal(file, (), 5.0)
     journal.remember(Enqueued(A, b"1"))
@@ -756,7 +756,7 @@ def test_the_journal_stays_small(tmp_path: Path):
         each.close()
 
 
-def test_a_journal_that_cannot_be_written_stops_nothing_and_claims_nothing(tmp_path: Path):
+def test_an_unwritable_journal_does_not_stop_the_broker_and_claims_nothing(tmp_path: Path):
     nowhere = tmp_path / "missing" / "journal"
     journal = Journal(nowhere, (), 5.0)
     journal.remember(Enqueued(A, b"1"))
@@ -765,7 +765,7 @@ def test_a_journal_that_cannot_be_written_stops_nothing_and_claims_nothing(tmp_p
     assert not nowhere.exists()
 
 
-def test_what_an_earlier_broker_wrote_is_not_believed_once_it_cannot_be_kept_up(tmp_path: Path):
+def test_an_earlier_journal_is_invalidated_once_it_cannot_be_kept_current(tmp_path: Path):
     file = tmp_path / "journal"
     journal = Journal(file, (), 5.0)
     journal.remember(Enqueued(A, b"waits"))
@@ -778,7 +778,7 @@ def test_what_an_earlier_broker_wrote_is_not_believed_once_it_cannot_be_kept_up(
     assert Journal(file, (), 7.0).previous == PreviousState()
 
 
-def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_record_that_does_not_fit_on_the_disk_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "journal"
     journal = Journal(file, (), 5.0)
     journal.remember(Enqueued(A, b"waits"))
@@ -789,7 +789,7 @@ def test_a_record_for_which_there_is_no_room_ends_the_journal(tmp_path: Path, mo
     assert Journal(file, (), 6.0).previous == PreviousState()
 
 
-def test_frames_of_a_disowned_run_are_of_its_old_holder_only():
+def test_only_frames_from_the_old_worker_of_a_disowned_run_are_dropped():
     bench = Bench()
     bench.add_worker(b"first", slots=2)
     bench.send(A, "run", b"1")

@@ -17,7 +17,7 @@ class Item:
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c", b"d"]), st.integers(0, 9)), max_size=60))
-def test_fairness_while_clients_wait_none_is_served_twice_before_another(arrivals):
+def test_no_waiting_client_is_skipped_by_the_fair_queue(arrivals):
     queue: FairQueue[Item] = FairQueue()
     waiting: dict[bytes, deque[Item]] = {}
     for client, number in arrivals:
@@ -36,7 +36,7 @@ def test_fairness_while_clients_wait_none_is_served_twice_before_another(arrival
     assert not any(waiting.values())
 
 
-def test_removing_and_giving_back():
+def test_runs_can_be_removed_from_the_queue_and_returned_to_it():
     queue: FairQueue[Item] = FairQueue()
     items = [Item(b"a", number) for number in (1, 2, 3)]
     for item in items:

@@ -25,11 +25,11 @@ ONE = [single_frame(b"chunk", b"1", b"body")]
         (GONE | DELIMITER | SINGLE, [b"", *ONE]),
     ],
 )
-def test_a_reply_is_framed_as_its_client_wants_it(flags, frames):
+def test_a_reply_has_the_framing_of_its_request(flags, frames):
     assert framed(flags, b"chunk", b"1", b"body") == frames
 
 
-def test_a_client_that_comes_back_keeps_its_framing():
+def test_a_client_that_returns_keeps_its_framing():
     relay = Relay()
     relay.set_flag(b"c", SINGLE)
     relay.set_flag(b"c", GONE)
@@ -40,7 +40,7 @@ def test_a_client_that_comes_back_keeps_its_framing():
     assert relay.flags_of(b"c") is None
 
 
-def test_the_framing_of_idle_clients_is_forgotten_when_there_are_too_many(monkeypatch):
+def test_the_framing_of_idle_clients_is_forgotten_over_a_limit(monkeypatch):
     monkeypatch.setattr("axon_zmq.broker.core.clients.CLIENTS_KEPT", 3)
     relay = Relay()
     clients = Clients(relay)
@@ -49,7 +49,7 @@ def test_the_framing_of_idle_clients_is_forgotten_when_there_are_too_many(monkey
     assert [number for number in range(5) if clients.takes_one_reply(b"%d" % number)] == [2, 3, 4]
 
 
-def test_what_follows_a_terminal_message_does_not_make_its_run_relayed_again():
+def test_messages_after_the_terminal_message_do_not_make_a_run_relayed():
     relay = Relay()
     assert relay.accept(b"w", b"c", b"chunk", b"1") is Verdict.PASS
     assert relay.was_relayed((b"c", b"1"))

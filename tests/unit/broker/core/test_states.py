@@ -29,7 +29,7 @@ from tests.support import pictures
         (states.CLIENT, ClientState.IDLE, set()),
     ],
 )
-def test_every_state_is_reached_and_has_a_way_on(table, first, last):
+def test_every_state_is_reachable_and_only_final_states_have_no_exit(table, first, last):
     reached, new = {first}, {first}
     while new:
         new = {then for (state, _), then in table.items() if state in new} - reached
@@ -44,7 +44,7 @@ def test_every_event_of_a_table_is_used(table: Mapping[tuple[Any, Any], Enum]):
     assert used == set(type(next(iter(used))))
 
 
-def test_nothing_comes_after_the_end():
+def test_no_transition_leaves_a_final_state():
     for event in RunEvent:
         with pytest.raises(IllegalTransitionError, match="in state ENDED"):
             step(states.RUN, RunState.ENDED, event)
@@ -53,6 +53,6 @@ def test_nothing_comes_after_the_end():
             step(states.WORKER, WorkerState.LOST, event)
 
 
-def test_a_worker_from_which_the_end_was_heard_never_works_again():
+def test_a_killed_or_exited_worker_never_becomes_ready_again():
     for state in (WorkerState.KILLED, WorkerState.EXITED, WorkerState.LOST):
         assert WorkerState.READY not in {then for (at, _), then in states.WORKER.items() if at is state}

@@ -12,7 +12,7 @@ from axon_zmq.worker.adapter.client_tools import RemoteCall, RemoteCalls, remote
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_the_time_of_a_tool_can_be_stopped_when_it_is_just_over(kind):
+def test_a_tool_timeout_can_be_paused_when_it_has_just_expired(kind):
     """For a time that has passed, uvloop returns a handle that does not know its time."""
     sent: list[bytes] = []
 

@@ -64,7 +64,7 @@ from axon_zmq.worker.adapter import compat
 from tests.support import ROOT
 
 
-def test_the_installed_version_is_one_of_those_that_were_verified():
+def test_the_installed_version_of_pydantic_ai_is_a_verified_one():
     installed = version("pydantic-ai-slim")
     assert installed in compat.VERIFIED, f"if the other tests of this file pass, add {installed!r} to compat.VERIFIED"
 
@@ -154,11 +154,11 @@ def agent_refusing_text() -> Agent[Any, Any]:
     ],
     ids=["tool", "native", "validator"],
 )
-def test_an_output_that_never_fits_is_recognized(agent):
+def test_an_output_that_exceeds_its_retries_is_recognized(agent):
     assert compat.are_output_retries_exhausted(failure(agent))
 
 
-def test_a_tool_whose_arguments_never_fit_is_not_taken_for_an_output():
+def test_a_tool_call_that_exceeds_its_retries_is_not_taken_for_an_output():
     error = failure(Agent(always(ToolCallPart("square", {"n": "x"})), tools=[square], retries=0))
     assert isinstance(error, ai.UnexpectedModelBehavior)
     assert not compat.are_output_retries_exhausted(error)
@@ -168,7 +168,7 @@ def square(n: int) -> int:
     return n * n
 
 
-def test_a_tool_that_exceeds_its_timeout_is_distinguished_from_one_that_asks_for_a_retry():
+def test_a_tool_timeout_is_distinguished_from_a_requested_retry():
     toolset: FunctionToolset[Any] = FunctionToolset(max_retries=0)
 
     @toolset.tool_plain(timeout=0.01)
@@ -185,7 +185,7 @@ def test_a_tool_that_exceeds_its_timeout_is_distinguished_from_one_that_asks_for
     assert not compat.is_tool_timeout(None)
 
 
-def test_an_external_call_that_is_approved_instead_of_answered_is_recognized():
+def test_an_approval_for_an_external_call_is_recognized():
     external = ExternalToolset([ToolDefinition(name="elsewhere")])
     agent: Agent[Any, Any] = Agent(
         answering(ToolCallPart("elsewhere", {}, "call-1")),
@@ -204,7 +204,7 @@ def test_an_external_call_that_is_approved_instead_of_answered_is_recognized():
     assert not compat.is_external_tool_approved(RuntimeError("something else"))
 
 
-def test_the_first_line_of_unexpected_behavior_repeats_nothing_of_the_answer():
+def test_the_first_line_of_unexpected_behavior_contains_nothing_of_the_answer():
     answer = (
         b'{"id":"i","object":"chat.completion","created":1,"model":"m",'
         b'"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":{"a":"secret"}}}]}'
@@ -224,7 +224,7 @@ def test_the_first_line_of_unexpected_behavior_repeats_nothing_of_the_answer():
         ("ftp://host.test/secret.png", 'URL protocol "ftp" is not allowed'),
     ],
 )
-def test_the_reason_of_a_failed_download_is_known_without_the_url(url, reason):
+def test_the_reason_of_a_failed_download_is_known_without_its_url(url, reason):
     with pytest.raises(Exception) as caught:
         asyncio.run(download_item(ImageUrl(url), data_format="bytes"))
     said = compat.download_failure(caught.value)
@@ -234,7 +234,7 @@ def test_the_reason_of_a_failed_download_is_known_without_the_url(url, reason):
     assert "allow-local" not in said  # the advice in its second sentence is for programs that run in the daemon
 
 
-def test_other_errors_are_no_failed_downloads():
+def test_other_errors_are_not_taken_for_failed_downloads():
     error = failure(Agent(openai_model(b'{"choices": "no"}')))
     assert compat.download_failure(error) is None
 
@@ -242,7 +242,7 @@ def test_other_errors_are_no_failed_downloads():
 # --- where an exception was raised -----------------------------------------------------------------
 
 
-def test_the_tool_that_raised_is_known_by_name():
+def test_the_tool_that_raised_is_identified():
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -253,7 +253,7 @@ def test_the_tool_that_raised_is_known_by_name():
         assert compat.raising_tool(failure(Agent(always(ToolCallPart(tool.__name__)), tools=[tool]))) == tool.__name__
 
 
-def test_what_is_not_raised_by_a_tool_is_attributed_to_none():
+def test_errors_outside_tools_are_attributed_to_no_tool():
     assert compat.raising_tool(failure(Agent(openai_model(b'{"choices": "no"}')))) is None
     error = failure(Agent(always(ToolCallPart("square", {"n": "x"})), tools=[square], retries=0))
     assert compat.raising_tool(error) is None
@@ -264,7 +264,7 @@ def test_what_is_not_raised_by_a_tool_is_attributed_to_none():
     assert compat.raising_tool(failure(Agent(always(ToolCallPart("run_another")), tools=[run_another]))) is None
 
 
-def test_the_code_for_a_providers_api_is_recognized_by_its_module():
+def test_code_for_a_providers_api_is_recognized_by_its_module():
     error = failure(Agent(openai_model(b'{"choices": "no"}')))
     assert type(error) is AttributeError, "pydantic-ai now has an error of its own for this: classify that instead"
     assert compat.is_raised_by_model_code(error)
@@ -280,7 +280,7 @@ def test_the_code_for_a_providers_api_is_recognized_by_its_module():
 # --- what exceptions hold --------------------------------------------------------------------------
 
 
-def test_the_last_attempt_of_a_fallback_model_is_the_last_in_its_group():
+def test_the_last_attempt_of_a_fallback_model_is_the_last_exception_of_the_group():
     models = [openai_model(b'{"error": {"message": "first"}}', 500), openai_model(b"{}", 429)]
     error = failure(Agent(FallbackModel(*models)))
     assert isinstance(error, ai.FallbackExceptionGroup)
@@ -288,7 +288,7 @@ def test_the_last_attempt_of_a_fallback_model_is_the_last_in_its_group():
     assert compat.last_attempt(ValueError()) is None
 
 
-def test_a_response_that_cannot_be_read_is_distinguished_from_an_error_that_the_provider_reported():
+def test_an_unreadable_response_is_distinguished_from_an_error_of_the_provider():
     assert compat.is_unreadable_response(failure(Agent(openai_model(b"<html>"))))
     for status in (400, 401, 404, 429, 500, 503):
         assert not compat.is_unreadable_response(failure(Agent(openai_model(b"{}", status)))), status
@@ -298,7 +298,7 @@ def test_a_response_that_cannot_be_read_is_distinguished_from_an_error_that_the_
     assert not compat.is_unreadable_response(error)
 
 
-def test_the_retry_that_was_one_too_many_is_the_cause_of_the_end():
+def test_the_last_retry_is_the_cause_of_the_exception_that_ends_the_run():
     class OurRetry(ModelRetry):
         pass
 
@@ -314,7 +314,7 @@ def test_the_retry_that_was_one_too_many_is_the_cause_of_the_end():
     assert isinstance(compat.last_retry(error), ValidationError)
 
 
-def test_the_faults_of_an_output_in_text_are_found_below_the_exception_that_ends_the_run():
+def test_validation_errors_of_an_output_are_found_below_the_final_exception():
     agent = Agent(always(TextPart('{"x": 1}')), output_type=NativeOutput(Point), retries=0)
     faults = compat.retry_faults(failure(agent).__cause__)
     assert [(fault["type"], tuple(fault["loc"]), fault["msg"]) for fault in faults] == [
@@ -327,7 +327,7 @@ def test_the_faults_of_an_output_in_text_are_found_below_the_exception_that_ends
 # --- agents and runs -------------------------------------------------------------------------------
 
 
-def test_an_agent_with_output_validators_is_recognized_and_refuses_another_output_type():
+def test_output_validators_are_recognized_and_reject_another_output_type():
     assert not compat.has_output_validators(Agent())
     agent = agent_refusing_text()
     assert compat.has_output_validators(agent)
@@ -337,7 +337,7 @@ def test_an_agent_with_output_validators_is_recognized_and_refuses_another_outpu
 @pytest.mark.parametrize(
     ("output_type", "is_wrapped"), [(int, True), (list[str], True), (dict[str, int], True), (Point, False)]
 )
-def test_whether_an_output_is_wrapped_is_known_from_its_schema(output_type, is_wrapped):
+def test_a_wrapped_output_is_recognized_by_its_schema(output_type, is_wrapped):
     asked: list[dict[str, Any]] = []
 
     def respond(_messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -351,7 +351,7 @@ def test_whether_an_output_is_wrapped_is_known_from_its_schema(output_type, is_w
     assert compat.WRAPPED_OUTPUT_KEY not in agent.output_json_schema(output_type).get("properties", {})
 
 
-def test_captured_messages_begin_with_the_history():
+def test_captured_messages_start_with_the_history():
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -365,7 +365,7 @@ def test_captured_messages_begin_with_the_history():
         assert own[0].parts[0].content == "go"
 
 
-def test_the_context_of_a_run_is_shown_before_its_first_request_and_takes_messages_until_it_ends():
+def test_the_run_context_is_available_before_the_first_request_and_accepts_messages_until_the_end():
     order: list[str] = []
     contexts: list[RunContext[Any]] = []
     heard: list[str] = []
@@ -395,7 +395,7 @@ def test_the_context_of_a_run_is_shown_before_its_first_request_and_takes_messag
             context.enqueue("too late")
 
 
-def test_to_cancel_the_noted_task_closes_the_streamed_response():
+def test_cancelling_the_recorded_task_closes_the_streamed_response():
     states: list[str] = []
 
     async def stream(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
@@ -430,7 +430,7 @@ def call(toolset: Any, name: str, args: Any) -> Any:
     return asyncio.run(compat.call_tool_directly(toolset, context, ToolCallPart(name, args)))
 
 
-def test_a_tool_is_called_without_a_model_its_arguments_validated():
+def test_a_tool_is_called_without_a_model_and_its_arguments_are_validated():
     toolset: FunctionToolset[Any] = FunctionToolset([square])
     assert call(toolset, "square", {"n": 3}) == 9
     assert call(toolset.approval_required(), "square", {"n": "4"}) == 16
@@ -443,7 +443,7 @@ def test_a_tool_is_called_without_a_model_its_arguments_validated():
 # --- models ----------------------------------------------------------------------------------------
 
 
-def test_a_model_uses_the_provider_that_it_was_made_to_share():
+def test_models_share_a_given_provider():
     seen: list[Any] = []
 
     def shared(own: Any) -> Any:
@@ -459,7 +459,7 @@ def test_a_model_uses_the_provider_that_it_was_made_to_share():
     assert len(seen) == 1
 
 
-def test_a_model_without_streaming_is_known_before_it_is_asked():
+def test_a_model_without_streaming_is_recognized_before_the_request():
     class Silent(Model):
         model_name = "silent"
         system = "test"
@@ -491,7 +491,7 @@ class Suspending(WrapperModel):
             yield response
 
 
-def test_a_request_that_resumes_a_suspended_response_is_recognized():
+def test_a_resumed_response_is_recognized():
     starts: list[bool] = []
 
     async def listen(_context: RunContext[Any], events: Any) -> None:
@@ -524,7 +524,7 @@ class Listening(AbstractCapability[Any]):
         ([compat.ModelRequestTasks(), Wrapping()], True),
     ],
 )
-def test_capabilities_that_take_part_in_events_are_known_from_the_context(capabilities, has_hooks):
+def test_capabilities_that_handle_events_are_recognized(capabilities, has_hooks):
     seen: list[bool] = []
 
     class Looking(WrapperModel):
@@ -542,7 +542,7 @@ class Marked(PartDeltaEvent):
     """An event of our own."""
 
 
-def test_replaced_events_reach_the_handler_as_they_are_and_the_providers_are_read_only_on_demand():
+def test_replaced_events_reach_the_handler_unchanged_and_the_original_events_are_read_on_demand():
     handed: list[AgentStreamEvent] = []
     read: list[str] = []
     made: list[Marked] = []
@@ -592,7 +592,7 @@ MESSAGES = [
 ]
 
 
-def test_messages_keep_bytes_and_times_and_can_be_read_again():
+def test_messages_keep_bytes_and_datetimes_and_can_be_read_again():
     dumped = compat.serializer(ModelMessagesTypeAdapter).to_python(MESSAGES, warnings=False)
     assert PNG in list(leaves(dumped))
     assert dumped[1]["timestamp"] == MESSAGES[1].timestamp
@@ -600,7 +600,7 @@ def test_messages_keep_bytes_and_times_and_can_be_read_again():
     assert ModelMessagesTypeAdapter.validate_python(dumped) == MESSAGES
 
 
-def test_neither_public_form_of_messages_does_so():
+def test_pydantic_ais_public_serializers_do_not_keep_bytes_and_datetimes():
     as_python = ModelMessagesTypeAdapter.dump_python(MESSAGES)
     assert "toolset:tools" not in list(leaves(as_python)), "`dump_python` does by now: use that"
     as_json = ModelMessagesTypeAdapter.dump_python(MESSAGES, mode="json")
@@ -858,7 +858,7 @@ def scanned() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", scanned(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_undocumented_behaviour_is_used_in_compat_alone(path):
+def test_undocumented_behaviour_is_used_only_in_compat(path):
     found = [f"{source}: {reason}" for source, reason in findings(path.read_text()) if source not in NOT_OF_PYDANTIC_AI]
     assert not found, f"move to {COMPAT.relative_to(ROOT)}, with a test of what it relies on"
 
@@ -908,7 +908,7 @@ SEEDS = {
 
 
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS.keys())
-def test_each_kind_of_undocumented_use_is_found(seed):
+def test_each_kind_of_undocumented_use_is_detected(seed):
     assert findings(seed)
 
 
@@ -923,5 +923,5 @@ def test_each_kind_of_undocumented_use_is_found(seed):
         '"""The text of pydantic_ai._output, in a docstring."""',
     ],
 )
-def test_public_uses_are_left_alone(source):
+def test_documented_uses_are_not_reported(source):
     assert not findings(source)

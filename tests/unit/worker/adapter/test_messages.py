@@ -158,12 +158,12 @@ with warnings.catch_warnings():
     ],
     ids=["ModelMessage", "ModelRequestPart", "ModelResponsePart", "UserContent", "MultiModalContent"],
 )
-def test_each_member_of_pydantic_ais_unions_has_a_sample(union, samples):
+def test_each_type_of_pydantic_ais_unions_has_a_sample(union, samples):
     missing = set(members(union)) - {type(sample) for sample in samples}
     assert not missing, f"new in pydantic-ai: {missing}. Treat it: give it a sample here, and see that it comes back"
 
 
-def test_what_a_tool_may_return_is_text_files_and_plain_data():
+def test_tools_may_return_text_files_and_plain_data():
     plain = {str, Mapping, typing.get_origin(typing.Sequence[int]), Any}
     assert set(members(ai.ToolReturnContent)) == {*members(ai.MultiModalContent), *plain}, "new in ToolReturnContent"
     assert {type(each) for each in TOOL_RETURNS} >= set(members(ai.MultiModalContent)) | {str, list, dict}
@@ -177,7 +177,7 @@ NEVER_TOLD = {
 """A typed return that did not succeed is read as a `ToolReturnPart`: its content is an error."""
 
 
-def test_each_field_that_a_message_may_have_is_in_some_sample():
+def test_each_field_of_a_message_is_set_in_some_sample():
     untold = untold_fields(reachable(ai.ModelMessage), [*MESSAGES, ModelRequest(OLD_RETRIES)])
     untold = [name for name in untold if name not in NEVER_TOLD]
     assert not untold, f"new in pydantic-ai: {untold}. Give each another value than its default in a sample"
@@ -198,7 +198,7 @@ def times(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=told)
-def test_a_message_comes_back_as_it_was_sent(message):
+def test_a_message_is_unchanged_after_a_round_trip(message):
     body = packed([message])
     sent = unpacked(body)
     back = messages.load(sent)
@@ -212,7 +212,7 @@ def test_a_message_comes_back_as_it_was_sent(message):
 
 
 @pytest.mark.parametrize("part", OLD_RETRIES)
-def test_retries_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
+def test_retry_prompts_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
     old = [ModelRequest([part])]
     [back] = messages.load(unpacked(packed(old)))
     [meant] = ModelMessagesTypeAdapter.validate_json(as_json(old))
@@ -221,7 +221,7 @@ def test_retries_of_old_histories_are_read_as_pydantic_ai_reads_them(part):
     assert msgpack.packb(RAW) in packed(old) or isinstance(part.content, str)
 
 
-def test_a_long_history_is_read_in_one_go():
+def test_a_long_history_is_read_in_one_validation():
     assert messages.load(unpacked(packed(MESSAGES))) == MESSAGES
     assert messages.load(None) is None
     assert messages.dump([]) == []
@@ -404,7 +404,7 @@ PLACES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN, *TOLD], ids=lambda value: type(value).__name__)
-def test_whatever_is_in_a_message_can_be_packed_and_read_again(value, plain, place):
+def test_any_message_content_can_be_packed_and_read_again(value, plain, place):
     assert plain_values.plain({"v": value}) == {"v": plain}
     make, found_in = PLACES[place]
     body = packed([make(value)])
@@ -416,19 +416,19 @@ def test_whatever_is_in_a_message_can_be_packed_and_read_again(value, plain, pla
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("value", [holding_itself(), nested(900), {"a": nested(900)}], ids=["itself", "deep", "a"])
-def test_what_holds_itself_or_is_nested_too_deep_is_cut_off(value, place):
+def test_recursive_and_deeply_nested_values_are_truncated(value, place):
     make, _ = PLACES[place]
     body = packed([make(value)])
     assert b"that holds itself, or is nested more than 256 deep" in body
     assert packed(messages.load(unpacked(body))) == body
 
 
-def test_half_a_character_is_sent_as_a_question_mark():
+def test_a_lone_surrogate_is_sent_as_a_question_mark():
     [sent] = unpacked(packed([ModelResponse([ai.TextPart("half \ud83d", provider_details={"\ud83d": "\ud83d"})])]))
     assert (sent["parts"][0]["content"], sent["parts"][0]["provider_details"]) == ("half ?", {"?": "?"})
 
 
-def test_a_part_that_cannot_be_dumped_leaves_the_others_as_they_were():
+def test_a_part_that_cannot_be_dumped_does_not_change_the_other_parts():
     ids = [ai.InstructionId(source, name="limits") for source in SOURCES]
     good = [ai.UserPromptPart([PNG], timestamp=AT), *(ai.InstructionDeltaPart(id=id, content="less") for id in ids)]
     bad = ai.ToolReturnPart("t", PDF, "1", metadata={"b": Broken(), "self": holding_itself()}, timestamp=AT)
@@ -441,7 +441,7 @@ def test_a_part_that_cannot_be_dumped_leaves_the_others_as_they_were():
     assert after == other
 
 
-def test_messages_are_dumped_without_a_word_to_the_log(recwarn):
+def test_dumping_messages_writes_nothing_to_the_log(recwarn):
     odd = ModelResponse([ai.ToolCallPart("t", ["no", "map"], "1")], finish_reason="odd", timestamp="late")  # pyright: ignore
     assert packed([odd])
     assert not recwarn.list  # pydantic's warning would repeat the value
@@ -451,7 +451,7 @@ def test_messages_are_dumped_without_a_word_to_the_log(recwarn):
 
 
 @pytest.mark.parametrize(("value", "plain"), [*KEPT, *PLAIN], ids=lambda value: type(value).__name__)
-def test_an_answer_is_made_plain(value, plain):
+def test_a_result_is_converted_to_plain_values(value, plain):
     sent = unpack(packer()({"result": value}), "it")["result"]
     assert (sent, type(sent)) == (plain, type(plain))
 
@@ -461,7 +461,7 @@ def test_an_answer_is_made_plain(value, plain):
     [*[value for value, _ in TOLD], holding_itself(), nested(900), {"a": [nested(900)]}],
     ids=lambda value: type(value).__name__,
 )
-def test_an_answer_without_a_plain_form_is_refused_and_the_next_one_packed(value):
+def test_a_result_without_a_plain_form_is_rejected_and_the_next_one_is_packed(value):
     pack = packer()
     with pytest.raises(ModelError, match="cannot be packed as msgpack") as caught:
         pack({"result": [1, value]})
@@ -488,7 +488,7 @@ anything = st.recursive(
 
 
 @given(anything)
-def test_made_plain_anything_can_be_packed_and_is_plain(value):
+def test_any_value_can_be_packed_after_conversion_to_plain_values(value):
     plain = plain_values.plain(value)
     body = packer()({"it": plain})
     assert packer()({"it": Plain([plain])})[-len(body) + 4 :] == body[4:]
@@ -503,14 +503,14 @@ def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
     return unpack(our_msgpack.pack(body), "the body")
 
 
-def test_each_kind_of_content_may_be_in_a_prompt():
+def test_a_prompt_may_contain_each_kind_of_content():
     kinds = {kind.kind for kind in set(members(ai.UserContent)) - {str}}
     assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
     assert kinds == {part["kind"] for part in MAPS}
     assert kinds == messages.CONTENT_CLASSES.keys()
 
 
-def test_each_field_of_content_may_be_in_a_prompt():
+def test_a_prompt_may_contain_each_field_of_content():
     models = [requests.TextPart, requests.StructuredPart, requests.UrlPart, requests.BinaryPart]
     for model in [*models, requests.UploadedPart, requests.CachePart]:
         for kind in get_args(model.model_fields["kind"].annotation):
@@ -522,7 +522,7 @@ def test_each_field_of_content_may_be_in_a_prompt():
 
 
 @pytest.mark.parametrize(("part", "made"), PARTS, ids=lambda value: value["kind"] if isinstance(value, dict) else "")
-def test_a_part_of_a_prompt_is_what_pydantic_ai_calls_so(part, made):
+def test_a_part_of_a_prompt_has_the_name_that_pydantic_ai_uses(part, made):
     request = run_request(over_the_wire({"agent": "a", "prompt": ["see", part]}))
     assert messages.prompt(request.prompt) == ["see", made]
     answer = tool_result(over_the_wire({"result": 1, "content": [part]}))
@@ -532,7 +532,7 @@ def test_a_part_of_a_prompt_is_what_pydantic_ai_calls_so(part, made):
 
 
 @pytest.mark.parametrize("made", CONTENT, ids=lambda made: type(made).__name__)
-def test_content_as_it_came_in_messages_may_be_sent_as_a_prompt(made):
+def test_content_from_messages_may_be_sent_as_a_prompt(made):
     [message] = unpacked(packed([ModelRequest([ai.UserPromptPart([made])])]))
     content = message["parts"][0]["content"]
     request = run_request(over_the_wire({"agent": "a", "prompt": content}))
@@ -575,7 +575,7 @@ BAD: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("part", "pointer", "words"), BAD, ids=lambda value: str(value)[:40])
-def test_a_wrong_part_is_refused_by_its_place_and_what_mends_it(part, pointer, words):
+def test_an_invalid_part_is_rejected_with_its_position_and_a_fix(part, pointer, words):
     with pytest.raises(RequestError) as caught:
         messages.prompt(run_request(over_the_wire({"agent": "a", "prompt": ["x", part]})).prompt)
     assert (caught.value.error_type, caught.value.details["errors"][0]["pointer"]) == (
@@ -615,7 +615,7 @@ def in_native_return(item: Any) -> dict[str, Any]:
     [(in_prompt, "content/1"), (in_tool_return, "content/deep/0"), (in_native_return, "content")],
 )
 @pytest.mark.parametrize("ask", ["allow-local", "anything", b"allow-local", 1, None])
-def test_a_history_cannot_ask_for_local_downloads(kind, message, at, ask):
+def test_a_history_cannot_request_downloads_from_local_addresses(kind, message, at, ask):
     item = LOCAL | {"kind": kind, "force_download": ask}
     with pytest.raises(RequestError) as caught:
         messages.load(over_the_wire({"m": [message(item)]})["m"])
@@ -623,7 +623,7 @@ def test_a_history_cannot_ask_for_local_downloads(kind, message, at, ask):
 
 
 @pytest.mark.parametrize("more", [{}, {"file_id": "x", "provider_name": "openai"}, {"data": b"x"}, {"content": "x"}])
-def test_a_map_without_a_kind_is_no_url(more):
+def test_a_map_without_a_kind_is_not_taken_for_a_url(more):
     """So it may say what it likes, as a tool's own data."""
     for message in (in_tool_return(LOCAL | more), in_native_return(LOCAL | more)):
         loaded = messages.load(over_the_wire({"m": [message]})["m"])
@@ -636,14 +636,14 @@ def test_a_map_without_a_kind_is_no_url(more):
     assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
 
 
-def test_a_tools_own_data_is_not_taken_for_a_part():
+def test_the_data_of_a_tool_is_not_taken_for_a_part():
     data = {"force_download": "nightly", "url": "x"}
     sent = [ModelRequest([ai.ToolReturnPart("t", data, "1", timestamp=AT, metadata=data)])]
     assert messages.load(unpacked(packed(sent))) == sent
 
 
 @pytest.mark.parametrize("more", [{}, {"kind": "structured-content"}, {"kind": "structured-content", "format": "xml"}])
-def test_a_history_that_is_nested_too_deep_is_read_or_refused(more):
+def test_a_deeply_nested_history_is_read_or_rejected(more):
     value = {"value": nested(900), **more}
     for message in (in_prompt(value), in_tool_return(value)):
         try:
@@ -728,7 +728,7 @@ def test_each_event_and_delta_has_a_sample():
     assert not missing, f"new in pydantic-ai: {missing}. Treat it: give it a sample here, and see that it can be packed"
 
 
-def test_each_field_that_an_event_may_have_is_in_some_sample():
+def test_each_field_of_an_event_is_set_in_some_sample():
     untold = untold_fields(reachable(ai.AgentStreamEvent), [*EVENTS, *MESSAGES, ModelRequest(OLD_RETRIES)])
     families = ("CustomEvent.", "CapabilityEvent.")  # told by their own kinds
     untold = [name for name in untold if name not in NEVER_TOLD and not name.startswith(families)]
@@ -736,7 +736,7 @@ def test_each_field_that_an_event_may_have_is_in_some_sample():
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
-def test_an_event_is_packed_as_pydantic_ai_has_it(event):
+def test_an_event_is_packed_as_pydantic_ai_dumps_it(event):
     adapter: Any = TypeAdapter(ai.AgentStreamEvent, config=ConfigDict(ser_json_bytes="base64"))
     body, sent = event_over_the_wire(event)
     back = adapter.validate_python(sent)
@@ -747,7 +747,7 @@ def test_an_event_is_packed_as_pydantic_ai_has_it(event):
     assert all(isinstance(at, datetime) and at.tzinfo is not None for at in times(sent))
 
 
-def test_an_event_with_what_has_no_plain_form_is_sent_all_the_same():
+def test_an_event_with_values_without_a_plain_form_is_still_sent():
     merge: Any = lambda details: {**(details or {}), "more": 1}  # noqa: E731
     delta = ai.ThinkingPartDelta(content_delta="hm", provider_details=merge)
     _, sent = event_over_the_wire(ai.PartDeltaEvent(index=0, delta=delta))
@@ -762,7 +762,7 @@ def test_an_event_with_what_has_no_plain_form_is_sent_all_the_same():
     assert sent["content"][0]["data"] == RAW
 
 
-def test_a_kind_of_event_that_was_defined_late_is_sent_all_the_same():
+def test_an_event_type_that_was_defined_late_is_still_sent():
     event_over_the_wire(ai.RealtimeTurnCompleteEvent())
 
     @dataclasses.dataclass(kw_only=True)
@@ -774,7 +774,7 @@ def test_a_kind_of_event_that_was_defined_late_is_sent_all_the_same():
 
 
 @pytest.mark.parametrize("key", ["return_value", "content"])
-def test_deferred_results_cannot_ask_for_local_downloads(key):
+def test_deferred_results_cannot_request_downloads_from_local_addresses(key):
     part = LOCAL | {"kind": "image-url"}
     given = {"calls": {"1": {"kind": "tool-return", "return_value": 1, key: [part]}}}
     with pytest.raises(RequestError) as caught:

@@ -21,7 +21,7 @@ PIECES = st.tuples(
 
 
 @given(st.lists(st.one_of(PIECES, st.none()), max_size=40))
-def test_text_is_whole_and_in_order_whatever_waits_and_is_taken_when(steps):
+def test_merged_text_is_complete_and_in_order(steps):
     credit = Credit(0, len)
     sent, got = [], []
     for step in steps:
@@ -50,7 +50,7 @@ def whole(chunks: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
     return runs
 
 
-def test_it_is_full_at_the_contracts_bound():
+def test_a_credit_window_is_full_at_the_documented_bound():
     credit = Credit(0, len)
     credit.hold(b"chunk", chunk("x" * (limits.WAITING_BYTES - 1)))
     assert not credit.full

@@ -36,7 +36,7 @@ def files(run_dir: Path) -> list[Path]:
 # --- the file --------------------------------------------------------------------------------------
 
 
-def test_what_was_written_is_taken_once_as_it_was(tmp_path: Path):
+def test_a_handover_file_is_read_once_with_its_original_content(tmp_path: Path):
     whole, cut = outbox(3, NOW - 5), outbox(9, NOW - 1, most_bytes=250)
     name = handover.write(tmp_path, [((b"a", b"1"), whole), ((b"b", b"2"), cut)])
     assert name is not None
@@ -53,12 +53,12 @@ def test_what_was_written_is_taken_once_as_it_was(tmp_path: Path):
     assert handover.take(tmp_path, name, packer(), NOW).runs == []
 
 
-def test_nothing_ended_is_nothing_written(tmp_path: Path):
+def test_no_file_is_written_without_ended_runs(tmp_path: Path):
     assert handover.write(tmp_path, []) is None
     assert files(tmp_path) == []
 
 
-def test_what_is_out_of_time_or_of_another_boot_is_left_out(tmp_path: Path):
+def test_expired_runs_and_runs_of_another_boot_are_skipped(tmp_path: Path):
     late, early = outbox(1, NOW - limits.RESUME_WINDOW), outbox(1, NOW + 5)
     name = handover.write(tmp_path, [((b"a", b"1"), late), ((b"a", b"2"), early), ((b"a", b"3"), outbox(1, NOW))])
     assert name is not None
@@ -66,13 +66,13 @@ def test_what_is_out_of_time_or_of_another_boot_is_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"\xc1", pack([1, 2]), pack({"a": 1}), pack([b"a", b"1", 5, 1, 1, 1])])
-def test_a_file_that_is_none_of_ours_is_left_out(tmp_path: Path, content):
+def test_a_file_with_an_unknown_format_is_skipped(tmp_path: Path, content):
     (tmp_path / HANDOVER).mkdir()
     (tmp_path / HANDOVER / "odd.msgpack").write_bytes(content)
     assert handover.take(tmp_path, "odd.msgpack", packer(), NOW).runs == []
 
 
-def test_a_torn_file_gives_what_is_whole(tmp_path: Path):
+def test_a_truncated_file_yields_its_complete_runs(tmp_path: Path):
     name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW)), ((b"a", b"2"), outbox(1, NOW))])
     assert name is not None
     path = tmp_path / HANDOVER / name
@@ -81,17 +81,17 @@ def test_a_torn_file_gives_what_is_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["../broker.lock", "/etc/passwd", "missing.msgpack"])
-def test_only_files_of_the_folder_are_read(tmp_path: Path, name):
+def test_only_files_in_the_handover_folder_are_read(tmp_path: Path, name):
     (tmp_path / "broker.lock").write_text("4711")
     assert handover.take(tmp_path, name, packer(), NOW).runs == []
     assert (tmp_path / "broker.lock").exists()
 
 
-def test_where_nothing_can_be_written_the_worker_goes_all_the_same(tmp_path: Path):
+def test_a_worker_exits_even_if_the_handover_file_cannot_be_written(tmp_path: Path):
     assert handover.write(tmp_path / "missing", [((b"a", b"1"), outbox(1, NOW))]) is None
 
 
-def test_old_files_are_cleared_away(tmp_path: Path):
+def test_old_files_are_deleted(tmp_path: Path):
     handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
     handover.clear(tmp_path, time.time() - 60)
     assert len(files(tmp_path)) == 1
@@ -99,7 +99,7 @@ def test_old_files_are_cleared_away(tmp_path: Path):
     assert files(tmp_path) == []
 
 
-def test_a_file_that_is_too_large_is_not_deleted_unread(tmp_path: Path):
+def test_a_file_over_the_size_limit_is_not_read_and_not_deleted(tmp_path: Path):
     name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
     assert name is not None
     os.truncate(files(tmp_path)[0], 2 * REPLAY_BYTES_PER_WORKER)  # sparse: it takes no space
@@ -113,7 +113,7 @@ ENDS = st.lists(st.one_of(st.none(), st.floats(NOW - 50, NOW)), max_size=8)
 
 
 @given(mine=ENDS, theirs=st.lists(st.floats(NOW - 50, NOW), max_size=8), most=st.integers(0, 3000))
-def test_after_a_merge_the_first_to_end_is_still_the_first_to_go(mine, theirs, most):
+def test_the_oldest_ended_run_is_still_dropped_first_after_a_merge(mine, theirs, most):
     shelf = ReplayStore(most)
     for number, end in sorted(enumerate(mine), key=lambda pair: pair[1] or 0.0):
         shelf.add((b"mine", b"%d" % number), outbox(1, None))
@@ -130,7 +130,7 @@ def test_after_a_merge_the_first_to_end_is_still_the_first_to_go(mine, theirs, m
     assert (shelf.forgot_at == NOW) == (len(after) < len(before))
 
 
-def test_a_run_that_is_here_already_is_not_taken_again():
+def test_a_run_that_is_already_in_the_store_is_not_taken_again():
     shelf = ReplayStore()
     mine = outbox(1, None)
     shelf.add((b"a", b"1"), mine)

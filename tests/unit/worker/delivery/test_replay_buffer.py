@@ -10,7 +10,7 @@ from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 WHO = RunInfo("run", b"digest", 1.0, keep=False)
 
 
-def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
+def test_messages_are_numbered_and_replayed_from_the_requested_seq():
     outbox = ReplayBuffer(pack, WHO)
     sent = [outbox.put(b"chunk", {"data": word}) for word in "abc"]
     assert [unpack(body, "it")["seq"] for body in sent] == [1, 2, 3]
@@ -19,7 +19,7 @@ def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
     assert outbox.replay(4) == (4, False, [])
 
 
-def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
+def test_a_replay_reports_a_gap_for_dropped_messages():
     outbox = ReplayBuffer(pack, WHO, most_bytes=200)
     for _ in range(10):
         outbox.put(b"chunk", {"data": "x" * 50})
@@ -29,7 +29,7 @@ def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
     assert outbox.bytes <= 200
 
 
-def test_a_message_that_cannot_be_packed_uses_no_number():
+def test_a_message_that_cannot_be_packed_uses_no_seq():
     outbox = ReplayBuffer(pack, WHO)
     with pytest.raises(TypeError):
         outbox.put(b"chunk", {"data": object()})

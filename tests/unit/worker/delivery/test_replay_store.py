@@ -10,7 +10,7 @@ from axon_zmq.worker.delivery.replay_store import ReplayStore
 WHO = RunInfo("run", b"digest", 1.0, keep=False)
 
 
-def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
+def test_ended_runs_are_kept_for_the_resume_window_and_within_the_byte_limit():
     shelf = ReplayStore(most_bytes=1000)
     for number in range(5):
         outbox = ReplayBuffer(pack, WHO)
@@ -24,7 +24,7 @@ def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
     assert [key[1] for key, _ in shelf] == [b"4", b"3"]
 
 
-def test_open_runs_lose_their_oldest_messages_where_all_take_too_much():
+def test_open_runs_drop_their_oldest_messages_when_the_store_is_full():
     shelf = ReplayStore(most_bytes=10_000)
     for number in range(4):
         outbox = ReplayBuffer(pack, WHO)

@@ -54,7 +54,7 @@ def saying(*pieces: Any) -> FunctionModel:
 
 
 @pytest.mark.parametrize("wrap", [RelayingModel, lambda model, _relay: model])
-def test_a_request_whose_run_is_cancelled_just_as_it_is_ready_is_ended(monkeypatch, wrap):
+def test_a_request_whose_run_is_cancelled_when_it_is_just_ready_is_ended(monkeypatch, wrap):
     drain = _agent_graph.cancel_and_drain
 
     async def cancelled_meanwhile(*tasks: asyncio.Task[Any], msg: object = None) -> None:
@@ -103,7 +103,7 @@ def noting(*capabilities: AbstractCapability[Any]) -> Agent[Any, Any]:
     ],
     ids=["text", "one", "thinking", "call"],
 )
-def test_chunks_result_messages_and_usage_are_the_same_as_without(pieces):
+def test_chunks_result_messages_and_usage_equal_those_of_pydantic_ai_alone(pieces):
     chunks, _, result = run(noting(), saying(*pieces, *([] if pieces is CALL else ["end"])))
     other_chunks, _, other = run(noting(), saying(*pieces, *([] if pieces is CALL else ["end"])), alone)
     assert chunks == other_chunks
@@ -114,7 +114,7 @@ def test_chunks_result_messages_and_usage_are_the_same_as_without(pieces):
     ]
 
 
-def test_each_delta_is_relayed_and_the_machinery_is_given_many_as_one():
+def test_each_delta_is_relayed_and_pydantic_ai_receives_merged_deltas():
     chunks, events, _ = run(Agent(), saying(*WORDS))
     assert [data for _, data, _, _ in chunks] == WORDS
     deltas = [event for event in events if isinstance(event, PartDeltaEvent)]
@@ -123,7 +123,7 @@ def test_each_delta_is_relayed_and_the_machinery_is_given_many_as_one():
     assert "".join(event.delta.content_delta for event in deltas) == "".join(WORDS[1:])
 
 
-def test_a_tools_own_chunks_keep_their_place():
+def test_chunks_sent_by_a_tool_keep_their_position():
     chunks, _, _ = run(noting(), saying("so ", "then ", "there "))
     assert [data for _, data, _, _ in chunks] == ["so ", "then ", "there "]
     chunks, _, _ = run(noting(), saying(*CALL))
@@ -148,7 +148,7 @@ class Watching(AbstractCapability[Any]):
             yield event
 
 
-def test_who_takes_part_in_the_events_is_given_each_of_them():
+def test_a_capability_that_handles_events_receives_each_event():
     watching = Watching()
     chunks, _, _ = run(Agent(capabilities=[watching]), saying(*WORDS))
     assert watching.seen == WORDS[1:]
@@ -174,7 +174,7 @@ class Suspending(WrapperModel):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_what_goes_on_with_a_suspended_response_is_the_same_as_without(same):
+def test_a_resumed_response_equals_that_of_pydantic_ai_alone(same):
     chunks, _, result = run(Agent(), Suspending(saying(*WORDS), same=same))
     other_chunks, _, other = run(Agent(), Suspending(saying(*WORDS), same=same), alone)
     assert chunks == other_chunks
@@ -184,7 +184,7 @@ def test_what_goes_on_with_a_suspended_response_is_the_same_as_without(same):
         assert "".join(data for _, data, _, _ in chunks) == result.output
 
 
-def test_what_another_agent_hears_from_the_same_model_is_its_own():
+def test_deltas_of_another_agent_with_the_same_model_are_not_relayed():
     agent = noting()
     inner: Agent[Any, Any] = Agent()
 
@@ -208,7 +208,7 @@ def test_what_another_agent_hears_from_the_same_model_is_its_own():
     assert result.output == "of the outer"
 
 
-def test_a_relay_that_has_to_wait_holds_up_the_model():
+def test_a_blocked_relay_pauses_the_model():
     taken: list[str] = []
     given: list[str] = []
 

@@ -50,7 +50,7 @@ def nothing_is_left() -> bool:
     return asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
+def test_one_task_uses_the_model_from_its_first_event_until_it_is_closed():
     tasks: Tasks = []
 
     async def stream() -> AsyncIterator[str]:
@@ -77,7 +77,7 @@ def test_the_model_has_one_task_from_its_first_word_until_it_is_closed():
 @pytest.mark.parametrize("after", [0, 1, 100])
 @pytest.mark.parametrize("error", [ValueError, TimeoutError, asyncio.CancelledError])
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_what_the_model_raises_the_agent_raises(how, error, after):
+def test_exceptions_of_the_model_reach_the_agent(how, error, after):
     async def stream() -> AsyncIterator[str]:
         for word in WORDS[:after]:
             yield word
@@ -92,7 +92,7 @@ def test_what_the_model_raises_the_agent_raises(how, error, after):
     asyncio.run(failing())
 
 
-def test_a_time_limit_that_the_model_sets_itself_ends_the_model_and_not_the_agent():
+def test_a_time_limit_set_by_the_model_ends_the_model_and_not_the_agent():
     async def stream() -> AsyncIterator[str]:
         async with asyncio.timeout(0.05):
             yield "a "
@@ -104,7 +104,7 @@ def test_a_time_limit_that_the_model_sets_itself_ends_the_model_and_not_the_agen
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_where_the_agent_is_cancelled_the_model_is_closed_before_it_has_ended(how):
+def test_a_cancelled_agent_ends_after_the_model_is_closed(how):
     closed: list[BaseException | None] = []
 
     async def cancelled() -> None:
@@ -132,7 +132,7 @@ def test_where_the_agent_is_cancelled_the_model_is_closed_before_it_has_ended(ho
     asyncio.run(cancelled())
 
 
-def test_where_the_agent_gives_up_the_model_is_closed():
+def test_a_model_is_closed_when_the_agent_stops_reading():
     closed: list[bool] = []
 
     async def stream() -> AsyncIterator[str]:
@@ -156,7 +156,7 @@ def test_where_the_agent_gives_up_the_model_is_closed():
     asyncio.run(giving_up())
 
 
-def test_the_agent_has_dealt_with_an_event_before_the_model_goes_on():
+def test_an_event_is_handled_by_the_agent_before_the_model_continues():
     given: list[str] = []
     heard: list[int] = []
 
@@ -240,7 +240,7 @@ def names(model: Slow) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_who_is_cancelled_while_a_response_closes_does_not_leave_it_behind(how):
+def test_a_cancellation_while_a_response_closes_waits_for_the_close(how):
     async def cancelled() -> None:
         model = Slow(model_of(words))
         model.may_open.set()
@@ -256,7 +256,7 @@ def test_who_is_cancelled_while_a_response_closes_does_not_leave_it_behind(how):
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_who_is_cancelled_again_while_a_response_closes_waits_no_longer_for_it(how):
+def test_a_second_cancellation_while_a_response_closes_does_not_wait(how):
     async def cancelled() -> None:
         model = Slow(model_of(endless))
         model.may_open.set()
@@ -281,7 +281,7 @@ def test_who_is_cancelled_again_while_a_response_closes_waits_no_longer_for_it(h
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_a_request_that_takes_too_long_to_open_is_given_up(how):
+def test_a_request_that_takes_too_long_to_open_is_abandoned(how):
     async def late() -> None:
         model = Slow(model_of(words))
         agent = Agent(how(model), model_settings=ModelSettings(request_timeout=0.05))
@@ -294,7 +294,7 @@ def test_a_request_that_takes_too_long_to_open_is_given_up(how):
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
+def test_an_error_that_the_model_suppresses_on_close_ends_its_answer(how):
     class Forgiving(WrapperModel):
         @asynccontextmanager
         async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
@@ -317,7 +317,7 @@ def test_a_fault_that_the_model_takes_back_where_it_closes_ends_its_answer(how):
 
 
 @pytest.mark.parametrize("how", [read_in_task, together])
-def test_a_response_whose_close_is_a_cancel_cancels_the_agent(how):
+def test_a_cancellation_raised_on_close_cancels_the_agent(how):
     class Ending(WrapperModel):
         @asynccontextmanager
         async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
@@ -329,7 +329,7 @@ def test_a_response_whose_close_is_a_cancel_cancels_the_agent(how):
         asyncio.run(run(how(Ending(model_of(words)))))
 
 
-def test_events_that_cannot_be_closed_are_read_all_the_same():
+def test_events_without_aclose_can_be_read():
     class Plain(WrapperModel):
         @asynccontextmanager
         async def request_stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamedResponse]:
@@ -348,7 +348,7 @@ def test_events_that_cannot_be_closed_are_read_all_the_same():
 
 
 @pytest.mark.parametrize("cancels", [1, 2])
-def test_a_response_that_opens_though_nobody_waits_any_more_is_closed(cancels):
+def test_a_response_that_opens_after_the_agent_was_cancelled_is_closed(cancels):
     class Deaf(Slow):
         async def wait(self, may: asyncio.Event, step: str) -> None:
             try:
@@ -373,7 +373,7 @@ def test_a_response_that_opens_though_nobody_waits_any_more_is_closed(cancels):
     asyncio.run(cancelled())
 
 
-def test_where_the_agent_gives_up_all_of_the_response_is_closed_where_it_was_opened():
+def test_a_response_is_closed_in_the_task_that_opened_it():
     async def listen(_context: RunContext[Any], events: Any) -> None:
         async for _ in events:
             raise KeyError("enough")

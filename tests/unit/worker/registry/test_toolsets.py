@@ -19,7 +19,7 @@ from tests.support.registries import AGENTS, TOOLSETS, calls, registry, server
 # --- by name ------------------------------------------------------------------------------------------
 
 
-def test_a_toolset_is_an_object_a_list_of_functions_or_a_function_that_makes_one():
+def test_a_toolset_may_be_an_object_a_list_of_functions_or_a_factory():
     async def work(known: Registry) -> None:
         assert await calls(known, "numbers", ("add", {"a": 1, "b": 2})) == [3]
         assert await calls(known, "functions", ("add", {"a": 1, "b": 2}), ("negate", {"a": 5})) == [3, -5]
@@ -40,7 +40,7 @@ def test_a_toolset_is_an_object_a_list_of_functions_or_a_function_that_makes_one
         (["no_such"], "/agent/toolsets/0", "could not be loaded: AttributeError"),
     ],
 )
-def test_a_name_that_cannot_be_had_is_told_by_its_place(names, pointer, says):
+def test_an_unavailable_toolset_is_reported_with_its_position(names, pointer, says):
     with pytest.raises(AxonError) as caught:
         registry(**TOOLSETS).from_data(AgentData(model="echo", toolsets=names), None)
     assert caught.value.error_type == "invalid_request"
@@ -48,7 +48,7 @@ def test_a_name_that_cannot_be_had_is_told_by_its_place(names, pointer, says):
     assert says in caught.value.message
 
 
-def test_two_toolsets_with_one_tool_name_are_both_named():
+def test_two_toolsets_with_the_same_tool_name_are_both_named():
     agent = registry(**TOOLSETS).from_data(AgentData(model="echo", toolsets=["numbers", "more_numbers"]), None)
     with pytest.raises(UserError) as caught:
         asyncio.run(agent.run("hi"))
@@ -61,7 +61,7 @@ def test_two_toolsets_with_one_tool_name_are_both_named():
 # --- what tools there are -----------------------------------------------------------------------------
 
 
-def test_describe_tells_the_tools_of_every_kind_of_toolset_and_who_could_not_tell(monkeypatch):
+def test_describe_lists_the_tools_of_each_kind_of_toolset_and_reports_failures(monkeypatch):
     monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     entry = asyncio.run(registry("rich").describe("rich"))["agents"]["rich"]
     tools = {tool["name"]: tool for tool in entry["tools"]}
@@ -74,7 +74,7 @@ def test_describe_tells_the_tools_of_every_kind_of_toolset_and_who_could_not_tel
     assert entry["tools_error"] == "Hanging 'hanging': did not answer within 0.2 s"
 
 
-def test_a_tool_is_found_with_its_agent_or_by_its_name_alone(monkeypatch):
+def test_a_tool_is_found_by_agent_and_name_or_by_name_alone(monkeypatch):
     monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     known = registry(*AGENTS, make="tests.support.sample_toolsets:make")
     found = asyncio.run(known.find_tool("add", "sums"))
@@ -94,7 +94,7 @@ def test_a_tool_is_found_with_its_agent_or_by_its_name_alone(monkeypatch):
         ("add", "sum", "unknown_agent", "did you mean 'sums'?"),
     ],
 )
-def test_a_tool_that_is_not_found_is_told_with_those_that_there_are(monkeypatch, tool, agent, error_type, says):
+def test_an_unknown_tool_is_reported_with_the_known_ones(monkeypatch, tool, agent, error_type, says):
     monkeypatch.setattr(toolsets, "LISTING_TIMEOUT_S", 0.2)
     with pytest.raises(AxonError) as caught:
         asyncio.run(registry(*AGENTS).find_tool(tool, agent))
@@ -113,14 +113,14 @@ def test_a_tool_that_is_not_found_is_told_with_those_that_there_are(monkeypatch,
         ({"command": "echo", "cwd": "/no/such"}, "toolsets.mcp.cwd: '/no/such' is no directory"),
     ],
 )
-def test_a_server_that_cannot_be_configured_is_broken_and_nothing_else(more, says):
+def test_an_invalid_server_configuration_breaks_only_that_toolset(more, says):
     known = registry(mcp=McpServer(**more), numbers="tests.support.sample_toolsets:numbers")
     told = asyncio.run(known.describe(None))["toolsets"]
     assert says in told["mcp"]["error"]
     assert told["numbers"]["tools"]
 
 
-def test_without_the_extra_a_server_is_broken_with_the_mend(monkeypatch):
+def test_without_the_extra_a_server_is_broken_and_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastmcp", None)
     monkeypatch.setitem(sys.modules, "fastmcp.client.transports.base", None)
     monkeypatch.delitem(sys.modules, "axon_zmq.worker.registry.mcp_servers")
