@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test printed may hold half a surrogate pair, which pytest's processes cannot tell each other."""
+    """Replace lone surrogates in captured output: pytest-xdist cannot send them between processes."""
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
@@ -48,8 +48,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """One daemon for all tests that leave it as it was."""
-    # Others' workers are on uvloop, where it is installed.
+    """One daemon for all tests that do not change it."""
+    # Daemons of single tests use uvloop if it is installed; this one always uses asyncio.
     settings = {"AXON_AGENTS": AGENTS, "AXON_TOOLSETS": TOOLSETS, "AXON_LOOP": "asyncio"}
     with running(*MODES, **settings) as shared:
         yield shared

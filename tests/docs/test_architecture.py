@@ -1,4 +1,4 @@
-"""The house's own rules: who may import what, and that the docs name things that are there."""
+"""Rules of the architecture: imports between layers, and names on the documentation pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LAYERS = [
     ["agents"],
     ["cli"],
 ]
-"""From the bottom up; a module imports only from its own layer and those before it."""
+"""Layers from the bottom up: a module imports only from its own layer and from earlier ones."""
 CORES = [
     "broker.core",
     "protocol",
@@ -50,7 +50,7 @@ CORES = [
     "events",
     "errors",
 ]
-"""Packages and modules without I/O: they neither read a clock nor touch a socket."""
+"""Packages and modules without I/O: they neither read a clock nor use a socket."""
 
 
 def imports(path: Path, top_level: bool = False) -> set[str]:
@@ -71,12 +71,12 @@ def modules() -> dict[str, Path]:
 
 
 def is_below(name: str, package: str) -> bool:
-    """Whether a module is a package's, or is it."""
+    """Whether a module is the given package or one of its modules."""
     return name == package or name.startswith(f"{package}.")
 
 
 def layer(name: str) -> int:
-    """The most specific entry's."""
+    """The layer of the most specific entry for a module."""
     matches = [
         (len(entry), number) for number, entries in enumerate(LAYERS) for entry in entries if is_below(name, entry)
     ]
@@ -109,7 +109,7 @@ def test_only_the_command_line_imports_the_command_line():
 
 
 def test_only_the_command_line_writes_to_a_terminal():
-    """Reports, also those of the load tester, are data: rows and lines that the command line prints.
+    """Reports, including those of the load tester, are data that the command line prints.
 
     `loadtest.html` writes a file for a browser and prints nothing. Processes write log lines.
     """
@@ -130,7 +130,7 @@ def test_the_worker_and_supervise_do_not_import_each_other(one, other):
 
 @pytest.mark.parametrize("name", modules())
 def test_a_constructor_takes_at_most_three_positional_arguments(name):
-    """More are keyword-only: in a call of four, nobody knows which is which. Events and effects are patterns too."""
+    """Further arguments are keyword-only, so that calls name them. Events and effects are also used as patterns."""
     if name == "events" or name.endswith((".events", ".effects")):
         pytest.skip("events and effects")
     for node in ast.walk(ast.parse(modules()[name].read_text())):
@@ -139,7 +139,7 @@ def test_a_constructor_takes_at_most_three_positional_arguments(name):
 
 
 def positional_arguments(node: ast.ClassDef) -> int:
-    """How many positional arguments a class takes: those of `__init__`, or the fields of a dataclass."""
+    """The number of positional arguments of a class: those of `__init__`, or the fields of a dataclass."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return len(item.args.posonlyargs) + len(item.args.args) - 1
@@ -177,7 +177,7 @@ def test_each_mode_has_its_settings():
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
-"""A file in backquotes, below the root or `axon_zmq`, and a class or function in it."""
+"""A file name in backquotes, relative to the root or to `axon_zmq`, and a class or function in that file."""
 
 
 def is_defined(path: Path, name: str) -> bool:
@@ -198,7 +198,7 @@ def test_files_and_functions_named_on_a_page_exist(page):
     for found in REFERENCE.finditer(page.read_text()):
         path, name = found.groups("")
         if "/" not in path:
-            continue  # an example, or a test file in a table that has a test of its own
+            continue  # an example, or a test file in a table that another test checks
         file = next((each for each in (ROOT / path, PACKAGE / path) if each.is_file()), None)
         assert file is not None, f"{page.name}: {path} does not exist"
         assert is_defined(file, name), f"{page.name}: {path} does not define {name}"
@@ -216,7 +216,7 @@ def test_the_tables_of_a_runs_path_name_functions_in_each_step():
 
 
 def tree_in_the_architecture_page() -> list[str]:
-    """The lines of the tree as dotted names in order; a package's ends with a dot."""
+    """The lines of the tree as dotted names, in order; the name of a package ends with a dot."""
     page = (ROOT / "docs/architecture.md").read_text()
     first, *lines = page.split("```text\n")[1].split("```")[0].splitlines()
     assert first == "axon_zmq/"
@@ -291,7 +291,7 @@ def test_the_structural_figures_count_what_they_name(tmp_path):
 
 
 def test_the_figures_on_the_architecture_page_are_current():
-    """Names in all rows, and values of those that must not grow; the others change with every commit."""
+    """Compare the names of all rows, and the values of the figures that must not grow; the others change often."""
     page = (ROOT / "docs/architecture.md").read_text().split("\n## Structure in figures\n")[1]
     shown = {row[0]: row[2] for line in page.splitlines() if len(row := line.strip("| ").split(" | ")) == 3}
     counted = figures(Checkout(ROOT))

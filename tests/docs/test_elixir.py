@@ -1,6 +1,6 @@
-"""The Elixir code of the documentation, run with real chumak and Msgpax against the real daemon.
+"""The Elixir code on the documentation pages, run with chumak and Msgpax against a real daemon.
 
-Needs `elixir` and, in AXON_ELIXIR_DEPS, a folder with chumak/ebin and msgpax/ebin; skipped without.
+Skipped without `elixir` and, in AXON_ELIXIR_DEPS, a folder with chumak/ebin and msgpax/ebin.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_elixir_snippets_of_the_pages_print_what_they_say(daemon, tmp_path, scri
 def test_text_is_printed_as_it_arrives(daemon, tmp_path):
     done = snippets.run_script(MODULE, daemon.endpoint, tmp_path)
     came = [moment for moment, line in done.lines if line.startswith("piece 0")][:5]
-    assert came[4] - came[0] > 0.4  # 200 ms apart, where nothing else keeps the machine busy
+    assert came[4] - came[0] > 0.4  # 200 ms apart on an idle machine
 
 
 FOLLOW = """
@@ -61,7 +61,7 @@ end
 
 speaker = %{model: "synthetic:tokens=20,delay_ms=100,size=3"}
 """
-"""To be put behind the page's module; `broken` is called in the middle of a stream."""
+"""Code to append to the module of the page; `broken` is called in the middle of a stream."""
 
 ALL_PIECES = [*(f"{seq} {seq - 1:02}" for seq in range(1, 21)), "complete 21"]
 
@@ -122,7 +122,7 @@ defmodule Tool do
   def results({:ok, body}), do: IO.puts(body["result"])
 end
 """
-"""To be put behind the page's module: tools of any arguments, and a run that calls them all at once."""
+"""Code to append to the module of the page: tools with any arguments, and a run that calls all of them at once."""
 
 
 @pytest.mark.timeout(90)
@@ -196,7 +196,7 @@ GONE_WRONG = {
     "misfit": ('{:ok, "five"}', "/result: 'five' is not of type 'number'"),
     "extra": ("{:ok, 5, meta: 1}", "/meta"),
 }
-"""What a tool's function does, and a part of what the model hears."""
+"""The body of a tool function, and a part of the message that the model receives."""
 
 
 def test_errors_in_a_tool_are_reported_to_the_model_and_affect_nothing_else(daemon, tmp_path):
@@ -237,7 +237,7 @@ defmodule Forever do
   defp down(pid), do: receive(do: ({:DOWN, _ref, :process, ^pid, reason} -> reason))
 end
 """
-"""A tool that never ends by itself, and how its task was stopped after something was done."""
+"""A tool that never ends, and how its task was stopped after an action."""
 
 
 def test_a_task_is_stopped_when_its_answer_is_no_longer_needed(daemon, tmp_path):
@@ -296,14 +296,14 @@ def test_a_caller_whose_answer_is_refused_may_answer_again(daemon, tmp_path):
 
 
 class Scripted:
-    """A daemon whose every message a test decides, for one client and its one run."""
+    """A daemon that a test scripts message by message, for one client with one run."""
 
     def __init__(self, router: zmq.Socket[bytes]) -> None:
         self.router = router
         self.client = self.run = b""
 
     def expect(self, kind: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and body of the client's next message, a `ping` aside."""
+        """Header and body of the next message from the client; `ping` is skipped."""
         while True:
             assert self.router.poll(WAIT_TIMEOUT_S * 1000), f"no {kind.decode()} came"
             self.client, came, id, *rest = self.router.recv_multipart()
@@ -318,13 +318,13 @@ class Scripted:
         self.router.send_multipart([self.client, kind, id, msgpack.packb(body)])
 
     def call(self, seq: int, call_id: str) -> dict[str, Any]:
-        """A `tool_call` as it would be sent."""
+        """A `tool_call` message."""
         return {"seq": seq, "call_id": call_id, "name": "note", "args": {"call": call_id}}
 
 
 @contextmanager
 def _scripted(script: Callable[[Scripted], None]) -> Iterator[str]:
-    """The endpoint of a daemon that follows a script in a thread; fails if the script did."""
+    """The endpoint of a daemon that follows a script in a thread; the test fails if the script fails."""
     failed: list[BaseException] = []
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
@@ -400,7 +400,7 @@ def test_a_refused_answer_is_answered_once_with_an_error(tmp_path):
         daemon.expect(b"run")
         daemon.send(b"tool_call", **daemon.call(1, "1"))
         assert daemon.expect(b"tool_result")[1] == {"result": "1"}
-        daemon.send(b"refused", **{**refused, "error_type": "unknown_request"})  # late: nothing to do
+        daemon.send(b"refused", **{**refused, "error_type": "unknown_request"})  # too late: nothing to do
         daemon.send(b"refused", **refused)
         assert daemon.expect(b"tool_result")[1] == {"error": {"message": "not so", "retry": False}}
         daemon.send(b"refused", **refused)
@@ -449,7 +449,7 @@ def test_the_run_of_a_dead_caller_is_cancelled_again_at_a_new_broker_and_runs_no
     def script(daemon: Scripted) -> None:
         daemon.expect(b"run")
         daemon.send(b"alive", boot="one", open=1)
-        daemon.expect(b"cancel")  # which this broker takes to its grave
+        daemon.expect(b"cancel")  # which is lost with this broker
         daemon.send(b"tool_call", **daemon.call(1, "1"))
         daemon.send(b"alive", boot="two", open=1)
         daemon.expect(b"resume")
@@ -512,7 +512,7 @@ def test_a_refused_answer_of_the_caller_is_not_sent_again(daemon, tmp_path):
 
 
 def _with_module(endpoint: str, more: str, folder: Path, hear: Callable[[str], None] = lambda _: None) -> list[str]:
-    """The lines that code prints when it stands behind the page's module and its start."""
+    """The lines that code prints if it is appended to the module and the start code of the page."""
     blocks = [block for block in snippets.blocks(MODULE.page) if block.role == "runnable"]
     head = [
         block.code for block in blocks if "defmodule MyApp.A" in block.code or "Supervisor.start_link" in block.code

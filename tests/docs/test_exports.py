@@ -1,4 +1,4 @@
-"""The public API: what is exported is what docs/python.md lists, and importing it loads nothing heavy."""
+"""The public API: the exported names are those that docs/python.md lists."""
 
 from __future__ import annotations
 

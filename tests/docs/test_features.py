@@ -1,4 +1,4 @@
-"""The table of features says what is so: each of its tests is there, and each feature of `pong` has a row."""
+"""The table of features: each cited test exists, and each feature of `pong` has a row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CODE = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True)
 class Row:
-    """A capability: what axon_zmq has of it, the tests cited (`file::name`), and what the others have."""
+    """A capability: the support in axon_zmq, the cited tests (`file::name`), and the support in other projects."""
 
     capability: str
     ours: str
@@ -42,7 +42,7 @@ def rows(page: str) -> list[Row]:
 
 
 def faults(page: str) -> list[str]:
-    """What the page says that is not so."""
+    """Incorrect statements of the page."""
     found = [fault for row in rows(page) for fault in [*_wrong_words(row), *_wrong_tests(row)]]
     named = {name for row in rows(page) for name in CODE.findall(row.capability) if not row.ours.startswith("not yet")}
     found += [f"no row names the feature {name}" for name in FEATURES if name not in named]
@@ -82,7 +82,7 @@ ALL = " ".join(f"`{name}`" for name in FEATURES)
 
 
 def page_with(*cells: str, rest: str = "") -> str:
-    """A page that is right but for one row, and what follows the table."""
+    """A correct page, except for one row and the text after the table."""
     right = ["x", "yes", HERE, "no", "no", "no", "no"]
     given = [*cells, *right[len(cells) :]]
     lines = [HEAD, ["---"] * len(HEAD), [ALL, *right[1:]], given]

@@ -1,4 +1,4 @@
-"""The page of promises says what holds each of them, and that is there."""
+"""The page of promises: each cited test and each cited chaos scene exists."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CODE = re.compile(r"`([^`]+)`")
 
 
 def promises(page: str) -> list[tuple[str, list[str], list[str]]]:
-    """Each promise, the tests that hold it, and the rows of `scripts/chaos`."""
+    """Each promise, its tests, and its rows of `scripts/chaos`."""
     lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise ")]
     cells = [line.strip("|").split("|") for line in lines]
     return [(promise, CODE.findall(tests), CODE.findall(rows)) for promise, tests, rows in cells]
 
 
 def faults(page: str) -> list[str]:
-    """What the page says that is not so."""
+    """Incorrect statements of the page."""
     played = {scenario.name for scenario in scenarios(SHORT_SOAK)}
     said = promises(page)
     found = [f"no test: {promise}" for promise, tests, _ in said if not tests]

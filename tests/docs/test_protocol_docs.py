@@ -1,4 +1,4 @@
-"""What the documentation and the golden messages promise is what the daemon and the Python client do."""
+"""The daemon and the Python client behave as the documentation and the golden messages say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def named(fixture: fixtures.Fixture) -> str:
 
 
 def lacks(golden: Any, made: Any, place: str = "") -> list[str]:
-    """Where `made` has not the shape of `golden`: a key is missing, or a type is another. More keys are allowed."""
+    """Where the shape of `made` differs from `golden`: missing keys and other types. Additional keys are allowed."""
     if golden is None or made is None:
         return []
     if type(golden) is not type(made):
@@ -180,7 +180,7 @@ def test_the_client_decodes_the_golden_answers():
 
 
 class Asked:
-    """A broker without sockets, settled, with or without one worker in mode `run`."""
+    """A broker without sockets after recovery, with or without one worker of mode `run`."""
 
     def __init__(self, worker: bool = True, **bounds: int) -> None:
         self.broker = Broker(
@@ -207,7 +207,7 @@ RUN_BODY = FIXTURES["run_body"].packed
 
 
 def like(golden: str, sent: list[tuple[str, bytes]]) -> None:
-    """The one message sent has the golden one's kind, shape and error_type; texts may be written anew."""
+    """The only message that was sent has the kind, shape and error_type of the golden one; texts may differ."""
     [(kind, body)] = sent
     fixture = FIXTURES[golden]
     made = unpack(body, kind)

@@ -1,4 +1,4 @@
-"""What the README and the operations page tell a person to type, typed."""
+"""The commands of the README and of the operations page, executed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def serving() -> Iterator[Served]:
 
 
 def steps(console: str) -> list[tuple[str, str]]:
-    """Each command of a console block, and what the page says that it prints."""
+    """Each command of a console block with its output on the page."""
     parts = [part.partition("\n") for part in console.split("$ ") if part]
     return [(command, output) for command, _, output in parts]
 
@@ -41,7 +41,7 @@ def test_the_first_command_prints_what_the_readme_shows(serving: Served):
     serving.wait_for("the processes")
     printed = "".join(serving.output)
     printed = printed[printed.index("starting:") :]
-    # Another port and another folder than the default's.
+    # A port and a folder other than the defaults.
     printed = printed.replace(f" --endpoint {serving.endpoint}", "").replace(serving.endpoint, "tcp://127.0.0.1:5570")
     assert snippets.same_text(shown, printed), printed
 
@@ -64,7 +64,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(serving: Served):
 
 
 def test_the_commands_of_the_operations_page_work_from_a_checkout(serving: Served):
-    """In a copy, with another port: the default's may be taken on this machine."""
+    """Run them in a copy with another port: the default port may be in use on this machine."""
     blocks = [block for block in snippets.blocks(snippets.DOCS / "operations.md") if block.language == "console"]
     control, health = (steps(block.code) for block in blocks)
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "AXON_FRONTEND": serving.endpoint}
@@ -102,7 +102,7 @@ def test_the_settings_file_of_the_operations_page_is_valid(tmp_path, monkeypatch
 
 
 def test_a_custom_agent_works_as_the_readme_shows(tmp_path):
-    """The module and the variables of the README, with another port, and without a provider to answer."""
+    """The module and the variables of the README, with another port and without a model provider."""
     python, shell = (
         next(block.code for block in snippets.blocks(README) if block.role is None and block.language == language)
         for language in ("python", "sh")

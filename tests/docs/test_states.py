@@ -1,4 +1,4 @@
-"""The pages of the life cycles show what the code defines."""
+"""The page about life cycles shows the transition tables of the code."""
 
 from __future__ import annotations
 

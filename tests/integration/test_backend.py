@@ -1,4 +1,4 @@
-"""A worker towards the broker, frame by frame, as `docs/backend.md` has it: what no broker of today would send."""
+"""A worker and a scripted broker, frame by frame: messages that only an earlier version of the broker sends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.daemon import WAIT_TIMEOUT_S, Daemon
 
 
 def of_worker(router: zmq.Socket[bytes], kind: bytes) -> list[bytes]:
-    """The next message whose third frame that is: of the worker itself, or of a run."""
+    """The next message whose third frame is the given one: about the worker itself, or about a run."""
     while router.poll(int(WAIT_TIMEOUT_S * 1000)):
         frames = router.recv_multipart()
         if frames[2] == kind:
@@ -42,7 +42,7 @@ def test_a_lease_without_a_digest_is_accepted(told):
             assert unpack(of_worker(router, b"complete")[-1], "it")["result"] == "hello"
             router.unbind(backend_endpoint(Path(folder)))
             router.close()
-            router = context.socket(zmq.ROUTER)  # the broker has been started again: what is held has the digest
+            router = context.socket(zmq.ROUTER)  # as after a restart of the broker: the held run has its digest
             router.linger = 0
             router.bind(backend_endpoint(Path(folder)))
             [held] = unpack(of_worker(router, b"ready")[-1], "ready")["holds"]

@@ -1,4 +1,4 @@
-"""Whatever comes in: one clear answer that names what is wrong, nothing lost, nobody else touched."""
+"""Malformed input: one error that names the fault; nothing is lost and no other client is affected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def other(daemon: Daemon):
 
 @pytest.fixture(autouse=True)
 def another_client_is_untouched(daemon: Daemon, other: Client):
-    """Around every test here: someone else's stream goes on, whole, and the processes are the same after."""
+    """During every test of this file, the stream of another client continues completely, and no process restarts."""
     pids = {name: process.pid for name, process in daemon.processes.items()}
     stream = other.stream({"model": "synthetic:tokens=4,delay_ms=5"}, "x")
     yield
@@ -89,7 +89,7 @@ def test_a_large_frame_is_rejected_in_any_position(dealer: Dealer, before, place
     dealer.socket.send_multipart([*before, *frames])
     dealer.socket.send_multipart([*before, b"run", b"2", b"", pack(ECHO)])
     answers = {id: (kind, body) for kind, id, body in (dealer.recv() for _ in range(1 if place == 1 else 2))}
-    assert answers[b"2"][1]["result"] == "hi"  # without an id that can be read there is no other answer
+    assert answers[b"2"][1]["result"] == "hi"  # without a readable id no answer is possible
     assert place == 1 or answers[b"1"][0] == b"error"
 
 
@@ -213,7 +213,7 @@ def test_output_that_does_not_match_its_schema_is_retried_and_then_fails(client:
         assert caught.value.error_type == "invalid_output"
         assert pointer in caught.value.message
         requests = [m for m in caught.value.details["partial"]["messages"] if m["kind"] == "request"]
-        assert len(requests) >= 2  # the model was asked again, with the reason
+        assert len(requests) >= 2  # the model was called again, with the reason
 
 
 @pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
@@ -228,7 +228,7 @@ def test_output_modes_support_schemas_that_are_not_objects(client: Client, mode)
 
 @pytest.mark.parametrize("mode", ["tool", "native", "prompted"])
 def test_output_schemas_may_be_recursive(client: Client, mode):
-    """A thread of comments, by a schema as pydantic writes it, alone and in a list."""
+    """A thread of comments with the schema that pydantic generates, alone and in a list."""
     from axon_zmq import AxonError
 
     replies = {"type": "array", "items": {"$ref": "#/$defs/Comment"}}

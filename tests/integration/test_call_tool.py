@@ -1,4 +1,4 @@
-"""One Python tool without a model."""
+"""`call_tool`: one Python tool is called without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: what it prints in a pipe and on a terminal, and how it exits."""
+"""The command `axon-zmq`: output in a pipe and on a terminal, and exit codes."""
 
 from __future__ import annotations
 

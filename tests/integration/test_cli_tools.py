@@ -1,4 +1,4 @@
-"""Tools, approvals and logs from the command: a person at a real pseudo-terminal, a program in a pipe."""
+"""Tools, approvals and logs in the command: for a person at a pseudo-terminal, and for a program in a pipe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Callable[..., str]:
-    """Writes a file of tools; its path."""
+    """A function that writes a file of tools and returns its path."""
 
     def write(*definitions: Any) -> str:
         path = tmp_path / "tools.json"
@@ -52,7 +52,7 @@ ASK = {"name": "ask", "parameters": ANY}
 
 
 class Terminal:
-    """The command with a terminal of its own, and what a person does there."""
+    """The command at its own pseudo-terminal, and the actions of a person."""
 
     def __init__(self, daemon: Daemon, *arguments: str) -> None:
         self._master, slave = pty.openpty()
@@ -69,7 +69,7 @@ class Terminal:
         self.read_to = 0
 
     def see(self, text: str) -> None:
-        """Wait until it is shown, after what was seen before."""
+        """Wait until a text is shown after the texts that were seen before."""
         give_up = time.monotonic() + WAIT_TIMEOUT_S
         while (found := self.seen.find(text, self.read_to)) < 0:
             assert self._more(give_up), f"not seen: {text!r}; seen was:\n{self.seen}"
@@ -89,7 +89,7 @@ class Terminal:
         assert select.select([self._master], [], [], max(0, give_up - time.monotonic()))[0], f"silent:\n{self.seen}"
         try:
             piece = os.read(self._master, 65_536)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # Linux reports EIO if the other end is closed
             return False
         self.received += piece
         self.seen = re.sub(r"\x1b\[[0-9;]*m", "", self.received.decode(errors="ignore")).replace("\r\n", "\n")
@@ -248,7 +248,7 @@ def test_model_text_cannot_send_control_characters_to_a_terminal(daemon, command
     with Terminal(daemon, command, "echo", f"one\n\ttwo {EVIL}") as shown:
         assert shown.end() == 0
     plain = shown.received.decode().replace("\r\n", "\n")
-    assert f"one\n        two {HARMLESS}\n" in plain  # the console makes tabs spaces
+    assert f"one\n        two {HARMLESS}\n" in plain  # rich replaces tabs with spaces
     assert not re.search(r"[^\n\t\x20-\x7e]", plain)
 
 
@@ -405,7 +405,7 @@ def test_the_end_of_standard_input_fails_open_and_later_calls(daemon, tools):
 
 
 def test_answers_may_come_from_a_file(daemon, tools, tmp_path):
-    """Which is read at once, to its end: no call has been made yet."""
+    """The file is read to its end before the first call is made."""
     answers = tmp_path / "answers.jsonl"
     answers.write_text('{"call_id": "x", "result": 1}\nno end of line')
     with answers.open() as stdin:

@@ -1,4 +1,4 @@
-"""Tools of the Python client's own, run by it: against a daemon played word by word, and the real one."""
+"""Tool functions in the Python client, against a scripted daemon and against a real one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Unit(Enum):
 
 
 class Peer:
-    """A ROUTER in the test's own loop that plays the daemon, word by word."""
+    """A ROUTER on the loop of the test, which scripts the daemon message by message."""
 
     def __init__(self) -> None:
         self._context = zmq.Context()
@@ -80,7 +80,7 @@ class Peer:
         self._heard.put_nowait((kind.decode(), header, body))
 
     async def hear(self, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and body of the next message, which is of that kind."""
+        """Header and body of the next message; it must be of the given kind."""
         heard, header, body = await asyncio.wait_for(self._heard.get(), 10)
         assert heard == kind, (heard, header, body)
         return header, body
@@ -91,7 +91,7 @@ class Peer:
         return body
 
     async def silent(self, client: AsyncClient) -> None:
-        """Nothing has been sent that was not heard: what is sent now is the next that comes."""
+        """Check that no further message was sent: the next message is the one that is sent now."""
         await client.cancel("something new")
         await self.hear("cancel")
 
@@ -132,7 +132,7 @@ def talk(test: Callable[[Peer, AsyncClient], Awaitable[None]]) -> None:
 
 
 async def settle() -> None:
-    """Let everything that is due on the loop happen."""
+    """Let the loop run all callbacks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -217,7 +217,7 @@ def test_tools_of_the_blocking_client_run_in_the_callers_context(client: Client)
 
 
 class Slow:
-    """An asynchronous tool that tells how it ended."""
+    """Asynchronous tools that record how they ended."""
 
     def __init__(self) -> None:
         self.ends: list[str] = []
@@ -231,7 +231,7 @@ class Slow:
             raise
 
     async def stubborn(self) -> str:
-        """Answers although it was cancelled."""
+        """Returns a result although it was cancelled."""
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -241,7 +241,7 @@ class Slow:
 
 @pytest.fixture
 def tool_runners(monkeypatch: pytest.MonkeyPatch) -> WeakSet[ToolRunner]:
-    """The tool runners that are alive of those that clients have made since the test began."""
+    """The tool runners that clients have created since the start of the test and that are still alive."""
     alive: WeakSet[ToolRunner] = WeakSet()
 
     class Counted(ToolRunner):
@@ -762,7 +762,7 @@ def test_functions_answer_calls_of_run(client: Client, face):
 
 
 def test_arguments_are_validated_by_the_daemon_and_by_pydantic(client: Client):
-    """A date that is none fits the JSON Schema; the client's own check finds it, and the model is told."""
+    """An invalid date matches the JSON Schema; the client's validation rejects it, and the model is told."""
     done = client.run(TOOLS, calls("temperature", place="Oslo", day="soon"), tools=[temperature])
     told = json.dumps([part for message in done.messages for part in message["parts"]], default=str)
     assert "the arguments do not fit: /day" in told
@@ -874,7 +874,7 @@ def test_a_broker_that_dies_during_a_call_loses_no_answer_and_runs_nothing_twice
     with running("run", AXON_AGENTS=AGENTS) as daemon, Client(daemon.endpoint) as client:
 
         def restart(n: int) -> int:
-            """Kills the broker before it answers, and again after it has."""
+            """A tool that kills the broker before it answers, and once more afterwards."""
             ran.append(n)
             daemon.kill("broker")
             if n == 2:
@@ -890,7 +890,7 @@ def test_a_broker_that_dies_during_a_call_loses_no_answer_and_runs_nothing_twice
 
 
 def test_a_new_process_continues_with_the_open_calls(daemon: Daemon):
-    """A process that was killed: it had answered one of two calls."""
+    """The first process was killed after it had answered one of two calls."""
     ran: list[int] = []
 
     def tool(n: int) -> str:

@@ -87,7 +87,7 @@ def test_closing_a_stream_ends_the_thread_that_reads_it():
         thread = threading.Thread(target=read)
         thread.start()
         assert reading.wait(WAIT_TIMEOUT_S)
-        time.sleep(0.1)  # until it waits; if it does not yet, the outcome is the same
+        time.sleep(0.1)  # The thread probably waits now; if not, the outcome is the same.
         stream.close()
         thread.join(WAIT_TIMEOUT_S)
         assert [error.error_type for error in outcome] == ["cancelled"]

@@ -1,4 +1,4 @@
-"""The suite for authors of clients: the Python client passes it, and clients that break a rule do not."""
+"""The conformance suite: the Python client passes, and clients that break a rule fail."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_python_client_passes_every_conformance_case():
 
 
 class Naive:
-    """A client that takes whatever comes, in the order in which it comes, and asks for nothing."""
+    """A client that accepts all messages in any order and requests nothing again."""
 
     def __init__(self, endpoint: str) -> None:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
@@ -71,7 +71,7 @@ class Naive:
         return id
 
     def until_the_end(self, id: bytes, careless: bool = True) -> tuple[str, list[dict]]:
-        """What came; the careless one takes whatever comes for the answer."""
+        """The received messages; this client takes any message for the answer."""
         heard: list[dict] = []
         while True:
             kind, came, packed = self.socket.recv_multipart()[:3]
@@ -101,7 +101,7 @@ def play_all(client: Naive) -> None:
     for name in client.call("cases"):  # type: ignore[attr-defined]
         try:
             end, heard = client.until_the_end(client.ask(b"run_stream", {"agent": "conformance", "prompt": name}))
-        except (zmq.Again, ValueError, TypeError):  # silence, and what is no answer
+        except (zmq.Again, ValueError, TypeError):  # silence, and messages that are not the answer
             end, heard = "error", []
         text = "".join(each["data"] for each in heard if each["kind"] == b"chunk" and each["type"] == "text")
         calls = [each["args"]["text"] for each in heard if each["kind"] == b"tool_call"]

@@ -80,7 +80,7 @@ def test_a_tool_result_and_a_steer_message_may_have_content_of_every_type(dealer
     [returned] = [part for part in parts if part["part_kind"] == "tool-return"]
     assert (returned["content"], returned["metadata"]) == (result["result"], result["metadata"])
     said = [part["content"] for part in parts if part["part_kind"] == "user-prompt"][1:]
-    assert len(said) == 2  # what came with the result, and what was said meanwhile
+    assert len(said) == 2  # the content of the result, and the steer message
     for content in said:
         assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
     go_on = {"agent": "echo", "prompt": "more", "message_history": done["messages"]}

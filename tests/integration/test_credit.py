@@ -1,4 +1,4 @@
-"""Rule 9: a client that gives credit is never sent more, nothing is lost for it, and the model waits."""
+"""Rule 9: a client receives no more than its credit, loses nothing, and the model waits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chunks_until(dealer: Dealer, *kinds: bytes) -> tuple[list[dict[str, Any]], d
 
 
 def barrier(dealer: Dealer, id: bytes) -> list[dict[str, Any]]:
-    """Everything that the worker had sent: what it refuses comes in order behind it."""
+    """All messages that the worker has sent: the refusal of an invalid message follows them in order."""
     dealer.send(b"steer", id, None, {"content": "x", "priority": "never"})
     return chunks_until(dealer, b"refused")[0]
 
@@ -42,7 +42,7 @@ def test_no_chunks_beyond_the_credit_are_sent_and_the_rest_is_merged_and_complet
     dealer.send(b"credit", b"1", {"upto": 3})
     third = until(dealer, b"chunk")
     assert barrier(dealer, b"1") == []
-    dealer.send(b"credit", b"1", {"upto": 1})  # it only grows
+    dealer.send(b"credit", b"1", {"upto": 1})  # credit only grows
     rest, done = chunks_until(dealer, b"complete")
     text = "".join(each["data"] for each in (first, second, third, *rest))
     assert text == done["result"]
@@ -57,11 +57,11 @@ def test_a_model_is_not_read_while_its_client_gives_no_credit(dealer):
     for upto in range(2, 12):
         dealer.send(b"credit", b"1", {"upto": upto})
         size = len(until(dealer, b"chunk")["data"])
-        assert size <= limits.WAITING_BYTES + 100  # never more than what may wait, however long it waited
+        assert size <= limits.WAITING_BYTES + 100  # never more than the limit of waiting text, however long it waited
     dealer.send(b"cancel", b"1")
     rest, error = chunks_until(dealer, b"error")
     assert error["error_type"] == "cancelled"
-    assert error["details"]["partial"]["text"]  # handed over by the run's own code
+    assert error["details"]["partial"]["text"]  # sent by the code of the run
     assert sum(len(each["data"]) for each in rest) <= limits.WAITING_BYTES + 100
 
 
@@ -70,7 +70,7 @@ def test_a_run_without_credit_ends_at_its_deadline(dealer):
     dealer.send(b"run_stream", b"1", {"credit": 0, "timeout_ms": 500}, {"agent": agent, "prompt": "x"})
     chunks, error = chunks_until(dealer, b"error")
     assert error["error_type"] == "deadline_exceeded"
-    assert error["details"]["partial"]["text"]  # handed over by the run's own code
+    assert error["details"]["partial"]["text"]  # sent by the code of the run
     assert sum(len(each["data"]) for each in chunks) <= limits.WAITING_BYTES + 100
 
 

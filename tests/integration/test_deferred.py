@@ -1,4 +1,4 @@
-"""Runs that end with calls to be decided elsewhere, and go on later: on any worker, also of another daemon."""
+"""Runs that end with deferred calls and continue later, on any worker and on another daemon."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.support.daemon import Dealer, running
 DEFERRED = {**WEATHER, "mode": "deferred"}
 APPROVED = {**WEATHER, "approval": True}
 REFUND = {"agent": "careful", "prompt": "?"}
-"""An agent whose Python tool `refund` wants an approval."""
+"""An agent whose Python tool `refund` requires approval."""
 
 
 def pending(dealer: Dealer, mode: bytes, id: bytes, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run to the deferred calls; these, and the body of the run that goes on."""
+    """Run an agent until its deferred calls; returns these calls, and the body of the run that continues."""
     dealer.send(mode, id, None, body)
     done = until(dealer, b"complete")
     assert "result" not in done

@@ -17,7 +17,7 @@ def files(run_dir: Path) -> list[Path]:
 
 
 def leave(own: Daemon, name: str) -> None:
-    """SIGTERM, and its end."""
+    """Stop a worker with SIGTERM and wait for its end."""
     process = own.processes.pop(name)
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT_TIMEOUT_S) == 0
@@ -55,7 +55,9 @@ def test_ended_runs_survive_a_restart_of_the_whole_daemon():
         assert len(files(own.run_dir)) == 1
         dealer.send(b"resume", b"1")
         own.start_worker("run", 2)
-        wait_until(lambda: "serves run" in own.log("run-2"), "its start")  # which may take longer than a broker settles
+        wait_until(
+            lambda: "serves run" in own.log("run-2"), "its start"
+        )  # which may take longer than the recovery of a broker
         own.start_broker()
         assert dealer.until_end(b"1")[-1] == first
         assert files(own.run_dir) == []

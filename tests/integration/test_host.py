@@ -1,4 +1,4 @@
-"""What the asyncio shell of a worker does with faults: an agent's own end its run, ours end the process."""
+"""Errors in the asyncio shell of a worker: those of an agent end its run, bugs of the worker end the process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_unreadable_result_ends_only_its_own_run(tmp_path: Path):
 
 
 def test_a_bug_in_the_worker_ends_the_process_at_once(tmp_path: Path):
-    """supervisord starts another; a process that lives on without its core would keep its slots out of service."""
+    """supervisord starts another process; a process without a working core would keep its slots out of service."""
     code = (
         "import sys; from axon_zmq.worker import __main__, core\n"
         "def broken(self, message, now): raise KeyError('a fault of ours')\n"

@@ -31,7 +31,7 @@ def test_only_large_bodies_are_received_without_a_copy():
             assert taken == frames
             views = [isinstance(frame, memoryview) for frame in taken]
             assert views == [False] * (len(frames) - 1) + [len(frames) == 5 and frames[4] == large]
-    assert limits.MAX_HEADER < LARGE_MESSAGE  # so a header that is a view is refused before it is read
+    assert limits.MAX_HEADER < LARGE_MESSAGE  # so a header in a memoryview is rejected before it is unpacked
 
 
 def test_a_stopped_broker_answers_requests_whose_bodies_wait_for_their_digest(tmp_path):

@@ -175,7 +175,7 @@ def test_a_killed_worker_ends_only_its_own_runs_as_worker_lost():
 
 
 def _ends_as(stream) -> str | None:
-    """How it ended within the next second, if it did."""
+    """The error type or `complete`, if the stream ends within a second."""
     give_up = time.monotonic() + 1
     try:
         for _ in stream:
@@ -285,11 +285,13 @@ def test_the_runs_of_a_client_that_disappears_are_cancelled():
 
 
 def test_every_death_of_a_worker_is_noticed_soon():
-    """The monitor's word may be early, and a send then still finds the dying link: it is asked again."""
+    """The socket monitor may report a lost link before a send fails: the broker probes the link again."""
     with running("run") as own, Client(own.endpoint) as client:
         for number in range(2, 10):
             dealer = Dealer(own.endpoint)
-            dealer.send(b"run", b"1", None, {**LONG, "prompt": f"{number}"})  # one that dies twice is quarantined
+            dealer.send(
+                b"run", b"1", None, {**LONG, "prompt": f"{number}"}
+            )  # a request whose workers died twice is quarantined
             wait_until(lambda: client.ping()["modes"]["run"]["free"] == 255, "the start")
             own.kill(f"run-{number - 1}")
             kind, body = dealer.until_end(b"1")[-1]

@@ -23,12 +23,12 @@ def gone(pid: int) -> bool:
 
 
 def started(log: Path) -> list[int]:
-    """The pids of the servers that wrote into a log, in order."""
+    """The pids of the servers that appended to a log, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
 def test_children_of_a_tied_command_end_with_its_parent(tmp_path):
-    """A shell that starts a deaf program, as npx and uvx do."""
+    """A shell that starts a program which ignores SIGTERM, as npx and uvx do."""
     pids = tmp_path / "pids"
     deaf = f"trap '' TERM HUP; {sys.executable} {SERVER} --deaf --log {pids} & echo $$ >> {pids}; wait"
     code = (

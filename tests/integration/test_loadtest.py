@@ -1,4 +1,4 @@
-"""Load on a real daemon, and on brokers that break a promise."""
+"""Load tests of a real daemon, and of brokers that break a promise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.load_plans import plan
 
 AXON = Path(sys.executable).parent / "axon-zmq"
 Send = Callable[..., None]
-"""Sends a message of the run's: kind and body."""
+"""Sends a message of the run: kind and body."""
 
 
 def drive(asked: Plan, say: Callable[[Driver], None] = lambda _: None) -> Report:
@@ -69,7 +69,7 @@ def test_the_commands_of_the_loadtest_page_work_as_printed(daemon: Daemon, tmp_p
 
 
 class Tags(HTMLParser):
-    """What a page would fetch, and how many plots it has."""
+    """The URLs that a page would fetch, and the number of its plots."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def check_that_it_stands_alone(page: Path) -> None:
     tags = Tags()
     tags.feed(page.read_text(encoding="utf-8"))
     assert tags.fetched == []
-    assert tags.policy.startswith("default-src 'none'")  # and so no script of it fetches anything either
+    assert tags.policy.startswith("default-src 'none'")  # so its scripts cannot fetch anything either
     assert "http" not in tags.policy
     assert tags.plots == (5 if page.name == "report.html" else 3)
 
@@ -191,7 +191,7 @@ def test_ctrl_c_ends_a_load_test_with_a_report_and_cancels_open_runs(daemon: Dae
 
 @contextmanager
 def broker(answer: Callable[[bytes, Send], None]) -> Iterator[str]:
-    """A broker that answers each message, but `ping`, with the test's own function."""
+    """A broker that answers each message except `ping` with a function of the test."""
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
@@ -228,7 +228,7 @@ def complete(send: Send, seq: int, result: str) -> None:
 
 
 COUNTED = "".join(f"{number:04d} " for number in range(20))
-"""What the offline example streams."""
+"""The text that the offline example streams."""
 
 
 def cut(kind: bytes, send: Send) -> None:
@@ -284,7 +284,7 @@ def test_a_broken_promise_is_reported(answer, broken, monkeypatch):
 
 
 def test_the_result_of_a_custom_agent_may_differ_from_its_streamed_text():
-    """A tool, a validator or a function may have made it."""
+    """The result may come from a tool, a validator or an output function."""
 
     def answer(kind: bytes, send: Send) -> None:
         chunk(send, 1, "thinking aloud")
@@ -321,7 +321,7 @@ def test_a_missing_end_is_reported_for_slow_readers_too(monkeypatch):
 
 
 def test_latency_counts_from_the_scheduled_time_of_a_request():
-    """The broker hangs once: of an open loop all that were due meanwhile are late, of a closed one a single request."""
+    """The broker hangs once: in an open loop all requests scheduled meanwhile are late, in a closed loop only one."""
 
     def hangs_once() -> Callable[[bytes, Send], None]:
         asked: list[bytes] = []

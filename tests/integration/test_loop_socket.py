@@ -1,4 +1,4 @@
-"""A socket on a loop: what may wait is gathered, and all goes in order."""
+"""A ZeroMQ socket on an event loop: messages that may wait are sent together, and the order is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pair() -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
 
 
 def came(socket: zmq.Socket[bytes], count: int) -> list[bytes]:
-    """So many messages, and no more."""
+    """Receive exactly this many messages."""
     messages = [socket.recv_multipart()[0] for _ in range(count)]
     assert not socket.poll(0)
     return messages
@@ -72,7 +72,7 @@ def test_a_sender_that_never_yields_is_told_that_the_peer_is_slow():
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.SNDHWM, 5)
     dealer.setsockopt(zmq.LINGER, 0)
-    dealer.connect("tcp://127.0.0.1:9")  # nobody listens there
+    dealer.connect("tcp://127.0.0.1:9")  # nothing listens there
 
     async def send() -> None:
         socket = LoopSocket(dealer, lambda frames: None)

@@ -1,4 +1,4 @@
-"""The three modes, for real: what comes, in which order, and how it ends."""
+"""The three modes of a real daemon: messages, their order, and the end of a run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_events_are_those_of_pydantic_ai(client: Client):
 def test_a_conversation_continues_from_its_messages(client: Client, mode):
     first = _run(client, mode, "echo", "my name is Ada")
     second = _run(client, mode, "echo", "and yours?", message_history=first.messages)
-    assert len(second.messages) == 2  # the new ones only
+    assert len(second.messages) == 2  # only the new messages
     third = _run(client, mode, {"model": "echo"}, None, message_history=[*first.messages, second.messages[0]])
     assert third.result == "and yours?"
 

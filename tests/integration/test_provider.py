@@ -1,4 +1,4 @@
-"""pydantic-ai's real OpenAI code over real HTTP, against a provider that misbehaves on demand."""
+"""pydantic-ai's OpenAI model over HTTP, against a fake provider that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ APIS = ("openai-chat", "openai")
 KEY = "test-key-not-secret-123456"
 PROMPT = "one two three four five six"
 LONG = " ".join(map(str, range(1000)))
-"""A prompt whose echo takes the model `slow` 50 s: whoever tests with it ends the run himself."""
+"""A prompt whose echo takes the model `slow` 50 s; each test that uses it ends the run earlier."""
 ONCE = {"max_retries": 0}
-"""`model_settings` without which the openai package tries thrice, and waits between."""
+"""`model_settings` that disable the retries of the openai package, which waits between them."""
 SLOTS = 2
 EACH_MODE = pytest.mark.parametrize("mode", MODES)
 EACH_API = pytest.mark.parametrize("api", APIS)
@@ -46,7 +46,7 @@ FAILURES = {
     "misshapen": ("model_behavior", True),
     "webpage": ("model_behavior", True),
 }
-"""By the fake provider's model: `error_type` and `retryable`."""
+"""`error_type` and `retryable` by the model of the fake provider."""
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def daemon(provider: FakeProvider) -> Iterator[Daemon]:
-    """A daemon whose OpenAI is the fake one; it hides the daemon of the other tests."""
+    """A daemon that uses the fake provider as OpenAI; it replaces the shared daemon in this file."""
     environment = {
         "OPENAI_BASE_URL": provider.base_url,
         "OPENAI_API_KEY": KEY,
-        "OLLAMA_BASE_URL": f"http://127.0.0.1:{free_port()}/v1",  # nobody listens
+        "OLLAMA_BASE_URL": f"http://127.0.0.1:{free_port()}/v1",  # nothing listens there
         "DEEPSEEK_API_KEY": "",
         "NO_PROXY": "127.0.0.1",
         "AXON_MODEL": "openai-chat:ok",
@@ -71,7 +71,7 @@ def daemon(provider: FakeProvider) -> Iterator[Daemon]:
     }
     with running(*MODES, **environment) as started:
         with Client(started.endpoint) as client:
-            for mode in MODES:  # what is imported at the first use shall cost no test its deadline
+            for mode in MODES:  # Imports at the first use must not make a test miss its deadline.
                 for api in APIS:
                     _run(client, mode, f"{api}:ok")
         yield started
@@ -259,7 +259,7 @@ def test_text_arrives_as_it_is_generated_and_a_cancel_closes_the_upstream_stream
     stream = client.stream({"model": f"{api}:slow"}, LONG)
     seen = "".join(next(stream).data for _ in range(3))
     assert seen == "0 1 2"
-    assert provider.stats().open  # the provider is still at it
+    assert provider.stats().open  # the provider is still sending
     stream.cancel()
     with pytest.raises(AxonError) as caught:
         stream.complete()

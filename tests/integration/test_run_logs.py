@@ -1,4 +1,4 @@
-"""A run's log records as messages of the run."""
+"""Log records of a run are sent to its client."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_log_records_of_other_libraries_are_relayed_from_level_warning(dealer, m
 def test_an_unusual_log_record_is_relayed_as_far_as_possible(dealer, daemon, mode):
     found = records(logged(dealer, mode, "odd", log="debug"))
     [odd] = [record for record in found if "odd" in record["fields"]]
-    assert odd["message"] == "%d of %s"  # its arguments do not fit
+    assert odd["message"] == "%d of %s"  # its arguments do not match its format
     assert odd["fields"]["nested"] == {"blob": b"\xff"}
     assert odd["fields"]["odd"].startswith("<")
     assert len(odd["fields"]["huge"]) <= run_logs.MAX_FIELD_CHARS

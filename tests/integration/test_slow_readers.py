@@ -25,7 +25,7 @@ from tests.support.daemon import Daemon, running, wait_until
 
 @contextmanager
 def stalled(own: Daemon, count: int = 1) -> Iterator[list[zmq.Socket[bytes]]]:
-    """Clients that read nothing, and have no room of their own for what they do not read."""
+    """Clients that read nothing and whose receive buffers are minimal."""
     context = zmq.Context()
     try:
         sockets = [context.socket(zmq.DEALER) for _ in range(count)]

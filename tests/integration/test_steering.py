@@ -1,4 +1,4 @@
-"""Saying more to a run under way."""
+"""Steering: user messages for a run that executes."""
 
 from __future__ import annotations
 

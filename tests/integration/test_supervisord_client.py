@@ -1,4 +1,4 @@
-"""supervisord's answers."""
+"""Errors of supervisord, as its XML-RPC client reports them."""
 
 from __future__ import annotations
 

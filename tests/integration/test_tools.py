@@ -1,4 +1,4 @@
-"""Tools that live in the client, live: what goes out, what comes back, and what goes wrong."""
+"""Client tools against a real daemon: calls, answers and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_sequential_tools_are_called_one_after_the_other(dealer, mode):
     dealer.send(mode, b"1", None, asking(calls("weather", "weather", place="Oslo"), tool))
     first = until(dealer, b"tool_call")
     answer(dealer, b"1", {"call_id": "none such"}, result=0)
-    until(dealer, b"refused")  # comes in order: a second call would have come before
+    until(dealer, b"refused")  # messages arrive in order: a second call would have arrived before
     answer(dealer, b"1", first, result=1)
     answer(dealer, b"1", until(dealer, b"tool_call"), result=2)
     assert json.loads(until(dealer, b"complete")["result"]) == [1, 2]
@@ -173,7 +173,7 @@ def test_a_result_that_does_not_match_returns_is_refused_and_may_be_corrected(de
 def test_arguments_that_do_not_match_the_parameters_go_back_to_the_model(dealer, mode):
     script = [[{"name": "weather", "args": {"place": 7}}], [{"name": "weather", "args": {"place": "Oslo"}}]]
     dealer.send(mode, b"1", None, asking(json.dumps(script), WEATHER))
-    call = until(dealer, b"tool_call")  # the first one never went out
+    call = until(dealer, b"tool_call")  # the first call was never sent
     assert call["args"] == {"place": "Oslo"}
     answer(dealer, b"1", call, result=1)
     done = until(dealer, b"complete")
@@ -183,7 +183,7 @@ def test_arguments_that_do_not_match_the_parameters_go_back_to_the_model(dealer,
 
 @pytest.mark.parametrize("mode", MODE_KINDS)
 def test_parameters_and_returns_may_be_recursive(dealer, mode):
-    """A tree of folders: judged at every depth, in the arguments and in the result."""
+    """A tree of folders is validated at every depth, in the arguments and in the result."""
     folder = {
         "type": "object",
         "properties": {"name": {"type": "string"}, "folders": {"type": "array", "items": {"$ref": "#/$defs/folder"}}},
@@ -257,7 +257,7 @@ def test_the_tools_of_a_request_share_one_cost_limit_and_delay_no_other_run(deal
     ]
     dealer.send(b"run", b"1", None, asking("[]", *heavy))
     dealer.send(b"run", b"2", None, {"agent": "echo", "prompt": "meanwhile"})
-    assert dealer.recv()[:2] == (b"complete", b"2")  # it came later, and is done first
+    assert dealer.recv()[:2] == (b"complete", b"2")  # it arrived later and is finished first
     error = dealer.recv()[2]
     assert error["error_type"] == "invalid_request"
     assert error["details"]["errors"][0]["pointer"].startswith("/tools/")
@@ -290,7 +290,7 @@ def test_the_timeout_is_paused_while_a_large_answer_is_validated(dealer):
     tool = {**WEATHER, "returns": returns, "timeout_ms": 300}
     dealer.send(b"run", b"1", None, asking(calls("weather", place="Oslo"), tool))
     call = until(dealer, b"tool_call")
-    large = list(range(100_000))  # takes longer to check than the tool has
+    large = list(range(100_000))  # its validation takes longer than the timeout of the tool
     answer(dealer, b"1", call, result=large)
     answer(dealer, b"1", call, result=[1])
     assert "answered already" in until(dealer, b"refused")["message"]

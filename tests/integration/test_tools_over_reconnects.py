@@ -1,4 +1,4 @@
-"""Rule 7: tools over a reconnect, a broker's restart, and a client that goes."""
+"""Rule 7: client tools when a client reconnects or disappears, or the broker restarts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_tool_timeout_is_paused_while_the_client_is_gone():
             before.send(b"run", b"1", {"on_disconnect": "keep"}, asking(calls("weather", place="Oslo"), tool))
             call = until(before, b"tool_call")
         wait_until(lambda: "wanderer is gone" in own.log("broker"), "the broker's notice")
-        time.sleep(tool["timeout_ms"] / 1000 + 0.5)  # what is tested is that this time does not count
+        time.sleep(tool["timeout_ms"] / 1000 + 0.5)  # this time must not count
         with Dealer(own.endpoint, b"wanderer") as after:
             after.send(b"resume", b"1", {"from": call["seq"] + 1})
             assert until(after, b"resumed")["open_calls"] == [call]

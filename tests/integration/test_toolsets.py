@@ -37,18 +37,18 @@ def gone(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """End a server whose parent lives, and wait for all its threads: its pipes stay open until the last has gone."""
+    """Kill a server, and wait until its parent has reaped it: its pipes stay open until its last thread has ended."""
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not psutil.pid_exists(pid), "the server's parent to reap it")
 
 
 def started(log: Path) -> list[int]:
-    """The pids of the servers that wrote into a log, in order."""
+    """The pids of the servers that appended to a log, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
 def closed_after(known: Registry, work: Callable[[Registry], Coroutine[Any, Any, Any]]) -> Any:
-    """Run something on a loop of its own, close the registry, and see that it took everything with it."""
+    """Run a coroutine on its own loop, close the registry, and check that no child process is left."""
 
     async def both() -> Any:
         try:
@@ -97,7 +97,7 @@ def test_the_operator_sets_prefix_and_approval():
         told = (await known.describe(None))["toolsets"]["mcp"]["tools"]
         assert {tool["name"] for tool in told} >= {"far_pid", "far_temperature"}
         assert all(tool["approval"] for tool in told)
-        with pytest.raises(Exception, match="DeferredToolRequests"):  # what a run without that output type says
+        with pytest.raises(Exception, match="DeferredToolRequests"):  # the answer of a run without that output type
             await calls(known, "mcp", ("far_pid", {}))
 
     closed_after(registry(mcp=server(prefix="far", approval=True)), work)
@@ -206,15 +206,15 @@ def test_a_program_that_is_not_a_server_is_reported_at_once():
 
 
 def test_a_loop_that_is_stopped_between_runs_loses_nothing(tmp_path):
-    """As a slot of run_sync does: only its runs move it."""
+    """The loop of a run_sync slot runs only while a run executes."""
     log = tmp_path / "pids"
     known = registry(mcp=server("--log", str(log), timeout=30.0))
     loop = asyncio.new_event_loop()
     starting = loop.create_task(calls(known, "mcp", ("pid", {})))
     loop.run_until_complete(asyncio.to_thread(wait_until, lambda: started(log)))
-    starting.cancel()  # which the server's start outlives
+    starting.cancel()  # the start of the server continues
     loop.run_until_complete(asyncio.wait({starting}))
-    time.sleep(8.5)  # longer than a start may take
+    time.sleep(8.5)  # longer than the start timeout
     [first] = loop.run_until_complete(calls(known, "mcp", ("pid", {})))
     assert started(log) == [first]
     kill(first)
@@ -317,7 +317,7 @@ approval = true
 
 @pytest.fixture(scope="module")
 def configured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A configuration file, and the log of its deaf server's pids."""
+    """A configuration file, and the log with the pids of its server, which ignores SIGTERM."""
     folder = tmp_path_factory.mktemp("toolsets")
     log = folder / "pids"
     shown = {"python": sys.executable, "server": SERVER, "log": str(log)}
@@ -360,7 +360,7 @@ def test_servers_end_with_their_worker_even_if_they_ignore_sigterm(configured, h
     others = started(configured[1])
     with running(*MODES, AXON_CONFIG=str(configured[0])) as daemon, Client(daemon.endpoint) as client:
         pids = {mode: json.loads(call(client, mode, "mcp", "pid").result)[0] for mode in MODES}
-        client.describe()  # starts another where the one that runs belongs to a slot
+        client.describe()  # starts another server if the running one belongs to a slot
         everyone = started(configured[1])[len(others) :]
         assert set(pids.values()) <= set(everyone)
         for name in set(daemon.processes) - {"broker"}:

@@ -27,7 +27,7 @@ TRACED = """
 
     traced = Agent(FunctionModel(respond, stream_function=stream))
 """
-"""An agent that answers with the trace it is in."""
+"""An agent that answers with its trace id."""
 
 
 def test_the_trace_of_a_client_continues_in_the_run(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What tests share: a daemon to start, samples, generators of the documentation's tables."""
+"""Code shared by tests: daemons, samples, and generators of tables in the documentation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The share of parameters annotated with `Any`, by package: `python -m tests.support.any_share` prints a table.
 
-Counted is each annotated parameter of each function and lambda-free method of `axon_zmq`, `*args` and `**kwargs`
-included, `self` and `cls` excepted. It counts as `Any` if its annotation contains that name anywhere.
+All annotated parameters of functions and methods of `axon_zmq` are counted, including `*args` and `**kwargs`, except
+`self` and `cls`. A parameter counts as `Any` if its annotation contains that name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGE = ROOT / "axon_zmq"
 
 
 class Share(NamedTuple):
-    """How many parameters there are, and how many of them are annotated with `Any`."""
+    """The number of parameters, and how many of them are annotated with `Any`."""
 
     untyped: int
     total: int

@@ -30,7 +30,7 @@ Key = tuple[bytes, bytes]
 
 
 class FakeWorker:
-    """What a worker holds, as its own bookkeeping would say it."""
+    """A fake worker that records the runs which it holds."""
 
     def __init__(self, identity: bytes, mode: str, slots: int) -> None:
         self.identity, self.mode, self.slots = identity, mode, slots
@@ -40,11 +40,11 @@ class FakeWorker:
         self.asked_to_end: list[tuple[bytes, str]] = []
         self.resumed: list[tuple[Key, int]] = []
         self.told: list[tuple[str, bytes, bytes]] = []
-        """Kind, id and body of everything else about a run."""
+        """Kind, id and body of each other message about a run."""
 
 
 class Bench:
-    """A broker under test, with everything that it was told to send."""
+    """A broker core under test, with all messages that it sent."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Bench:
         self.unregistered: list[Unregistered] = []
         self.killed: list[bytes] = []
         self.controls: list[tuple[bytes, str, dict[str, Any]]] = []
-        """Peer, kind and body of what was said about no run."""
+        """Peer, kind and body of each message that is not about a run."""
         self.workers: dict[bytes, FakeWorker] = {}
         self.to_clients: list[ToClient] = []
         self.dispatched: list[tuple[bytes, Key, dict[str, Any]]] = []
@@ -99,7 +99,7 @@ class Bench:
         return effects
 
     def send(self, client: bytes, kind: str, id: bytes, header: Any = None, body: Any = None) -> list[ToClient]:
-        """A client's message; the replies to clients that it caused at once."""
+        """Receive a message from a client; returns the immediate replies to clients."""
         frames = [
             kind.encode(),
             id,
@@ -141,12 +141,12 @@ class Bench:
         self.relay(worker, key, kinds.CHUNK, worker.runs[key])
 
     def finish(self, worker: FakeWorker, key: Key, kind: bytes = b"complete") -> None:
-        """The worker's terminal message, relayed by the server, which then tells the core."""
+        """Relay the terminal message of a worker and report it to the core, as the server does."""
         if self.relay(worker, key, kind, worker.runs.pop(key) + 1):
             self.feed(Ended(worker.identity, *key, kind))
 
     def relay(self, worker: FakeWorker, key: Key, kind: bytes, seq: int) -> bool:
-        """Pass on a worker's message if the core's relay accepts it; whether it does."""
+        """Relay a message of a worker if the relay of the core accepts it; returns whether it did."""
         if self.broker.relay.accept(worker.identity, key[0], kind, key[1]) is Verdict.DROP:
             return False
         self.to_clients.append(ToClient(key[0], kind, key[1], pack({"seq": seq})))
@@ -191,10 +191,10 @@ class Bench:
                 worker.runs[key] = 0
                 self.dispatched.append((worker.identity, key, unpack(effect.rest[2], "the lease")))
 
-    # --- what came of it ---------------------------------------------------------------------------
+    # --- results -------- ---------------------------------------------------------------------------
 
     def replies(self, client: bytes, id: bytes) -> list[tuple[str, dict[str, Any]]]:
-        """Kind and body of everything that this request got."""
+        """Kind and body of each message that this request received."""
         return [
             (sent.kind.decode(), unpack(sent.body, "a reply"))
             for sent in self.to_clients
@@ -208,7 +208,7 @@ class Bench:
         return [worker for worker in self.workers.values() if key in worker.runs]
 
     def assert_idle(self) -> None:
-        """Nothing is queued, no slot taken, no client kept."""
+        """Check that no run is queued, no slot is occupied and no client is remembered."""
         modes = self.pong()["modes"]
         for mode, pool in modes.items():
             slots = sum(worker.slots for worker in self.workers.values() if worker.mode == mode)
@@ -221,7 +221,7 @@ class Bench:
 
 
 def error_type(replies: list[tuple[str, dict[str, Any]]]) -> str:
-    """Of a request that got one error and nothing else."""
+    """The error type of a request that received one error and nothing else."""
     [(kind, body)] = replies
     assert kind == "error", replies
     return body["error_type"]

@@ -1,4 +1,4 @@
-"""Tests that pages of the documentation name as `file::name`."""
+"""Tests that documentation pages cite as `file::name`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support import TESTS
 
 
 def is_there(test: str) -> bool:
-    """Whether there is such a test."""
+    """Whether a cited test exists."""
     file, _, name = test.partition("::")
     return any(name in _tests_of(path) for path in _files(file))
 
@@ -23,7 +23,7 @@ def _files(name: str) -> list[Path]:
 
 @cache
 def _tests_of(path: Path) -> set[str]:
-    """A file's test functions, and its hypothesis machines, without importing it."""
+    """The test functions and hypothesis machines of a file, found without importing it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     named = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in _names(node)}

@@ -25,7 +25,7 @@ def asking(prompt: str, *tools: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def until(dealer: Dealer, *kinds: bytes) -> dict[str, Any]:
-    """The body of the next message of one of these kinds; chunks and logs are passed over."""
+    """The body of the next message of one of these kinds; chunks and logs are skipped."""
     while True:
         kind, _, body = dealer.recv()
         if kind in kinds:

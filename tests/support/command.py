@@ -31,7 +31,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict]:
 
 
 def on_a_terminal(daemon: Daemon, *arguments: str) -> str:
-    """What a person sees."""
+    """The output that a person sees."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [AXON, *arguments],
@@ -45,7 +45,7 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> str:
     while True:
         try:
             piece = os.read(master, 4096)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # Linux reports EIO if the other end is closed
             break
         if not piece:
             break

@@ -21,7 +21,7 @@ from axon_zmq.worker.adapter import messages
 from tests.support.daemon import Daemon, running
 
 RAW = b"\x00\xff raw bytes \xfe\x89PNG"
-"""No UTF-8, and not to be found as base64."""
+"""Bytes that are not UTF-8 and whose base64 form occurs nowhere else."""
 AT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
 
 
@@ -135,7 +135,7 @@ USAGE = RequestUsage(
     audio_seconds=1.5,
     details={"searches": 2},
     cost=Decimal("0.00123"),
-    images=3,  # no field: pydantic-ai keeps what providers count besides
+    images=3,  # not a field: pydantic-ai also keeps further counts of providers
 )
 RUN: dict[str, Any] = {"run_id": "r", "conversation_id": "c", "metadata": DETAILS, "timestamp": AT}
 ATTEMPT = ai.ModelRequestAttempt(
@@ -173,7 +173,7 @@ MESSAGES: list[Any] = [
 
 
 def packed(given: list[Any]) -> bytes:
-    """As the terminal message of a run has them."""
+    """Messages as the terminal message of a run contains them, unpacked."""
     return packer()({"messages": messages.dump(given)})
 
 
@@ -260,7 +260,7 @@ ODD_AGENT = """
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon with an agent whose tool leaves all that Python has in the messages of a run."""
+    """A daemon with an agent whose tool leaves values of many Python types in the messages of a run."""
     folder = tmp_path_factory.mktemp("agents")
     (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,4 +1,4 @@
-"""An agent that kills the process that runs it, as a fault in native code does; for the tests of crashes."""
+"""An agent that kills its worker process, as a crash in native code does."""
 
 from __future__ import annotations
 

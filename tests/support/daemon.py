@@ -1,4 +1,4 @@
-"""A real broker and real workers on free ports and in temporary folders, and raw DEALERs to talk to them."""
+"""A broker and workers on free ports and in temporary folders, and raw DEALER clients."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
 
 WAIT_TIMEOUT_S = 60.0
-"""Seconds that anything may take before a test calls it lost; nothing here waits for luck."""
+"""Seconds after which a test gives up waiting for an event that must happen."""
 
 
 def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_TIMEOUT_S) -> Any:
-    """The first truthy answer; polls, because what is waited for is another process."""
+    """Poll until the function returns a true value, and return it; other processes give no notification."""
     give_up = time.monotonic() + seconds
     while not (answer := true()):
         assert time.monotonic() < give_up, f"waited {seconds:g} s for {what}"
@@ -35,7 +35,7 @@ def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_
 
 
 class Daemon:
-    """Broker and workers as plain child processes, without supervisord: quick to start, easy to kill."""
+    """Broker and workers as child processes without supervisord: they start quickly and can be killed."""
 
     def __init__(self, run_dir: Path, **env: str) -> None:
         self.run_dir = run_dir
@@ -66,7 +66,7 @@ class Daemon:
         return (self.run_dir / f"{name}.log").read_text()
 
     def wait(self, **workers: int) -> None:
-        """Until so many workers of each mode are there."""
+        """Wait until this many workers of each mode have registered."""
         with Client(self.endpoint) as client:
 
             def there() -> bool:
@@ -90,7 +90,7 @@ class Daemon:
 
 @contextmanager
 def running(*modes: str, broker: tuple[str, ...] = (), **env: str) -> Iterator[Daemon]:
-    """A daemon with one worker for each named mode (a mode may be named again), stopped at the end."""
+    """A daemon with one worker for each given mode (a mode may be given several times), stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="axon-") as folder:
         daemon = Daemon(Path(folder), **env)
         try:
@@ -108,7 +108,7 @@ def running(*modes: str, broker: tuple[str, ...] = (), **env: str) -> Iterator[D
 
 
 class Dealer:
-    """A raw DEALER: frames as any client in any language would send them."""
+    """A raw DEALER, which sends frames as a client in any language would."""
 
     def __init__(self, endpoint: str, identity: bytes | None = None) -> None:
         self._context = zmq.Context()
@@ -119,12 +119,12 @@ class Dealer:
         self.socket.connect(endpoint)
 
     def send(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> None:
-        """Maps are packed; bytes go as they are."""
+        """Send a message; maps are packed, bytes are sent unchanged."""
         frames = [part if isinstance(part, bytes) else pack(part or {}) for part in (header, body)]
         self.socket.send_multipart([kind, id, *frames])
 
     def recv(self, seconds: float = WAIT_TIMEOUT_S, alive: bool = False) -> tuple[bytes, bytes, dict[str, Any]]:
-        """The next message that is no `alive`."""
+        """The next message that is not an `alive`."""
         give_up = time.monotonic() + seconds
         while True:
             assert self.socket.poll(max(0, int((give_up - time.monotonic()) * 1000))), f"nothing came in {seconds} s"
@@ -136,7 +136,7 @@ class Dealer:
         return not self.socket.poll(int(seconds * 1000))
 
     def until_end(self, id: bytes) -> list[tuple[bytes, dict[str, Any]]]:
-        """Every message of one request, its terminal one last."""
+        """All messages of one request, up to its terminal message."""
         messages = []
         while True:
             kind, of, body = self.recv()
@@ -146,7 +146,7 @@ class Dealer:
                     return messages
 
     def ask(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> tuple[bytes, dict[str, Any]]:
-        """Send, and the terminal message (or the `refused` or `pong`) that answers."""
+        """Send a request and return its terminal message, `refused` or `pong`."""
         self.send(kind, id, header, body)
         while True:
             answer, of, reply = self.recv()
@@ -176,4 +176,4 @@ AGENTS = ",".join(
     + ["broken=sample_agents:no_such_agent"]
 )
 TOOLSETS = "plain=sample_agents:plain"
-"""What the shared daemon serves."""
+"""Agents and toolsets of the shared daemon."""

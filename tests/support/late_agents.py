@@ -1,4 +1,4 @@
-"""An agent whose first start takes longer than its request has; it tells what the process logs."""
+"""An agent whose first start takes longer than the deadline of its request; it reports the log level."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ GROUPS = {
 
 
 def options() -> list[tuple[str, str, str, str]]:
-    """Each option: its name, for what it is, its type, and its docstring in one line."""
+    """Each option: its name, the requests that accept it, its type, and its docstring in one line."""
     tree = ast.parse((ROOT / "axon_zmq/client/options.py").read_text())
     found = [
         (ast.unparse(option.target), GROUPS[group.name], _type(option.annotation), _text(docstring))
@@ -34,7 +34,7 @@ def table() -> str:
 
 
 def _type(annotation: ast.expr) -> str:
-    """Without None, which each option may be; `|` would end the cell."""
+    """The type without None, which each option accepts; `|` is escaped because it would end the cell."""
     return ast.unparse(annotation).removesuffix(" | None").replace("'", '"').replace("|", "\\|")
 
 

@@ -25,7 +25,7 @@ _SOURCE = re.compile(r"<!-- source\n(.*?)-->", re.DOTALL)
 
 
 def source(name: str) -> str:
-    """What `dot` draws for a table: an edge for each pair of states, with the events that lead there."""
+    """The source for `dot`: an edge for each pair of states, labelled with its events."""
     table = TABLES[name]
     edges: dict[tuple[str, str], list[str]] = {}
     for (state, event), then in table.items():
@@ -59,7 +59,7 @@ def main() -> None:
         text = source(name)
         drawn = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True).stdout
         svg = re.sub(r"<!--.*?-->\n?", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-        comment = text.replace("->", "- >")  # a comment must not hold its own end
+        comment = text.replace("->", "- >")  # a comment must not contain its own end
         (FOLDER / f"{name}.svg").write_text(f"<!-- source\n{comment}-->\n{svg}", encoding="utf-8")
 
 

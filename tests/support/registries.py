@@ -29,7 +29,7 @@ def registry(*agents: str, **named: str | McpServer) -> Registry:
 
 
 async def calls(known: Registry, toolset: str, *steps: tuple[str, dict[str, Any]]) -> list[Any]:
-    """What tools of one toolset give back, called one after the other in one run."""
+    """The results of tools of one toolset, called one after the other in one run."""
     agent = known.from_data(AgentData(model="tools", toolsets=[toolset]), None)
     prompt = json.dumps([[{"name": name, "args": args}] for name, args in steps])
     return json.loads((await agent.run(prompt)).output)

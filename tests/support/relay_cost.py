@@ -1,6 +1,6 @@
-"""The broker's relay path and the same written plainly, for callgrind: `tests/system/test_relay_cost.py` runs this.
+"""The broker's relay path and a minimal pyzmq loop, for callgrind: `tests/system/test_relay_cost.py` runs this.
 
-callgrind starts a new count at each call of `zmq_version` (`--dump-before`), so `mark` parts one from the next.
+callgrind starts a new count at each call of `zmq_version` (`--dump-before`), so `mark` separates the counts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CLIENT, WORKER, ID = b"client", b"worker", b"0123456789abcdef"
 
 
 def mark() -> None:
-    """What was executed until here is counted by itself."""
+    """Start a new count of instructions."""
     zmq.zmq_version_info()
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], identity: bytes, address: str) -> zmq.Socket[bytes]:
-    """One whose pipes take any number of messages: nobody waits."""
+    """A DEALER without a high-water mark, so that no send waits."""
     made = context.socket(zmq.DEALER)
     made.setsockopt(zmq.IDENTITY, identity)
     made.setsockopt(zmq.SNDHWM, 0)
@@ -42,7 +42,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], identity: bytes, address: st
 
 
 def fill(worker: zmq.Socket[bytes], count: int) -> None:
-    """All that is to be relayed is there before the counting begins."""
+    """Send all messages to relay before the count begins."""
     for _ in range(count):
         worker.send_multipart([CLIENT, b"chunk", ID, CHUNK])
 
@@ -51,7 +51,7 @@ Socket = zmq.Socket[bytes]
 
 
 def joined(folder: Path, slots: int) -> tuple[SteppedServer, Socket, Socket]:
-    """A broker's server, a worker that has registered with it, and a client; only the sockets are other ones."""
+    """A server with a registered worker and a client, which are plain sockets in the same context."""
     server = SteppedServer(
         core=Broker(boot="boot", bounds=BOUNDS, version="0", expected_workers=1, now=time.monotonic()),
         journal=Journal(folder / "journal", (), time.monotonic()),
@@ -68,7 +68,7 @@ def joined(folder: Path, slots: int) -> tuple[SteppedServer, Socket, Socket]:
 
 
 def echo(folder: Path, count: int) -> None:
-    """So many requests that go to a worker, and their answers; what client and worker do is not counted."""
+    """Relay this many requests and answers; the work of client and worker is not counted."""
     server, worker, client = joined(folder, count)
     for number in range(count):
         client.send_multipart([b"run_stream", b"%d" % number, b"", pack({"agent": "echo", "prompt": "hello"})])
@@ -87,7 +87,7 @@ def echo(folder: Path, count: int) -> None:
 
 
 def ours(folder: Path, count: int) -> None:
-    """The broker's server with one run under way."""
+    """Relay chunks of one run with our server."""
     server, worker, client = joined(folder, 1)
     client.send_multipart([b"run_stream", ID, b"", pack({})])
     server.read_clients()
@@ -101,7 +101,7 @@ def ours(folder: Path, count: int) -> None:
 
 
 def plain(count: int) -> None:
-    """Two ROUTERs and nothing but messages from one to the other, as pyzmq's documentation has it."""
+    """Relay the same messages between two ROUTERs, as in pyzmq's documentation."""
     context = zmq.Context()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
     front.setsockopt(zmq.SNDHWM, 0)
@@ -118,7 +118,7 @@ def plain(count: int) -> None:
 
 
 def arrived(client: zmq.Socket[bytes]) -> int:
-    """How many chunks have come."""
+    """The number of chunks that have arrived."""
     count = 0
     while client.poll(0):
         count += client.recv_multipart()[-1] == CHUNK

@@ -1,4 +1,4 @@
-"""Agents that misbehave, for the tests; imported by workers, by the names in `tests.support.daemon.AGENTS`."""
+"""Agents that misbehave. Workers import them by the names in `tests.support.daemon.AGENTS`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ slow = Agent(calls_first_tool_once(), name="slow")
 
 @slow.tool_plain
 def sleep_in_a_thread() -> str:
-    """Blocks its own thread only."""
+    """Block only the thread of this tool."""
     time.sleep(1)
     return "slept"
 
@@ -58,7 +58,7 @@ stubborn = Agent(calls_first_tool_once(), name="stubborn")
 
 @stubborn.tool_plain
 async def block_the_loop() -> str:
-    """Blocks the loop that runs it, and so cannot be cancelled."""
+    """Block the event loop, so that the tool cannot be cancelled."""
     time.sleep(60)  # noqa: ASYNC251 -- on purpose
     return "never"
 
@@ -68,7 +68,7 @@ raising = Agent(calls_first_tool_once(), name="raising")
 
 @raising.tool_plain
 def divide() -> float:
-    """Raises, as tools do."""
+    """Raise an exception."""
     return 1 / 0
 
 
@@ -77,7 +77,7 @@ cancelling = Agent(calls_first_tool_once(), name="cancelling")
 
 @cancelling.tool_plain
 async def cancel_itself() -> str:
-    """Raises what only asyncio should."""
+    """Raise an exception that only asyncio should raise."""
     raise asyncio.CancelledError
 
 
@@ -86,7 +86,7 @@ exiting = Agent(calls_first_tool_once(), name="exiting")
 
 @exiting.tool_plain
 def exit_now() -> str:
-    """Does what no tool should."""
+    """Exit the process."""
     raise SystemExit(3)
 
 
@@ -95,7 +95,7 @@ interrupting = Agent(calls_first_tool_once(), name="interrupting")
 
 @interrupting.tool_plain
 def interrupt_now() -> str:
-    """As a debugger does that is left with Ctrl-C."""
+    """Raise KeyboardInterrupt, as a debugger does at Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -113,12 +113,12 @@ odd = Agent(calls_first_tool_once(), name="odd")
 
 @odd.tool_plain
 def odd_answer() -> dict[object, object]:
-    """A map that msgpack would take and other languages would not."""
+    """Return a map that msgpack can pack and other languages cannot read."""
     return {1: "one", "nan": float("nan")}
 
 
 class Opaque:
-    """A type of deps that no schema can tell."""
+    """A type of deps that has no JSON Schema."""
 
 
 opaque = Agent(calls_first_tool_once(), name="opaque", deps_type=Opaque)
@@ -126,7 +126,7 @@ opaque = Agent(calls_first_tool_once(), name="opaque", deps_type=Opaque)
 
 @opaque.tool_plain
 def nothing() -> int:
-    """An integer that msgpack cannot hold, from a tool that may have it."""
+    """Return an integer that msgpack cannot represent."""
     return 2**70
 
 
@@ -151,7 +151,7 @@ typed = Agent(calls_first_tool_once("deps"), name="typed", deps_type=Person)
 
 @typed.tool
 def who(ctx: RunContext[Person]) -> str:
-    """Tells the deps."""
+    """Return the deps."""
     return f"{ctx.deps.name} is {ctx.deps.age}"
 
 
@@ -169,7 +169,7 @@ def _same_ids(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
 
 
 same_ids = Agent(FunctionModel(_same_ids), name="same_ids")
-"""Its model numbers the calls of each response anew, as some providers do."""
+"""An agent whose model restarts the numbers of calls in each response, as some providers do."""
 
 
 def _careful(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
@@ -194,7 +194,7 @@ careful = Agent(FunctionModel(_careful, stream_function=_careful_stream), name="
 
 @careful.tool_plain(requires_approval=True)
 def refund(euros: int) -> str:
-    """Pays money back."""
+    """Refund an order."""
     return f"refunded {euros}"
 
 
@@ -216,7 +216,7 @@ async def _asking_once_stream(messages: list[ModelMessage], info: AgentInfo) -> 
 
 
 logging_ = Agent(FunctionModel(_asking_once, stream_function=_asking_once_stream), name="logging")
-"""Its tool logs."""
+"""An agent whose tool writes log records."""
 
 
 class _Textless:
@@ -226,7 +226,7 @@ class _Textless:
 
 @logging_.tool_plain
 async def ask(place: str) -> str:
-    """Logs what it does."""
+    """Write log records."""
     _log.debug("in detail: %s", place)
     extra = {"place": place, "when": date(2026, 1, 2), "raw": b"\x00\xff", "big": 2**70}
     _log.info("asked for %s", place, extra=extra)
@@ -256,32 +256,32 @@ callable_ = Agent(
     toolsets=[ExternalToolset([ToolDefinition(name="elsewhere")])],
     output_type=[str, DeferredToolRequests],
 )
-"""Tools to be called without a model."""
+"""Tools that tests call without a model."""
 
 
 @callable_.tool_plain
 async def sleep() -> str:
-    """Takes long."""
+    """Sleep for a minute."""
     await asyncio.sleep(60)
     return "slept"
 
 
 @callable_.tool_plain(timeout=0.05)
 async def impatient() -> str:
-    """Has less time than it needs."""
+    """Sleep for longer than the timeout of the tool."""
     await asyncio.sleep(60)
     return "slept"
 
 
 @callable_.tool_plain
 def broken() -> str:
-    """Fails."""
+    """Raise ModelRetry or another exception."""
     raise ToolFailed("out of order")
 
 
 @callable_.tool_plain
 def picture() -> ToolReturn:
-    """A picture."""
+    """Return a picture."""
     return ToolReturn("a dot", content=[BinaryContent(b"\x89PNG", media_type="image/png")], metadata={"size": 1})
 
 
@@ -291,7 +291,7 @@ def undocumented() -> str:
 
 
 def double(number: int) -> int:
-    """Twice as much."""
+    """Return twice the number."""
     return 2 * number
 
 

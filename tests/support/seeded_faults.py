@@ -28,22 +28,22 @@ RELAY: Final = "axon_zmq/broker/core/relay.py"
 WORKER: Final = "axon_zmq/worker/core.py"
 WORLD: Final = "tests/unit/testing/test_simulation.py"
 STAGES: Final[Sequence[str]] = ("not TestWorld", "TestWorld")
-"""pytest's `-k` of the named histories, and of the state machine."""
+"""pytest's `-k` expressions for the named histories and for the state machine."""
 
 
 class Fault(NamedTuple):
-    """One rule, broken."""
+    """A change that breaks one rule."""
 
     name: str
     rule: str
     file: str
     old: str
-    """Occurs once in the file."""
+    """Text that occurs once in the file."""
     new: str
 
 
 class Outcome(NamedTuple):
-    """What the simulation tests made of a copy of the package."""
+    """The result of the simulation tests for a copy of the package."""
 
     failed: str | None
     """The first test that failed; None if all passed."""
@@ -260,7 +260,7 @@ FAULTS: Final[Sequence[Fault]] = (
 
 
 def make_copy(folder: Path, fault: Fault | None) -> None:
-    """Copy what the simulation tests need, and break it."""
+    """Copy the package and the simulation tests, and apply the fault."""
     shutil.copytree(ROOT / "axon_zmq", folder / "axon_zmq")
     (folder / WORLD).parent.mkdir(parents=True)
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
@@ -275,7 +275,7 @@ def make_copy(folder: Path, fault: Fault | None) -> None:
 def seed(fault: Fault | None) -> Outcome:
     """Run the simulation tests against a copy of the package with a fault, or without one.
 
-    They run in a fork of this process, which has imported what is slow to import, and nothing of the package.
+    They run in a fork of this process, which has imported the slow dependencies but not the package.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -293,7 +293,7 @@ def seed(fault: Fault | None) -> Outcome:
 
 
 def _fork(work: Callable[[], int]) -> int:
-    """The exit code of a forked process that does some work."""
+    """Call a function in a forked process, and return its exit code."""
     child = os.fork()
     if not child:
         code = 99
@@ -307,7 +307,7 @@ def _fork(work: Callable[[], int]) -> int:
 
 
 def _run_pytest(folder: Path, stage: str, output: Path) -> int:
-    """Run one stage of the simulation tests of a copy; pytest's exit code."""
+    """Run one stage of the simulation tests of a copy, and return pytest's exit code."""
     os.environ.update(AXON_SIMULATION="quick", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     os.chdir(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "axon_zmq")]:
@@ -324,10 +324,10 @@ def _run_pytest(folder: Path, stage: str, output: Path) -> int:
 
 
 def main(names: Sequence[str]) -> int:
-    """Print a table of faults, and which test caught each; first of all the tests must pass without a fault.
+    """Print a table of faults and the tests that detect them; the first row runs the tests without a fault.
 
     Args:
-        names: Of the faults; none means all of them.
+        names: Names of faults; an empty list means all.
 
     Returns:
         The exit code: 1 if a fault was not caught, or a test fails without one.

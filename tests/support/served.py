@@ -23,7 +23,7 @@ PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in MODES for slot in
 
 
 class Served:
-    """One `scripts/run` in a process of its own."""
+    """A child process that executes `scripts/run`."""
 
     def __init__(self, run_dir: Path, *arguments: str, **env: str) -> None:
         self.run_dir = run_dir
@@ -38,7 +38,7 @@ class Served:
         self.output: list[str] = []
 
     def wait_for(self, text: str) -> None:
-        """Read its output until a line has this text."""
+        """Read the output until a line contains this text."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output.append(line)
@@ -81,5 +81,5 @@ def served(*arguments: str, **env: str) -> Iterator[Served]:
             daemon.process.wait(WAIT_TIMEOUT_S)
             daemon.process.stdout.close()
             for process in daemon.family().values():
-                with suppress(psutil.NoSuchProcess):  # it died with supervisord just now
+                with suppress(psutil.NoSuchProcess):  # it has just ended with supervisord
                     process.kill()

@@ -1,8 +1,8 @@
-"""The code blocks of the documentation, run as a reader would run them, and the tables that are generated.
+"""Runs code blocks of the documentation, and generates its tables.
 
-In a page, `<!-- runnable: name -->` stands right before a fenced block that is to be run. All such blocks of one
-name and language are one script, in order. `<!-- prints: name -->` stands before a `text` block: what the blocks of
-that name, since the last such block, print. There a `…` stands for anything within a line.
+On a page, `<!-- runnable: name -->` directly before a fenced block means that tests run it. All such blocks with one
+name and language form one script, in order. `<!-- prints: name -->` before a `text` block marks the output of the
+blocks with that name since the previous such block. In it, `…` matches any text within a line.
 
 `python -m tests.support.snippets` writes the table of `docs/errors.md` from `errors.ERROR_TYPES`, and the tables of
 `docs/backend.md` from the classes of `protocol/backend.py` and their docstrings.
@@ -33,11 +33,11 @@ from tests.support import ROOT
 
 DOCS = ROOT / "docs"
 DEFAULT_PORT = "5570"
-"""The port in the pages; a script gets the test daemon's."""
+"""The port on the pages; it is replaced by the port of the test daemon."""
 ELIXIR_DEPS = "AXON_ELIXIR_DEPS"
 """Environment variable: a folder with `chumak/ebin` and `msgpax/ebin`."""
 WAIT_TIMEOUT_S = 60.0
-"""Seconds that a script may take."""
+"""Time limit of a script in seconds."""
 
 _BLOCK = re.compile(
     r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
@@ -55,9 +55,9 @@ class Block:
     language: str
     code: str
     line: int
-    """Of its first line of code."""
+    """The line number of the first line of code."""
     role: str | None = None
-    """`runnable`, `prints`, or None for a block that is only read."""
+    """`runnable`, `prints`, or None for a block without a comment."""
     name: str = "page"
 
 
@@ -78,7 +78,7 @@ def blocks(page: Path) -> list[Block]:
 
 @dataclass
 class Step:
-    """A part of a script, and what it prints; None where the page does not say."""
+    """A part of a script with its output; None if the page shows no output."""
 
     code: str = ""
     prints: str | None = None
@@ -98,13 +98,13 @@ class Script:
         return f"{self.page.name}-{self.name}-{self.language}"
 
     def source(self, endpoint: str, more: str = "") -> str:
-        """The script for a daemon at this endpoint, with more code of a test's own at the end."""
+        """The script for a daemon at this endpoint, followed by additional code of a test."""
         port = endpoint.rpartition(":")[2]
         parts = [step.code.replace(DEFAULT_PORT, port) for step in self.steps]
         return f"\n{_SEPARATE[self.language]}\n".join([*parts, *([more] if more else [])])
 
     def check(self, output: str) -> None:
-        """Compare what it printed with what the page says."""
+        """Compare the output with the page."""
         printed = output.split("\x1e\n")
         assert len(printed) == len(self.steps), f"{self}: ended early:\n{output}"
         for step, text in zip(self.steps, printed, strict=True):
@@ -115,7 +115,7 @@ class Script:
 
 
 def scripts(page: Path, language: str) -> list[Script]:
-    """The scripts of one language that a page holds, by name."""
+    """The scripts of one language on a page, by name."""
     made: dict[str, Script] = {}
     last: dict[str, Step] = {}
     for block in blocks(page):
@@ -131,7 +131,7 @@ def scripts(page: Path, language: str) -> list[Script]:
 
 
 def same_text(expected: str, printed: str) -> bool:
-    """Whether it is the same but for blanks at the ends of lines; `…` is anything."""
+    """Whether two texts are equal except for trailing blanks; `…` matches anything."""
     wanted, found = ([line.rstrip() for line in text.strip().splitlines()] for text in (expected, printed))
     return len(wanted) == len(found) and all(
         re.fullmatch(".*".join(map(re.escape, line.split("…"))), there)
@@ -141,21 +141,21 @@ def same_text(expected: str, printed: str) -> bool:
 
 @dataclass
 class Finished:
-    """A script that has run."""
+    """The result of a script."""
 
     lines: list[tuple[float, str]]
-    """Each line of its output, and when it came."""
+    """Each line of the output with the time of its arrival."""
     code: int
     errors: str
 
     @property
     def output(self) -> str:
-        """All that it printed."""
+        """The whole output."""
         return "".join(line for _, line in self.lines)
 
 
 def run(language: str, source: str, folder: Path, hear: Callable[[str], None] = lambda _: None) -> Finished:
-    """Run a script of either language, handing each line to `hear` as it comes; fails unless it ends with 0."""
+    """Run a script, and pass each line to `hear` when it arrives; fails unless the exit code is 0."""
     file = folder / f"script{_SUFFIX[language]}"
     file.write_text(source, encoding="utf-8")
     command = [sys.executable, "-u"] if language == "python" else elixir()
@@ -198,7 +198,7 @@ def _kill_after(process: subprocess.Popen[str], seconds: float) -> Timer:
 
 
 def elixir() -> list[str]:
-    """How to start an Elixir script with chumak and msgpax at hand."""
+    """The command that starts an Elixir script with chumak and msgpax in its path."""
     deps = Path(os.environ[ELIXIR_DEPS])
     return ["elixir", *(part for name in ("chumak", "msgpax") for part in ("-pa", str(deps / name / "ebin")))]
 
@@ -238,7 +238,7 @@ def error_table() -> str:
 
 
 def with_error_table(page: str) -> str:
-    """The page with its table as it should be."""
+    """The page with its generated table."""
     before, begin, rest = page.partition(TABLE_BEGIN)
     _, end, after = rest.partition(TABLE_END)
     assert begin and end, "docs/errors.md has lost the marks around its table"
@@ -246,7 +246,7 @@ def with_error_table(page: str) -> str:
 
 
 class Documented(NamedTuple):
-    """A class, or an attribute of one, and what its docstring says."""
+    """A class or attribute with its docstring."""
 
     name: str
     text: str
@@ -302,7 +302,7 @@ TYPES = {
     "tuple[str, ...]": "list of strings",
     "tuple[str, ...] | None": "list of strings, or nil",
 }
-"""What a field holds on the wire, by its annotation."""
+"""The type of a field on the wire, from its annotation."""
 TO_RUN = (backend.RunStart, backend.Describe, backend.ToRun, backend.RunEnd, backend.RunResume, backend.RunClient)
 """Messages from the broker about a run."""
 FROM_SUPERVISOR = (backend.Processes, backend.Exited, backend.StatusRequest)
@@ -371,11 +371,11 @@ BACKEND_TABLES: Mapping[str, Callable[[], str]] = {
     "mode-status": lambda: key_table(backend.ModeStatus),
     "worker-status": lambda: key_table(backend.WorkerStatus),
 }
-"""The tables of `docs/backend.md`, by the name in the comment before each."""
+"""The tables of `docs/backend.md`, by the names in the comments before them."""
 
 
 def with_backend_tables(page: str) -> str:
-    """The page with its tables as they should be."""
+    """The page with its generated tables."""
     names = [found["name"] for found in _TABLE.finditer(page)]
     assert sorted(names) == sorted(BACKEND_TABLES), "docs/backend.md must contain the marks of each table once"
     return _TABLE.sub(lambda found: f"{found['begin']}\n{BACKEND_TABLES[found['name']]()}\n\n{found['end']}", page)

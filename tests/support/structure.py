@@ -4,7 +4,7 @@ They are read from the source of `axon_zmq` with `ast`. Nothing of it is importe
 can be measured, too. Without an argument, this checkout is measured.
 
 An **arrow** is a pair of units of which the first imports the second, however often. A **unit** is a top-level package
-or module of `axon_zmq`; its `__init__`, the public API, is none. An arrow is **upward** if `LAYERS` in the checkout's
+or module of `axon_zmq`, except its `__init__`, the public API. An arrow is **upward** if `LAYERS` in the checkout's
 `test_architecture.py` has the importing unit below the imported one; the layer of a package is the highest one of
 its entries, so an entry that takes a single module out of its package changes nothing.
 """

@@ -16,7 +16,7 @@ def unshared(*command: str) -> list[str]:
 
 
 def why_not() -> str:
-    """Why no namespace can be made here; empty where one can."""
+    """The reason why no network namespace can be created here, or an empty text."""
     if not shutil.which("unshare") or not shutil.which("ip"):
         return "needs unshare and ip (Debian: util-linux, iproute2)"
     tried = subprocess.run(unshared("ip", "link", "set", "lo", "up"), capture_output=True, text=True)

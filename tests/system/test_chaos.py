@@ -1,4 +1,4 @@
-"""The chaos suite in its short form: what `docs/promises.md` promises, with real faults on real processes."""
+"""The chaos suite: faults in real processes, checked against the promises of `docs/promises.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Elixir package's own tests (ExUnit), its format and its compiler's warnings, wherever there is an `elixir`.
+"""The Elixir package: its tests (ExUnit), format and compiler warnings; skipped without `elixir`.
 
-What is pure is always tested. What talks to a daemon needs AXON_ELIXIR_DEPS, a folder of compiled packages:
-chumak/ebin, msgpax/ebin and, for its transport, erlzmq/ebin; ExUnit says what it leaves out, and how much.
+Tests of pure modules always run. Tests with a daemon need AXON_ELIXIR_DEPS, a folder of compiled packages:
+chumak/ebin, msgpax/ebin and, for its transport, erlzmq/ebin; ExUnit reports the tests that it skips.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The event listener: what a broker hears of supervisord's programs. supervisord is real, the broker a bare ROUTER."""
+"""The event listener between a real supervisord and a ROUTER in place of the broker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ stopwaitsecs=1
 
 
 class Router:
-    """A broker's backend, of which only what it hears is of interest."""
+    """The backend of a broker, which only records messages."""
 
     def __init__(self, run_dir: Path) -> None:
         self._context = zmq.Context()
@@ -68,7 +68,7 @@ class Router:
                 return said
 
     def hear_program(self, name: str, state: str, other_than: int = 0) -> dict[str, Any]:
-        """The first picture in which a program is in a state, under another pid; the whole picture."""
+        """The first list of programs in which a program has the given state and another pid."""
         while True:
             kind, said = self.hear()
             program = said["programs"].get(name) if kind == b"processes" else None
@@ -91,7 +91,7 @@ def run_dir() -> Iterator[Path]:
 
 @contextmanager
 def supervised(run_dir: Path) -> Iterator[None]:
-    """A supervisord with the listener as the rendered configuration has it, and plain programs in place of ours."""
+    """A supervisord with the listener from the generated configuration, and other programs."""
     rendered = conf.render(Settings(run_dir=run_dir), python=sys.executable, directory=str(ROOT))
     [section] = re.findall(r"^\[eventlistener:events\]\n(?:.+\n)+", rendered, flags=re.MULTILINE)
     (run_dir / "supervisord.conf").write_text(BARE.format(run_dir=run_dir) + section)
@@ -133,7 +133,7 @@ def test_the_broker_is_told_of_an_exit_at_once_and_supervisord_restarts_at_once(
         shown = lambda seconds: " ".join(f"{each * 1000:.0f}" for each in seconds)  # noqa: E731
         print(f"ms until the broker heard of an end: {shown(heard)}; until another was running: {shown(back)}")
         assert min(heard) < 0.1
-        assert min(back) < 0.5  # of itself supervisord looks once a second
+        assert min(back) < 0.5  # supervisord alone checks once a second
 
 
 def test_a_broker_that_was_away_is_told_the_current_states(run_dir: Path):
@@ -153,7 +153,7 @@ def test_a_broker_that_was_away_is_told_the_current_states(run_dir: Path):
 
 @contextmanager
 def alone(run_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The listener with pipes to the test, which plays supervisord; nobody answers what it asks."""
+    """The listener with pipes to the test, which plays supervisord; XML-RPC requests get no answer."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SUPERVISOR")}
     command = [sys.executable, "-m", "axon_zmq.supervise.listener", f"--run-dir={run_dir}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -1,4 +1,4 @@
-"""Programs of a running daemon, with a real supervisord: added, removed, restarted under load; and crash loops."""
+"""Programs of a daemon with a real supervisord: scaled, rolled and restarted under load; and crash loops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def daemon() -> Iterator[Served]:
 
 
 class Load:
-    """Streams and runs, one after the other in a few threads, until told to stop; each failure is kept."""
+    """Send streams and runs in a few threads until told to stop, and collect the failures."""
 
     def __init__(self, endpoint: str, threads: int = 4) -> None:
         self.done = 0
@@ -191,7 +191,7 @@ def test_a_spare_that_does_not_register_is_removed_and_nothing_is_changed(daemon
 
 
 LEFT_OVER = {"asking": "input()", "stopping": "breakpoint()", "interrupting": "raise KeyboardInterrupt"}
-"""What an agent's module may still have, and who would wait for it, or end."""
+"""Code that the module of an agent may contain: it delays or ends the process that imports it."""
 
 
 def test_a_roll_stops_at_the_first_new_worker_whose_agents_cannot_be_loaded(tmp_path):
@@ -268,7 +268,7 @@ def test_an_interrupted_roll_stops_after_the_current_program(daemon: Served):
 
 @pytest.fixture
 def stopped_broker(daemon: Served) -> Iterator[str]:
-    """The daemon's is stopped; the command that starts it."""
+    """Stop the broker of the daemon; yields the command that starts it."""
     supervisord.call(daemon.run_dir, "stopProcess", "broker")
     yield f"`supervisorctl -c {daemon.run_dir / 'supervisord.conf'} start broker`"
     supervisord.call(daemon.run_dir, "startProcess", "broker", False)
@@ -375,7 +375,7 @@ def test_a_crash_loop_degrades_its_pool_delays_restarts_and_leaves_others_alone(
         own.wait_for("the processes")
         a_worker_that_hangs_is_killed_and_replaced(own, "run_stream-1")
         with Client(own.endpoint) as client:
-            for number in range(4):  # each with another prompt: else it would be quarantined
+            for number in range(4):  # with different prompts, or the request would be quarantined
                 wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 40)
                 with pytest.raises(Exception, match="worker_lost"):
                     client.run("crashing", f"{number}")

@@ -12,7 +12,7 @@ from tests.support.seeded_faults import FAULTS, RELAY, ROOT, WORKER, Fault
 
 NAMES = ["none", *(fault.name for fault in FAULTS)]
 PARTS = 4
-"""Of the list: pytest-xdist runs them side by side."""
+"""Parts of the list, which pytest-xdist runs in parallel."""
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -1,4 +1,4 @@
-"""Everything as a user starts it: `scripts/run`, a real supervisord, signals and kills."""
+"""The daemon as a user starts it: `scripts/run`, a real supervisord, signals and kills."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.served import BIN, PROGRAMS, family, served
 
 
 def status(run_dir: Path) -> dict[str, str]:
-    """What `supervisorctl status` shows: the state of each program."""
+    """The state of each program by `supervisorctl status`."""
     listing = subprocess.run(
         [BIN / "supervisorctl", "-c", run_dir / "supervisord.conf", "status"], capture_output=True, text=True
     )
@@ -186,7 +186,7 @@ def test_the_committed_configuration_is_the_output_of_axon_zmq_conf():
 
 @pytest.mark.parametrize("folder", ["checkout", "a folder, with spaces & more"])
 def test_plain_supervisord_and_supervisorctl_work_from_a_checkout(folder):
-    """With the default configuration but for the port, which another daemon may hold."""
+    """Use the default configuration except for the port, which another daemon may use."""
     with tempfile.TemporaryDirectory(prefix="axon-") as outer:
         checkout = Path(outer) / folder
         (checkout / "run").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said of wrong ones."""
+"""Settings: their sources, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_environment_of_an_mcp_server_is_never_printed(tmp_path):
     loaded = settings.load()
     for shown in (repr(loaded), str(loaded.toolsets["files"]), conf.render(loaded)):
         assert "s3cret" not in shown
-    with pytest.raises(ValidationError) as caught:  # of code that does not go through `load`
+    with pytest.raises(ValidationError) as caught:  # set by code that does not call `load`
         settings.Settings(toolsets={"x": {"env": "s3cret"}})  # type: ignore[dict-item]
     assert "s3cret" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""A cable is cut: nothing is lost but packets, no FIN and no RST arrives."""
+"""A cable is cut: packets are lost, and neither a FIN nor a RST arrives."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rule_8_a_client_behind_a_cut_cable_is_counted_as_gone_and_its_runs_end_
     while seen < {"cancel", "keep"}:
         seen.add(client.stdout.readline().strip())
     with cut():
-        client.kill()  # its FIN goes nowhere
+        client.kill()  # its FIN is lost
         client.wait()
         client.stdout.close()
         began = time.monotonic()
@@ -75,7 +75,7 @@ def test_rule_8_a_client_behind_a_cut_cable_is_counted_as_gone_and_its_runs_end_
     with Dealer(daemon.endpoint, IDENTITY) as again:
         again.send(b"resume", b"keep", {"from": 1})
         while (message := again.recv())[0] != b"resumed":
-            assert message[:2] == (b"chunk", b"keep")  # live, from before the `resume` was read: its seq tells
+            assert message[:2] == (b"chunk", b"keep")  # sent before the `resume` was read
         messages = again.until_end(b"keep")
         assert [body["seq"] for _, body in messages] == list(range(1, len(messages) + 1))
         kind, body = messages[-1]
@@ -90,9 +90,9 @@ def test_a_stream_over_a_cable_that_was_cut_for_a_while_is_complete(daemon: Daem
         stream = client.stream({"model": f"synthetic:tokens={tokens},delay_ms=10"}, f"{seconds}")
         events = [next(stream)]
         with cut():
-            time.sleep(seconds)  # that long the cable is cut
+            time.sleep(seconds)  # the duration of the cut
         began = time.monotonic()
-        while time.monotonic() - began < 0.1:  # what had come before
+        while time.monotonic() - began < 0.1:  # events that had arrived before
             events.append(next(stream))
         waited = time.monotonic() - began
         events.extend(stream)

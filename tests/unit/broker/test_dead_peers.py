@@ -1,4 +1,4 @@
-"""Dead-peer detection: what the kernel's TCP counters say of a connection."""
+"""Dead-peer detection: decisions from the kernel's TCP counters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axon_zmq.broker.dead_peers import UNANSWERED, judged
 
 
 def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
-    """What the kernel says; `answered`: seconds since the last answer."""
+    """TCP_INFO of a connection; `answered` is the time in seconds since the last acknowledgement."""
     return struct.pack("=8B13I", 1, 0, resent, probes, *[0] * 16, int(answered * 1000))
 
 
@@ -28,5 +28,8 @@ def test_a_host_is_dead_if_it_has_acknowledged_nothing_for_the_time_limit(counte
 
 def test_a_host_with_a_full_receive_window_is_not_dead():
     since, _ = judged(tcp_info(60, probes=1), None, 100.0, 10.0)
-    assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (160.0, False)  # that one was answered, one more is out
+    assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (
+        160.0,
+        False,
+    )  # that probe was acknowledged, the next one was sent
     assert judged(tcp_info(0), since, 160.0, 10.0) == (None, False)

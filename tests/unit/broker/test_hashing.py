@@ -82,7 +82,7 @@ def test_clients_with_large_bodies_take_turns():
 
 
 def test_small_messages_do_not_wait_repeatedly_for_large_bodies_of_others():
-    """One client has large bodies all the time, another sent one, and then says small things all the time."""
+    """One client sends large bodies all the time, another one large body and then small messages all the time."""
     bodies, sent, heard = BodyHasher(MAX_BODY), dict[bytes, int](), list[int]()
     waiting = Counter({b"a": bodies.keep(message(b"a", b"0", 2 * SLICE))})
     for turn in range(2000):
@@ -109,7 +109,7 @@ def test_no_more_messages_are_received_while_too_many_bytes_wait():
     while bodies.full:
         list(bodies.step(9))
     kept = 0
-    while not bodies.full:  # behind the others, and not without end: what is no body is counted, too
+    while not bodies.full:  # queued behind the others, within the limit: frames other than the body are counted, too
         assert bodies.keep(FromClient(b"a", [b"run", b"2", b"h" * limits.MIB, b""], 0.0))
         kept += 1
     assert kept == MAX_BODY // limits.MIB

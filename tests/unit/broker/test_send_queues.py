@@ -21,7 +21,7 @@ def test_large_messages_are_counted_until_zeromq_has_released_them():
     flight = InFlight(per_client=10)
     first, second = Tracker(), Tracker()
     assert flight.has_room(b"a")
-    flight.add(b"a", first, 100)  # one goes whatever its size
+    flight.add(b"a", first, 100)  # one message is sent whatever its size
     assert not flight.has_room(b"a")
     assert flight.has_room(b"b")
     first.done = True
@@ -40,13 +40,13 @@ def test_clients_share_the_bytes_in_flight_and_drained_clients_are_forgotten():
     trackers = [Tracker() for _ in range(40)]
     for number, tracker in enumerate(trackers[:4]):
         flight.add(b"%d" % number, tracker, 50)
-    assert not flight.has_room(b"0")  # 200 for four
+    assert not flight.has_room(b"0")  # 200 bytes for four clients
     assert flight.has_room(b"new")
     for tracker in trackers[:3]:
         tracker.done = True
     assert flight.has_room(b"0")
     for number, tracker in enumerate(trackers):
-        tracker.done = True  # read, and left: nothing is ever sent to it again
+        tracker.done = True  # it has read everything and disconnected
         flight.add(b"once %d" % number, tracker, 50)
     assert int(repr(flight).split()[1]) <= 17
 
@@ -98,7 +98,7 @@ def test_a_blocked_client_loses_chunks_but_not_the_terminal_message():
     outboxes = SendQueues(per_client=2000)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 1500)
     assert outboxes.add(b"a", b"chunk", b"1", b"x" * 200)
-    assert outboxes.add(b"a", b"chunk", b"2", b"x")  # dropped, and said each time: this run may be new
+    assert outboxes.add(b"a", b"chunk", b"2", b"x")  # dropped, and reported each time, because this run may be new
     assert outboxes.add(b"a", b"pong", b"3", b"x")
     outboxes.add(b"a", b"error", b"1", b"the end")
     sent: list[tuple[bytes, bytes, bytes, bytes]] = []

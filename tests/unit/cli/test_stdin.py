@@ -38,7 +38,7 @@ def test_reading_lines_does_not_block_the_loop():
         waiting = asyncio.create_task(source.next())
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        waiting.cancel()  # nothing is lost with a reader that gave up
+        waiting.cancel()  # a cancelled reader loses no line
         os.write(writing, b"one\ntwo\nthr")
         assert [await source.next(), await source.next()] == ["one", "two"]
         os.write(writing, "ee \u00e9".encode())

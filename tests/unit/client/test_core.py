@@ -32,8 +32,8 @@ def test_messages_are_accepted_in_order_only():
     core = ClientCore()
     run = started(core)
     assert chunk(core, 1) is run
-    assert chunk(core, 1) is None  # a repetition
-    assert chunk(core, 3) is None  # a gap: dropped, and asked for once
+    assert chunk(core, 1) is None  # a duplicate
+    assert chunk(core, 3) is None  # after a gap: dropped, and requested once
     assert chunk(core, 4) is None
     assert sent(core) == [(b"resume", {"from": 2})]
     assert chunk(core, 2, 0.1) is run
@@ -258,7 +258,7 @@ def test_an_abandoned_request_is_cancelled_and_ended():
     assert run.ended
     assert sent(core) == [(b"cancel", {})]
     again = started(core)
-    core.abandon(run)  # long ended: its id is another run's now
+    core.abandon(run)  # it has ended, and another run uses its id
     assert sent(core) == []
     assert core.open == {b"1": again}
 

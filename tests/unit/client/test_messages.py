@@ -1,4 +1,4 @@
-"""What a client receives is decoded once: malformed input ends its own request, and bugs are not taken for it."""
+"""Decoding of received messages: malformed input ends its own request; bugs in handlers are raised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VALID = {
     b"pong": {"boot": "one", "limits": {"max_body": 5}},
     b"alive": {"boot": "one", "open": 1},
 }
-"""One correct body of each kind that a client receives."""
+"""A correct body of each kind of message to a client."""
 REQUIRED = {
     b"accepted": [],
     b"chunk": ["seq", "type"],

@@ -1,4 +1,4 @@
-"""The client's core on tool calls: rule 7 of the contract, clause by clause and under arbitrary histories."""
+"""Tool calls in the client core: rule 7 of the protocol, clause by clause and under random histories."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resumed(core: ClientCore, start: int, listed: str, **last: int) -> None:
 
 
 def taken(run: Run) -> list[str]:
-    """The calls that were handed over, each as often as it was."""
+    """The calls that were passed to the application, with repetitions."""
     return [event.call_id for event in run.inbox if isinstance(event, ToolCall)]
 
 
@@ -130,7 +130,7 @@ def test_a_second_resumed_updates_the_open_calls():
     core = ClientCore()
     run = started(core)
     resumed(core, 1, "a", last=2)
-    resumed(core, 1, "", last=3)  # answered meanwhile, by whoever it was
+    resumed(core, 1, "", last=3)  # answered meanwhile
     call(core, 1, "a")
     assert taken(run) == []
 
@@ -168,7 +168,7 @@ def test_a_refused_answer_is_not_sent_again_and_the_call_may_be_answered_again()
     assert answers(core) == []
     core.answer(b"1", "a", {"result": "right"})
     core.outgoing.clear()
-    hear(core, "refused", **{**refused, "error_type": "unknown_request"})  # of the first, as it turns out
+    hear(core, "refused", **{**refused, "error_type": "unknown_request"})  # of the first call
     resumed(core, 2, "a", last=1)
     assert answers(core) == [("a", {"result": "right"})]
     assert [event.error_type for event in run.inbox if isinstance(event, Refused)] == [
@@ -260,7 +260,7 @@ def test_call_tool_accepts_its_own_options():
 
 
 class Worker:
-    """A run at the daemon: its messages, numbered and kept, and its open calls."""
+    """A run in the daemon: its numbered messages, kept for replay, and its open calls."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []
@@ -297,13 +297,13 @@ class Worker:
 
 
 class History:
-    """A worker and one client process after another, whose messages may be lost on the way."""
+    """A worker and successive client processes, whose messages may be lost."""
 
     def __init__(self) -> None:
         self.worker = Worker()
         self.process = 0
         self.runs: list[tuple[int, str]] = []
-        """Each call that was handed over, and to which process."""
+        """Each call that was passed to the application, with its process."""
         self._begin()
 
     def _begin(self) -> None:
@@ -364,7 +364,7 @@ def test_in_any_history_no_call_is_run_twice_by_one_process_and_none_stays_open(
     for what, arrives in steps:
         history.step(what, arrives)
 
-    history.resume()  # nothing is lost any more
+    history.resume()  # from now on no message is lost
     for call_id in history.waiting:
         history.answer(call_id)
     history.send(True)

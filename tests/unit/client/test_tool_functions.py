@@ -1,4 +1,4 @@
-"""Functions as tools, outside of any run: what the model is shown of them, and what they answer."""
+"""Functions as tools, outside of runs: their definitions for the model, and their answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from axon_zmq.events import Complete
 from axon_zmq.jsonschema import self_contained
 from axon_zmq.protocol.msgpack import pack, unpack
 
-# --- what a tool is ---------------------------------------------------------------------------------
+# --- definitions ------------------------------------------------------------------------------------
 
 
 class Unit(Enum):
@@ -62,7 +62,7 @@ def forecast(
 
 
 def body_of(tool: Callable[..., Any] | Tool, **args: Any) -> dict[str, Any]:
-    """What a tool answers, called outside of any run."""
+    """The answer of a tool that is called outside of a run."""
     made = tool if isinstance(tool, Tool) else Tool(tool)
 
     async def at_once(call: Callable[[], Any]) -> Any:
@@ -85,7 +85,7 @@ def test_the_schema_for_the_model_is_built_from_the_signature():
     assert "description" not in shown["hours"]
     returned = definition["returns"]["properties"]
     assert returned["celsius"] == {"type": "number"}
-    assert returned["taken"]["anyOf"][0] == {"format": "date-time"}  # it stays a time, which is no string
+    assert returned["taken"]["anyOf"][0] == {"format": "date-time"}  # it stays a datetime
 
 
 def test_only_values_that_differ_from_the_defaults_are_sent():
@@ -236,7 +236,7 @@ def test_an_invalid_tool_name_or_number_is_rejected_at_once():
         tools.toolbox({"name": "x"})
 
 
-# --- what a tool answers ----------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------
 
 
 def test_arguments_have_the_annotated_types():
@@ -394,7 +394,7 @@ def test_a_tool_answer_has_separate_content_for_the_model_and_the_application():
     }
 
 
-# --- calls that were deferred -----------------------------------------------------------------------
+# --- deferred calls ---------------------------------------------------------------------------------
 
 
 def deferred(calls: list[str], approvals: list[str]) -> Complete:

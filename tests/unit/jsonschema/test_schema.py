@@ -1,4 +1,4 @@
-"""Schemas from clients: hostile patterns, references in every form, and how the judge judges."""
+"""JSON Schemas of clients: patterns, references, limits on the cost, and validation errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def refused(given, match: str):
 
 
 def quickly(call, *args):
-    """What takes a blink here, and would take minutes if it were done the obvious way."""
+    """A task that must take bounded time and would take minutes in a naive implementation."""
     start = time.thread_time()
     result = call(*args)
     assert time.thread_time() - start < 5
@@ -235,7 +235,7 @@ def test_references_that_expand_without_end_are_rejected():
     refused({"anyOf": [{"$ref": "#/$defs/big"}] * 100, "$defs": big}, "2097152 bytes")
 
 
-# --- schemas that refer to themselves -----------------------------------------------------------------
+# --- recursive schemas -------------- -----------------------------------------------------------------
 
 COMMENT = {
     "type": "object",
@@ -245,7 +245,7 @@ COMMENT = {
     "additionalProperties": False,
 }
 THREAD = {"$ref": "#/$defs/Comment", "$defs": {"Comment": COMMENT}}
-"""As pydantic writes a model that refers to itself."""
+"""A recursive schema as pydantic generates it."""
 
 
 def test_a_recursive_definition_is_kept_once_and_the_root_is_an_object():
@@ -351,7 +351,7 @@ def test_dynamic_references_are_rejected():
 
 
 def chained(keyword: str, links: int, end: dict, inside: bool = False):
-    """Definitions of which each refers twice or three times to the next: 2**links paths or more."""
+    """Definitions that refer two or three times to the next one: at least 2**links paths."""
     definitions = {}
     for number in range(links):
         ref = {"$ref": f"#/$defs/d{number + 1}"}
@@ -415,7 +415,7 @@ def test_an_error_in_the_only_branch_for_a_type_is_reported_at_its_position():
     assert faults(given, 5) == [("", "5 is not valid under any of the given schemas")]
 
 
-# --- what JSON does not have ---------------------------------------------------------------------------
+# --- values outside of JSON --- ---------------------------------------------------------------------------
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 NAN = float("nan")
@@ -551,7 +551,7 @@ def test_a_title_becomes_a_name_that_providers_accept(title, name):
     assert (native.name, native.outputs.__name__) == (name, name)
 
 
-# --- what reading and judging may take -------------------------------------------------------------
+# --- cost limits --------------------- -------------------------------------------------------------
 
 
 def faults(given, value):
@@ -559,7 +559,7 @@ def faults(given, value):
 
 
 def copying(name: str, copies: int = 60):
-    """A schema of 4 KB whose references write out to 150 properties each."""
+    """A schema of 4 KB whose references expand to 150 properties each."""
     part = {"type": "object", "properties": {f"{name}{n}": {"type": "string"} for n in range(150)}}
     return {"$defs": {"part": part}, "properties": {f"q{n}": {"$ref": "#/$defs/part"} for n in range(copies)}}
 
@@ -572,7 +572,7 @@ def test_schemas_are_compiled_quickly():
 
 @pytest.mark.parametrize("copies", [2, 20])
 def test_the_schemas_of_one_request_share_a_cost_limit(copies):
-    """Remembered (2 copies) or not (20), a schema takes as much of the budget again."""
+    """A schema uses the budget again for each use, whether it is cached (2 copies) or not (20)."""
     budget, read = schema.Budget(), 0
     with pytest.raises(RequestError, match="over 20000 values") as caught:
         for _ in range(100):
@@ -674,11 +674,11 @@ def one_name_each(count: int) -> list:
 
 
 MOST_S = 0.3
-"""Seconds of CPU time. Alone on a machine each takes at most 0.1; without its bound, minutes."""
+"""Upper limit in seconds of CPU time. On an idle machine each takes at most 0.1 s; without limits, minutes."""
 
 
 def cost(call, *args) -> float:
-    """Seconds of CPU time; the least of some, since other processes share the machine's cores and caches."""
+    """Seconds of CPU time: the minimum of several calls, because other processes share cores and caches."""
 
     def once() -> float:
         start = time.thread_time()

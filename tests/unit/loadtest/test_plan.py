@@ -1,4 +1,4 @@
-"""What a load test refuses before it begins."""
+"""Checks of a load test before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Longer waits before the starts of a process that crashes again and again."""
+"""Growing delays before the starts of a process that crashes repeatedly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_the_delay_grows_up_to_a_maximum():
 
 
 class Clock:
-    """Time that passes while somebody sleeps."""
+    """A clock that advances only while the code sleeps."""
 
     def __init__(self, monkeypatch: Any) -> None:
         self.now = 1000.0
@@ -33,7 +33,7 @@ def test_only_starts_under_supervisord_that_ended_unexpectedly_count_as_crashes(
     assert (tmp_path / "run-1.starts").stat().st_mode & 0o777 == 0o600
     backoff.ended_in_order(tmp_path, "run-1")
     assert backoff.pause(tmp_path, "run-1") == 0.0
-    assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # nothing can be noted
+    assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # no start can be recorded
 
 
 def test_a_process_that_crashes_at_each_start_waits_longest(tmp_path: Path, monkeypatch: Any):

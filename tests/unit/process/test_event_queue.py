@@ -1,4 +1,4 @@
-"""Events reach a core one at a time, and none after a fault."""
+"""Events reach a core one at a time, and none after an exception."""
 
 from __future__ import annotations
 

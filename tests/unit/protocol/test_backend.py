@@ -1,4 +1,4 @@
-"""The typed messages between broker and worker: what is packed can be read, and what is malformed is named."""
+"""Typed messages between broker and worker: round trips, and errors for malformed input."""
 
 from __future__ import annotations
 

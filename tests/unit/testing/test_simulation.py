@@ -1,4 +1,4 @@
-"""Broker, workers and clients under arbitrary histories of losses, restarts and time: the contract's rules hold."""
+"""Broker, workers and clients under random histories of losses, restarts and time, checked against the protocol."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from axon_zmq.testing.simulation import CHUNK, DRAIN_S, STUBBORN, TOOL, Client, 
 from axon_zmq.worker.core import STUCK_GRACE_S, Leave, Phase
 
 SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc"]
-"""What a run does: chunks, tool calls, and not ending when it is asked to."""
+"""The behaviour of a run: chunks, tool calls, or not ending on request."""
 
 
 EXPECTED = {"cancelled", "deadline_exceeded", "overloaded", "no_worker", "shutting_down", "slow_consumer"}
-"""Ends that are nobody's fault."""
+"""Ends of runs that are no error of the client or the agent."""
 FAULTS = [
     *("worker_dies", "worker_dies", "worker_comes", "worker_comes", "worker_hangs_or_goes_on", "worker_leaves"),
     *("broker_is_restarted", "broker_goes", "broker_and_worker_die", "cable", "client_comes"),
@@ -42,7 +42,7 @@ def script_of(body: bytes) -> Iterator[str]:
 
 
 class WorldMachine(RuleBasedStateMachine):
-    """Each rule is something that can happen; the invariants are what clients are promised."""
+    """Each rule is a possible event; the invariants are promises to clients."""
 
     @initialize(workers=st.integers(1, 3))
     def begin(self, workers: int) -> None:
@@ -58,7 +58,7 @@ class WorldMachine(RuleBasedStateMachine):
         self.world.add_client(b"b")
         self.world.pass_time(RECOVERY_S + 1)
 
-    # --- what can happen ---------------------------------------------------------------------------
+    # --- events -------- ---------------------------------------------------------------------------
 
     @rule(
         who=st.sampled_from([b"a", b"b"]),
@@ -109,7 +109,7 @@ class WorldMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.pipes() or self._running())
     @rule(most=st.integers(1, 3))
     def goes_well(self, most: int) -> None:
-        """Everything arrives, runs go on, and clients answer."""
+        """Deliver all messages, continue the runs and answer the calls."""
         for _ in range(most):
             self.world.deliver_all()
             self._answer_all()
@@ -129,7 +129,7 @@ class WorldMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
-    # --- what can go wrong -------------------------------------------------------------------------
+    # --- faults ---------- -------------------------------------------------------------------------
 
     def _client_is_blocked(self, data: st.DataObject) -> None:
         self.world.block(data.draw(st.sampled_from(self._clients())))
@@ -153,7 +153,7 @@ class WorldMachine(RuleBasedStateMachine):
             if worker.is_hung:
                 self.world.wake_worker(worker)
             else:
-                worker.is_hung = self.somebody_died = True  # it will be killed, if it does not go on soon
+                worker.is_hung = self.somebody_died = True  # it is killed unless it continues soon
 
     def _stuck_code_returns(self, data: st.DataObject) -> None:
         if alive := [worker for worker in self._alive() if not worker.is_hung]:
@@ -192,7 +192,7 @@ class WorldMachine(RuleBasedStateMachine):
         self.former.append(client)
         self.world.add_client(client.identity)
 
-    # --- what is promised --------------------------------------------------------------------------
+    # --- promises ------- --------------------------------------------------------------------------
 
     @invariant()
     def rule_1_what_a_client_takes_is_whole_and_in_order(self) -> None:
@@ -253,7 +253,7 @@ class WorldMachine(RuleBasedStateMachine):
                 assert known.busy == len(worker.runs) <= max(worker.slots, known.busy)
 
     def teardown(self) -> None:
-        """However it went: once everything is there again and time has passed, all has ended and nothing is left."""
+        """Whatever happened before: after all processes have returned and time has passed, every run has ended."""
         if not hasattr(self, "world"):
             return
         world = self.world
@@ -316,7 +316,7 @@ class WorldMachine(RuleBasedStateMachine):
         return [(worker, key) for worker in self._alive() if not worker.is_hung for key in worker.runs]
 
     def _leaving_lost(self) -> int:
-        """Workers that died while they left: no fault of what they ran."""
+        """Workers that died while leaving, which does not make their runs suspect."""
         return sum(worker.is_leaving for worker in self.world.starts)
 
 
@@ -327,7 +327,9 @@ TestWorld.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-if os.environ.get("AXON_SIMULATION") == "quick":  # seeded_faults.py: the same histories each time, and no shrinking
+if (
+    os.environ.get("AXON_SIMULATION") == "quick"
+):  # for seeded_faults.py: the same histories each time, without shrinking
     TestWorld.settings = settings(
         TestWorld.settings,
         database=None,
@@ -338,7 +340,7 @@ if os.environ.get("AXON_SIMULATION") == "quick":  # seeded_faults.py: the same h
     )
 
 
-# --- histories that once went wrong, or are worth a name -------------------------------------------
+# --- named histories: regressions and special cases ----- -------------------------------------------
 
 
 def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
@@ -391,7 +393,7 @@ def test_a_request_that_never_reached_the_broker_is_sent_again_and_runs_once():
 
 def test_a_request_dispatched_to_a_worker_that_never_received_it_is_sent_again():
     world, client, id = plain()
-    world.deliver_from(client)  # it reaches the broker, which gives it to the worker
+    world.deliver_from(client)  # it reaches the broker, which dispatches it
     world.kill_broker(lambda _: 0)
     world.start_broker()
     finish(world)
@@ -449,13 +451,13 @@ def test_ended_runs_of_a_worker_that_left_without_a_broker_can_be_resumed(takes_
     [other] = [worker for worker in world.workers.values() if worker is not leaving]
     play(leaving)
     world.cut(client, lambda _: 0)
-    world.kill_broker(lambda _: 0)  # the client has got nothing
+    world.kill_broker(lambda _: 0)  # the client has received nothing
     leaving.put(Leave())
     world.pass_time(1.25)
     assert (leaving.core.phase, len(world.files)) == (Phase.WAITING, 1)
     world.start_broker()
     first, second = (leaving, other) if takes_own_file else (other, leaving)
-    world.deliver_from(first)  # so it is the first to register, and is told to take the file
+    world.deliver_from(first)  # so it registers first and is told to take the file
     world.deliver_from(second)
     world.deliver_all()
     world.pass_time(3.0)
@@ -605,7 +607,7 @@ def test_a_stuck_run_occupies_its_worker_before_its_terminal_message_is_sent():
     world.start_broker()
     world.pass_time(RECOVERY_S + 1)
     world.deliver_all()
-    assert worker.most_running == 1  # as it tells each broker at registration
+    assert worker.most_running == 1  # as it reports to each broker at registration
 
 
 def test_code_that_returns_late_frees_its_slot_and_ends_its_run_only_once():
@@ -668,7 +670,7 @@ def test_a_resuming_client_is_told_the_open_calls_and_answers_them_again():
 
 
 def handed_over() -> tuple[World, Client, bytes, Worker]:
-    """A client that missed the end of a run, whose worker has left; its successor was told to take its file."""
+    """A client that missed the end of a run. The worker has left, and its successor was told to take its file."""
     world, client, id, leaving = running()
     [successor] = [worker for worker in world.workers.values() if worker is not leaving]
     world.cut(client, lambda _: 0)
@@ -716,7 +718,7 @@ def test_a_leaving_worker_finishes_its_runs_before_it_hands_them_over():
 
 def test_a_leaving_worker_accepts_runs_that_were_dispatched_before_the_broker_knew():
     world, client, id = plain(workers=1)
-    world.deliver_from(client)  # the broker gives the run to the worker
+    world.deliver_from(client)  # the broker dispatches the run
     [worker] = world.workers.values()
     assert worker.inbox
     worker.put(Leave())
@@ -750,7 +752,7 @@ def test_a_leaving_worker_reports_leaving_to_each_broker():
     assert [key for key, _ in worker.started] == [(b"a", id)]
 
 
-# --- small things about histories -------------------------------------------------------------------
+# --- helpers -------------------- -------------------------------------------------------------------
 
 
 def running(
@@ -769,7 +771,7 @@ def running(
 
 
 def stuck() -> tuple[World, Client, Worker]:
-    """A worker for one run at a time, whose run does not end when it is asked to."""
+    """A worker with one slot, whose run does not end on request."""
     world = World(lambda _: (STUBBORN, CHUNK))
     worker = world.add_worker("run_stream-0", "run_stream", 1)
     world.pass_time(RECOVERY_S + 1)
@@ -781,7 +783,7 @@ def stuck() -> tuple[World, Client, Worker]:
 
 
 def play(worker: Worker) -> None:
-    """Let a worker's runs go on to their ends."""
+    """Continue the runs of a worker until they end."""
     while worker.runs:
         for key in worker.runs:
             worker.step(key)
@@ -798,7 +800,7 @@ def error_type(client: Client, id: bytes) -> str:
 
 
 def assert_streamed_by_one(client: Client, id: bytes, worker: Worker) -> None:
-    """A request completed, and all of it came from one worker."""
+    """Check that a request completed and all its messages came from one worker."""
     *chunks, end = client.events[id]
     assert isinstance(end, Complete), end
     assert {chunk.data.partition(":")[0] for chunk in chunks} == {worker.routing_id.decode()}
@@ -806,7 +808,7 @@ def assert_streamed_by_one(client: Client, id: bytes, worker: Worker) -> None:
 
 
 def assert_started_again_after_the_resume_window(world: World, client: Client, id: bytes) -> None:
-    """A new run with the same id, whose worker dies before it sends anything, is started on another worker."""
+    """Check that a new run with the same id is started on another worker if its first one dies without a message."""
     world.pass_time(limits.RESUME_WINDOW + 1)
     world.add_worker("run_stream-8", "run_stream", 2)
     world.add_worker("run_stream-9", "run_stream", 2)

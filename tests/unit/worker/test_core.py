@@ -1,4 +1,4 @@
-"""The worker's rules, one test for each clause, in memory: no socket, no clock, no event loop."""
+"""The worker core in memory: one test for each rule."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Bench:
         return [effect.message for effect in self.of(Control)]
 
     def stick(self) -> ActiveRun:
-        """A run whose code did not end in time; its terminal message was sent."""
+        """A run whose code did not end in time, and whose terminal message was sent."""
         run = self.start()
         self.end()
         self.tick(END_GRACE_S)
@@ -289,7 +289,7 @@ def test_a_malformed_run_request_is_answered_with_an_error():
 
 
 def leaving(phase: Phase) -> Bench:
-    """A worker with one ended run, that far on its way."""
+    """A worker with one ended run, in the given phase of leaving."""
     bench = Bench()
     bench.complete(bench.start())
     run = bench.start(b"2")
@@ -392,7 +392,7 @@ def test_a_file_that_was_read_late_is_handed_over_too():
 
 
 def test_an_ended_run_keeps_only_its_messages_alive():
-    """Its deadline may be an hour away, and what executes it holds the request, which may have many megabytes."""
+    """The deadline may be an hour away, and the code of a run holds its request, which may have many megabytes."""
 
     class Shell:
         def listed(self) -> list[dict[str, Any]]:

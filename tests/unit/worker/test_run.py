@@ -1,4 +1,4 @@
-"""A worker that is behind with its work makes its chunks larger, not its queues longer."""
+"""A worker that is late merges chunks instead of queueing more of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from axon_zmq.worker.run import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Run
 
 
 class FakeLink:
-    """A link on a loop that is as late as it is told."""
+    """A link on an event loop with a given lateness."""
 
     def __init__(self) -> None:
         self.is_late = 0.0

@@ -1,4 +1,4 @@
-"""The broker's rules, one test for each clause, in memory; the rules' numbers are the contract's."""
+"""The broker core in memory: one test for each clause of the protocol's numbered rules."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_no_run():
     worker = bench.add_worker(b"w")
     bench.send(A, "run", b"1")
     bench.send(A, "run", b"2", {"timeout_ms": 1000})
-    bench.now += 1.1  # and no Tick
+    bench.now += 1.1  # without a Tick
     bench.finish(worker, (A, b"1"))
     assert len(bench.dispatched) == 1
     assert error_type(bench.replies(A, b"2")) == "deadline_exceeded"
@@ -434,10 +434,10 @@ def test_rule_7_workers_are_notified_when_a_client_is_gone_and_when_it_returns()
     bench = Bench()
     worker = bench.add_worker(b"w", slots=1)
     bench.send(A, "run", b"1")
-    bench.send(A, "run", b"2")  # it waits: nobody has to be told
+    bench.send(A, "run", b"2")  # it is queued: there is no worker to notify
     bench.client_gone(A)
     assert worker.told == [("gone", b"1", b"")]
-    bench.register(worker)  # its link was down: it takes all clients to be there
+    bench.register(worker)  # after a reconnect it assumes that all clients are connected
     assert worker.told == [("gone", b"1", b"")] * 2
     bench.finish(worker, (A, b"1"))
     assert worker.told[2:] == [("gone", b"2", b"")]  # started while its client is away
@@ -464,7 +464,7 @@ def test_rule_3_a_late_message_is_refused_and_one_for_an_unknown_run_is_an_error
         body = unpack(answer.body, "refused")
         assert (answer.kind, body["of"], body["error_type"]) == (b"refused", kind, "invalid_request")
         assert body.get("call_id") == header.get("call_id")
-        assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # another client's
+        assert error_type_of(bench.send(B, kind, b"1", header)) == "unknown_request"  # of another client
 
 
 def test_a_tool_result_that_is_too_large_is_refused_with_its_call_id():
@@ -624,7 +624,7 @@ def test_describe_needs_a_worker_but_no_free_slot():
     bench.send(A, "resume", b"d")
     bench.finish(worker, (A, b"d"), b"catalog")
     assert [kind for kind, _ in bench.replies(A, b"d")] == ["accepted", "resumed", "resumed", "catalog"]
-    bench.send(A, "describe", b"d")  # its id is free at once
+    bench.send(A, "describe", b"d")  # its id can be reused at once
     assert len(bench.dispatched) == 3
 
 

@@ -1,4 +1,4 @@
-"""What the core does when processes hang, die, come back or go: one test for each promise, in memory."""
+"""The broker core in memory when processes hang, die, return or leave: one test for each promise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def body_of(sent: list[ToClient]) -> dict:
 
 
 def let_time_pass(bench: Bench, seconds: float, but: FakeWorker | None = None) -> None:
-    """In steps as small as the loop's, all workers but one making progress."""
+    """Advance the time in steps as small as those of the loop; all workers except one report progress."""
     for _ in range(int(seconds / HOUSEKEEPING_S)):
         others = [worker for worker in bench.workers.values() if worker is not but]
         for worker in others:
@@ -90,7 +90,7 @@ def test_time_in_which_the_broker_itself_was_stopped_does_not_count():
     bench = Bench(hang_seconds=10)
     worker = bench.add_worker(b"w")
     bench.workers = {}
-    bench.pass_time(60)  # one look after a minute: the machine slept
+    bench.pass_time(60)  # a single tick after a minute: the machine was suspended
     assert bench.killed == []
     bench.workers = {b"w": worker}
     let_time_pass(bench, 9, but=worker)
@@ -101,12 +101,12 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_its_messages_are_read(
     bench = Bench()
     worker = bench.add_worker(b"w", slots=5)
     bench.send(A, "run", b"1")
-    bench.feed(FromWorker(b"listener", b"exited", pack({"name": "w", "pid": 1})))  # another process's pid
+    bench.feed(FromWorker(b"listener", b"exited", pack({"name": "w", "pid": 1})))  # the pid of another process
     bench.send(A, "run", b"2")
     bench.feed(FromWorker(b"listener", b"exited", pack({"name": "w", "pid": worker.pid})))
     bench.send(A, "run", b"3")
     assert [key[1] for _, key, _ in bench.dispatched] == [b"1", b"2"]
-    bench.finish(worker, (A, b"1"))  # it still got that out
+    bench.finish(worker, (A, b"1"))  # it still sent this message
     bench.lose(worker)
     assert [kind for kind, _ in bench.terminals((A, b"1"))] == ["complete"]
     assert error_type(bench.replies(A, b"2")) == "worker_lost"
@@ -119,7 +119,7 @@ def test_a_worker_that_hung_when_the_broker_died_is_killed():
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}, "run-2": {"state": "RUNNING", "pid": 5000}}
     bench.feed_control(listener, b"processes", programs=programs | {"run-3": {"state": "RUNNING", "pid": 4713}})
     bench.pass_time(RECOVERY_S)
-    bench.add_worker(b"run-3.ghi")  # it was only slow
+    bench.add_worker(b"run-3.ghi")  # it was only late
     while bench.now < 1029:
         bench.pass_time(HOUSEKEEPING_S)
     assert bench.killed == []
@@ -131,7 +131,7 @@ def test_a_worker_that_hung_when_the_broker_died_is_killed():
 def test_after_a_pause_of_the_broker_idle_workers_are_used_again():
     bench = Bench()
     bench.add_worker(b"w")
-    bench.now += 20  # the machine slept
+    bench.now += 20  # the machine was suspended
     assert bench.send(A, "run", b"1") == []
     bench.feed(Tick())
     assert [key for _, key, _ in bench.dispatched] == [(A, b"1")]
@@ -213,7 +213,7 @@ def test_runs_that_were_lost_together_are_spread_over_workers():
     bench.lose(first)
     assert len(second.runs) == SUSPECTS_PER_WORKER
     bench.send(B, "run", b"innocent")
-    assert (B, b"innocent") in second.runs  # nobody waits behind suspects
+    assert (B, b"innocent") in second.runs  # other runs do not wait for suspects
     while second.runs:
         bench.finish(second, next(iter(second.runs)))
     assert all(bench.terminals((A, b"%d" % number)) for number in range(50))
@@ -285,7 +285,7 @@ def test_a_crash_loop_degrades_only_its_own_pool_for_a_minute():
         bench.lose(worker)
     assert degraded(bench) == ["run"]
     bench.feed(FromWorker(b"run-1.x", b"ready", ready(FakeWorker(b"run-1.x", "run", 1), "run-1")))
-    assert degraded(bench) == ["run"]  # it is there again, but for how long
+    assert degraded(bench) == ["run"]  # it has returned, perhaps only for a moment
     bench.pass_time(CRASH_WINDOW_S + 1)
     assert degraded(bench) == []
 
@@ -397,7 +397,7 @@ def test_rule_6_runs_that_only_waited_are_known_and_can_be_sent_again():
     assert (kind, body["error_type"], body["details"]["may_have_run"]) == ("error", "unknown_request", False)
     assert after.workers[b"w"].resumed == [((A, b"running"), 1)]
     after.send(A, "run", b"waiting")
-    assert after.journal == {(A, b"waiting")}  # it waits again
+    assert after.journal == {(A, b"waiting")}  # it is queued again
     assert worker.identity in before.workers
 
 
@@ -497,7 +497,7 @@ def test_a_broker_that_is_stopped_during_recovery_stops_when_recovery_ends():
 
 
 def test_an_event_caused_by_an_effect_is_handled_after_the_other_effects():
-    """A client is blocked by `accepted`: the run must be at its worker before it is asked to end."""
+    """`accepted` blocks the client: the run must reach its worker before it is asked to end."""
     order: list[str] = []
 
     class Core:
@@ -534,7 +534,7 @@ def test_a_restart_of_the_broker_alone_ends_no_queued_run():
     bench.add_worker(b"w")
     bench.send(A, "run", b"1")
     bench.send(A, "run", b"2")
-    bench.send(A, "run_stream", b"3")  # no worker of that mode is there to go on
+    bench.send(A, "run_stream", b"3")  # no worker of that mode remains
     bench.stop()
     assert bench.replies(A, b"2") == []
     assert bench.journal == {(A, b"2")}
@@ -690,7 +690,7 @@ def test_the_journal_records_queued_runs_and_registered_workers_for_the_next_bro
         *(Registered(b"w1", 11), Registered(b"w2", 22), Unregistered(b"w1", 17.5), Unregistered(b"never", 0.0)),
     ):
         journal.remember(effect)
-    after = Journal(file, ("legacy",), 20.0)  # the first was not closed: as after SIGKILL
+    after = Journal(file, ("legacy",), 20.0)  # the first journal was not closed, as after SIGKILL
     assert after.previous == PreviousState(
         waiting=frozenset({(A, b"2")}), workers={b"w2": 22}, lost_at=17.5, handover_files=("legacy",)
     )
@@ -770,7 +770,7 @@ def test_an_earlier_journal_is_invalidated_once_it_cannot_be_kept_current(tmp_pa
     journal = Journal(file, (), 5.0)
     journal.remember(Enqueued(A, b"waits"))
     journal.close()
-    (tmp_path / "journal.new").mkdir()  # nothing can be written there
+    (tmp_path / "journal.new").mkdir()  # the journal cannot be written there
     full = Journal(file, (), 6.0)
     assert full.previous.waiting == {(A, b"waits")}
     full.remember(Dequeued(A, b"waits"))

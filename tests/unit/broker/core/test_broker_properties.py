@@ -1,4 +1,4 @@
-"""The core under arbitrary histories: hypothesis drives clients, workers, losses and time, and the promises hold."""
+"""The broker core under random histories: hypothesis drives clients, workers, losses and time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIENTS = [b"a", b"b", b"c"]
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """Each rule is something that can happen; the invariants are what a client is promised."""
+    """Each rule is a possible event; the invariants are promises to a client."""
 
     @initialize(queued=st.integers(1, 6), of_client=st.integers(1, 6))
     def start(self, queued: int, of_client: int) -> None:
@@ -25,10 +25,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.requests: dict[Key, int] = {}
         """Every run ever sent, and its `max_attempts`."""
         self.left_with: Counter[Key] = Counter()
-        """How often a run was on a worker that died while it was leaving: no fault of the run's."""
+        """How often a run was on a worker that died while leaving, which does not make the run suspect."""
         self.names = 0
 
-    # --- what can happen ---------------------------------------------------------------------------
+    # --- events -------- ---------------------------------------------------------------------------
 
     @rule(
         client=st.sampled_from(CLIENTS),
@@ -56,7 +56,7 @@ class BrokerMachine(RuleBasedStateMachine):
         client, id = data.draw(st.sampled_from(list(self.requests)))
         if (
             kind != "nonsense" or self.bench.broker.runs.get((client, id)) is not None
-        ):  # without a run it gets an error of its own
+        ):  # without a run it is answered with an error
             header = {"call_id": "c"} if kind == "tool_result" else None
             self.bench.send(client, kind, id, header, b"body" if kind == "steer" else b"")
 
@@ -102,7 +102,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def _running(self) -> list[tuple[FakeWorker, Key]]:
         return [(worker, key) for worker in self.bench.workers.values() for key in worker.runs]
 
-    # --- what is promised --------------------------------------------------------------------------
+    # --- promises ------- --------------------------------------------------------------------------
 
     @invariant()
     def a_run_is_held_by_one_worker_at_most_and_never_after_its_end(self) -> None:
@@ -151,7 +151,7 @@ class BrokerMachine(RuleBasedStateMachine):
         broker = self.bench.broker
         queued = [run for run in broker.runs if run.state.value == "queued"]
         pool = broker.workers.pools["run"]
-        # A run that is given back by a lost worker is not turned away for the bound.
+        # A run returned by a lost worker is queued even if the queue is full.
         assert pool.waiting == len(queued)
         assert pool.waiting_bytes == sum(len(run.body) + 4 * len(run.undelivered) for run in queued)
 
@@ -174,7 +174,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert set(client.open) == unfinished
 
     def teardown(self) -> None:
-        """However it went: with workers and time, every run ends, and nothing is left."""
+        """Whatever happened before: with workers and enough time every run ends, and no state remains."""
         if not hasattr(self, "bench"):
             return
         for _ in range(50):

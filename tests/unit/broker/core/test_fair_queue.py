@@ -27,7 +27,7 @@ def test_no_waiting_client_is_skipped_by_the_fair_queue(arrivals):
     served_in_round: set[bytes] = set()
     while queue.count:
         item = queue.pop()
-        assert waiting[item.client].popleft() is item  # each client's own order
+        assert waiting[item.client].popleft() is item  # the order of each client
         if item.client in served_in_round:
             assert not [c for c, items in waiting.items() if items and c not in served_in_round]
             served_in_round = set()

@@ -13,7 +13,7 @@ from axon_zmq.worker.adapter.client_tools import RemoteCall, RemoteCalls, remote
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_a_tool_timeout_can_be_paused_when_it_has_just_expired(kind):
-    """For a time that has passed, uvloop returns a handle that does not know its time."""
+    """uvloop returns a handle without its time if the time has passed."""
     sent: list[bytes] = []
 
     async def pause() -> None:

@@ -1,4 +1,4 @@
-"""What this project relies on in pydantic-ai beyond its documentation: each in one place, each checked by behaviour.
+"""Undocumented behaviour of pydantic-ai on which this project relies: a behavioural test for each use.
 
 To verify another version: install it, run this file, and add the version to `compat.VERIFIED`.
 """
@@ -73,7 +73,7 @@ def test_the_installed_version_of_pydantic_ai_is_a_verified_one():
 
 
 def answering(*parts: Any, then: str = "done") -> FunctionModel:
-    """A model that makes one response of `parts`, and answers `then` to what came of it."""
+    """A model that first responds with `parts`, and then with `then`."""
 
     def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
         is_first = not any(isinstance(message, ModelResponse) for message in messages)
@@ -118,7 +118,7 @@ async def ignore(_context: RunContext[Any], events: Any) -> None:
 
 
 def failure(agent: Agent[Any, Any], **options: Any) -> Exception:
-    """The exception of a run."""
+    """The exception that a run raises."""
     with pytest.raises(Exception) as caught:
         asyncio.run(agent.run("go", **options))
     return caught.value
@@ -239,7 +239,7 @@ def test_other_errors_are_not_taken_for_failed_downloads():
     assert compat.download_failure(error) is None
 
 
-# --- where an exception was raised -----------------------------------------------------------------
+# --- origins of exceptions ------ -----------------------------------------------------------------
 
 
 def test_the_tool_that_raised_is_identified():
@@ -277,7 +277,7 @@ def test_code_for_a_providers_api_is_recognized_by_its_module():
     assert not compat.is_raised_by_model_code(AttributeError())
 
 
-# --- what exceptions hold --------------------------------------------------------------------------
+# --- data of exceptions -- --------------------------------------------------------------------------
 
 
 def test_the_last_attempt_of_a_fallback_model_is_the_last_exception_of_the_group():
@@ -475,7 +475,7 @@ def test_a_model_without_streaming_is_recognized_before_the_request():
 
 
 class Suspending(WrapperModel):
-    """Suspends its first response, as models do that pause a turn."""
+    """A model that suspends its first response, as models with paused turns do."""
 
     def __init__(self, wrapped: Model) -> None:
         super().__init__(wrapped)
@@ -539,7 +539,7 @@ def test_capabilities_that_handle_events_are_recognized(capabilities, has_hooks)
 
 
 class Marked(PartDeltaEvent):
-    """An event of our own."""
+    """An event type of this project."""
 
 
 def test_replaced_events_reach_the_handler_unchanged_and_the_original_events_are_read_on_demand():
@@ -557,7 +557,7 @@ def test_replaced_events_reach_the_handler_unchanged_and_the_original_events_are
         async def request_stream(self, *request: Any, **more: Any) -> AsyncIterator[Any]:
             async with self.wrapped.request_stream(*request, **more) as response:
                 original = compat.replace_events(response, lambda: events(original))
-                before = list(read)  # FunctionModel reads its first word when it is opened
+                before = list(read)  # FunctionModel reads its first item when it is opened
                 yield response
                 assert before == ["a"]
 
@@ -625,7 +625,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-# --- nothing of the kind is used elsewhere ---------------------------------------------------------
+# --- no undocumented use elsewhere -------- ---------------------------------------------------------
 
 PACKAGE = ROOT / "axon_zmq"
 COMPAT = PACKAGE / "worker" / "adapter" / "compat.py"
@@ -652,7 +652,7 @@ TRACEBACKS = frozenset(("__code__", "f_code", "f_globals", "f_locals", "tb_frame
 TEXT_METHODS = frozenset(
     ("startswith", "endswith", "find", "rfind", "index", "count", "partition", "rpartition", "split", "splitlines")
 )
-"""Methods that take a text apart or look for something in it."""
+"""Methods that split or search a text."""
 PRIVATE = re.compile(r"_[a-z]\w*")
 NOT_PRIVATE = frozenset(("_asdict", "_exit", "_fields", "_make", "_replace"))
 """Documented names of `NamedTuple` and `os`."""
@@ -663,11 +663,11 @@ NOT_OF_PYDANTIC_AI = {
     "vars(logging.makeLogRecord({}))": "the fields of a log record",
     "vars(record)": "the fields of a log record",
 }
-"""Findings, by their source, that are about another library."""
+"""Findings that concern another library, by their source."""
 
 
 class Scanner(ast.NodeVisitor):
-    """Finds what belongs into compat.py: `found` has one line of source, and the reason, for each."""
+    """Finds undocumented uses, which belong into compat.py: `found` has a line of source and a reason for each."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.found: list[tuple[str, str]] = []
@@ -729,7 +729,7 @@ class Scanner(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Our own words for a person; only what is inserted into them is looked at."""
+        """A message of this project: only the inserted expressions are checked."""
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
                 self.visit(value)
@@ -817,7 +817,7 @@ def root_of(node: ast.AST) -> str | None:
 
 
 def is_text_of_error(node: ast.AST) -> bool:
-    """`str(error)`, `repr(error)`, `error.message`, `error.args[0]`, and what is made of these alone."""
+    """`str(error)`, `repr(error)`, `error.message`, `error.args[0]`, and expressions of these alone."""
     match node:
         case ast.Call(func=ast.Name("str" | "repr"), args=[ast.Name()]):
             return True
@@ -833,7 +833,7 @@ def is_text_of_error(node: ast.AST) -> bool:
 
 @cache
 def pydantic_ai_source() -> str:
-    """All modules of pydantic-ai, in which the beginning of a text can be looked up."""
+    """The source of all modules of pydantic-ai, in which the beginning of a text is searched."""
     spec = find_spec("pydantic_ai")
     assert spec is not None
     assert spec.origin is not None
@@ -904,7 +904,7 @@ SEEDS = {
     "a patched function": "import pydantic_ai\npydantic_ai.models.check = None",
     "a patched class": 'from pydantic_ai import Agent\nsetattr(Agent, "run", run)',
 }
-"""What modules have done, or might do, each of which belongs into compat.py."""
+"""Undocumented uses that modules have had or might have, which belong into compat.py."""
 
 
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS.keys())

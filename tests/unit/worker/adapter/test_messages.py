@@ -1,7 +1,7 @@
-"""Prompts, messages and events of every type that pydantic-ai has, through the daemon and back, unharmed.
+"""Prompts, messages and events of every type that pydantic-ai has.
 
-The types are found by walking pydantic-ai's own unions, so that one that a later version adds fails here
-until somebody has treated it.
+The types are collected from pydantic-ai's unions, so that a type which a later version adds makes these tests fail
+until this project supports it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from tests.support.content import (
 
 
 def members(hint: Any) -> Iterator[Any]:
-    """What a union is made of; unions in it are opened, generics lose their arguments."""
+    """The members of a union; nested unions are expanded, generics are reduced to their origin."""
     if hasattr(hint, "__value__"):
         yield from members(hint.__value__)
     elif get_origin(hint) is typing.Annotated:
@@ -85,7 +85,7 @@ def members(hint: Any) -> Iterator[Any]:
 
 
 def held(hint: Any) -> Iterator[type]:
-    """Each dataclass that a value of this type may hold, one level down."""
+    """Each dataclass that a value of this type may contain directly."""
     if hasattr(hint, "__value__"):
         hint = hint.__value__
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -98,7 +98,7 @@ def held(hint: Any) -> Iterator[type]:
 
 
 def reachable(*hints: Any) -> set[type]:
-    """Each dataclass that values of these types may hold, at any depth."""
+    """Each dataclass that values of these types may contain at any depth."""
     found: set[type] = set()
     pending = [kind for hint in hints for kind in held(hint)]
     while pending:
@@ -120,7 +120,7 @@ def instances(value: Any) -> Iterator[Any]:
 
 
 def untold_fields(kinds: set[type], samples: list[Any]) -> list[str]:
-    """Fields that every sample leaves as they are by default."""
+    """Fields that have their default value in every sample."""
     told: dict[type, list[Any]] = {}
     for instance in instances(samples):
         told.setdefault(type(instance), []).append(instance)
@@ -184,12 +184,12 @@ def test_each_field_of_a_message_is_set_in_some_sample():
 
 
 def as_json(given: list[Any]) -> str:
-    """pydantic-ai's own form of messages, with what its `==` leaves out; bytes are base64."""
+    """The form of messages that pydantic-ai dumps, with fields that `==` ignores; bytes are base64."""
     return ModelMessagesTypeAdapter.dump_json(given).decode()
 
 
 def times(value: Any) -> Iterator[Any]:
-    """Each value under a key that says it is a time."""
+    """Each value whose key marks it as a datetime."""
     if isinstance(value, dict):
         yield from (item for key, item in value.items() if key in ("timestamp", "at") and item is not None)
         value = list(value.values())
@@ -227,7 +227,7 @@ def test_a_long_history_is_read_in_one_validation():
     assert messages.dump([]) == []
 
 
-# --- what tools leave in messages -------------------------------------------------------------------
+# --- tool results in messages --- -------------------------------------------------------------------
 
 
 class Color(enum.Enum):
@@ -265,7 +265,7 @@ class Pair(NamedTuple):
 
 
 class Moment(datetime):
-    """A time of a type of its own, as pendulum and pandas have them."""
+    """A subclass of datetime, as pendulum and pandas have."""
 
 
 class Broken(BaseModel):
@@ -324,7 +324,7 @@ KEPT: list[tuple[Any, Any]] = [
     ({"a": {"b": RAW}}, {"a": {"b": RAW}}),
     ("é\x00", "é\x00"),
 ]
-"""What stays what it is, or becomes what is the same in every language."""
+"""Values that stay unchanged or become their equivalent in every language."""
 PLAIN: list[tuple[Any, Any]] = [
     (datetime(2024, 2, 29, 12, 30), "2024-02-29T12:30:00"),
     (date(2024, 2, 29), "2024-02-29"),
@@ -359,7 +359,7 @@ PLAIN: list[tuple[Any, Any]] = [
     ({True: "a", 1.5: "b", b"c": "c"}, {"true": "a", "1.5": "b", "c": "c"}),
     ({(1, 2): "a", date(2024, 2, 29): "b"}, {"1,2": "a", "2024-02-29": "b"}),
 ]
-"""What is made plain."""
+"""Values that are converted to plain values."""
 TOLD: list[tuple[Any, Any]] = [
     (ValueError("no such place"), "no such place"),
     (len, str(len)),
@@ -373,7 +373,7 @@ TOLD: list[tuple[Any, Any]] = [
     (Model(inner=(1, 2**64)), IN_MAP | {"inner": [1, str(2**64)]}),
     ([2**70, Broken(), RAW], [str(2**70), "x=1", RAW]),
 ]
-"""What has no plain form: told in text, in messages; refused in an answer."""
+"""Values without a plain form: described as text in messages, rejected in a result."""
 PLACES: dict[str, tuple[Any, Any]] = {
     "what a tool returned": (
         lambda value: ModelRequest([ai.ToolReturnPart("t", value, "1", timestamp=AT)]),
@@ -589,7 +589,7 @@ def test_an_invalid_part_is_rejected_with_its_position_and_a_fix(part, pointer, 
         messages.prompt(tool_result(over_the_wire({"result": 1, "content": [part]})).content, "/content")
 
 
-# --- what no client may ask for ---------------------------------------------------------------------
+# --- forbidden requests ------- ---------------------------------------------------------------------
 
 LOCAL: dict[str, Any] = {"url": "http://127.0.0.1:1/x.png", "media_type": "image/png", "force_download": "allow-local"}
 URL_KINDS = sorted(kind.kind for kind in set(members(ai.UserContent)) - {str} if issubclass(kind, ai.FileUrl))
@@ -624,7 +624,7 @@ def test_a_history_cannot_request_downloads_from_local_addresses(kind, message, 
 
 @pytest.mark.parametrize("more", [{}, {"file_id": "x", "provider_name": "openai"}, {"data": b"x"}, {"content": "x"}])
 def test_a_map_without_a_kind_is_not_taken_for_a_url(more):
-    """So it may say what it likes, as a tool's own data."""
+    """A tool result may contain such maps, as data of the tool."""
     for message in (in_tool_return(LOCAL | more), in_native_return(LOCAL | more)):
         loaded = messages.load(over_the_wire({"m": [message]})["m"])
         assert not [each for each in instances(loaded) if isinstance(each, ai.FileUrl)]
@@ -730,7 +730,7 @@ def test_each_event_and_delta_has_a_sample():
 
 def test_each_field_of_an_event_is_set_in_some_sample():
     untold = untold_fields(reachable(ai.AgentStreamEvent), [*EVENTS, *MESSAGES, ModelRequest(OLD_RETRIES)])
-    families = ("CustomEvent.", "CapabilityEvent.")  # told by their own kinds
+    families = ("CustomEvent.", "CapabilityEvent.")  # distinguished by their kinds
     untold = [name for name in untold if name not in NEVER_TOLD and not name.startswith(families)]
     assert not untold, f"new in pydantic-ai: {untold}. Give each another value than its default in a sample"
 

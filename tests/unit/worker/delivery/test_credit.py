@@ -39,7 +39,7 @@ def test_merged_text_is_complete_and_in_order(steps):
 
 
 def whole(chunks: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
-    """Runs of the same type and step: their text joined, of outputs the last one."""
+    """Merge consecutive chunks of the same type and step: text is joined, of outputs the last one is kept."""
     runs: list[tuple[str, int, str]] = []
     for each in chunks:
         type, step, data = each["type"], each["step"], each["data"]

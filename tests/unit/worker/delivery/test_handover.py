@@ -107,7 +107,7 @@ def test_a_file_over_the_size_limit_is_not_read_and_not_deleted(tmp_path: Path):
     assert [path.name for path in files(tmp_path)] == [name]
 
 
-# --- the shelf -------------------------------------------------------------------------------------
+# --- the replay store ------------------------------------------------------------------------------
 
 ENDS = st.lists(st.one_of(st.none(), st.floats(NOW - 50, NOW)), max_size=8)
 

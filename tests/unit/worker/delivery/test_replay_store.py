@@ -19,7 +19,7 @@ def test_ended_runs_are_kept_for_the_resume_window_and_within_the_byte_limit():
     for number in range(4):
         shelf.end((b"a", b"%d" % number), float(number))
     shelf.tidy(4.0)
-    assert [key[1] for key, _ in shelf] == [b"4", b"2", b"3"]  # the open one and the last that ended
+    assert [key[1] for key, _ in shelf] == [b"4", b"2", b"3"]  # the open run and the one that ended last
     shelf.tidy(limits.RESUME_WINDOW + 2.5)
     assert [key[1] for key, _ in shelf] == [b"4", b"3"]
 

@@ -1,4 +1,4 @@
-"""What leaves the model is relayed as it leaves it, and pydantic-ai hears of it all the same, some at a time."""
+"""The relaying model sends deltas at once and passes them to pydantic-ai in merged form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Seen = tuple[list[tuple[str, Any, int, int]], list[AgentStreamEvent], Any]
 
 
 def run(agent: Agent[Any, Any], model: Model, wrap: Callable[[Model, Any], Model] = RelayingModel) -> Seen:
-    """Run an agent as `run_stream` does."""
+    """Run an agent in the way of `run_stream`."""
     chunks: list[tuple[str, Any, int, int]] = []
     events: list[AgentStreamEvent] = []
     relay = Chunks(lambda *chunk: chunks.append(chunk), False, lambda: False).relay
@@ -60,7 +60,7 @@ def test_a_request_whose_run_is_cancelled_when_it_is_just_ready_is_ended(monkeyp
     async def cancelled_meanwhile(*tasks: asyncio.Task[Any], msg: object = None) -> None:
         await drain(*tasks, msg=msg)
         if len(tasks) == 1:
-            raise asyncio.CancelledError  # as its `await` does where a cancel comes there
+            raise asyncio.CancelledError  # as its `await` does if the task is cancelled there
 
     async def play() -> None:
         requests = OpenRequests()
@@ -136,7 +136,7 @@ def test_chunks_sent_by_a_tool_keep_their_position():
 
 
 class Watching(AbstractCapability[Any]):
-    """Takes part in every event."""
+    """A capability that handles every event."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -156,7 +156,7 @@ def test_a_capability_that_handles_events_receives_each_event():
 
 
 class Suspending(WrapperModel):
-    """Suspends its first response, as models do that pause a turn."""
+    """A model that suspends its first response, as models with paused turns do."""
 
     def __init__(self, wrapped: Model, *, same: bool) -> None:
         super().__init__(wrapped)
@@ -219,7 +219,7 @@ def test_a_blocked_relay_pauses_the_model():
 
     async def wait() -> None:
         await asyncio.sleep(0)
-        assert len(given) <= len(taken) + 2  # the first is no delta, and FunctionModel peeks
+        assert len(given) <= len(taken) + 2  # the first event is not a delta, and FunctionModel reads one event ahead
 
     def relay(event: PartDeltaEvent) -> Any:
         taken.append(event.delta.content_delta)

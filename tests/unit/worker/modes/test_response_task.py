@@ -1,4 +1,4 @@
-"""A response that is read in a task of its own: for the model, and for the agent, it is as if it were not."""
+"""A response that is read in a separate task: model and agent behave as without it."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def replace_events(response: StreamedResponse, wrap: Callable[[AsyncIterator[Any
 
 
 class Slow(WrapperModel):
-    """A model that opens, or closes, only when it is told to; and says in which task it did what."""
+    """A model that opens and closes only when a test allows it, and records the task of each step."""
 
     def __init__(self, wrapped: Model) -> None:
         super().__init__(wrapped)
@@ -245,7 +245,7 @@ def test_a_cancellation_while_a_response_closes_waits_for_the_close(how):
         model = Slow(model_of(words))
         model.may_open.set()
         task = asyncio.create_task(run(how(model)))
-        await model.reached.wait()  # it has been read to its end
+        await model.reached.wait()  # the response was read to its end
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -58,7 +58,7 @@ def test_two_toolsets_with_the_same_tool_name_are_both_named():
         assert said in error.message
 
 
-# --- what tools there are -----------------------------------------------------------------------------
+# --- lists of tools ------- -----------------------------------------------------------------------------
 
 
 def test_describe_lists_the_tools_of_each_kind_of_toolset_and_reports_failures(monkeypatch):
@@ -81,7 +81,7 @@ def test_a_tool_is_found_by_agent_and_name_or_by_name_alone(monkeypatch):
     assert found.registered is known.named("sums")
     found = asyncio.run(known.find_tool("erase", None))
     assert found.registered is known.named("rich")
-    found = asyncio.run(known.find_tool("made_negate", None))  # of a toolset and of an agent: agents can be named
+    found = asyncio.run(known.find_tool("made_negate", None))  # in a toolset and in an agent: an agent can be named
     assert (found.registered, found.toolset) == (None, known.toolsets.loaded["make"])
 
 
