@@ -51,15 +51,15 @@ def faults(page: str) -> list[str]:
 
 def _wrong_words(row: Row) -> list[str]:
     said = [(OURS, row.ours), *((OTHERS, NOTE.sub("", cell).strip()) for cell in row.others)]
-    return [f"{row.capability}: {text!r} is no answer" for answers, text in said if not answers.fullmatch(text)]
+    return [f"{row.capability}: invalid answer {text!r}" for answers, text in said if not answers.fullmatch(text)]
 
 
 def _wrong_tests(row: Row) -> list[str]:
     if row.ours.startswith("not yet"):
-        return [f"{row.capability}: not yet, and a test?"] if row.cited else []
+        return [f"{row.capability}: a test is cited for a missing capability"] if row.cited else []
     if not row.cited:
         return [f"{row.capability}: no test"]
-    return [f"{row.capability}: there is no {test}" for test in row.cited if not is_there(test)]
+    return [f"{row.capability}: {test} does not exist" for test in row.cited if not is_there(test)]
 
 
 def _wrong_notes(page: str) -> list[str]:
@@ -67,8 +67,8 @@ def _wrong_notes(page: str) -> list[str]:
     used = NOTE.findall(page)
     wrong = [f"note {shown} leads to {anchor}" for shown, anchor in used if shown != anchor]
     wrong += [f"note {shown} is at {anchor}" for anchor, shown in made if shown != anchor]
-    wrong += [f"there is no note {name}" for name in sorted({a for _, a in used} - {a for a, _ in made})]
-    return wrong + [f"nothing leads to note {name}" for name in sorted({a for a, _ in made} - {a for _, a in used})]
+    wrong += [f"note {name} is missing" for name in sorted({a for _, a in used} - {a for a, _ in made})]
+    return wrong + [f"note {name} is not used" for name in sorted({a for a, _ in made} - {a for _, a in used})]
 
 
 def test_the_table_of_features_is_correct():
@@ -92,17 +92,17 @@ def page_with(*cells: str, rest: str = "") -> str:
 @pytest.mark.parametrize(
     ("page", "fault"),
     [
-        (page_with("gone", "yes", "`test_features.py::test_gone`"), "gone: there is no test_features.py::test_gone"),
-        (page_with("file", "yes", "`test_gone.py::test_x`"), "file: there is no test_gone.py::test_x"),
-        (page_with("helper", "yes", "`test_features.py::rows`"), "helper: there is no test_features.py::rows"),
+        (page_with("gone", "yes", "`test_features.py::test_gone`"), "gone: test_features.py::test_gone does not exist"),
+        (page_with("file", "yes", "`test_gone.py::test_x`"), "file: test_gone.py::test_x does not exist"),
+        (page_with("helper", "yes", "`test_features.py::rows`"), "helper: test_features.py::rows does not exist"),
         (page_with("bare", "yes", "-"), "bare: no test"),
         (page_with("half", "partly: some", "-"), "half: no test"),
-        (page_with("late", "not yet", HERE), "late: not yet, and a test?"),
-        (page_with("odd", "mostly"), "odd: 'mostly' is no answer"),
-        (page_with("vague", "partly"), "vague: 'partly' is no answer"),
-        (page_with("silent", "yes", HERE, ""), "silent: '' is no answer"),
-        (page_with("x", "yes", HERE, "no [g1](#g1)"), "there is no note g1"),
-        (page_with(rest='<a id="g1"></a>**g1** x'), "nothing leads to note g1"),
+        (page_with("late", "not yet", HERE), "late: a test is cited for a missing capability"),
+        (page_with("odd", "mostly"), "odd: invalid answer 'mostly'"),
+        (page_with("vague", "partly"), "vague: invalid answer 'partly'"),
+        (page_with("silent", "yes", HERE, ""), "silent: invalid answer ''"),
+        (page_with("x", "yes", HERE, "no [g1](#g1)"), "note g1 is missing"),
+        (page_with(rest='<a id="g1"></a>**g1** x'), "note g1 is not used"),
         (page_with("x", "yes", HERE, "no [g2](#g1)", rest='<a id="g1"></a>**g1** x'), "note g2 leads to g1"),
         (page_with().replace("`steer`", ""), "no row names the feature steer"),
         (page_with().replace("|yes|", "|not yet|", 1).replace(HERE, "-", 1), "no row names the feature steer"),

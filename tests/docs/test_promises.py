@@ -24,10 +24,10 @@ def faults(page: str) -> list[str]:
     played = {scenario.name for scenario in scenarios(SHORT_SOAK)}
     said = promises(page)
     found = [f"no test: {promise}" for promise, tests, _ in said if not tests]
-    found += [f"there is no {test}" for _, tests, _ in said for test in tests if not is_there(test)]
-    found += [f"there is no row {row}" for _, _, rows in said for row in rows if row not in played]
+    found += [f"{test} does not exist" for _, tests, _ in said for test in tests if not is_there(test)]
+    found += [f"row {row} does not exist" for _, _, rows in said for row in rows if row not in played]
     cited = {row for _, _, rows in said for row in rows}
-    return found + [f"no promise has the row {row}" for row in sorted(played - cited)]
+    return found + [f"no promise cites the row {row}" for row in sorted(played - cited)]
 
 
 def test_each_promise_has_a_test_and_each_chaos_scene_a_promise():
@@ -38,7 +38,7 @@ def test_each_promise_has_a_test_and_each_chaos_scene_a_promise():
 
 def test_a_promise_without_a_test_is_reported():
     page = PAGE.read_text(encoding="utf-8")
-    assert "there is no test_simulation.py::test_gone" in faults(page.replace("TestWorld", "test_gone"))
-    assert "there is no row naught" in faults(page.replace("`soak`", "`naught`"))
-    assert "no promise has the row soak" in faults(page.replace("`soak`", ""))
+    assert "test_simulation.py::test_gone does not exist" in faults(page.replace("TestWorld", "test_gone"))
+    assert "row naught does not exist" in faults(page.replace("`soak`", "`naught`"))
+    assert "no promise cites the row soak" in faults(page.replace("`soak`", ""))
     assert "no test:  It is so. " in faults(f"{page}\n| It is so. | - | - |\n")

@@ -99,7 +99,7 @@ def test_the_worker_accepts_each_golden_run_request(fixture):
 
 EVENTS = ("accepted", "chunk", "complete", "tool_call", "tool_cancelled", "log", "refused")
 
-# --- what the Python client sends -------------------------------------------------------------------
+# --- messages of the Python client ------------------------------------------------------------------
 
 
 def test_the_client_sends_the_golden_run_requests():
@@ -176,7 +176,7 @@ def test_the_client_decodes_the_golden_answers():
             assert body == {key: value for key, value in fixture.value.items() if key != "seq"}
 
 
-# --- what the daemon sends --------------------------------------------------------------------------
+# --- messages of the daemon -------------------------------------------------------------------------
 
 
 class Asked:
@@ -334,7 +334,7 @@ def test_catalog_and_partial_answers_have_the_golden_shape(dealer):
     assert error["error_type"] == "cancelled"
 
 
-# --- what the pages say -----------------------------------------------------------------------------
+# --- the pages ---------------------------------------------------------------------------------------
 
 
 def text_of(page: str) -> str:

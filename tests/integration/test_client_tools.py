@@ -762,7 +762,7 @@ def test_functions_answer_calls_of_run(client: Client, face):
 
 
 def test_arguments_are_validated_by_the_daemon_and_by_pydantic(client: Client):
-    """An invalid date matches the JSON Schema; the client's validation rejects it, and the model is told."""
+    """An invalid date matches the JSON Schema; the client's validation rejects it and reports it to the model."""
     done = client.run(TOOLS, calls("temperature", place="Oslo", day="soon"), tools=[temperature])
     told = json.dumps([part for message in done.messages for part in message["parts"]], default=str)
     assert "the arguments do not fit: /day" in told

@@ -46,7 +46,7 @@ def test_sequential_tools_are_called_one_after_the_other(dealer, mode):
     assert json.loads(until(dealer, b"complete")["result"]) == [1, 2]
 
 
-# --- what goes wrong --------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODE_KINDS)

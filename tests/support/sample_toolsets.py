@@ -28,7 +28,7 @@ nothing: list[object] = []
 
 
 def make() -> FunctionToolset:
-    """Made anew for each loop."""
+    """A toolset that is created again for each loop."""
     return FunctionToolset([negate]).prefixed("made")
 
 

@@ -470,7 +470,7 @@ def test_a_model_without_streaming_is_recognized_before_the_request():
     assert not compat.can_stream(Silent())
     assert isinstance(failure(Agent(Silent()), event_stream_handler=ignore), ai.UserError)
     error = failure(Agent(WrapperModel(Silent())), event_stream_handler=ignore)
-    assert isinstance(error, NotImplementedError), "a wrapped model is found out too: there is no need for `can_stream`"
+    assert isinstance(error, NotImplementedError), "a wrapped model is now recognized: remove `can_stream`"
     assert compat.can_stream(streaming("a"))
 
 
@@ -713,7 +713,7 @@ class Scanner(ast.NodeVisitor):
         elif name in UNDOCUMENTED:
             self._report(node, "an undocumented attribute")
         elif name in TRACEBACKS or name == "__dict__":
-            self._report(node, "what the interpreter knows of an object")
+            self._report(node, "introspection of an object")
         elif isinstance(node.ctx, ast.Store | ast.Del) and root_of(owner) in self._imported:
             self._report(node, "a change of pydantic-ai itself")
 

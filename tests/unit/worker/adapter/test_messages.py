@@ -505,7 +505,7 @@ def over_the_wire(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_prompt_may_contain_each_kind_of_content():
     kinds = {kind.kind for kind in set(members(ai.UserContent)) - {str}}
-    assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: mend messages.Part"
+    assert kinds == set(get_args(requests.PartKind)), "pydantic-ai has other kinds of content: update messages.Part"
     assert kinds == {part["kind"] for part in MAPS}
     assert kinds == messages.CONTENT_CLASSES.keys()
 
