@@ -205,16 +205,25 @@ def test_a_program_that_is_not_a_server_is_reported_at_once():
     assert told["mcp"]["error"].endswith("ended while it started; the worker's log has what it wrote to stderr")
 
 
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test can advance, as if the loop had been stopped for that time."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
 def test_a_loop_that_is_stopped_between_runs_loses_nothing(tmp_path):
     """The loop of a run_sync slot runs only while a run executes."""
     log = tmp_path / "pids"
     known = registry(mcp=server("--log", str(log), timeout=30.0))
-    loop = asyncio.new_event_loop()
+    loop = SkippingLoop()
     starting = loop.create_task(calls(known, "mcp", ("pid", {})))
     loop.run_until_complete(asyncio.to_thread(wait_until, lambda: started(log)))
     starting.cancel()  # the start of the server continues
     loop.run_until_complete(asyncio.wait({starting}))
-    time.sleep(8.5)  # longer than the start timeout
+    loop.skipped = 31.0  # longer than the start timeout
     [first] = loop.run_until_complete(calls(known, "mcp", ("pid", {})))
     assert started(log) == [first]
     kill(first)
