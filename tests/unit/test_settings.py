@@ -127,7 +127,7 @@ def test_the_environment_of_an_mcp_server_is_never_printed(tmp_path):
         ("AXON_LOG_LEVEL", "loud", "AXON_LOG_LEVEL"),
         ("AXON_FRONTENT", "x", "did you mean AXON_FRONTEND"),
         ("AXON_CONFIG", "no-such-file.toml", "is not there"),
-        ("AXON_CONFIG", "/", "'/', which is no file"),
+        ("AXON_CONFIG", "/tmp", "'/tmp', which is no file"),
     ],
 )
 def test_an_invalid_setting_is_reported_with_a_fix(monkeypatch, name, value, says):
