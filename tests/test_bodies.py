@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.core.events import FromClient
-from axon_zmq.broker.hashing import MOST_BYTES, SLICE, BodyHasher, size
+from axon_zmq.broker.hashing import MAX_WAITING_BYTES, SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.server import LARGE_MESSAGE, Server
 from axon_zmq.net.sockets import receiver, recv_message
@@ -34,7 +34,7 @@ def message(
     st.lists(
         st.tuples(
             st.sampled_from([b"a", b"b", b"c"]),
-            st.sampled_from([1, SLICE, SLICE + 1, 2 * SLICE, 5 * SLICE + 7, MAX_BODY + 1]),
+            st.sampled_from([1, SLICE_BYTES, SLICE_BYTES + 1, 2 * SLICE_BYTES, 5 * SLICE_BYTES + 7, MAX_BODY + 1]),
             st.sampled_from([b"run", b"run_stream", b"describe", b"cancel", b"tool_result", b"nonsense"]),
             st.booleans(),
         ),
@@ -50,7 +50,7 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
         for number, (client, size, kind, delimiter) in enumerate(sent)
     ]
     for each in messages:
-        if not bodies.keep(each):
+        if not bodies.defer(each):
             judged.append(each)
         for _ in range(steps_between):
             judged += bodies.step(most)
@@ -62,27 +62,28 @@ def test_each_clients_order_is_kept_and_each_digest_is_right(sent, steps_between
     for each in judged:
         assert each.digest in (b"", body_digest(each.frames[-1]))
         kind, _, _, body = each.frames[-4:]
-        assert bool(each.digest) == (kind in (b"run", b"run_stream", b"describe") and SLICE < len(body) <= MAX_BODY)
+        is_request = kind in (b"run", b"run_stream", b"describe")
+        assert bool(each.digest) == (is_request and SLICE_BYTES < len(body) <= MAX_BODY)
     assert repr(bodies) == "<BodyHasher of 0 clients, 0 bytes>"
 
 
 def test_a_turn_reads_one_slice_and_others_are_judged_meanwhile():
     bodies = BodyHasher(MAX_BODY)
-    large, small = message(b"a", b"1", 4 * SLICE, arrived=7.0), message(b"a", b"2", 1, arrived=8.0)
+    large, small = message(b"a", b"1", 4 * SLICE_BYTES, arrived=7.0), message(b"a", b"2", 1, arrived=8.0)
     other = message(b"b", b"3", 1)
-    assert bodies.keep(large)
-    assert bodies.keep(small)
-    assert not bodies.keep(other)
+    assert bodies.defer(large)
+    assert bodies.defer(small)
+    assert not bodies.defer(other)
     assert [list(bodies.step(9)) for _ in range(3)] == [[], [], []]
     assert [(each.frames, each.arrived) for each in bodies.step(9)] == [(large.frames, 7.0), (small.frames, 8.0)]
-    assert not bodies.keep(small)
+    assert not bodies.defer(small)
 
 
 def test_clients_with_large_bodies_take_turns():
     bodies, judged = BodyHasher(MAX_BODY), []
     for client, ids in ((b"a", b"123"), (b"b", b"4"), (b"c", b"5")):
         for id in ids:
-            bodies.keep(message(client, bytes([id]), 2 * SLICE))
+            bodies.defer(message(client, bytes([id]), 2 * SLICE_BYTES))
     while bodies.waiting:
         judged += [each.frames[1] for each in bodies.step(9)]
     assert judged == [b"1", b"4", b"5", b"2", b"3"]
@@ -91,13 +92,13 @@ def test_clients_with_large_bodies_take_turns():
 def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
     """One client has large bodies all the time, another sent one, and then says small things all the time."""
     bodies, sent, heard = BodyHasher(MAX_BODY), dict[bytes, int](), list[int]()
-    bodies.keep(message(b"a", b"0", 2 * SLICE))
+    bodies.defer(message(b"a", b"0", 2 * SLICE_BYTES))
     for turn in range(2000):
         if len(bodies._clients.get(b"b", ())) < 2:
-            bodies.keep(message(b"b", b"large", 40 * SLICE))
+            bodies.defer(message(b"b", b"large", 40 * SLICE_BYTES))
         if turn % 10 == 0:
             id = b"%d" % turn
-            if bodies.keep(message(b"a", id, 1, b"cancel")):
+            if bodies.defer(message(b"a", id, 1, b"cancel")):
                 sent[id] = turn
         heard += [turn - sent[each.frames[1]] for each in bodies.step(9) if each.frames[1] in sent]
     assert not bodies._clients.get(b"a")
@@ -107,33 +108,33 @@ def test_small_messages_do_not_wait_for_others_large_ones_again_and_again():
 def test_where_much_waits_no_more_is_received():
     bodies, count = BodyHasher(MAX_BODY), 0
     while not bodies.full:
-        bodies.keep(message(b"a", b"1", MAX_BODY))
+        bodies.defer(message(b"a", b"1", MAX_BODY))
         count += 1
-    assert count == MOST_BYTES // MAX_BODY
+    assert count == MAX_WAITING_BYTES // MAX_BODY
     while bodies.full:
         list(bodies.step(9))
     kept = 0
     while not bodies.full:  # behind the others, and not without end: what is no body is counted, too
-        assert bodies.keep(FromClient(b"a", [b"run", b"2", b"h" * limits.MIB, b""], 0.0))
+        assert bodies.defer(FromClient(b"a", [b"run", b"2", b"h" * limits.MIB, b""], 0.0))
         kept += 1
     assert kept == MAX_BODY // limits.MIB
 
 
 def test_small_messages_behind_a_large_one_are_not_all_judged_in_one_turn():
     bodies = BodyHasher(MAX_BODY)
-    bodies.keep(message(b"a", b"1", 2 * SLICE))
+    bodies.defer(message(b"a", b"1", 2 * SLICE_BYTES))
     for _ in range(20):
-        bodies.keep(message(b"a", b"2", 1))
+        bodies.defer(message(b"a", b"2", 1))
     assert [len(list(bodies.step(8))) for _ in range(5)] == [0, 8, 8, 5, 0]
 
 
 def test_who_sends_small_messages_without_end_does_not_keep_its_turn():
     bodies, judged = BodyHasher(MAX_BODY), list[bytes]()
-    bodies.keep(message(b"a", b"0", 2 * SLICE))
-    bodies.keep(message(b"b", b"large", 2 * SLICE))
+    bodies.defer(message(b"a", b"0", 2 * SLICE_BYTES))
+    bodies.defer(message(b"b", b"large", 2 * SLICE_BYTES))
     for _ in range(20):
         for _ in range(9):
-            assert bodies.keep(message(b"a", b"x", 1))
+            assert bodies.defer(message(b"a", b"x", 1))
         judged += [each.frames[1] for each in bodies.step(8)]
     assert b"large" in judged[:30]
 
@@ -196,9 +197,9 @@ def test_a_broker_that_is_stopped_answers_what_waits_to_be_digested(tmp_path):
     loop = Server(core=core, journal=journal, frontend=frontend, backend=backend, max_body=MAX_BODY)
     with Dealer(frontend) as dealer:
         for number in range(5):
-            dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE)
-        wait_until(lambda: loop._drain_frontend() or loop._hasher._bytes > 5 * 8 * SLICE, "all of them")
-        loop._asked_to_stop = True
+            dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE_BYTES)
+        wait_until(lambda: loop._drain_frontend() or loop._hasher._bytes > 5 * 8 * SLICE_BYTES, "all of them")
+        loop._stop_requested = True
         wait_until(lambda: loop._turn({loop._front}) or core.stopped, "its end")
         loop._close()
         answers = [dealer.recv() for _ in range(5)]

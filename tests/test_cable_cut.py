@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from axon_zmq.broker.dead_peers import LOOK_INTERVAL, UNANSWERED, DeadPeerDetector, judged
+from axon_zmq.broker.dead_peers import CHECK_INTERVAL_S, UNANSWERED_PACKETS, DeadPeerDetector, evaluate
 from tests.conftest import ROOT
 
 
@@ -45,20 +45,20 @@ def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
 
 @pytest.mark.parametrize("counted", ["resent", "probes"])
 def test_a_host_is_dead_when_it_answered_nothing_for_a_while(counted: str):
-    since, dead = judged(tcp_info(300), None, 100.0, 10.0)
+    since, dead = evaluate(tcp_info(300), None, 100.0, 10.0)
     assert (since, dead) == (None, False)  # idle
-    since, dead = judged(tcp_info(301, **{counted: UNANSWERED}), since, 101.0, 10.0)
+    since, dead = evaluate(tcp_info(301, **{counted: UNANSWERED_PACKETS}), since, 101.0, 10.0)
     assert (since, dead) == (101.0, False)  # idle before: that does not count
-    since, dead = judged(tcp_info(310.9, **{counted: UNANSWERED}), since, 110.9, 10.0)
+    since, dead = evaluate(tcp_info(310.9, **{counted: UNANSWERED_PACKETS}), since, 110.9, 10.0)
     assert (since, dead) == (101.0, False)
-    assert judged(tcp_info(311, **{counted: UNANSWERED}), since, 111.0, 10.0) == (101.0, True)
-    assert judged(tcp_info(311, **{counted: UNANSWERED - 1}), since, 111.0, 10.0) == (101.0, False)
+    assert evaluate(tcp_info(311, **{counted: UNANSWERED_PACKETS}), since, 111.0, 10.0) == (101.0, True)
+    assert evaluate(tcp_info(311, **{counted: UNANSWERED_PACKETS - 1}), since, 111.0, 10.0) == (101.0, False)
 
 
 def test_who_answers_but_has_no_room_is_not_dead():
-    since, _ = judged(tcp_info(60, probes=1), None, 100.0, 10.0)
-    assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (160.0, False)  # that one was answered, one more is out
-    assert judged(tcp_info(0), since, 160.0, 10.0) == (None, False)
+    since, _ = evaluate(tcp_info(60, probes=1), None, 100.0, 10.0)
+    assert evaluate(tcp_info(1, probes=1), since, 160.0, 10.0) == (160.0, False)  # answered; another one is in flight
+    assert evaluate(tcp_info(0), since, 160.0, 10.0) == (None, False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
@@ -72,8 +72,8 @@ def test_connections_that_are_gone_or_none_at_all_are_forgotten():
         cables.opened(fd)
     gone = there.detach()
     os.close(gone)
-    assert cables.look(100.0) == 0
-    assert cables.look_at == 100.0 + LOOK_INTERVAL
+    assert cables.check(100.0) == 0
+    assert cables.check_at == 100.0 + CHECK_INTERVAL_S
     assert repr(cables) == "<DeadPeerDetector 1 connections, 0 without an answer>"
     cables.closed(accepted.fileno())
     assert repr(cables) == "<DeadPeerDetector 0 connections, 0 without an answer>"

@@ -221,7 +221,7 @@ def test_answers_over_their_bound_become_slow_consumer():
 
 
 def test_the_bound_over_all_clients_hits_the_one_that_passes_it():
-    outboxes = SendQueues(per_client=1000, in_all=1500)
+    outboxes = SendQueues(per_client=1000, total=1500)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 700)
     assert outboxes.add(b"b", b"chunk", b"1", b"x" * 700)
     outboxes.forget(b"a")

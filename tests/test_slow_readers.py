@@ -16,8 +16,8 @@ from axon_zmq import Client
 from axon_zmq.broker.send_queues import (
     ANSWER_BYTES_PER_CLIENT,
     IN_FLIGHT_BYTES_PER_CLIENT,
-    LATEST_RETRY,
-    QUEUE_BYTES_IN_ALL,
+    MAX_RETRY_DELAY_S,
+    QUEUE_BYTES_TOTAL,
     InFlight,
     SendQueues,
 )
@@ -51,7 +51,7 @@ def test_large_messages_are_counted_until_zeromq_has_let_go_of_them():
 
 
 def test_clients_share_what_may_be_in_flight_and_who_has_taken_everything_is_forgotten():
-    flight = InFlight(per_client=100, in_all=200)
+    flight = InFlight(per_client=100, total=200)
     trackers = [Tracker() for _ in range(40)]
     for number, tracker in enumerate(trackers[:4]):
         flight.add(b"%d" % number, tracker, 50)
@@ -67,7 +67,7 @@ def test_clients_share_what_may_be_in_flight_and_who_has_taken_everything_is_for
 
 
 def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked():
-    outboxes = SendQueues(in_all=10_000)
+    outboxes = SendQueues(total=10_000)
     assert not outboxes.add(b"hog", b"complete", b"1", b"x" * 9000)
     assert not outboxes.add(b"modest", b"complete", b"1", b"x" * 1500)
     assert not outboxes.add(b"modest", b"chunk", b"2", b"x" * 1500)
@@ -75,7 +75,7 @@ def test_past_the_bound_over_all_only_who_holds_more_than_its_share_is_blocked()
 
 
 def test_a_first_answer_has_a_place_only_while_there_is_one():
-    outboxes = SendQueues(in_all=10_000)
+    outboxes = SendQueues(total=10_000)
     for number in range(100):
         outboxes.add(b"%d" % number, b"complete", b"1", b"x" * 5000)
     kept = [outboxes.waiting[b"%d" % number][0][0] for number in range(100)]
@@ -100,10 +100,10 @@ def test_who_stays_full_is_tried_less_and_less_often_and_who_takes_some_at_once_
         outboxes.flush_due(lambda *_, at=now: bool(tries.append(at)), now)
     gaps = [round(later - earlier, 6) for earlier, later in pairwise(tries)]
     assert gaps == sorted(gaps)
-    assert gaps[-1] == LATEST_RETRY
+    assert gaps[-1] == MAX_RETRY_DELAY_S
     assert len(tries) < 30
     outboxes.flush_due(lambda *_: len(outboxes.waiting[b"a"]) > 5, now + 1)
-    assert outboxes.next_retry() < now + 1 + 2 * LATEST_RETRY / 10
+    assert outboxes.next_retry() < now + 1 + 2 * MAX_RETRY_DELAY_S / 10
     outboxes.flush_due(lambda *_: True, now + 2)
     assert not outboxes.waiting
     assert outboxes.next_retry() == float("inf")
@@ -202,4 +202,4 @@ def test_many_clients_that_do_not_read_cost_the_broker_little():
         grown = (broker.memory_info().rss - before) / limits.MIB
         print(f"100 clients that do not read: {shares[-1]:.1f}% of a core, {grown:.0f} MiB")
         pipes = 100 * CLIENT_PIPE * 8000
-        assert grown * limits.MIB < 3 * QUEUE_BYTES_IN_ALL + pipes
+        assert grown * limits.MIB < 3 * QUEUE_BYTES_TOTAL + pipes

@@ -18,12 +18,12 @@ from pathlib import Path
 from axon_zmq import __version__
 from axon_zmq.broker import server
 from axon_zmq.broker.core.broker import Broker
-from axon_zmq.broker.journal import FILE, Journal
+from axon_zmq.broker.journal import JOURNAL_FILE, Journal
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.process import backoff, gc, lifeline, logs
 from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
-from axon_zmq.process.run_dir import backend_endpoint, handed_over, private_directory
+from axon_zmq.process.run_dir import backend_endpoint, handover_files, private_directory
 from axon_zmq.protocol import limits
 
 
@@ -47,8 +47,8 @@ def _raise_file_limit() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Serve until a signal; 0 when stopped, 2 when it cannot be started as configured."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
-    lifeline.hold()
-    lifeline.read_nothing()
+    lifeline.die_with_parent()
+    lifeline.stdin_from_devnull()
     logs.configure("broker", options.log_level)
     bounds = limits.BrokerLimits(
         **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             if frontend.startswith("ipc://"):
                 locks.enter_context(hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
             gc.tune_gc()
-            journal = Journal(run_dir / FILE, handed_over(run_dir), time.monotonic())
+            journal = Journal(run_dir / JOURNAL_FILE, handover_files(run_dir), time.monotonic())
             server.serve(
                 lambda now: Broker(
                     boot=secrets.token_hex(8),
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigurationError as error:
         server.log.error("%s", error)
         return 2
-    backoff.ended_in_order(run_dir, "broker")
+    backoff.forget_starts(run_dir, "broker")
     return 0
 
 

@@ -15,9 +15,9 @@ from typing import Final
 
 from axon_zmq.protocol import limits
 
-LOOK_INTERVAL: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 """Seconds between two looks. One takes about 2 µs a connection."""
-UNANSWERED: Final = 3
+UNANSWERED_PACKETS: Final = 3
 """Packets in a row without an answer that are no accident. TCP doubles the time between two, up to 2 minutes: one who
 had long taken nothing in when the cable was cut is found after minutes."""
 _INFO: Final = struct.Struct("=8B13I")
@@ -39,7 +39,7 @@ class DeadPeerDetector:
     def __init__(self, dead_host: float = limits.DEAD_HOST) -> None:
         self._dead_host = dead_host
         self._unanswered_since: dict[int, float | None] = {}
-        self.look_at = 0.0 if sys.platform == "linux" else float("inf")
+        self.check_at = 0.0 if sys.platform == "linux" else float("inf")
 
     def __repr__(self) -> str:
         suspects = sum(since is not None for since in self._unanswered_since.values())
@@ -53,9 +53,9 @@ class DeadPeerDetector:
         """A connection has ended."""
         self._unanswered_since.pop(fd, None)
 
-    def look(self, now: float) -> int:
+    def check(self, now: float) -> int:
         """Cut the connections that lead nowhere, so that ZeroMQ notices; how many."""
-        self.look_at = now + LOOK_INTERVAL
+        self.check_at = now + CHECK_INTERVAL_S
         dead = [fd for fd in list(self._unanswered_since) if self._is_dead(fd, now)]
         for fd in dead:
             self.closed(fd)
@@ -68,12 +68,12 @@ class DeadPeerDetector:
         except OSError:
             self.closed(fd)
             return False
-        since, dead = judged(info, self._unanswered_since[fd], now, self._dead_host)
+        since, dead = evaluate(info, self._unanswered_since[fd], now, self._dead_host)
         self._unanswered_since[fd] = since
         return dead
 
 
-def judged(info: bytes, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
+def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
     """What the kernel's word means.
 
     Args:
@@ -91,7 +91,7 @@ def judged(info: bytes, since: float | None, now: float, dead_host: float) -> tu
         return None, False
     if since is None or now - answered_ms / 1000 > since:
         return now, False
-    return since, unanswered >= UNANSWERED and now - since >= dead_host
+    return since, unanswered >= UNANSWERED_PACKETS and now - since >= dead_host
 
 
 def _info(fd: int) -> bytes:

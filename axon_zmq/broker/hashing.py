@@ -16,15 +16,15 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import new_digest, open_envelope
 from axon_zmq.protocol.kinds import REQUEST_KINDS
 
-SLICE: Final = 256 * limits.KIB
+SLICE_BYTES: Final = 256 * limits.KIB
 """Bytes that are digested in a turn, half a millisecond; a body that is no larger is digested at once."""
-MOST_BYTES: Final = 32 * limits.MIB
+MAX_WAITING_BYTES: Final = 32 * limits.MIB
 """Of messages that wait here until no more is received; the largest goes on top."""
 _OVERHEAD: Final = limits.KIB
 """Bytes that a message weighs beside its frames: small ones are counted, too."""
 
 
-class _Kept(NamedTuple):
+class _Deferred(NamedTuple):
     message: FromClient
     size: int
     is_large: bool
@@ -39,7 +39,7 @@ class BodyHasher:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._clients: OrderedDict[bytes, deque[_Kept]] = OrderedDict()
+        self._clients: OrderedDict[bytes, deque[_Deferred]] = OrderedDict()
         """What waits of each, a large one first; but the client whose turn it is may be past its large one."""
         self._bytes = 0
         self._digest = new_digest()
@@ -57,16 +57,16 @@ class BodyHasher:
     @property
     def full(self) -> bool:
         """Whether so much waits that no more should be received."""
-        return self._bytes >= MOST_BYTES
+        return self._bytes >= MAX_WAITING_BYTES
 
-    def keep(self, message: FromClient) -> bool:
+    def defer(self, message: FromClient) -> bool:
         """Take a message that is to wait; False where it may be judged at once."""
         is_large = self._is_large(message)
         if not is_large and message.client not in self._clients:
             return False
-        kept = _Kept(message, size(message), is_large)
-        self._clients.setdefault(message.client, deque()).append(kept)
-        self._bytes += kept.size
+        deferred = _Deferred(message, size(message), is_large)
+        self._clients.setdefault(message.client, deque()).append(deferred)
+        self._bytes += deferred.size
         return True
 
     def step(self, most: int) -> Iterator[FromClient]:
@@ -91,8 +91,8 @@ class BodyHasher:
 
     def _read_slice(self, body: bytes) -> bool:
         """Whether it has been read to its end."""
-        self._digest.update(memoryview(body)[self._read : self._read + SLICE])
-        self._read += SLICE
+        self._digest.update(memoryview(body)[self._read : self._read + SLICE_BYTES])
+        self._read += SLICE_BYTES
         return self._read >= len(body)
 
     def _forget_first(self) -> None:
@@ -104,7 +104,7 @@ class BodyHasher:
             self._clients.move_to_end(client)
 
     def _is_large(self, message: FromClient) -> bool:
-        is_large = SLICE < len(message.frames[-1]) <= self._max_body
+        is_large = SLICE_BYTES < len(message.frames[-1]) <= self._max_body
         return is_large and open_envelope(message.frames).frames[0] in REQUEST_KINDS
 
 

@@ -17,19 +17,19 @@ from typing import Any, Final
 
 import msgpack
 
-from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, Remember, Unregistered
+from axon_zmq.broker.core.effects import Dequeued, Enqueued, JournalEffect, Registered, Unregistered
 from axon_zmq.broker.core.recovery import PreviousState
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack
 
 log = logging.getLogger(__name__)
 
-FILE: Final = "journal"
+JOURNAL_FILE: Final = "journal"
 """Its name in the run directory."""
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_MOST_STALE: Final = 10_000
+_BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+_MAX_STALE_RECORDS: Final = 10_000
 """Records that mean nothing any more, until the file is written anew."""
-_MACHINE: Final = "machine"
+_MACHINE_RECORD: Final = "machine"
 """The first record's name: the machine's boot."""
 
 
@@ -65,7 +65,7 @@ class JournalState:
         self.workers: dict[bytes, int] = dict(previous.workers or {})
         self.lost_at = now if previous.workers is None else previous.lost_at
 
-    def remember(self, effect: Remember) -> list[Entry]:
+    def remember(self, effect: JournalEffect) -> list[Entry]:
         """Take note; what has to be written for it, in this order."""
         match effect:
             case Enqueued(client, id):
@@ -115,12 +115,12 @@ class Journal:
         self._state = JournalState(self.previous, now)
         self._stale = 0
         self._file = -1
-        self._write_anew()
+        self._rewrite()
 
     def __repr__(self) -> str:
         return f"<Journal {len(self._state.waiting)} wait, {len(self._state.workers)} workers>"
 
-    def remember(self, effect: Remember) -> None:
+    def remember(self, effect: JournalEffect) -> None:
         """Write it down; what goes on is written before it is given to anybody."""
         records = self._state.remember(effect)
         if self._file < 0:
@@ -131,8 +131,8 @@ class Journal:
             self._give_up(fault)
             return
         self._stale += isinstance(effect, Dequeued | Unregistered) * 2
-        if self._stale > _MOST_STALE + len(self._state.waiting):
-            self._write_anew()
+        if self._stale > _MAX_STALE_RECORDS + len(self._state.waiting):
+            self._rewrite()
 
     def close(self) -> None:
         """Leave it to the next broker."""
@@ -140,12 +140,12 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
         new = self._path.with_suffix(".new")
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             try:
-                _write(file, [(_MACHINE, _machine()), *self._state.records()])
+                _write(file, [(_MACHINE_RECORD, _boot_id()), *self._state.records()])
                 new.replace(self._path)
             except OSError:
                 os.close(file)
@@ -178,10 +178,10 @@ def _write(file: int, records: list[Entry]) -> None:
         raise OSError(0, "no room is left")
 
 
-def _machine() -> str:
+def _boot_id() -> str:
     """The machine's boot: what was written before another one is not to be believed."""
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID_FILE.read_text().strip()
     except OSError:
         return ""
 
@@ -193,7 +193,7 @@ def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     try:
         with path.open("rb") as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
-            if next(records, None) != [_MACHINE, _machine()] or not _machine():
+            if next(records, None) != [_MACHINE_RECORD, _boot_id()] or not _boot_id():
                 return PreviousState(handover_files=handover_files)
             for record in records:
                 match record:

@@ -15,7 +15,7 @@ IN_FLIGHT_BYTES_PER_CLIENT: Final = 16 * limits.MIB
 """Bytes of large messages in ZeroMQ's pipe to one client; one more goes all the same where there is none. The pipe
 is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read. So many bytes
 it holds of the largest that are not counted; with 4 MiB it ran empty, and those who read got slower."""
-IN_FLIGHT_BYTES_IN_ALL: Final = 256 * limits.MIB
+IN_FLIGHT_BYTES_TOTAL: Final = 256 * limits.MIB
 """What clients that have large messages in their pipes share, where there are more than 16 of them."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
 """Messages that may wait for a client that was blocked; more than a send queue of the smallest chunks and all
@@ -25,7 +25,7 @@ QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
 ANSWER_BYTES_PER_CLIENT: Final = 128 * limits.MIB
 """The same of what ends its runs: work that is done. Workers end many large runs at once, and much faster than one
 who reads all the time can take them in."""
-QUEUE_BYTES_IN_ALL: Final = 256 * limits.MIB
+QUEUE_BYTES_TOTAL: Final = 256 * limits.MIB
 """Both over all clients; past it the slow one is who holds more than an equal share. Over twice as much, and who holds
 less than a share has its answers kept all the same: three times as much is the most that ever waits."""
 _TOO_SLOW: Final = error_body(
@@ -34,11 +34,11 @@ _TOO_SLOW: Final = error_body(
 """In place of an answer for which there is no more room."""
 _OVERHEAD: Final = 200
 """Bytes that a waiting message takes beside its body."""
-_FEW: Final = 16
+_MIN_CLIENTS_TO_SWEEP: Final = 16
 """Clients with large messages that are not worth a look whether all were taken."""
 
-SOONEST_RETRY: Final = 0.001
-LATEST_RETRY: Final = 0.05
+MIN_RETRY_DELAY_S: Final = 0.001
+MAX_RETRY_DELAY_S: Final = 0.05
 """Seconds until a client whose pipe was full is tried again, each time twice as long: a ROUTER cannot be polled for
 one peer."""
 
@@ -60,14 +60,14 @@ class InFlight:
 
     Args:
         per_client: Bytes from which no more is sent to a client for now.
-        in_all: What clients share, where their number makes that less.
+        total: What clients share, where their number makes that less.
     """
 
-    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, in_all: int = IN_FLIGHT_BYTES_IN_ALL) -> None:
+    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, total: int = IN_FLIGHT_BYTES_TOTAL) -> None:
         self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
         self._per_client = per_client
-        self._in_all = in_all
-        self._sweep_at = _FEW
+        self._total = total
+        self._sweep_at = _MIN_CLIENTS_TO_SWEEP
 
     def __repr__(self) -> str:
         return f"<InFlight {len(self._sent)} clients>"
@@ -75,7 +75,7 @@ class InFlight:
     def has_room(self, client: bytes) -> bool:
         """Whether one more large message may be sent to a client; always, where there is none."""
         held = self._held(client)
-        return not held or held < min(self._per_client, self._in_all // len(self._sent))
+        return not held or held < min(self._per_client, self._total // len(self._sent))
 
     def add(self, client: bytes, sent: Sent, size: int) -> None:
         """A large message was sent."""
@@ -101,7 +101,7 @@ class InFlight:
         """Forget who has taken everything: he may have left since, and nobody would say so."""
         for client in list(self._sent):
             self._held(client)
-        self._sweep_at = max(_FEW, 2 * len(self._sent))
+        self._sweep_at = max(_MIN_CLIENTS_TO_SWEEP, 2 * len(self._sent))
 
 
 class SendQueues:
@@ -110,14 +110,14 @@ class SendQueues:
     Args:
         per_client: Bytes of its streams that may wait for one client before it is blocked.
         answers: The same of what ends runs, in the place that is reserved for it.
-        in_all: Both, over all clients. PreviousState it, who holds more than an equal share is blocked.
+        total: Both, over all clients. PreviousState it, who holds more than an equal share is blocked.
     """
 
     def __init__(
         self,
         per_client: int = QUEUE_BYTES_PER_CLIENT,
         answers: int = ANSWER_BYTES_PER_CLIENT,
-        in_all: int = QUEUE_BYTES_IN_ALL,
+        total: int = QUEUE_BYTES_TOTAL,
     ) -> None:
         self.waiting: dict[bytes, deque[Message]] = {}
         self._bytes: dict[bytes, dict[bool, int]] = {}
@@ -127,7 +127,7 @@ class SendQueues:
         self._retries: dict[bytes, tuple[float, float]] = {}
         """When a client is tried again, and how long that was put off."""
         self._bounds = {False: per_client, True: answers}
-        self._in_all = in_all
+        self._total = total
 
     def __repr__(self) -> str:
         return f"<SendQueues {len(self.waiting)} clients, {len(self._blocked)} blocked, {self._all_bytes} bytes>"
@@ -159,14 +159,14 @@ class SendQueues:
     def flush_due(self, send: Callable[[bytes, bytes, bytes, bytes], bool], now: float) -> None:
         """Send what waits for each client that is due, as far as their pipes take it."""
         for client in list(self.waiting):
-            due, delay = self._retries.get(client, (0.0, SOONEST_RETRY))
+            due, delay = self._retries.get(client, (0.0, MIN_RETRY_DELAY_S))
             if due > now:
                 continue
             before = len(self.waiting[client])
             self.flush(client, send)
             if client in self.waiting:
                 took_some = len(self.waiting[client]) < before
-                delay = SOONEST_RETRY if took_some else min(LATEST_RETRY, 2 * delay)
+                delay = MIN_RETRY_DELAY_S if took_some else min(MAX_RETRY_DELAY_S, 2 * delay)
                 self._retries[client] = (now + delay, delay)
 
     def flush(self, client: bytes, send: Callable[[bytes, bytes, bytes, bytes], bool]) -> None:
@@ -194,7 +194,7 @@ class SendQueues:
         """Whether one more answer is kept whole: in all at most three times the bound ever waits."""
         if client in self.waiting and self._is_over(client, True):
             return False
-        if self._all_bytes + size <= 2 * self._in_all:
+        if self._all_bytes + size <= 2 * self._total:
             return True
         return self._held(client) + size <= self._share()
 
@@ -202,10 +202,10 @@ class SendQueues:
         return self._bytes[client][ends] > self._bounds[ends]
 
     def _is_over_its_share(self, client: bytes) -> bool:
-        return self._all_bytes > self._in_all and self._held(client) > self._share()
+        return self._all_bytes > self._total and self._held(client) > self._share()
 
     def _share(self) -> int:
-        return self._in_all // max(1, len(self.waiting))
+        return self._total // max(1, len(self.waiting))
 
     def _held(self, client: bytes) -> int:
         return sum(self._bytes.get(client, {}).values())

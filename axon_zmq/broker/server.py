@@ -46,11 +46,11 @@ from axon_zmq.broker.core.events import (
 )
 from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.dead_peers import DeadPeerDetector
-from axon_zmq.broker.hashing import SLICE, BodyHasher, size
+from axon_zmq.broker.hashing import SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.net.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
+from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_message, send_large_message, sender
 from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import printable
@@ -105,7 +105,7 @@ class Server:
         self._receive = self._events.put
         self._probe_at = 0.0
         self._suspect_until = 0.0
-        self._asked_to_stop = False
+        self._stop_requested = False
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
@@ -175,7 +175,7 @@ class Server:
             self._on_link_down(now)
         if self._front_monitor in ready:
             self._on_connections_changed()
-        if now >= self._dead_peers.look_at:
+        if now >= self._dead_peers.check_at:
             self._cut_dead_peers(now)
         if now >= self._probe_at:
             self._probe_workers(now)
@@ -183,12 +183,12 @@ class Server:
             self._send_queues.flush_due(self._send, now)
         if now >= self._core.next_timer():
             self._receive(Tick())
-        if self._asked_to_stop and not self._core.stopping and not self._hasher.waiting:
+        if self._stop_requested and not self._core.stopping and not self._hasher.waiting:
             self._receive(Stop())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         log.info("stopping on %s", signal.Signals(number).name)
-        self._asked_to_stop = True
+        self._stop_requested = True
 
     def _poll_ms(self) -> int:
         if self._hasher.waiting:
@@ -240,7 +240,7 @@ class Server:
                 if client in waiting or not send(client, kind, id, body):
                     self._enqueue(client, kind, id, body)
             elif verdict is END:
-                self._relay_message(client, kind, id, taken(recv(0, copy=False), LARGE_MESSAGE))
+                self._relay_message(client, kind, id, frame_data(recv(0, copy=False), LARGE_MESSAGE))
                 self._receive(Ended(worker, client, id, kind))
             else:
                 recv()
@@ -300,16 +300,16 @@ class Server:
     def _drain_frontend(self) -> None:
         now = time.monotonic()
         for _ in range(RECEIVE_BATCH):
-            if self._hasher.full or (self._asked_to_stop and self._hasher.waiting):
+            if self._hasher.full or (self._stop_requested and self._hasher.waiting):
                 return
             try:
                 client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return
             message = FromClient(client, frames, now)
-            if not self._hasher.keep(message):
+            if not self._hasher.defer(message):
                 self._receive(message)
-            elif size(message) > SLICE:
+            elif size(message) > SLICE_BYTES:
                 return  # to receive one takes some milliseconds, too
 
     def _on_connections_changed(self) -> None:
@@ -318,7 +318,7 @@ class Server:
             (self._dead_peers.opened if event == zmq.EVENT_ACCEPTED else self._dead_peers.closed)(fd)
 
     def _cut_dead_peers(self, now: float) -> None:
-        if cut := self._dead_peers.look(now):
+        if cut := self._dead_peers.check(now):
             log.info("cut %d connections to hosts that no longer answer", cut)
 
     # --- workers -----------------------------------------------------------------------------------
@@ -384,7 +384,9 @@ class Server:
             case ToWorker(worker, client, kind, id, rest):
                 if not self._send_to_worker(worker, (client, kind, id, *rest)):
                     self._probe_at = 0.0
-                    log.warning("the worker of a run is gone, %s could not be sent", kind.decode(), extra=_about(id))
+                    log.warning(
+                        "the worker of a run is gone, %s could not be sent", kind.decode(), extra=_log_fields(id)
+                    )
             case Kill():
                 self._kill(effect)
             case ProbeWorkers():
@@ -392,14 +394,14 @@ class Server:
             case Enqueued() | Dequeued() | Registered() | Unregistered():
                 self._journal.remember(effect)
             case Note(level, text, id):
-                log.log(level, text, extra=_about(id))
+                log.log(level, text, extra=_log_fields(id))
 
 
 _MONITORED = struct.Struct("=Hi")
 """The first frame of a socket monitor's message: the event, and the connection's file descriptor."""
 
 
-def _about(id: bytes) -> dict[str, str]:
+def _log_fields(id: bytes) -> dict[str, str]:
     """What names the run in a log line."""
     return {"run": printable(id) or "-"}
 

@@ -43,9 +43,9 @@ class LoopSocket:
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
         """Messages for which the pipe to the peer has no room."""
-        self._gathered: list[Sequence[bytes]] = []
+        self._batch: list[Sequence[bytes]] = []
         """Messages that will be sent together, `COALESCE_S` after the previous batch."""
-        self._went_at = 0.0
+        self._batch_sent_at = 0.0
         self._late, self._late_at = 0.0, 0.0
         self._room = asyncio.Event()
         self._room.set()
@@ -60,28 +60,28 @@ class LoopSocket:
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Send now, or in order as soon as the peer takes it."""
-        if self._gathered:
-            self._gathered.append(frames)
-            self._send_gathered()
+        if self._batch:
+            self._batch.append(frames)
+            self._send_batch()
         else:
             self._send(frames)
-            self._look()
+            self._schedule_if_readable()
 
     def send_soon(self, frames: Sequence[bytes]) -> None:
         """Send now, or, if such a message was sent just before, within `COALESCE_S` together with others."""
-        if self._gathered:
-            self._gathered.append(frames)
+        if self._batch:
+            self._batch.append(frames)
             # A sender that never yields to the loop must still notice that the peer is slow.
-            if len(self._gathered) >= COALESCED_MESSAGES:
-                self._send_gathered()
+            if len(self._batch) >= COALESCED_MESSAGES:
+                self._send_batch()
             return
         now = self._loop.time()
-        if now - self._went_at >= COALESCE_S:
-            self._went_at = now
+        if now - self._batch_sent_at >= COALESCE_S:
+            self._batch_sent_at = now
             self.send(frames)
         else:
-            self._gathered.append(frames)
-            self.call_at(self._went_at + COALESCE_S, self._send_gathered)
+            self._batch.append(frames)
+            self.call_at(self._batch_sent_at + COALESCE_S, self._send_batch)
 
     def call_at(self, due: float, function: Callable[[], None]) -> None:
         """Call a function at that time of the loop's, and learn how late the loop is."""
@@ -96,18 +96,18 @@ class LoopSocket:
         """Recent lateness of the loop in seconds, smoothed; 0.0 if no timer was due recently."""
         return self._late if self._loop.time() - self._late_at < LATENESS_MEMORY_S else 0.0
 
-    def _send_gathered(self) -> None:
-        if self._gathered and not self._closed:
-            gathered, self._gathered = self._gathered, []
-            self._went_at = self._loop.time()
+    def _send_batch(self) -> None:
+        if self._batch and not self._closed:
+            gathered, self._batch = self._batch, []
+            self._batch_sent_at = self._loop.time()
             for frames in gathered:
                 self._send(frames)
-            self._look()
+            self._schedule_if_readable()
 
     def _send(self, frames: Sequence[bytes]) -> None:
         if self._waiting:
             self._flush()
-        if self._waiting or not self._try(frames):
+        if self._waiting or not self._try_send(frames):
             self._waiting.append(frames)
             self._room.clear()
 
@@ -125,11 +125,11 @@ class LoopSocket:
             while not self._closed:
                 self._received(recv_message(self._recv))
         except zmq.Again:
-            self._look()
+            self._schedule_if_readable()
 
     def close(self) -> None:
         """Close; what the socket itself still has leaves within its LINGER."""
-        self._send_gathered()
+        self._send_batch()
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -153,21 +153,21 @@ class LoopSocket:
         except zmq.Again:
             pass
         finally:
-            self._look()
+            self._schedule_if_readable()
 
     def _flush(self) -> None:
-        while self._waiting and self._try(self._waiting[0]):
+        while self._waiting and self._try_send(self._waiting[0]):
             self._waiting.popleft()
         if not self._waiting:
             self._room.set()
 
-    def _try(self, frames: Sequence[bytes]) -> bool:
+    def _try_send(self, frames: Sequence[bytes]) -> bool:
         try:
             send_message(self._send_frame, frames)
         except zmq.Again:
             return False
         return True
 
-    def _look(self) -> None:
+    def _schedule_if_readable(self) -> None:
         if not self._scheduled and not self._closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._schedule()

@@ -64,7 +64,7 @@ def recv_message(recv: Recv, most: int | None = None, large: int | None = None) 
     Args:
         recv: The socket's.
         most: Frames.
-        large: Bytes from which a body is `taken` without a copy.
+        large: Bytes from which a body is taken without a copy.
 
     Raises:
         zmq.Again: Nothing has come.
@@ -74,7 +74,7 @@ def recv_message(recv: Recv, most: int | None = None, large: int | None = None) 
     while frame.more:
         frame = recv(NOBLOCK, copy=False)
         if most is None or len(frames) < most:
-            frames.append(frame.bytes if large is None or len(frames) < _FIRST_BODY else taken(frame, large))
+            frames.append(frame.bytes if large is None or len(frames) < _FIRST_BODY else frame_data(frame, large))
     return frames
 
 
@@ -82,7 +82,7 @@ _FIRST_BODY: Final = 4
 """Frames before it: identity, kind, id and header. Behind a delimiter it is the header, which may not be that large."""
 
 
-def taken(frame: zmq.Frame, large: int) -> bytes:
+def frame_data(frame: zmq.Frame, large: int) -> bytes:
     """What a frame holds; where that is so many bytes or more, a view of ZeroMQ's own memory.
 
     To copy 10 MB takes 1 to 2 ms. A view is no `bytes`, but with a body that is only passed on nothing is done that

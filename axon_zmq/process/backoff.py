@@ -47,7 +47,7 @@ def pause(run_dir: Path, name: str) -> float:
     if seconds:
 
         def leave(_number: int, _frame: FrameType | None) -> None:
-            ended_in_order(run_dir, name)
+            forget_starts(run_dir, name)
             raise SystemExit(0)
 
         before = signal.signal(signal.SIGTERM, leave)
@@ -63,7 +63,7 @@ def delay(starts: int) -> float:
     return min(LONGEST_PAUSE_S, 2.0 ** (starts - FREE_STARTS - 1)) if starts > FREE_STARTS else 0.0
 
 
-def ended_in_order(run_dir: Path, name: str) -> None:
+def forget_starts(run_dir: Path, name: str) -> None:
     """The process was asked to end: its next start is the first."""
     with suppress(OSError):
         _file(run_dir, name).unlink()

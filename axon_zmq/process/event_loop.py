@@ -42,7 +42,7 @@ class Turns:
         self._turn = 0
         self._waiting: deque[tuple[int, float, Callable[[], None]]] = deque()
 
-    def pass_before(self, function: Callable[[], None], give_up: float) -> None:
+    def call_after(self, function: Callable[[], None], give_up: float) -> None:
         """Call a function that many turns from now; at `give_up`, in seconds of the monotonic clock, at the latest."""
         self._waiting.append((self._turn + self._turns, give_up, function))
         if len(self._waiting) == 1:

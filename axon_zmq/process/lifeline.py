@@ -26,7 +26,7 @@ PARENT_POLL_INTERVAL_S = 1.0
 """Seconds between two checks of the parent, on systems whose kernel does not report its death."""
 
 
-def hold(always: bool = False, parent: int | None = None) -> None:
+def die_with_parent(always: bool = False, parent: int | None = None) -> None:
     """Die with the parent process, if that is supervisord.
 
     Linux's kernel sends the signal, even to a process that is stopped or hung; elsewhere a thread
@@ -48,7 +48,7 @@ def hold(always: bool = False, parent: int | None = None) -> None:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
 
 
-def read_nothing() -> None:
+def stdin_from_devnull() -> None:
     """Replace stdin by /dev/null under supervisord: a read of its pipe, which stays open, would block for ever."""
     if "SUPERVISOR_ENABLED" in os.environ:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -60,7 +60,7 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def tied(command: Sequence[str]) -> list[str]:
+def tied_command(command: Sequence[str]) -> list[str]:
     """The command line that starts a command tied to this process."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
@@ -76,10 +76,10 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
         os.setpgid(0, 0)
     if os.fork() == 0:
         if os.fork() == 0:
-            _bury(leader, parent)
+            _kill_group_after(leader, parent)
         os._exit(0)
     os.wait()
-    hold(always=True, parent=parent)
+    die_with_parent(always=True, parent=parent)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -90,7 +90,7 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
         os._exit(_CANNOT_START)
 
 
-def _bury(leader: int, parent: int) -> NoReturn:
+def _kill_group_after(leader: int, parent: int) -> NoReturn:
     """Wait until the leader of this process group has ended, and end the rest of the group."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for pipe in range(3):
@@ -102,13 +102,13 @@ def _bury(leader: int, parent: int) -> NoReturn:
         end.register(os.pidfd_open(leader), select.POLLIN)
         end.poll()
     except (AttributeError, OSError):
-        while _lives(leader) and _lives(parent):
+        while _is_alive(leader) and _is_alive(parent):
             time.sleep(PARENT_POLL_INTERVAL_S)
     os.killpg(leader, signal.SIGKILL)
     os._exit(0)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError:

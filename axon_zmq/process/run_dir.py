@@ -20,7 +20,7 @@ def backend_endpoint(run_dir: Path) -> str:
     return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
 
 
-def handed_over(run_dir: Path) -> tuple[str, ...]:
+def handover_files(run_dir: Path) -> tuple[str, ...]:
     """The files in which workers that have gone left the messages of their ended runs, the oldest first."""
     files = sorted((run_dir / HANDOVER).glob("*.msgpack"), key=lambda file: file.stat().st_mtime)
     return tuple(file.name for file in files)

@@ -81,7 +81,7 @@ class Admission:
         )
         if error := self._inadmissible(self._workers.pool_of(run), run, timeout_ms, now):
             self._out.error(client, run.id, error)
-            self._out.complain(f"{error} (from {printable(client)})", run.id, now)
+            self._out.log_bad_input(f"{error} (from {printable(client)})", run.id, now)
             return
         if message.header.get("ack"):
             self._out.send(client, kinds.ACCEPTED, run.id, DUPLICATE[False])

@@ -144,7 +144,7 @@ class Broker:
             bounds=bounds,
         )
         self._expected_workers = expected_workers
-        self._recovered_at = now + RECOVERY_S
+        self._recovery_ends_at = now + RECOVERY_S
         """When recovery is over at the latest."""
         self._held: list[FromClient] = []
         """Messages received during recovery."""
@@ -154,7 +154,7 @@ class Broker:
         """When clients get the next batch of `alive` messages."""
         self._alive_due: list[bytes] = []
         """Clients that still get an `alive` in this round."""
-        self._next_look = now + HOUSEKEEPING_S
+        self._housekeeping_at = now + HOUSEKEEPING_S
 
     def __repr__(self) -> str:
         pools = ", ".join(
@@ -196,8 +196,8 @@ class Broker:
 
     def next_timer(self) -> float:
         """When a `Tick` is due at the latest, in seconds of the same clock."""
-        due = min(self.next_alive, self._next_look, self.runs.next_timer())
-        return min(due, self._recovered_at) if self.recovering else due
+        due = min(self.next_alive, self._housekeeping_at, self.runs.next_timer())
+        return min(due, self._recovery_ends_at) if self.recovering else due
 
     # --- from clients ------------------------------------------------------------------------------
 
@@ -206,7 +206,9 @@ class Broker:
         self._client_back(client)
         if len(event.frames) > limits.MAX_FRAMES:
             self.dropped += 1
-            self._out.complain(f"dropped a message of {printable(client)}: over {limits.MAX_FRAMES} frames", b"", now)
+            self._out.log_bad_input(
+                f"dropped a message of {printable(client)}: over {limits.MAX_FRAMES} frames", b"", now
+            )
             return
         envelope = open_envelope(event.frames)
         if envelope.delimiter:
@@ -231,13 +233,13 @@ class Broker:
     def _malformed(self, client: bytes, envelope: Envelope, error: RequestError, now: float) -> None:
         if not envelope.id:
             self.dropped += 1
-            self._out.complain(f"dropped a message of {printable(client)}: {error.message}", b"", now)
+            self._out.log_bad_input(f"dropped a message of {printable(client)}: {error.message}", b"", now)
             return
         if self.runs.get((client, envelope.id)) is not None:
             self._out.refuse(client, envelope.id, envelope.frames[0], error, **error.details)
         else:
             self._out.error(client, envelope.id, error)
-        self._out.complain(f"{error} (from {printable(client)})", envelope.id, now)
+        self._out.log_bad_input(f"{error} (from {printable(client)})", envelope.id, now)
 
     def _hold(self, event: FromClient, message: ClientMessage) -> None:
         self._held_bytes += len(message.body)
@@ -293,17 +295,17 @@ class Broker:
     # --- clients that go or stall ------------------------------------------------------------------
 
     def _client_gone(self, client: bytes, now: float) -> None:
-        since = max(now, self._recovered_at) if self.recovering else now
+        since = max(now, self._recovery_ends_at) if self.recovering else now
         if (known := self.clients.vanished(client, since)) is not None:
-            self._tell_workers(known, kinds.GONE)
+            self._notify_workers(known, kinds.GONE)
             text = f"client {printable(client)} is gone, with {len(known.open)} open requests"
-            self._out.note(logging.INFO, text)
+            self._out.log(logging.INFO, text)
 
     def _client_back(self, client: bytes) -> None:
         if (known := self.clients.returned(client)) is not None:
-            self._tell_workers(known, kinds.BACK)
+            self._notify_workers(known, kinds.BACK)
 
-    def _tell_workers(self, known: Client, kind: bytes) -> None:
+    def _notify_workers(self, known: Client, kind: bytes) -> None:
         for run in known.open.values():
             if run.state is not RunState.QUEUED:
                 self._out.to_worker(run, kind)
@@ -313,19 +315,19 @@ class Broker:
             running = [run for run in known.open.values() if run.state is RunState.RUNNING]
             if running:
                 text = f"client {printable(client)} is too slow: {len(running)} runs are ended"
-                self._out.note(logging.WARNING, text)
+                self._out.log(logging.WARNING, text)
             for run in running:
                 self.runs.ask_to_end(run, EndReason.SLOW_CONSUMER)
 
     # --- time --------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        if self.recovering and now >= self._recovered_at:
+        if self.recovering and now >= self._recovery_ends_at:
             self._recovered(now)
         self.runs.tick(now)
         self._recovery.tick(now)
-        if now >= self._next_look:
-            self._next_look = now + HOUSEKEEPING_S
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING_S
             self._control.tick(now)
         if now >= self.next_alive:
             self._alive(now)
@@ -355,7 +357,7 @@ class Broker:
         self._control.recovered(now)
         held, self._held, self._held_bytes = self._held, [], 0
         self._held_keys.clear()
-        self._out.note(logging.INFO, f"recovered with {len(self.workers)} workers; {len(held)} messages were held")
+        self._out.log(logging.INFO, f"recovered with {len(self.workers)} workers; {len(held)} messages were held")
         for event in held:
             self._from_client(event, now)
         if self.stopping:

@@ -87,7 +87,7 @@ class Control:
         try:
             message = decode(TO_BROKER, kind, body)
         except MalformedMessageError as fault:
-            self._out.note(logging.ERROR, f"{fault} from {printable(peer)}")
+            self._out.log(logging.ERROR, f"{fault} from {printable(peer)}")
             return
         match message:
             case Ready():
@@ -107,7 +107,7 @@ class Control:
         if worker is None:
             if not isinstance(message, Progress):  # which a worker may have sent to an earlier broker
                 who = f"{printable(message.kind)} from {printable(peer)}"
-                self._out.note(logging.WARNING, f"{who}, which is not registered")
+                self._out.log(logging.WARNING, f"{who}, which is not registered")
             return
         match message:
             case Progress():
@@ -131,7 +131,7 @@ class Control:
         worker = self._workers.get(peer)
         if ready.mode not in self._workers.pools:
             text = f"worker {ready.name} serves mode {ready.mode!r}, which this broker does not know"
-            self._out.note(logging.ERROR, text)
+            self._out.log(logging.ERROR, text)
         elif worker is None:
             self._register(peer, ready, now)
         else:
@@ -150,7 +150,7 @@ class Control:
         self._recovery.worker_registered(peer)
         self._out.registered(worker)
         text = f"worker {ready.name} is ready: {ready.mode}, {ready.slots} slots, {len(ready.holds)} runs held"
-        self._out.note(logging.INFO, text)
+        self._out.log(logging.INFO, text)
         for held in ready.holds:
             self._runs.adopt(worker, held, now)
         self._handovers.give_to(worker)
@@ -159,7 +159,7 @@ class Control:
         worker.step(WorkerEvent.LEAVE)
         worker.is_leaving = True
         self._out.control(worker.routing_id, Left())
-        self._out.note(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
+        self._out.log(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
 
     def _holds(self, worker: Worker, message: Holds, now: float) -> None:
         self._note_forgotten(worker, message.forgot_at)
@@ -197,7 +197,7 @@ class Control:
 
     def tick(self, now: float) -> None:
         """Have workers killed that hang, and keep track of those that are missing."""
-        if away := self._workers.time_away(now):
+        if away := self._workers.time_suspended(now):
             self._recovery.skip_time(away)
             self._runs.dispatch_all(now)
         self._workers.kill_hung(now)
@@ -210,7 +210,7 @@ class Control:
         name = printable(routing_id).rpartition(".")[0]
         if pid and self._health.runs_as(name, pid):
             self._out.kill(routing_id, name, pid, is_linked=False)
-            self._out.note(logging.ERROR, f"worker {name} has not registered again: it is killed")
+            self._out.log(logging.ERROR, f"worker {name} has not registered again: it is killed")
 
     def lost(self, routing_id: bytes, now: float) -> None:
         """A worker's link is down, and all that it had sent was read.
@@ -225,11 +225,11 @@ class Control:
             return
         self._workers.remove(worker, now)
         self._handovers.worker_lost(worker)
-        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.are_kept_by(routing_id)
+        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_ended_runs_of(routing_id)
         self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
         self._health.lost(worker, self._workers.is_name_used(worker.name), now)
         level = logging.INFO if nothing_lost else logging.WARNING
-        self._out.note(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
+        self._out.log(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
         self._runs.lose(worker, now)
 
     # --- how it looks ----------------------------------------------------------------------------------

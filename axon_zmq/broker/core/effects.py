@@ -75,6 +75,6 @@ class Note(NamedTuple):
     id: bytes = b""
 
 
-Remember = Enqueued | Dequeued | Registered | Unregistered
+JournalEffect = Enqueued | Dequeued | Registered | Unregistered
 """What the next broker must know."""
-Effect = ToClient | ToWorker | Kill | ProbeWorkers | Remember | Note
+Effect = ToClient | ToWorker | Kill | ProbeWorkers | JournalEffect | Note

@@ -24,7 +24,7 @@ from axon_zmq.protocol.backend import End, EndReason, Message
 from axon_zmq.protocol.frames import RunKey, error_body, refused_body
 from axon_zmq.protocol.kinds import CONTROL
 
-COMPLAINTS_PER_SECOND: Final = 20
+BAD_INPUT_LINES_PER_SECOND: Final = 20
 """Log lines about malformed or refused messages; more are counted, so that a flood does not push the rest out."""
 
 
@@ -37,9 +37,9 @@ class Outgoing:
 
     def __init__(self, now: float) -> None:
         self._effects: list[Effect] = []
-        self._complaints = 0
+        self._bad_inputs = 0
         """Log lines about bad input in this second."""
-        self._complaints_since = now
+        self._bad_inputs_since = now
 
     def take(self) -> list[Effect]:
         """All effects since the last call."""
@@ -112,16 +112,16 @@ class Outgoing:
 
     # --- to the log --------------------------------------------------------------------------------
 
-    def note(self, level: int, text: str, id: bytes = b"") -> None:
+    def log(self, level: int, text: str, id: bytes = b"") -> None:
         """Write a line."""
         self._effects.append(Note(level, text, id))
 
-    def complain(self, text: str, id: bytes, now: float) -> None:
+    def log_bad_input(self, text: str, id: bytes, now: float) -> None:
         """Write a line about what a client sent; of a flood of them some, and their number."""
-        if now - self._complaints_since >= 1.0:
-            if (more := self._complaints - COMPLAINTS_PER_SECOND) > 0:
-                self.note(logging.WARNING, f"{more} more messages were malformed or refused")
-            self._complaints, self._complaints_since = 0, now
-        self._complaints += 1
-        if self._complaints <= COMPLAINTS_PER_SECOND:
-            self.note(logging.WARNING, text, id)
+        if now - self._bad_inputs_since >= 1.0:
+            if (more := self._bad_inputs - BAD_INPUT_LINES_PER_SECOND) > 0:
+                self.log(logging.WARNING, f"{more} more messages were malformed or refused")
+            self._bad_inputs, self._bad_inputs_since = 0, now
+        self._bad_inputs += 1
+        if self._bad_inputs <= BAD_INPUT_LINES_PER_SECOND:
+            self.log(logging.WARNING, text, id)

@@ -171,19 +171,19 @@ class Pool:
     def next(self, now: float) -> tuple[Run, Worker] | None:
         """What waits, taken out of its queue, and who can take it; the two queues take turns."""
         if self._suspects_turn:
-            found = self._next_suspect(now) or self._next_other(now)
+            found = self._next_suspect(now) or self._next_unsuspected(now)
         else:
-            found = self._next_other(now) or self._next_suspect(now)
+            found = self._next_unsuspected(now) or self._next_suspect(now)
         if found is not None:
             self._suspects_turn = not found[0].suspect
         return found
 
-    def _next_other(self, now: float) -> tuple[Run, Worker] | None:
+    def _next_unsuspected(self, now: float) -> tuple[Run, Worker] | None:
         worker = self.idlest(now) if self.queue.count else None
         return None if worker is None else (self.queue.pop(), worker)
 
     def _next_suspect(self, now: float) -> tuple[Run, Worker] | None:
-        worker = self._least_suspected(now) if self.suspects.count else None
+        worker = self._worker_for_suspect(now) if self.suspects.count else None
         return None if worker is None else (self.suspects.pop(), worker)
 
     def offer(self, worker: Worker) -> None:
@@ -209,7 +209,7 @@ class Pool:
             heapq.heappop(self._offers)
         return None
 
-    def _least_suspected(self, now: float) -> Worker | None:
+    def _worker_for_suspect(self, now: float) -> Worker | None:
         able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
         able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
         return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)

@@ -74,7 +74,7 @@ class Recovery:
         details: dict[str, Any] = {"may_have_run": not never_ran, "never_ran_within_ms": certain}
         return RequestError("unknown_request", f"no run with this id is known, {why}", details)
 
-    def sent_again(self, key: RunKey) -> None:
+    def request_received(self, key: RunKey) -> None:
         """A request has arrived; if it was queued before, that is no longer of interest."""
         if key in self._was_queued:
             self._was_queued.discard(key)

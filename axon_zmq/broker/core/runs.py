@@ -75,7 +75,7 @@ class Runs:
 
     def start(self, run: Run, now: float) -> None:
         """Take a new run: it goes to a worker at once, or waits for one."""
-        self._recovery.sent_again(run.key)
+        self._recovery.request_received(run.key)
         self._runs[run.key] = run
         self._clients.opened(run)
         pool = self._workers.pool_of(run)
@@ -92,21 +92,21 @@ class Runs:
         while (found := pool.next(now)) is not None:
             run, worker = found
             if run.deadline <= now:
-                self._end(run, too_late(), now)
+                self._end(run, deadline_exceeded(), now)
             elif self.quarantine.seconds_left(run.digest, now):
                 self._end(run, self.quarantined(run.digest, now), now)
             elif not run.suspect and self.quarantine.suspects(run.digest, now):
                 run.suspect = True
                 pool.suspects.push(run)
             else:
-                self._give(run, worker, now)
+                self._dispatch_to(run, worker, now)
 
     def dispatch_all(self, now: float) -> None:
         """As `dispatch`, in every pool."""
         for pool in self._workers.all_pools():
             self.dispatch(pool, now)
 
-    def _give(self, run: Run, worker: Worker, now: float) -> None:
+    def _dispatch_to(self, run: Run, worker: Worker, now: float) -> None:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started = worker.routing_id, now
         run.attempts += 1
@@ -145,7 +145,7 @@ class Runs:
         elif run.worker in self._workers:
             self._out.to_worker(run, kinds.RESUME, header_frame, b"")
         else:
-            self._out.error(run.client, run.id, _messages_are_gone())
+            self._out.error(run.client, run.id, _messages_lost())
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Runs:
         run.terminal = error_body(error)
         self._release(run, now)
         self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
-        self._out.note(logging.WARNING, f"{printable(run.kind)} of {printable(run.client)} ended: {error}", run.id)
+        self._out.log(logging.WARNING, f"{printable(run.kind)} of {printable(run.client)} ended: {error}", run.id)
 
     def _release(self, run: Run, now: float) -> None:
         """An ended run leaves its slot and its client, and is remembered for the resume window."""
@@ -221,7 +221,7 @@ class Runs:
             del self._runs[run.key]
             self._relay.forget(run.key)  # a replay after its end may have been cut off by the loss of its worker
             if run.undelivered:  # a `resume` that waited for a successor to have the messages
-                self._out.error(run.client, run.id, _messages_are_gone())
+                self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Runs:
             if run.worker == old and run.state is RunState.ENDED and run.terminal is None:
                 self._move(run, successor)
 
-    def are_kept_by(self, worker: bytes) -> bool:
+    def has_ended_runs_of(self, worker: bytes) -> bool:
         """Whether a leaving worker still has the messages of ended runs."""
         return any(run.worker == worker and run.terminal is None for run in self._runs.values())
 
@@ -315,13 +315,13 @@ class Runs:
         for run in lost:
             may_retry = run.state is RunState.RUNNING and run.attempts < run.max_attempts
             if may_retry and not self._relay.was_relayed(run.key):
-                self._try_again(run, now)
+                self._requeue(run, now)
             else:
                 error = RunEndedError("worker_lost", f"the worker {worker.name} died while it ran this")
                 self._end(run, error, now, RunEvent.LOSE)
         self.dispatch_all(now)
 
-    def _try_again(self, run: Run, now: float) -> None:
+    def _requeue(self, run: Run, now: float) -> None:
         if self.quarantine.seconds_left(run.digest, now):
             self._end(run, self.quarantined(run.digest, now), now, RunEvent.LOSE)
             return
@@ -348,7 +348,7 @@ class Runs:
         while self._deadlines and self._deadlines[0][0] <= now:
             run = heapq.heappop(self._deadlines)[2]
             if run.state is RunState.QUEUED:
-                self.end_queued(run, too_late(), now)
+                self.end_queued(run, deadline_exceeded(), now)
         while self._ended and self._ended[0][0] <= now:
             self._forget(self._ended.popleft()[1])
         for pool in self._workers.all_pools():
@@ -375,11 +375,11 @@ def no_worker(pool: Pool) -> AxonError:
     return UnavailableError("no_worker", message, {"retry_after_ms": int(NO_WORKER_GRACE_S * 1000)})
 
 
-def too_late() -> AxonError:
+def deadline_exceeded() -> AxonError:
     """The error for what waited until its time was over."""
     return RunEndedError("deadline_exceeded", "timeout_ms passed in the queue")
 
 
-def _messages_are_gone() -> AxonError:
+def _messages_lost() -> AxonError:
     message = "the run has ended and its worker has gone, with its messages"
     return RequestError("unknown_request", message, {"may_have_run": True})

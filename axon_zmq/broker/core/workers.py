@@ -34,7 +34,7 @@ class Workers:
         self._out = outgoing
         self._hang_seconds = hang_seconds
         self._workers: dict[bytes, Worker] = {}
-        self._looked_at = now
+        self._housekept_at = now
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -145,13 +145,13 @@ class Workers:
 
     # --- time ------------------------------------------------------------------------------------------
 
-    def time_away(self, now: float) -> float:
+    def time_suspended(self, now: float) -> float:
         """Seconds for which this process did not look, beyond one look's interval; 0.0 if they are few.
 
         Their progress messages of that time have not been read yet, so it is added to each worker's account.
         """
-        away = now - self._looked_at - HOUSEKEEPING_S
-        self._looked_at = now
+        away = now - self._housekept_at - HOUSEKEEPING_S
+        self._housekept_at = now
         if away <= HOUSEKEEPING_S:
             return 0.0
         for worker in self._workers.values():
@@ -168,4 +168,4 @@ class Workers:
                 worker.killed_at = now
                 self._out.kill(worker.routing_id, worker.name, worker.pid, is_linked=True)
                 what = f"made no progress for {silent:.0f} s: it is killed, with {len(worker.runs)} runs"
-                self._out.note(logging.ERROR, f"worker {worker.name} {what}")
+                self._out.log(logging.ERROR, f"worker {worker.name} {what}")
