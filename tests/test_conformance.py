@@ -178,7 +178,7 @@ def test_what_is_asked_of_it_that_it_does_not_know_is_told():
     [
         (["--only", "no-such-case"], "no-such-case"),
         (["--endpoint", "tcp://0.0.0.0:5571"], "open to other machines"),
-        (["--endpoint", "ipc:///tmp/x"], "no endpoint with a port"),
+        (["--endpoint", "ipc:///tmp/x"], "with a port from 1 to 65535"),
     ],
 )
 def test_what_cannot_be_played_is_said(arguments, told):
