@@ -164,7 +164,7 @@ def test_a_run_directory_is_made_private_but_never_somebody_elses_folder(tmp_pat
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     (shared / "precious").touch()
-    with pytest.raises(ConfigurationError, match="open to others"):
+    with pytest.raises(ConfigurationError, match="has mode 0755 and contains files"):
         private_directory(shared)
     assert shared.stat().st_mode & 0o777 == 0o755
     (tmp_path / "file").touch()

@@ -453,7 +453,7 @@ def test_a_tied_command_keeps_its_arguments_its_pipes_and_its_exit_code():
     ended = subprocess.run(lifeline.tied_command(["sh", "-c", "exit 7"]), capture_output=True, start_new_session=True)
     assert ended.returncode == 7
     missing = subprocess.run(lifeline.tied_command(["no-such"]), capture_output=True, start_new_session=True)
-    assert (missing.returncode, missing.stderr) == (127, b"no-such: No such file or directory\n")
+    assert (missing.returncode, missing.stderr) == (127, b"cannot start 'no-such': No such file or directory\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the parent is looked at each second")

@@ -24,7 +24,7 @@ Recv = Callable[..., Any]
 """Takes `flags`; returns a frame's bytes, or a `zmq.Frame` with `copy=False`. Raises `zmq.Again` if no message has
 arrived."""
 _FIRST_BODY: Final = 4
-"""Index of the first frame that can be a body: routing id, kind, id and header precede it. In a message of a REQ socket,
+"""Index of the first frame that can be a body: routing id, kind, id and header precede it. In a REQ socket's message,
 whose delimiter shifts the frames by one, this is the header, which is never large enough to be received uncopied."""
 
 
