@@ -38,8 +38,8 @@ LOST_WORKERS_KEPT: Final = 1000
 """Number of lost workers at which all of them are forgotten. Their late messages arrive within milliseconds of the
 loss, so the old entries are useless."""
 _ABOUT_ENDED_RUNS: Final = frozenset((kinds.RESUMED, kinds.REFUSED))
-"""Kinds that may follow a run's terminal message. They must not mark the run as relayed again, because nothing would
-remove that mark."""
+"""Kinds that may follow a run's terminal message. They must not mark the run as relayed again, because the terminal
+message that would remove the mark need not follow."""
 
 
 class Verdict(Enum):
