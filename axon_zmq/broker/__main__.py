@@ -31,7 +31,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.broker", description="Run a broker; see axon-zmq.")
     parser.add_argument("--frontend", required=True, help="endpoint for clients, such as tcp://127.0.0.1:5570")
     parser.add_argument("--run-dir", required=True, type=Path, help="run directory, with the socket for workers")
-    parser.add_argument("--workers", type=int, default=0, help="workers to wait for; 0: those that supervisord started")
+    parser.add_argument("--workers", type=int, default=0, help="workers to wait for; 0: all that supervisord started")
     parser.add_argument("--log-level", default="info", help="level of Python's logging, such as info")
     for bound in dataclasses.fields(limits.BrokerLimits):
         parser.add_argument(f"--{bound.name.replace('_', '-')}", type=int, default=bound.default)

@@ -37,7 +37,10 @@ _MACHINE_RECORD: Final = "machine"
 
 
 class Record(IntEnum):
-    """First element of every other record: its type, and thereby the meaning of the other elements."""
+    """Types of all records except the first one.
+
+    The type is the first element of a record; the docstrings list the other elements.
+    """
 
     QUEUED = 0
     """A run is queued: client, request id."""
@@ -59,8 +62,8 @@ class JournalState:
     """The content of the journal, in memory.
 
     Args:
-        previous: What this broker read from its predecessor's journal. Workers in it remain until they register with
-            this broker or count as lost.
+        previous: The state that this broker read from its predecessor's journal. Workers in it remain until they
+            register with this broker or count as lost.
         now: Seconds of the machine's monotonic clock.
     """
 
@@ -130,8 +133,8 @@ class Journal:
     def remember(self, effect: JournalEffect) -> None:
         """Write the records for an effect.
 
-        The core emits `Dequeued` before the effect that sends a run to its worker, and effects are applied in order. So
-        a broker that dies between the two never leaves a journal that lists a dispatched run as queued.
+        The core returns `Dequeued` before the effect that sends a run to its worker, and effects are applied in order.
+        If the broker dies between the two, the journal therefore does not list the dispatched run as queued.
         """
         records = self._state.remember(effect)
         if self._file < 0:
@@ -141,9 +144,9 @@ class Journal:
         except OSError as fault:
             self._give_up(fault)
             return
-        # Each of these makes two records obsolete: the earlier one that it cancels, and its own.
+        # Each of these effects makes two records obsolete: the earlier one that it cancels, and its own.
         self._stale += isinstance(effect, Dequeued | Unregistered) * 2
-        # The bound grows with the queue, because rewriting takes time in proportion to it.
+        # A rewrite takes time in proportion to the queue, so a longer queue is rewritten less often.
         if self._stale > _MAX_STALE_RECORDS + len(self._state.waiting):
             self._rewrite()
 
@@ -174,8 +177,8 @@ class Journal:
     def _give_up(self, fault: OSError) -> None:
         """Delete the file, because its content no longer matches the broker's state."""
         log.warning(
-            "cannot write the journal %s: %s; after a crash of this broker, clients learn only that their queued runs "
-            "may have run; free disk space and restart the broker",
+            "cannot write the journal %s: %s; if this broker crashes, clients cannot learn that their queued runs were "
+            "never started; fix the cause and restart the broker",
             self._path,
             fault.strerror,
         )

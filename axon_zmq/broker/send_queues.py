@@ -1,7 +1,7 @@
 """Send queues: messages for clients whose pipe is full, in bounded memory.
 
-Terminal messages have a bound of their own, so that a client that reads too slowly for its streams still gets the end
-of each run. `InFlight` bounds the large messages that are already in ZeroMQ's pipes.
+Terminal messages have a separate bound, so that a client that reads too slowly for its streams still gets the end of
+each run. `InFlight` bounds the large messages that are already in ZeroMQ's pipes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from axon_zmq.protocol.frames import error_body
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 
 IN_FLIGHT_BYTES_PER_CLIENT: Final = 16 * limits.MIB
-"""Bytes of large messages in ZeroMQ's pipe to one client, from which no further one is sent to it. An empty pipe
-always accepts one. ZeroMQ bounds its pipes in messages only: 250 results of several MB would occupy gigabytes for a
-client that does not read. The value is about what the pipe can hold of messages just too small to be counted (250
-times 64 KiB); with 4 MiB the pipe ran empty, and clients that do read were slowed down."""
+"""Maximum bytes of large messages in ZeroMQ's pipe to one client; further large messages wait in the send queue. The
+last message sent may exceed it. A bound in bytes is necessary because ZeroMQ bounds its pipes by the number of messages
+only: 250 results of several MB would occupy gigabytes for a client that does not read. Messages just too small to be
+counted can occupy about as much (250 times 64 KiB). With a bound of 4 MiB, the pipe ran empty, and clients that do read
+were slowed down."""
 IN_FLIGHT_BYTES_TOTAL: Final = 256 * limits.MIB
-"""Bound over all clients. If more than 16 of them have large messages in their pipes, each gets an equal share of
-it."""
+"""Maximum bytes of large messages in the pipes to all clients. If more than 16 clients have large messages in their
+pipes, the bound of each is an equal share of this value."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
-"""Messages in the send queue of a blocked client, from which terminal messages are dropped. A queue of the smallest
-chunks and the terminal messages of all runs stays below it: only error replies to a flood of bad requests exceed
-it."""
+"""Maximum number of messages in the send queue of a blocked client; further terminal messages are dropped. Only error
+replies to a flood of bad requests can reach it: the smallest chunks that fit into a send queue, together with the
+terminal messages of all runs, are fewer."""
 QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
-"""Bytes of non-terminal messages in one client's send queue, above which the client is blocked and its runs are ended
-as `slow_consumer`. ZeroMQ's pipe comes on top."""
+"""Maximum bytes of non-terminal messages in one client's send queue. A client that exceeds it is blocked, and its runs
+are ended as `slow_consumer`. Messages in ZeroMQ's pipe do not count."""
 ANSWER_BYTES_PER_CLIENT: Final = 128 * limits.MIB
-"""The same for terminal messages. The bound is higher because these are results of completed work, and because workers
-can end many runs with large results at once, much faster than a client reads even if it never pauses."""
+"""Maximum bytes of terminal messages in one client's send queue. It is higher because terminal messages are the results
+of completed work, and because workers can end many runs with large results at once, much faster than even a client that
+never pauses can read them."""
 QUEUE_BYTES_TOTAL: Final = 256 * limits.MIB
-"""Bytes in all send queues together. Above it, a client whose queue exceeds an equal share of it is blocked. Above
-twice as much, terminal messages are still queued for clients below their share, and replaced by a short error for the
-others. The total therefore never exceeds three times this value."""
+"""Bytes in all send queues together above which a client is blocked if its queue exceeds an equal share of them. Above
+twice this value, a terminal message is queued only if its client stays within its share; otherwise a short error
+replaces it. The send queues therefore never exceed three times this value."""
 _NO_ROOM: Final = error_body(
     RunEndedError(
         "slow_consumer",
@@ -48,7 +50,7 @@ _NO_ROOM: Final = error_body(
 _OVERHEAD: Final = 200
 """Bytes that a waiting message is estimated to occupy in addition to its body."""
 _MIN_CLIENTS_TO_SWEEP: Final = 16
-"""Number of clients with large messages up to which completed sends are not looked for."""
+"""Number of clients with large messages in flight from which on those whose messages were released are swept out."""
 
 MIN_RETRY_DELAY_S: Final = 0.001
 MAX_RETRY_DELAY_S: Final = 0.05
@@ -72,8 +74,8 @@ class InFlight:
     """Counts the bytes of large messages that ZeroMQ holds for each client.
 
     Args:
-        per_client: Bytes for one client from which no further large message is sent to it.
-        total: Bytes over all clients; each client's bound is at most an equal share of it.
+        per_client: Maximum bytes for one client.
+        total: Maximum bytes for all clients; the bound of each client is at most an equal share of it.
     """
 
     def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, total: int = IN_FLIGHT_BYTES_TOTAL) -> None:
@@ -124,9 +126,9 @@ class SendQueues:
     """A send queue for each client whose pipe is full.
 
     Args:
-        per_client: Bytes of non-terminal messages for one client, above which it is blocked.
-        answers: Bytes of terminal messages for one client, above which it is blocked.
-        total: Bytes of all messages for all clients. Above it, a client with more than an equal share is blocked.
+        per_client: Maximum bytes of non-terminal messages for one client; a client that exceeds it is blocked.
+        answers: Maximum bytes of terminal messages for one client; a client that exceeds it is blocked.
+        total: Bytes of all messages above which a client with more than an equal share is blocked.
     """
 
     def __init__(
@@ -152,8 +154,8 @@ class SendQueues:
     def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
         """Append a message to a client's queue.
 
-        A blocked client's queue accepts terminal messages only. A terminal message for which there is no room is
-        replaced by a short `slow_consumer` error, so that the run still has an end.
+        A blocked client's queue accepts terminal messages only. If it has no room for a terminal message, a short
+        `slow_consumer` error takes its place, so that the run still has an end.
 
         Returns:
             True if the client is blocked, so that its running runs must be ended.

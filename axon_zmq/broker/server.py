@@ -108,13 +108,13 @@ class Server:
         self._probe_at = 0.0
         self._suspect_until = 0.0
         self._stop_requested = False
-        self._context = zmq.Context()
+        self._context = zmq.Context()  # with one I/O thread: a second one gains nothing here
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
         self._send_front, self._recv_front = sender(self._front), receiver(self._front)
         self._send_back, self._recv_back = sender(self._back), receiver(self._back)
         self._wakeup, self._wakeup_end = socket.socketpair()
-        # Before the endpoint is bound, so that the report of no accepted connection is missed.
+        # The monitor starts before the endpoint is bound, so that it reports the first connection, too.
         self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open(frontend, backend, max_body)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -131,15 +131,14 @@ class Server:
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
             # libzmq's default LINGER is infinite: a client that does not read would prevent the broker's exit.
             router.setsockopt(zmq.LINGER, 1000)
-        # The frontend must not set ZMQ_HEARTBEAT_*: a ZMTP PING kills the peer process of chumak, an Erlang client
-        # library. Instead, TCP keepalive finds dead hosts on idle connections, and `DeadPeerDetector` on connections
-        # with data in flight. The frontend's own routing id must stay unset, because a long one breaks chumak's
-        # handshake.
+        # Two options must stay unset because of bugs in chumak, the Erlang library of some clients: a ZMTP PING
+        # (ZMQ_HEARTBEAT_*) kills its peer process for good, and a long routing id of this ROUTER breaks its handshake.
+        # Dead hosts are found by TCP keepalive on idle connections, and by `DeadPeerDetector` on all others.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, OVERSIZE_FACTOR * max_body)
-        # Finds a dead host on an idle connection within 30 s: the first keepalive after 15 s, two more 5 s apart, and
-        # 5 s for the last answer.
+        # These find a dead host on an idle connection within 30 s: TCP sends the first keepalive after 15 s without
+        # data, and gives up after three keepalives without an answer, 5 s apart.
         self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
@@ -163,8 +162,8 @@ class Server:
             signal.signal(number, self._on_signal)
         self._wakeup.setblocking(False)
         self._wakeup_end.setblocking(False)
-        # The poll resumes after a signal, and Python calls signal handlers only once it has returned. The wakeup
-        # descriptor makes it return.
+        # Python calls a signal handler only after the poll has returned, and pyzmq resumes an interrupted poll. The
+        # wakeup descriptor makes the poll return.
         signal.set_wakeup_fd(self._wakeup_end.fileno())
         poller = zmq.Poller()
         for readable in (self._front, self._back, self._monitor, self._front_monitor, self._wakeup):
@@ -190,7 +189,7 @@ class Server:
         if self._front_monitor in ready:
             self._on_connections_changed()
         if now >= self._dead_peers.check_at:
-            self._cut_dead_peers(now)
+            self._close_dead_connections(now)
         if now >= self._probe_at:
             self._probe_workers(now)
         if self._send_queues.waiting:
@@ -286,6 +285,7 @@ class Server:
             False if the pipe is full; True if the message was sent, or dropped because the client is gone.
         """
         is_large = len(body) >= LARGE_MESSAGE
+        # Checked before the first frame is sent, because the rest of the message must follow it.
         if is_large and not self._in_flight.has_room(client):
             return False
         send = self._send_front
@@ -331,6 +331,8 @@ class Server:
             if self._hasher.full or (self._stop_requested and self._hasher.waiting):
                 return
             try:
+                # Routing id, all allowed frames and one more, from which the core sees that there were too many. ZeroMQ
+                # itself bounds the size of a frame but not the number of frames.
                 client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return
@@ -345,9 +347,9 @@ class Server:
             event, fd = _MONITORED.unpack(self._front_monitor.recv_multipart()[0])
             (self._dead_peers.opened if event == zmq.EVENT_ACCEPTED else self._dead_peers.closed)(fd)
 
-    def _cut_dead_peers(self, now: float) -> None:
-        if cut := self._dead_peers.check(now):
-            log.info("closed %d client connections: their hosts did not answer for %.0f s", cut, limits.DEAD_HOST)
+    def _close_dead_connections(self, now: float) -> None:
+        if closed := self._dead_peers.check(now):
+            log.info("closed %d client connections: their hosts did not answer for %.0f s", closed, limits.DEAD_HOST)
 
     # --- workers -----------------------------------------------------------------------------------
 
@@ -416,7 +418,7 @@ class Server:
                 self._relay_message(client, kind, id, body)
             case ToWorker(worker, client, kind, id, rest):
                 if not self._send_to_worker(worker, (client, kind, id, *rest)):
-                    self._probe_at = 0.0  # which will find the worker lost
+                    self._probe_at = 0.0  # the probe in the next turn will declare the worker lost
                     log.warning(
                         "cannot send %s: the run's worker is disconnected", kind.decode(), extra=_log_fields(id)
                     )
@@ -442,7 +444,7 @@ def _log_fields(id: bytes) -> dict[str, str]:
 def _is_worker(pid: int, name: str) -> bool:
     """Whether a pid belongs to the worker with this name, as far as the system shows command lines.
 
-    A worker in another container reports a pid of its own pid namespace, which is another process here.
+    A worker in another container reports the pid that it has there. Here, that pid belongs to another process.
     """
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

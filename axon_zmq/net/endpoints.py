@@ -65,7 +65,7 @@ def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
-        # Another host name, or "*": what it resolves to can change, so it never counts as loopback.
+        # Another host name, or "*". A host name never counts as loopback, because its address can change.
         return False
 
 

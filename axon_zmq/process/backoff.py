@@ -33,7 +33,7 @@ KEPT_STARTS = 20
 def pause(run_dir: Path, name: str) -> float:
     """Wait if this process was started repeatedly; return the delay in seconds.
 
-    Without supervisord there is no delay, because nothing restarts the process. SIGTERM ends the wait and the process.
+    Without supervisord the process never waits, because nothing restarts it. SIGTERM ends the wait and the process.
 
     Args:
         run_dir: The run directory, where starts are recorded.

@@ -42,7 +42,7 @@ def hold_lock(path: Path) -> IO[str]:
 
 
 def lock_holder(run_dir: Path) -> str | None:
-    """The pid of the broker that has locked the run directory; None if there is no such broker."""
+    """The pid of the broker that has locked the run directory; None if it is not locked."""
     try:
         with (run_dir / BROKER_LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

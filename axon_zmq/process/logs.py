@@ -22,7 +22,7 @@ def configure(process: str, level: str) -> None:
 
     Args:
         process: Name of the program, as in `supervisorctl status`.
-        level: Name of a level of Python's `logging`; it applies to this package's loggers and to those of agents.
+        level: Name of a level of Python's `logging`; it applies to the loggers of this package and of agents.
     """
     handler = logging.StreamHandler()
     handler.addFilter(_RunFilter())

@@ -6,7 +6,7 @@ admission, limits, fairness, duplicates, deadlines, and the end of each run. It 
 `relay` decides about them; the core only receives an event when a terminal message was relayed.
 
 This module distributes events to the other modules and holds messages back during recovery. `admission` handles
-messages of clients, and `control` those of workers. `runs`, `workers` and `clients` contain the state.
+messages from clients, and `control` handles messages from workers. `runs`, `workers` and `clients` contain the state.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Broker:
         boot: Random name of this process, contained in every `pong` and `alive`.
         bounds: The limits that the operator may set.
         version: Version of the package, for `pong`.
-        expected_workers: Number of workers to wait for during recovery; 0: those that supervisord has started.
+        expected_workers: Number of workers to wait for during recovery; 0: all that supervisord has started.
         now: Seconds of a monotonic clock, as in every call of `receive`.
         previous: The state that an earlier broker left.
     """
@@ -238,7 +238,7 @@ class Broker:
             self._admission.request(client, message, digest, now, event.arrived)
 
     def _malformed(self, client: bytes, envelope: Envelope, error: RequestError, now: float) -> None:
-        if not envelope.id:  # there is no request id to which an error could be sent
+        if not envelope.id:  # an error needs a request id
             self.dropped += 1
             self._out.log_bad_input(f"dropped a message from client {printable(client)}: {error.message}", b"", now)
             return
@@ -347,7 +347,7 @@ class Broker:
             self._alive(now)
 
     def _alive(self, now: float) -> None:
-        """Send `alive` to the next batch of clients with unfinished runs, and abandon those that were gone too long."""
+        """Send `alive` to the next batch of clients with unfinished runs, and abandon clients gone for too long."""
         if not self._alive_due:
             self._alive_due = self.clients.active()
         due, self._alive_due = self._alive_due[-ALIVE_BATCH:], self._alive_due[:-ALIVE_BATCH]

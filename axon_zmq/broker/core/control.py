@@ -44,7 +44,7 @@ class Control:
         outgoing: Collects the effects.
         workers: Records of workers, which these messages change.
         runs: All runs.
-        relay: Relays the messages of registered workers and drops those of lost ones.
+        relay: Relays the messages of registered workers and drops messages of lost workers.
         recovery: Keeps track of which workers of an earlier broker have registered.
         previous: The state that an earlier broker left.
         hang_seconds: Seconds after which a worker of an earlier broker is killed if it has not registered.

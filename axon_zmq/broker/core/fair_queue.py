@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Waiting(Protocol):
-    """What a fair queue requires of its items."""
+    """The attributes of an item that a fair queue uses."""
 
     @property
     def client(self) -> bytes:
@@ -48,7 +48,7 @@ class FairQueue(Generic[T]):
         return len(self._clients.get(client, ()))
 
     def push(self, request: T) -> None:
-        """Append a request to those of its client."""
+        """Add a request after its client's other requests."""
         self._clients.setdefault(request.client, deque()).append(request)
         self._account(1, request)
 

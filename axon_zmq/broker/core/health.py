@@ -93,7 +93,7 @@ class Health:
     # --- queries ---------------------------------------------------------------------------------------
 
     def all_registered(self, registered: Iterable[Worker]) -> bool:
-        """Whether each worker process that supervisord has started is registered; False if there was no report."""
+        """Whether each worker process that supervisord has started is registered; False without a report."""
         if not self._programs:
             return False
         names = {worker.name for worker in registered}

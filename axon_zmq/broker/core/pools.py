@@ -122,7 +122,7 @@ class Worker:
         return self.state is WorkerState.READY and now - self.progress_at < PROGRESS_TIMEOUT_S
 
     def hold(self, run: Run) -> None:
-        """Add a run to those of this worker."""
+        """Add a run to this worker's runs."""
         self.runs[run.key] = run
         self.busy += run.takes_slot
         self.suspects += run.suspect
@@ -150,8 +150,8 @@ class Pool:
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
-    """Suspects wait in a queue of their own. Each worker executes only few of them at a time, and in a common queue all
-    other runs would wait behind them."""
+    """The queue of suspects. It is separate because each worker executes only few suspects at a time: in a common
+    queue, all other runs would wait behind them."""
     mean_seconds: float = 1.0
     """Moving average of the duration of a run, in seconds, for `retry_after_ms`."""
     _suspects_turn: bool = False

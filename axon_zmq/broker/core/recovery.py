@@ -1,4 +1,4 @@
-"""Recovery: what a restarted broker knows about runs from before its start.
+"""Recovery: the knowledge of a restarted broker about runs from before its start.
 
 A new broker starts with the journal of its predecessor only. During recovery, its first seconds, workers register and
 report the runs that they hold. Messages about unknown runs are held back until recovery is over, because the answer
@@ -30,7 +30,7 @@ class PreviousState:
     waiting: frozenset[RunKey] = frozenset()
     """Runs that were queued and had never been dispatched."""
     workers: Mapping[bytes, int] | None = None
-    """Routing ids and pids of the workers that were registered; None if there is no valid journal."""
+    """Routing ids and pids of the workers that were registered; None without a valid journal."""
     lost_at: float = 0.0
     """When runs were last lost with a worker, in seconds of the machine's monotonic clock."""
     handover_files: tuple[str, ...] = ()

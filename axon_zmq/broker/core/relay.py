@@ -43,7 +43,7 @@ message that would remove the mark need not follow."""
 
 
 class Verdict(Enum):
-    """What the broker does with a message of a worker."""
+    """The possible decisions about a message of a worker."""
 
     DROP = "drop"
     PASS = "pass"  # noqa: S105

@@ -192,7 +192,7 @@ class Runs:
 
         Args:
             pool: The pool.
-            why: Creates the error for each run; an error holds details of its own, so it cannot be shared.
+            why: Creates the error for each run. Runs cannot share one error, because `_end` adds details to it.
             now: The time.
         """
         for queue in (pool.queue, pool.suspects):
@@ -308,16 +308,16 @@ class Runs:
             self._relay.disown(worker.routing_id, run.key)
             self._out.end(worker.routing_id, run.key, EndReason.SUPERSEDED)
         elif run.state is RunState.ENDED and run.terminal is None and run.worker not in self._workers:
-            # The messages that this broker knew of are lost; those of this worker replace them.
+            # The worker that kept this run's messages is lost, but this worker has them, too.
             self._move(run, worker.routing_id)
 
     def hand_over(self, old: bytes | None, successor: bytes | None) -> None:
         """Assign the ended runs of a leaving worker to its successor.
 
         Args:
-            old: Routing id of the leaving worker. None: the runs that no worker has, because their worker left when
-                there was no successor.
-            successor: Routing id of the successor; None if there is none yet.
+            old: Routing id of the leaving worker. None: the runs that no worker has, because their worker left when no
+                successor was registered.
+            successor: Routing id of the successor; None if no successor is registered yet.
         """
         for run in self._runs.values():
             if run.worker == old and run.state is RunState.ENDED and run.terminal is None:
