@@ -112,7 +112,7 @@ class Broker:
         """Whether the broker was asked to stop. It completes recovery first: before that, it cannot answer held
         messages correctly."""
         self.stopped = False
-        """Whether the broker has ended the runs that it must end. The process can exit."""
+        """Whether all shutdown messages have been sent, so that the process can exit."""
         self.dropped = 0
         """Number of messages that were dropped because they have no readable request id."""
         self.relay = Relay()

@@ -143,7 +143,7 @@ class Control:
             worker.step(WorkerEvent.READY)
             worker.progress_at = now
             self._workers.set_slots(worker, ready.slots)
-            # A worker that registers assumes that all clients are connected, so `gone` is sent again where needed.
+            # A worker that registers assumes that all clients are connected, so `gone` is sent again for gone clients.
             for run in worker.runs.values():
                 self._runs.deliver_pending(run)
         self._runs.dispatch_all(now)
@@ -202,7 +202,7 @@ class Control:
 
     def tick(self, now: float) -> None:
         """Kill workers that hang, and update which workers are missing."""
-        if away := self._workers.time_suspended(now):
+        if away := self._workers.skip_suspended_time(now):
             self._recovery.skip_time(away)
             self._runs.dispatch_all(now)
         self._workers.kill_hung(now)

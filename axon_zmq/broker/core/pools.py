@@ -124,6 +124,7 @@ class Worker:
     def hold(self, run: Run) -> None:
         """Add a run to this worker's runs."""
         self.runs[run.key] = run
+        # Counted here, so that neither `free` nor the choice of a worker for a suspect iterates over the runs.
         self.busy += run.takes_slot
         self.suspects += run.suspect
 
@@ -212,7 +213,7 @@ class Pool:
         workers, the heap takes 12 µs for everything (docs/performance.md). Outdated entries are dropped when they reach
         the top.
         """
-        if not self.takes_slots:
+        if not self.takes_slots:  # a `describe` needs no free slot
             return max((each for each in self.workers.values() if each.can_take(now)), key=_free, default=None)
         while self._offers:
             minus_free, _, worker = self._offers[0]
@@ -223,6 +224,7 @@ class Pool:
         return None
 
     def _worker_for_suspect(self, now: float) -> Worker | None:
+        # Scanning all workers is acceptable here, because there are suspects only after a worker has died.
         able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
         able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
         return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)

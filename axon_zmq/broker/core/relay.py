@@ -1,7 +1,7 @@
 """The relay decision: whether a worker's message is passed on to its client, made without unpacking the message.
 
 The broker sends a worker's message `[client, kind, id, body]` to the client as `[kind, id, body]`, unless the worker no
-longer owns the run. `Relay.accept` decides this from the routing ids, the request id and the kind. It knows three sets:
+longer owns the run. `Relay.accept` decides this from the routing ids, the request id and the kind. It uses three sets:
 
 - **Lost workers** were declared dead. Their runs have ended as `worker_lost` or were started again on other workers. A
   message that still arrives from a lost worker is dropped: it would be a second end or a second stream.
@@ -14,8 +14,8 @@ For each client there are a few flags: whether its replies start with the empty 
 they consist of a single frame, and whether the client is gone. Nearly all clients have no flag, so for each message
 `flags_of` is one unsuccessful dictionary lookup. `framed` is called for clients with flags only.
 
-`docs/architecture.md` lists what the broker executes for a relayed chunk; `tests/test_relay_cost.py` bounds the number
-of instructions.
+`docs/architecture.md` lists the calls that the broker executes for a relayed chunk; `tests/test_relay_cost.py` bounds
+the number of instructions.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Runs:
         self._ended: deque[tuple[float, Run]] = deque()
         """Ended runs, oldest first, and when each is forgotten."""
         self._deadlines: list[tuple[float, int, Run]] = []
-        """Heap of queued runs by deadline: deadline, tie-breaker, run. Runs that were dispatched since stay in it until
-        their deadline, because removing them from the middle of a heap would be slow."""
+        """Heap of queued runs by deadline: deadline, tie-breaker, run. A run that is dispatched stays in it until its
+        deadline passes or the heap is rebuilt, because removing it from the middle of the heap would be slow."""
         self._order = count()
 
     def __len__(self) -> int:
@@ -115,8 +115,8 @@ class Runs:
         run.attempts += 1
         worker.hold(run)
         self._workers.offer(worker)
-        # Before the run is sent: otherwise, if this broker died in between, the next one would read from the journal
-        # that the run never started, and its client would send it a second time.
+        # The journal record must be written before the run is sent. Otherwise, if this broker died in between, the next
+        # one would tell the client that the run was never started, and the client would send it a second time.
         self._out.dequeued(run)
         lease = pack_lease(run.deadline, run.attempts, run.digest)
         self._out.to_worker(run, run.kind, run.header_frame, run.body, lease)
@@ -153,7 +153,7 @@ class Runs:
             if run.terminal is not None:
                 self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
         elif run.worker is None:
-            # The messages are in a handover file that no worker has read yet. Only the last `resume` counts.
+            # The messages are in a handover file that no worker has read yet. A newer `resume` replaces an older one.
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
         elif run.worker in self._workers:
             self._out.to_worker(run, kinds.RESUME, header_frame, b"")
@@ -209,7 +209,7 @@ class Runs:
                 self.ask_to_end(run, EndReason.CLIENT_GONE)
 
     def _end(self, run: Run, error: AxonError, now: float, event: RunEvent = RunEvent.TERMINAL) -> None:
-        """End a run that no worker has. The broker keeps the terminal message for replay; it has no `seq`."""
+        """End a run that no worker executes. The broker keeps the terminal message for replay; it has no `seq`."""
         run.step(event)
         self._relay.forget(run.key)
         error.details["by"] = "broker"
@@ -303,8 +303,8 @@ class Runs:
         if run.worker == worker.routing_id and run.terminal is None:
             return
         if not has_ended:
-            # Two workers execute the same run, or this one executes a run that has ended. The client follows the one
-            # that this broker knows; a second stream under the same id would be indistinguishable for it.
+            # Two workers execute the same run, or this one executes a run that has ended. Only the run that this broker
+            # knows may continue: the client could not tell the messages of two workers apart, as both count from 1.
             self._relay.disown(worker.routing_id, run.key)
             self._out.end(worker.routing_id, run.key, EndReason.SUPERSEDED)
         elif run.state is RunState.ENDED and run.terminal is None and run.worker not in self._workers:
@@ -392,7 +392,8 @@ class Runs:
 
     def _watch_deadline(self, run: Run) -> None:
         heapq.heappush(self._deadlines, (run.deadline, next(self._order), run))
-        # Without this, the heap would grow with the number of runs within a timeout, instead of that of queued runs.
+        # Rebuild the heap without the runs that were dispatched. Otherwise it would contain every run that was ever
+        # queued and whose deadline has not passed: its size would follow the traffic, not the queue.
         if len(self._deadlines) > 2 * sum(pool.waiting for pool in self._workers.all_pools()) + 1000:
             self._deadlines = [entry for entry in self._deadlines if entry[2].state is RunState.QUEUED]
             heapq.heapify(self._deadlines)

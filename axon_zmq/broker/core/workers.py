@@ -13,7 +13,7 @@ from axon_zmq.protocol.backend import Ready
 from axon_zmq.protocol.kinds import MODES, POOLS
 
 HOUSEKEEPING_S: Final = 0.5
-"""Seconds between two checks for workers that hang and for everything else that only time changes."""
+"""Seconds between two rounds of housekeeping, which finds workers that hang or are missing."""
 _ALIVE: Final = frozenset((WorkerState.READY, WorkerState.LEAVING))
 
 
@@ -82,7 +82,7 @@ class Workers:
             worker.release(run)
             self.pools[worker.mode].offer(worker)
 
-    # --- their life ------------------------------------------------------------------------------------
+    # --- registration, changes and loss ----------------------------------------------------------------
 
     def add(self, routing_id: bytes, ready: Ready, now: float) -> Worker:
         """Add a worker that has registered for the first time; its mode must be one of `MODES`."""
@@ -148,14 +148,14 @@ class Workers:
 
     # --- time ------------------------------------------------------------------------------------------
 
-    def time_suspended(self, now: float) -> float:
-        """Compensate for time in which this process did not run, because it was stopped or the machine slept.
+    def skip_suspended_time(self, now: float) -> float:
+        """Do not count time against workers in which this process did not run: it was stopped, or the machine slept.
 
-        Messages about progress in that time are still unread. Without compensation, all workers would look as if they
-        hang, and would be killed.
+        The workers' `progress` messages from that time are still unread. Without this, all workers would seem to hang,
+        and would be killed.
 
         Returns:
-            Seconds beyond the interval between two checks; 0.0 if they are few.
+            Seconds that were skipped; 0.0 if housekeeping was not late by more than its interval.
         """
         away = now - self._housekept_at - HOUSEKEEPING_S
         self._housekept_at = now
