@@ -103,8 +103,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "relayed-after-broker-ended-it",
         "a run that the broker itself has ended is no longer relayed",
         RELAY,
-        '        """Forget that a run was relayed, because the broker itself has ended it."""\n        self._relayed.discard(key)\n',
-        '        """Forget that a run was relayed, because the broker itself has ended it."""\n',
+        "        self._relayed.discard(key)\n",
+        "",
     ),
     Fault(
         "gone-for-ever",
