@@ -76,17 +76,17 @@ class BodyHasher:
         self._bytes += deferred.size
         return True
 
-    def step(self, most: int) -> Iterator[FromClient]:
+    def step(self, max_messages: int) -> Iterator[FromClient]:
         """Hash at most one slice, and yield the messages that can be processed now.
 
         Args:
-            most: Maximum number of messages.
+            max_messages: Maximum number of messages to yield.
 
         Yields:
             Messages in each client's order; the large ones with their digest.
         """
         may_read = True
-        for _ in range(most):
+        for _ in range(max_messages):
             if not self._clients:
                 return
             message, _, is_large = next(iter(self._clients.values()))[0]
@@ -100,7 +100,7 @@ class BodyHasher:
                 self._digest, self._read = new_digest(), 0
             self._forget_first()
             yield message
-        # A client that sends more than `most` messages behind its large one must not keep its turn.
+        # A client that sends more than `max_messages` messages behind its large one must not keep its turn.
         if self._clients:
             self._clients.move_to_end(next(iter(self._clients)))
 

@@ -160,14 +160,14 @@ class SendQueues:
         Returns:
             True if the client is blocked, so that its running runs must be ended.
         """
-        ends = kind in TERMINAL_KINDS
-        if client in self._blocked and (not ends or len(self.waiting[client]) >= QUEUE_MESSAGES_PER_CLIENT):
+        is_terminal = kind in TERMINAL_KINDS
+        if client in self._blocked and (not is_terminal or len(self.waiting[client]) >= QUEUE_MESSAGES_PER_CLIENT):
             return True
-        if ends and not self._has_room(client, len(body)):
+        if is_terminal and not self._has_room(client, len(body)):
             kind, body = kinds.ERROR, _NO_ROOM
         self.waiting.setdefault(client, deque()).append((kind, id, body))
         self._account(client, kind, len(body) + _OVERHEAD)
-        if not self._is_over(client, ends) and not self._is_over_its_share(client):
+        if not self._is_over(client, is_terminal) and not self._is_over_its_share(client):
             return False
         self._blocked.add(client)
         return True
@@ -222,8 +222,8 @@ class SendQueues:
             return True
         return self._held(client) + size <= self._share()
 
-    def _is_over(self, client: bytes, ends: bool) -> bool:
-        return self._bytes[client][ends] > self._bounds[ends]
+    def _is_over(self, client: bytes, is_terminal: bool) -> bool:
+        return self._bytes[client][is_terminal] > self._bounds[is_terminal]
 
     def _is_over_its_share(self, client: bytes) -> bool:
         return self._all_bytes > self._total and self._held(client) > self._share()

@@ -231,15 +231,15 @@ class Server:
 
     # --- workers to clients: the relay path --------------------------------------------------------
 
-    def _drain_backend(self, most: int) -> bool:
-        """Relay up to `most` messages; return whether the socket was read until it was empty.
+    def _drain_backend(self, max_messages: int) -> bool:
+        """Relay up to `max_messages` messages; return whether the socket was read until it was empty.
 
         This is the relay path, which handles every chunk. Each frame is received and sent once, and nothing is
         unpacked. `tests/test_relay_cost.py` bounds the number of its instructions.
         """
         # Local names, so that the attributes are looked up once for each batch and not for each message.
         recv, accept, waiting, send = self._recv_back, self._relay.accept, self._send_queues.waiting, self._send
-        for _ in range(most):
+        for _ in range(max_messages):
             try:
                 worker = recv(NOBLOCK)
             except zmq.Again:
@@ -333,7 +333,7 @@ class Server:
             try:
                 # Routing id, all allowed frames and one more, from which the core sees that there were too many. ZeroMQ
                 # itself bounds the size of a frame but not the number of frames.
-                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
+                client, *frames = recv_message(self._recv_front, max_frames=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return
             message = FromClient(client, frames, now)

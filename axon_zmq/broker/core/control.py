@@ -163,6 +163,7 @@ class Control:
     def _leaving(self, worker: Worker) -> None:
         worker.step(WorkerEvent.LEAVE)
         worker.is_leaving = True
+        # Messages to one worker keep their order, so no run follows this answer.
         self._out.control(worker.routing_id, Left())
         self._out.log(logging.INFO, f"worker {worker.name} is leaving, with {len(worker.runs)} open runs")
 
@@ -232,6 +233,8 @@ class Control:
             return
         self._workers.remove(worker, now)
         self._handovers.worker_lost(worker)
+        # A leaving worker that has finished and handed over its runs loses nothing: the journal must not record a loss,
+        # because that would shorten the time about which the next broker is certain.
         nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_ended_runs_of(routing_id)
         self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
         self._health.lost(worker, self._workers.is_name_used(worker.name), now)

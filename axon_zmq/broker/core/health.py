@@ -78,7 +78,7 @@ class Health:
             record = self._names.setdefault(worker.name, _NameRecord(worker.mode))
             record.crashes.append(now)
             record.missing_since = None if is_replaced else now
-        elif not is_replaced:
+        elif not is_replaced:  # an orderly stop, such as after `axon-zmq scale`: the worker is not missing
             self._names.pop(worker.name, None)
 
     def tick(self, registered: Iterable[Worker], now: float) -> None:
@@ -139,5 +139,6 @@ class Health:
         for name, record in self._names.items():
             if record.mode == mode and record.crashes_within(now) >= CRASH_LOOP:
                 yield f"{name} crashed {CRASH_LOOP} times within {CRASH_WINDOW_S:.0f} s"
+            # With a report from supervisord, the state of the program is a better reason.
             elif record.mode == mode and record.is_missing(now) and self._programs is None:
                 yield f"{name} crashed and has not been restarted"
