@@ -115,7 +115,7 @@ class BodyHasher:
         self._bytes -= waiting.popleft().size
         if not waiting:
             del self._clients[client]
-        elif waiting[0].is_large:
+        elif waiting[0].is_large:  # one large body per turn: the other clients come first
             self._clients.move_to_end(client)
 
     def _is_large(self, message: FromClient) -> bool:

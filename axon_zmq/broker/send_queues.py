@@ -220,6 +220,7 @@ class SendQueues:
             return False
         if self._all_bytes + size <= 2 * self._total:
             return True
+        # Clients within their share hold at most `total` bytes together, so all queues stay below three times `total`.
         return self._held(client) + size <= self._share()
 
     def _is_over(self, client: bytes, is_terminal: bool) -> bool:

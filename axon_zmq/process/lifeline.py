@@ -1,4 +1,4 @@
-"""Ends processes together with their parent, even if the parent is killed with SIGKILL.
+"""Makes processes end together with their parent, even if the parent is killed with SIGKILL.
 
 supervisord cannot do this: after `kill -9` of supervisord, its child processes continue to run.
 
@@ -37,7 +37,8 @@ def die_with_parent(always: bool = False, parent: int | None = None) -> None:
     Args:
         always: Whether this applies to any parent. By default it applies to supervisord only, so that a worker started
             with `nohup` keeps running after its shell has ended.
-        parent: Pid of the parent, if the parent has passed it on. It detects a parent that ended before this call.
+        parent: Pid of the parent, if the parent has passed it on. With it, this process also ends if the parent ended
+            before this call.
     """
     # supervisord sets this variable in its child processes.
     if not always and "SUPERVISOR_ENABLED" not in os.environ:

@@ -210,7 +210,7 @@ class Broker:
 
     def _from_client(self, event: FromClient, now: float) -> None:
         client = event.client
-        self._client_back(client)
+        self._client_back(client)  # any message shows that the client is connected
         if len(event.frames) > limits.MAX_FRAMES:
             self.dropped += 1
             text = f"dropped a message from client {printable(client)}: it has more than {limits.MAX_FRAMES} frames"

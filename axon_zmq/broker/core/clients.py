@@ -105,7 +105,7 @@ class Clients:
             if known.instance not in ("", instance) and now - known.instance_seen < SHARED_WINDOW_S:
                 known.shared_until = now + SHARED_WINDOW_S
             known.instance, known.instance_seen = instance, now
-        self._forget_idle()
+        self._forget_idle()  # only a `ping` adds clients without unfinished runs
         return now < known.shared_until
 
     def opened(self, run: Run) -> None:
@@ -162,5 +162,7 @@ class Clients:
         while len(self._known) > CLIENTS_KEPT:
             name, client = self._known.popitem(last=False)
             if client.open:
+                # Not idle: keep it, as the newest entry. The next call continues with another client, so that no call
+                # has to search for an idle one.
                 self._known[name] = client
                 return

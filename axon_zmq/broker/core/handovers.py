@@ -63,7 +63,7 @@ class Handovers:
         else:
             successor = self._workers.successor_of(leaving)
             self._runs.hand_over(leaving.routing_id, None if successor is None else successor.routing_id)
-            if file not in self._files:
+            if file not in self._files:  # it is in the list if this broker found it at its start
                 self._files.append(file)
             if successor is not None:
                 self.give_to(successor)

@@ -112,6 +112,7 @@ class Relay:
         if len(self._lost) >= LOST_WORKERS_KEPT:
             self._lost.clear()
         self._lost.add(worker)
+        # All messages of a lost worker are dropped, so its disowned runs need no entries any more.
         if self._disowned:
             self._disowned = {entry for entry in self._disowned if entry[0] != worker}
 

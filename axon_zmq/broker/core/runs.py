@@ -165,6 +165,7 @@ class Runs:
     def ended(self, worker: bytes, key: RunKey, kind: bytes, now: float) -> None:
         """End a run whose terminal message from its worker was relayed."""
         run = self._runs.get(key)
+        # A replay of an ended run contains its terminal message again.
         if run is None or run.worker != worker or run.state is RunState.ENDED:
             return
         if kind == kinds.COMPLETE:
