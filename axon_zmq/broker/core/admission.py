@@ -79,7 +79,7 @@ class Admission:
             max_attempts=message.header.get("max_attempts", 1),
             keep=message.header.get("on_disconnect") == "keep",
         )
-        # A request that is not accepted leaves no record, so the client may send it again under the same id.
+        # A request that is not accepted leaves no record in the broker.
         if error := self._inadmissible(self._workers.pool_of(run), run, timeout_ms, now):
             self._out.error(client, run.id, error)
             self._out.log_bad_input(f"{error} (from {printable(client)})", run.id, now)
