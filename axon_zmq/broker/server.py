@@ -235,7 +235,7 @@ class Server:
         """Relay up to `max_messages` messages; return whether the socket was read until it was empty.
 
         This is the relay path, which handles every chunk. Each frame is received and sent once, and nothing is
-        unpacked. `tests/test_relay_cost.py` bounds the number of its instructions.
+        unpacked. `test_relay_cost.py` bounds the number of its instructions.
         """
         # Local names, so that the attributes are looked up once for each batch and not for each message.
         recv, accept, waiting, send = self._recv_back, self._relay.accept, self._send_queues.waiting, self._send

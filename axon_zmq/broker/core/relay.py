@@ -14,7 +14,7 @@ For each client there are a few flags: whether its replies start with the empty 
 they consist of a single frame, and whether the client is gone. Nearly all clients have no flag, so for each message
 `flags_of` is one unsuccessful dictionary lookup. `framed` is called for clients with flags only.
 
-`docs/architecture.md` lists the calls that the broker executes for a relayed chunk; `tests/test_relay_cost.py` bounds
+`docs/architecture.md` lists the calls that the broker executes for a relayed chunk; `test_relay_cost.py` bounds
 the number of instructions.
 """
 
