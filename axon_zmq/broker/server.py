@@ -162,8 +162,8 @@ class Server:
             signal.signal(number, self._on_signal)
         self._wakeup.setblocking(False)
         self._wakeup_end.setblocking(False)
-        # Python calls a signal handler only after the poll has returned, and pyzmq resumes an interrupted poll. The
-        # wakeup descriptor makes the poll return.
+        # pyzmq resumes a poll that a signal has interrupted. The wakeup descriptor makes the poll return, so that the
+        # stop request is noticed at once.
         signal.set_wakeup_fd(self._wakeup_end.fileno())
         poller = zmq.Poller()
         for readable in (self._front, self._back, self._monitor, self._front_monitor, self._wakeup):
