@@ -56,7 +56,7 @@ class Handovers:
         return not self._reading and not self._files
 
     def written(self, leaving: Worker, file: str) -> None:
-        """Give a file that a leaving worker has written to a successor."""
+        """Choose a successor for a leaving worker, and give it the file that the leaving worker has written."""
         if file in self._given:
             # The file was found at this broker's start and given to a worker before its writer could report it.
             self._runs.hand_over(leaving.routing_id, self._given[file])
