@@ -76,5 +76,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     asyncio.run(main())

@@ -37,5 +37,5 @@ def relay(frontend: str, backend: str) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     relay(*sys.argv[1:])

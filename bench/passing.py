@@ -39,5 +39,5 @@ def main(endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     main(*sys.argv[1:])

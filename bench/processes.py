@@ -169,7 +169,7 @@ class Site:
 
     def launch(self, name: str, *command: str, **env: str) -> Process:
         """Start a program that knows nothing of this one, and shall end with it all the same."""
-        return self._start(name, lifeline.tied(command), **env)
+        return self._start(name, lifeline.tied_command(command), **env)
 
     def _start(self, name: str, command: Sequence[str], **env: str) -> Process:
         process = Process(self.folder, name, command, **env)

@@ -107,7 +107,7 @@ def _end(run: Run, seq: int, result: str) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m bench.source", description="A worker without agents.")
     parser.add_argument("backend")
     parser.add_argument("--mode", default="run_stream")

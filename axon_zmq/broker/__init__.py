@@ -1,4 +1,4 @@
-"""The broker: a pure core that decides, and a thin loop of sockets around it.
+"""The broker process: a sans-I/O core that makes the decisions, and a thin shell of sockets around it.
 
 Internal: may change in any release.
 """

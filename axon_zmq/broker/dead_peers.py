@@ -1,9 +1,12 @@
-"""The clients' TCP connections: which of them lead nowhere, because a host died or a cable was cut.
+"""Dead-peer detection: finds client connections whose other host no longer answers.
 
-Nothing tells of that, no FIN. While nothing is under way TCP's keepalive finds it; while something is, there is no
-keepalive, and TCP sends it again for up to 15 minutes. TCP_USER_TIMEOUT (ZMQ_TCP_MAXRT) is no way out: it also cuts
-those who are there and only take nothing in. But the kernel counts what was sent in vain, and whoever is there answers
-even where he has no room. So it is asked (Linux; elsewhere TCP's own times hold).
+A host that loses power or a cable that is cut sends no FIN or RST. While no data is in flight, TCP keepalive detects
+this. While data is in flight, Linux sends no keepalives and retransmits for up to 15 minutes. TCP_USER_TIMEOUT
+(ZMQ_TCP_MAXRT) would shorten that, but it also closes the connection of a client that is alive and does not read.
+
+The kernel distinguishes the two cases: it counts packets without an acknowledgement, and a host that is alive
+acknowledges packets even if its receive buffer is full. This module reads these counters on Linux. On other systems
+only TCP's own timeouts apply.
 """
 
 from __future__ import annotations
@@ -15,83 +18,91 @@ from typing import Final
 
 from axon_zmq.protocol import limits
 
-LOOK_INTERVAL: Final = 1.0
-"""Seconds between two looks. One takes about 2 µs a connection."""
-UNANSWERED: Final = 3
-"""Packets in a row without an answer that are no accident. TCP doubles the time between two, up to 2 minutes: one who
-had long taken nothing in when the cable was cut is found after minutes."""
+CHECK_INTERVAL_S: Final = 1.0
+"""Seconds between two checks of all connections. A check takes about 2 µs per connection."""
+UNANSWERED_PACKETS: Final = 3
+"""Minimum number of consecutive unacknowledged packets, so that a few lost packets do not close a connection. TCP
+doubles the interval between two packets, up to 2 minutes: if a client has long not read when its cable is cut, it takes
+minutes until three packets are unacknowledged."""
 _INFO: Final = struct.Struct("=8B13I")
-"""Linux' `tcp_info`, to `tcpi_last_ack_recv`."""
+"""Linux's `struct tcp_info`, up to and including `tcpi_last_ack_recv`."""
 _ABORT: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: what is not sent yet is dropped."""
+"""Value of SO_LINGER (on, 0 seconds): closing the socket discards unsent data and sends RST."""
 
 
 class DeadPeerDetector:
-    """The file descriptors of the frontend's connections, as ZeroMQ's monitor tells of them.
+    """Checks the frontend's TCP connections, given by their file descriptors.
 
-    ZeroMQ owns them and may close one at any time. No harm is done then: another TCP connection of this process is a
-    client's as well, and what is no TCP connection is forgotten.
+    ZeroMQ's socket monitor reports the descriptors. ZeroMQ owns them and may close one at any time, after which the
+    kernel may reuse its number. That is harmless: every other TCP connection of this process is also one of a client,
+    and a descriptor that is not a TCP connection is dropped at the next check.
 
     Args:
-        dead_host: Seconds without an answer after which a connection is cut.
+        dead_host: Seconds without an acknowledgement after which a connection is closed.
     """
 
     def __init__(self, dead_host: float = limits.DEAD_HOST) -> None:
         self._dead_host = dead_host
         self._unanswered_since: dict[int, float | None] = {}
-        self.look_at = 0.0 if sys.platform == "linux" else float("inf")
+        """For each connection, since when packets have been unacknowledged; None: all are acknowledged."""
+        self.check_at = 0.0 if sys.platform == "linux" else float("inf")
+        """When the next check is due, in seconds of the monotonic clock."""
 
     def __repr__(self) -> str:
         suspects = sum(since is not None for since in self._unanswered_since.values())
         return f"<DeadPeerDetector {len(self._unanswered_since)} connections, {suspects} without an answer>"
 
     def opened(self, fd: int) -> None:
-        """A connection was accepted."""
+        """Add a connection that was accepted."""
         self._unanswered_since[fd] = None
 
     def closed(self, fd: int) -> None:
-        """A connection has ended."""
+        """Remove a connection that has ended."""
         self._unanswered_since.pop(fd, None)
 
-    def look(self, now: float) -> int:
-        """Cut the connections that lead nowhere, so that ZeroMQ notices; how many."""
-        self.look_at = now + LOOK_INTERVAL
+    def check(self, now: float) -> int:
+        """Shut down all dead connections and return their number. ZeroMQ then closes them like any other."""
+        self.check_at = now + CHECK_INTERVAL_S
         dead = [fd for fd in list(self._unanswered_since) if self._is_dead(fd, now)]
         for fd in dead:
             self.closed(fd)
-            _cut(fd)
+            _shut_down(fd)
         return len(dead)
 
     def _is_dead(self, fd: int, now: float) -> bool:
         try:
             info = _info(fd)
-        except OSError:
+        except OSError:  # closed by ZeroMQ, and perhaps reused for something else
             self.closed(fd)
             return False
-        since, dead = judged(info, self._unanswered_since[fd], now, self._dead_host)
+        since, dead = evaluate(info, self._unanswered_since[fd], now, self._dead_host)
         self._unanswered_since[fd] = since
         return dead
 
 
-def judged(info: bytes, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
-    """What the kernel's word means.
+def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
+    """Decide from the kernel's counters whether a connection is dead.
 
     Args:
-        info: `tcp_info`.
-        since: Since when nothing was answered, by the look before; None where all was well.
+        info: The connection's `tcp_info`.
+        since: Since when packets were unacknowledged at the previous check; None if all were acknowledged.
         now: Seconds of a monotonic clock.
-        dead_host: Seconds without an answer that are too many.
+        dead_host: Seconds without an acknowledgement after which a connection is dead.
 
     Returns:
-        Since when nothing was answered now, and whether that is too long.
+        Since when packets have been unacknowledged (None: all are acknowledged), and whether the connection is dead.
     """
     _, _, resent, probes, *_, answered_ms = _INFO.unpack(info)
+    # `resent` counts retransmissions of data. `probes` counts keepalives and zero-window probes; TCP sends the latter
+    # while the client's receive buffer is full.
     unanswered = max(resent, probes)
     if not unanswered:
         return None, False
+    # The time restarts at the first unacknowledged packet and after each acknowledgement. The age of the last
+    # acknowledgement alone would not do: it is also high on a connection that was idle.
     if since is None or now - answered_ms / 1000 > since:
         return now, False
-    return since, unanswered >= UNANSWERED and now - since >= dead_host
+    return since, unanswered >= UNANSWERED_PACKETS and now - since >= dead_host
 
 
 def _info(fd: int) -> bytes:
@@ -99,15 +110,16 @@ def _info(fd: int) -> bytes:
     try:
         return borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     finally:
-        borrowed.detach()
+        borrowed.detach()  # otherwise the garbage collector would close ZeroMQ's descriptor
 
 
-def _cut(fd: int) -> None:
+def _shut_down(fd: int) -> None:
+    # shutdown, not close: the descriptor is ZeroMQ's, which sees the end of the connection and closes it.
     borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
     try:
         borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         borrowed.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it has ended by itself
+        pass  # the connection has already ended
     finally:
         borrowed.detach()

@@ -1,8 +1,11 @@
-"""What the next broker must know should this one die: which runs only wait, and which workers there are.
+"""The journal: a file from which the next broker learns which runs were queued and which workers were registered.
 
-Only names are written, no bodies: a client has its request, and sends it again once it is told that it may.
-The file need outlive a killed process, not the machine: what is written is in the kernel's hands at once. Where
-it cannot be written or read, nothing is claimed: clients are then told that their runs may have run.
+If this broker dies, workers report the runs that they hold, but only the journal shows that a run was queued and never
+started. It contains ids and no bodies, because each client still has its request and can send it again.
+
+The file must survive a killed process, but not a crash of the machine. Records are therefore written without fsync:
+after `write` they are in the kernel's page cache, which a dying process does not affect. If the file cannot be written
+or read, the next broker knows nothing about earlier runs and tells clients that their runs may have run.
 """
 
 from __future__ import annotations
@@ -17,56 +20,61 @@ from typing import Any, Final
 
 import msgpack
 
-from axon_zmq.broker.core.effects import Dequeued, Enqueued, Registered, Remember, Unregistered
+from axon_zmq.broker.core.effects import Dequeued, Enqueued, JournalEffect, Registered, Unregistered
 from axon_zmq.broker.core.recovery import PreviousState
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack
 
 log = logging.getLogger(__name__)
 
-FILE: Final = "journal"
-"""Its name in the run directory."""
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_MOST_STALE: Final = 10_000
-"""Records that mean nothing any more, until the file is written anew."""
-_MACHINE: Final = "machine"
-"""The first record's name: the machine's boot."""
+JOURNAL_FILE: Final = "journal"
+"""Name of the file in the run directory."""
+_BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+_MAX_STALE_RECORDS: Final = 10_000
+"""Number of obsolete records at which the file is rewritten, in addition to one per queued run."""
+_MACHINE_RECORD: Final = "machine"
+"""First element of the first record; the second is the boot id of the machine."""
 
 
 class Record(IntEnum):
-    """The first element of each record after the first: what it says."""
+    """Types of all records except the first one.
+
+    The type is the first element of a record; the docstrings list the other elements.
+    """
 
     QUEUED = 0
-    """A run waits: client, id."""
+    """A run is queued: client, request id."""
     DEQUEUED = 1
-    """It waits no longer: client, id."""
+    """A run is no longer queued: client, request id."""
     WORKER = 2
-    """A worker is registered: routing id, pid."""
+    """A worker registered: routing id, pid."""
     WORKER_GONE = 3
-    """It is no longer: routing id."""
+    """A worker is no longer registered: routing id."""
     LOST_AT = 4
-    """When runs were last lost with a worker: seconds of the machine's monotonic clock."""
+    """Runs were lost with a worker: when, in seconds of the machine's monotonic clock. The last such record counts."""
 
 
 Entry = tuple[Any, ...]
-"""A record and what it is about, as it is packed."""
+"""A record as it is packed: a `Record` followed by its elements."""
 
 
 class JournalState:
-    """What the next broker will be told.
+    """The content of the journal, in memory.
 
     Args:
-        previous: What this broker was told. Workers that it waits for stay until they register, or are given up.
+        previous: The state that this broker read from its predecessor's journal. Workers in it remain until they
+            register with this broker or count as lost.
         now: Seconds of the machine's monotonic clock.
     """
 
     def __init__(self, previous: PreviousState, now: float) -> None:
         self.waiting: set[RunKey] = set(previous.waiting)
         self.workers: dict[bytes, int] = dict(previous.workers or {})
+        # Without a journal of the predecessor, any run from before now may have been lost.
         self.lost_at = now if previous.workers is None else previous.lost_at
 
-    def remember(self, effect: Remember) -> list[Entry]:
-        """Take note; what has to be written for it, in this order."""
+    def remember(self, effect: JournalEffect) -> list[Entry]:
+        """Apply an effect; return the records to write for it, in order."""
         match effect:
             case Enqueued(client, id):
                 self.waiting.add((client, id))
@@ -83,7 +91,7 @@ class JournalState:
                 return [(Record.LOST_AT, self.lost_at), (Record.WORKER_GONE, worker)]
 
     def records(self) -> list[Entry]:
-        """All of it."""
+        """The records that express the whole content."""
         return [
             (Record.LOST_AT, self.lost_at),
             *((Record.WORKER, worker, pid) for worker, pid in self.workers.items()),
@@ -91,7 +99,7 @@ class JournalState:
         ]
 
     def previous_state(self, handover_files: tuple[str, ...]) -> PreviousState:
-        """As the next broker reads it."""
+        """The content as the next broker will read it."""
         return PreviousState(
             waiting=frozenset(self.waiting),
             workers=dict(self.workers),
@@ -101,11 +109,11 @@ class JournalState:
 
 
 class Journal:
-    """The file, open for appending.
+    """The journal file, open for appending.
 
     Args:
-        path: Where; what an earlier broker wrote there is in `previous`.
-        handover_files: See `PreviousState`.
+        path: Path of the file. The content that an earlier broker left there is in `previous`.
+        handover_files: Names of the handover files in the run directory, see `PreviousState`.
         now: Seconds of the machine's monotonic clock.
     """
 
@@ -114,14 +122,20 @@ class Journal:
         self._path = path
         self._state = JournalState(self.previous, now)
         self._stale = 0
+        """Number of obsolete records in the file."""
         self._file = -1
-        self._write_anew()
+        """File descriptor; -1 if the journal is closed or could not be written."""
+        self._rewrite()
 
     def __repr__(self) -> str:
-        return f"<Journal {len(self._state.waiting)} wait, {len(self._state.workers)} workers>"
+        return f"<Journal {len(self._state.waiting)} queued runs, {len(self._state.workers)} workers>"
 
-    def remember(self, effect: Remember) -> None:
-        """Write it down; what goes on is written before it is given to anybody."""
+    def remember(self, effect: JournalEffect) -> None:
+        """Write the records for an effect.
+
+        The core returns `Dequeued` before the effect that sends a run to its worker, and effects are applied in order.
+        If the broker dies between the two, the journal therefore does not list the dispatched run as queued.
+        """
         records = self._state.remember(effect)
         if self._file < 0:
             return
@@ -130,22 +144,25 @@ class Journal:
         except OSError as fault:
             self._give_up(fault)
             return
+        # Each of these effects makes two records obsolete: the earlier one that it cancels, and its own.
         self._stale += isinstance(effect, Dequeued | Unregistered) * 2
-        if self._stale > _MOST_STALE + len(self._state.waiting):
-            self._write_anew()
+        # A rewrite takes time in proportion to the queue, so a longer queue is rewritten less often.
+        if self._stale > _MAX_STALE_RECORDS + len(self._state.waiting):
+            self._rewrite()
 
     def close(self) -> None:
-        """Leave it to the next broker."""
+        """Close the file; its content stays for the next broker."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
+        # A new file replaces the old one in one step, so a broker that dies here leaves one complete journal.
         new = self._path.with_suffix(".new")
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             try:
-                _write(file, [(_MACHINE, _machine()), *self._state.records()])
+                _write(file, [(_MACHINE_RECORD, _boot_id()), *self._state.records()])
                 new.replace(self._path)
             except OSError:
                 os.close(file)
@@ -158,9 +175,15 @@ class Journal:
         self._stale = 0
 
     def _give_up(self, fault: OSError) -> None:
-        """What is there is no longer so: nobody shall believe it."""
-        log.warning("cannot write %s: %s; it is not kept", self._path, fault.strerror)
+        """Delete the file, because its content no longer matches the broker's state."""
+        log.warning(
+            "cannot write the journal %s: %s; if this broker crashes, clients cannot learn that their queued runs were "
+            "never started; fix the cause and restart the broker",
+            self._path,
+            fault.strerror,
+        )
         self.close()
+        # Truncate first: it succeeds even if the directory is not writable, in which case unlink fails.
         with suppress(OSError):
             os.truncate(self._path, 0)
         with suppress(OSError):
@@ -168,20 +191,23 @@ class Journal:
 
 
 def _write(file: int, records: list[Entry]) -> None:
-    """Write records whole.
+    """Write records in one call.
 
     Raises:
-        OSError: There was no room for all of them.
+        OSError: They could not be written completely.
     """
     packed = b"".join(pack(record) for record in records)
     if os.write(file, packed) < len(packed):
-        raise OSError(0, "no room is left")
+        raise OSError(0, "the disk is full")
 
 
-def _machine() -> str:
-    """The machine's boot: what was written before another one is not to be believed."""
+def _boot_id() -> str:
+    """The machine's boot id, or an empty string if the system has none.
+
+    A journal from another boot is invalid: its times are of another monotonic clock, and no worker has survived.
+    """
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID_FILE.read_text().strip()
     except OSError:
         return ""
 
@@ -193,7 +219,8 @@ def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     try:
         with path.open("rb") as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
-            if next(records, None) != [_MACHINE, _machine()] or not _machine():
+            # Without a boot id, a journal from an earlier boot could not be recognized, so none is used.
+            if next(records, None) != [_MACHINE_RECORD, _boot_id()] or not _boot_id():
                 return PreviousState(handover_files=handover_files)
             for record in records:
                 match record:
@@ -212,6 +239,6 @@ def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     except FileNotFoundError:
         return PreviousState(handover_files=handover_files)
     except (OSError, ValueError, TypeError, msgpack.UnpackException) as fault:
-        log.warning("%s cannot be read: %r", path, fault)
+        log.warning("cannot read the journal %s: %r; treating all earlier runs as unknown", path, fault)
         return PreviousState(handover_files=handover_files)
     return PreviousState(waiting=frozenset(waiting), workers=workers, lost_at=lost_at, handover_files=handover_files)

@@ -1,4 +1,8 @@
-"""What waits for clients whose pipe is full: bounded, with a reserved place for what ends a run."""
+"""Send queues: messages for clients whose pipe is full, in bounded memory.
+
+Terminal messages have a separate bound, so that a client that reads too slowly for its streams still gets the end of
+each run. `InFlight` bounds the large messages that are already in ZeroMQ's pipes.
+"""
 
 from __future__ import annotations
 
@@ -12,79 +16,90 @@ from axon_zmq.protocol.frames import error_body
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 
 IN_FLIGHT_BYTES_PER_CLIENT: Final = 16 * limits.MIB
-"""Bytes of large messages in ZeroMQ's pipe to one client; one more goes all the same where there is none. The pipe
-is bounded in messages alone: 250 answers of many MB would be gigabytes for a client that does not read. So many bytes
-it holds of the largest that are not counted; with 4 MiB it ran empty, and those who read got slower."""
-IN_FLIGHT_BYTES_IN_ALL: Final = 256 * limits.MIB
-"""What clients that have large messages in their pipes share, where there are more than 16 of them."""
+"""Maximum bytes of large messages in ZeroMQ's pipe to one client; further large messages wait in the send queue. The
+last message sent may exceed it. A bound in bytes is necessary because ZeroMQ bounds its pipes by the number of messages
+only: 250 results of several MB would occupy gigabytes for a client that does not read. Messages just too small to be
+counted can occupy about as much (250 times 64 KiB). With a bound of 4 MiB, the pipe ran empty, and clients that do read
+were slowed down."""
+IN_FLIGHT_BYTES_TOTAL: Final = 256 * limits.MIB
+"""Maximum bytes of large messages in the pipes to all clients. If more than 16 clients have large messages in their
+pipes, the bound of each is an equal share of this value."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
-"""Messages that may wait for a client that was blocked; more than a send queue of the smallest chunks and all
-its runs' terminals, so only what answers a flood of bad messages is ever over it, and dropped."""
+"""Maximum number of messages in the send queue of a blocked client; further terminal messages are dropped. Only error
+replies to a flood of bad requests can reach it: the smallest chunks that fit into a send queue, together with the
+terminal messages of all runs, are fewer."""
 QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
-"""What waits of its streams in the broker for one client, beyond ZeroMQ's own pipe, before it is a slow consumer."""
+"""Maximum bytes of non-terminal messages in one client's send queue. A client that exceeds it is blocked, and its runs
+are ended as `slow_consumer`. Messages in ZeroMQ's pipe do not count."""
 ANSWER_BYTES_PER_CLIENT: Final = 128 * limits.MIB
-"""The same of what ends its runs: work that is done. Workers end many large runs at once, and much faster than one
-who reads all the time can take them in."""
-QUEUE_BYTES_IN_ALL: Final = 256 * limits.MIB
-"""Both over all clients; past it the slow one is who holds more than an equal share. Over twice as much, and who holds
-less than a share has its answers kept all the same: three times as much is the most that ever waits."""
-_TOO_SLOW: Final = error_body(
-    RunEndedError("slow_consumer", "the client read too slowly for its answer", {"by": "broker"})
+"""Maximum bytes of terminal messages in one client's send queue. It is higher because terminal messages are the results
+of completed work, and because workers can end many runs with large results at once, much faster than even a client that
+never pauses can read them."""
+QUEUE_BYTES_TOTAL: Final = 256 * limits.MIB
+"""Bytes in all send queues together above which a client is blocked if its queue exceeds an equal share of them. Above
+twice this value, a terminal message is queued only if its client stays within its share; otherwise a short error
+replaces it. The send queues therefore never exceed three times this value."""
+_NO_ROOM: Final = error_body(
+    RunEndedError(
+        "slow_consumer",
+        "the client read too slowly: its send queue has no room for this result; read faster or use credit",
+        {"by": "broker"},
+    )
 )
-"""In place of an answer for which there is no more room."""
+"""Replaces a terminal message for which the send queue has no room."""
 _OVERHEAD: Final = 200
-"""Bytes that a waiting message takes beside its body."""
-_FEW: Final = 16
-"""Clients with large messages that are not worth a look whether all were taken."""
+"""Bytes that a waiting message is estimated to occupy in addition to its body."""
+_MIN_CLIENTS_TO_SWEEP: Final = 16
+"""Number of clients with large messages in flight from which on those whose messages were released are swept out."""
 
-SOONEST_RETRY: Final = 0.001
-LATEST_RETRY: Final = 0.05
-"""Seconds until a client whose pipe was full is tried again, each time twice as long: a ROUTER cannot be polled for
-one peer."""
+MIN_RETRY_DELAY_S: Final = 0.001
+MAX_RETRY_DELAY_S: Final = 0.05
+"""Seconds until the next attempt to send to a client whose pipe was full. The delay doubles while the client reads
+nothing. Polling is not possible: POLLOUT of a ROUTER does not refer to one peer."""
 
 Message = tuple[bytes, bytes, bytes]
-"""kind, id, body"""
+"""Kind, request id and body."""
 
 
 class Sent(Protocol):
-    """A message that ZeroMQ may still hold: pyzmq's `MessageTracker`."""
+    """A sent message whose memory ZeroMQ may still use: pyzmq's `MessageTracker`."""
 
     @property
     def done(self) -> bool:
-        """Whether it has let go of it."""
+        """Whether ZeroMQ has released the message."""
         ...
 
 
 class InFlight:
-    """The large messages that ZeroMQ holds for each client, in bytes.
+    """Counts the bytes of large messages that ZeroMQ holds for each client.
 
     Args:
-        per_client: Bytes from which no more is sent to a client for now.
-        in_all: What clients share, where their number makes that less.
+        per_client: Maximum bytes for one client.
+        total: Maximum bytes for all clients; the bound of each client is at most an equal share of it.
     """
 
-    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, in_all: int = IN_FLIGHT_BYTES_IN_ALL) -> None:
+    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, total: int = IN_FLIGHT_BYTES_TOTAL) -> None:
         self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
         self._per_client = per_client
-        self._in_all = in_all
-        self._sweep_at = _FEW
+        self._total = total
+        self._sweep_at = _MIN_CLIENTS_TO_SWEEP
 
     def __repr__(self) -> str:
         return f"<InFlight {len(self._sent)} clients>"
 
     def has_room(self, client: bytes) -> bool:
-        """Whether one more large message may be sent to a client; always, where there is none."""
+        """Whether one more large message may be sent to a client; always true if ZeroMQ holds none for it."""
         held = self._held(client)
-        return not held or held < min(self._per_client, self._in_all // len(self._sent))
+        return not held or held < min(self._per_client, self._total // len(self._sent))
 
     def add(self, client: bytes, sent: Sent, size: int) -> None:
-        """A large message was sent."""
+        """Record that a large message was sent."""
         if len(self._sent) >= self._sweep_at:
             self._sweep()
         self._sent.setdefault(client, deque()).append((sent, size))
 
     def forget(self, client: bytes) -> None:
-        """A client is gone, and what was in its pipe."""
+        """Forget a client that is gone: ZeroMQ has discarded the messages in its pipe."""
         self._sent.pop(client, None)
 
     def _held(self, client: bytes) -> int:
@@ -98,114 +113,124 @@ class InFlight:
         return sum(size for _, size in sent)
 
     def _sweep(self) -> None:
-        """Forget who has taken everything: he may have left since, and nobody would say so."""
+        """Forget clients for which ZeroMQ has released all messages.
+
+        Such a client may have disconnected without a `forget`: the broker notices that only when it sends again.
+        """
         for client in list(self._sent):
             self._held(client)
-        self._sweep_at = max(_FEW, 2 * len(self._sent))
+        self._sweep_at = max(_MIN_CLIENTS_TO_SWEEP, 2 * len(self._sent))
 
 
 class SendQueues:
-    """One queue for each client that does not read.
+    """A send queue for each client whose pipe is full.
 
     Args:
-        per_client: Bytes of its streams that may wait for one client before it is blocked.
-        answers: The same of what ends runs, in the place that is reserved for it.
-        in_all: Both, over all clients. PreviousState it, who holds more than an equal share is blocked.
+        per_client: Maximum bytes of non-terminal messages for one client; a client that exceeds it is blocked.
+        answers: Maximum bytes of terminal messages for one client; a client that exceeds it is blocked.
+        total: Bytes of all messages above which a client with more than an equal share is blocked.
     """
 
     def __init__(
         self,
         per_client: int = QUEUE_BYTES_PER_CLIENT,
         answers: int = ANSWER_BYTES_PER_CLIENT,
-        in_all: int = QUEUE_BYTES_IN_ALL,
+        total: int = QUEUE_BYTES_TOTAL,
     ) -> None:
         self.waiting: dict[bytes, deque[Message]] = {}
+        """The queue of each client that has one, oldest message first."""
         self._bytes: dict[bytes, dict[bool, int]] = {}
-        """What waits for a client: of its streams (False), and of what ends runs (True)."""
+        """Bytes in each client's queue: of non-terminal messages (False) and of terminal ones (True)."""
         self._all_bytes = 0
         self._blocked: set[bytes] = set()
         self._retries: dict[bytes, tuple[float, float]] = {}
-        """When a client is tried again, and how long that was put off."""
+        """For each client, when the next attempt to send is due, and the delay before it."""
         self._bounds = {False: per_client, True: answers}
-        self._in_all = in_all
+        self._total = total
 
     def __repr__(self) -> str:
         return f"<SendQueues {len(self.waiting)} clients, {len(self._blocked)} blocked, {self._all_bytes} bytes>"
 
     def add(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
-        """Keep a message behind the others; whether the client's running requests must be ended.
+        """Append a message to a client's queue.
 
-        While a client is blocked only terminals are kept. Of those for which there is no place, whether it
-        is blocked or not, only that the client was too slow is kept.
+        A blocked client's queue accepts terminal messages only. If it has no room for a terminal message, a short
+        `slow_consumer` error takes its place, so that the run still has an end.
+
+        Returns:
+            True if the client is blocked, so that its running runs must be ended.
         """
-        ends = kind in TERMINAL_KINDS
-        if client in self._blocked and (not ends or len(self.waiting[client]) >= QUEUE_MESSAGES_PER_CLIENT):
+        is_terminal = kind in TERMINAL_KINDS
+        if client in self._blocked and (not is_terminal or len(self.waiting[client]) >= QUEUE_MESSAGES_PER_CLIENT):
             return True
-        if ends and not self._has_place(client, len(body)):
-            kind, body = kinds.ERROR, _TOO_SLOW
+        if is_terminal and not self._has_room(client, len(body)):
+            kind, body = kinds.ERROR, _NO_ROOM
         self.waiting.setdefault(client, deque()).append((kind, id, body))
         self._account(client, kind, len(body) + _OVERHEAD)
-        if not self._is_over(client, ends) and not self._is_over_its_share(client):
+        if not self._is_over(client, is_terminal) and not self._is_over_its_share(client):
             return False
         self._blocked.add(client)
         return True
 
     def next_retry(self) -> float:
-        """When somebody is due to be tried again; infinity where nothing waits."""
+        """When the next attempt to send is due; infinity if no message waits."""
+        # A client without an entry has just got its queue and is due at once.
         if len(self._retries) < len(self.waiting):
             return 0.0
         return min((due for due, _ in self._retries.values()), default=float("inf"))
 
     def flush_due(self, send: Callable[[bytes, bytes, bytes, bytes], bool], now: float) -> None:
-        """Send what waits for each client that is due, as far as their pipes take it."""
+        """Send the waiting messages of each client that is due, until its pipe is full again."""
         for client in list(self.waiting):
-            due, delay = self._retries.get(client, (0.0, SOONEST_RETRY))
+            due, delay = self._retries.get(client, (0.0, MIN_RETRY_DELAY_S))
             if due > now:
                 continue
             before = len(self.waiting[client])
             self.flush(client, send)
             if client in self.waiting:
+                # A client that reads is retried every millisecond, so that it is never blocked for being slow.
                 took_some = len(self.waiting[client]) < before
-                delay = SOONEST_RETRY if took_some else min(LATEST_RETRY, 2 * delay)
+                delay = MIN_RETRY_DELAY_S if took_some else min(MAX_RETRY_DELAY_S, 2 * delay)
                 self._retries[client] = (now + delay, delay)
 
     def flush(self, client: bytes, send: Callable[[bytes, bytes, bytes, bytes], bool]) -> None:
-        """Send what waits for a client, oldest first, until its pipe is full again."""
+        """Send a client's waiting messages, oldest first, until its pipe is full again."""
         messages = self.waiting[client]
         while messages:
             kind, id, body = messages[0]
             if not send(client, kind, id, body):
                 return
             if self.waiting.get(client) is not messages:
-                return  # the client is gone, and its send queue with it
+                return  # `send` found the client gone, and its queue was dropped
             messages.popleft()
             self._account(client, kind, -len(body) - _OVERHEAD)
         self.forget(client)
 
     def forget(self, client: bytes) -> None:
-        """Drop what waits for a client: it is gone, or everything was sent."""
+        """Remove a client's queue: the client is gone, or all messages were sent."""
         self.waiting.pop(client, None)
         self._retries.pop(client, None)
         self._all_bytes -= self._held(client)
         self._bytes.pop(client, None)
         self._blocked.discard(client)
 
-    def _has_place(self, client: bytes, size: int) -> bool:
-        """Whether one more answer is kept whole: in all at most three times the bound ever waits."""
+    def _has_room(self, client: bytes, size: int) -> bool:
+        """Whether a terminal message may be queued as it is: see `QUEUE_BYTES_TOTAL`."""
         if client in self.waiting and self._is_over(client, True):
             return False
-        if self._all_bytes + size <= 2 * self._in_all:
+        if self._all_bytes + size <= 2 * self._total:
             return True
+        # Clients within their share hold at most `total` bytes together, so all queues stay below three times `total`.
         return self._held(client) + size <= self._share()
 
-    def _is_over(self, client: bytes, ends: bool) -> bool:
-        return self._bytes[client][ends] > self._bounds[ends]
+    def _is_over(self, client: bytes, is_terminal: bool) -> bool:
+        return self._bytes[client][is_terminal] > self._bounds[is_terminal]
 
     def _is_over_its_share(self, client: bytes) -> bool:
-        return self._all_bytes > self._in_all and self._held(client) > self._share()
+        return self._all_bytes > self._total and self._held(client) > self._share()
 
     def _share(self) -> int:
-        return self._in_all // max(1, len(self.waiting))
+        return self._total // max(1, len(self.waiting))
 
     def _held(self, client: bytes) -> int:
         return sum(self._bytes.get(client, {}).values())

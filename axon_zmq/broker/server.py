@@ -1,8 +1,8 @@
-"""The broker's sockets: poll once, drain without waiting, apply what the core decided.
+"""The broker's shell: polls its sockets, reads them without waiting, and applies the effects that the core returns.
 
-The relay path is `_drain_backend`: a worker's message `[worker, client, kind, id, body]` goes to the client as
-`[kind, id, body]`, each frame received and sent once, nothing unpacked. The core takes an event only if the kind is
-terminal.
+The relay path is `Server._drain_backend`. It receives a worker's message as `[worker, client, kind, id, body]` and
+sends it to the client as `[kind, id, body]`. Each frame is received and sent once, and nothing is unpacked. The core
+receives an event only for a terminal message.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from axon_zmq.broker.core.events import (
 )
 from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.dead_peers import DeadPeerDetector
-from axon_zmq.broker.hashing import SLICE, BodyHasher, size
+from axon_zmq.broker.hashing import SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.net.sockets import MORE, NOBLOCK, receiver, recv_message, send_large_message, sender, taken
+from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_message, send_large_message, sender
 from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import printable
@@ -61,36 +61,38 @@ log = logging.getLogger("axon_zmq.broker")
 PASS, END = Verdict.PASS, Verdict.END
 
 OVERSIZE_FACTOR: Final = 4
-"""A frame over this many times `max_body` cuts the connection (ZMQ_MAXMSGSIZE): it is never read."""
+"""ZeroMQ closes a connection on which a frame exceeds `max_body` times this factor (ZMQ_MAXMSGSIZE). Smaller frames
+over `max_body` are received, so that the client gets the error `too_large`."""
 CLIENT_PIPE: Final = 250
-"""Messages in ZeroMQ's own pipe to one client (ZMQ_SNDHWM): enough for 250,000 a second between two looks."""
+"""Messages in ZeroMQ's pipe to one client (ZMQ_SNDHWM). A full pipe is retried every millisecond, so this allows
+250,000 messages per second."""
 LARGE_MESSAGE: Final = 64 * limits.KIB
-"""Bytes from which a message to a client is sent without a copy, and counted until ZeroMQ has released it."""
+"""Size in bytes from which a body is sent without a copy, and counted in `InFlight` until ZeroMQ has released it."""
 RECEIVE_BATCH: Final = 256
-"""Messages taken from one socket before the other one has its turn."""
+"""Maximum number of messages read from one socket before the other one gets its turn."""
 PROBE_INTERVAL_S: Final = 2.0
-"""Seconds between two probes of all workers' links."""
+"""Seconds between two probes of all workers' links while the socket monitor reports nothing."""
 SUSPECT_PROBE_INTERVAL_S: Final = 0.02
-"""The same after a link went down: the socket monitor reports that before a send finds out."""
+"""Seconds between two probes after a link went down: the socket monitor reports that before a send fails."""
 SUSPECT_PROBES_S: Final = 1.0
-"""For how long, after a link went down."""
+"""Seconds after a link went down during which probes are that frequent."""
 LAST_MESSAGE_BATCHES: Final = 64
-"""Batches of messages read of a lost worker, at most, before it is declared lost."""
+"""Maximum number of batches read from the backend before a worker is declared lost."""
 LONGEST_POLL_S: Final = 0.5
-"""Seconds of the longest poll: a bound on how late anything unforeseen is noticed."""
+"""Maximum seconds of one poll, which bounds the delay of anything that does not wake up the poll."""
 
 
 class Server:
-    """One broker process: the core, its two ROUTER sockets, the clients' send queues and the journal.
+    """The shell of one broker process: the core, two ROUTER sockets, the clients' send queues and the journal.
 
-    It owns sockets and moves messages; every decision is the core's.
+    It owns the sockets and transports messages; the core makes all decisions.
 
     Args:
-        core: The rules.
-        journal: Where effects for the next broker go.
+        core: The broker core.
+        journal: The file for the next broker.
         frontend: The endpoint for clients.
         backend: The endpoint for workers.
-        max_body: Bytes of the largest request body; frames over `OVERSIZE_FACTOR` times that cut the connection.
+        max_body: Largest accepted request body, in bytes; see also `OVERSIZE_FACTOR`.
     """
 
     def __init__(self, *, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
@@ -105,13 +107,14 @@ class Server:
         self._receive = self._events.put
         self._probe_at = 0.0
         self._suspect_until = 0.0
-        self._asked_to_stop = False
-        self._context = zmq.Context()
+        self._stop_requested = False
+        self._context = zmq.Context()  # with one I/O thread: a second one gains nothing here
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
         self._send_front, self._recv_front = sender(self._front), receiver(self._front)
         self._send_back, self._recv_back = sender(self._back), receiver(self._back)
         self._wakeup, self._wakeup_end = socket.socketpair()
+        # The monitor starts before the endpoint is bound, so that it reports the first connection, too.
         self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open(frontend, backend, max_body)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -121,19 +124,27 @@ class Server:
 
     def _open(self, frontend: str, backend: str, max_body: int) -> None:
         for router in (self._front, self._back):
+            # Without MANDATORY, a ROUTER silently drops messages to peers that are full or unknown.
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            # Without HANDOVER, a client that reconnects before its old connection is found dead would be ignored, even
+            # after the old connection has ended.
             router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            # libzmq's default LINGER is infinite: a client that does not read would prevent the broker's exit.
             router.setsockopt(zmq.LINGER, 1000)
-        # No ZMQ_HEARTBEAT_* in front: a PING kills chumak's peer process. TCP's keepalive finds dead hosts on idle
-        # connections, `DeadPeerDetector` on those with data in flight.
+        # Two options must stay unset because of bugs in chumak, the Erlang library of some clients: a ZMTP PING
+        # (ZMQ_HEARTBEAT_*) kills its peer process for good, and a long routing id of this ROUTER breaks its handshake.
+        # Dead hosts are found by TCP keepalive on idle connections, and by `DeadPeerDetector` on all others.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, OVERSIZE_FACTOR * max_body)
+        # These find a dead host on an idle connection within 30 s: TCP sends the first keepalive after 15 s without
+        # data, and gives up after three keepalives without an answer, 5 s apart.
         self._front.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         self._front.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        # A worker gets at most one run for each of its slots, and few other messages: sends to it never wait.
+        # Unbounded, so that a send to a worker never fails with EAGAIN. Little can queue up: a worker has at most as
+        # many runs as it has slots, and gets few other messages.
         self._back.setsockopt(zmq.SNDHWM, 0)
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
             try:
@@ -141,7 +152,7 @@ class Server:
             except zmq.ZMQError as fault:
                 self._context.destroy(linger=0)
                 raise ConfigurationError(
-                    f"cannot listen on {endpoint}: {fault.strerror}; stop the process that uses it, "
+                    f"cannot listen on {endpoint}: {fault.strerror}; stop the process that uses this endpoint, "
                     "or set another AXON_FRONTEND or AXON_RUN_DIR"
                 ) from None
 
@@ -151,11 +162,13 @@ class Server:
             signal.signal(number, self._on_signal)
         self._wakeup.setblocking(False)
         self._wakeup_end.setblocking(False)
+        # pyzmq resumes a poll that a signal has interrupted. The wakeup descriptor makes the poll return, so that the
+        # stop request is noticed at once.
         signal.set_wakeup_fd(self._wakeup_end.fileno())
         poller = zmq.Poller()
         for readable in (self._front, self._back, self._monitor, self._front_monitor, self._wakeup):
             poller.register(readable, zmq.POLLIN)
-        log.info("broker %s serves", self._core.boot)
+        log.info("broker %s is ready", self._core.boot)
         try:
             while not self._core.stopped:
                 self._turn(dict(poller.poll(self._poll_ms())))
@@ -163,7 +176,7 @@ class Server:
             self._close()
 
     def _turn(self, ready: Container[object]) -> None:
-        """Read what is there, and do what is due."""
+        """Read the sockets that are ready, then perform everything that is due."""
         if self._back in ready:
             self._drain_backend(RECEIVE_BATCH)
         if self._front in ready:
@@ -175,20 +188,21 @@ class Server:
             self._on_link_down(now)
         if self._front_monitor in ready:
             self._on_connections_changed()
-        if now >= self._dead_peers.look_at:
-            self._cut_dead_peers(now)
+        if now >= self._dead_peers.check_at:
+            self._close_dead_connections(now)
         if now >= self._probe_at:
             self._probe_workers(now)
         if self._send_queues.waiting:
             self._send_queues.flush_due(self._send, now)
         if now >= self._core.next_timer():
             self._receive(Tick())
-        if self._asked_to_stop and not self._core.stopping and not self._hasher.waiting:
+        # The core stops only after the requests in the hasher were processed, so that each gets an answer.
+        if self._stop_requested and not self._core.stopping and not self._hasher.waiting:
             self._receive(Stop())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        log.info("stopping on %s", signal.Signals(number).name)
-        self._asked_to_stop = True
+        log.info("received %s, stopping", signal.Signals(number).name)
+        self._stop_requested = True
 
     def _poll_ms(self) -> int:
         if self._hasher.waiting:
@@ -197,6 +211,7 @@ class Server:
         if self._send_queues.waiting:
             due = min(due, self._send_queues.next_retry())
         wait = min(LONGEST_POLL_S, due - time.monotonic())
+        # Rounded up: a poll that returns just before a timer is due would be repeated with a timeout of 0.
         return max(0, int(wait * 1000) + 1)
 
     def _close(self) -> None:
@@ -216,18 +231,21 @@ class Server:
 
     # --- workers to clients: the relay path --------------------------------------------------------
 
-    def _drain_backend(self, most: int) -> bool:
-        """Relay up to `most` messages; whether the socket was read empty.
+    def _drain_backend(self, max_messages: int) -> bool:
+        """Relay up to `max_messages` messages; return whether the socket was read until it was empty.
 
-        This is the path of every chunk. Each frame is received and sent once, and nothing is unpacked; terminal
-        messages, which may be large, are not even copied. `test_relay_cost.py` bounds its instructions.
+        This is the relay path, which handles every chunk. Each frame is received and sent once, and nothing is
+        unpacked. `test_relay_cost.py` bounds the number of its instructions.
         """
+        # Local names, so that the attributes are looked up once for each batch and not for each message.
         recv, accept, waiting, send = self._recv_back, self._relay.accept, self._send_queues.waiting, self._send
-        for _ in range(most):
+        for _ in range(max_messages):
             try:
                 worker = recv(NOBLOCK)
             except zmq.Again:
                 return True
+            # ZeroMQ delivers whole messages, so the other frames are there: no NOBLOCK, and no check of RCVMORE.
+            # Workers are trusted to send exactly these frames, because only our own processes can open the backend.
             client = recv()
             if client == CONTROL:
                 self._receive(FromWorker(worker, recv(), recv()))
@@ -236,18 +254,20 @@ class Server:
             verdict = accept(worker, client, kind, id)
             if verdict is PASS:
                 body = recv()
-                # A client with a send queue gets its messages from there, in order.
+                # While older messages are in the client's send queue, newer ones must queue behind them.
                 if client in waiting or not send(client, kind, id, body):
                     self._enqueue(client, kind, id, body)
             elif verdict is END:
-                self._relay_message(client, kind, id, taken(recv(0, copy=False), LARGE_MESSAGE))
+                # Results can be large, so the body is not copied. The core receives `Ended` only after the message was
+                # sent, so none of its effects reaches the client before the terminal message.
+                self._relay_message(client, kind, id, frame_data(recv(0, copy=False), LARGE_MESSAGE))
                 self._receive(Ended(worker, client, id, kind))
             else:
-                recv()
+                recv()  # the body of a dropped message
         return False
 
     def _relay_message(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
-        """Send one message to a client, or keep it in the client's send queue, or notice that the client is gone."""
+        """Send a message to a client, or append it to the client's send queue if its pipe is full."""
         if client in self._send_queues.waiting or not self._send(client, kind, id, body):
             self._enqueue(client, kind, id, body)
 
@@ -256,12 +276,16 @@ class Server:
             self._receive(ClientBlocked(client))
 
     def _send(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> bool:
-        """Send now. False if the client's pipe is full; True if the message was sent or the client is gone.
+        """Send a message to a client now.
 
-        ROUTER_MANDATORY tells on the first frame: EAGAIN if the pipe is full, EHOSTUNREACH if there is no such peer.
-        The frames after it never fail.
+        With ROUTER_MANDATORY, the first frame fails with EAGAIN if the client's pipe is full, and with EHOSTUNREACH if
+        the client is not connected. The frames after it never fail.
+
+        Returns:
+            False if the pipe is full; True if the message was sent, or dropped because the client is gone.
         """
         is_large = len(body) >= LARGE_MESSAGE
+        # Checked before the first frame is sent, because the rest of the message must follow it.
         if is_large and not self._in_flight.has_room(client):
             return False
         send = self._send_front
@@ -282,6 +306,7 @@ class Server:
             send(kind, MORE)
             send(id, MORE)
         if is_large:
+            # The tracker shows when ZeroMQ has released the body, which is then no longer in the client's pipe.
             self._in_flight.add(client, self._front.send(body, NOBLOCK, copy=False, track=True), len(body))
         else:
             send(body, NOBLOCK)
@@ -292,6 +317,7 @@ class Server:
     def _on_client_gone(self, client: bytes) -> None:
         self._send_queues.forget(client)
         self._in_flight.forget(client)
+        # One event is enough: messages of this client's runs keep coming, and each fails in the same way.
         if not (self._relay.flags_of(client) or 0) & GONE:
             self._receive(ClientGone(client))
 
@@ -300,26 +326,30 @@ class Server:
     def _drain_frontend(self) -> None:
         now = time.monotonic()
         for _ in range(RECEIVE_BATCH):
-            if self._hasher.full or (self._asked_to_stop and self._hasher.waiting):
+            # After a stop signal, messages stay in ZeroMQ until the hasher is empty; otherwise new large bodies could
+            # delay the stop without end.
+            if self._hasher.full or (self._stop_requested and self._hasher.waiting):
                 return
             try:
-                client, *frames = recv_message(self._recv_front, most=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
+                # Routing id, all allowed frames and one more, from which the core sees that there were too many. ZeroMQ
+                # itself bounds the size of a frame but not the number of frames.
+                client, *frames = recv_message(self._recv_front, max_frames=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return
             message = FromClient(client, frames, now)
-            if not self._hasher.keep(message):
+            if not self._hasher.defer(message):
                 self._receive(message)
-            elif size(message) > SLICE:
-                return  # to receive one takes some milliseconds, too
+            elif size(message) > SLICE_BYTES:
+                return  # receiving a large message takes about a millisecond itself, so it ends this turn
 
     def _on_connections_changed(self) -> None:
         while self._front_monitor.poll(0):
             event, fd = _MONITORED.unpack(self._front_monitor.recv_multipart()[0])
             (self._dead_peers.opened if event == zmq.EVENT_ACCEPTED else self._dead_peers.closed)(fd)
 
-    def _cut_dead_peers(self, now: float) -> None:
-        if cut := self._dead_peers.look(now):
-            log.info("cut %d connections to hosts that no longer answer", cut)
+    def _close_dead_connections(self, now: float) -> None:
+        if closed := self._dead_peers.check(now):
+            log.info("closed %d client connections: their hosts did not answer for %.0f s", closed, limits.DEAD_HOST)
 
     # --- workers -----------------------------------------------------------------------------------
 
@@ -329,19 +359,24 @@ class Server:
         self._probe_soon(now)
 
     def _probe_soon(self, now: float) -> None:
-        """Probe the workers' links now and for a while: the report may precede what a send finds."""
+        """Probe the workers' links now, and frequently for a while: a send may still succeed after the report."""
         self._suspect_until = now + SUSPECT_PROBES_S
         self._probe_at = now
 
     def _probe_workers(self, now: float) -> None:
-        """Find the workers whose links are down, read everything that they had sent, and declare them lost.
+        """Find the workers whose links are down, read all messages that they had sent, and declare them lost.
 
-        In this order: a message that a dying worker still got out counts, so a run never has two ends.
+        The order matters: messages of a dead worker can still be unread when its link is down (2,002 frames in a
+        measurement). If the worker were declared lost first, these messages would be dropped, and runs that had already
+        completed would end as `worker_lost`.
         """
         is_suspicious = now < self._suspect_until
         self._probe_at = now + (SUSPECT_PROBE_INTERVAL_S if is_suspicious else PROBE_INTERVAL_S)
+        # The socket monitor does not report which peer was disconnected, so each worker is probed.
         gone = [worker for worker in self._core.workers.routing_ids() if not self._is_linked(worker)]
         if gone:
+            # All workers share the socket, so reading it until it is empty includes the messages of the lost ones. The
+            # number of batches is bounded, because the other workers keep sending.
             for _ in range(LAST_MESSAGE_BATCHES):
                 if self._drain_backend(RECEIVE_BATCH):
                     break
@@ -349,16 +384,16 @@ class Server:
             self._receive(WorkerGone(worker))
 
     def _is_linked(self, worker: bytes) -> bool:
-        """Whether a worker's link is up: a MANDATORY send finds out."""
+        """Whether a worker's link is up, found out by sending it a message that it ignores."""
         return self._send_to_worker(worker, (CONTROL, kinds.THERE))
 
     def _kill(self, effect: Kill) -> None:
-        """Kill a worker that hangs, if the pid is still its own: its link is up, or its command line names it."""
+        """Send SIGKILL to a worker that hangs, unless its pid now belongs to another process."""
         worker, name, pid, is_linked = effect
         if is_linked and not self._is_linked(worker):
-            return  # it has ended already
+            return  # the process has ended, and the kernel may have reused its pid
         if not _is_worker(pid, name):
-            log.error("cannot kill worker %s: pid %d is another process", name, pid)
+            log.error("cannot kill worker %s: pid %d is another process; is the worker in a container?", name, pid)
             return
         try:
             os.kill(pid, signal.SIGKILL)
@@ -366,7 +401,7 @@ class Server:
             log.error("cannot kill worker %s, pid %d: %s", name, pid, fault.strerror)
 
     def _send_to_worker(self, worker: bytes, frames: Iterable[bytes]) -> bool:
-        """Send a worker a message; False if its link is down."""
+        """Send a message to a worker; return False if its link is down."""
         try:
             send_large_message(self._send_back, (worker, *frames), LARGE_MESSAGE)
         except zmq.ZMQError as fault:
@@ -383,8 +418,10 @@ class Server:
                 self._relay_message(client, kind, id, body)
             case ToWorker(worker, client, kind, id, rest):
                 if not self._send_to_worker(worker, (client, kind, id, *rest)):
-                    self._probe_at = 0.0
-                    log.warning("the worker of a run is gone, %s could not be sent", kind.decode(), extra=_about(id))
+                    self._probe_at = 0.0  # the probe in the next turn will declare the worker lost
+                    log.warning(
+                        "cannot send %s: the run's worker is disconnected", kind.decode(), extra=_log_fields(id)
+                    )
             case Kill():
                 self._kill(effect)
             case ProbeWorkers():
@@ -392,29 +429,40 @@ class Server:
             case Enqueued() | Dequeued() | Registered() | Unregistered():
                 self._journal.remember(effect)
             case Note(level, text, id):
-                log.log(level, text, extra=_about(id))
+                log.log(level, text, extra=_log_fields(id))
 
 
 _MONITORED = struct.Struct("=Hi")
-"""The first frame of a socket monitor's message: the event, and the connection's file descriptor."""
+"""Layout of the first frame of a socket monitor's message: event, and file descriptor of the connection."""
 
 
-def _about(id: bytes) -> dict[str, str]:
-    """What names the run in a log line."""
+def _log_fields(id: bytes) -> dict[str, str]:
+    """The fields of a log record about a run; see `process.logs`."""
     return {"run": printable(id) or "-"}
 
 
 def _is_worker(pid: int, name: str) -> bool:
-    """Whether a pid is a worker's of that name, where that can be seen: it may be another container's number."""
+    """Whether a pid belongs to the worker with this name, as far as the system shows command lines.
+
+    A worker in another container reports the pid that it has there. Here, that pid belongs to another process.
+    """
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
+        # On a system without /proc, nothing can be checked, and the pid is taken to be right.
         return not Path("/proc/self/cmdline").exists()
     return f"--name={name}".encode() in command
 
 
 def serve(make_core: Callable[[float], Broker], journal: Journal, frontend: str, backend: str, max_body: int) -> None:
-    """Bind and serve until a signal.
+    """Bind both endpoints and serve until SIGTERM or SIGINT.
+
+    Args:
+        make_core: Creates the core, given the time in seconds of the monotonic clock.
+        journal: The file for the next broker.
+        frontend: The endpoint for clients.
+        backend: The endpoint for workers.
+        max_body: Largest accepted request body, in bytes.
 
     Raises:
         ConfigurationError: An endpoint cannot be bound.

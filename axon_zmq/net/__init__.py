@@ -1,4 +1,4 @@
-"""Sockets and endpoints.
+"""ZeroMQ sockets and endpoints.
 
 Internal: may change in any release.
 """

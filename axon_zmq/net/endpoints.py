@@ -1,4 +1,4 @@
-"""Where the daemon listens: endpoints checked before any socket sees them, and the run directory's files."""
+"""Validation of endpoints before a ZeroMQ socket uses them, so that the error names the setting and the fix."""
 
 from __future__ import annotations
 
@@ -9,82 +9,92 @@ from pathlib import Path
 from axon_zmq.errors import ConfigurationError
 
 MAX_IPC_PATH = 107
-"""Bytes of a unix socket's path: `sun_path` less its closing NUL."""
+"""Maximum bytes of a Unix socket path: `sun_path` of Linux has 108, and a NUL ends the path."""
 
 
 def check(endpoint: str) -> str:
-    """Check an endpoint that a client connects to: `tcp://host:port` or `ipc://path`.
+    """Check an endpoint that a client connects to: `tcp://HOST:PORT` or `ipc://PATH`.
 
     Raises:
-        ConfigurationError: It is no such endpoint.
+        ConfigurationError: The endpoint is invalid.
     """
     if endpoint.startswith("ipc://") and endpoint != "ipc://":
         return check_ipc(endpoint)
     if not endpoint.startswith("tcp://"):
-        raise ConfigurationError(f"{endpoint!r} is no endpoint: write tcp://127.0.0.1:5570 or ipc://path")
+        raise ConfigurationError(f"invalid endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
     tcp_address(endpoint)
     return endpoint
 
 
 def check_frontend(endpoint: str) -> str:
-    """Check the endpoint that the daemon listens on: `tcp://127.0.0.1:5570`, `tcp://localhost:5570` or `ipc://path`.
+    """Check the endpoint that the daemon listens on: `tcp://127.0.0.1:PORT`, `tcp://localhost:PORT` or `ipc://PATH`.
 
     Raises:
-        ConfigurationError: It is no such endpoint, or one that other machines could reach.
+        ConfigurationError: The endpoint is invalid, or other machines or users could connect to it.
     """
+    # "@" makes an abstract Unix socket, which has no file and therefore no permissions.
     if endpoint.startswith("ipc://@"):
-        raise ConfigurationError(f"{endpoint!r} would be open to all users here: write ipc://path")
+        raise ConfigurationError(
+            f"endpoint {endpoint!r} is open to all users of this machine: expected ipc://PATH with the path of a file"
+        )
     if check(endpoint).startswith("tcp://") and not is_loopback(tcp_address(endpoint)[0]):
         raise ConfigurationError(
-            f"{endpoint!r} would be open to other machines, without encryption or keys: "
-            "bind 127.0.0.1 and reach it through a tunnel"
+            f"endpoint {endpoint!r} is open to other machines, without encryption or keys: "
+            "use tcp://127.0.0.1:PORT, and a tunnel for clients on other machines"
         )
     return endpoint
 
 
 def tcp_address(endpoint: str) -> tuple[str, int]:
-    """Host and port of a `tcp://` endpoint; an IPv6 address in its brackets.
+    """Host and port of a `tcp://` endpoint; an IPv6 address keeps its brackets.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The endpoint is not `tcp://HOST:PORT`.
     """
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
     if not endpoint.startswith("tcp://") or not host or not is_port:
-        raise ConfigurationError(f"{endpoint!r} is no endpoint with a port: write tcp://127.0.0.1:5570")
+        raise ConfigurationError(f"invalid endpoint {endpoint!r}: expected tcp://HOST:PORT with a port from 1 to 65535")
     return host, int(port)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's alone."""
+    """Whether only this machine can reach an address."""
     if address == "localhost":
         return True
     try:
         return ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
+        # Another host name, or "*". A host name never counts as loopback, because its address can change.
         return False
 
 
 def check_ipc(endpoint: str) -> str:
-    """Check the length of an `ipc://` path, which the kernel would cut or refuse.
+    """Check the length of an `ipc://` path.
+
+    pyzmq refuses a longer path, too, but its error does not name the setting to change.
 
     Raises:
         ConfigurationError: The path is too long.
     """
-    if len(os.fsencode(endpoint.removeprefix("ipc://"))) > MAX_IPC_PATH:
-        raise ConfigurationError(f"{endpoint!r} is over {MAX_IPC_PATH} bytes: set AXON_RUN_DIR to a shorter path")
+    length = len(os.fsencode(endpoint.removeprefix("ipc://")))
+    if length > MAX_IPC_PATH:
+        raise ConfigurationError(
+            f"the path of endpoint {endpoint!r} has {length} bytes, the limit is {MAX_IPC_PATH}: "
+            "set AXON_RUN_DIR or AXON_FRONTEND to a shorter path"
+        )
     return endpoint
 
 
 def check_folder(frontend: str) -> None:
-    """Check that the folder of an `ipc://` frontend is there, for the broker to make its socket in.
+    """Check that the broker can create its socket in the directory of an `ipc://` frontend.
 
     Raises:
-        ConfigurationError: It is not, or may not be written to.
+        ConfigurationError: The directory is missing, or this user may not write to it.
     """
     folder = Path(frontend.removeprefix("ipc://")).parent
     if frontend.startswith("ipc://") and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise ConfigurationError(
-            f"{frontend!r}: {str(folder)!r} is no folder that is yours to write to: "
-            "make it, or set another AXON_FRONTEND"
+            f"cannot create the socket of endpoint {frontend!r}: {str(folder)!r} is missing, or not a directory, "
+            "or not writable: create it, or set AXON_FRONTEND to another path"
         )

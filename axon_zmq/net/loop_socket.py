@@ -1,8 +1,8 @@
-"""A ZeroMQ socket on an asyncio loop, without a task, a future or an await for each message.
+"""A ZeroMQ socket on an asyncio event loop that needs no task, future or await for each message.
 
-The socket's file descriptor tells the loop that *something* changed, once: it is edge-triggered, and
-any call on the socket, a send too, may take the news away. So each call here looks at `ZMQ_EVENTS`
-afterwards and schedules the next round itself.
+The file descriptor of a ZeroMQ socket is edge-triggered: it becomes readable once when the socket's state changes, and
+any call on the socket, even a send, may consume that signal. Each method that uses the socket therefore reads
+`ZMQ_EVENTS` afterwards and, if messages are left, schedules the next receive itself.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ import zmq
 from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message, send_message, sender
 
 RECEIVE_BATCH: Final = 256
-"""Messages that are received in one round, before the other callbacks of the loop get their turn."""
+"""Maximum number of messages received in one callback, so that the loop's other callbacks get their turn."""
 COALESCED_MESSAGES: Final = 256
-"""Messages that are gathered at most before they are sent together."""
+"""Maximum number of messages in a batch; a full batch is sent at once."""
 COALESCE_S: Final = 0.001
-"""Seconds that a message may wait for others, so that the peer wakes up once for all of them. The clock of uvloop
-has no finer resolution."""
+"""Seconds that a message may wait in a batch, so that the peer wakes up once for all of its messages. The timers of
+uvloop have no finer resolution."""
 LATENESS_MEMORY_S: Final = 0.1
 """Seconds after which a measured lateness of the loop no longer counts."""
 LATENESS_SMOOTHING: Final = 0.3
-"""Weight of the newest measurement in the moving average: a single delay of the system does not make a late loop."""
+"""Weight of the newest measurement in the moving average: a single delay does not make the loop count as late."""
 
 
 class LoopSocket:
-    """Receives into a callback and sends without waiting; all calls from the loop's own thread.
+    """A socket that passes received messages to a callback and sends without waiting.
+
+    All methods must be called on the thread of the event loop.
 
     Args:
-        socket: Connected or about to be; of a plain `zmq.Context`.
-        received: Takes each message's frames.
+        socket: A socket of a plain `zmq.Context`; it may be connected later.
+        received: Called with the frames of each message.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], received: Callable[[list[bytes]], None]) -> None:
@@ -42,10 +44,11 @@ class LoopSocket:
         self._recv, self._send_frame = receiver(socket), sender(socket)
         self._received = received
         self._waiting: deque[Sequence[bytes]] = deque()
-        """Messages for which the pipe to the peer has no room."""
-        self._gathered: list[Sequence[bytes]] = []
-        """Messages that will be sent together, `COALESCE_S` after the previous batch."""
-        self._went_at = 0.0
+        """Messages that wait because the pipe to the peer is full."""
+        self._batch: list[Sequence[bytes]] = []
+        """Messages that will be sent together, `COALESCE_S` after the previous batch. While it is not empty, a timer
+        for it is set."""
+        self._batch_sent_at = 0.0
         self._late, self._late_at = 0.0, 0.0
         self._room = asyncio.Event()
         self._room.set()
@@ -59,32 +62,33 @@ class LoopSocket:
         return f"<LoopSocket {'closed' if self._closed else 'open'}, {len(self._waiting)} waiting>"
 
     def send(self, frames: Sequence[bytes]) -> None:
-        """Send now, or in order as soon as the peer takes it."""
-        if self._gathered:
-            self._gathered.append(frames)
-            self._send_gathered()
+        """Send now or, if the pipe to the peer is full, as soon as it has room; the order of messages is kept."""
+        if self._batch:  # its messages are older, so they go first
+            self._batch.append(frames)
+            self._send_batch()
         else:
             self._send(frames)
-            self._look()
+            self._schedule_if_readable()
 
     def send_soon(self, frames: Sequence[bytes]) -> None:
-        """Send now, or, if such a message was sent just before, within `COALESCE_S` together with others."""
-        if self._gathered:
-            self._gathered.append(frames)
-            # A sender that never yields to the loop must still notice that the peer is slow.
-            if len(self._gathered) >= COALESCED_MESSAGES:
-                self._send_gathered()
+        """Send now, or within `COALESCE_S` in a batch if a batch was sent less than that long ago."""
+        if self._batch:
+            self._batch.append(frames)
+            # A caller that never yields to the loop would prevent the timer. Only sending shows that the pipe to the
+            # peer is full, which makes `congested` true and the caller wait.
+            if len(self._batch) >= COALESCED_MESSAGES:
+                self._send_batch()
             return
         now = self._loop.time()
-        if now - self._went_at >= COALESCE_S:
-            self._went_at = now
+        if now - self._batch_sent_at >= COALESCE_S:
+            self._batch_sent_at = now
             self.send(frames)
         else:
-            self._gathered.append(frames)
-            self.call_at(self._went_at + COALESCE_S, self._send_gathered)
+            self._batch.append(frames)
+            self.call_at(self._batch_sent_at + COALESCE_S, self._send_batch)
 
     def call_at(self, due: float, function: Callable[[], None]) -> None:
-        """Call a function at that time of the loop's, and learn how late the loop is."""
+        """Call a function at a time of the loop's clock, and measure how late the loop is."""
         self._loop.call_at(due, self._called, due, function)
 
     def _called(self, due: float, function: Callable[[], None]) -> None:
@@ -93,43 +97,46 @@ class LoopSocket:
         function()
 
     def late(self) -> float:
-        """Recent lateness of the loop in seconds, smoothed; 0.0 if no timer was due recently."""
+        """Recent lateness of the loop's timers in seconds, smoothed; 0.0 if no timer was due recently."""
         return self._late if self._loop.time() - self._late_at < LATENESS_MEMORY_S else 0.0
 
-    def _send_gathered(self) -> None:
-        if self._gathered and not self._closed:
-            gathered, self._gathered = self._gathered, []
-            self._went_at = self._loop.time()
+    def _send_batch(self) -> None:
+        if self._batch and not self._closed:
+            gathered, self._batch = self._batch, []
+            self._batch_sent_at = self._loop.time()
             for frames in gathered:
                 self._send(frames)
-            self._look()
+            self._schedule_if_readable()
 
     def _send(self, frames: Sequence[bytes]) -> None:
         if self._waiting:
             self._flush()
-        if self._waiting or not self._try(frames):
+        if self._waiting or not self._try_send(frames):
             self._waiting.append(frames)
             self._room.clear()
 
     def congested(self) -> bool:
-        """Whether messages wait here, because the peer is away or slow."""
+        """Whether messages wait here because the pipe to the peer is full: the peer is disconnected or slow."""
         return bool(self._waiting)
 
     async def room(self) -> None:
-        """Wait until no message waits here."""
+        """Wait until no message waits for the pipe to the peer."""
         await self._room.wait()
 
     def drain(self) -> None:
-        """Receive all that has come so far, now."""
+        """Receive all messages that have arrived, now."""
         try:
             while not self._closed:
                 self._received(recv_message(self._recv))
         except zmq.Again:
-            self._look()
+            self._schedule_if_readable()
 
     def close(self) -> None:
-        """Close; what the socket itself still has leaves within its LINGER."""
-        self._send_gathered()
+        """Send the batch and close the socket.
+
+        ZeroMQ still sends the messages in its pipe, within LINGER; messages that wait here are lost.
+        """
+        self._send_batch()
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -140,7 +147,7 @@ class LoopSocket:
             self._loop.call_soon(self._round)
 
     def _round(self) -> None:
-        """Send what waits, and receive a batch."""
+        """Send the waiting messages and receive up to `RECEIVE_BATCH` messages."""
         self._scheduled = False
         if self._closed:
             return
@@ -148,26 +155,26 @@ class LoopSocket:
             self._flush()
             for _ in range(RECEIVE_BATCH):
                 self._received(recv_message(self._recv))
-                if self._closed:
+                if self._closed:  # the callback may close this socket
                     return
         except zmq.Again:
             pass
         finally:
-            self._look()
+            self._schedule_if_readable()
 
     def _flush(self) -> None:
-        while self._waiting and self._try(self._waiting[0]):
+        while self._waiting and self._try_send(self._waiting[0]):
             self._waiting.popleft()
         if not self._waiting:
             self._room.set()
 
-    def _try(self, frames: Sequence[bytes]) -> bool:
+    def _try_send(self, frames: Sequence[bytes]) -> bool:
         try:
             send_message(self._send_frame, frames)
         except zmq.Again:
             return False
         return True
 
-    def _look(self) -> None:
+    def _schedule_if_readable(self) -> None:
         if not self._scheduled and not self._closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._schedule()

@@ -1,4 +1,4 @@
-"""What any of our processes needs: run directory, locks, logs, signals of its end.
+"""Run directory, locks, log format, backoff and parent supervision, which all processes of the daemon share.
 
 Internal: may change in any release.
 """

@@ -1,4 +1,4 @@
-"""Event loops: which one a worker has, when it has gone round, and calls between threads that have one each."""
+"""Event loops of a worker: choosing the implementation, counting a loop's turns, and calls between loops in threads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from axon_zmq.errors import ConfigurationError
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """The loop that `AXON_LOOP` asks for: `asyncio`, `uvloop`, or `auto`: uvloop if it is installed.
+    """Create an event loop of the kind that `AXON_LOOP` names.
+
+    Args:
+        kind: `asyncio`; `uvloop`; or `auto`, which is uvloop if it is installed and asyncio otherwise.
 
     Raises:
-        ConfigurationError: It is not installed.
+        ConfigurationError: `kind` is `uvloop` and it is not installed.
     """
     if kind != "asyncio":
         try:
@@ -30,20 +33,33 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 
 def kind_of(loop: asyncio.AbstractEventLoop) -> str:
-    """`asyncio` or `uvloop`."""
+    """The kind of an event loop: `asyncio` or `uvloop`."""
     return type(loop).__module__.partition(".")[0]
 
 
 class Turns:
-    """Calls back when the running loop has gone round so many times, each time after whatever else was ready."""
+    """Calls functions after a number of turns of the running event loop.
+
+    A turn ends when every callback that was ready at its start has run. Code that needs a few awaits to finish
+    therefore gets the same chance on a busy loop as on an idle one. A fixed time would not give it that chance.
+
+    Args:
+        turns: How many turns pass before each call.
+    """
 
     def __init__(self, turns: int) -> None:
         self._turns = turns
         self._turn = 0
         self._waiting: deque[tuple[int, float, Callable[[], None]]] = deque()
+        """Turn at which each function is due, time at which it is called in any case, and the function."""
 
-    def pass_before(self, function: Callable[[], None], give_up: float) -> None:
-        """Call a function that many turns from now; at `give_up`, in seconds of the monotonic clock, at the latest."""
+    def call_after(self, function: Callable[[], None], give_up: float) -> None:
+        """Call a function after the number of turns, or at a given time if that is earlier.
+
+        Args:
+            function: What to call.
+            give_up: Time of the latest call, in seconds of the monotonic clock: with hundreds of runs, turns are slow.
+        """
         self._waiting.append((self._turn + self._turns, give_up, function))
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._pass)
@@ -61,10 +77,10 @@ class Turns:
 
 
 def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    """Call a function on a loop: now, or from another thread as soon as it gets there, in order."""
+    """Call a function on an event loop: at once on the loop's own thread, otherwise soon and in order."""
     try:
         here = asyncio.get_running_loop() is loop
-    except RuntimeError:
+    except RuntimeError:  # this thread has no running loop
         here = False
     if here:
         function(*arguments)

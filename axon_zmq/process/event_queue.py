@@ -1,4 +1,4 @@
-"""Feeds a sans-I/O core with events, one at a time."""
+"""Passes events to a sans-I/O core, one at a time, and applies the effects that it returns."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ Effect = TypeVar("Effect")
 
 
 class EventQueue(Generic[Event, Effect]):
-    """Hands events to a core and applies its effects.
+    """Passes events to a core and applies its effects, in order.
 
-    Applying an effect may cause an event: a send that finds no client, for instance. Such an event waits until all
-    effects before it were applied, so that the core never sees an event in the middle of another one's effects.
+    Applying an effect may cause another event, for example when a send finds that the client is gone. Such an event is
+    processed after all effects of the current event have been applied, so that the core never receives an event while
+    the effects of an earlier one are incomplete.
 
     Args:
-        receive: The core's: takes an event and the time, returns effects.
-        clock: Returns the time.
+        receive: The core's method that takes an event and the time, and returns effects.
+        clock: Returns the time, in seconds.
         apply: Applies one effect; it may call `put`.
     """
 
@@ -32,20 +33,20 @@ class EventQueue(Generic[Event, Effect]):
         self._clock = clock
         self._apply = apply
         self._events: deque[Event] = deque()
-        """Events that the core has not taken; the effects of the first one are being applied."""
+        """Events to process; the first one is being processed: the core has it, or its effects are being applied."""
         self._failed = False
-        """An exception came out of the core or of an effect. The core may be half-way through an event: it takes no
-        more, and the process is about to end."""
+        """Whether the core or an effect has raised an exception. The core may then have processed an event in part, so
+        it gets no more events; the process is about to exit."""
 
     def __repr__(self) -> str:
-        return f"<EventQueue {len(self._events)} wait>"
+        return f"<EventQueue {len(self._events)} events>"
 
     def put(self, event: Event) -> None:
-        """Have the core take an event, now or after the one whose effects are being applied."""
+        """Process an event: now, or after the current event if this is called while one is being processed."""
         if self._failed:
             return
         self._events.append(event)
-        if len(self._events) > 1:
+        if len(self._events) > 1:  # called by an effect; the loop below, further up the stack, will process it
             return
         try:
             while self._events:

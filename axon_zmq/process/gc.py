@@ -1,4 +1,4 @@
-"""Python's garbage collector, for a process that imports much, and then serves."""
+"""Settings of Python's garbage collector for a process that imports many modules and then serves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import gc
 
 
 def tune_gc() -> None:
-    """What was imported stays: it need not be looked at again at every collection, and those may be rarer."""
+    """Exclude all objects that exist now from garbage collection, and collect less often.
+
+    Call it after the imports: modules, classes and functions are never freed, so scanning them is wasted time. With
+    256 streams, this and the higher thresholds reduce the CPU time of a delta from 205 to 180 µs; thresholds above
+    10,000 gain nothing (docs/performance.md).
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 50, 100)

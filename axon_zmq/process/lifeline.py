@@ -1,7 +1,9 @@
-"""No process outlives the one that supervises it, not even when that one is killed.
+"""Makes processes end together with their parent, even if the parent is killed with SIGKILL.
 
-Run as a script, `lifeline.py PARENT COMMAND ARGUMENT…` becomes a command that is tied to the process PARENT.
-It imports nothing of the package, so that it starts within 20 ms.
+supervisord cannot do this: after `kill -9` of supervisord, its child processes continue to run.
+
+As a script, `lifeline.py PARENT COMMAND ARGUMENT…` replaces itself with a command that ends when the process with pid
+PARENT ends. The module imports nothing from the package, so that the script starts within 20 ms.
 """
 
 from __future__ import annotations
@@ -15,41 +17,48 @@ import threading
 import time
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing these takes as long as all the rest
+if TYPE_CHECKING:  # at run time, these two imports would double the script's start time
     from collections.abc import Sequence
     from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _CANNOT_START = 127
-"""Exit code of a command that cannot be started, as a shell's."""
+"""Exit code if the command cannot be started; shells use the same one."""
 PARENT_POLL_INTERVAL_S = 1.0
-"""Seconds between two checks of the parent, on systems whose kernel does not report its death."""
+"""Seconds between two checks whether the parent still exists, on systems without a parent-death signal."""
 
 
-def hold(always: bool = False, parent: int | None = None) -> None:
-    """Die with the parent process, if that is supervisord.
+def die_with_parent(always: bool = False, parent: int | None = None) -> None:
+    """End this process when its parent process ends.
 
-    Linux's kernel sends the signal, even to a process that is stopped or hung; elsewhere a thread
-    looks at the parent once a second.
+    On Linux, the kernel sends SIGKILL when the parent ends, even if this process is stopped or hangs. On other systems,
+    a thread checks once a second.
 
     Args:
-        always: Whoever the parent is. Otherwise only under supervisord, which tells its children so:
-            a worker that somebody started by hand with `nohup` shall stay.
-        parent: Its pid, if the parent passed it on; the parent may have ended by now.
+        always: Whether this applies to any parent. By default it applies to supervisord only, so that a worker started
+            with `nohup` keeps running after its shell has ended.
+        parent: Pid of the parent, if the parent has passed it on. With it, this process also ends if the parent ended
+            before this call.
     """
+    # supervisord sets this variable in its child processes.
     if not always and "SUPERVISOR_ENABLED" not in os.environ:
         return
     parent = parent or os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The kernel sends no signal for a parent that ended before prctl was called.
         if os.getppid() != parent:
             os._exit(1)
     else:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
 
 
-def read_nothing() -> None:
-    """Replace stdin by /dev/null under supervisord: a read of its pipe, which stays open, would block for ever."""
+def stdin_from_devnull() -> None:
+    """Under supervisord, replace stdin with /dev/null.
+
+    Otherwise a left-over `breakpoint()` or `input()` in an agent's module would block forever: stdin is a pipe that
+    supervisord keeps open and never writes to.
+    """
     if "SUPERVISOR_ENABLED" in os.environ:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
@@ -60,55 +69,63 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """The command line that starts a command tied to this process."""
+def tied_command(command: Sequence[str]) -> list[str]:
+    """The command line that starts a command which ends together with this process."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def become(parent: int, command: Sequence[str]) -> NoReturn:
-    """Become a command that dies with its parent, and with it all that it started in its process group.
+    """Replace this process with a command that ends together with its parent, and with it its whole process group.
 
-    The kernel kills the command itself. What it started (npx and uvx start the real server) is killed by a
-    process beside it, which is no child of the command's and keeps none of its pipes open.
+    The kernel kills the command itself. The command may have started further processes: npx and uvx start the real
+    server as a child. These are killed by a helper process, which watches the command.
+
+    Args:
+        parent: Pid of the parent.
+        command: Program and arguments.
     """
     leader = os.getpid()
     if os.getpgrp() != leader:
         os.setpgid(0, 0)
+    # Forking twice makes the helper a child of init, so that the command never has a child that it did not start.
     if os.fork() == 0:
         if os.fork() == 0:
-            _bury(leader, parent)
+            _kill_group_after(leader, parent)
         os._exit(0)
     os.wait()
-    hold(always=True, parent=parent)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+    die_with_parent(always=True, parent=parent)
+    # Python ignores these two signals, and a program inherits ignored signals.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], [*command])  # noqa: S606
     except OSError as error:
-        sys.stderr.write(f"{command[0]}: {error.strerror}\n")  # importing logging would take as long as all the rest
+        # Not logging: importing it would double the script's start time.
+        sys.stderr.write(f"cannot start {command[0]!r}: {error.strerror}\n")
         sys.stderr.flush()
         os._exit(_CANNOT_START)
 
 
-def _bury(leader: int, parent: int) -> NoReturn:
-    """Wait until the leader of this process group has ended, and end the rest of the group."""
+def _kill_group_after(leader: int, parent: int) -> NoReturn:
+    """Wait until the leader of this process group has ended, and kill the rest of the group."""
+    # An open pipe in this process would keep its readers from seeing the end of the command's output.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for pipe in range(3):
         os.dup2(nowhere, pipe)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)  # sent to the group, they must not end this process before the leader
     try:
         end = select.poll()
         end.register(os.pidfd_open(leader), select.POLLIN)
         end.poll()
-    except (AttributeError, OSError):
-        while _lives(leader) and _lives(parent):
+    except (AttributeError, OSError):  # no pidfd: not Linux, or before 5.3, or the leader has already ended
+        while _is_alive(leader) and _is_alive(parent):
             time.sleep(PARENT_POLL_INTERVAL_S)
     os.killpg(leader, signal.SIGKILL)
     os._exit(0)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError:

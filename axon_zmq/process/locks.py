@@ -1,4 +1,4 @@
-"""Lock files: one broker for each run directory and each ipc frontend."""
+"""Lock files: at most one broker per run directory and per ipc frontend."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ BROKER_LOCK_FILE = "broker.lock"
 
 
 def hold_lock(path: Path) -> IO[str]:
-    """Hold a run directory or an ipc frontend: binding a live ipc path again takes it away from its broker.
+    """Lock a run directory or an ipc frontend for this process.
+
+    The lock is necessary because binding an ipc path that another process has bound succeeds in ZeroMQ and takes the
+    path away from that process.
 
     Args:
-        path: Of the lock file.
+        path: Path of the lock file.
+
+    Returns:
+        The open lock file; the kernel releases the lock when it is closed, or when the process ends in any way.
 
     Raises:
-        ConfigurationError: Another broker holds it.
+        ConfigurationError: Another broker holds the lock.
     """
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigurationError(
-            f"another broker holds {str(path)!r}: stop it, or set AXON_RUN_DIR and AXON_FRONTEND"
+            f"another broker has locked {str(path)!r}: stop that broker, or set other AXON_RUN_DIR and AXON_FRONTEND"
         ) from None
+    # Opened for appending and truncated only now: the file of a broker that holds the lock keeps its pid.
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -35,12 +42,13 @@ def hold_lock(path: Path) -> IO[str]:
 
 
 def lock_holder(run_dir: Path) -> str | None:
-    """The pid of the broker that holds the run directory, or None."""
+    """The pid of the broker that has locked the run directory; None if it is not locked."""
     try:
         with (run_dir / BROKER_LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
+        # "?": the broker has locked the file and not yet written its pid.
         return (run_dir / BROKER_LOCK_FILE).read_text() or "?"
     return None

@@ -1,4 +1,4 @@
-"""Log lines of broker and workers: one format, and the request's id in every line about a run."""
+"""Logging of broker and workers: one format, with the request id in every line about a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from contextvars import ContextVar
 
 current_run: ContextVar[str] = ContextVar("current_run", default="-")
-"""The id of the request that this task or thread works for."""
+"""Request id of the run that the current task or thread executes; "-" if none."""
 
 
 class _RunFilter(logging.Filter):
@@ -18,11 +18,11 @@ class _RunFilter(logging.Filter):
 
 
 def configure(process: str, level: str) -> None:
-    """Write to stderr, which supervisord keeps and rotates.
+    """Write log records to stderr, which supervisord captures and rotates.
 
     Args:
-        process: The program's name in `supervisorctl status`.
-        level: A level of Python's `logging`, of the axon_zmq loggers and of agents' own.
+        process: Name of the program, as in `supervisorctl status`.
+        level: Name of a level of Python's `logging`; it applies to the loggers of this package and of agents.
     """
     handler = logging.StreamHandler()
     handler.addFilter(_RunFilter())
@@ -34,5 +34,5 @@ def configure(process: str, level: str) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "asyncio"):
-        # Their lines hold prompts (openai at debug) and addresses.
+        # Below WARNING, these libraries log prompts (openai at DEBUG) and the addresses of providers.
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,4 +1,4 @@
-"""The run directory: private to its owner; it holds the backend socket and the handover files."""
+"""The run directory, which only its owner can access: it contains the backend socket and the handover files."""
 
 from __future__ import annotations
 
@@ -11,29 +11,34 @@ from axon_zmq.net.endpoints import check_ipc
 from axon_zmq.process.locks import BROKER_LOCK_FILE
 
 HANDOVER = "handover"
-"""The folder of those files, in the run directory."""
+"""Name of the subdirectory for handover files."""
 _OUR_FILES = frozenset((".gitignore", "supervisord.log", BROKER_LOCK_FILE))
+"""A directory that contains one of these files is taken to be a run directory."""
 
 
 def backend_endpoint(run_dir: Path) -> str:
-    """The socket between broker and workers, inside the run directory."""
+    """The endpoint of the socket between broker and workers, in the run directory.
+
+    Raises:
+        ConfigurationError: The path is too long for a Unix socket.
+    """
     return check_ipc(f"ipc://{run_dir / 'broker.sock'}")
 
 
-def handed_over(run_dir: Path) -> tuple[str, ...]:
-    """The files in which workers that have gone left the messages of their ended runs, the oldest first."""
+def handover_files(run_dir: Path) -> tuple[str, ...]:
+    """Names of the handover files: messages of ended runs, left by workers that have stopped; the oldest file first."""
     files = sorted((run_dir / HANDOVER).glob("*.msgpack"), key=lambda file: file.stat().st_mtime)
     return tuple(file.name for file in files)
 
 
 def private_directory(run_dir: Path) -> Path:
-    """Make the run directory 0700 and ours, creating it where it is missing.
+    """Create the run directory with mode 0700, or set that mode if the directory exists.
 
-    A directory that others may read is closed only when it is empty or already a run directory: nobody
-    who writes `AXON_RUN_DIR=/tmp` finds `/tmp` closed.
+    The mode of an existing directory is changed only if it is empty or already a run directory, so that
+    `AXON_RUN_DIR=/tmp` does not make `/tmp` inaccessible for other users.
 
     Raises:
-        ConfigurationError: It belongs to someone else, holds something else, or is no directory.
+        ConfigurationError: The path belongs to another user, contains other files, or is not a directory.
     """
     try:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,36 +46,47 @@ def private_directory(run_dir: Path) -> Path:
         if stat.S_IMODE(run_dir.stat().st_mode) != 0o700:
             run_dir.chmod(0o700)
     except OSError as fault:
-        raise ConfigurationError(f"run directory {str(run_dir)!r}: {fault.strerror}; set AXON_RUN_DIR") from None
+        raise _unusable(run_dir, fault) from None
     return run_dir
 
 
 def check_private(run_dir: Path) -> None:
-    """Check that `private_directory` would take a directory, or could make it; nothing is made or changed.
+    """Check that `private_directory` would accept or could create a directory, without changing anything.
 
     Raises:
-        ConfigurationError: It would not, or could not.
+        ConfigurationError: The directory cannot be used or created.
     """
     shown = f"run directory {str(run_dir)!r}"
     try:
         place = next(place for place in (run_dir, *run_dir.parents) if place.exists())
         if place != run_dir:
             if not os.access(place, os.W_OK | os.X_OK):
-                raise ConfigurationError(f"{shown} cannot be made in {str(place)!r}: set AXON_RUN_DIR")
+                raise ConfigurationError(
+                    f"cannot create {shown}: {str(place)!r} is not writable; set AXON_RUN_DIR to another path"
+                )
             return
         status = run_dir.stat()
         if status.st_uid != os.geteuid():
-            raise ConfigurationError(f"{shown} belongs to another user: set AXON_RUN_DIR")
+            raise ConfigurationError(
+                f"{shown} belongs to another user (uid {status.st_uid}); set AXON_RUN_DIR to a directory that you own"
+            )
         if stat.S_IMODE(status.st_mode) != 0o700:
             names = {path.name for path in run_dir.iterdir()}
             if names and not names & _OUR_FILES:
                 raise ConfigurationError(
-                    f"{shown} is open to others and holds other files: set AXON_RUN_DIR to a new directory"
+                    f"{shown} has mode {stat.S_IMODE(status.st_mode):04o} and contains files of other programs: "
+                    "set AXON_RUN_DIR to a new or empty directory"
                 )
     except OSError as fault:
-        raise ConfigurationError(f"{shown}: {fault.strerror}; set AXON_RUN_DIR") from None
+        raise _unusable(run_dir, fault) from None
+
+
+def _unusable(run_dir: Path, fault: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot use run directory {str(run_dir)!r}: {fault.strerror}; set AXON_RUN_DIR to another path"
+    )
 
 
 def open_private(path: str, flags: int) -> int:
-    """An `opener` of `open` for files that are their owner's alone."""
+    """Open a file with mode 0600; for the `opener` argument of `open`."""
     return os.open(path, flags, 0o600)

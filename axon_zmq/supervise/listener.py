@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="the daemon's")
     options = parser.parse_args(argv)
-    lifeline.hold()
+    lifeline.die_with_parent()
     answers = _take_stdout()
     logs.configure("events", "info")
     try:

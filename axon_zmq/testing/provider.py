@@ -405,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.testing.provider", description="A fake OpenAI.")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
     options = parser.parse_args(argv)
-    lifeline.hold(always=True)
+    lifeline.die_with_parent(always=True)
     with _Server(("127.0.0.1", options.port), partial(_Handler, _Tally())) as server:
         sys.stdout.write(f"http://127.0.0.1:{server.server_port}/v1\n")  # read by the process that started this one
         sys.stdout.flush()

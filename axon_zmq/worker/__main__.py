@@ -134,8 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     """Work until a signal; 0 when stopped, 2 when it cannot be started as configured."""
     gc.disable()  # until everything is imported: collecting meanwhile takes a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
-    lifeline.hold()
-    lifeline.read_nothing()
+    lifeline.die_with_parent()
+    lifeline.stdin_from_devnull()
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         log.critical("the worker ends after an internal error", exc_info=True)
         logging.shutdown()
         os._exit(1)
-    backoff.ended_in_order(run_dir, options.name)
+    backoff.forget_starts(run_dir, options.name)
     logging.shutdown()
     # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
     os._exit(0)

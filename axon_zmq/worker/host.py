@@ -199,7 +199,7 @@ class Host:
             case Finish():
                 self._finish(effect)
             case AwaitTurns(active, give_up):
-                self._turns.pass_before(partial(self._put, GraceOver(active)), give_up)
+                self._turns.call_after(partial(self._put, GraceOver(active)), give_up)
             case Note(level, text, id):
                 log.log(level, text, extra={"run": printable(id) or "-"})
             case Exit():

@@ -68,5 +68,5 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     main(int(sys.argv[1]))

@@ -44,5 +44,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     asyncio.run(main(int(sys.argv[1])))

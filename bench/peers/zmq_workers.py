@@ -39,5 +39,5 @@ async def main(backend: str) -> None:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    lifeline.die_with_parent()
     asyncio.run(main(sys.argv[1]))

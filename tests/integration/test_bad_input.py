@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from axon_zmq import Client
-from axon_zmq.broker.hashing import SLICE
+from axon_zmq.broker.hashing import SLICE_BYTES
 from axon_zmq.broker.server import LARGE_MESSAGE
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack
@@ -82,7 +82,7 @@ def test_malformed_frames_and_headers_are_answered_with_an_error(dealer: Dealer,
 
 @pytest.mark.parametrize("before", [[], [b""]], ids=["bare", "delimiter"])
 @pytest.mark.parametrize("place", range(7))
-@pytest.mark.parametrize("size", [LARGE_MESSAGE, 2 * SLICE])
+@pytest.mark.parametrize("size", [LARGE_MESSAGE, 2 * SLICE_BYTES])
 def test_a_large_frame_is_rejected_in_any_position(dealer: Dealer, before, place, size):
     frames = [b"run", b"1", b"", pack(ECHO), b"", b"", b""][: max(4, place + 1)]
     frames[place] = b"x" * size

@@ -96,20 +96,20 @@ def test_settings_that_no_process_could_start_with_are_reported_before_any_start
     (tmp_path / "uvloop.py").write_text("raise ImportError")
     env = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_LOOP": "uvloop", "PYTHONPATH": str(tmp_path)}
     frontend = f"ipc://{tmp_path}/nowhere/socket"
-    for more, says in (({}, "AXON_LOOP is uvloop"), ({"AXON_FRONTEND": frontend}, "yours to write to: make it")):
+    for more, says in (({}, "AXON_LOOP is uvloop"), ({"AXON_FRONTEND": frontend}, "not writable: create it")):
         refused = axon(None, "serve", **{"AXON_FRONTEND": f"ipc://{tmp_path}/socket", **env, **more})
         assert refused.returncode == 2
         assert says in refused.stderr.replace("\n", " ")
         assert list((tmp_path / "run").iterdir()) == []
     lone = axon(None, "broker", AXON_FRONTEND=frontend, AXON_RUN_DIR=str(tmp_path / "run"))
-    assert (lone.returncode, "yours to write to: make it" in lone.stderr) == (2, True)
+    assert (lone.returncode, "not writable: create it" in lone.stderr) == (2, True)
 
 
 def test_an_invalid_endpoint_is_reported_without_an_exception_name():
     for command in (["ping"], ["run", "echo", "x"], ["doctor"]):
         done = axon(None, *command, "--endpoint", "foo")
         assert done.returncode == 2
-        assert done.stderr.startswith("error: 'foo' is no endpoint")
+        assert done.stderr.startswith("error: invalid endpoint 'foo'")
 
 
 def test_an_unknown_agent_or_invalid_setting_has_exit_code_2():

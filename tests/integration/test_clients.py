@@ -19,9 +19,9 @@ NOBODY = "tcp://127.0.0.1:1"
 
 @pytest.mark.parametrize("face", [AsyncClient, Client])
 def test_an_invalid_endpoint_or_identity_is_rejected_at_once(face):
-    with pytest.raises(ValueError, match=r"write tcp://127\.0\.0\.1:5570 or ipc://path"):
+    with pytest.raises(ValueError, match="expected tcp://HOST:PORT or ipc://PATH"):
         face("nonsense")
-    with pytest.raises(ValueError, match="no endpoint with a port: write tcp://127"):
+    with pytest.raises(ValueError, match="expected tcp://HOST:PORT"):
         face("tcp://127.0.0.1")
     for identity in ("\u00e9", "", "x" * 201):
         with pytest.raises(ValueError, match="write 1 to 200 ASCII characters"):

@@ -180,7 +180,7 @@ def test_unknown_instructions_are_reported():
     [
         (["--only", "no-such-case"], "no-such-case"),
         (["--endpoint", "tcp://0.0.0.0:5571"], "open to other machines"),
-        (["--endpoint", "ipc:///tmp/x"], "no endpoint with a port"),
+        (["--endpoint", "ipc:///tmp/x"], "with a port from 1 to 65535"),
     ],
 )
 def test_invalid_arguments_are_reported(arguments, told):

@@ -22,8 +22,8 @@ def test_closed_connections_and_other_descriptors_are_forgotten():
         cables.opened(fd)
     gone = there.detach()
     os.close(gone)
-    assert cables.look(100.0) == 0
-    assert cables.look_at == 100.0 + LOOK_INTERVAL
+    assert cables.check(100.0) == 0
+    assert cables.check_at == 100.0 + CHECK_INTERVAL_S
     assert repr(cables) == "<DeadPeerDetector 1 connections, 0 without an answer>"
     cables.closed(accepted.fileno())
     assert repr(cables) == "<DeadPeerDetector 0 connections, 0 without an answer>"

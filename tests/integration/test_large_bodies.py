@@ -7,7 +7,7 @@ import time
 import zmq
 
 from axon_zmq.broker.core.broker import Broker
-from axon_zmq.broker.hashing import SLICE
+from axon_zmq.broker.hashing import SLICE_BYTES
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.server import LARGE_MESSAGE
 from axon_zmq.net.sockets import receiver, recv_message
@@ -41,7 +41,7 @@ def test_a_stopped_broker_answers_requests_whose_bodies_wait_for_their_digest(tm
     server = SteppedServer(core=core, journal=journal, frontend=frontend, backend=backend, max_body=MAX_BODY)
     with Dealer(frontend) as dealer:
         for number in range(5):
-            dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE)
+            dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE_BYTES)
         wait_until(lambda: server.read_clients() or server.hasher.size > 5 * 8 * SLICE, "all of them")
         server.stop()
         wait_until(lambda: server.turn() or core.stopped, "its end")

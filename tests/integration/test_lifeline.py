@@ -33,7 +33,7 @@ def test_children_of_a_tied_command_end_with_its_parent(tmp_path):
     deaf = f"trap '' TERM HUP; {sys.executable} {SERVER} --deaf --log {pids} & echo $$ >> {pids}; wait"
     code = (
         f"import subprocess, time; from axon_zmq.process import lifeline;"
-        f"subprocess.Popen(lifeline.tied(['sh', '-c', {deaf!r}]), start_new_session=True); time.sleep(60)"
+        f"subprocess.Popen(lifeline.tied_command(['sh', '-c', {deaf!r}]), start_new_session=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     wait_until(lambda: len(started(pids)) == 2)
@@ -43,17 +43,19 @@ def test_children_of_a_tied_command_end_with_its_parent(tmp_path):
 
 
 def test_a_tied_command_keeps_its_arguments_pipes_and_exit_code():
-    shown = subprocess.run(lifeline.tied(["printf", "%s|", "a b", "$c"]), capture_output=True, start_new_session=True)
+    shown = subprocess.run(
+        lifeline.tied_command(["printf", "%s|", "a b", "$c"]), capture_output=True, start_new_session=True
+    )
     assert (shown.stdout, shown.returncode) == (b"a b|$c|", 0)
-    ended = subprocess.run(lifeline.tied(["sh", "-c", "exit 7"]), capture_output=True, start_new_session=True)
+    ended = subprocess.run(lifeline.tied_command(["sh", "-c", "exit 7"]), capture_output=True, start_new_session=True)
     assert ended.returncode == 7
-    missing = subprocess.run(lifeline.tied(["no-such"]), capture_output=True, start_new_session=True)
-    assert (missing.returncode, missing.stderr) == (127, b"no-such: No such file or directory\n")
+    missing = subprocess.run(lifeline.tied_command(["no-such"]), capture_output=True, start_new_session=True)
+    assert (missing.returncode, missing.stderr) == (127, b"cannot start 'no-such': No such file or directory\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the parent is looked at each second")
 def test_a_tied_command_is_not_started_if_its_parent_has_exited(tmp_path):
-    interpreter, *options, _, touch, file = lifeline.tied(["touch", str(tmp_path / "file")])
+    interpreter, *options, _, touch, file = lifeline.tied_command(["touch", str(tmp_path / "file")])
     done = subprocess.run([interpreter, *options, "1", touch, file], start_new_session=True)
     assert done.returncode == 1
     assert not (tmp_path / "file").exists()

@@ -15,7 +15,7 @@ from axon_zmq import Client
 from axon_zmq.broker.send_queues import (
     ANSWER_BYTES_PER_CLIENT,
     IN_FLIGHT_BYTES_PER_CLIENT,
-    QUEUE_BYTES_IN_ALL,
+    QUEUE_BYTES_TOTAL,
 )
 from axon_zmq.broker.server import CLIENT_PIPE, LARGE_MESSAGE
 from axon_zmq.protocol import limits
@@ -47,7 +47,7 @@ def test_large_unread_answers_stay_out_of_the_brokers_memory():
         for number in range(40):  # 160 MiB of answers, and twice as much again in their messages
             body = {"agent": "echo", "prompt": f"{number} {large}"}
             socket.send_multipart([b"run", b"%d" % number, b"", pack(body)])
-        wait_until(lambda: "is too slow" in own.log("broker") or "slow_consumer" in own.log("run-1"), "its end", 60)
+        wait_until(lambda: "too slowly" in own.log("broker") or "slow_consumer" in own.log("run-1"), "its end", 60)
         wait_until(lambda: healthy.ping()["modes"]["run"]["free"] == 256, "all runs' ends", 60)
         grown = broker.memory_info().rss - before
         print(f"40 answers of over 12 MiB each that nobody read: the broker grew by {grown / limits.MIB:.0f} MiB")
@@ -68,7 +68,7 @@ def test_many_large_answers_to_a_client_that_reads_do_not_make_it_a_slow_consume
             return len(client.run("echo", f"{number:02} {large}").result)
 
         assert set(pool.map(length, range(20))) == {len(large) + 3}
-        assert "is too slow" not in own.log("broker")
+        assert "reads too slowly" not in own.log("broker")
 
 
 def test_a_silent_client_is_not_taken_for_a_dead_host():
@@ -79,7 +79,7 @@ def test_a_silent_client_is_not_taken_for_a_dead_host():
         began = time.monotonic()
         silent = limits.DEAD_HOST + 8
         wait_until(lambda: time.monotonic() > began + silent, "time in which it reads nothing", 2 * silent)
-        assert "cut" not in own.log("broker")
+        assert "did not answer" not in own.log("broker")
         kinds: list[bytes] = []
         while b"complete" not in kinds:
             assert socket.poll(60_000)
@@ -116,4 +116,4 @@ def test_many_clients_that_do_not_read_cost_the_broker_little_memory():
         grown = (broker.memory_info().rss - before) / limits.MIB
         print(f"100 clients that do not read: {shares[-1]:.1f}% of a core, {grown:.0f} MiB")
         pipes = 100 * CLIENT_PIPE * 8000
-        assert grown * limits.MIB < 3 * QUEUE_BYTES_IN_ALL + pipes
+        assert grown * limits.MIB < 3 * QUEUE_BYTES_TOTAL + pipes

@@ -104,8 +104,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "relayed-after-broker-ended-it",
         "a run that the broker itself has ended is no longer relayed",
         RELAY,
-        '        """The broker itself has ended a run."""\n        self._relayed.discard(key)\n',
-        '        """The broker itself has ended a run."""\n',
+        "        self._relayed.discard(key)\n",
+        "",
     ),
     Fault(
         "gone-for-ever",

@@ -323,7 +323,7 @@ def test_status_on_a_terminal_is_a_table(daemon: Served):
 
 def test_the_broker_is_told_of_every_program_and_of_an_exit_at_once(daemon: Served):
     pid = pids(daemon)["run-1"]
-    losses = lambda: (daemon.run_dir / "broker.log").read_text().count("worker run-1 is gone")  # noqa: E731
+    losses = lambda: (daemon.run_dir / "broker.log").read_text().count("lost worker run-1")  # noqa: E731
     before = losses()
     os.kill(pid, 9)
     wait_until(lambda: losses() > before, "the loss")

@@ -1,1 +1,1 @@
-"""The broker's decisions, without I/O: events and the time in, effects out."""
+"""The broker core: all decisions of the broker, without I/O."""

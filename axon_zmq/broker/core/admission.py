@@ -1,4 +1,4 @@
-"""Admission: new requests, accepted or refused, and clients' messages about the runs they have."""
+"""Admission: accepts or refuses new requests, and handles clients' messages about their runs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from axon_zmq.protocol.backend import EndReason
 from axon_zmq.protocol.frames import ClientMessage, printable
 
 UNDELIVERED_KEPT: Final = 16
-"""`steer` and `credit` messages that are kept for a run which still waits in the queue."""
+"""Maximum number of `steer` and `credit` messages that are kept for a queued run."""
 
 
 class Admission:
-    """Accepts or refuses what clients send.
+    """Accepts or refuses clients' messages.
 
     Args:
-        outgoing: Where effects go.
-        clients: Whose messages they are.
-        workers: Whose pools runs wait in.
+        outgoing: Collects the effects.
+        clients: Records of clients.
+        workers: Records of workers, and the pools in which runs are queued.
         runs: All runs.
-        recovery: Knows what is certain about runs that are not remembered.
-        bounds: What an operator may set.
+        recovery: Knows what is certain about unknown runs.
+        bounds: The limits that the operator may set.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Admission:
     # --- a new request -----------------------------------------------------------------------------
 
     def request(self, client: bytes, message: ClientMessage, digest: bytes, now: float, arrived: float) -> None:
-        """Take a request, or the repetition of one.
+        """Start a run for a request, or attach a repeated request to its run.
 
         Args:
-            client: Who asks.
-            message: `run_sync`, `run`, `run_stream`, `call_tool` or `describe`.
-            digest: Of its body.
+            client: Routing id of the client.
+            message: A message of kind `run_sync`, `run`, `run_stream`, `call_tool` or `describe`.
+            digest: Digest of the message's body.
             now: The time.
-            arrived: When it came, from which its own time counts.
+            arrived: When the message was received; `timeout_ms` counts from then.
         """
         if (earlier := self._runs.get((client, message.id))) is not None:
             self._repeat(earlier, message, digest)
@@ -79,9 +79,10 @@ class Admission:
             max_attempts=message.header.get("max_attempts", 1),
             keep=message.header.get("on_disconnect") == "keep",
         )
+        # A request that is not accepted leaves no record in the broker.
         if error := self._inadmissible(self._workers.pool_of(run), run, timeout_ms, now):
             self._out.error(client, run.id, error)
-            self._out.complain(f"{error} (from {printable(client)})", run.id, now)
+            self._out.log_bad_input(f"{error} (from {printable(client)})", run.id, now)
             return
         if message.header.get("ack"):
             self._out.send(client, kinds.ACCEPTED, run.id, DUPLICATE[False])
@@ -89,41 +90,54 @@ class Admission:
 
     def _repeat(self, run: Run, message: ClientMessage, digest: bytes) -> None:
         if (message.kind, digest) != (run.kind, run.digest):
-            error = RequestError("invalid_request", "this id was used for another kind or body: choose a new one")
+            error = RequestError(
+                "invalid_request", "this request id was used for a request of another kind or body; choose a new id"
+            )
             self._out.refuse(run.client, run.id, message.kind, error)
             return
         self._out.send(run.client, kinds.ACCEPTED, run.id, DUPLICATE[True])
         self._runs.resume(run, 1, FROM_START)
 
     def _inadmissible(self, pool: Pool, run: Run, timeout_ms: int, now: float) -> AxonError | None:
+        """The error for a request that is not accepted, or None."""
         bounds = self._bounds
         if timeout_ms > bounds.max_timeout_ms:
             return RequestError(
                 "invalid_request",
-                f"header key 'timeout_ms' is {timeout_ms}; at most {bounds.max_timeout_ms} (pong.limits)",
+                f"header key 'timeout_ms' is {timeout_ms}, the limit is {bounds.max_timeout_ms} (max_timeout_ms)",
             )
         if self._runs.quarantine.seconds_left(run.digest, now):
             return self._runs.quarantined(run.digest, now)
         if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
             return no_worker(pool)
+        # The bounds are for queued runs only: a run that is dispatched at once is accepted even if they are 0.
         if not pool.waiting and pool.idlest(now) is not None:
-            return None  # it need not wait
-        mine = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
-        waiting_bytes = self._workers.waiting_bytes() + run.size
-        for what, waiting, most in (
-            ("of this client wait", mine + 1, bounds.max_queued_per_client),
-            ("wait", pool.waiting + 1, bounds.max_queued),
-            ("wait, in bytes,", waiting_bytes, bounds.max_queued_bytes),
-        ):
-            if waiting > most:
-                message = f"as many {pool.mode} requests {what} as may: {most}"
-                return UnavailableError("overloaded", message, {"retry_after_ms": pool.retry_after_ms()})
+            return None
+        if (full := self._full_queue(pool, run)) is None:
+            return None
+        retry_after_ms = pool.retry_after_ms()
+        message = f"queue full: {full}; retry in {retry_after_ms} ms"
+        return UnavailableError("overloaded", message, {"retry_after_ms": retry_after_ms})
+
+    def _full_queue(self, pool: Pool, run: Run) -> str | None:
+        """Which bound of the queues a run would exceed, in words, or None."""
+        bounds = self._bounds
+        of_client = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
+        if of_client >= bounds.max_queued_per_client:
+            client = printable(run.client)
+            return f"client {client!r} already has {of_client} queued {pool.mode} requests (max_queued_per_client)"
+        if pool.waiting >= bounds.max_queued:
+            return f"{pool.waiting} {pool.mode} requests are already queued (max_queued)"
+        used = self._workers.waiting_bytes()
+        if used + run.size > bounds.max_queued_bytes:
+            limit = bounds.max_queued_bytes
+            return f"queued requests have {used} bytes and this one {run.size}, the limit is {limit} (max_queued_bytes)"
         return None
 
     # --- about a run -------------------------------------------------------------------------------
 
     def about_a_run(self, client: bytes, message: ClientMessage, now: float) -> None:
-        """Take what a client says about a request that it has sent before."""
+        """Handle a client's message about a run: `cancel`, `credit`, `resume`, `steer` or `tool_result`."""
         run = self._runs.get((client, message.id))
         if run is None:
             self._out.error(client, message.id, self._recovery.unknown_run((client, message.id), now))
@@ -139,6 +153,7 @@ class Admission:
             self._runs.pass_on(run, message.kind, message.header_frame, message.body)
 
     def _about_a_queued_run(self, run: Run, message: ClientMessage, now: float) -> None:
+        # No worker has the run yet. `steer` and `credit` are kept for it, and count against the bounds of the queue.
         room = self._bounds.max_queued_bytes - self._workers.waiting_bytes()
         match message.kind:
             case kinds.CANCEL:
@@ -147,9 +162,12 @@ class Admission:
                 run.undelivered.append((message.kind, message.header_frame, message.body))
                 self._workers.pool_of(run).queue_of(run).grow(len(message.body))
             case kinds.STEER | kinds.CREDIT:
-                self._refuse(run, message, "it has not started yet, and too much waits already", "overloaded")
+                why = f"the run is still queued, and at most {UNDELIVERED_KEPT} messages are kept for it"
+                if len(run.undelivered) < UNDELIVERED_KEPT:
+                    why = f"the run is still queued, and the queues have no room for {len(message.body)} bytes"
+                self._refuse(run, message, f"{why}; send it again when the run has started", "overloaded")
             case _:
-                self._refuse(run, message, "it has not started yet, and called no tool")
+                self._refuse(run, message, "the run is still queued, so it has not called a tool")
 
     def _refuse(self, run: Run, message: ClientMessage, why: str, error_type: str = "invalid_request") -> None:
         more = {"call_id": message.header["call_id"]} if "call_id" in message.header else {}

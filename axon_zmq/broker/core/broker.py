@@ -1,12 +1,12 @@
-"""The broker's decisions, without I/O: an event and the time go in, effects come out.
+"""The broker core: makes all decisions of the broker, without I/O.
 
-`Broker.receive(event, now)` contains every rule of the protocol that is the broker's: admission, limits, fairness,
-duplicates, deadlines, which run ends when. It reads no clock and touches no socket; `server` does. Bodies pass through
-unopened, and what workers send to clients does not come here at all, except for the terminal message of a run:
-`relay` decides about it.
+`Broker.receive` takes an event and the time, and returns effects. It implements the broker's part of the protocol:
+admission, limits, fairness, duplicates, deadlines, and the end of each run. It neither reads a clock nor uses a socket;
+`server` does both. Bodies are never unpacked. Messages from workers to clients do not pass through the core, because
+`relay` decides about them; the core only receives an event when a terminal message was relayed.
 
-This module dispatches events and holds requests back during recovery. Clients' messages go to `admission`, workers'
-to `control`; runs are in `runs`, workers in `workers`, clients in `clients`.
+This module distributes events to the other modules and holds messages back during recovery. `admission` handles
+messages from clients, and `control` handles messages from workers. `runs`, `workers` and `clients` contain the state.
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ from axon_zmq.protocol.frames import (
 from axon_zmq.protocol.msgpack import pack
 
 RECOVERY_S: Final = 2.0
-"""How long a new broker waits for workers to register before it judges ids unknown."""
+"""Maximum seconds for which a new broker waits for workers to register before it answers `unknown_request`."""
 ALIVE_INTERVAL_S: Final = 2.0
-"""Between two `alive` messages to a client with unfinished runs."""
+"""Seconds between two `alive` messages to a client with unfinished runs. `alive` also finds clients that are gone."""
 ALIVE_BATCH: Final = 500
-"""Clients that get an `alive` at once, with a pause until the next batch: 100,000 clients take two seconds."""
+"""Number of clients that get an `alive` at a time. Sending it to 100,000 clients at once would delay all other messages
+by 349 ms; in batches it takes 2 s (docs/performance.md)."""
 ALIVE_PAUSE_S: Final = 0.01
-"""That pause."""
+"""Seconds between two batches."""
 CLIENT_GRACE_S: Final = 15.0
-"""How long a client may be gone before `on_disconnect` decides about its runs."""
+"""Seconds for which a client may be gone before its runs are ended, except those with `on_disconnect: "keep"`."""
 FEATURES: Final = (
     "ack",
     "call_tool",
@@ -75,22 +76,22 @@ FEATURES: Final = (
     "tools",
     "toolsets",
 )
-"""`pong.features`: optional parts of the contract that this daemon serves."""
+"""`pong.features`: optional parts of the protocol that this daemon supports."""
 
 NO_PREVIOUS: Final = PreviousState()
-"""Nothing is known of an earlier broker."""
+"""The state of an earlier broker about which nothing is known."""
 
 
 class Broker:
-    """The rules. One instance per broker process; not thread-safe.
+    """The core of one broker process. It is not thread-safe.
 
     Args:
-        boot: This process's random name, in every `pong` and `alive`.
-        bounds: What an operator may set.
-        version: The package's version, for `pong`.
-        expected_workers: How many to wait for during recovery; 0: those that supervisord has started.
+        boot: Random name of this process, contained in every `pong` and `alive`.
+        bounds: The limits that the operator may set.
+        version: Version of the package, for `pong`.
+        expected_workers: Number of workers to wait for during recovery; 0: all that supervisord has started.
         now: Seconds of a monotonic clock, as in every call of `receive`.
-        previous: What an earlier broker left.
+        previous: The state that an earlier broker left.
     """
 
     def __init__(
@@ -108,13 +109,14 @@ class Broker:
         self.version = version
         self.recovering = True
         self.stopping = False
-        """It was told to stop. It recovers first: until then it does not know whether a run exists."""
+        """Whether the broker was asked to stop. It completes recovery first: before that, it cannot answer held
+        messages correctly."""
         self.stopped = False
-        """All shutdown messages have been sent."""
+        """Whether all shutdown messages have been sent, so that the process can exit."""
         self.dropped = 0
-        """Messages without a readable id."""
+        """Number of messages that were dropped because they have no readable request id."""
         self.relay = Relay()
-        """Decides about workers' messages for clients, which do not pass through `receive`."""
+        """Decides about messages from workers to clients, which do not pass through `receive`."""
         self._out = Outgoing(now)
         self.clients = Clients(self.relay)
         self.workers = Workers(self._out, bounds.hang_seconds, now)
@@ -144,32 +146,37 @@ class Broker:
             bounds=bounds,
         )
         self._expected_workers = expected_workers
-        self._recovered_at = now + RECOVERY_S
-        """When recovery is over at the latest."""
+        self._recovery_ends_at = now + RECOVERY_S
+        """When recovery ends at the latest."""
         self._held: list[FromClient] = []
-        """Messages received during recovery."""
+        """Messages about unknown runs that were received during recovery."""
         self._held_keys: set[RunKey] = set()
+        """Run keys of these messages."""
         self._held_bytes = 0
+        """Total size of their bodies in bytes."""
         self.next_alive = now + ALIVE_INTERVAL_S
-        """When clients get the next batch of `alive` messages."""
+        """When the next batch of clients gets `alive`."""
         self._alive_due: list[bytes] = []
-        """Clients that still get an `alive` in this round."""
-        self._next_look = now + HOUSEKEEPING_S
+        """Clients that will still get `alive` in this round."""
+        self._housekeeping_at = now + HOUSEKEEPING_S
 
     def __repr__(self) -> str:
         pools = ", ".join(
-            f"{mode}: {len(pool.workers)} workers, {pool.waiting} wait" for mode, pool in self.workers.pools.items()
+            f"{mode}: {len(pool.workers)} workers, {pool.waiting} queued" for mode, pool in self.workers.pools.items()
         )
         return f"<Broker {self.boot} {len(self.clients)} clients, {len(self.runs)} runs; {pools}>"
 
     # --- events ----------------------------------------------------------------------------------------
 
     def receive(self, event: Event, now: float) -> list[Effect]:
-        """Take one event; the effects to apply, in order.
+        """Process one event.
 
         Args:
-            event: What happened.
-            now: Seconds of a monotonic clock, the same as workers have.
+            event: The event.
+            now: Seconds of the machine's monotonic clock, which the workers use, too.
+
+        Returns:
+            The effects to apply, in order.
         """
         match event:
             case FromClient():
@@ -195,18 +202,19 @@ class Broker:
         return self._out.take()
 
     def next_timer(self) -> float:
-        """When a `Tick` is due at the latest, in seconds of the same clock."""
-        due = min(self.next_alive, self._next_look, self.runs.next_timer())
-        return min(due, self._recovered_at) if self.recovering else due
+        """When the next `Tick` is due, in seconds of the monotonic clock."""
+        due = min(self.next_alive, self._housekeeping_at, self.runs.next_timer())
+        return min(due, self._recovery_ends_at) if self.recovering else due
 
     # --- from clients ------------------------------------------------------------------------------
 
     def _from_client(self, event: FromClient, now: float) -> None:
         client = event.client
-        self._client_back(client)
+        self._client_back(client)  # any message shows that the client is connected
         if len(event.frames) > limits.MAX_FRAMES:
             self.dropped += 1
-            self._out.complain(f"dropped a message of {printable(client)}: over {limits.MAX_FRAMES} frames", b"", now)
+            text = f"dropped a message from client {printable(client)}: it has more than {limits.MAX_FRAMES} frames"
+            self._out.log_bad_input(text, b"", now)
             return
         envelope = open_envelope(event.frames)
         if envelope.delimiter:
@@ -221,6 +229,7 @@ class Broker:
         if message.kind == kinds.PING:
             self._ping(client, message, now)
         elif self.recovering and message.kind != kinds.DESCRIBE and self.runs.get((client, message.id)) is None:
+            # A worker that has not registered yet may hold this run. A `describe` starts no run, so it is never held.
             self._hold(event, message)
         elif message.kind in _ABOUT_A_RUN:
             self._admission.about_a_run(client, message, now)
@@ -229,15 +238,16 @@ class Broker:
             self._admission.request(client, message, digest, now, event.arrived)
 
     def _malformed(self, client: bytes, envelope: Envelope, error: RequestError, now: float) -> None:
-        if not envelope.id:
+        if not envelope.id:  # an error needs a request id
             self.dropped += 1
-            self._out.complain(f"dropped a message of {printable(client)}: {error.message}", b"", now)
+            self._out.log_bad_input(f"dropped a message from client {printable(client)}: {error.message}", b"", now)
             return
+        # `error` is a terminal message, so it must not be sent for a run that exists.
         if self.runs.get((client, envelope.id)) is not None:
             self._out.refuse(client, envelope.id, envelope.frames[0], error, **error.details)
         else:
             self._out.error(client, envelope.id, error)
-        self._out.complain(f"{error} (from {printable(client)})", envelope.id, now)
+        self._out.log_bad_input(f"{error} (from {printable(client)})", envelope.id, now)
 
     def _hold(self, event: FromClient, message: ClientMessage) -> None:
         self._held_bytes += len(message.body)
@@ -246,10 +256,15 @@ class Broker:
             self._held_keys.add((event.client, message.id))
             return
         self._held_bytes -= len(message.body)
-        retry = {"retry_after_ms": int(RECOVERY_S * 1000)}
-        error = UnavailableError("overloaded", "the daemon has just started and holds too much already", retry)
+        retry_after_ms = int(RECOVERY_S * 1000)
+        text = (
+            f"the broker is recovering from a restart and already holds {len(self._held)} messages with "
+            f"{self._held_bytes} bytes (max_queued, max_queued_bytes); retry in {retry_after_ms} ms"
+        )
+        error = UnavailableError("overloaded", text, {"retry_after_ms": retry_after_ms})
+        # The run may exist. An `error` would end it for the client, `refused` does not.
         if message.kind in _ABOUT_A_RUN or (event.client, message.id) in self._held_keys:
-            self._out.refuse(event.client, message.id, message.kind, error)  # there may be a run, and it is not touched
+            self._out.refuse(event.client, message.id, message.kind, error)
         else:
             self._out.error(event.client, message.id, error)
 
@@ -280,7 +295,7 @@ class Broker:
             self._recovered(now)
 
     def _status(self, now: float) -> Status:
-        """What an operator's tools are told; more than clients are."""
+        """The answer to `status`, for operators' tools; it contains more than the `pong` for clients."""
         return Status(
             boot=self.boot,
             settling=self.recovering,
@@ -290,20 +305,21 @@ class Broker:
             quarantined=self.runs.quarantine.refused(now),
         )
 
-    # --- clients that go or stall ------------------------------------------------------------------
+    # --- clients that are gone or blocked ----------------------------------------------------------
 
     def _client_gone(self, client: bytes, now: float) -> None:
-        since = max(now, self._recovered_at) if self.recovering else now
+        # The restart of the broker disconnected all clients, so their grace period starts when recovery ends.
+        since = max(now, self._recovery_ends_at) if self.recovering else now
         if (known := self.clients.vanished(client, since)) is not None:
-            self._tell_workers(known, kinds.GONE)
-            text = f"client {printable(client)} is gone, with {len(known.open)} open requests"
-            self._out.note(logging.INFO, text)
+            self._notify_workers(known, kinds.GONE)
+            text = f"client {printable(client)} is gone, with {len(known.open)} open runs"
+            self._out.log(logging.INFO, text)
 
     def _client_back(self, client: bytes) -> None:
         if (known := self.clients.returned(client)) is not None:
-            self._tell_workers(known, kinds.BACK)
+            self._notify_workers(known, kinds.BACK)
 
-    def _tell_workers(self, known: Client, kind: bytes) -> None:
+    def _notify_workers(self, known: Client, kind: bytes) -> None:
         for run in known.open.values():
             if run.state is not RunState.QUEUED:
                 self._out.to_worker(run, kind)
@@ -312,26 +328,26 @@ class Broker:
         if (known := self.clients.get(client)) is not None:
             running = [run for run in known.open.values() if run.state is RunState.RUNNING]
             if running:
-                text = f"client {printable(client)} is too slow: {len(running)} runs are ended"
-                self._out.note(logging.WARNING, text)
+                text = f"client {printable(client)} reads too slowly (send queue full): ending {len(running)} runs"
+                self._out.log(logging.WARNING, text)
             for run in running:
                 self.runs.ask_to_end(run, EndReason.SLOW_CONSUMER)
 
     # --- time --------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        if self.recovering and now >= self._recovered_at:
+        if self.recovering and now >= self._recovery_ends_at:
             self._recovered(now)
         self.runs.tick(now)
         self._recovery.tick(now)
-        if now >= self._next_look:
-            self._next_look = now + HOUSEKEEPING_S
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING_S
             self._control.tick(now)
         if now >= self.next_alive:
             self._alive(now)
 
     def _alive(self, now: float) -> None:
-        """Send `alive` to clients with unfinished runs; a batch at a time, because messages wait meanwhile."""
+        """Send `alive` to the next batch of clients with unfinished runs, and abandon clients gone for too long."""
         if not self._alive_due:
             self._alive_due = self.clients.active()
         due, self._alive_due = self._alive_due[-ALIVE_BATCH:], self._alive_due[:-ALIVE_BATCH]
@@ -340,6 +356,7 @@ class Broker:
             client = self.clients.get(identity)
             if client is None or not client.open:
                 continue
+            # A REQ socket would take `alive` for the reply to its request.
             if not self.clients.takes_one_reply(identity):
                 count = len(client.open)
                 body = bodies.get(count) or bodies.setdefault(count, pack({"boot": self.boot, "open": count}))
@@ -350,24 +367,30 @@ class Broker:
         self.next_alive = now + (ALIVE_PAUSE_S if self._alive_due else ALIVE_INTERVAL_S)
 
     def _recovered(self, now: float) -> None:
-        """Recovery is over: unknown ids are judged from now on, those held back first."""
+        """End recovery, and process the messages that were held back."""
         self.recovering = False
         self._control.recovered(now)
         held, self._held, self._held_bytes = self._held, [], 0
         self._held_keys.clear()
-        self._out.note(logging.INFO, f"recovered with {len(self.workers)} workers; {len(held)} messages were held")
+        text = f"recovery is complete: {len(self.workers)} workers registered, processing {len(held)} held messages"
+        self._out.log(logging.INFO, text)
         for event in held:
             self._from_client(event, now)
         if self.stopping:
             self._stop(now)
 
     def _stop(self, now: float) -> None:
-        """End the runs that wait, except where workers stay: the next broker takes those runs up from its clients."""
+        """End the queued runs of each pool whose workers are all leaving, because the whole daemon is stopping.
+
+        If workers stay, only the broker is restarted. Its queued runs remain in the journal, and the next broker tells
+        their clients to send them again.
+        """
         self.stopped = True
+        # The pool of `describe` is always included: a `describe` is not a run, so the journal does not contain it.
         for pool in self.workers.all_pools():
             stay = pool.takes_slots and any(w.state is WorkerState.READY for w in pool.workers.values())
             if not stay:
-                why = UnavailableError("shutting_down", "the daemon is stopping")
+                why = UnavailableError("shutting_down", "the daemon is stopping; retry after it has been restarted")
                 self.runs.end_all(pool, lambda _, why=why: why, now)
 
 

@@ -1,4 +1,4 @@
-"""The broker's clients: the unfinished runs of each, how it wants its replies framed, and whether it is there."""
+"""Records of clients: unfinished runs, framing of replies, and whether the client is gone."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from axon_zmq.broker.core.relay import DELIMITER, GONE, Relay
 from axon_zmq.broker.core.states import CLIENT, ClientEvent, ClientState, step
 
 CLIENTS_KEPT: Final = 100_000
-"""Idle clients that are remembered at most, for their framing and their `instance`."""
+"""Maximum number of idle clients whose framing and `instance` are remembered."""
 SHARED_WINDOW_S: Final = 10.0
-"""Two `ping` instances within this time under one routing id are two processes that share it."""
+"""If `ping` messages with different values of `instance` arrive under one routing id within this many seconds, two
+processes use the same routing id."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Client:
-    """One routing id that has unfinished runs, or has recently sent its `instance`."""
+    """One client, identified by its routing id, with unfinished runs or a recent `instance`."""
 
     state: ClientState = ClientState.IDLE
     open: dict[bytes, Run] = field(default_factory=dict)
     """Unfinished runs by request id."""
     gone_since: float = 0.0
-    """When its grace period began; only meaningful while it is gone."""
+    """When the grace period began; meaningful only while the client is gone."""
     instance: str = ""
+    """Random name of the client's process, from its last `ping` with one; empty if there was none."""
     instance_seen: float = 0.0
+    """When `instance` was last received."""
     shared_until: float = 0.0
-    """Until when another process is taken to use this routing id, too."""
+    """Until when the routing id counts as shared by two processes."""
 
     def step(self, event: ClientEvent) -> None:
-        """Go on in its life cycle."""
+        """Apply an event to the life cycle of the client's connection."""
         self.state = step(CLIENT, self.state, event)
 
 
 class Clients:
-    """All clients that have unfinished runs, or have recently sent their `instance`.
+    """All clients that have unfinished runs or have recently sent their `instance`.
 
     Args:
         relay: Keeps each client's flags.
@@ -69,42 +72,50 @@ class Clients:
         return [client for client in self._known if self.is_gone(client)]
 
     def is_gone(self, client: bytes) -> bool:
-        """Whether it has unfinished runs, and the last send did not reach it."""
+        """Whether a client has unfinished runs and the last send did not reach it."""
         return bool((self._relay.flags_of(client) or 0) & GONE)
 
     def set_framing(self, client: bytes, flag: int) -> None:
-        """Remember how a client wants its replies from now on: `DELIMITER` or `SINGLE`."""
+        """Remember the framing of a client's replies from now on: `DELIMITER` or `SINGLE`."""
         if self._relay.has(client, flag):
             return
         self._relay.set_flag(client, flag)
         flagged = self._relay.flagged()
+        # Bounds the memory that clients with ever new routing ids can occupy. A client with unfinished runs keeps its
+        # flags, because replies will still be sent to it.
         if len(flagged) > CLIENTS_KEPT:
             idle = next((each for each in flagged if each not in self._known), None)
             if idle is not None:
                 self._relay.forget_client(idle)
 
     def takes_one_reply(self, client: bytes) -> bool:
-        """Whether it is a REQ socket, for which the first message is the answer."""
+        """Whether a client has a REQ socket, which accepts exactly one reply per request."""
         return self._relay.has(client, DELIMITER)
 
     def is_shared(self, client: bytes, instance: str, now: float) -> bool:
-        """Whether another process used this routing id within 10 s, as the `instance` of its `ping` shows."""
+        """Whether another process recently used the same routing id.
+
+        Args:
+            client: The routing id.
+            instance: The random name in the client's `ping`; empty if the `ping` has none.
+            now: The time.
+        """
         known = self._get_or_add(client)
         if instance:
             if known.instance not in ("", instance) and now - known.instance_seen < SHARED_WINDOW_S:
                 known.shared_until = now + SHARED_WINDOW_S
             known.instance, known.instance_seen = instance, now
-        self._forget_idle()
+        self._forget_idle()  # only a `ping` adds clients without unfinished runs
         return now < known.shared_until
 
     def opened(self, run: Run) -> None:
-        """A client has one more unfinished run."""
+        """Add a run to its client's unfinished runs."""
         known = self._get_or_add(run.client)
         known.open[run.id] = run
         known.step(ClientEvent.OPEN)
 
     def closed(self, run: Run) -> None:
-        """A run has ended."""
+        """Remove a run that has ended from its client's unfinished runs."""
         known = self._known.get(run.client)
         if known is None or known.open.pop(run.id, None) is None or known.open:
             return
@@ -115,11 +126,14 @@ class Clients:
             del self._known[run.client]
 
     def vanished(self, client: bytes, now: float) -> Client | None:
-        """A send found no such client; the client, unless that was known or it has no unfinished runs.
+        """Mark a client as gone, because a send did not reach it.
 
         Args:
-            client: Its routing id.
-            now: When its grace period begins.
+            client: Routing id of the client.
+            now: When the grace period begins.
+
+        Returns:
+            The client, or None if it was already gone or has no unfinished runs.
         """
         known = self._known.get(client)
         if known is None or known.state is not ClientState.ACTIVE:
@@ -130,7 +144,7 @@ class Clients:
         return known
 
     def returned(self, client: bytes) -> Client | None:
-        """A message came from it, or reached it; the client, if it was gone."""
+        """Mark a client as connected, because a message came from it or reached it; return it if it was gone."""
         if not self.is_gone(client):
             return None
         self._relay.clear_flag(client, GONE)
@@ -148,5 +162,7 @@ class Clients:
         while len(self._known) > CLIENTS_KEPT:
             name, client = self._known.popitem(last=False)
             if client.open:
+                # Not idle: keep it, as the newest entry. The next call continues with another client, so that no call
+                # has to search for an idle one.
                 self._known[name] = client
                 return

@@ -1,7 +1,7 @@
-"""Control messages: what workers and supervisord's event listener tell the broker.
+"""Control messages from workers and the event listener.
 
-The counterpart of `admission`, which takes what clients send. Messages are decoded here, once; a malformed one is
-logged and changes nothing.
+This is the counterpart of `admission`, which handles clients' messages. Control messages are decoded here and nowhere
+else. A malformed message is logged and has no other effect.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from axon_zmq.protocol.frames import printable
 
 
 class Control:
-    """What follows from each control message, and from the loss of a worker.
+    """Handles control messages and the loss of workers.
 
     Args:
-        outgoing: Where effects go.
-        workers: Their records.
-        runs: The runs that they hold.
-        relay: Told which workers are there.
-        recovery: Told which workers of an earlier broker have registered.
-        previous: What an earlier broker left.
-        hang_seconds: How long a worker of an earlier broker may take to register until it is killed.
+        outgoing: Collects the effects.
+        workers: Records of workers, which these messages change.
+        runs: All runs.
+        relay: Relays the messages of registered workers and drops messages of lost workers.
+        recovery: Keeps track of which workers of an earlier broker have registered.
+        previous: The state that an earlier broker left.
+        hang_seconds: Seconds after which a worker of an earlier broker is killed if it has not registered.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Control:
     # --- messages --------------------------------------------------------------------------------------
 
     def receive(self, peer: bytes, kind: bytes, body: bytes, now: float) -> None:
-        """Take a control message; kinds that this version does not know are ignored.
+        """Handle a control message. Kinds that this version does not know are ignored.
 
         Args:
-            peer: Routing id of its sender.
+            peer: Routing id of the sender.
             kind: The message's kind.
             body: The packed body.
             now: The time.
@@ -87,7 +87,7 @@ class Control:
         try:
             message = decode(TO_BROKER, kind, body)
         except MalformedMessageError as fault:
-            self._out.note(logging.ERROR, f"{fault} from {printable(peer)}")
+            self._out.log(logging.ERROR, f"{fault} from {printable(peer)}")
             return
         match message:
             case Ready():
@@ -95,9 +95,10 @@ class Control:
             case Processes():
                 self._health.set_programs(message.programs)
             case Exited(name, pid):
+                # Not lost yet: its last messages may be unread. The probe finds its link down and reads them first.
                 self._workers.exited(name, pid)
                 self._out.probe_workers()
-            case None:
+            case None:  # a kind of a newer version
                 pass
             case _:
                 self._from_worker(peer, message, now)
@@ -105,9 +106,10 @@ class Control:
     def _from_worker(self, peer: bytes, message: Message, now: float) -> None:
         worker = self._workers.get(peer)
         if worker is None:
-            if not isinstance(message, Progress):  # which a worker may have sent to an earlier broker
-                who = f"{printable(message.kind)} from {printable(peer)}"
-                self._out.note(logging.WARNING, f"{who}, which is not registered")
+            # A `progress` that the worker sent to an earlier broker may arrive before its `ready`.
+            if not isinstance(message, Progress):
+                text = f"ignoring {printable(message.kind)} from {printable(peer)}: the worker is not registered"
+                self._out.log(logging.WARNING, text)
             return
         match message:
             case Progress():
@@ -130,16 +132,19 @@ class Control:
         self._relay.worker_registered(peer)
         worker = self._workers.get(peer)
         if ready.mode not in self._workers.pools:
-            text = f"worker {ready.name} serves mode {ready.mode!r}, which this broker does not know"
-            self._out.note(logging.ERROR, text)
+            known = ", ".join(self._workers.pools)
+            text = f"ignoring worker {ready.name}: unknown mode {ready.mode!r}, expected one of {known}"
+            self._out.log(logging.ERROR, text)
         elif worker is None:
             self._register(peer, ready, now)
         else:
+            # The worker has reconnected to this same broker, so its runs are known.
             self._note_forgotten(worker, ready.forgot_at)
             worker.step(WorkerEvent.READY)
             worker.progress_at = now
             self._workers.set_slots(worker, ready.slots)
-            for run in worker.runs.values():  # the worker takes all clients to be there again
+            # A worker that registers assumes that all clients are connected, so `gone` is sent again for gone clients.
+            for run in worker.runs.values():
                 self._runs.deliver_pending(run)
         self._runs.dispatch_all(now)
 
@@ -149,8 +154,8 @@ class Control:
         self._note_forgotten(worker, ready.forgot_at)
         self._recovery.worker_registered(peer)
         self._out.registered(worker)
-        text = f"worker {ready.name} is ready: {ready.mode}, {ready.slots} slots, {len(ready.holds)} runs held"
-        self._out.note(logging.INFO, text)
+        text = f"worker {ready.name} registered: mode {ready.mode}, {ready.slots} slots, {len(ready.holds)} held runs"
+        self._out.log(logging.INFO, text)
         for held in ready.holds:
             self._runs.adopt(worker, held, now)
         self._handovers.give_to(worker)
@@ -158,8 +163,9 @@ class Control:
     def _leaving(self, worker: Worker) -> None:
         worker.step(WorkerEvent.LEAVE)
         worker.is_leaving = True
+        # Messages to one worker keep their order, so no run follows this answer.
         self._out.control(worker.routing_id, Left())
-        self._out.note(logging.INFO, f"worker {worker.name} is leaving with {len(worker.runs)} runs")
+        self._out.log(logging.INFO, f"worker {worker.name} is leaving, with {len(worker.runs)} open runs")
 
     def _holds(self, worker: Worker, message: Holds, now: float) -> None:
         self._note_forgotten(worker, message.forgot_at)
@@ -175,17 +181,17 @@ class Control:
     # --- recovery --------------------------------------------------------------------------------------
 
     def all_registered(self, expected: int) -> bool:
-        """Whether every worker that may hold runs has registered, and has reported its handover files.
+        """Whether every expected worker has registered, and every handover file that was given to one has been read.
 
         Args:
-            expected: How many there are; 0: every process that supervisord has started.
+            expected: Number of workers; 0: all worker processes that supervisord has started.
         """
         if not self._handovers.are_read:
             return False
         return len(self._workers) >= expected if expected else self._health.all_registered(self._workers)
 
     def recovered(self, now: float) -> None:
-        """No more workers are waited for."""
+        """End recovery: workers that have not registered by now count as lost."""
         self._recovery.finish(now)
         self._confirm_complete_history()
 
@@ -196,8 +202,8 @@ class Control:
     # --- workers that hang or are lost -----------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Have workers killed that hang, and keep track of those that are missing."""
-        if away := self._workers.time_away(now):
+        """Kill workers that hang, and update which workers are missing."""
+        if away := self._workers.skip_suspended_time(now):
             self._recovery.skip_time(away)
             self._runs.dispatch_all(now)
         self._workers.kill_hung(now)
@@ -206,17 +212,19 @@ class Control:
         self._health.tick(self._workers, now)
 
     def _kill_missing(self, routing_id: bytes, pid: int) -> None:
-        """Kill a worker of an earlier broker that has not registered, if its process still runs."""
+        """Kill a worker of an earlier broker that has not registered, if supervisord reports that it still runs."""
+        # A worker's routing id is "<name of its program>.<random>".
         name = printable(routing_id).rpartition(".")[0]
         if pid and self._health.runs_as(name, pid):
             self._out.kill(routing_id, name, pid, is_linked=False)
-            self._out.note(logging.ERROR, f"worker {name} has not registered again: it is killed")
+            text = f"killing worker {name} (pid {pid}): it has not registered since the broker was restarted"
+            self._out.log(logging.ERROR, text)
 
     def lost(self, routing_id: bytes, now: float) -> None:
-        """A worker's link is down, and all that it had sent was read.
+        """Handle the loss of a worker: its link is down, and all messages that it had sent have been read.
 
         Args:
-            routing_id: The worker's.
+            routing_id: Routing id of the worker.
             now: The time.
         """
         self._relay.worker_lost(routing_id)
@@ -225,17 +233,20 @@ class Control:
             return
         self._workers.remove(worker, now)
         self._handovers.worker_lost(worker)
-        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.are_kept_by(routing_id)
+        # A leaving worker that has finished and handed over its runs loses nothing: the journal must not record a loss,
+        # because that would shorten the time about which the next broker is certain.
+        nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_ended_runs_of(routing_id)
         self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
         self._health.lost(worker, self._workers.is_name_used(worker.name), now)
         level = logging.INFO if nothing_lost else logging.WARNING
-        self._out.note(level, f"worker {worker.name} is gone, with {len(worker.runs)} runs")
+        lost = f"lost worker {worker.name} with {len(worker.runs)} open runs"
+        self._out.log(level, f"worker {worker.name} has stopped" if nothing_lost else lost)
         self._runs.lose(worker, now)
 
-    # --- how it looks ----------------------------------------------------------------------------------
+    # --- status ----------------------------------------------------------------------------------------
 
     def mode_status(self, pool: Pool, now: float) -> ModeStatus:
-        """One mode, for `status` and `pong`."""
+        """Describe a mode, for `status` and `pong`."""
         reasons = self._health.reasons(pool.mode, pool.workers.values(), now)
         return ModeStatus(
             workers=len(pool.workers),
@@ -246,7 +257,7 @@ class Control:
         )
 
     def worker_statuses(self, now: float) -> tuple[WorkerStatus, ...]:
-        """Each worker, for `status`."""
+        """Describe each worker, for `status`."""
         return tuple(
             WorkerStatus(
                 name=worker.name,

@@ -1,4 +1,4 @@
-"""What the broker core wants done: effects, as values."""
+"""Effects: the output of the broker core, as values that the server applies in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ToClient(NamedTuple):
-    """Send `[kind, id, body]` to a client, in its framing."""
+    """Send `[kind, id, body]` to a client, in the framing that the client uses."""
 
     client: bytes
     kind: bytes
@@ -25,46 +25,46 @@ class ToWorker(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """Send SIGKILL to a worker's process, if it is still there."""
+    """Send SIGKILL to a worker's process if the process still exists."""
 
     worker: bytes
     name: str
     pid: int
     is_linked: bool
-    """Whether the worker is registered: then its pid is its own as long as its link is up."""
+    """Whether the worker is registered with this broker. If so, its pid is valid as long as its link is up."""
 
 
 class ProbeWorkers(NamedTuple):
-    """Look now, and for a short while, which workers' links are down."""
+    """Check now, and repeatedly for a short time, which workers' links are down."""
 
 
 class Enqueued(NamedTuple):
-    """A run that never was with a worker waits: to be known as such after a crash of this process."""
+    """Write to the journal that a run is queued and was never dispatched."""
 
     client: bytes
     id: bytes
 
 
 class Dequeued(NamedTuple):
-    """It waits no longer; to be written down before what follows."""
+    """Write to the journal that a run is no longer queued, before the following effects are applied."""
 
     client: bytes
     id: bytes
 
 
 class Registered(NamedTuple):
-    """A worker is there: should this process die, the next one waits for it."""
+    """Write to the journal that a worker is registered, so that the next broker waits for it."""
 
     worker: bytes
     pid: int
 
 
 class Unregistered(NamedTuple):
-    """A worker is there no more."""
+    """Write to the journal that a worker is no longer registered."""
 
     worker: bytes
     lost_at: float
-    """When runs were last lost with it, in seconds of the monotonic clock; 0.0: none were."""
+    """When runs were last lost with the worker, in seconds of the monotonic clock; 0.0 if none were."""
 
 
 class Note(NamedTuple):
@@ -75,6 +75,6 @@ class Note(NamedTuple):
     id: bytes = b""
 
 
-Remember = Enqueued | Dequeued | Registered | Unregistered
-"""What the next broker must know."""
-Effect = ToClient | ToWorker | Kill | ProbeWorkers | Remember | Note
+JournalEffect = Enqueued | Dequeued | Registered | Unregistered
+"""Effects that change the journal."""
+Effect = ToClient | ToWorker | Kill | ProbeWorkers | JournalEffect | Note

@@ -1,4 +1,4 @@
-"""What can happen to the broker, and what it can do about it."""
+"""Events: the input of the broker core."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from axon_zmq.protocol import kinds
 
 
 class FromClient(NamedTuple):
-    """A message arrived from a client, `frames` without its identity."""
+    """A client's message was received."""
 
     client: bytes
+    """Routing id of the client."""
     frames: list[bytes]
+    """The message without the routing id."""
     arrived: float
-    """Seconds of the monotonic clock; its `timeout_ms` counts from here, wherever it waits."""
+    """Time of receipt, in seconds of the monotonic clock. `timeout_ms` counts from here, so time in which the message
+    waits for its digest, or for the end of recovery, is included."""
     digest: bytes = b""
-    """Of its body, where that was large and has been digested already."""
+    """Digest of the body if the body is large and was hashed in slices; otherwise empty."""
 
 
 class FromWorker(NamedTuple):
-    """A control message arrived at the backend, from a worker or from supervisord's side; see `docs/backend.md`."""
+    """A control message was received from a worker, the event listener or a tool; see `docs/backend.md`."""
 
     worker: bytes
     kind: bytes
@@ -27,7 +30,7 @@ class FromWorker(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A worker's terminal message was relayed."""
+    """A worker's terminal message was relayed, so the run has ended."""
 
     worker: bytes
     client: bytes
@@ -36,19 +39,19 @@ class Ended(NamedTuple):
 
 
 class WorkerGone(NamedTuple):
-    """A worker's link is down, and all that it had sent was read."""
+    """A worker's link is down, and all messages that it had sent have been read."""
 
     worker: bytes
 
 
 class ClientGone(NamedTuple):
-    """A send found no such client."""
+    """A send failed because the client is not connected."""
 
     client: bytes
 
 
 class ClientBack(NamedTuple):
-    """A send to a client that was gone went through."""
+    """A send to a gone client succeeded."""
 
     client: bytes
 
@@ -60,11 +63,11 @@ class ClientBlocked(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Time has passed."""
+    """A timer is due: see `Broker.next_timer`."""
 
 
 class Stop(NamedTuple):
-    """The broker is about to exit: what only waits is told so."""
+    """The broker was asked to exit."""
 
 
 Event = FromClient | FromWorker | Ended | WorkerGone | ClientGone | ClientBack | ClientBlocked | Tick | Stop

@@ -1,4 +1,8 @@
-"""One mode's waiting requests, served round-robin over clients."""
+"""The fair queue: waiting runs of a pool, served round-robin over clients.
+
+A client that queues many runs therefore delays its own runs only: any other client's next run waits for at most one run
+of each client.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,16 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Waiting(Protocol):
-    """What a queue needs to know of a request."""
+    """The attributes of an item that a fair queue uses."""
 
     @property
     def client(self) -> bytes:
-        """Whose it is."""
+        """Routing id of the client that sent the request."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes that wait with it; the same from `push` to `pop`, but for `grow`."""
+        """Bytes that the request occupies. While it is in the queue, only `grow` accounts for a change."""
         ...
 
 
@@ -24,9 +28,11 @@ T = TypeVar("T", bound=Waiting)
 
 
 class FairQueue(Generic[T]):
-    """First in, first out for each client; one request of each client in turn.
+    """A queue that is first in, first out for each client, and takes one request from each client in turn.
 
-    `count` and `bytes` are of all clients; a request is counted until `pop` or `remove`.
+    Attributes:
+        count: Number of requests in the queue, over all clients.
+        bytes: Their total size in bytes.
     """
 
     def __init__(self) -> None:
@@ -38,24 +44,24 @@ class FairQueue(Generic[T]):
         return f"<FairQueue {self.count} requests of {len(self._clients)} clients, {self.bytes} bytes>"
 
     def of_client(self, client: bytes) -> int:
-        """How many requests of this client wait."""
+        """Number of requests of a client in the queue."""
         return len(self._clients.get(client, ()))
 
     def push(self, request: T) -> None:
-        """Add a request behind the others of its client."""
+        """Add a request after its client's other requests."""
         self._clients.setdefault(request.client, deque()).append(request)
         self._account(1, request)
 
     def push_front(self, request: T) -> None:
-        """Give back a request that was already at the front once."""
+        """Put back a request that was taken out before: it becomes the first of its client."""
         self._clients.setdefault(request.client, deque()).appendleft(request)
         self._account(1, request)
 
     def pop(self) -> T:
-        """Take the next request; its client goes to the end of the round.
+        """Remove and return the next request. Its client goes to the end of the round.
 
         Raises:
-            KeyError: Nothing waits.
+            KeyError: The queue is empty.
         """
         client, requests = self._clients.popitem(last=False)
         request = requests.popleft()
@@ -65,11 +71,11 @@ class FairQueue(Generic[T]):
         return request
 
     def remove(self, request: T) -> None:
-        """Take a request out of the middle.
+        """Remove a request, wherever it is in the queue.
 
         Raises:
-            KeyError: Its client has none waiting.
-            ValueError: It does not wait.
+            KeyError: The queue has no request of this client.
+            ValueError: The request is not in the queue.
         """
         requests = self._clients[request.client]
         requests.remove(request)
@@ -78,7 +84,7 @@ class FairQueue(Generic[T]):
         self._account(-1, request)
 
     def grow(self, bytes: int) -> None:
-        """A request that waits has become larger."""
+        """Account for a request in the queue that has become larger by this number of bytes."""
         self.bytes += bytes
 
     def _account(self, sign: int, request: T) -> None:

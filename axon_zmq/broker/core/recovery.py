@@ -1,13 +1,14 @@
-"""What a restarted broker knows about the time before it started.
+"""Recovery: the knowledge of a restarted broker about runs from before its start.
 
-A new broker starts with nothing but the journal of its predecessor. For the first seconds it recovers: workers register
-with the runs that they hold, and requests about runs that it does not know are held back, because the answer "unknown"
-would be wrong. `Recovery` keeps what follows from all that for a client that asks about an unknown run later:
+A new broker starts with the journal of its predecessor only. During recovery, its first seconds, workers register and
+report the runs that they hold. Messages about unknown runs are held back until recovery is over, because the answer
+`unknown_request` could be wrong. When a client asks about an unknown run after that, two facts may be certain:
 
-- A run that **was queued** when the predecessor ended never started, which is certain: the journal says so.
-- A run that was sent after `complete_since` and reached a worker is known here. So an unknown run that is younger than
-  that never ran. At first that is the start of this broker; it becomes the time of the last loss once every worker that
-  the journal names has registered and every handover file was read, and it moves on whenever a run is forgotten early.
+- A run that **was queued** when the predecessor ended was never started, because the journal lists it.
+- The broker knows every run that was sent after `_complete_since` and reached a worker. A run that was sent after this
+  time and is unknown therefore never ran. At first, `_complete_since` is the start of this broker. Once all workers of
+  the journal have registered and all handover files have been read, it is the time at which runs were last lost. It
+  advances whenever a run is forgotten before its resume window has passed.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from axon_zmq.protocol.frames import RunKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousState:
-    """What an earlier broker left behind when it died or stopped."""
+    """The state that an earlier broker left when it died or stopped, as read from the journal."""
 
     waiting: frozenset[RunKey] = frozenset()
-    """Runs that waited in its queues and were never started."""
+    """Runs that were queued and had never been dispatched."""
     workers: Mapping[bytes, int] | None = None
-    """Routing ids of the workers that were registered with it, and the pid of each; None: nothing is known."""
+    """Routing ids and pids of the workers that were registered; None without a valid journal."""
     lost_at: float = 0.0
     """When runs were last lost with a worker, in seconds of the machine's monotonic clock."""
     handover_files: tuple[str, ...] = ()
-    """Files of ended runs that leaving workers have written and no worker has read."""
+    """Names of the handover files that leaving workers have written and no worker has read."""
 
 
 class Recovery:
-    """What is certain about runs from before this broker.
+    """Keeps track of what is certain about runs from before the start of this broker.
 
     Args:
-        outgoing: Where effects go.
-        previous: What an earlier broker left.
+        outgoing: Collects the effects.
+        previous: The state that an earlier broker left.
         now: Seconds of a monotonic clock.
     """
 
@@ -50,55 +51,65 @@ class Recovery:
         self._previous = previous
         self._started_at = self._missing_since = now
         self._complete_since = now
+        """Since when the broker knows every run that reached a worker; see the module's docstring."""
         self._was_queued = set(previous.waiting)
+        """Runs that were queued in the earlier broker and have not been sent again."""
         self._was_queued_until = now + limits.RESUME_WINDOW
+        """When these are forgotten."""
         self._all_registered = False
-        """Every worker of the journal has registered; False again once `confirm_complete_history` has used it."""
+        """Whether every worker of the journal has registered; set to False when `confirm_complete_history` has used
+        it."""
         self._registered: set[bytes] = set()
-        """Workers that have registered during recovery. Some may have left again: their runs are known all the same."""
+        """Workers of the journal that have registered during recovery. A worker that has left again since stays in it,
+        because its runs are known."""
         self._missing: dict[bytes, int] = {}
-        """Workers of the journal that have not registered, and their pids, until they register or are killed."""
+        """Routing ids and pids of the workers of the journal that have not registered, until they register or are
+        killed."""
         self._forgot_at = 0.0
-        """When a worker last dropped an ended run before its time, for lack of room."""
+        """When a worker last forgot an ended run before its resume window had passed."""
 
     def __repr__(self) -> str:
         return f"<Recovery {len(self._was_queued)} were queued, {len(self._missing)} workers missing>"
 
-    # --- what is certain -------------------------------------------------------------------------------
+    # --- unknown runs ----------------------------------------------------------------------------------
 
     def unknown_run(self, key: RunKey, now: float) -> RequestError:
-        """The error for a run that is not remembered, with what is certain about it."""
+        """The error for a run that is not known, with the facts that are certain about it."""
+        # Ended runs are remembered for the resume window only, so nothing is certain about the time before that.
         certain = int(max(0.0, min(limits.RESUME_WINDOW, now - self._complete_since)) * 1000)
         never_ran = key in self._was_queued
-        why = "it waited when the daemon was restarted: send it again" if never_ran else "or no longer"
+        if never_ran:
+            message = "the run was queued when the broker restarted and was never started; send the request again"
+        else:
+            message = "no run with this request id is known; it may have ended and been forgotten"
         details: dict[str, Any] = {"may_have_run": not never_ran, "never_ran_within_ms": certain}
-        return RequestError("unknown_request", f"no run with this id is known, {why}", details)
+        return RequestError("unknown_request", message, details)
 
-    def sent_again(self, key: RunKey) -> None:
-        """A request has arrived; if it was queued before, that is no longer of interest."""
+    def request_received(self, key: RunKey) -> None:
+        """Forget that a run was queued in the earlier broker, because its request was sent again."""
         if key in self._was_queued:
             self._was_queued.discard(key)
             self._out.forgotten(key)
 
     def run_forgotten(self, now: float) -> None:
-        """This broker has forgotten an ended run before its resume window was over."""
+        """Record that this broker has forgotten an ended run before its resume window had passed."""
         self._complete_since = now
 
     def forgotten_by_worker(self, forgot_at: float) -> None:
-        """A worker has dropped an ended run before its time: it is no longer known that it ran."""
+        """Record that a worker has forgotten an ended run early, so that the run may be unknown although it ran."""
         self._forgot_at = max(self._forgot_at, forgot_at)
         self._complete_since = max(self._complete_since, forgot_at)
 
-    # --- workers of the predecessor --------------------------------------------------------------------
+    # --- workers of the earlier broker -----------------------------------------------------------------
 
     def worker_registered(self, worker: bytes) -> None:
-        """A worker has registered."""
+        """Record that a worker has registered."""
         self._missing.pop(worker, None)
         if worker in (self._previous.workers or {}):
             self._registered.add(worker)
 
     def finish(self, now: float) -> None:
-        """No more workers are waited for: those that have not registered count as lost."""
+        """End recovery: workers of the journal that have not registered count as lost now."""
         known = self._previous.workers or {}
         self._missing = {worker: pid for worker, pid in known.items() if worker not in self._registered}
         for worker in self._missing:
@@ -106,22 +117,29 @@ class Recovery:
         self._all_registered = self._previous.workers is not None and not self._missing
 
     def confirm_complete_history(self) -> None:
-        """All workers have registered and all handover files were read: earlier runs are known, too."""
+        """Use the journal's knowledge about earlier runs, because all handover files have been read.
+
+        This takes effect once, and only if every worker of the journal has registered.
+        """
         if self._all_registered:
             self._all_registered = False
+            # Unchanged since the start: otherwise a run was forgotten early since then, which is the later time.
             if self._complete_since == self._started_at:
                 self._complete_since = max(self._previous.lost_at, self._forgot_at)
 
     def skip_time(self, seconds: float) -> None:
-        """This process was stopped for a while, in which no worker could register."""
+        """Extend the time that missing workers have to register, because this process was suspended meanwhile."""
         self._missing_since += seconds
 
     def take_overdue(self, now: float, patience: float) -> Mapping[bytes, int]:
-        """Workers of the journal that have not registered for too long, and their pids; each is returned once.
+        """Return the workers of the journal that have not registered in time; each of them is returned once.
 
         Args:
             now: The time.
-            patience: Seconds that a worker may take.
+            patience: Seconds that a worker may take to register.
+
+        Returns:
+            Their routing ids and pids.
         """
         if not self._missing or now - self._missing_since < patience:
             return {}
@@ -131,7 +149,7 @@ class Recovery:
     # --- time ------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Forget the queue of the predecessor once its clients have had a resume window to ask."""
+        """Forget the earlier broker's queue when a resume window has passed, in which its clients could ask."""
         if self._was_queued and now >= self._was_queued_until:
             for key in self._was_queued:
                 self._out.forgotten(key)

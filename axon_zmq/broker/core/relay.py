@@ -1,20 +1,21 @@
-"""The relay decision: what the broker does with a worker's message for a client, without opening it.
+"""The relay decision: whether a worker's message is passed on to its client, made without unpacking the message.
 
-A worker's message `[client, kind, id, body]` goes to its client as `[kind, id, body]`, unless the run is no longer the
-worker's to speak of. `Relay.accept` decides that from the kind alone:
+The broker sends a worker's message `[client, kind, id, body]` to the client as `[kind, id, body]`, unless the worker no
+longer owns the run. `Relay.accept` decides this from the routing ids, the request id and the kind. It uses three sets:
 
-- A **lost worker** was declared dead: its runs have ended as `worker_lost` or were started again, so what still arrives
-  from it would be a second end or a second stream.
-- A **disowned run** went on elsewhere, or ended, while its worker was unknown to this broker. The worker was asked to
-  end it; until its terminal message arrives, everything it says about that run is dropped.
-- A **relayed run** is one of which at least one message was relayed. It is never started again: its client would see
-  the beginning twice.
+- **Lost workers** were declared dead. Their runs have ended as `worker_lost` or were started again on other workers. A
+  message that still arrives from a lost worker is dropped: it would be a second end or a second stream.
+- **Disowned runs** continued on another worker, or ended, while their worker was not registered with this broker. The
+  worker was asked to end the run. All its messages about the run are dropped, up to and including the terminal one.
+- **Relayed runs** are runs of which at least one message was relayed. They are never started again, because the client
+  would receive the beginning twice.
 
-Per client there are a few flags: whether its replies carry the empty delimiter frame of a REQ socket, whether they are
-one frame, and whether the last send did not reach it. Nearly all clients have none, so that `flags_of` is one failed
-dictionary lookup for each message; `framed` is called for the others only.
+For each client there are a few flags: whether its replies start with the empty delimiter frame of a REQ socket, whether
+they consist of a single frame, and whether the client is gone. Nearly all clients have no flag, so for each message
+`flags_of` is one unsuccessful dictionary lookup. `framed` is called for clients with flags only.
 
-`docs/architecture.md` says where the instructions of a relayed chunk go; `test_relay_cost.py` bounds them.
+`docs/architecture.md` lists the calls that the broker executes for a relayed chunk; `test_relay_cost.py` bounds
+the number of instructions.
 """
 
 from __future__ import annotations
@@ -28,40 +29,42 @@ from axon_zmq.protocol.frames import RunKey, single_frame
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 
 DELIMITER: Final = 1
-"""Flag: the client is a REQ socket, its replies start with an empty frame."""
+"""Flag: the client has a REQ socket, so its replies start with an empty frame."""
 SINGLE: Final = 2
-"""Flag: the client's replies are one frame."""
+"""Flag: the client's replies consist of a single frame."""
 GONE: Final = 4
-"""Flag: the client has unfinished requests, and the last send did not reach it."""
+"""Flag: the client has unfinished runs, and the last send did not reach it."""
 LOST_WORKERS_KEPT: Final = 1000
-"""Lost workers whose late messages are recognized; they can only arrive within milliseconds of the loss."""
+"""Number of lost workers at which all of them are forgotten. Their late messages arrive within milliseconds of the
+loss, so the old entries are useless."""
 _ABOUT_ENDED_RUNS: Final = frozenset((kinds.RESUMED, kinds.REFUSED))
-"""Kinds that may follow a run's terminal message: they do not make it a relayed run again."""
+"""Kinds that may follow a run's terminal message. They must not mark the run as relayed again, because the terminal
+message that would remove the mark need not follow."""
 
 
 class Verdict(Enum):
-    """What happens to one message of a worker."""
+    """The possible decisions about a message of a worker."""
 
     DROP = "drop"
     PASS = "pass"  # noqa: S105
     END = "end"
-    """It is relayed, and it is the terminal message of its run."""
+    """The message is relayed, and it is the terminal message of its run."""
 
 
 class Relay:
-    """Which messages of workers are relayed, and how each client wants its replies."""
+    """Decides which messages of workers are relayed, and keeps the flags of clients."""
 
     def __init__(self) -> None:
         self._relayed: set[RunKey] = set()
         self._lost: set[bytes] = set()
         self._disowned: set[tuple[bytes, bytes, bytes]] = set()
-        """Routing id of the worker, and run key."""
+        """Routing id of the worker, routing id of the client and request id of each disowned run."""
         self._flags: dict[bytes, int] = {}
         self.flags_of: Callable[[bytes], int | None] = self._flags.get
-        """The flags of a client; None or 0 for a client that is there and takes plain three frames.
+        """Returns a client's flags; None or 0 for a connected client that receives three plain frames.
 
-        It is the dictionary's own method, because it is called for each message that is sent: a method around it would
-        cost several times as much."""
+        This is the dictionary's own `get`, because it is called for each message sent to a client. A method that wraps
+        it would cost several times as much."""
 
     def __repr__(self) -> str:
         return (
@@ -72,7 +75,7 @@ class Relay:
     # --- messages of workers ---------------------------------------------------------------------------
 
     def accept(self, worker: bytes, client: bytes, kind: bytes, id: bytes) -> Verdict:
-        """Decide about one message, and note that its run has been relayed or has ended.
+        """Decide about one message, and record that its run was relayed or has ended.
 
         Args:
             worker: Routing id of the worker.
@@ -80,6 +83,7 @@ class Relay:
             kind: The message's kind.
             id: The request id.
         """
+        # Relay path: called for each message. The emptiness test saves a call, as there are nearly never disowned runs.
         if worker in self._lost or (self._disowned and self._is_disowned(worker, client, kind, id)):
             return _DROP
         if kind in TERMINAL_KINDS:
@@ -90,39 +94,40 @@ class Relay:
         return _PASS
 
     def was_relayed(self, key: RunKey) -> bool:
-        """Whether something of an unfinished run went to its client."""
+        """Whether any message of an unfinished run was relayed to its client."""
         return key in self._relayed
 
     def forget(self, key: RunKey) -> None:
-        """The broker itself has ended a run."""
+        """Forget that a run was relayed, because the broker itself has ended it."""
         self._relayed.discard(key)
 
     # --- workers ---------------------------------------------------------------------------------------
 
     def worker_registered(self, worker: bytes) -> None:
-        """A worker says that it is there: its messages are relayed."""
+        """Relay a worker's messages, because it has registered."""
         self._lost.discard(worker)
 
     def worker_lost(self, worker: bytes) -> None:
-        """A worker's link is down, and all that it had sent was read: what still arrives is dropped."""
+        """Drop all further messages of a worker: its link is down, and all messages that it had sent were read."""
         if len(self._lost) >= LOST_WORKERS_KEPT:
             self._lost.clear()
         self._lost.add(worker)
+        # All messages of a lost worker are dropped, so its disowned runs need no entries any more.
         if self._disowned:
             self._disowned = {entry for entry in self._disowned if entry[0] != worker}
 
     @property
     def relayed_runs(self) -> frozenset[RunKey]:
-        """Unfinished runs of which something was relayed."""
+        """Run keys of the unfinished runs of which any message was relayed."""
         return frozenset(self._relayed)
 
     @property
     def disowned_runs(self) -> frozenset[tuple[bytes, bytes, bytes]]:
-        """Routing id of the worker, and run key, of each disowned run."""
+        """Routing id of the worker, routing id of the client and request id of each disowned run."""
         return frozenset(self._disowned)
 
     def disown(self, worker: bytes, key: RunKey) -> None:
-        """A run went on elsewhere: drop what this worker says about it, up to its terminal message."""
+        """Drop a worker's messages about a run that continued elsewhere, up to and including the terminal one."""
         self._disowned.add((worker, *key))
 
     def _is_disowned(self, worker: bytes, client: bytes, kind: bytes, id: bytes) -> bool:
@@ -156,11 +161,12 @@ class Relay:
         return bool(self._flags.get(client, 0) & flag)
 
     def flagged(self) -> Collection[bytes]:
-        """The clients with flags, in the order in which they got the first."""
+        """The clients with flags, in the order in which each got its first flag."""
         return self._flags.keys()
 
 
 _DROP, _PASS, _END = Verdict.DROP, Verdict.PASS, Verdict.END
+"""`Relay.accept` returns these: a global name costs less than the attribute of an enum."""
 
 
 def framed(flags: int, kind: bytes, id: bytes, body: bytes) -> list[bytes]:

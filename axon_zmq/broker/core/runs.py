@@ -1,4 +1,4 @@
-"""The life of each run in the broker: queued, dispatched, ended, lost, adopted, forgotten."""
+"""The life of each run in the broker: it is queued, dispatched or adopted, ended or lost, and finally forgotten."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from axon_zmq.protocol.frames import RunKey, error_body, printable
 from axon_zmq.protocol.msgpack import pack
 
 NO_WORKER_GRACE_S: Final = 10.0
-"""How long a mode may be without any worker before its queue is answered `no_worker`. supervisord needs 1 to 3 s to
-bring one back."""
+"""Seconds without any worker after which a pool's queued runs end as `no_worker`. supervisord takes 1 to 3 s to restart
+a worker."""
 ENDED_RUNS_KEPT: Final = 100_000
-"""Ended runs that are remembered at most, about 0.8 KiB each, by `scripts/bench --only memory --requests 500000`; the
-oldest are forgotten first."""
+"""Maximum number of ended runs that are remembered; the oldest are forgotten first. Each occupies about 0.8 KiB,
+measured with `scripts/bench --only memory --requests 500000`."""
 
 
 class Runs:
     """All runs that are queued, executed by a worker, or ended and still remembered.
 
     Args:
-        outgoing: Where effects go.
-        clients: Whose runs they are.
-        workers: Who executes them.
+        outgoing: Collects the effects.
+        clients: Records of clients with their unfinished runs.
+        workers: Records of workers, and the pools in which runs are queued.
         relay: Knows which runs have been relayed.
-        recovery: Knows what is certain about runs that are not remembered.
+        recovery: Knows what is certain about runs from before the start of this broker.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class Runs:
         self._recovery = recovery
         self._runs: dict[RunKey, Run] = {}
         self._ended: deque[tuple[float, Run]] = deque()
-        """Ended runs, and when each is forgotten."""
+        """Ended runs, oldest first, and when each is forgotten."""
         self._deadlines: list[tuple[float, int, Run]] = []
-        """A heap of queued runs by deadline; those that were dispatched meanwhile are among them."""
+        """Heap of queued runs by deadline: deadline, tie-breaker, run. A run that is dispatched stays in it until its
+        deadline passes or the heap is rebuilt, because removing it from the middle of the heap would be slow."""
         self._order = count()
 
     def __len__(self) -> int:
@@ -73,60 +74,63 @@ class Runs:
         return f"<Runs {len(self._runs)} known, {len(self._ended)} of them ended>"
 
     def get(self, key: RunKey) -> Run | None:
-        """A run, if it is remembered."""
+        """A run that is remembered, or None."""
         return self._runs.get(key)
 
     # --- queued and dispatched ---------------------------------------------------------------------
 
     def start(self, run: Run, now: float) -> None:
-        """Take a new run: it goes to a worker at once, or waits for one."""
-        self._recovery.sent_again(run.key)
+        """Add a new run and dispatch it to a worker; it stays queued if no worker can take it."""
+        self._recovery.request_received(run.key)
         self._runs[run.key] = run
         self._clients.opened(run)
         pool = self._workers.pool_of(run)
         run.suspect = self.quarantine.suspects(run.digest, now)
         pool.queue_of(run).push(run)
         self.dispatch(pool, now)
+        # A run that was dispatched at once costs neither a deadline entry nor a journal record.
         if run.state is RunState.QUEUED:
             self._watch_deadline(run)
             if run.takes_slot:
                 self._out.enqueued(run)
 
     def dispatch(self, pool: Pool, now: float) -> None:
-        """Give waiting runs to free workers, one client after the other."""
+        """Dispatch the queued runs of a pool while workers can take them, round-robin over clients."""
         while (found := pool.next(now)) is not None:
             run, worker = found
             if run.deadline <= now:
-                self._end(run, too_late(), now)
+                self._end(run, deadline_exceeded(), now)
             elif self.quarantine.seconds_left(run.digest, now):
                 self._end(run, self.quarantined(run.digest, now), now)
             elif not run.suspect and self.quarantine.suspects(run.digest, now):
+                # A worker died while it executed the same request, after this run had been queued.
                 run.suspect = True
                 pool.suspects.push(run)
             else:
-                self._give(run, worker, now)
+                self._dispatch_to(run, worker, now)
 
     def dispatch_all(self, now: float) -> None:
-        """As `dispatch`, in every pool."""
+        """Dispatch queued runs of all pools."""
         for pool in self._workers.all_pools():
             self.dispatch(pool, now)
 
-    def _give(self, run: Run, worker: Worker, now: float) -> None:
+    def _dispatch_to(self, run: Run, worker: Worker, now: float) -> None:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started = worker.routing_id, now
         run.attempts += 1
         worker.hold(run)
         self._workers.offer(worker)
-        # The journal entry goes first: a run that the next broker takes for queued must not be with a worker.
+        # The journal record must be written before the run is sent. Otherwise, if this broker died in between, the next
+        # one would tell the client that the run was never started, and the client would send it a second time.
         self._out.dequeued(run)
         lease = pack_lease(run.deadline, run.attempts, run.digest)
         self._out.to_worker(run, run.kind, run.header_frame, run.body, lease)
         self.deliver_pending(run)
         if run.max_attempts == run.attempts:
-            run.body = run.header_frame = b""
+            run.body = run.header_frame = b""  # no further attempt will need them
 
     def deliver_pending(self, run: Run) -> None:
-        """A worker has a run now: send it the client's messages that waited, and whether the client is gone."""
+        """Send the worker of a run the client's messages that waited for it, and `gone` if the client is gone."""
         for message in run.undelivered:
             self.pass_on(run, *message)
         run.undelivered.clear()
@@ -134,29 +138,39 @@ class Runs:
             self._out.to_worker(run, kinds.GONE)
 
     def pass_on(self, run: Run, kind: bytes, header_frame: bytes, body: bytes) -> None:
-        """Pass a client's message to its run; a second attempt would not know of it, so there will be none."""
+        """Pass a client's message on to the worker that executes the run."""
+        # No further attempt: it would execute without this message, which the broker does not keep.
         run.max_attempts = run.attempts
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages sent again, from `seq` `start` on."""
+        """Have a run's messages replayed to its client.
+
+        Args:
+            run: The run.
+            start: The first `seq` to replay.
+            header_frame: The header of the client's `resume`, which the worker reads.
+        """
+        # No worker has messages of such a run, so the broker answers for it.
         if run.state is RunState.QUEUED or run.terminal is not None or not run.takes_slot:
             body = pack({"from": start, "gap": False, "open_calls": []})
             self._out.send(run.client, kinds.RESUMED, run.id, body)
             if run.terminal is not None:
                 self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
-        elif run.worker is None:  # its messages are on their way to another worker
+        elif run.worker is None:
+            # The messages are in a handover file that no worker has read yet. A newer `resume` replaces an older one.
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
         elif run.worker in self._workers:
             self._out.to_worker(run, kinds.RESUME, header_frame, b"")
         else:
-            self._out.error(run.client, run.id, _messages_are_gone())
+            self._out.error(run.client, run.id, _messages_lost())
 
     # --- how a run ends ----------------------------------------------------------------------------
 
     def ended(self, worker: bytes, key: RunKey, kind: bytes, now: float) -> None:
-        """A worker's terminal message was relayed."""
+        """End a run whose terminal message from its worker was relayed."""
         run = self._runs.get(key)
+        # A replay of an ended run contains its terminal message again.
         if run is None or run.worker != worker or run.state is RunState.ENDED:
             return
         if kind == kinds.COMPLETE:
@@ -168,47 +182,55 @@ class Runs:
         self.dispatch(pool, now)
 
     def ask_to_end(self, run: Run, reason: EndReason) -> None:
-        """Ask a run's worker to end it, once."""
+        """Ask the worker of a run to end it; nothing is sent if it was asked before."""
         if run.state is RunState.RUNNING:
             assert run.worker is not None
             run.step(RunEvent.ASK_TO_END)
             self._out.end(run.worker, run.key, reason)
 
     def end_queued(self, run: Run, error: AxonError, now: float) -> None:
-        """End a run that waits."""
+        """End a queued run with an error."""
         self._workers.pool_of(run).queue_of(run).remove(run)
         self._end(run, error, now)
 
     def end_all(self, pool: Pool, why: Callable[[Pool], AxonError], now: float) -> None:
-        """End whatever waits in a pool."""
+        """End all queued runs of a pool.
+
+        Args:
+            pool: The pool.
+            why: Creates the error for each run. Runs cannot share one error, because `_end` adds details to it.
+            now: The time.
+        """
         for queue in (pool.queue, pool.suspects):
             while queue.count:
                 self._end(queue.pop(), why(pool), now)
 
     def abandon(self, known: Client, now: float) -> None:
-        """End a client's runs, except for those that it wants kept."""
+        """End all runs of an abandoned client, except those with `on_disconnect: "keep"`."""
         for run in [run for run in known.open.values() if not run.keep]:
             if run.state is RunState.QUEUED:
-                self.end_queued(run, RunEndedError("cancelled", "its client went away"), now)
+                error = RunEndedError("cancelled", "the client disconnected and did not return in time")
+                self.end_queued(run, error, now)
             else:
                 self.ask_to_end(run, EndReason.CLIENT_GONE)
 
     def _end(self, run: Run, error: AxonError, now: float, event: RunEvent = RunEvent.TERMINAL) -> None:
-        """End a run that no worker has: the terminal message has no `seq`, and is kept for replay."""
+        """End a run that no worker executes. The broker keeps the terminal message for replay; it has no `seq`."""
         run.step(event)
         self._relay.forget(run.key)
         error.details["by"] = "broker"
         run.terminal = error_body(error)
         self._release(run, now)
         self._out.send(run.client, kinds.ERROR, run.id, run.terminal)
-        self._out.note(logging.WARNING, f"{printable(run.kind)} of {printable(run.client)} ended: {error}", run.id)
+        text = f"{printable(run.kind)} of client {printable(run.client)} ended: {error}"
+        self._out.log(logging.WARNING, text, run.id)
 
     def _release(self, run: Run, now: float) -> None:
-        """An ended run leaves its slot and its client, and is remembered for the resume window."""
+        """Detach an ended run from its worker and client, and remember it for the resume window."""
         run.body = run.header_frame = b""
         self._out.dequeued(run)
         for kind, *_ in run.undelivered:
-            error = RequestError("invalid_request", "the run has ended")
+            error = RequestError("invalid_request", "the run has already ended")
             self._out.refuse(run.client, run.id, kind, error)
         run.undelivered.clear()
         self._workers.release(run)
@@ -218,23 +240,29 @@ class Runs:
             return
         self._ended.append((now + limits.RESUME_WINDOW, run))
         if len(self._ended) > ENDED_RUNS_KEPT:
+            # The broker can then no longer be certain that an unknown run never ran.
             self._forget(self._ended.popleft()[1])
             self._recovery.run_forgotten(now)
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
-            self._relay.forget(run.key)  # a replay after its end may have been cut off by the loss of its worker
-            if run.undelivered:  # a `resume` that waited for a successor to have the messages
-                self._out.error(run.client, run.id, _messages_are_gone())
+            # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
+            # message has removed the mark.
+            self._relay.forget(run.key)
+            if run.undelivered:  # a `resume` for which no successor has read the handover file in time
+                self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
 
     def adopt(self, worker: Worker, held: Held, now: float) -> None:
-        """Take over a run that a worker holds: one of an earlier broker, or one from a handover file.
+        """Take over a run that a worker holds: a run of an earlier broker, or one from a handover file.
 
-        Three cases: the run is unknown here; a request with its id waits, sent again by its client because the answer
-        got lost, and turns out to be this run; or it is known as another worker's, or as ended.
+        There are three cases:
+
+        - The run is unknown to this broker.
+        - A request with the same id is queued: the client has sent it again, and it turns out to be this run.
+        - The run is already known, as another worker's run or as ended.
         """
         key = held.client, held.id
         run = self._runs.get(key)
@@ -242,6 +270,7 @@ class Runs:
             run = Run(client=held.client, id=held.id, kind=held.kind.encode(), digest=held.digest, keep=held.keep)
             self._runs[key] = run
         elif run.state is RunState.QUEUED:
+            # The client attaches to the run as with any repeated request: `accepted`, then a replay from the start.
             self._workers.pool_of(run).queue_of(run).remove(run)
             self._out.send(run.client, kinds.ACCEPTED, run.id, DUPLICATE[True])
             run.undelivered.append((kinds.RESUME, FROM_START, b""))
@@ -251,13 +280,14 @@ class Runs:
         self._out.dequeued(run)
         run.step(RunEvent.DISPATCH)
         run.worker, run.started, run.deadline = worker.routing_id, now, held.deadline
-        run.attempts = run.max_attempts  # how many there were is not known: there will be no other
+        run.attempts = run.max_attempts  # the number of earlier attempts is unknown, so there must be no further one
         if held.ended:
             self._adopt_ended(run, now)
         else:
             self._adopt_open(run, worker)
 
     def _adopt_ended(self, run: Run, now: float) -> None:
+        # An ended run can still be replayed, so a `resume` is delivered; `_release` refuses all other messages.
         resumes = [each for each in run.undelivered if each[0] == kinds.RESUME]
         run.undelivered = [each for each in run.undelivered if each[0] != kinds.RESUME]
         run.step(RunEvent.TERMINAL)
@@ -275,28 +305,32 @@ class Runs:
             self.ask_to_end(run, EndReason.CLIENT_GONE)
 
     def _second_holder(self, run: Run, worker: Worker, has_ended: bool) -> None:
-        """A worker holds a run that is known already, as another worker's or as ended."""
+        """Decide about a run that a worker holds and that is already known, as another worker's run or as ended."""
         if run.worker == worker.routing_id and run.terminal is None:
             return
         if not has_ended:
+            # Two workers execute the same run, or this one executes a run that has ended. Only the run that this broker
+            # knows may continue: the client could not tell the messages of two workers apart, as both count from 1.
             self._relay.disown(worker.routing_id, run.key)
             self._out.end(worker.routing_id, run.key, EndReason.SUPERSEDED)
         elif run.state is RunState.ENDED and run.terminal is None and run.worker not in self._workers:
+            # The worker that kept this run's messages is lost, but this worker has them, too.
             self._move(run, worker.routing_id)
 
     def hand_over(self, old: bytes | None, successor: bytes | None) -> None:
-        """The ended runs of a leaving worker are its successor's now.
+        """Assign the ended runs of a leaving worker to its successor.
 
         Args:
-            old: Routing id of the worker that had them; None: no worker, since it left before there was a successor.
-            successor: Routing id of the worker that has them; None: no worker yet.
+            old: Routing id of the leaving worker. None: the runs that no worker has, because their worker left when no
+                successor was registered.
+            successor: Routing id of the successor; None if no successor is registered yet.
         """
         for run in self._runs.values():
             if run.worker == old and run.state is RunState.ENDED and run.terminal is None:
                 self._move(run, successor)
 
-    def are_kept_by(self, worker: bytes) -> bool:
-        """Whether a leaving worker still has the messages of ended runs."""
+    def has_ended_runs_of(self, worker: bytes) -> bool:
+        """Whether a worker has runs whose messages exist nowhere else."""
         return any(run.worker == worker and run.terminal is None for run in self._runs.values())
 
     def _move(self, run: Run, successor: bytes | None) -> None:
@@ -307,26 +341,27 @@ class Runs:
             run.undelivered.clear()
 
     def lose(self, worker: Worker, now: float) -> None:
-        """A worker is lost, and its runs with it, except for those that may be started again.
+        """End or requeue the runs of a lost worker.
 
         Args:
-            worker: Already out of its pool.
+            worker: The worker, which was already removed from its pool.
             now: The time.
         """
         lost = list(worker.runs.values())
+        # A leaving worker was going to end anyway, so its loss says nothing about the requests that it executed.
         if not worker.is_leaving:
             for digest in {run.digest for run in lost if run.takes_slot}:
                 self.quarantine.strike(digest, now)
         for run in lost:
             may_retry = run.state is RunState.RUNNING and run.attempts < run.max_attempts
             if may_retry and not self._relay.was_relayed(run.key):
-                self._try_again(run, now)
+                self._requeue(run, now)
             else:
-                error = RunEndedError("worker_lost", f"the worker {worker.name} died while it ran this")
+                error = RunEndedError("worker_lost", f"worker {worker.name} died while it executed this run")
                 self._end(run, error, now, RunEvent.LOSE)
         self.dispatch_all(now)
 
-    def _try_again(self, run: Run, now: float) -> None:
+    def _requeue(self, run: Run, now: float) -> None:
         if self.quarantine.seconds_left(run.digest, now):
             self._end(run, self.quarantined(run.digest, now), now, RunEvent.LOSE)
             return
@@ -337,23 +372,23 @@ class Runs:
         self._watch_deadline(run)
 
     def quarantined(self, digest: bytes, now: float) -> AxonError:
-        """The error for a request of which workers died."""
+        """The error for a request that is in quarantine."""
         left = self.quarantine.seconds_left(digest, now)
-        message = f"{STRIKES} workers died while they ran this request; it is refused for {left:.0f} s more"
+        message = f"{STRIKES} workers died while they executed this request; it is refused for another {left:.0f} s"
         return RunEndedError("quarantined", message, {"retry_after_ms": int(left * 1000)})
 
     # --- time --------------------------------------------------------------------------------------
 
     def next_timer(self) -> float:
-        """When the first deadline in a queue passes."""
+        """When the earliest deadline of a queued run passes; infinity if there is none."""
         return self._deadlines[0][0] if self._deadlines else float("inf")
 
     def tick(self, now: float) -> None:
-        """End what waited too long, and forget what ended long ago."""
+        """End queued runs whose deadline has passed or whose pool has no worker, and forget ended runs."""
         while self._deadlines and self._deadlines[0][0] <= now:
             run = heapq.heappop(self._deadlines)[2]
             if run.state is RunState.QUEUED:
-                self.end_queued(run, too_late(), now)
+                self.end_queued(run, deadline_exceeded(), now)
         while self._ended and self._ended[0][0] <= now:
             self._forget(self._ended.popleft()[1])
         for pool in self._workers.all_pools():
@@ -363,28 +398,30 @@ class Runs:
 
     def _watch_deadline(self, run: Run) -> None:
         heapq.heappush(self._deadlines, (run.deadline, next(self._order), run))
+        # Rebuild the heap without the runs that were dispatched. Otherwise it would contain every run that was ever
+        # queued and whose deadline has not passed: its size would follow the traffic, not the queue.
         if len(self._deadlines) > 2 * sum(pool.waiting for pool in self._workers.all_pools()) + 1000:
             self._deadlines = [entry for entry in self._deadlines if entry[2].state is RunState.QUEUED]
             heapq.heapify(self._deadlines)
 
 
 DUPLICATE: Final = {flag: pack({"duplicate": flag}) for flag in (False, True)}
-"""The bodies of `accepted`."""
+"""The body of `accepted`, by whether the request is a repeated one."""
 FROM_START: Final = pack({"from": 1})
-"""The header of a `resume` that wants everything."""
+"""The header of a `resume` from the first message."""
 
 
 def no_worker(pool: Pool) -> AxonError:
-    """The error for what waits in a pool without workers."""
-    message = f"no worker serves {pool.mode}; see `axon-zmq status`"
+    """The error for runs of a pool without workers."""
+    message = f"no worker for {pool.mode} is running; see `axon-zmq status`"
     return UnavailableError("no_worker", message, {"retry_after_ms": int(NO_WORKER_GRACE_S * 1000)})
 
 
-def too_late() -> AxonError:
-    """The error for what waited until its time was over."""
-    return RunEndedError("deadline_exceeded", "timeout_ms passed in the queue")
+def deadline_exceeded() -> AxonError:
+    """The error for a run whose deadline passed while it was queued."""
+    return RunEndedError("deadline_exceeded", "timeout_ms passed while the run was queued")
 
 
-def _messages_are_gone() -> AxonError:
-    message = "the run has ended and its worker has gone, with its messages"
+def _messages_lost() -> AxonError:
+    message = "the run has ended, and its messages were lost with its worker"
     return RequestError("unknown_request", message, {"may_have_run": True})

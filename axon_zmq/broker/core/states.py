@@ -1,19 +1,19 @@
 """Life cycles of a run, of a worker and of a client's connection, as transition tables.
 
-A **run** is queued, then executed by one worker, then ended. A run is ended only by the process that owns it: the
-broker while it is queued, its worker once it was dispatched; then the broker can only ask. It is taken back from a
-worker only if that worker is lost. An ended run is remembered for the resume window, so that a repeated id finds it,
-and then forgotten.
+A **run** is queued, then executed by one worker, then ended. Only the process that owns a run ends it: the broker while
+the run is queued, and its worker after it was dispatched. From then on the broker can only ask the worker to end it. A
+run is taken back from a worker only if that worker is lost. An ended run is remembered for the resume window, so that a
+repeated request id finds it, and is then forgotten.
 
-A **worker** is ready from its first message, and leaving once it has said that it takes no more runs. A worker that
-hangs is killed; one whose process has ended, as supervisord's side reports, is exited. Whatever happened before, a
-worker is lost only when its link is down and everything that it had sent was read.
+A **worker** is ready from its first message, and leaving after its message `leaving`. It is killed if it hangs, and
+exited if the event listener reports that its process has ended. In any of these states, it becomes lost only when its
+link is down and all messages that it had sent have been read.
 
-A **client** is active while it has unfinished runs. It is gone when a send finds no such peer, and abandoned when it
-was gone for the grace period: `on_disconnect` has then decided about its runs. The next message from it, or to it,
-brings it back.
+A **client** is active while it has unfinished runs. It is gone when a send does not find it, and abandoned when it has
+been gone for the grace period: then its runs are ended, except those with `on_disconnect: "keep"`. The next message
+from or to the client makes it active again.
 
-`docs/states.md` shows the tables as pictures, drawn from here.
+`python -m tests.pictures` draws the tables for `docs/states.md`.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from typing import Final, TypeVar
 
 
 class RunState(Enum):
-    """Where a run is."""
+    """States of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
     ENDING = "ending"
-    """Its worker was asked to end it; the terminal message is on its way."""
+    """The broker has asked the worker to end the run, and waits for its terminal message."""
     ENDED = "ended"
 
 
 class RunEvent(Enum):
-    """What can happen to a run."""
+    """Events in the life of a run."""
 
     DISPATCH = "dispatch"
     ASK_TO_END = "ask to end"
     TERMINAL = "terminal"
-    """Its terminal message, from its worker or, while queued, from the broker."""
+    """The terminal message was sent: by the worker or, while the run was queued, by the broker."""
     REQUEUE = "requeue"
-    """Its worker was lost before anything was relayed, and another attempt is allowed."""
+    """The worker was lost before anything was relayed, and another attempt is allowed."""
     LOSE = "lose"
-    """Its worker was lost, and the broker ends it."""
+    """The worker was lost, and the broker ends the run."""
 
 
 class WorkerState(Enum):
-    """Where a worker is."""
+    """States of a worker."""
 
     READY = "ready"
     LEAVING = "leaving"
     KILLED = "killed"
-    """It made no progress for too long, and was sent SIGKILL."""
+    """The worker made no progress for too long and was sent SIGKILL."""
     EXITED = "exited"
-    """Its process has ended; what it had sent is still being read."""
+    """The process has ended; messages that it had sent may still be unread."""
     LOST = "lost"
 
 
 class WorkerEvent(Enum):
-    """What can happen to a worker."""
+    """Events in the life of a worker."""
 
     READY = "ready"
     LEAVE = "leave"
@@ -69,29 +69,29 @@ class WorkerEvent(Enum):
 
 
 class ClientState(Enum):
-    """Where a client's connection is."""
+    """States of a client's connection."""
 
     IDLE = "idle"
     ACTIVE = "active"
     GONE = "gone"
     ABANDONED = "abandoned"
-    """It was gone for too long: its runs were ended, but for those that it wants kept."""
+    """The client was gone for too long: its runs were ended, except those with `on_disconnect: "keep"`."""
 
 
 class ClientEvent(Enum):
-    """What can happen to a client's connection."""
+    """Events in the life of a client's connection."""
 
     OPEN = "open"
-    """It has one more unfinished request."""
+    """The client has one more unfinished run."""
     CLOSE = "close"
-    """It has none left."""
+    """The client's last unfinished run has ended."""
     VANISH = "vanish"
     RETURN = "return"
     GIVE_UP = "give up"
 
 
 class IllegalTransitionError(RuntimeError):
-    """An event that the table does not allow in this state: a fault of the broker's, never of a client's."""
+    """An event that the table does not allow in this state. This is a bug in the broker, never a client's error."""
 
 
 S = TypeVar("S", bound=Enum)
@@ -107,6 +107,8 @@ RUN: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (RunState.ENDING, RunEvent.TERMINAL): RunState.ENDED,
     (RunState.ENDING, RunEvent.LOSE): RunState.ENDED,
 }
+# A worker sends `ready` again after each reconnect, and the messages of a dead worker are still read after EXIT, so
+# READY and LEAVE are allowed in every state except LOST.
 WORKER: Final[Mapping[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (WorkerState.READY, WorkerEvent.READY): WorkerState.READY,
     (WorkerState.READY, WorkerEvent.LEAVE): WorkerState.LEAVING,
@@ -142,10 +144,10 @@ CLIENT: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
 
 
 def step(table: Mapping[tuple[S, E], S], state: S, event: E) -> S:
-    """The state after an event.
+    """Return the state after an event.
 
     Raises:
-        IllegalTransitionError: The table has no such row.
+        IllegalTransitionError: The table does not allow the event in this state.
     """
     try:
         return table[state, event]

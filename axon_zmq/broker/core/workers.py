@@ -1,4 +1,4 @@
-"""The broker's workers: their records, the pools they serve, and which of them hang."""
+"""All workers: their records and pools, and the detection of workers that hang."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from axon_zmq.protocol.backend import Ready
 from axon_zmq.protocol.kinds import MODES, POOLS
 
 HOUSEKEEPING_S: Final = 0.5
-"""Seconds between two looks at what only time changes. Time in which the broker did not look, because it was stopped or
-the machine slept, does not count against workers."""
+"""Seconds between two rounds of housekeeping, which finds workers that hang or are missing."""
 _ALIVE: Final = frozenset((WorkerState.READY, WorkerState.LEAVING))
 
 
@@ -22,19 +21,20 @@ class Workers:
     """All registered workers, and a pool for each mode.
 
     Args:
-        outgoing: Where effects go.
-        hang_seconds: How long a worker may make no progress until it is killed.
+        outgoing: Collects the effects.
+        hang_seconds: Seconds without progress after which a worker is killed.
         now: Seconds of a monotonic clock.
     """
 
     def __init__(self, outgoing: Outgoing, hang_seconds: float, now: float) -> None:
         self.pools = {mode: Pool(mode=mode, empty_since=now) for mode in MODES}
         self.describes = Pool(mode="describe", empty_since=now, takes_slots=False)
-        """Waiting `describe` requests: any worker answers them, beside its runs."""
+        """The pool of `describe` requests, which contains all workers: any of them can answer, in addition to its
+        runs."""
         self._out = outgoing
         self._hang_seconds = hang_seconds
         self._workers: dict[bytes, Worker] = {}
-        self._looked_at = now
+        self._housekept_at = now
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -49,7 +49,7 @@ class Workers:
         return f"<Workers {', '.join(f'{mode}: {len(pool.workers)}' for mode, pool in self.pools.items())}>"
 
     def get(self, routing_id: bytes | None) -> Worker | None:
-        """A registered worker."""
+        """A registered worker, or None."""
         return None if routing_id is None else self._workers.get(routing_id)
 
     def routing_ids(self) -> tuple[bytes, ...]:
@@ -69,23 +69,23 @@ class Workers:
         yield self.describes
 
     def waiting_bytes(self) -> int:
-        """Bytes that wait, over all pools and clients."""
+        """Bytes that all queued runs occupy, over all pools and clients."""
         return sum(pool.waiting_bytes for pool in self.all_pools())
 
     def offer(self, worker: Worker) -> None:
-        """A worker can take more runs, or fewer, than before."""
+        """Record that the number of runs that a worker can take has changed."""
         self.pools[worker.mode].offer(worker)
 
     def release(self, run: Run) -> None:
-        """A run has ended: its worker can take another one."""
+        """Remove an ended run from its worker, which can then take another one."""
         if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
             worker.release(run)
             self.pools[worker.mode].offer(worker)
 
-    # --- their life ------------------------------------------------------------------------------------
+    # --- registration, changes and loss ----------------------------------------------------------------
 
     def add(self, routing_id: bytes, ready: Ready, now: float) -> Worker:
-        """A process has registered that was not known; its mode is one of `MODES`."""
+        """Add a worker that has registered for the first time; its mode must be one of `MODES`."""
         worker = Worker(
             routing_id=routing_id,
             mode=ready.mode,
@@ -101,7 +101,7 @@ class Workers:
         return worker
 
     def remove(self, worker: Worker, now: float) -> None:
-        """A worker is lost."""
+        """Remove a lost worker."""
         worker.step(WorkerEvent.LOSE)
         del self._workers[worker.routing_id]
         for pool in (self.pools[worker.mode], self.describes):
@@ -110,12 +110,12 @@ class Workers:
                 pool.empty_since = now
 
     def set_slots(self, worker: Worker, slots: int) -> None:
-        """A worker says how many runs it takes at a time."""
+        """Set a worker's concurrency to the number that it reported."""
         worker.slots = slots
         self.offer(worker)
 
     def progressed(self, worker: Worker, now: float) -> bool:
-        """A worker has made progress; whether it can be given runs again."""
+        """Record that a worker has made progress; return whether it was excluded from new runs until now."""
         was_silent = not worker.makes_progress(now)
         worker.progress_at = now
         if was_silent:
@@ -123,21 +123,24 @@ class Workers:
         return was_silent
 
     def exited(self, name: str, pid: int) -> None:
-        """A process has ended: its worker gets no more runs."""
+        """Mark a worker whose process has ended, so that it gets no more runs."""
         for worker in self._workers.values():
             if (worker.name, worker.pid) == (name, pid) and worker.state is not WorkerState.EXITED:
                 worker.step(WorkerEvent.EXIT)
 
     def is_name_used(self, name: str) -> bool:
-        """Whether a process with this program's name is registered."""
+        """Whether a worker process of this supervisord program is registered."""
         return any(worker.name == name for worker in self._workers.values())
 
     def all_leave(self) -> bool:
-        """Whether there are workers, and none of them takes new runs."""
+        """Whether workers are registered and none of them accepts new runs."""
         return bool(self._workers) and not any(self._ready())
 
     def successor_of(self, leaving: Worker) -> Worker | None:
-        """The worker that takes over the ended runs of a leaving one: of its mode if there is one, and with room."""
+        """The worker that takes over the ended runs of a leaving worker, or None if no worker is ready.
+
+        Workers of the same mode are preferred, and among them the one with the most free slots.
+        """
         return max(self._ready(), key=lambda worker: (worker.mode == leaving.mode, worker.free), default=None)
 
     def _ready(self) -> Iterator[Worker]:
@@ -145,13 +148,17 @@ class Workers:
 
     # --- time ------------------------------------------------------------------------------------------
 
-    def time_away(self, now: float) -> float:
-        """Seconds for which this process did not look, beyond one look's interval; 0.0 if they are few.
+    def skip_suspended_time(self, now: float) -> float:
+        """Do not count time against workers in which this process did not run: it was stopped, or the machine slept.
 
-        Their progress messages of that time have not been read yet, so it is added to each worker's account.
+        The workers' `progress` messages from that time are still unread. Without this, all workers would seem to hang,
+        and would be killed.
+
+        Returns:
+            Seconds that were skipped; 0.0 if housekeeping was not late by more than its interval.
         """
-        away = now - self._looked_at - HOUSEKEEPING_S
-        self._looked_at = now
+        away = now - self._housekept_at - HOUSEKEEPING_S
+        self._housekept_at = now
         if away <= HOUSEKEEPING_S:
             return 0.0
         for worker in self._workers.values():
@@ -160,12 +167,13 @@ class Workers:
         return away
 
     def kill_hung(self, now: float) -> None:
-        """Have workers killed that have made no progress for too long."""
+        """Kill the workers that have made no progress for too long."""
         for worker in self._workers.values():
             silent = now - worker.progress_at
             if silent >= self._hang_seconds and worker.state in _ALIVE and worker.pid:
                 worker.step(WorkerEvent.KILL)
                 worker.killed_at = now
                 self._out.kill(worker.routing_id, worker.name, worker.pid, is_linked=True)
-                what = f"made no progress for {silent:.0f} s: it is killed, with {len(worker.runs)} runs"
-                self._out.note(logging.ERROR, f"worker {worker.name} {what}")
+                why = f"no progress for {silent:.0f} s (AXON_HANG_SECONDS: {self._hang_seconds:.0f})"
+                text = f"killing worker {worker.name} (pid {worker.pid}) with {len(worker.runs)} runs: {why}"
+                self._out.log(logging.ERROR, text)

@@ -286,7 +286,7 @@ class _Stdio(ClientTransport):
 
     def __init__(self, server: McpServer, ended: Callable[[], None]) -> None:
         assert server.command is not None
-        command, *args = lifeline.tied([server.command, *server.args])
+        command, *args = lifeline.tied_command([server.command, *server.args])
         self._parameters = StdioServerParameters(command=command, args=args, env=server.env, cwd=server.cwd)
         self._ended = ended
 

@@ -16,20 +16,20 @@ def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
 
 @pytest.mark.parametrize("counted", ["resent", "probes"])
 def test_a_host_is_dead_if_it_has_acknowledged_nothing_for_the_time_limit(counted: str):
-    since, dead = judged(tcp_info(300), None, 100.0, 10.0)
+    since, dead = evaluate(tcp_info(300), None, 100.0, 10.0)
     assert (since, dead) == (None, False)  # idle
-    since, dead = judged(tcp_info(301, **{counted: UNANSWERED}), since, 101.0, 10.0)
+    since, dead = evaluate(tcp_info(301, **{counted: UNANSWERED_PACKETS}), since, 101.0, 10.0)
     assert (since, dead) == (101.0, False)  # idle before: that does not count
-    since, dead = judged(tcp_info(310.9, **{counted: UNANSWERED}), since, 110.9, 10.0)
+    since, dead = evaluate(tcp_info(310.9, **{counted: UNANSWERED_PACKETS}), since, 110.9, 10.0)
     assert (since, dead) == (101.0, False)
-    assert judged(tcp_info(311, **{counted: UNANSWERED}), since, 111.0, 10.0) == (101.0, True)
-    assert judged(tcp_info(311, **{counted: UNANSWERED - 1}), since, 111.0, 10.0) == (101.0, False)
+    assert evaluate(tcp_info(311, **{counted: UNANSWERED_PACKETS}), since, 111.0, 10.0) == (101.0, True)
+    assert evaluate(tcp_info(311, **{counted: UNANSWERED_PACKETS - 1}), since, 111.0, 10.0) == (101.0, False)
 
 
 def test_a_host_with_a_full_receive_window_is_not_dead():
-    since, _ = judged(tcp_info(60, probes=1), None, 100.0, 10.0)
+    since, _ = evaluate(tcp_info(60, probes=1), None, 100.0, 10.0)
     assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (
         160.0,
         False,
     )  # that probe was acknowledged, the next one was sent
-    assert judged(tcp_info(0), since, 160.0, 10.0) == (None, False)
+    assert evaluate(tcp_info(0), since, 160.0, 10.0) == (None, False)

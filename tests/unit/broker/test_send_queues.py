@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from axon_zmq.broker.send_queues import (
-    LATEST_RETRY,
+    MAX_RETRY_DELAY_S,
     InFlight,
     SendQueues,
 )
@@ -36,7 +36,7 @@ def test_large_messages_are_counted_until_zeromq_has_released_them():
 
 
 def test_clients_share_the_bytes_in_flight_and_drained_clients_are_forgotten():
-    flight = InFlight(per_client=100, in_all=200)
+    flight = InFlight(per_client=100, total=200)
     trackers = [Tracker() for _ in range(40)]
     for number, tracker in enumerate(trackers[:4]):
         flight.add(b"%d" % number, tracker, 50)
@@ -52,7 +52,7 @@ def test_clients_share_the_bytes_in_flight_and_drained_clients_are_forgotten():
 
 
 def test_over_the_total_limit_only_clients_above_their_share_are_blocked():
-    outboxes = SendQueues(in_all=10_000)
+    outboxes = SendQueues(total=10_000)
     assert not outboxes.add(b"hog", b"complete", b"1", b"x" * 9000)
     assert not outboxes.add(b"modest", b"complete", b"1", b"x" * 1500)
     assert not outboxes.add(b"modest", b"chunk", b"2", b"x" * 1500)
@@ -60,7 +60,7 @@ def test_over_the_total_limit_only_clients_above_their_share_are_blocked():
 
 
 def test_the_first_answer_of_a_client_is_queued_only_while_there_is_room():
-    outboxes = SendQueues(in_all=10_000)
+    outboxes = SendQueues(total=10_000)
     for number in range(100):
         outboxes.add(b"%d" % number, b"complete", b"1", b"x" * 5000)
     kept = [outboxes.waiting[b"%d" % number][0][0] for number in range(100)]
@@ -85,10 +85,10 @@ def test_a_full_client_is_retried_less_often_until_it_reads_again():
         outboxes.flush_due(lambda *_, at=now: bool(tries.append(at)), now)
     gaps = [round(later - earlier, 6) for earlier, later in pairwise(tries)]
     assert gaps == sorted(gaps)
-    assert gaps[-1] == LATEST_RETRY
+    assert gaps[-1] == MAX_RETRY_DELAY_S
     assert len(tries) < 30
     outboxes.flush_due(lambda *_: len(outboxes.waiting[b"a"]) > 5, now + 1)
-    assert outboxes.next_retry() < now + 1 + 2 * LATEST_RETRY / 10
+    assert outboxes.next_retry() < now + 1 + 2 * MAX_RETRY_DELAY_S / 10
     outboxes.flush_due(lambda *_: True, now + 2)
     assert not outboxes.waiting
     assert outboxes.next_retry() == float("inf")
@@ -126,7 +126,7 @@ def test_answers_over_the_limit_become_slow_consumer_errors():
 
 
 def test_the_client_that_exceeds_the_total_limit_is_blocked():
-    outboxes = SendQueues(per_client=1000, in_all=1500)
+    outboxes = SendQueues(per_client=1000, total=1500)
     assert not outboxes.add(b"a", b"chunk", b"1", b"x" * 700)
     assert outboxes.add(b"b", b"chunk", b"1", b"x" * 700)
     outboxes.forget(b"a")

@@ -20,8 +20,8 @@ from tests.support.load_plans import plan
     ("arguments", "told"),
     [
         (["--endpoint", "tcp://192.0.2.1:5570"], "--remote"),
-        (["--endpoint", "udp://127.0.0.1:5570"], "is no endpoint"),
-        (["--endpoint", "tcp://127.0.0.1:99999"], "is no endpoint"),
+        (["--endpoint", "udp://127.0.0.1:5570"], "invalid endpoint"),
+        (["--endpoint", "tcp://127.0.0.1:99999"], "invalid endpoint"),
         (["--rate", "5", "--streams", "5"], "give one of them"),
         (["--compare", "pyproject.toml", "pyproject.toml"], "is no report"),
         (["--compare", "nowhere", "nowhere"], "nowhere is no report that can be read: No such file"),

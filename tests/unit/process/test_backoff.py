@@ -31,7 +31,7 @@ def test_only_starts_under_supervisord_that_ended_unexpectedly_count_as_crashes(
     Clock(monkeypatch)
     assert [backoff.pause(tmp_path, "run-1") for _ in range(5)] == [0, 0, 1, 2, 4]
     assert (tmp_path / "run-1.starts").stat().st_mode & 0o777 == 0o600
-    backoff.ended_in_order(tmp_path, "run-1")
+    backoff.forget_starts(tmp_path, "run-1")
     assert backoff.pause(tmp_path, "run-1") == 0.0
     assert backoff.pause(tmp_path / "missing", "run-1") == 0.0  # no start can be recorded
 

@@ -27,10 +27,10 @@ def test_callbacks_run_after_ready_callbacks_and_before_their_deadline(kind):
 
     async def look() -> None:
         start = time.monotonic()
-        turns.pass_before(lambda: passed.append("first"), start + 60)
+        turns.call_after(lambda: passed.append("first"), start + 60)
         for _ in range(5):
             await asyncio.sleep(0)
-        turns.pass_before(lambda: passed.append("second"), start + 60)
+        turns.call_after(lambda: passed.append("second"), start + 60)
         assert passed == []
         for _ in range(6):
             await asyncio.sleep(0)
@@ -38,7 +38,7 @@ def test_callbacks_run_after_ready_callbacks_and_before_their_deadline(kind):
         for _ in range(6):
             await asyncio.sleep(0)
         assert passed == ["first", "second"]
-        turns.pass_before(lambda: passed.append("late"), start)
+        turns.call_after(lambda: passed.append("late"), start)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert passed[2:] == ["late"]

@@ -11,7 +11,7 @@ from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVE
 from axon_zmq.broker.core.clients import SHARED_WINDOW_S
 from axon_zmq.broker.core.effects import ToClient
 from axon_zmq.broker.core.events import FromClient, FromWorker
-from axon_zmq.broker.core.outgoing import COMPLAINTS_PER_SECOND
+from axon_zmq.broker.core.outgoing import BAD_INPUT_LINES_PER_SECOND
 from axon_zmq.broker.core.pools import PROGRESS_TIMEOUT_S
 from axon_zmq.broker.core.runs import NO_WORKER_GRACE_S
 from axon_zmq.broker.core.states import (
@@ -203,7 +203,7 @@ def test_a_flood_of_malformed_messages_writes_few_log_lines():
         bench.send(A, "nonsense", b"1")
     bench.now += 2
     bench.send(A, "nonsense", b"1")
-    assert len(bench.notes) < 2 * COMPLAINTS_PER_SECOND
+    assert len(bench.notes) < 2 * BAD_INPUT_LINES_PER_SECOND
     assert any("980 more" in note.text for note in bench.notes)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq.process.run_dir import HANDOVER, handed_over
+from axon_zmq.process.run_dir import HANDOVER, handover_files
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 from axon_zmq.protocol.plain import packer
@@ -43,7 +43,7 @@ def test_a_handover_file_is_read_once_with_its_original_content(tmp_path: Path):
     assert [path.name for path in files(tmp_path)] == [name]
     assert files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
     assert (tmp_path / HANDOVER).stat().st_mode & 0o777 == 0o700
-    assert handed_over(tmp_path) == (name,)
+    assert handover_files(tmp_path) == (name,)
     taken = dict(handover.take(tmp_path, name, packer(), NOW).runs)
     for key, before in (((b"a", b"1"), whole), ((b"b", b"2"), cut)):
         after = taken[key]
