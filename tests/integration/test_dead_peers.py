@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from axon_zmq.broker.dead_peers import LOOK_INTERVAL, DeadPeerDetector
+from axon_zmq.broker.dead_peers import CHECK_INTERVAL_S, DeadPeerDetector
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")

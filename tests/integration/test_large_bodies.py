@@ -42,7 +42,7 @@ def test_a_stopped_broker_answers_requests_whose_bodies_wait_for_their_digest(tm
     with Dealer(frontend) as dealer:
         for number in range(5):
             dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE_BYTES)
-        wait_until(lambda: server.read_clients() or server.hasher.size > 5 * 8 * SLICE, "all of them")
+        wait_until(lambda: server.read_clients() or server.hasher.size > 5 * 8 * SLICE_BYTES, "all of them")
         server.stop()
         wait_until(lambda: server.turn() or core.stopped, "its end")
         server.close()

@@ -31,7 +31,7 @@ class SteppedServer(Server):
 
     def stop(self) -> None:
         """Ask it to stop, as SIGTERM does."""
-        self._asked_to_stop = True
+        self._stop_requested = True
 
     def turn(self) -> None:
         """One turn of the loop, in which clients' messages are read."""

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from axon_zmq.broker.dead_peers import UNANSWERED, judged
+from axon_zmq.broker.dead_peers import UNANSWERED_PACKETS, evaluate
 
 
 def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
@@ -28,7 +28,7 @@ def test_a_host_is_dead_if_it_has_acknowledged_nothing_for_the_time_limit(counte
 
 def test_a_host_with_a_full_receive_window_is_not_dead():
     since, _ = evaluate(tcp_info(60, probes=1), None, 100.0, 10.0)
-    assert judged(tcp_info(1, probes=1), since, 160.0, 10.0) == (
+    assert evaluate(tcp_info(1, probes=1), since, 160.0, 10.0) == (
         160.0,
         False,
     )  # that probe was acknowledged, the next one was sent

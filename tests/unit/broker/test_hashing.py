@@ -85,10 +85,10 @@ def test_clients_with_large_bodies_take_turns():
 def test_small_messages_do_not_wait_repeatedly_for_large_bodies_of_others():
     """One client sends large bodies all the time, another one large body and then small messages all the time."""
     bodies, sent, heard = BodyHasher(MAX_BODY), dict[bytes, int](), list[int]()
-    waiting = Counter({b"a": bodies.keep(message(b"a", b"0", 2 * SLICE))})
+    waiting = Counter({b"a": bodies.defer(message(b"a", b"0", 2 * SLICE_BYTES))})
     for turn in range(2000):
         if waiting[b"b"] < 2:
-            waiting[b"b"] += bodies.keep(message(b"b", b"large", 40 * SLICE))
+            waiting[b"b"] += bodies.defer(message(b"b", b"large", 40 * SLICE_BYTES))
         if turn % 10 == 0:
             id = b"%d" % turn
             if bodies.defer(message(b"a", id, 1, b"cancel")):
