@@ -101,7 +101,7 @@ def test_what_a_chunk_shows_is_made_plain_and_never_ends_the_run(value, shown, l
 
     played(play)
     assert [data for _, data in link.sent[:2]] == [shown, {"deep": [shown]}]
-    assert "holds itself" in repr(link.sent[2])
+    assert "contains itself" in repr(link.sent[2])
 
 
 def test_one_that_is_in_time_sends_each_delta(link):

@@ -573,7 +573,7 @@ def test_whatever_is_in_a_message_can_be_packed_and_read_again(value, plain, pla
 def test_what_holds_itself_or_is_nested_too_deep_is_cut_off(value, place):
     make, _ = PLACES[place]
     body = packed([make(value)])
-    assert b"that holds itself, or is nested more than 256 deep" in body
+    assert b"that contains itself, or is nested more than 256 deep" in body
     assert packed(messages.load(unpacked(body))) == body
 
 
@@ -743,7 +743,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"kind": "hologram", "url": "x"}, "/kind", "'text-content', 'structured-content', 'binary'"),
     ({"kind": "text-content"}, "/content", "is missing"),
     ({"kind": "text-content", "content": b"x"}, "/content", "valid string"),
-    ({"kind": "text-content", "content": "x", "value": 1}, "/value", "is unknown"),
+    ({"kind": "text-content", "content": "x", "value": 1}, "/value", "unknown key"),
     ({"kind": "structured-content"}, "/value", "is missing"),
     ({"kind": "structured-content", "value": 1, "format": "yaml"}, "/format", "'json' or 'xml'"),
     ({"kind": "structured-content", "value": 1, "tag": "No Tag"}, "/tag", "match pattern"),
@@ -754,7 +754,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"kind": "image-url"}, "/url", "is missing"),
     ({"kind": "image-url", "url": ""}, "/url", "at least 1 character"),
     ({"kind": "video-url", "url": "x", "force_download": "allow-local"}, "/force_download", "valid boolean"),
-    ({"kind": "audio-url", "url": "x", "data": b"x"}, "/data", "is unknown"),
+    ({"kind": "audio-url", "url": "x", "data": b"x"}, "/data", "unknown key"),
     ({"kind": "binary", "media_type": "image/png"}, "/data", "is missing"),
     ({"kind": "binary", "data": 5, "media_type": "image/png"}, "/data", "valid bytes"),
     ({"kind": "binary", "data": b"x"}, "/media_type", "is missing"),
@@ -1094,7 +1094,7 @@ def test_a_run_that_succeeded_is_complete_whatever_its_tools_left_in_its_message
         }
         assert (file["data"], at) == (b"\x89PNG\xff", datetime(2024, 2, 29, tzinfo=UTC))
         assert (returned["metadata"]["n"], returned["metadata"]["nan"]) == (str(2**70), None)
-        assert "holds itself" in str(returned["metadata"]["self"])
+        assert "contains itself" in str(returned["metadata"]["self"])
         assert said["content"][0]["data"] == b"\x89PNG\xff"
         assert said["content"][1]["metadata"]["at"] == at
         again = _run(client, mode, "odd", "more", message_history=done.messages)

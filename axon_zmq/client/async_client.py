@@ -204,7 +204,8 @@ def _detect_dead_peer(dealer: zmq.Socket[bytes]) -> None:
     Without these options, TCP would retransmit at growing intervals for up to 15 minutes.
     """
     # TCP_MAXRT (TCP_USER_TIMEOUT on Linux) only counts while sent data is unacknowledged. While requests are open, that
-    # is the case after SILENCE_TIMEOUT_S at the latest, because the core then sends a `ping`.
+    # is the case after SILENCE_TIMEOUT_S at the latest, because the core then sends a `ping`. The broker does not use
+    # this option for its clients: it would also close connections of clients that are alive but read nothing.
     dealer.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
     dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT_S * 1000))
     # An idle connection has no unacknowledged data; keepalive probes it: 15 s + 3 * 5 s = 30 s.
