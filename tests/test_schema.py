@@ -337,7 +337,7 @@ def test_references_out_of_the_schema_are_refused(ref, make, monkeypatch):
 def test_the_library_could_fetch_nothing_either():
     from axon_zmq.jsonschema.validator import _compiled
 
-    with pytest.raises(ValueError, match="nothing is fetched"):
+    with pytest.raises(ValueError, match="remote references are not fetched"):
         _compiled({"$ref": "http://127.0.0.1:9/x"})
 
 
@@ -485,7 +485,7 @@ MESSAGES = [
     ({"pattern": "b"}, "a", [("", '"a" does not match "b"')]),
     ({"minItems": 1}, [], [("", "[] has less than 1 item")]),
     ({"maxItems": 1}, [1, 2], [("", "[1,2] has more than 1 item")]),
-    ({"prefixItems": [{}], "items": False}, [1, 2], [("/1", "2 is not allowed here: no value is")]),
+    ({"prefixItems": [{}], "items": False}, [1, 2], [("/1", "2 is not allowed: the schema accepts no value here")]),
     ({"uniqueItems": True}, [1, 1], [("", "[1,1] has non-unique elements")]),
     ({"contains": {"const": 1}}, [2], [("", "[2] has no item that fits the schema in contains")]),
     (
@@ -499,7 +499,7 @@ MESSAGES = [
     (
         {"dependentRequired": {"a": ["b"]}},
         {"a": 1},
-        [("", '"b" is a required property if others are there (dependentRequired)')],
+        [("", '"b" is a required property if other properties are present (dependentRequired)')],
     ),
     ({"dependentSchemas": {"a": {"required": ["b"]}}}, {"a": 1}, [("", '"b" is a required property')]),
     ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, [("", '"ab" is longer than 1 character')]),
@@ -522,7 +522,9 @@ def test_messages(given, value, found):
 
 
 def test_false_schemas_name_the_value_at_its_place():
-    assert faults({"properties": {"a": False}}, {"a": 1}) == [("/a", "1 is not allowed here: no value is")]
+    assert faults({"properties": {"a": False}}, {"a": 1}) == [
+        ("/a", "1 is not allowed: the schema accepts no value here")
+    ]
     assert faults({"patternProperties": {"^a": False}}, {"ab": 1})[0][0] == "/ab"
 
 
@@ -531,7 +533,7 @@ def test_what_is_too_large_to_search_is_reported_at_the_root():
     names = {f"a{n}": 1 for n in range(900_000)}
     [(place, reason)] = quickly(faults, {"additionalProperties": {"type": "integer"}}, {**names, "b": "x"})
     assert place == ""
-    assert reason == "does not fit the schema; it is too large or too deep to say where"
+    assert reason == "does not fit the schema; the value is too large or too deep to find the place of the error"
 
 
 def test_the_package_is_for_any_process():
@@ -668,7 +670,7 @@ def test_every_kind_of_keyword_is_taken():
 
 
 MANY = {f"a{n}": 0 for n in range(6_000)}
-TOO_MUCH = [("", "is too much to check against this schema: send less, or make the schema simpler")]
+TOO_MUCH = [("", "is too large to validate against this schema: send a smaller value, or simplify the schema")]
 
 
 def one_name_each(count: int) -> list:
