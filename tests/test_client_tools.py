@@ -845,7 +845,7 @@ def test_calling_a_python_tool_of_the_daemons(client: Client):
     assert done.result == {"place": "Oslo", "celsius": -3.0}
     deps = client.call_tool("temperature", {"place": "Home"}, agent="weather", deps={"Home": 21.0})
     assert deps.result["celsius"] == 21.0
-    with pytest.raises(ToolError, match="no reading for 'Atlantis'"):
+    with pytest.raises(ToolError, match="no temperature for 'Atlantis'"):
         client.call_tool("temperature", {"place": "Atlantis"}, agent="weather", timeout_ms=5000)
     with pytest.raises(RequestError) as caught:
         client.call_tool("no_such_tool")
