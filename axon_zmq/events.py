@@ -58,7 +58,7 @@ class Complete:
     """Usage of the run: `requests`, `tool_calls`, `input_tokens`, `output_tokens`, and other counters that are not
     zero."""
     messages: list[Any]
-    """New messages of the run in pydantic-ai's format, without those of `message_history`."""
+    """New messages of the run in pydantic-ai's format; the messages in `message_history` are not repeated."""
     finish_reason: str | None
     """Why the last model response ended, such as `stop` or `length`; None if the provider does not report it."""
     model: str | None

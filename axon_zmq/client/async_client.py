@@ -218,8 +218,8 @@ def _detect_dead_peer(dealer: zmq.Socket[bytes]) -> None:
 class AsyncClient:
     """Connection to a daemon, for asyncio.
 
-    Use it as `async with AsyncClient() as client`. One client can have any number of requests open at a time. It
-    reconnects by itself, resumes its runs, and answers tool calls of functions.
+    Use it as `async with AsyncClient() as client`. A client can have any number of open requests at a time. It
+    reconnects by itself, resumes its runs, and executes the functions that it was given as tools.
 
     A client belongs to the event loop in which it was entered. Leaving the `async with` block cancels its open runs.
 
@@ -236,11 +236,14 @@ class AsyncClient:
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
         self.endpoint = _endpoint(endpoint)
+        """Endpoint of the daemon's frontend."""
         self._identity = _identity(identity)
         self._core = ClientCore()
         self._link: _Link | None = None
         self._news: dict[Run, asyncio.Event] = {}
+        """Events that are set when a run has a new item, by run; only for runs whose reader has waited."""
         self._runners: dict[Run, ToolRunner] = {}
+        """Executors of tool functions, by run."""
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
@@ -285,6 +288,7 @@ class AsyncClient:
             AxonError: The run failed; `error_type` is the reason.
             TypeError: An option is unknown, an entry of the option `tools` is not a valid tool, or a live tool has no
                 function.
+            ValueError: The option `credit` is less than 1.
         """
         return await self._complete("run", agent, prompt, options)
 
@@ -292,7 +296,7 @@ class AsyncClient:
         """Run an agent in mode `run_sync` and wait for its answer.
 
         A worker of this mode executes each run in its own thread (`Agent.run_sync`), for agents with blocking code.
-        Arguments, result and errors are those of `run`.
+        It has the same arguments, result and errors as `run`.
         """
         return await self._complete("run_sync", agent, prompt, options)
 
@@ -377,8 +381,8 @@ class AsyncClient:
             id: Request id of the run.
             call_id: Id of the call.
             message: Description of the error, for the model.
-            retry: Whether the model may call the tool again with other arguments. Otherwise the model is told that the
-                tool failed. Default: False.
+            retry: Whether the model may call the tool again with other arguments; otherwise the call counts as failed.
+                Default: False.
 
         Returns:
             True if the answer was sent; False if the run has ended, and the answer was dropped.
@@ -428,7 +432,7 @@ class AsyncClient:
         """Return a description of the registered agents.
 
         Args:
-            agent: Name of the only agent to describe. Default: all agents.
+            agent: Name of one agent. Default: all agents.
 
         Returns:
             A map from the name of each agent to its `description`, `modes`, `tools`, `output_schema` and `deps_schema`,
@@ -534,7 +538,7 @@ class AsyncClient:
         return item
 
     async def _next(self, run: Run) -> Item:
-        while not run.inbox:  # several readers may wait: another one may have taken the item
+        while not run.inbox:
             if run.ended:
                 raise StopAsyncIteration
             news = self._news.setdefault(run, asyncio.Event())
@@ -577,6 +581,7 @@ class AsyncClient:
             runner.close()
 
     def _flush(self) -> None:
+        """Pass the core's tool events to the runners, and send its messages."""
         while self._core.tool_events:
             run, event = self._core.tool_events.popleft()
             if (runner := self._runners.get(run)) is not None:

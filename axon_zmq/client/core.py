@@ -299,7 +299,7 @@ class ClientCore:
         self._give_up(run, RunEndedError("cancelled", "the reader left the stream", {"by": "client"}))
 
     def close(self) -> list[Run]:
-        """End all open requests, and send `cancel` for those that are runs.
+        """End all open requests, and send `cancel` for each run.
 
         Returns:
             The requests that were open.
@@ -332,7 +332,7 @@ class ClientCore:
         self._received_at = now
         if len(frames) < 3:
             return None
-        # Only the last three frames count, a rule for all clients: after a disconnect in the middle of a multipart
+        # Only the last three frames count, which is a rule for all clients: after a disconnect in the middle of a multipart
         # message, some libraries (chumak, for one) deliver its frames in front of the next message.
         kind, id, packed = frames[-3:]
         run = None if kind == kinds.ALIVE else self.open.get(id)
@@ -408,6 +408,7 @@ class ClientCore:
             return False
         run.restarted_at = now
         (kind, id, header, body), *steers = run.frames
+        # The broker counts `timeout_ms` from the arrival of the request, so only the remaining time is sent.
         left = max(1, int((run.deadline - ANSWER_GRACE_S - now) * 1000))
         header = pack({**unpack(header, "the header"), "timeout_ms": left})
         self.outgoing.extend([[kind, id, header, body], *steers])
@@ -415,6 +416,7 @@ class ClientCore:
 
     def _resumed(self, run: Run, resumed: Resumed) -> bool:
         if resumed.gap:
+            # The run ends, because otherwise its reader would miss a part of the answer without noticing it.
             lost = f"messages {run.last_seq + 1} to {resumed.start - 1} are no longer kept for replay"
             self._give_up(run, RunEndedError("slow_consumer", lost))
             return True
@@ -428,6 +430,8 @@ class ClientCore:
             self._end(run, AxonError.of(refused.error_type, refused.message))
             return True
         if refused.error_type == "overloaded" and refused.of in ("resume", "tool_result"):
+            # A broker in recovery holds a limited number of messages. A later `resume` replaces the refused one, and
+            # its reply shows which answers are missing.
             run.resume_due = True
             return False
         return self._deliver(run, refused)
@@ -485,6 +489,7 @@ class ClientCore:
     def _resume(self, run: Run, now: float) -> None:
         if now - run.resumed_at >= RESUME_INTERVAL_S:
             run.resumed_at, run.resume_due = now, False
+            # The `credit` messages may be lost, too, so `resume` repeats the credit.
             header = {"from": run.last_seq + 1} | ({"upto": run.granted} if run.window else {})
             self.outgoing.append([kinds.RESUME, run.id, pack(header)])
             if run.cancelled:  # the `cancel` may be lost, too
@@ -512,6 +517,8 @@ class ClientCore:
     def _probe(self, now: float) -> None:
         self._pinged_at = now
         self.outgoing.append([kinds.PING, self._probe_id, pack({"instance": self._instance})])
+        # The probe is an open request like any other, so that its `pong` is processed. It always has the same id, so
+        # that an unanswered probe is replaced by the next one.
         deadline = now + SILENCE_TIMEOUT_S
         self.open[self._probe_id] = Run(id=self._probe_id, kind=kinds.PING, deadline=deadline)
 

@@ -110,7 +110,7 @@ def check_keys(options: Mapping[str, object], body_keys: tuple[str, ...]) -> Non
 
     Args:
         options: The options of a request.
-        body_keys: The options that are allowed in addition to `id` and those of the header.
+        body_keys: The allowed options, in addition to `id` and the options of the header.
 
     Raises:
         TypeError: An option is unknown; the message suggests the known option with the most similar name.

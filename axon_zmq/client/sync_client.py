@@ -141,8 +141,8 @@ class SyncRunStream:
 class Client:
     """Connection to a daemon, for blocking code; several threads may use it at a time.
 
-    Use it as `with Client() as client`. Leaving the `with` block cancels the client's open runs. Methods, options and
-    errors are those of `AsyncClient`.
+    Use it as `with Client() as client`. Leaving the `with` block cancels the client's open runs. It has the same
+    methods, options and errors as `AsyncClient`.
 
     Args:
         endpoint: Endpoint of the daemon's frontend. Default: the environment variable `AXON_FRONTEND`, or

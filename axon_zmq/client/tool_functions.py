@@ -110,7 +110,9 @@ class Tool:
     ) -> None:
         plain = _plain_function(function)
         self.name: str = name or _name(function)
+        """Name of the tool for the model."""
         self.mode = mode
+        """`live` or `deferred`."""
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)
         document = inspect.getdoc(plain) or ""

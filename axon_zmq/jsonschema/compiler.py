@@ -201,7 +201,7 @@ def _member(value: object, step: str) -> object:
 
 
 def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) -> set[int]:
-    """Find the recursive schemas: those that are on a cycle of references, or on a path from one cycle to another.
+    """Find the recursive schemas, which are on a cycle of references or on a path from one cycle to another.
 
     Returns:
         The `id` of each recursive schema that a reference points to.
@@ -229,7 +229,7 @@ def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) 
     if _endless(in_place):
         reason = "a schema may refer to itself only for a value inside its own (properties, items, …)"
         raise _invalid(pointer, f"the schema refers to itself without end: {reason}")
-    # From the nodes that remain, a cycle can be reached. Those that can also be reached from a cycle are recursive.
+    # A cycle can be reached from each of these nodes. A node that can also be reached from a cycle is recursive.
     backwards: dict[int, set[int]] = {key: set() for key in _endless(edges)}
     for key in backwards:
         for other in edges[key] & backwards.keys():

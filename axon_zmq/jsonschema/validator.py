@@ -223,7 +223,7 @@ class _Forms:
 
 _CHOICES: Final = frozenset(("$ref", "anyOf", "oneOf"))
 _JUDGED: Final = frozenset(("contains", "if", "not", "propertyNames"))
-"""Keywords whose subschemas produce no errors of their own, or, for `propertyNames`, only apply to strings. An outline
+"""Keywords whose subschemas produce no separate errors, or, for `propertyNames`, only apply to strings. An outline
 therefore needs no opaque parts in them."""
 _VALIDATING: Final = (SIMPLE_KEYWORDS | SCHEMA_KEYWORDS | SCHEMA_LIST_KEYWORDS | SCHEMA_MAP_KEYWORDS | {"$ref"}) - {
     "contentSchema"

@@ -296,7 +296,7 @@ class Progress(Message):
 
 @dataclass(frozen=True, slots=True)
 class Leaving(Message):
-    """Sent when the worker was told to stop: it accepts no new runs and finishes its open ones.
+    """Sent when the worker must stop (SIGTERM): it accepts no new runs and finishes its open ones.
 
     The broker answers `left`, after all messages that it had sent before.
     """

@@ -105,7 +105,7 @@ class Envelope(NamedTuple):
     frames: list[bytes]
     """Frames without the empty delimiter frame."""
     delimiter: bool
-    """Whether the message had a delimiter, as those of REQ sockets have."""
+    """Whether the message had a delimiter, which REQ sockets add."""
     id: bytes
     """Request id; empty if the message has none or it is too long to be repeated."""
 

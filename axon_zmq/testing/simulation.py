@@ -478,7 +478,7 @@ class World:
             self._to_worker(worker)
 
     def deliver_all(self) -> None:
-        """Deliver all messages in flight, and those that are sent in response, until there are none.
+        """Deliver all messages in flight, and the messages sent in response, until no pipe has any.
 
         Raises:
             AssertionError: The messages never end.
