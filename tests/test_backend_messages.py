@@ -154,7 +154,7 @@ def test_a_worker_reads_each_message_and_refuses_another_number_of_frames(frames
     assert decode_at_worker(frames) == message
     if frames[0] != kinds.CONTROL:
         for wrong in (frames[:-1], [*frames, b""]):
-            with pytest.raises(MalformedMessageError, match=f"it has {len(wrong)} frames instead of {len(frames)}"):
+            with pytest.raises(MalformedMessageError, match=f"expected {len(frames)} frames, got {len(wrong)}"):
                 decode_at_worker(wrong)
 
 

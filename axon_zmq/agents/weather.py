@@ -30,6 +30,7 @@ class Forecast(BaseModel):
 
 
 def _script(messages: list[ModelMessage], info: AgentInfo) -> list[ToolCallPart]:
+    # Like a language model, the script has no memory: it finds the earlier results of the tool in the messages.
     known = {
         str(part.content["place"]): float(part.content["celsius"])
         for message in messages

@@ -264,7 +264,7 @@ class AsyncClient:
         link = self._opened()
         for run in self._core.close():
             self._notify(run)
-        self._flush()
+        self._flush()  # sends a `cancel` for each open run
         self._ticking.cancel()
         self._link = None
         await link.close()

@@ -51,7 +51,7 @@ Item = Event | AxonError | Catalog | Pong
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One unfinished request: a run, a `describe` or a `ping`."""
+    """State of one request: a run, a `describe` or a `ping`."""
 
     id: bytes
     kind: bytes
@@ -332,8 +332,8 @@ class ClientCore:
         self._received_at = now
         if len(frames) < 3:
             return None
-        # Only the last three frames count, which is a rule for all clients: after a disconnect in the middle of a multipart
-        # message, some libraries (chumak, for one) deliver its frames in front of the next message.
+        # Only the last three frames count, which is a rule for all clients: after a disconnect in the middle of a
+        # multipart message, some libraries (chumak, for one) deliver its frames in front of the next message.
         kind, id, packed = frames[-3:]
         run = None if kind == kinds.ALIVE else self.open.get(id)
         if run is None and kind != kinds.ALIVE:

@@ -13,7 +13,7 @@ from axon_zmq.protocol.values import Body, Value
 Agent = str | Mapping[str, object]
 """Name of a registered agent, or an agent as data such as `{"model": …, "instructions": …}`."""
 Prompt = str | Sequence[str | Mapping[str, object]]
-"""Text, or a list of parts: text, and maps such as `{"kind": "image-url", "url": …}`."""
+"""Text, or a list of parts; a part is text or a map such as `{"kind": "image-url", "url": …}`."""
 Priority = Literal["asap", "when_idle"]
 """When the model gets a user message that is sent to a running agent: `asap` with the next model request, `when_idle`
 only when the run would otherwise end."""

@@ -38,7 +38,7 @@ class _Bridge:
     def connect(self) -> None:
         if self._portal is not None:
             raise RuntimeError(f"this client is already connected: {USAGE}, and only once at a time")
-        with ExitStack() as opening:
+        with ExitStack() as opening:  # it stops the portal's thread again if connecting fails
             portal = opening.enter_context(start_blocking_portal())
             portal.call(self._client.__aenter__)
             self._opening = opening.pop_all()

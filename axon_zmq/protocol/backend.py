@@ -544,7 +544,7 @@ def decode_at_worker(frames: Sequence[bytes]) -> FromBroker | None:
         MalformedMessageError: The message does not have the form of its kind.
     """
     if len(frames) < 2:
-        raise MalformedMessageError(b"", f"it has {len(frames)} frames")
+        raise MalformedMessageError(b"", f"expected at least 2 frames, got {len(frames)}")
     client, kind, *rest = frames
     if client == kinds.CONTROL:
         return decode(TO_WORKER, kind, rest[1] if len(rest) > 1 else b"")
@@ -587,7 +587,7 @@ def _read_lease(kind: bytes, packed: bytes) -> Lease:
 
 def _exactly(count: int, kind: bytes, frames: list[bytes]) -> list[bytes]:
     if len(frames) != count:
-        raise MalformedMessageError(kind, f"it has {len(frames) + 2} frames instead of {count + 2}")
+        raise MalformedMessageError(kind, f"expected {count + 2} frames, got {len(frames) + 2}")
     return frames
 
 

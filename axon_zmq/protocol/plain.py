@@ -153,6 +153,7 @@ def _time(value: datetime) -> datetime | str:
     return text if value.utcoffset() is None else datetime.fromisoformat(text)
 
 
+# The first type that matches counts: an Enum may also be a str or an int, and becomes its value.
 _STEPS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (Enum, attrgetter("value")),
     (str, str.__str__),

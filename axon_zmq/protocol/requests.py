@@ -26,6 +26,7 @@ OutputMode = Literal["tool", "native", "prompted"]
 
 
 class _Checked(BaseModel):
+    # msgpack has the types that the protocol needs, so values are not converted: "5" is not a number.
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
 
 
@@ -147,9 +148,10 @@ Part = Annotated[
     Discriminator(
         _tag_of_part,
         custom_error_type="part",
-        custom_error_message="must be text, or a map with a `kind`: see docs/protocol.md",
+        custom_error_message=f"must be text, or a map with a `kind`: {', '.join(get_args(PartKind))}",
     ),
 ]
+# With `fail_fast`, an invalid list is reported with its first error only, instead of up to 10,000.
 Prompt = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=10_000, fail_fast=True), Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
@@ -350,7 +352,7 @@ def from_validation(error: ValidationError, place: str = "") -> RequestError:
         place: JSON pointer of the validated value in the body. Default: the body itself.
     """
     if (count := error.error_count()) > MOST_FAULTS:
-        return invalid([(place, f"has {count} errors: see docs/protocol.md for the expected form")])
+        return invalid([(place, f"has {count} errors, which are too many to list (over {MOST_FAULTS})")])
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return invalid([(place + located(fault["loc"]), _message(fault["type"], fault["msg"])) for fault in faults])
 

@@ -410,8 +410,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024
+    daemon_threads = True  # a stalled answer does not keep the process alive
+    request_queue_size = 1024  # backlog of connections that wait to be accepted; the default is 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
