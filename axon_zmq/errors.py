@@ -90,7 +90,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "quarantined": ErrorType(
         "run",
         False,
-        "Worker processes died while they executed this request; it is refused until `details.retry_after_ms` passed.",
+        "Worker processes died while they executed this request; it is refused for `details.retry_after_ms` milliseconds.",
     ),
     "slow_consumer": ErrorType("run", True, "The client read too slowly, and its send queue was full."),
     "usage_limit_exceeded": ErrorType("run", False, "The run reached one of its `usage_limits`."),
@@ -103,7 +103,9 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "content_filtered": ErrorType("model", False, "The provider's content filter stopped the response."),
     "model_auth": ErrorType("model", False, "The provider rejected the credentials: check the daemon's API key."),
     "model_rate_limited": ErrorType(
-        "model", True, "The provider's rate limit is reached: wait `details.retry_after_ms` if the provider sent it."
+        "model",
+        True,
+        "The provider's rate limit is reached; `details.retry_after_ms` has the delay if the provider gave one.",
     ),
     "model_unavailable": ErrorType("model", True, "The provider failed or is overloaded."),
     "model_rejected": ErrorType("model", False, "The provider rejected the request, or its quota is used up."),
@@ -112,7 +114,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     ),
     "model_connection": ErrorType("model", True, "The provider could not be reached, or the connection was lost."),
     "model_behavior": ErrorType("model", True, "The model sent a response that the agent cannot process."),
-    "tool_timeout": ErrorType("tool", True, "A tool did not answer within its `timeout_ms`."),
+    "tool_timeout": ErrorType("tool", True, "A tool did not finish within its time limit."),
     "tool_failed": ErrorType(
         "tool", False, "A tool raised an exception, or its toolset could not be used; the message has the reason."
     ),

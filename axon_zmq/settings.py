@@ -129,10 +129,12 @@ class Settings(BaseSettings):
         2, description="Number of worker processes for mode `run_stream`, 0 to 256; with 0 the mode is not served."
     )
     run_sync_slots: Slots = Field(
-        4, description="How many runs a `run_sync` worker executes at a time, each in its own thread."
+        4, description="How many runs a `run_sync` worker executes at a time, each in its own thread; 1 to 65536."
     )
-    run_slots: Slots = Field(256, description="How many runs a `run` worker executes at a time.")
-    run_stream_slots: Slots = Field(1024, description="How many runs a `run_stream` worker executes at a time.")
+    run_slots: Slots = Field(256, description="How many runs a `run` worker executes at a time; 1 to 65536.")
+    run_stream_slots: Slots = Field(
+        1024, description="How many runs a `run_stream` worker executes at a time; 1 to 65536."
+    )
     agents: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=lambda: dict(EXAMPLES),
         description="Registered agents: `name=module:attribute`, separated by commas, or a table in `axon.toml`. "
@@ -160,13 +162,14 @@ class Settings(BaseSettings):
         "client, in addition to the loggers of the agents' and toolsets' own packages.",
     )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        DEFAULT_DRAIN_S, description="Seconds for which a stopping worker lets its open runs continue."
+        DEFAULT_DRAIN_S, description="Seconds for which a stopping worker lets its open runs continue; 0 to 3600."
     )
     hang_seconds: Annotated[int, Field(ge=2, le=3600)] = Field(
-        _DEFAULTS.hang_seconds, description="Seconds without progress after which a worker is killed and replaced."
+        _DEFAULTS.hang_seconds,
+        description="Seconds without progress after which a worker is killed and replaced; 2 to 3600.",
     )
     max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(
-        _DEFAULTS.max_body, description="Largest request body, in bytes."
+        _DEFAULTS.max_body, description="Largest request body in bytes; 1024 to 1073741824."
     )
     max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
         _DEFAULTS.max_timeout_ms, description="Largest `timeout_ms` that a request may set, in milliseconds."
@@ -178,7 +181,7 @@ class Settings(BaseSettings):
         _DEFAULTS.max_queued_per_client, description="Largest number of queued runs of one client in one mode."
     )
     max_queued_bytes: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_bytes, description="Largest total size of all queued request bodies, in bytes."
+        _DEFAULTS.max_queued_bytes, description="Largest total size of all queued request bodies in bytes."
     )
 
     @field_validator("agents", "toolsets", mode="before")
@@ -219,7 +222,7 @@ class Settings(BaseSettings):
     def _check_frontend(cls, value: str) -> str:
         try:
             return endpoints.check_frontend(value)
-        except ConfigurationError as error:
+        except ConfigurationError as error:  # pydantic collects only ValueError
             raise ValueError(str(error)) from None
 
     @classmethod
