@@ -90,7 +90,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "quarantined": ErrorType(
         "run",
         False,
-        "Worker processes died while they executed this request; it is refused for `details.retry_after_ms` milliseconds.",
+        "Workers died while they executed this request; it is refused for `details.retry_after_ms` milliseconds.",
     ),
     "slow_consumer": ErrorType("run", True, "The client read too slowly, and its send queue was full."),
     "usage_limit_exceeded": ErrorType("run", False, "The run reached one of its `usage_limits`."),

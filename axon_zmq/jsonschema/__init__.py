@@ -14,7 +14,7 @@ package adds the guarantees that the library does not give:
 - The library cannot overflow its stack (`Weight.height`, `cost.MAX_DEPTH`, `compiler._MAX_DEFINITIONS`).
 - The time of collecting error messages is limited (`validator._Forms.outline`, `validator._Search`).
 - Values that JSON does not have can be validated: bytes, times, infinities, lone surrogates (`validator._json_value`,
-  `validator._tolerant`).
+  `validator._string_condition`).
 """
 
 from axon_zmq.jsonschema.cache import load_schema

@@ -72,7 +72,7 @@ class CompiledSchema:
         """The self-contained schema, as models are shown it."""
         self._weight = weight
         self._plain = _compiled(_Forms(schema, is_plain=True).of(schema))
-        self._tolerant: Any = None
+        self._foreign_validator: Any = None
         """Validator for values that JSON does not have; few schemas need it, so it is compiled on first use."""
 
     def __repr__(self) -> str:
@@ -98,9 +98,9 @@ class CompiledSchema:
     def _validator(self, is_plain: bool) -> Any:
         if is_plain:
             return self._plain
-        if self._tolerant is None:
-            self._tolerant = _compiled(_Forms(self.schema, is_plain=False).of(self.schema))
-        return self._tolerant
+        if self._foreign_validator is None:
+            self._foreign_validator = _compiled(_Forms(self.schema, is_plain=False).of(self.schema))
+        return self._foreign_validator
 
 
 def _compiled(form: object) -> jsonschema_rs.Draft202012Validator:
@@ -193,11 +193,11 @@ class _Forms:
             if is_outline and keyword in _CHOICES:
                 more.append(self._opaque(_Part(keyword, rule)))
             elif keyword in _VALIDATING and not (is_outline and keyword in UNEVALUATED):
-                form[keyword] = self._rule(keyword, rule, is_outline and keyword not in _JUDGED)
+                form[keyword] = self._rule(keyword, rule, is_outline and keyword not in _WITHOUT_ERRORS)
         if "additionalProperties" in form:
             form.setdefault("properties", {})  # without it, the library's message does not name the additional property
-        if not self._is_plain and (tolerant := _tolerant(form)):
-            more.append(tolerant)
+        if not self._is_plain and (condition := _string_condition(form)):
+            more.append(condition)
         return {**form, "allOf": [*form.get("allOf", ()), *more]} if more else form
 
     def _rule(self, keyword: str, rule: Any, is_outline: bool) -> Any:
@@ -222,7 +222,7 @@ class _Forms:
 
 
 _CHOICES: Final = frozenset(("$ref", "anyOf", "oneOf"))
-_JUDGED: Final = frozenset(("contains", "if", "not", "propertyNames"))
+_WITHOUT_ERRORS: Final = frozenset(("contains", "if", "not", "propertyNames"))
 """Keywords whose subschemas produce no separate errors, or, for `propertyNames`, only apply to strings. An outline
 therefore needs no opaque parts in them."""
 _VALIDATING: Final = (SIMPLE_KEYWORDS | SCHEMA_KEYWORDS | SCHEMA_LIST_KEYWORDS | SCHEMA_MAP_KEYWORDS | {"$ref"}) - {
@@ -230,12 +230,13 @@ _VALIDATING: Final = (SIMPLE_KEYWORDS | SCHEMA_KEYWORDS | SCHEMA_LIST_KEYWORDS |
 }
 
 
-def _tolerant(form: dict[str, Any]) -> Schema | None:
+def _string_condition(form: dict[str, Any]) -> Schema | None:
     """Move the keywords for strings out of a form into a condition, which applies them to real strings only.
 
     Returns:
         The condition; None if the form has no such keywords.
     """
+    # A string that replaces another value must not fit `type: string`, either.
     text = {keyword: form.pop(keyword) for keyword in ("maxLength", "minLength", "pattern") if keyword in form}
     foreign = {"not": _FOREIGN} if "string" in form.get("type", ()) else True
     return {"if": _FOREIGN, "then": foreign, "else": text} if text or foreign is not True else None
