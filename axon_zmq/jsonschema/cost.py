@@ -171,7 +171,7 @@ def _own(schema: dict[str, Any]) -> Weight:
 _ATOM: Final = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\]++)*+(?:\]|\\?\Z)|.)((?:[?*+]|\{[\d,\s]*\})*)", re.DOTALL)
 """Matches one atom of a pattern and its repetitions. A character class without its closing bracket extends to the end,
 so that scanning takes linear time."""
-_MANY: Final = 10**9
+_STATES_CAP: Final = 10**9
 
 
 def states_of(pattern: str) -> int:
@@ -184,7 +184,7 @@ def states_of(pattern: str) -> int:
     states = len(pattern) if len(pattern) > MAX_STATES else 0  # such a pattern is refused anyway
     for atom, repetitions in _ATOM.findall(pattern[:MAX_STATES]):
         times = math.prod(max(1, int(digits[:9])) for digits in re.findall("[0-9]+", repetitions))
-        states = min(states * times if times > 1 and (atom == ")" or atom.isspace()) else states + times, _MANY)
+        states = min(states * times if times > 1 and (atom == ")" or atom.isspace()) else states + times, _STATES_CAP)
     return states + 1
 
 

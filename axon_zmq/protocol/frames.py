@@ -83,7 +83,7 @@ HEADERS: Final[Mapping[bytes, Mapping[str, Check]]] = {
     kinds.PING: {**_ANY_HEADER, "instance": _text(128)},
 }
 """Kinds that this daemon serves, with the header keys of each."""
-NEEDED: Final[Mapping[bytes, str]] = {kinds.TOOL_RESULT: "call_id", kinds.CREDIT: "upto"}
+REQUIRED_KEYS: Final[Mapping[bytes, str]] = {kinds.TOOL_RESULT: "call_id", kinds.CREDIT: "upto"}
 """Required header key of a kind."""
 
 
@@ -180,7 +180,7 @@ def _header(kind: bytes, frame: bytes) -> dict[str, Any]:
             del header[key]
         elif expectation := check(value):
             raise RequestError("invalid_request", f"header key {key!r} {expectation}, not {value!r:.100}")
-    if (needed := NEEDED.get(kind)) is not None and needed not in header:
+    if (needed := REQUIRED_KEYS.get(kind)) is not None and needed not in header:
         raise RequestError("invalid_request", f"header key {needed!r} is missing")
     return header
 

@@ -28,9 +28,9 @@ from pydantic_core import to_jsonable_python
 from axon_zmq.errors import ModelError
 from axon_zmq.protocol import msgpack
 
-DEEPEST: Final = 256
+MAX_DEPTH: Final = 256
 """Deepest nesting of maps and lists. msgpack's packer fails at 511; many JSON readers stop at about 200."""
-_LONGEST_TEXT: Final = 1_000
+_MAX_TEXT_CHARS: Final = 1_000
 """Longest text in place of an object that cannot be converted, in characters."""
 
 
@@ -82,13 +82,13 @@ def packer() -> Callable[[object], bytes]:
 
 
 _AS_IS: Final = frozenset((str, bytes, bool, type(None), Plain, PlainMap))
-_LEAST, _MOST = -(2**63), 2**64 - 1
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 """Range of msgpack's integers."""
 
 
 def _is_plain(holder: Any, depth: int = 0) -> bool:
     """Whether the items of a map or list are plain. Nearly all are, and this check is faster than a conversion."""
-    if depth >= DEEPEST:
+    if depth >= MAX_DEPTH:
         return False
     if type(holder) is dict:
         for key in holder:
@@ -97,7 +97,7 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
         holder = holder.values()
     for item in holder:
         kind = type(item)
-        if kind in _AS_IS or (kind is int and _LEAST <= item <= _MOST):
+        if kind in _AS_IS or (kind is int and _MIN_INTEGER <= item <= _MAX_INTEGER):
             continue
         if not (_is_plain(item, depth + 1) if kind is dict or kind is list else _is_plain_leaf(item)):
             return False
@@ -107,7 +107,7 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
 def _is_plain_leaf(value: Any) -> bool:
     kind = type(value)
     if kind is int:
-        return _LEAST <= value <= _MOST
+        return _MIN_INTEGER <= value <= _MAX_INTEGER
     if kind is float:
         return isfinite(value)
     return kind is datetime and (value.tzinfo is UTC or value.utcoffset() is not None)
@@ -128,7 +128,7 @@ def _converted(value: Any, strict: bool, path: set[int]) -> Any:
         return value if strict else describe_value(value)
     if kind is float:
         return None
-    if (place := id(value)) in path or len(path) >= DEEPEST:
+    if (place := id(value)) in path or len(path) >= MAX_DEPTH:
         return _cut(value, strict)
     path.add(place)
     if kind is dict:
@@ -143,8 +143,8 @@ def _converted(value: Any, strict: bool, path: set[int]) -> Any:
 
 def _cut(value: object, strict: bool) -> str:
     if strict:
-        raise ValueError(f"it contains itself, or is nested more than {DEEPEST} deep")
-    return f"<{type(value).__name__} that contains itself, or is nested more than {DEEPEST} deep>"
+        raise ValueError(f"it contains itself, or is nested more than {MAX_DEPTH} deep")
+    return f"<{type(value).__name__} that contains itself, or is nested more than {MAX_DEPTH} deep>"
 
 
 def _time(value: datetime) -> datetime | str:
@@ -194,7 +194,7 @@ def _step_or_text(value: object) -> Any:
 def describe_value(value: object) -> str:
     """Return a short text in place of a value that has no plain form."""
     try:
-        return str(value) if isinstance(value, int) else str(value)[:_LONGEST_TEXT]
+        return str(value) if isinstance(value, int) else str(value)[:_MAX_TEXT_CHARS]
     except Exception:  # the value's `__str__` failed, or an integer has more digits than Python converts (4300)
         return f"<{type(value).__name__}>"
 

@@ -270,7 +270,7 @@ kept."""
 _TAG: Final = re.compile(r"<[^>]*>|\[key\]|(?:function-\w+|tagged-union|union|nullable)\[.*\]", re.DOTALL)
 """Matches the steps of pydantic's error locations that are not steps into the value: the member of a union, or the mark
 of an invalid key."""
-MOST_FAULTS: Final = 1_000
+MAX_LISTED_ERRORS: Final = 1_000
 """Most errors of one body that are listed. A list of a million invalid parts has a million errors."""
 
 
@@ -351,8 +351,8 @@ def from_validation(error: ValidationError, place: str = "") -> RequestError:
         error: The error; its input is not repeated.
         place: JSON pointer of the validated value in the body. Default: the body itself.
     """
-    if (count := error.error_count()) > MOST_FAULTS:
-        return invalid([(place, f"has {count} errors, which are too many to list (over {MOST_FAULTS})")])
+    if (count := error.error_count()) > MAX_LISTED_ERRORS:
+        return invalid([(place, f"has {count} errors, which are too many to list (over {MAX_LISTED_ERRORS})")])
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return invalid([(place + located(fault["loc"]), _message(fault["type"], fault["msg"])) for fault in faults])
 

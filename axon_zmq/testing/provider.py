@@ -32,9 +32,9 @@ from typing import Any, Final, Literal, Self
 from axon_zmq.process import lifeline
 
 _WORD: Final = re.compile(r"\s*\S+|\s+$")
-_PATIENCE: Final = 20.0
+_TIMEOUT_S: Final = 20.0
 """Seconds within which the process must end, or answer with its statistics."""
-_STALL: Final = 3600.0
+_STALL_S: Final = 3600.0
 """Seconds for which a stalled answer sends nothing."""
 
 
@@ -360,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._deliver(pieces[: len(pieces) // 2], behaviour.pause)
             if behaviour.breaks == "stall":
-                self._pause(_STALL)
+                self._pause(_STALL_S)
             self.close_connection = True
 
     def _pieces(self, request: Mapping[str, Any], behaviour: Behaviour, streamed: bool) -> list[bytes]:
@@ -450,19 +450,19 @@ class FakeProvider:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().strip()
         if not self.base_url:
-            exit_code = self._process.wait(_PATIENCE)
+            exit_code = self._process.wait(_TIMEOUT_S)
             raise RuntimeError(f"the fake provider did not start: its process ended with exit code {exit_code}")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate(timeout=_PATIENCE)
+            self._process.communicate(timeout=_TIMEOUT_S)
 
     def stats(self) -> Stats:
         """Return the statistics of the provider."""
         address = self.base_url.removeprefix("http://").removesuffix("/v1")
-        connection = HTTPConnection(address, timeout=_PATIENCE)
+        connection = HTTPConnection(address, timeout=_TIMEOUT_S)
         try:
             connection.request("GET", "/stats")
             return Stats(**json.loads(connection.getresponse().read()))

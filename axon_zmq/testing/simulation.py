@@ -72,11 +72,11 @@ from axon_zmq.worker.core import Tick as WorkerTick
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 Frames = tuple[bytes, ...]
-STEP: Final = 0.25
+STEP_S: Final = 0.25
 """Seconds by which the clock moves in one step."""
 DRAIN_S: Final = 20.0
 """Drain time of a leaving worker, in seconds."""
-MOST_ROUNDS: Final = 1000
+MAX_ROUNDS: Final = 1000
 """Deliveries from each pipe after which `deliver_all` assumes an endless exchange of messages, and fails."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
 """Steps of a script: send a chunk, call a tool of the client, or ignore all later attempts to end the run."""
@@ -368,7 +368,7 @@ class World:
         """Stop the broker as SIGTERM does: it sends its last messages, and all of them are delivered."""
         self._feed(Stop())
         while self.broker is not None and not self.broker.stopped:
-            self.pass_time(STEP)
+            self.pass_time(STEP_S)
         self.broker = None
         self.late.clear()
         self._disconnect_workers()
@@ -483,21 +483,21 @@ class World:
         Raises:
             AssertionError: The messages never end.
         """
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             if not (ready := self.pipes()):
                 return
             for deliver in ready:
                 deliver()
-        raise AssertionError(f"messages are still in flight after {MOST_ROUNDS} rounds of deliveries")
+        raise AssertionError(f"messages are still in flight after {MAX_ROUNDS} rounds of deliveries")
 
     def pass_time(self, seconds: float) -> None:
-        """Move the clock in steps of `STEP` seconds, and process all timers that are due.
+        """Move the clock in steps of `STEP_S` seconds, and process all timers that are due.
 
         Messages are delivered within one step, so that none is in flight for longer than any time limit.
         """
         until = self.now + seconds
         while self.now < until:
-            self.now += STEP
+            self.now += STEP_S
             self._let_workers_work()
             for worker in list(self.workers.values()):
                 self.notice(worker)
