@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from axon_zmq.client.tool_functions import ToolResultBody, given, to_plain
+from axon_zmq.client.tool_functions import ToolResultBody, outcome_body, to_plain
 from axon_zmq.events import Complete
 
 Call = Mapping[str, Any]
@@ -47,7 +47,7 @@ def deferred_results(
         choices = cast("Mapping[str, Approval]", approve)
     else:
         choices = {} if approve is None else dict.fromkeys(wanted, approve)
-    results = {call_id: given(result) for call_id, result in (calls or {}).items()}
+    results = {call_id: outcome_body(result) for call_id, result in (calls or {}).items()}
     _matching("approve", wanted, choices)
     _matching("calls", {call["call_id"]: call for call in deferred.get("calls", ())}, results)
     return {

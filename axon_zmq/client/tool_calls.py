@@ -33,18 +33,18 @@ class ToolCalls:
     """State and answers of one run's tool calls.
 
     Args:
-        most_bytes: How many bytes of answers are kept; if there are more, the oldest are dropped. Default: 8 MiB, as
+        max_bytes: How many bytes of answers are kept; if there are more, the oldest are dropped. Default: 8 MiB, as
             much as a worker keeps of a run for replay.
     """
 
-    __slots__ = ("_answers", "_bytes", "_last", "_listed", "_most_bytes", "_states")
+    __slots__ = ("_answers", "_bytes", "_last", "_listed", "_max_bytes", "_states")
 
-    def __init__(self, most_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> None:
+    def __init__(self, max_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> None:
         self._states: dict[str, _State] = {}
         self._answers: dict[str, bytes] = {}
         """Packed answers by call id, the oldest first."""
         self._bytes = 0
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._listed: frozenset[str] = frozenset()
         """Ids of the open calls in the last `resumed`."""
         self._last = 0
@@ -78,7 +78,7 @@ class ToolCalls:
         self._forget(call_id)
         self._answers[call_id] = packed
         self._bytes += len(packed)
-        while self._bytes > self._most_bytes and len(self._answers) > 1:
+        while self._bytes > self._max_bytes and len(self._answers) > 1:
             self._forget(next(iter(self._answers)))
 
     def refused(self, call_id: str) -> None:

@@ -159,7 +159,7 @@ class Tool:
         except BaseException as error:  # also SystemExit, which would stop the event loop
             if not isinstance(error, ToolRetry):
                 log.warning("tool %r raised %s", self.name, type(error).__name__, exc_info=True)
-            return given(error)
+            return outcome_body(error)
 
     async def _call(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         try:
@@ -171,7 +171,7 @@ class Tool:
         if inspect.isawaitable(returned):  # such as the coroutine that a lambda returns
             returned = await returned
         if isinstance(returned, ToolAnswer):
-            return given(returned)
+            return outcome_body(returned)
         return answer(self._result.dump_python(returned, by_alias=True, warnings=False))
 
 
@@ -315,7 +315,7 @@ def fault(message: str, retry: bool = False) -> ToolResultBody:
     return {"error": {"message": message.encode(errors="replace").decode(), "retry": retry}}
 
 
-def given(result: object) -> ToolResultBody:
+def outcome_body(result: object) -> ToolResultBody:
     """Build the body of a `tool_result` from what a tool returned, or from the exception that it raised.
 
     Raises:
