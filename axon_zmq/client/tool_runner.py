@@ -87,6 +87,7 @@ class ToolRunner:
         try:
             self._answer(call_id, body)
         except Exception as error:
+            # For example `too_large`. Without any answer, the run would wait for this call until its deadline.
             self._answer(call_id, fault(f"the result cannot be sent: {error}"))
         else:
             if "error" not in body:

@@ -124,9 +124,9 @@ def _converted(value: Any, strict: bool, path: set[int]) -> Any:
     kind = type(value)
     if kind in _AS_IS or _is_plain_leaf(value):
         return value
-    if kind is int:
+    if kind is int:  # out of range; in strict mode the packer raises OverflowError
         return value if strict else describe_value(value)
-    if kind is float:
+    if kind is float:  # NaN or infinite
         return None
     if (place := id(value)) in path or len(path) >= MAX_DEPTH:
         return _cut(value, strict)

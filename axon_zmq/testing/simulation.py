@@ -321,6 +321,7 @@ class World:
         """The broker; None while it is down."""
         self._events: EventQueue[Event, Effect] | None = None
         self.script_of = script_of
+        """Returns the steps of a run's script for its request body."""
         self._bounds = limits.BrokerLimits(**bounds)
         self._journal = JournalState(PreviousState(), self.now)
         self._boots = 0
@@ -360,6 +361,8 @@ class World:
         self.broker = None
         self.late.clear()
         self._disconnect_workers()
+        # The buffers of a dead process are lost. Messages that it sent first had left them; messages that were sent to
+        # it last are still in the sender's socket, which delivers them to the next broker.
         for peer in (*self.workers.values(), *self.clients.values()):
             _keep_first(peer.inbox, survives(len(peer.inbox)))
             _keep_last(peer.sent, survives(len(peer.sent)))
