@@ -169,19 +169,19 @@ class Settings(BaseSettings):
         description="Seconds without progress after which a worker is killed and replaced; 2 to 3600.",
     )
     max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(
-        _DEFAULTS.max_body, description="Largest request body in bytes; 1024 to 1073741824."
+        _DEFAULTS.max_body, description="Maximum size of a request body in bytes; 1024 to 1073741824."
     )
     max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
-        _DEFAULTS.max_timeout_ms, description="Largest `timeout_ms` that a request may set, in milliseconds."
+        _DEFAULTS.max_timeout_ms, description="Maximum `timeout_ms` of a request, in milliseconds."
     )
     max_queued: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued, description="Largest number of queued runs in one mode."
+        _DEFAULTS.max_queued, description="Maximum number of queued runs in one mode."
     )
     max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_per_client, description="Largest number of queued runs of one client in one mode."
+        _DEFAULTS.max_queued_per_client, description="Maximum number of queued runs of one client in one mode."
     )
     max_queued_bytes: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_bytes, description="Largest total size of all queued request bodies in bytes."
+        _DEFAULTS.max_queued_bytes, description="Maximum total size of all queued request bodies, in bytes."
     )
 
     @field_validator("agents", "toolsets", mode="before")

@@ -27,7 +27,7 @@ from axon_zmq.protocol.kinds import Mode
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY_BYTES: Final = 200
-"""Longest routing id of a client, in bytes; ZeroMQ accepts 255."""
+"""Maximum length of a client's routing id in bytes; ZeroMQ accepts 255."""
 USAGE: Final = "use it as `async with AsyncClient() as client`"
 STREAM_CREDIT: Final = 1024
 """Default of the option `credit` for streams, in messages."""

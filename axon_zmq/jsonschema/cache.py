@@ -16,10 +16,10 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_ENTRY: Final = 16 * limits.KIB
-"""Largest schema in the cache, in bytes, as received plus with its references replaced. The schemas of most tools have
-less than 4 KiB."""
+"""Maximum size of a schema in the cache in bytes, as received plus with its references replaced. The schemas of most
+tools have less than 4 KiB."""
 _MAX_ENTRIES: Final = 256
-"""Most schemas in the cache: enough for the tools of a few dozen agents, and at most 4 MiB."""
+"""Maximum number of schemas in the cache: enough for the tools of a few dozen agents, and at most 4 MiB."""
 
 
 class _Entry(NamedTuple):

@@ -37,17 +37,17 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_NODES: Final = 20_000
-"""Most values in all schemas of one request, with references replaced by their targets, which can multiply them.
-Replacing references in so many values takes about 30 ms."""
+"""Maximum number of values in all schemas of one request, with references replaced by their targets, which can multiply
+them. Replacing references in so many values takes about 30 ms."""
 _MAX_BYTES: Final = 8 * limits.MAX_SCHEMA
-"""Most bytes of all schemas of one request, as received plus with their references replaced."""
+"""Maximum size of all schemas of one request in bytes, as received plus with their references replaced."""
 _MAX_DEFINITIONS: Final = 200
-"""Most recursive definitions of one schema. The library compiles each one inside the previous one, so it recurses."""
+"""Maximum number of recursive definitions in one schema. The library compiles each inside the previous one."""
 _DROPPED: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
 """Keywords that have no meaning after references were replaced."""
 _TYPES: Final = "array, boolean, integer, null, number, object, string"
 MAX_NESTING: Final = 64
-"""Deepest nesting of a JSON Schema. Headers and bodies are only limited by msgpack, to 1024."""
+"""Maximum depth of nesting in a JSON Schema. Headers and bodies are only limited by msgpack, to 1024."""
 
 
 @dataclass(slots=True)

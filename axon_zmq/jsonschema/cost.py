@@ -28,19 +28,20 @@ from axon_zmq.jsonschema.keywords import (
 )
 
 MAX_COST: Final = 20_000_000
-"""Most units of one validation. A unit is the time of the slowest keyword for one value, 12 ns of CPU time, so this is
-at most 0.25 s."""
+"""Maximum cost of one validation in units. A unit is the time of the slowest keyword for one value, 12 ns of CPU time,
+so this is at most 0.25 s."""
 MAX_WEIGHT: Final = 50_000
-"""Most units for one value. With more, even a value of 400 parts could not be validated."""
+"""Maximum weight of a schema in units for one value. With more, even a value of 400 parts could not be validated."""
 MAX_STATES: Final = 10_000
-"""Most states of all patterns in one schema. Compiling `[^a]{1000}` takes 4.5 ms, so this many states take 45 ms."""
+"""Maximum number of states of all patterns in one schema. Compiling `[^a]{1000}` takes 4.5 ms, so this many states take
+45 ms."""
 MAX_STACK: Final = 4000
-"""Most levels of recursion in the library for a recursive schema: the height of the schema multiplied by the depth of
+"""Maximum depth of the library's recursion for a recursive schema: the height of the schema multiplied by the depth of
 the value. Each level uses up to 450 bytes of the thread's stack, so this is less than a quarter of the usual 8 MiB."""
 MAX_DEPTH: Final = 512
-"""Deepest nesting of lists and maps in a value; msgpack allows 1024."""
+"""Maximum depth of nested lists and maps in a value; msgpack allows 1024."""
 _MAX_HEIGHT: Final = 200
-"""Deepest nesting of schemas that apply to the same value, including those behind references. `weigh` recurses this
+"""Maximum depth of nested schemas for the same value, including schemas behind references. `weigh` recurses this
 deep."""
 
 
@@ -101,7 +102,7 @@ def weigh(schema: Schema) -> Weight:
         raise TooHeavyError(f"its patterns have over {MAX_STATES} states (for a length, use maxLength)")
     if max(total.node, total.nested) > MAX_WEIGHT:
         raise TooHeavyError(
-            f"over {MAX_WEIGHT} keywords and schemas apply to one value, including those behind references"
+            f"over {MAX_WEIGHT} keywords and schemas apply to one value, including schemas behind references"
         )
     return total
 

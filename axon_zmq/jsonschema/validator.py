@@ -37,15 +37,15 @@ from axon_zmq.jsonschema.keywords import (
 Fault: TypeAlias = tuple[str, str]
 """An error in a value: JSON pointer and message."""
 _MAX_FAULTS: Final = 10
-"""Most errors that are reported for one value. A model that must correct its output needs no more."""
+"""Maximum number of errors that are reported for one value. A model that must correct its output needs no more."""
 _MAX_COLLECTED: Final = 10_000
-"""Highest cost in units (see `cost`) at which the library may collect all errors of a value. An error takes 5 to 10 µs
+"""Maximum cost in units (see `cost`) at which the library may collect all errors of a value. An error takes 5 to 10 µs
 and may correspond to a single unit, so this is at most 0.1 s. At a higher cost only the first error is determined."""
 _MAX_SHOWN: Final = 100_000
-"""Largest value, in values and hundreds of characters, whose errors are determined. The library copies the value into
-each error, which takes 0.6 µs for each."""
+"""Maximum size of a value whose errors are determined, in values plus hundreds of characters. The library copies the
+value into each error, which takes 0.6 µs for each."""
 _MAX_SHOWN_DEPTH: Final = 200
-"""Deepest nesting of such a value. The library raises ValueError for an error in a value nested over 255 deep."""
+"""Maximum depth of such a value. The library raises ValueError for an error in a value nested over 255 deep."""
 _MAX_SEARCH_S: Final = 0.05
 """CPU time in seconds after which the search for errors ends."""
 _TOO_LARGE: Final = "is too large to validate against this schema: send a smaller value, or simplify the schema"

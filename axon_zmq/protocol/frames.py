@@ -15,11 +15,12 @@ from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 
 MAX_ECHOED_ID: Final = 256
-"""Longest request id that is repeated in the error about an invalid id, in bytes. Valid ids have at most 64."""
+"""Maximum length in bytes of an invalid request id that is still repeated in its error. Valid ids have at most 64."""
 MAX_TRACE: Final = 1024
-"""Longest `traceparent` and `tracestate`, in characters; W3C Trace Context requires at least 512 for `tracestate`."""
+"""Maximum length of `traceparent` and `tracestate` in characters; W3C Trace Context requires at least 512 for
+`tracestate`."""
 MAX_ATTEMPTS: Final = 10
-"""Largest `max_attempts` in a header."""
+"""Maximum of `max_attempts` in a header."""
 RunKey = tuple[bytes, bytes]
 """Routing id of the client, and request id."""
 Check = Callable[[object], str | None]

@@ -16,13 +16,15 @@ MIB = 1024 * KIB
 PROTOCOL = 1
 """Version of the client protocol: `v` in the header."""
 MAX_ID = 64
-"""Longest request id, in bytes. A UUID with a prefix fits; the broker keeps each id for the resume window."""
+"""Maximum length of a request id in bytes. A UUID with a prefix fits; the broker keeps each id for the resume
+window."""
 MAX_CALL_ID = 512
-"""Longest id of a tool call, in characters. The ids of providers have about 30."""
+"""Maximum length of a tool call's id in characters. The ids of providers have about 30."""
 MAX_FRAMES = 64
-"""Most frames of one message; a message with more is dropped unread. The protocol itself needs at most five."""
+"""Maximum number of frames in one message; a message with more is dropped unread. The protocol itself needs at most
+five."""
 MAX_HEADER = 16 * KIB
-"""Largest header, in bytes. A header has a dozen small keys, of which `tracestate` is the longest."""
+"""Maximum size of a header in bytes. A header has a dozen small keys, of which `tracestate` is the longest."""
 DEFAULT_TIMEOUT_MS = 600_000
 """Time limit of a run whose header has no `timeout_ms`, in milliseconds: ten minutes."""
 DESCRIBE_TIMEOUT = 10.0
@@ -46,7 +48,7 @@ response. The number is part of the client protocol."""
 REPLAY_BYTES_PER_RUN = 8 * MIB
 """Bytes of one run's messages that its worker keeps for replay; if there are more, the oldest are dropped."""
 MAX_SCHEMA = 256 * KIB
-"""Largest JSON Schema, in bytes of msgpack."""
+"""Maximum size of a JSON Schema in bytes, packed as msgpack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +56,16 @@ class BrokerLimits:
     """Limits that operators can set with `AXON_MAX_BODY`, `AXON_MAX_TIMEOUT_MS` and so on."""
 
     max_body: int = 16 * MIB
-    """Largest request body, in bytes. A larger one is refused as `too_large`."""
+    """Maximum size of a request body in bytes. A larger one is refused as `too_large`."""
     max_timeout_ms: int = 3_600_000
-    """Largest `timeout_ms` of a request, in milliseconds."""
+    """Maximum `timeout_ms` of a request, in milliseconds."""
     max_queued: int = 10_000
-    """Most queued runs in one mode. Further requests are refused as `overloaded`."""
+    """Maximum number of queued runs in one mode. Further requests are refused as `overloaded`."""
     max_queued_per_client: int = 1_000
-    """Most queued runs of one client in one mode, so that one client cannot fill the queue for all others."""
+    """Maximum number of queued runs of one client in one mode, so that one client cannot fill the queue for all
+    others."""
     max_queued_bytes: int = 256 * MIB
-    """Most bytes of queued request bodies, over all modes and clients."""
+    """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
     hang_seconds: int = 30
     """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
 

@@ -20,7 +20,8 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """Name of a tool, in the form that every provider accepts."""
 MAX_TOOLS: Final = 256
-"""Most client tools in one request, and most toolsets of an agent as data. Providers accept about 128 tools."""
+"""Maximum number of client tools in one request, and of toolsets of an agent as data. Providers accept about 128
+tools."""
 M = TypeVar("M", bound=BaseModel)
 OutputMode = Literal["tool", "native", "prompted"]
 
@@ -271,7 +272,7 @@ _TAG: Final = re.compile(r"<[^>]*>|\[key\]|(?:function-\w+|tagged-union|union|nu
 """Matches the steps of pydantic's error locations that are not steps into the value: the member of a union, or the mark
 of an invalid key."""
 MAX_LISTED_ERRORS: Final = 1_000
-"""Most errors of one body that are listed. A list of a million invalid parts has a million errors."""
+"""Maximum number of errors in one body that are examined. A list of a million invalid parts has a million errors."""
 
 
 def run_request(body: Mapping[str, Any]) -> RunRequest:

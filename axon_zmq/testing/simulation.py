@@ -132,7 +132,7 @@ class Worker:
         self.terminals: Counter[RunKey] = Counter()
         """Number of terminal messages that the worker sent for each run, without replays."""
         self.most_running = 0
-        """Largest number of runs whose code was executing at the same time, including stuck runs."""
+        """Maximum number of runs whose code was executing at the same time, including stuck runs."""
         self.is_hung = self.is_dead = False
         self.reading: deque[str] = deque()
         """Names of handover files that the worker must read."""
