@@ -28,13 +28,13 @@ class Chunk:
     seq: int
     """Number of this message in the run, from 1."""
     type: str
-    """Kind of piece, which decides what `data` holds:
+    """Kind of the piece, which determines the content of `data`:
 
     - `text`: new characters of the answer (`str`).
     - `thinking`: new characters of the model's reasoning (`str`).
-    - `output`: the whole structured output up to now.
+    - `output`: the structured output received up to now, always as a whole.
     - `tool_started`: the model calls a tool of the agent or of the client, `{call_id, name, args}`.
-    - `tool_finished`: such a call returned, `{call_id, outcome, result}`.
+    - `tool_finished`: this call has ended, `{call_id, outcome, result}`.
     - `event`: an event of pydantic-ai; with the option `events="all"`, every chunk is of this type.
     """
     data: Any

@@ -106,7 +106,7 @@ class RunStream:
     async def cancel(self) -> None:
         """Ask the daemon to end the run; see `AsyncClient.cancel`.
 
-        Iteration then ends with a `RunEndedError` `cancelled` that has the partial answer, or with a `Complete` if the
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if the
         run completed first.
         """
         await self._client.cancel(self.id)
@@ -114,7 +114,7 @@ class RunStream:
     async def aclose(self) -> None:
         """Cancel the run if it has not ended, and drop its unread events.
 
-        A task that is waiting for an event gets a `RunEndedError` `cancelled`.
+        A task that is waiting for an event gets a `RunEndedError` (`cancelled`).
         """
         self._client._abandon(self._run)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
@@ -313,8 +313,8 @@ class AsyncClient:
         Args:
             agent: See `run`.
             prompt: See `run`.
-            mode: Execution mode. In `run` and `run_sync` the stream has no `Chunk`, but all other events. Default:
-                `run_stream`.
+            mode: Execution mode: `run_stream`, `run` or `run_sync`. In the latter two, the stream has no `Chunk`, but all
+                other events. Default: `run_stream`.
             options: See `RunOptions`. A live tool may also be a map without a function; the application then answers
                 its calls with `answer` or `fail`.
 
@@ -418,7 +418,7 @@ class AsyncClient:
     async def cancel(self, id: bytes | str) -> None:
         """Ask the daemon to end a run.
 
-        The run's reader gets a `RunEndedError` `cancelled` whose `details["partial"]` is the partial answer, or a
+        The run's reader gets a `RunEndedError` (`cancelled`) whose `details["partial"]` is the partial answer, or a
         `Complete` if the run completed first. A run that has ended is not affected.
 
         Args:

@@ -42,14 +42,15 @@ class HeaderOptions(TypedDict, total=False):
 
 
 class RequestOptions(HeaderOptions, total=False):
-    """Options of every request that starts a run."""
+    """Options of every request that starts a run: the option below, and those in `HeaderOptions`."""
 
     id: bytes | str | None
     """Request id, 1 to 64 bytes, unique among the requests of this client in the last minute. Default: random."""
 
 
 class RunOptions(RequestOptions, total=False):
-    """Options of `run`, `run_sync` and `stream`."""
+    """Options of `run`, `run_sync` and `stream`: the options below, and those in `RequestOptions` and
+    `HeaderOptions`."""
 
     message_history: Sequence[Mapping[str, object]] | None
     """Messages of the conversation's earlier runs, in the format of `Complete.messages`. Default: none."""
@@ -83,7 +84,7 @@ class RunOptions(RequestOptions, total=False):
 
 
 class CallOptions(RequestOptions, total=False):
-    """Options of `call_tool`."""
+    """Options of `call_tool`: the options below, and those in `RequestOptions` and `HeaderOptions`."""
 
     agent: str | None
     """Name of the agent that has the tool. Default: the only agent, toolset or MCP server with a tool of this name."""

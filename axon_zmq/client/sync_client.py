@@ -118,7 +118,7 @@ class SyncRunStream:
     def cancel(self) -> None:
         """Ask the daemon to end the run; see `AsyncClient.cancel`.
 
-        Iteration then ends with a `RunEndedError` `cancelled` that has the partial answer, or with a `Complete` if the
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if the
         run completed first.
         """
         self._bridge.call(self._stream.cancel)
@@ -126,7 +126,7 @@ class SyncRunStream:
     def close(self) -> None:
         """Cancel the run if it has not ended, and drop its unread events.
 
-        A thread that is waiting for an event gets a `RunEndedError` `cancelled`.
+        A thread that is waiting for an event gets a `RunEndedError` (`cancelled`).
         """
         if self._bridge.connected:  # otherwise the client was closed, which has cancelled the run
             self._bridge.call(self._stream.aclose)

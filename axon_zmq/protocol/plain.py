@@ -31,7 +31,7 @@ from axon_zmq.protocol import msgpack
 MAX_DEPTH: Final = 256
 """Maximum depth of nested maps and lists. msgpack's packer fails at 511; many JSON readers stop at about 200."""
 _MAX_TEXT_CHARS: Final = 1_000
-"""Maximum length of the text in place of an object that cannot be converted, in characters."""
+"""Maximum length of the text that replaces an object that cannot be converted, in characters."""
 
 
 class Plain(list[Any]):
