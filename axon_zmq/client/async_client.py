@@ -106,8 +106,8 @@ class RunStream:
     async def cancel(self) -> None:
         """Ask the daemon to end the run; see `AsyncClient.cancel`.
 
-        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if the
-        run completed first.
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if
+        the run completed first.
         """
         await self._client.cancel(self.id)
 
@@ -313,8 +313,8 @@ class AsyncClient:
         Args:
             agent: See `run`.
             prompt: See `run`.
-            mode: Execution mode: `run_stream`, `run` or `run_sync`. In the latter two, the stream has no `Chunk`, but all
-                other events. Default: `run_stream`.
+            mode: Execution mode: `run_stream`, `run` or `run_sync`. In the latter two, the stream has no `Chunk`, but
+                all other events. Default: `run_stream`.
             options: See `RunOptions`. A live tool may also be a map without a function; the application then answers
                 its calls with `answer` or `fail`.
 

@@ -118,8 +118,8 @@ class SyncRunStream:
     def cancel(self) -> None:
         """Ask the daemon to end the run; see `AsyncClient.cancel`.
 
-        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if the
-        run completed first.
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if
+        the run completed first.
         """
         self._bridge.call(self._stream.cancel)
 
