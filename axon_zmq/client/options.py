@@ -45,8 +45,8 @@ class RequestOptions(HeaderOptions, total=False):
     """Options of every request that starts a run: the option below, and those in `HeaderOptions`."""
 
     id: bytes | str | None
-    """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within the
-    last minute. Default: random."""
+    """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within
+    the last minute. Default: random."""
 
 
 class RunOptions(RequestOptions, total=False):
