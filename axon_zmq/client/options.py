@@ -42,7 +42,7 @@ class HeaderOptions(TypedDict, total=False):
 
 
 class RequestOptions(HeaderOptions, total=False):
-    """Options of every request that starts a run: the option below, and those in `HeaderOptions`."""
+    """Options of every request that starts a run, in addition to those of `HeaderOptions`."""
 
     id: bytes | str | None
     """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within
@@ -50,8 +50,7 @@ class RequestOptions(HeaderOptions, total=False):
 
 
 class RunOptions(RequestOptions, total=False):
-    """Options of `run`, `run_sync` and `stream`: the options below, and those in `RequestOptions` and
-    `HeaderOptions`."""
+    """Options of `run`, `run_sync` and `stream`, in addition to those of `RequestOptions`."""
 
     message_history: Sequence[Mapping[str, object]] | None
     """Messages of the conversation's earlier runs, in the format of `Complete.messages`. Default: none."""
@@ -85,7 +84,7 @@ class RunOptions(RequestOptions, total=False):
 
 
 class CallOptions(RequestOptions, total=False):
-    """Options of `call_tool`: the options below, and those in `RequestOptions` and `HeaderOptions`."""
+    """Options of `call_tool`, in addition to those of `RequestOptions`."""
 
     agent: str | None
     """Name of the agent that has the tool. Default: the only agent, toolset or MCP server with a tool of this name."""
