@@ -120,7 +120,7 @@ BODIES = [
     (b"\x81\xa5agent\xa4\xff\xfe\xfd\xfc", "invalid_msgpack", "not UTF-8 (send bytes as bin)"),
     (b"", "invalid_request", "/agent: is missing"),
     (pack({"agent": "echo"}), "invalid_request", "/prompt: is missing"),
-    (pack({**ECHO, "promt": "x"}), "invalid_request", "/promt: unknown key"),
+    (pack({**ECHO, "promt": "x"}), "invalid_request", "/promt: is unknown"),
     (pack({"agent": 5, "prompt": "x"}), "invalid_request", "/agent:"),
     (pack({"agent": "", "prompt": "x"}), "invalid_request", "/agent:"),
     (pack({"agent": "echo", "prompt": 5}), "invalid_request", "/prompt:"),

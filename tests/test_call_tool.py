@@ -35,7 +35,7 @@ def test_deps_are_the_agents(dealer):
         ({"tool": "temperature", "args": {}}, "invalid_request", "/args/place"),
         ({"tool": "temperature", "args": [1]}, "invalid_request", "/args"),
         ({"args": {}}, "invalid_request", "/tool: is missing"),
-        ({"tool": "temperature", "function": "x"}, "invalid_request", "/function: unknown key"),
+        ({"tool": "temperature", "function": "x"}, "invalid_request", "/function: is unknown"),
         ({"tool": "temperatur"}, "unknown_tool", "temperature"),
         ({"tool": "temperature", "agent": "echo"}, "unknown_tool", "temperature"),
         ({"tool": "temperature", "agent": "wether"}, "unknown_agent", "weather"),

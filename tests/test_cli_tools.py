@@ -568,7 +568,7 @@ def test_a_file_that_is_no_list_of_tools_is_2(tmp_path, text):
 def test_a_tool_that_is_none_is_2(daemon, tools):
     done = axon(daemon, "run", "echo", "x", "--tools", tools({"name": "x", "parametres": {}}))
     assert done.returncode == 2
-    assert "tool 'x': /parametres: unknown key" in done.stderr
+    assert "tool 'x': /parametres: is unknown" in done.stderr
 
 
 @pytest.mark.parametrize("more", [["--tools", "x"], ["-i"]])

@@ -228,7 +228,7 @@ def test_a_name_or_number_that_no_tool_may_have_is_told_at_once():
         Tool(lambda: 1)
     with pytest.raises(RequestError, match="/timeout_ms"):
         Tool(forecast, timeout_ms=0)
-    with pytest.raises(RequestError, match=r"tool 'x': /parametres: unknown key"):
+    with pytest.raises(RequestError, match=r"tool 'x': /parametres: is unknown"):
         tools.toolbox([{"name": "x", "parametres": {}}])
     with pytest.raises(TypeError, match="expected a list"):
         tools.toolbox(forecast)

@@ -192,7 +192,7 @@ def test_a_result_that_is_not_what_returns_says_is_refused_and_may_be_mended(dea
     assert (refused["error_type"], refused["call_id"]) == ("invalid_request", call["call_id"])
     assert refused["message"].startswith("/result/celsius: ")
     answer(dealer, b"1", call, rezult=1)
-    assert until(dealer, b"refused")["message"].startswith("/rezult: unknown key")
+    assert until(dealer, b"refused")["message"].startswith("/rezult: is unknown")
     answer(dealer, b"1", call, result={"celsius": 1}, error={"message": "both"})
     assert until(dealer, b"refused")["message"].startswith("/error: ")
     answer(dealer, b"1", call, result={"celsius": -3})

@@ -42,7 +42,7 @@ class HeaderOptions(TypedDict, total=False):
 
 
 class RequestOptions(HeaderOptions, total=False):
-    """Options of every request that starts a run, in addition to those of `HeaderOptions`."""
+    """Options of every request that starts a run. All `HeaderOptions` are allowed, too."""
 
     id: bytes | str | None
     """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within
@@ -50,7 +50,7 @@ class RequestOptions(HeaderOptions, total=False):
 
 
 class RunOptions(RequestOptions, total=False):
-    """Options of `run`, `run_sync` and `stream`, in addition to those of `RequestOptions`."""
+    """Options of `run`, `run_sync` and `stream`. All `RequestOptions` and `HeaderOptions` are allowed, too."""
 
     message_history: Sequence[Mapping[str, object]] | None
     """Messages of the conversation's earlier runs, in the format of `Complete.messages`. Default: none."""
@@ -84,7 +84,7 @@ class RunOptions(RequestOptions, total=False):
 
 
 class CallOptions(RequestOptions, total=False):
-    """Options of `call_tool`, in addition to those of `RequestOptions`."""
+    """Options of `call_tool`. All `RequestOptions` and `HeaderOptions` are allowed, too."""
 
     agent: str | None
     """Name of the agent that has the tool. Default: the only agent, toolset or MCP server with a tool of this name."""

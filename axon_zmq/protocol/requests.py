@@ -371,7 +371,7 @@ def located(loc: Iterable[int | str]) -> str:
 def _message(type: str, message: str) -> str:
     match type:
         case "extra_forbidden":
-            return "unknown key: remove it or correct its spelling"
+            return "is unknown: remove it or correct its spelling"
         case "missing":
             return "is missing"
         case _:
