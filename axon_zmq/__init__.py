@@ -1,7 +1,6 @@
-"""axon_zmq: pydantic-ai agents behind a ZeroMQ ROUTER, supervised.
+"""Public API of axon_zmq: clients of the daemon, their events, tools and errors.
 
-This module is the public API; docs/python.md describes it. Importing it loads neither zmq nor pydantic: each name is
-imported when it is first used, so that the broker process stays small.
+axon_zmq runs pydantic-ai agents in supervised worker processes behind a ZeroMQ ROUTER socket.
 """
 
 from __future__ import annotations
@@ -57,6 +56,8 @@ __all__ = [
     "deferred_results",
 ]
 
+# Each name is imported when it is first used: importing the package alone loads neither zmq nor pydantic, so the broker
+# process, which must import it, stays small.
 _MODULES: Final[Mapping[str, str]] = {
     "Accepted": "events",
     "AsyncClient": "client.async_client",
@@ -84,10 +85,11 @@ _MODULES: Final[Mapping[str, str]] = {
     "UnavailableError": "errors",
     "deferred_results": "client.deferred",
 }
-"""The module of each name, below this package."""
+"""Module of each public name, relative to this package."""
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name from its module (PEP 562) and keep it in this module."""
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

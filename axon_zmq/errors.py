@@ -1,8 +1,8 @@
-"""Every way in which a request can fail: the error codes of the protocol as one table, and their exceptions.
+"""Error codes of the protocol, and the exceptions that carry them.
 
-`ERROR_TYPES` is the protocol's list of `error_type`, with who can fix each and whether sending the
-same request again may help. `AxonError` and its five subclasses are what Python code raises and catches;
-the subclass tells who can fix the error, so that an application can catch a whole family.
+`ERROR_TYPES` lists every `error_type` of the protocol, with the class of its exception and whether a retry may succeed.
+Python code raises and catches `AxonError` and its five subclasses. The subclass shows who can fix the error, so an
+application can handle all errors of one family in one `except` clause.
 """
 
 from __future__ import annotations
@@ -25,79 +25,118 @@ __all__ = [
 ]
 
 Mender = Literal["caller", "later", "run", "model", "tool"]
-"""Who can fix an error, or what it is about: the key of its exception in `FAMILIES`."""
+"""Family of an error; `FAMILIES` has the exception class of each.
+
+- `caller`: the request is invalid, and its sender must change it.
+- `later`: the daemon cannot accept the request now; the same request may succeed later.
+- `run`: the daemon accepted the request, but ended the run before it was complete.
+- `model`: the model or its provider failed or rejected the request.
+- `tool`: a tool failed.
+"""
 
 
 class ErrorType(NamedTuple):
-    """One `error_type` of the protocol."""
+    """Properties of one `error_type` of the protocol."""
 
     mender: Mender
-    """The family of exceptions that it belongs to."""
+    """Family of the error: a key of `FAMILIES`."""
     retryable: bool
-    """Whether the same request, sent again under a new id, may succeed."""
+    """Whether the same request may succeed if it is sent again under a new id."""
     meaning: str
-    """What happened and how to fix it, in one line."""
+    """One line that describes the failure and, if possible, how to fix it."""
 
 
 ERROR_TYPES: Mapping[str, ErrorType] = {
-    # The request cannot be taken as it is: whoever wrote it mends it.
-    "malformed_frames": ErrorType("caller", False, "Not [kind, id, header, body]: send two to four frames."),
-    "invalid_msgpack": ErrorType("caller", False, "Header or body is not one plain msgpack map."),
+    "malformed_frames": ErrorType(
+        "caller", False, "The message is not `[kind, id, header, body]`: send two to four frames."
+    ),
+    "invalid_msgpack": ErrorType(
+        "caller", False, "The header or body is not a single valid msgpack map; the message gives the reason."
+    ),
     "invalid_request": ErrorType(
-        "caller", False, "A key is unknown, missing or of the wrong type; the message names it."
+        "caller", False, "A key is unknown or missing, or its value is invalid: change the key that the message names."
     ),
-    "unsupported_version": ErrorType("caller", False, "The header's `v` is not a protocol version of this daemon."),
-    "unknown_kind": ErrorType("caller", False, "The first frame names no kind that this daemon serves."),
-    "unknown_agent": ErrorType("caller", False, "No agent of that name is registered; `describe` lists them."),
-    "unknown_model": ErrorType("caller", False, "The model's name, or its provider, is not known here."),
-    "unknown_tool": ErrorType("caller", False, "No tool of that name is registered."),
+    "unsupported_version": ErrorType(
+        "caller", False, "This daemon does not support the protocol version `v` in the header."
+    ),
+    "unknown_kind": ErrorType(
+        "caller", False, "The first frame is not a kind that this daemon serves; the message lists the kinds."
+    ),
+    "unknown_agent": ErrorType(
+        "caller", False, "No agent with this name is registered: `describe` lists the registered agents."
+    ),
+    "unknown_model": ErrorType("caller", False, "The daemon does not know the model or its provider."),
+    "unknown_tool": ErrorType("caller", False, "No tool with this name is registered."),
     "unknown_request": ErrorType(
-        "caller", False, "No such run, or no such open tool call; `details.may_have_run` says what may have been."
+        "caller",
+        False,
+        "The daemon has no run, or no open tool call, with this id; "
+        "`details.may_have_run` shows whether the run may have been started.",
     ),
-    "too_large": ErrorType("caller", False, "A frame is over the limit named in the message (`pong.limits`)."),
-    "unauthorized": ErrorType("caller", False, "The client's key may not do this."),
-    # The daemon cannot take it now.
-    "overloaded": ErrorType("later", True, "A queue is full: wait `details.retry_after_ms` and send it again."),
+    "too_large": ErrorType("caller", False, "A frame exceeds the limit that the message names (see `pong.limits`)."),
+    "unauthorized": ErrorType("caller", False, "The client's key does not permit this request."),
+    "overloaded": ErrorType(
+        "later", True, "A queue is full: wait `details.retry_after_ms` milliseconds and send the request again."
+    ),
     "no_worker": ErrorType(
-        "later", True, "No worker process serves this mode: an operator looks at `axon-zmq status`."
+        "later", True, "No worker process serves this mode: send the request later, or check `axon-zmq status`."
     ),
-    "shutting_down": ErrorType("later", True, "The daemon or the worker is going down: send it again."),
-    # The run was ended before it was done.
-    "deadline_exceeded": ErrorType("run", True, "`timeout_ms` passed, in the queue or during the run."),
-    "cancelled": ErrorType("run", False, "The client asked for it."),
-    "worker_lost": ErrorType("run", True, "The worker process died; what it had done is not undone."),
-    "quarantined": ErrorType("run", False, "This request has killed its workers: it is not tried for a while."),
-    "slow_consumer": ErrorType("run", True, "The client read too slowly and its send queue was full."),
-    "usage_limit_exceeded": ErrorType("run", False, "`usage_limits` were reached."),
+    "shutting_down": ErrorType("later", True, "The daemon or the worker is shutting down: send the request again."),
+    "deadline_exceeded": ErrorType("run", True, "`timeout_ms` passed while the run was queued or executed."),
+    "cancelled": ErrorType("run", False, "The client cancelled the run, or stayed disconnected for too long."),
+    "worker_lost": ErrorType(
+        "run", True, "The worker process died: check which effects the run already had before you repeat it."
+    ),
+    "quarantined": ErrorType(
+        "run",
+        False,
+        "Workers died while they executed this request; it is refused for `details.retry_after_ms` milliseconds.",
+    ),
+    "slow_consumer": ErrorType("run", True, "The client read too slowly, and its send queue was full."),
+    "usage_limit_exceeded": ErrorType("run", False, "The run reached one of its `usage_limits`."),
     "internal": ErrorType(
-        "run", False, "A fault of the daemon's or of an agent's own code: the worker's log has the trace."
+        "run", False, "The daemon or the agent's own code failed: the worker's log has the traceback."
     ),
-    # The model or its provider said no.
-    "invalid_output": ErrorType("model", True, "The answer does not fit the schema, after all retries."),
-    "content_filtered": ErrorType("model", False, "The provider's content filter stopped it."),
-    "model_auth": ErrorType("model", False, "The provider refused the credentials: an operator checks the API key."),
+    "invalid_output": ErrorType(
+        "model", True, "After all retries, the output does not fit the schema, or cannot be sent as msgpack."
+    ),
+    "content_filtered": ErrorType("model", False, "The provider's content filter stopped the response."),
+    "model_auth": ErrorType("model", False, "The provider rejected the credentials: check the daemon's API key."),
     "model_rate_limited": ErrorType(
-        "model", True, "The provider's rate limit; `details.retry_after_ms` where it gave one."
+        "model",
+        True,
+        "The provider's rate limit is reached; `details.retry_after_ms` has the delay if the provider gave one.",
     ),
     "model_unavailable": ErrorType("model", True, "The provider failed or is overloaded."),
-    "model_rejected": ErrorType("model", False, "The provider refused the request itself, or its quota is spent."),
-    "model_context_exceeded": ErrorType("model", False, "Prompt and history are longer than the model's context."),
-    "model_connection": ErrorType("model", True, "The provider could not be reached, or the connection broke."),
-    "model_behavior": ErrorType("model", True, "The model answered with something that the agent cannot use."),
-    # A tool.
-    "tool_timeout": ErrorType("tool", True, "A tool did not answer within its own time."),
-    "tool_failed": ErrorType("tool", False, "A tool raised; its message is for the caller."),
+    "model_rejected": ErrorType("model", False, "The provider rejected the request, or its quota is used up."),
+    "model_context_exceeded": ErrorType(
+        "model", False, "The prompt and history do not fit into the model's context window: shorten them."
+    ),
+    "model_connection": ErrorType("model", True, "The provider could not be reached, or the connection was lost."),
+    "model_behavior": ErrorType("model", True, "The model sent a response that the agent cannot process."),
+    "tool_timeout": ErrorType("tool", True, "A tool did not finish within its time limit."),
+    "tool_failed": ErrorType(
+        "tool", False, "A tool raised an exception, or its toolset could not be used; the message has the reason."
+    ),
 }
+"""Every `error_type` of the protocol, with its family, whether a retry may succeed, and its meaning."""
 
 
 class AxonError(Exception):
     """Base class of all errors that the protocol names.
 
-    Attributes:
-        error_type: A key of `ERROR_TYPES`, or one of a newer daemon that this version does not know.
-        message: What is wrong and how to fix it.
-        details: More for programs, such as `retry_after_ms`, `partial`, `by`; never None.
-        retryable: Whether sending the request again, under a new id, may help.
+    Each argument is also an attribute. `str(error)` is `error_type: message`.
+
+    Args:
+        error_type: Code of the error: a key of `ERROR_TYPES`, or a code of a newer daemon that this version does not
+            know.
+        message: Description of the problem and, if possible, how to fix it. It is for people and logs; programs
+            should use `error_type` and `details`.
+        details: Machine-readable details, such as `retry_after_ms` (milliseconds to wait), `partial` (the partial
+            answer) or `by` (`broker` or `client`, if these ended the run). The attribute is a dictionary and never
+            None. Default: empty.
+        retryable: Whether the same request may succeed if it is sent again under a new id. Default: as in
+            `ERROR_TYPES`; False for an unknown `error_type`.
     """
 
     def __init__(
@@ -122,13 +161,23 @@ class AxonError(Exception):
     def of(
         error_type: str, message: str, details: Mapping[str, object] | None = None, *, retryable: bool | None = None
     ) -> AxonError:
-        """The exception for an `error_type`, of the family that `ERROR_TYPES` names."""
+        """Return the exception for an `error_type`, in the class of its family.
+
+        Args:
+            error_type: See `AxonError`.
+            message: See `AxonError`.
+            details: See `AxonError`.
+            retryable: See `AxonError`.
+
+        Returns:
+            An instance of the class that `FAMILIES` has for this code; a plain `AxonError` for an unknown code.
+        """
         known = ERROR_TYPES.get(error_type)
         family = FAMILIES[known.mender] if known else AxonError
         return family(error_type, message, details, retryable=retryable)
 
     def to_body(self) -> dict[str, Any]:
-        """The body of an `error` message."""
+        """Return the body of the protocol's `error` message for this exception."""
         return {
             "status": "error",
             "error_type": self.error_type,
@@ -139,27 +188,30 @@ class AxonError(Exception):
 
 
 class RequestError(AxonError):
-    """The request is invalid; the caller must change it."""
+    """The request is invalid, and the caller must change it."""
 
 
 class UnavailableError(AxonError):
-    """The daemon cannot accept the request now; try again later."""
+    """The daemon cannot be reached or cannot accept the request now; the same request may succeed later."""
 
 
 class RunEndedError(AxonError):
-    """The run was ended before it was done; `details["partial"]` has the partial answer."""
+    """The run ended before it was complete, for example because it was cancelled or its deadline passed.
+
+    `details["partial"]` has the partial answer, if the run had begun: a dictionary with `text`, `messages` and `usage`.
+    """
 
 
 class ModelError(AxonError):
-    """The model or its provider failed or refused."""
+    """The model or its provider failed, or rejected the request."""
 
 
 class ToolError(AxonError):
-    """A tool failed, and therefore the run."""
+    """A tool failed, and the run failed with it."""
 
 
 class ConfigurationError(Exception):
-    """A setting, endpoint or file of the operator is invalid; the message names it and says how to fix it."""
+    """A setting, an endpoint or a configuration file is invalid; the message names it and shows how to fix it."""
 
 
 FAMILIES: Mapping[Mender, type[AxonError]] = {
@@ -169,3 +221,4 @@ FAMILIES: Mapping[Mender, type[AxonError]] = {
     "model": ModelError,
     "tool": ToolError,
 }
+"""Exception class of each family of errors."""

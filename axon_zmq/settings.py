@@ -1,6 +1,6 @@
-"""What an operator may set: `AXON_*` in the environment, or the same names in `axon.toml`.
+"""Settings of the daemon, from `AXON_*` environment variables and from `axon.toml`.
 
-Internal: may change in any release.
+Internal: may change in any release. The names and meanings of the settings themselves are public.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from axon_zmq.protocol.kinds import MODES
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
 DEFAULT_DRAIN_S: Final = 60.0
-"""Seconds in which a stopping worker finishes its runs. supervisord's `stopwaitsecs` is above it."""
+"""Default of `drain_seconds`. supervisord's `stopwaitsecs` of a worker is derived from the setting and is longer, so
+that supervisord does not kill a worker that is still draining."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -40,108 +41,158 @@ EXAMPLES: Final = {
     "assistant": "axon_zmq.agents.assistant:make",
     "weather": "axon_zmq.agents.weather:agent",
 }
-"""The agents that ship, served where the operator names none."""
+"""Example agents, which the daemon serves if the operator registers none: import path by name."""
 
 
 class McpServer(BaseModel):
-    """A table in `[toolsets]`: an MCP server, started with `command` or reached at `url`.
+    """An MCP server: a table in `[toolsets]` with `command` (the worker starts it) or `url` (it is reached over HTTP).
 
-    `${NAME}` in `command`, `args`, `env`, `url` and `headers` stands for a variable of the worker's environment.
+    `${NAME}` in `command`, `args`, `env`, `url` and `headers` is replaced by an environment variable of the worker.
     """
 
+    # Arguments, variables, addresses and headers may hold credentials: they are shown neither in errors nor in `repr`.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     command: Annotated[str, Field(min_length=1)] | None = None
+    """Program that the worker starts."""
     args: list[str] = Field(default_factory=list[str], repr=False)
+    """Arguments of the program."""
     env: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
-    """Beside HOME, LOGNAME, PATH, SHELL, TERM and USER, the only variables that the server gets of the worker's."""
+    """Environment variables of the program. From the worker's own environment it inherits only HOME, LOGNAME, PATH,
+    SHELL, TERM and USER."""
     cwd: str | None = None
+    """Working directory of the program. Default: the worker's."""
     url: str | None = Field(None, repr=False)
+    """HTTP address of the server."""
     headers: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
+    """HTTP headers of each request to the server."""
     timeout: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """Seconds until it must have started and told its tools."""
+    """Seconds within which the server must start and list its tools, at most 600. Default: 30."""
     prefix: str | None = None
-    """Stands, with `_`, before the name of each tool."""
+    """Prefix of the tools' names, to which `_` is added: at most 32 characters. Default: none."""
     approval: bool = False
-    """Each call waits for an approval."""
+    """Whether each tool call needs an approval. Default: False."""
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("http://", "https://", "${")):
-            raise ValueError("is no address: write http://host:port/path")
+            raise ValueError("invalid URL: expected http://HOST:PORT/PATH or https://HOST:PORT/PATH")
         return url
 
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str | None) -> str | None:
         if prefix is not None and not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"{prefix!r} is no start of a tool's name: write up to 32 of A-Z a-z 0-9 _ -")
+            raise ValueError(f"invalid prefix {prefix!r}: expected 1 to 32 of the characters A-Z a-z 0-9 _ -")
         return prefix
 
     @model_validator(mode="after")
-    def _is_one_or_the_other(self) -> Self:
+    def _check_transport(self) -> Self:
         if (self.command is None) == (self.url is None):
-            raise ValueError("has both command and url" if self.command else "needs command or url")
-        foreign = self.model_fields_set & ({"headers"} if self.url is None else {"args", "env", "cwd"})
-        if foreign:
-            raise ValueError(f"{min(foreign)} goes with {'url' if self.url is None else 'command'}")
+            raise ValueError(
+                "has both command and url: remove one of them"
+                if self.command
+                else "has neither command nor url: set one of them"
+            )
+        used, other = ("command", "url") if self.url is None else ("url", "command")
+        misplaced = self.model_fields_set & ({"headers"} if used == "command" else {"args", "env", "cwd"})
+        if misplaced:
+            raise ValueError(f"{min(misplaced)} can only be used with {other}, but this server has {used}")
         return self
 
 
 class Settings(BaseSettings):
-    """All settings, checked. Environment goes before `axon.toml` (or the file that AXON_CONFIG names)."""
+    """All settings of a daemon, validated.
+
+    An environment variable takes precedence over the same name in `axon.toml`, or in the file that `AXON_CONFIG` names.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="AXON_", extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    frontend: str = Field("tcp://127.0.0.1:5570", description="Where clients connect.")
-    run_dir: Path = Field(Path("run"), description="Sockets, pids and logs; 0700.")
-    run_sync_workers: Workers = Field(2, description="Processes of mode run_sync.")
-    run_workers: Workers = Field(2, description="Processes of mode run.")
-    run_stream_workers: Workers = Field(2, description="Processes of mode run_stream.")
-    run_sync_slots: Slots = Field(4, description="Runs at a time in a run_sync process, each a thread.")
-    run_slots: Slots = Field(256, description="Runs at a time in a run process.")
-    run_stream_slots: Slots = Field(1024, description="Runs at a time in a run_stream process.")
+    frontend: str = Field(
+        "tcp://127.0.0.1:5570",
+        description="Endpoint for clients: `tcp://HOST:PORT` on a loopback address, or `ipc://PATH`.",
+    )
+    run_dir: Path = Field(
+        Path("run"), description="Directory for sockets, process ids and logs. Only its owner may open it (mode 0700)."
+    )
+    run_sync_workers: Workers = Field(
+        2, description="Number of worker processes for mode `run_sync`, 0 to 256; with 0 the mode is not served."
+    )
+    run_workers: Workers = Field(
+        2, description="Number of worker processes for mode `run`, 0 to 256; with 0 the mode is not served."
+    )
+    run_stream_workers: Workers = Field(
+        2, description="Number of worker processes for mode `run_stream`, 0 to 256; with 0 the mode is not served."
+    )
+    run_sync_slots: Slots = Field(
+        4, description="How many runs a `run_sync` worker executes at a time, each in its own thread; 1 to 65536."
+    )
+    run_slots: Slots = Field(256, description="How many runs a `run` worker executes at a time; 1 to 65536.")
+    run_stream_slots: Slots = Field(
+        1024, description="How many runs a `run_stream` worker executes at a time; 1 to 65536."
+    )
     agents: Annotated[dict[str, str], NoDecode] = Field(
-        default_factory=lambda: dict(EXAMPLES), description="name=module:attribute, comma-separated, or a table."
+        default_factory=lambda: dict(EXAMPLES),
+        description="Registered agents: `name=module:attribute`, separated by commas, or a table in `axon.toml`. "
+        "They replace the example agents.",
     )
     toolsets: Annotated[dict[str, str | McpServer], NoDecode] = Field(
         default_factory=dict[str, str | McpServer],
-        description="name=module:attribute, comma-separated, or a table; MCP servers in axon.toml only.",
+        description="Registered toolsets: `name=module:attribute`, separated by commas, or a table in `axon.toml`. "
+        "MCP servers can only be configured in `axon.toml`.",
     )
-    model: str | None = Field(None, description="Default model, such as openai-chat:gpt-5-mini.")
+    model: str | None = Field(
+        None,
+        description="Model of agents as data that name none, and of the example agent `assistant`, such as "
+        "`openai-chat:gpt-5-mini`.",
+    )
     loop: Literal["auto", "asyncio", "uvloop"] = Field(
-        "auto", description="Event loop of the workers; auto: uvloop, where it is installed."
+        "auto", description="Event loop of the workers: `asyncio`, `uvloop`, or `auto` (`uvloop` if it is installed)."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of all processes.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level of the log records that the daemon's processes write."
+    )
     run_loggers: Annotated[list[str], NoDecode] = Field(
-        default_factory=list[str], description="Loggers that runs may relay, beside those of the agents' own packages."
+        default_factory=list[str],
+        description="Python loggers, separated by commas, whose records below `warning` a run may also relay to its "
+        "client, in addition to the loggers of the agents' and toolsets' own packages.",
     )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        DEFAULT_DRAIN_S, description="How long a stopping worker finishes its runs."
+        DEFAULT_DRAIN_S, description="Seconds for which a stopping worker lets its open runs continue; 0 to 3600."
     )
     hang_seconds: Annotated[int, Field(ge=2, le=3600)] = Field(
-        _DEFAULTS.hang_seconds, description="How long a worker may make no progress until it is killed."
+        _DEFAULTS.hang_seconds,
+        description="Seconds without progress after which a worker is killed and replaced; 2 to 3600.",
     )
-    max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(_DEFAULTS.max_body, description="Bytes of a body.")
-    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(_DEFAULTS.max_timeout_ms, description="Most of timeout_ms.")
-    max_queued: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued, description="Runs waiting in a mode.")
+    max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(
+        _DEFAULTS.max_body, description="Maximum size of a request body in bytes; 1024 to 1073741824."
+    )
+    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        _DEFAULTS.max_timeout_ms, description="Maximum `timeout_ms` of a request, in milliseconds."
+    )
+    max_queued: Annotated[int, Field(ge=0)] = Field(
+        _DEFAULTS.max_queued, description="Maximum number of queued runs in one mode."
+    )
     max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_per_client, description="Runs of one client waiting in a mode."
+        _DEFAULTS.max_queued_per_client, description="Maximum number of queued runs of one client in one mode."
     )
-    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(_DEFAULTS.max_queued_bytes, description="Bodies waiting.")
+    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(
+        _DEFAULTS.max_queued_bytes, description="Maximum total size of all queued request bodies, in bytes."
+    )
 
     @field_validator("agents", "toolsets", mode="before")
     @classmethod
     def _read_targets(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
-        pairs = [_pair(item.strip(), _kind(info)) for item in value.split(",") if item.strip()]
+        pairs = [_pair(item.strip(), info) for item in value.split(",") if item.strip()]
         for number, (name, _) in enumerate(pairs):
             if name in dict(pairs[:number]):
-                raise ValueError(f"{name} is there twice: leave one out, or give it another name")
+                raise ValueError(f"duplicate name {name!r}: remove one of the entries, or rename it")
         return dict(pairs)
 
     @field_validator("toolsets", mode="before")
@@ -155,8 +206,10 @@ class Settings(BaseSettings):
     @classmethod
     def _check_targets(cls, targets: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         for name, target in targets.items():
-            if not _NAME.fullmatch(name) or (isinstance(target, str) and not _TARGET.fullmatch(target)):
-                raise ValueError(f"{name}={target} is no {_kind(info)}: write name=module:attribute")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"invalid name {name!r}: use letters, digits and the characters _ . -")
+            if isinstance(target, str) and not _TARGET.fullmatch(target):
+                raise ValueError(_invalid_target(f"{name}={target}", info))
         return targets
 
     @field_validator("run_loggers", mode="before")
@@ -169,7 +222,7 @@ class Settings(BaseSettings):
     def _check_frontend(cls, value: str) -> str:
         try:
             return endpoints.check_frontend(value)
-        except ConfigurationError as error:
+        except ConfigurationError as error:  # pydantic collects only ValueError
             raise ValueError(str(error)) from None
 
     @classmethod
@@ -181,26 +234,34 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file."""
+        """Return the sources by precedence: arguments, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(_file()))
 
     def loggers(self) -> list[str]:
-        """The loggers that runs may relay: of the agents' and toolsets' own packages, and what the operator adds."""
+        """Return the loggers whose records below `warning` runs may relay to their clients.
+
+        These are the loggers of the packages that the agents and toolsets belong to, and those in `run_loggers`. Other
+        libraries are excluded by default because their debug records may contain requests with credentials.
+
+        Returns:
+            Names of loggers, sorted.
+        """
         targets = [*self.agents.values(), *(each for each in self.toolsets.values() if isinstance(each, str))]
         modules = [target.partition(":")[0] for target in targets]
+        # Of this package only the agent's own module is included, not its broker and worker.
         packages = [name if name.startswith("axon_zmq.") else name.partition(".")[0] for name in modules]
         return sorted({*packages, *self.run_loggers})
 
     def workers(self) -> dict[str, int]:
-        """Processes for each mode."""
+        """Return the number of worker processes of each mode."""
         return {mode: getattr(self, f"{mode}_workers") for mode in MODES}
 
     def slots(self, mode: str) -> int:
-        """Runs at a time in one process of a mode."""
+        """Return how many runs a worker of a mode executes at a time."""
         return getattr(self, f"{mode}_slots")
 
     def bounds(self) -> limits.BrokerLimits:
-        """What the broker takes of these."""
+        """Return the settings that limit what the broker accepts."""
         return limits.BrokerLimits(
             max_body=self.max_body,
             max_timeout_ms=self.max_timeout_ms,
@@ -211,72 +272,89 @@ class Settings(BaseSettings):
         )
 
 
-def _kind(info: ValidationInfo) -> str:
-    return (info.field_name or "").removesuffix("s")
+def _invalid_target(target: str, info: ValidationInfo) -> str:
+    kind = (info.field_name or "").removesuffix("s")
+    return f"invalid {kind} {target!r}: expected name=module:attribute"
 
 
-def _pair(item: str, kind: str) -> tuple[str, str]:
+def _pair(item: str, info: ValidationInfo) -> tuple[str, str]:
     name, equals, target = item.partition("=")
     if not equals:
-        raise ValueError(f"{item!r} is no {kind}: write name=module:attribute")
+        raise ValueError(_invalid_target(item, info))
     return name.strip(), target.strip()
 
 
 def _server(name: str, table: object) -> McpServer:
-    """An MCP server's table, checked; what is wrong is said without the values, which may be keys.
+    """Validate the table of an MCP server. Errors do not show its values, which may be credentials.
 
     Raises:
-        ValueError: The message names the table and the key.
+        ValueError: The table is invalid; the message names the table and the key.
     """
     if not isinstance(table, dict | McpServer):
-        raise ValueError(f"toolsets.{name}: write module:attribute, or a table with command or url")
+        raise ValueError(f"toolsets.{name}: expected module:attribute, or a table with command or url")
     try:
         return McpServer.model_validate(table)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False)
         places = [".".join(["toolsets", name, *map(str, fault["loc"])]) for fault in faults]
-        said = "; ".join(f"{place}: {_mend(f, McpServer)}" for place, f in zip(places, faults, strict=True))
-        raise ValueError(said) from None
+        messages = [_message(fault, McpServer, "key") for fault in faults]
+        described = "; ".join(f"{place}: {message}" for place, message in zip(places, messages, strict=True))
+        raise ValueError(described) from None
 
 
-def _mend(fault: ErrorDetails, model: type[BaseModel]) -> str:
+def _message(fault: ErrorDetails, model: type[BaseModel], noun: str) -> str:
     if fault["type"] != "extra_forbidden":
         return fault["msg"].removeprefix("Value error, ")
     near = get_close_matches(str(fault["loc"][-1]), model.model_fields, n=1)
-    return f"is unknown; did you mean {near[0]}?" if near else f"is unknown; known are {', '.join(model.model_fields)}"
+    hint = f"did you mean {near[0]}?" if near else f"known {noun}s: {', '.join(model.model_fields)}"
+    return f"unknown {noun}; {hint}"
 
 
 def _file() -> str:
     return os.environ.get("AXON_CONFIG") or "axon.toml"
 
 
-def _told(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
-    said = _mend(fault, Settings)
+def _described(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
+    """Describe one error of pydantic, with the variable, or the file and key, in front."""
+    message = _message(fault, Settings, "setting")
     name = str(fault["loc"][0])
+    value = fault["input"]
+    if message.startswith("Input ") and name != "toolsets" and isinstance(value, str | int | float):
+        message = f"invalid value {value!r:.100}: {message[0].lower()}{message[1:]}"
+    # pydantic-settings does not report which source a value came from; it reads the environment case-insensitively.
     if name in overrides or any(key.upper() == f"AXON_{name.upper()}" and value for key, value in os.environ.items()):
-        return f"AXON_{name.upper()}: {said}"
+        return f"AXON_{name.upper()}: {message}"
     place = ".".join(map(str, fault["loc"]))
-    return f"{_file()}: {said}" if said.startswith(f"{place}.") else f"{_file()}: {place}: {said}"
+    # A message of `_server` begins with its place, which is more precise than pydantic's.
+    return f"{_file()}: {message}" if message.startswith(f"{place}.") else f"{_file()}: {place}: {message}"
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings of this process.
+    """Load and validate the settings of this process.
+
+    Args:
+        overrides: Settings by name that take precedence over the environment and the file.
+
+    Returns:
+        The settings.
 
     Raises:
-        ConfigurationError: A value is wrong, or a name is unknown; the message names both.
+        ConfigurationError: A value is invalid or a name is unknown; the message names the variable, or the file and
+            the key. It is also raised if the file cannot be read.
     """
+    # A variable that begins with AXON_ may belong to another program, as AXON_ELIXIR_DEPS belongs to the tests: only
+    # names that look like a misspelled setting are rejected.
     known = {f"AXON_{name.upper()}" for name in Settings.model_fields} | {"AXON_CONFIG"}
     for name in os.environ:
         if name.startswith("AXON_") and name not in known and (near := get_close_matches(name, known, 1, 0.85)):
-            raise ConfigurationError(f"{name} is no setting; did you mean {near[0]}?")
+            raise ConfigurationError(f"unknown setting {name}; did you mean {near[0]}?")
     if (file := os.environ.get("AXON_CONFIG")) and not Path(file).is_file():
-        raise ConfigurationError(
-            f"AXON_CONFIG names {file!r}, which is {'no file' if Path(file).exists() else 'not there'}"
-        )
+        reason = "it is not a file" if Path(file).exists() else "the file does not exist"
+        raise ConfigurationError(f"invalid AXON_CONFIG {file!r}: {reason}")
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_told(fault, overrides) for fault in error.errors())) from None
+        raise ConfigurationError("; ".join(_described(fault, overrides) for fault in error.errors())) from None
     except ValueError as error:
         raise ConfigurationError(f"{_file()}: {error}") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The example agents that ship; `AXON_AGENTS` replaces them with yours.
+"""Example agents, which the daemon serves until `AXON_AGENTS` registers others.
 
 Internal: may change in any release.
 """

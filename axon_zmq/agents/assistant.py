@@ -1,4 +1,4 @@
-"""`assistant`: a plain assistant on the model of `AXON_MODEL`; it echoes where none is set."""
+"""Example agent `assistant`: a general assistant that uses the model in `AXON_MODEL`, or `echo` if that is not set."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from axon_zmq.worker.registry.offline_models import echo
 
 
 def make() -> Agent[object, str]:
-    """The agent, for the settings of this process."""
+    """Create the agent with the settings of this process."""
     model: Model | str = settings.load().model or echo()
     return Agent(
         model,
         name="assistant",
-        description="A plain assistant on the model of AXON_MODEL; it echoes where none is set.",
+        description="A general assistant that uses the model in AXON_MODEL. Without a model, it repeats the prompt.",
         instructions="Be helpful, correct and short.",
+        # The worker resolves the name of the model, so that all runs share one provider for a base URL and API key.
         defer_model_check=True,
     )

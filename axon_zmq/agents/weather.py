@@ -1,7 +1,7 @@
-"""`weather`: Python tools and structured output, offline: what the shape of a real agent is.
+"""Example agent `weather`: an agent with a Python tool and structured output that needs no network.
 
-Its model is a script in place of a language model: it asks the tool for each place that the prompt
-names, and then answers with a `Forecast`.
+A scripted model replaces the language model: it calls the tool for each place in the prompt, and then answers with a
+`Forecast`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from axon_zmq.worker.registry.offline_models import json_words, user_text
 log = logging.getLogger(__name__)
 
 TEMPERATURES = {"Berlin": 7.5, "Lisbon": 16.0, "Oslo": -3.0, "Porto": 14.5, "Rome": 13.0}
-"""Degrees Celsius."""
+"""Temperatures by place, in degrees Celsius."""
 
 
 class Forecast(BaseModel):
-    """What `weather` answers."""
+    """Structured output of the agent `weather`."""
 
     summary: str
     celsius: dict[str, float] = Field(description="Temperature by place.")
 
 
 def _script(messages: list[ModelMessage], info: AgentInfo) -> list[ToolCallPart]:
+    # Like a language model, the script has no memory: it finds the earlier results of the tool in the messages.
     known = {
         str(part.content["place"]): float(part.content["celsius"])
         for message in messages
@@ -58,7 +59,7 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
 agent = Agent(
     FunctionModel(_respond, stream_function=_stream, model_name="weather-script"),
     name="weather",
-    description="Tells temperatures of a few places: Python tools and structured output, offline.",
+    description="Reports temperatures of a few places, with a Python tool and structured output; needs no network.",
     output_type=Forecast,
     deps_type=dict[str, float] | None,
 )
@@ -69,11 +70,11 @@ def temperature(ctx: RunContext[dict[str, float] | None], place: str) -> dict[st
     """The temperature of a place, in degrees Celsius.
 
     Args:
-        ctx: Its deps may hold readings of the caller's own, by place.
-        place: A place's name.
+        ctx: Its `deps` may have temperatures by place, which take precedence.
+        place: Name of the place.
     """
     readings = {**TEMPERATURES, **(ctx.deps or {})}
     if place not in readings:
-        raise ModelRetry(f"no reading for {place!r}; known are {', '.join(readings)}")
+        raise ModelRetry(f"no temperature for {place!r}; known places: {', '.join(readings)}")
     log.debug("read the thermometer of %s", place, extra={"celsius": readings[place]})
     return {"place": place, "celsius": readings[place]}

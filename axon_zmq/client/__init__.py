@@ -1,4 +1,4 @@
-"""The Python client: a core without I/O, an asyncio and a blocking client around it, and the client's own tools.
+"""Python clients of the daemon: a core without I/O, an asyncio client, a blocking client, and functions as tools.
 
 Internal: may change in any release. Import the clients and their helpers from `axon_zmq`.
 """

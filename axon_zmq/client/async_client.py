@@ -1,4 +1,4 @@
-"""The asyncio client: sockets and tasks around `ClientCore`."""
+"""The asyncio client: the ZeroMQ socket, timers and tasks around `ClientCore`."""
 
 from __future__ import annotations
 
@@ -27,24 +27,30 @@ from axon_zmq.protocol.kinds import Mode
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY_BYTES: Final = 200
-"""Bytes of a client's routing id; ZeroMQ accepts 255."""
+"""Maximum length of a client's routing id in bytes; ZeroMQ accepts 255."""
 USAGE: Final = "use it as `async with AsyncClient() as client`"
 STREAM_CREDIT: Final = 1024
-"""Default of `credit` for streams: messages that may be in flight to the reader."""
+"""Default of the option `credit` for streams, in messages."""
 CONNECT_TIMEOUT_S: Final = 3.0
-"""Seconds after which a connection attempt is replaced by the next; TCP alone retries at growing intervals."""
+"""Seconds after which a connection attempt is given up and the next one starts; the kernel alone would retry at growing
+intervals."""
 LINGER_MS: Final = 500
-"""Milliseconds for which closing waits until the last messages have been sent."""
+"""Milliseconds for which `close` waits at most until the last messages, such as `cancel`, have been sent."""
 TICK_S: Final = 0.5
-"""Seconds between two checks for overdue requests."""
+"""Seconds between two checks of the core's timers."""
 
 
 class RunStream:
-    """One run: an asynchronous iterator of events that ends with a `Complete`.
+    """Asynchronous iterator over the events of one run; `AsyncClient.stream` returns it.
 
-    Before the `Complete` it yields `Chunk`s, `ToolCall`s, `ToolCancelled`s, `Log`s and `Refused`s. A `ToolCall`
-    of a tool with a function is answered by the client; the application answers others with `answer` or `fail`.
-    Leaving the stream early (`async with`, or `aclose`) cancels the run. A failed run raises its `AxonError`.
+    The last event is a `Complete`. Events before it are `Accepted`, `Chunk`, `ToolCall`, `ToolCancelled`, `Log` and
+    `Refused`. If the run fails, the iterator raises its `AxonError`.
+
+    The client itself answers a `ToolCall` if the tool has a function; the application must answer any other with
+    `answer` or `fail`.
+
+    Use the stream as an asynchronous context manager: leaving it before the end, or calling `aclose`, cancels the run.
+    Leaving a bare `async for` loop does not.
     """
 
     def __init__(self, client: AsyncClient, run: Run) -> None:
@@ -56,7 +62,7 @@ class RunStream:
 
     @property
     def id(self) -> bytes:
-        """The request's id, as in the daemon's logs."""
+        """Request id, which the daemon's log lines also show."""
         return self._run.id
 
     def __aiter__(self) -> Self:
@@ -70,36 +76,46 @@ class RunStream:
         return item
 
     async def complete(self) -> Complete:
-        """Read to the end; the `Complete` that ends it.
+        """Read the stream to its end and return the last event.
+
+        Returns:
+            The `Complete` of the run.
 
         Raises:
-            AxonError: The run failed.
+            AxonError: The run failed, or the stream has already been read to its end.
         """
         async for event in self:
             if isinstance(event, Complete):
                 return event
-        raise RunEndedError("cancelled", "the stream was read to its end before")
+        raise RunEndedError("cancelled", "no more events: the stream has already been read to its end")
 
     async def answer(
         self, call_id: str, result: object = None, *, content: object = None, metadata: object = None
     ) -> bool:
-        """Answer a `ToolCall`; see `AsyncClient.answer`."""
+        """Answer a `ToolCall` of this run with a result; see `AsyncClient.answer`."""
         return await self._client.answer(self.id, call_id, result, content=content, metadata=metadata)
 
     async def fail(self, call_id: str, message: str, *, retry: bool = False) -> bool:
-        """Answer a `ToolCall` with an error; see `AsyncClient.fail`."""
+        """Answer a `ToolCall` of this run with an error; see `AsyncClient.fail`."""
         return await self._client.fail(self.id, call_id, message, retry=retry)
 
     async def steer(self, content: object, priority: Priority = "asap") -> bool:
-        """Send a user message to the run; see `AsyncClient.steer`."""
+        """Send a user message to this run; see `AsyncClient.steer`."""
         return await self._client.steer(self.id, content, priority)
 
     async def cancel(self) -> None:
-        """Ask the run to end; further iteration raises `cancelled` with the partial answer."""
+        """Ask the daemon to end the run; see `AsyncClient.cancel`.
+
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if
+        the run completed first.
+        """
         await self._client.cancel(self.id)
 
     async def aclose(self) -> None:
-        """Cancel the run if it is open, and forget it; a task that is reading it gets `cancelled`."""
+        """Cancel the run if it has not ended, and drop its unread events.
+
+        A task that is waiting for an event gets a `RunEndedError` (`cancelled`).
+        """
         self._client._abandon(self._run)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def __aenter__(self) -> Self:
@@ -128,18 +144,20 @@ def _box(options: RunOptions) -> Toolbox | None:
 def _identity(given: str | None) -> bytes:
     identity = f"py-{secrets.token_hex(8)}" if given is None else given
     if not identity.isascii() or not 1 <= len(identity) <= MAX_IDENTITY_BYTES:
-        raise ValueError(f"invalid identity {identity!r}: write 1 to {MAX_IDENTITY_BYTES} ASCII characters, or omit it")
+        raise ValueError(f"invalid identity {identity!r}: expected 1 to {MAX_IDENTITY_BYTES} ASCII characters")
     return identity.encode("ascii")
 
 
 class _Link:
-    """A connected DEALER and its monitor on the running loop; a failed constructor leaves no socket behind.
+    """Connected DEALER socket and its monitor socket, registered with the running event loop.
+
+    If the constructor fails, it leaves no socket open.
 
     Args:
-        endpoint: The daemon's frontend.
-        identity: The routing id.
+        endpoint: Endpoint of the daemon's frontend.
+        identity: Routing id of the socket.
         received: Called with the frames of each message.
-        connected: Called after each handshake.
+        connected: Called after each ZMTP handshake, so also after each reconnect.
     """
 
     def __init__(
@@ -154,10 +172,12 @@ class _Link:
         self._context = zmq.Context()
         try:
             dealer = self._dealer = self._context.socket(zmq.DEALER)
-            # Set explicitly, so that the broker recognises the client after a reconnect.
+            # A routing id that the ROUTER assigns would change with each reconnect, and the broker would not find the
+            # client's runs.
             dealer.setsockopt(zmq.IDENTITY, identity)
             dealer.setsockopt(zmq.LINGER, LINGER_MS)
             _detect_dead_peer(dealer)
+            # The monitor must exist before `connect`, or the first handshake could be missed.
             monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
             dealer.connect(endpoint)
         except BaseException:
@@ -174,16 +194,21 @@ class _Link:
         self._dealer.disable_monitor()
         self._monitor.close()
         self._socket.close()
+        # `term` blocks for up to LINGER_MS, so it must not run on the event loop.
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
 
 def _detect_dead_peer(dealer: zmq.Socket[bytes]) -> None:
-    """Reconnect if the daemon's host stops answering: TCP alone may wait as long again after a network cut.
+    """Set the socket options that end a connection if the daemon's host no longer answers; ZeroMQ then reconnects.
 
-    While requests are open there is unanswered data after `SILENCE_TIMEOUT_S` at the latest: a `ping`.
+    Without these options, TCP would retransmit at growing intervals for up to 15 minutes.
     """
+    # TCP_MAXRT (TCP_USER_TIMEOUT on Linux) only counts while sent data is unacknowledged. While requests are open, that
+    # is the case after SILENCE_TIMEOUT_S at the latest, because the core then sends a `ping`. The broker does not use
+    # this option for its clients: it would also close connections of clients that are alive but read nothing.
     dealer.setsockopt(zmq.TCP_MAXRT, int(limits.DEAD_HOST * 1000))
     dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT_S * 1000))
+    # An idle connection has no unacknowledged data; keepalive probes it: 15 s + 3 * 5 s = 30 s.
     dealer.setsockopt(zmq.TCP_KEEPALIVE, 1)
     dealer.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
     dealer.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
@@ -191,14 +216,19 @@ def _detect_dead_peer(dealer: zmq.Socket[bytes]) -> None:
 
 
 class AsyncClient:
-    """A connection to the daemon, for asyncio.
+    """Connection to a daemon, for asyncio.
 
-    Use it as `async with AsyncClient() as client`. One client serves any number of requests at a time.
+    Use it as `async with AsyncClient() as client`. A client can have any number of open requests at a time. It
+    reconnects by itself, resumes its runs, and executes the functions that it was given as tools.
+
+    A client belongs to the event loop in which it was entered. Leaving the `async with` block cancels its open runs.
 
     Args:
-        endpoint: The daemon's frontend. Default: `AXON_FRONTEND`, or tcp://127.0.0.1:5570.
-        identity: The routing id of the DEALER socket: ASCII, at most 200 bytes, unique among processes. Default:
-            random. With a stable one, runs started with `on_disconnect="keep"` can be resumed.
+        endpoint: Endpoint of the daemon's frontend. Default: the environment variable `AXON_FRONTEND`, or
+            `tcp://127.0.0.1:5570`.
+        identity: Routing id of the ZeroMQ socket: 1 to 200 ASCII characters. No two connected clients may have the
+            same. A client with the identity of an earlier process can continue runs which that process started with
+            `on_disconnect="keep"`: repeat the request with the same option `id`. Default: random.
 
     Raises:
         ValueError: The endpoint or the identity is invalid.
@@ -206,18 +236,21 @@ class AsyncClient:
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
         self.endpoint = _endpoint(endpoint)
+        """Endpoint of the daemon's frontend."""
         self._identity = _identity(identity)
         self._core = ClientCore()
         self._link: _Link | None = None
         self._news: dict[Run, asyncio.Event] = {}
+        """Events that are set when a run has a new item, by run; only for runs whose reader has waited."""
         self._runners: dict[Run, ToolRunner] = {}
+        """Executors of tool functions, by run."""
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.endpoint} {self._core!r}>"
 
     async def __aenter__(self) -> Self:
         if self._link is not None:
-            raise RuntimeError(f"this client is entered already: {USAGE}, once")
+            raise RuntimeError(f"this client is already connected: {USAGE}, and only once at a time")
         self._link = _Link(
             endpoint=self.endpoint, identity=self._identity, received=self._received, connected=self._connected
         )
@@ -231,7 +264,7 @@ class AsyncClient:
         link = self._opened()
         for run in self._core.close():
             self._notify(run)
-        self._flush()
+        self._flush()  # sends a `cancel` for each open run
         self._ticking.cancel()
         self._link = None
         await link.close()
@@ -239,21 +272,32 @@ class AsyncClient:
     # --- public methods ----------------------------------------------------------------------------
 
     async def run(self, agent: Agent, prompt: Prompt | None = None, **options: Unpack[RunOptions]) -> Complete:
-        """Run an agent in mode `run` (`await Agent.run`) and wait for its answer.
+        """Run an agent in mode `run` and wait for its answer.
+
+        A worker of this mode executes many runs on one event loop (`await Agent.run`).
 
         Args:
-            agent: A registered name, or an agent as data.
-            prompt: Text, a list of parts, or None to continue from `message_history`.
-            options: See `RunOptions`. A live tool must have a function.
+            agent: Name of a registered agent, or an agent as data, such as `{"model": …, "instructions": …}`.
+            prompt: Text, a list of parts, or None to continue from the option `message_history`. Default: None.
+            options: See `RunOptions`. Every live tool must have a function.
+
+        Returns:
+            The `Complete` of the run.
 
         Raises:
-            AxonError: The run failed; `error_type` says how.
-            TypeError: An option is unknown, or a live tool has no function.
+            AxonError: The run failed; `error_type` is the reason.
+            TypeError: An option is unknown, an entry of the option `tools` is not a valid tool, or a live tool has no
+                function.
+            ValueError: The option `credit` is less than 1.
         """
         return await self._complete("run", agent, prompt, options)
 
     async def run_sync(self, agent: Agent, prompt: Prompt | None = None, **options: Unpack[RunOptions]) -> Complete:
-        """Run an agent in mode `run_sync` (`Agent.run_sync` in its own thread); see `run`."""
+        """Run an agent in mode `run_sync` and wait for its answer.
+
+        A worker of this mode executes each run in its own thread (`Agent.run_sync`), for agents with blocking code.
+        It has the same arguments, result and errors as `run`.
+        """
         return await self._complete("run_sync", agent, prompt, options)
 
     def stream(
@@ -264,16 +308,24 @@ class AsyncClient:
         mode: Mode = "run_stream",
         **options: Unpack[RunOptions],
     ) -> RunStream:
-        """Start an agent and return its stream of events.
+        """Start a run and return a stream of its events. This method is not a coroutine.
 
         Args:
             agent: See `run`.
             prompt: See `run`.
-            mode: `run` and `run_sync` yield no chunks, but tool calls and logs.
-            options: See `RunOptions`. A live tool may be a map without a function: answer its calls yourself.
+            mode: Execution mode: `run_stream`, `run` or `run_sync`. In the latter two, the stream has no `Chunk`, but
+                all other events. Default: `run_stream`.
+            options: See `RunOptions`. A live tool may also be a map without a function; the application then answers
+                its calls with `answer` or `fail`.
+
+        Returns:
+            An asynchronous iterator of events.
 
         Raises:
-            TypeError: An option is unknown.
+            RequestError: `too_large`: the request exceeds the daemon's limit; or `invalid_request`: the option `id` is
+                invalid or belongs to an open request.
+            TypeError: An option is unknown, or an entry of the option `tools` is not a valid tool.
+            ValueError: The option `credit` is less than 1.
         """
         options.setdefault("credit", STREAM_CREDIT)
         return RunStream(self, self._start(mode, agent, prompt, options, _box(options)))
@@ -281,15 +333,18 @@ class AsyncClient:
     async def call_tool(
         self, tool: str, args: Mapping[str, object] | None = None, **options: Unpack[CallOptions]
     ) -> Complete:
-        """Call one Python tool of the daemon, without a model; the `result` is the tool's.
+        """Call one Python tool of the daemon without a model, and wait for its result.
 
         Args:
-            tool: Its name.
-            args: Its arguments by name.
+            tool: Name of the tool.
+            args: Arguments of the tool by name. Default: none.
             options: See `CallOptions`.
 
+        Returns:
+            A `Complete`, whose `result` is the tool's return value.
+
         Raises:
-            AxonError: `unknown_tool`, `tool_failed` or another.
+            AxonError: The call failed, for example with `unknown_tool` or `tool_failed`.
             TypeError: An option is unknown.
         """
         self._opened()
@@ -298,33 +353,62 @@ class AsyncClient:
     async def answer(
         self, id: bytes | str, call_id: str, result: object = None, *, content: object = None, metadata: object = None
     ) -> bool:
-        """Answer a `ToolCall` of a run that this client reads.
+        """Answer a `ToolCall` with a result.
+
+        If the daemon refuses the answer, for example because it does not fit the tool's schema, the run's stream yields
+        a `Refused`, and the call stays open.
 
         Args:
-            id: Id of the run.
+            id: Request id of the run.
             call_id: Id of the call.
-            result: A value of any type that pydantic can dump.
-            content: More for the model, in addition to the result: text, or a list of parts as in a prompt.
-            metadata: For the application only: it is returned in the run's messages.
+            result: Result for the model: a value of any type that pydantic can serialize. Default: None.
+            content: Further content for the model: text, or a list of parts as in a prompt. Default: none.
+            metadata: Data that only the application sees, in the messages of the run. Default: none.
 
         Returns:
-            Whether the run was still open; a late answer is dropped. If the daemon refuses an answer, the run
-            yields a `Refused`.
+            True if the answer was sent; False if the run has ended, and the answer was dropped.
 
         Raises:
-            RequestError: `too_large`.
+            RequestError: `too_large`: the answer exceeds the daemon's limit.
+            ValueError: A value cannot be sent as msgpack.
         """
         return self._send_answer(_bytes(id), call_id, answer(result, content, metadata))
 
     async def fail(self, id: bytes | str, call_id: str, message: str, *, retry: bool = False) -> bool:
-        """Answer a `ToolCall` with an error; with `retry` the model may try again. See `answer`."""
+        """Answer a `ToolCall` with an error.
+
+        Args:
+            id: Request id of the run.
+            call_id: Id of the call.
+            message: Description of the error, for the model.
+            retry: Whether the model may call the tool again with other arguments; otherwise the call counts as failed.
+                Default: False.
+
+        Returns:
+            True if the answer was sent; False if the run has ended, and the answer was dropped.
+
+        Raises:
+            RequestError: `too_large`: the answer exceeds the daemon's limit.
+        """
         return self._send_answer(_bytes(id), call_id, fault(message, retry))
 
     async def steer(self, id: bytes | str, content: object, priority: Priority = "asap") -> bool:
-        """Send a user message to a run under way: text, or a list of parts as in a prompt.
+        """Send a user message to a running agent.
+
+        If the message reaches the daemon too late, the run's stream yields a `Refused`.
+
+        Args:
+            id: Request id of the run.
+            content: Text, or a list of parts as in a prompt.
+            priority: `asap`: the model gets the message with its next request. `when_idle`: the model gets it only when
+                the run would otherwise end. Default: `asap`.
 
         Returns:
-            Whether the run was still open here. If it arrives too late at the daemon, the run yields a `Refused`.
+            True if the message was sent; False if the run has ended, and the message was dropped.
+
+        Raises:
+            RequestError: `too_large`: the message exceeds the daemon's limit.
+            ValueError: The content cannot be sent as msgpack.
         """
         self._opened()
         sent = self._core.steer(_bytes(id), to_plain(content), priority)
@@ -332,24 +416,41 @@ class AsyncClient:
         return sent
 
     async def cancel(self, id: bytes | str) -> None:
-        """Ask a run to end; its reader gets `cancelled`, with the partial answer."""
+        """Ask the daemon to end a run.
+
+        The run's reader gets a `RunEndedError` (`cancelled`) whose `details["partial"]` is the partial answer, or a
+        `Complete` if the run completed first. A run that has ended is not affected.
+
+        Args:
+            id: Request id of the run.
+        """
         self._opened()
         self._core.cancel(_bytes(id))
         self._flush()
 
     async def describe(self, agent: str | None = None) -> dict[str, Any]:
-        """The agents by name: description, modes, tools and schemas, or `error` for an agent that could not be loaded.
+        """Return a description of the registered agents.
+
+        Args:
+            agent: Name of one agent. Default: all agents.
+
+        Returns:
+            A map from the name of each agent to its `description`, `modes`, `tools`, `output_schema` and `deps_schema`,
+            or to its `error` if it could not be loaded.
 
         Raises:
-            AxonError: `unknown_agent`, `no_worker`.
+            AxonError: `unknown_agent`: no such agent is registered; or `no_worker`: no worker is available.
         """
         return (await self._catalog(agent)).agents
 
     async def toolsets(self) -> dict[str, Any]:
-        """The toolsets that agents as data may name: the tools of each, or `error` for one that could not be loaded.
+        """Return a description of the registered toolsets, which agents as data may use.
+
+        Returns:
+            A map from the name of each toolset to its `tools`, or to its `error` if it could not be loaded.
 
         Raises:
-            AxonError: `no_worker`.
+            AxonError: `no_worker`: no worker is available.
         """
         return (await self._catalog(None)).toolsets
 
@@ -359,11 +460,17 @@ class AsyncClient:
         assert isinstance(item, Catalog)
         return item
 
-    async def ping(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109 -- the error that follows is ours
-        """The `pong`: version, limits, workers and queue of each mode.
+    async def ping(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109 -- a timeout raises our own error
+        """Ask the broker for its version, its limits, and the workers and queue of each mode.
+
+        Args:
+            timeout: Seconds to wait for the answer. Default: 5.
+
+        Returns:
+            The body of the protocol's `pong` message.
 
         Raises:
-            UnavailableError: Nobody answered within `timeout` seconds.
+            UnavailableError: `unreachable`: no daemon answered within `timeout` seconds.
         """
         self._opened()
         run = self._core.ping(time.monotonic(), timeout)
@@ -373,7 +480,7 @@ class AsyncClient:
             if isinstance(fault, RunEndedError) and fault.error_type != "deadline_exceeded":
                 raise
             raise UnavailableError(
-                "unreachable", f"no daemon answers at {self.endpoint} within {timeout:g} s", retryable=True
+                "unreachable", f"no daemon answered at {self.endpoint} within {timeout:g} s", retryable=True
             ) from None
         assert isinstance(item, Pong)
         return item.body
@@ -399,8 +506,8 @@ class AsyncClient:
         box = _box(options)
         if box is not None and (names := box.unanswered):
             raise TypeError(
-                f"tool {names[0]!r} is live and has no function: nobody would answer it. "
-                'Give a function, or "mode": "deferred", or use stream() and answer()'
+                f"live tool {names[0]!r} has no function, so its calls would stay unanswered: "
+                'pass a function, set "mode": "deferred", or use stream() and answer()'
             )
         return await self._read(self._start(mode, agent, prompt, options, box))
 
@@ -416,7 +523,11 @@ class AsyncClient:
         return sent
 
     async def _reply(self, run: Run) -> Item:
-        """The only item of a `describe` or `ping`."""
+        """Return the reply to a `describe` or `ping`.
+
+        Raises:
+            AxonError: The request failed.
+        """
         self._flush()
         try:
             item = await self._next(run)
@@ -470,6 +581,7 @@ class AsyncClient:
             runner.close()
 
     def _flush(self) -> None:
+        """Pass the core's tool events to the runners, and send its messages."""
         while self._core.tool_events:
             run, event = self._core.tool_events.popleft()
             if (runner := self._runners.get(run)) is not None:

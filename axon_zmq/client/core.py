@@ -1,9 +1,13 @@
-"""The client's side of the protocol, without I/O: what to send, and what a received message means.
+"""The client's side of the protocol, without I/O.
 
-`ClientCore` implements the rules that every client must follow: the sequence of each run, `resume` after a gap, a
-new broker or a lost message, tool calls that are executed once and answered until the answer has arrived, and
-the `ping` that finds out whether a broker is there. Frames go out through `outgoing` and come in through
-`receive`; time is passed in.
+`ClientCore` implements the rules that every client must follow (`docs/protocol.md`):
+
+- The messages of a run are accepted in sequence. After a gap, a reconnect, a restart of the broker or a wrong count of
+  open requests, the client sends `resume`.
+- A tool call is executed once. Its answer is sent again until it has arrived.
+- If nothing is received for some time, the client sends `ping` to find out whether a broker is running.
+
+The shell passes received frames and the time to `receive` and `tick`, and sends the frames in `outgoing`.
 """
 
 from __future__ import annotations
@@ -36,45 +40,53 @@ from axon_zmq.protocol.kinds import RUN_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 
 ANSWER_GRACE_S: Final = 10.0
-"""Seconds for which a terminal message is awaited after a request's own time has passed."""
+"""Seconds after the deadline of a request for which the client still waits for a terminal message."""
 SILENCE_TIMEOUT_S: Final = 5.0
-"""Seconds without any message, while requests are open, after which the client sends a `ping`."""
+"""Seconds without a received message, while requests are open, after which the client sends a `ping`."""
 RESUME_INTERVAL_S: Final = 2.0
 """Seconds between two `resume` messages for one run."""
 Item = Event | AxonError | Catalog | Pong
-"""What a reader receives: events of a run, the reply to `describe` or `ping`, or the error that ended the request."""
+"""Item in the inbox of a request: an event of a run, the reply to `describe` or `ping`, or the error that ended it."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One unfinished request: a run, a `describe` or a `ping`."""
+    """State of one request: a run, a `describe` or a `ping`."""
 
     id: bytes
     kind: bytes
     deadline: float
-    """When it is given up if no terminal message has arrived."""
+    """Time at which the client gives the request up if no terminal message has arrived. Like all times here, in seconds
+    of the monotonic clock that the shell uses."""
     last_seq: int = 0
     """`seq` of the last message that was accepted."""
     highest_seq: int = 0
-    """Highest `seq` that arrived, also behind a gap."""
+    """Highest `seq` that was received, including messages after a gap."""
     window: int = 0
-    """Messages that may be in flight to the reader; 0: any number."""
+    """Number of messages that may be in flight to the reader; 0: no limit."""
     granted: int = 0
-    """The credit that the daemon was given: a `seq`."""
+    """Highest `seq` up to which the daemon may send: the credit that it has."""
     sent_at: float = 0.0
+    """Time at which the request was first sent."""
     frames: list[list[bytes]] = field(default_factory=list[list[bytes]])
-    """The request and its `steer`s, kept until the run is known to have started: a restarted broker may have lost
-    them."""
+    """The request and its `steer` messages. They are kept until the run is known to have started, because a broker that
+    is restarted may lose them."""
     restarted_at: float = float("-inf")
-    """When it was sent again. Another message soon afterwards that it never ran answers what was sent before."""
+    """Time at which the request was last sent again. An `unknown_request` that follows within `RESUME_INTERVAL_S` may
+    answer an earlier message, so it does not cause another repetition."""
     cancelled: bool = False
+    """Whether the client has sent `cancel`."""
     resume_due: bool = False
-    """A `resume` is due: the last one was too recent, or the daemon had no room for it or for an answer."""
+    """Whether a `resume` must be sent as soon as the last one is `RESUME_INTERVAL_S` old. It could not be sent at once,
+    or the daemon refused it, or a tool's answer, as `overloaded`."""
     tool_calls: ToolCalls = field(default_factory=ToolCalls)
+    """Record of the run's tool calls."""
     resumed_at: float = float("-inf")
+    """Time at which the last `resume` was sent."""
     ended: bool = False
+    """Whether the last item was put into the inbox."""
     inbox: deque[Item] = field(default_factory=deque[Item])
-    """Items that have arrived and were not read yet."""
+    """Items that the application has not read yet."""
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
@@ -84,44 +96,54 @@ class Run:
 
 
 class ClientCore:
-    """The requests of one DEALER socket. Not thread-safe."""
+    """All requests of one DEALER socket, and the rules of the protocol for them. It is not thread-safe."""
 
     def __init__(self) -> None:
         self.outgoing: deque[list[bytes]] = deque()
         """Frames to send, in order."""
         self.tool_events: deque[tuple[Run, ToolCall | ToolCancelled | Refused]] = deque()
-        """Events for those who execute tools, in order; they are in the run's inbox too."""
+        """Events about tool calls, in order, for the shell that executes the tools. They are also in the inboxes."""
         self.open: dict[bytes, Run] = {}
+        """Unfinished requests by id."""
         self.max_body = limits.BrokerLimits().max_body
-        """Bytes of the largest body that the daemon accepts: the default until a `pong` has arrived."""
+        """Size of the largest body that the daemon accepts, in bytes: the default until the first `pong`."""
         self._instance = secrets.token_hex(8)
+        """Random name of this client process, by which the broker detects two processes with one routing id."""
         self._probe_id = b"probe-" + secrets.token_hex(16).encode()
-        """Id of the pings that the core sends on its own; no reader waits for their reply."""
+        """Id of the pings that the core itself sends; the application does not read their replies."""
         self._boot: str | None = None
-        self._heard_at = float("-inf")
+        """Name of the last known broker process."""
+        self._received_at = float("-inf")
         self._pinged_at = float("-inf")
-        self._miscounted = False
-        self._connected = False
-        self._silent = False
+        self._did_count_differ = False
+        """Whether the last `alive` had another number of open requests than this client."""
+        self._was_connected = False
+        self._was_silent = False
+        """Whether the last `ping` was sent because nothing was received for `SILENCE_TIMEOUT_S`."""
 
     def __repr__(self) -> str:
         return f"<ClientCore {len(self.open)} open, boot {self._boot}>"
 
-    # --- what to send ------------------------------------------------------------------------------
+    # --- requests and messages of the application ----------------------------------------------------
 
     def run(self, mode: str, agent: Agent, prompt: Prompt | None, options: RunOptions, now: float) -> Run:
         """Start a run.
 
         Args:
             mode: `run_sync`, `run` or `run_stream`.
-            agent: A registered name, or an agent as data.
+            agent: Name of a registered agent, or an agent as data.
             prompt: Text, a list of parts, or None to continue from `message_history`.
-            options: See `RunOptions`; `tools` are maps here.
-            now: Seconds of a monotonic clock.
+            options: See `RunOptions`; here `tools` must be maps.
+            now: Current time in seconds of a monotonic clock.
+
+        Returns:
+            The run, whose inbox receives its events.
 
         Raises:
+            RequestError: `too_large`: the body exceeds the daemon's limit; or `invalid_request`: the id is empty, over
+                64 bytes, or belongs to an open request.
             TypeError: An option is unknown.
-            RequestError: `too_large`, or an id that is open already, empty or over 64 bytes.
+            ValueError: `credit` is less than 1.
         """
         check_keys(options, BODY_KEYS)
         body: dict[str, object] = {"agent": agent, **chosen(options, BODY_KEYS)}
@@ -130,17 +152,21 @@ class ClientCore:
         return self._start(mode.encode(), options, body, now)
 
     def call_tool(self, tool: str, args: Mapping[str, object], options: CallOptions, now: float) -> Run:
-        """Call one Python tool of the daemon, without a model.
+        """Call one Python tool of the daemon without a model.
 
         Args:
-            tool: Its name.
-            args: Its arguments by name.
+            tool: Name of the tool.
+            args: Arguments of the tool by name.
             options: See `CallOptions`.
-            now: Seconds of a monotonic clock.
+            now: Current time in seconds of a monotonic clock.
+
+        Returns:
+            The run, whose inbox receives its events.
 
         Raises:
+            RequestError: See `run`.
             TypeError: An option is unknown.
-            RequestError: As `run`.
+            ValueError: `credit` is less than 1.
         """
         check_keys(options, CALL_KEYS)
         return self._start(kinds.CALL_TOOL, options, {"tool": tool, "args": args, **chosen(options, CALL_KEYS)}, now)
@@ -149,15 +175,15 @@ class ClientCore:
         """Answer a tool call.
 
         Args:
-            id: Of the run.
-            call_id: As in the `ToolCall`.
-            body: `{result}`, `{result, content?, metadata?}` or `{error: {message, retry}}`.
+            id: Request id of the run.
+            call_id: Id of the call, as in the `ToolCall`.
+            body: `{result, content?, metadata?}` or `{error: {message, retry}}`.
 
         Returns:
-            Whether the run was still open here.
+            True if the run is open and the answer will be sent; otherwise False.
 
         Raises:
-            RequestError: `too_large`.
+            RequestError: `too_large`: the body exceeds the daemon's limit.
         """
         run = self._open_run(id)
         if run is None:
@@ -168,13 +194,13 @@ class ClientCore:
         return True
 
     def steer(self, id: bytes, content: object, priority: str) -> bool:
-        """Send a user message to a run that is under way.
+        """Send a user message to a running agent.
 
         Returns:
-            Whether the run was still open here.
+            True if the run is open and the message will be sent; otherwise False.
 
         Raises:
-            RequestError: `too_large`.
+            RequestError: `too_large`: the body exceeds the daemon's limit.
         """
         run = self._open_run(id)
         if run is None:
@@ -186,9 +212,9 @@ class ClientCore:
         return True
 
     def acknowledge(self, run: Run, event: Event) -> None:
-        """Note that a run's reader has read an event; grant more credit once half of the window is used.
+        """Record that the application has read an event of a run, and grant more credit if half of the window is used.
 
-        This includes events that need no credit, such as a tool call: they are numbered like the others.
+        Events that need no credit, such as a tool call, count too, because credit is a `seq` and they have one.
         """
         seq = getattr(event, "seq", 0)
         if run.window and not run.ended and seq + run.window - run.granted > run.window // 2:
@@ -196,16 +222,16 @@ class ClientCore:
             self.outgoing.append([kinds.CREDIT, run.id, pack({"upto": run.granted})])
 
     def describe(self, agent: str | None, now: float) -> Run:
-        """Ask for the catalog of agents and toolsets."""
+        """Request the catalog of agents and toolsets."""
         deadline = now + limits.DESCRIBE_TIMEOUT + ANSWER_GRACE_S
         return self._send(kinds.DESCRIBE, None, {}, {"agent": agent} if agent else {}, deadline, now)
 
     def ping(self, now: float, timeout: float) -> Run:
-        """Ask which broker is there; after `timeout` seconds the request ends."""
+        """Send a `ping`; the request ends with an error if no `pong` arrives within `timeout` seconds."""
         return self._send(kinds.PING, None, {"instance": self._instance}, {}, now + timeout, now)
 
     def cancel(self, id: bytes) -> None:
-        """Ask a run to end; its own terminal message says how it ended."""
+        """Send `cancel` for a run. The run stays open until its terminal message arrives."""
         self.outgoing.append([kinds.CANCEL, id])
         if (run := self._open_run(id)) is not None:
             run.cancelled = True
@@ -213,7 +239,7 @@ class ClientCore:
     def _start(self, kind: bytes, options: RequestOptions, body: Mapping[str, object], now: float) -> Run:
         window = options.get("credit") or 0
         if window < 1 and options.get("credit") is not None:
-            raise ValueError("credit must be at least 1, or None for any number of messages")
+            raise ValueError(f"invalid credit {window}: expected at least 1, or None for no limit")
         timeout_ms = options.get("timeout_ms")
         seconds = (limits.DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000
         deadline = now + seconds + ANSWER_GRACE_S
@@ -232,7 +258,9 @@ class ClientCore:
     def _packed(self, body: Mapping[str, object]) -> bytes:
         packed = pack(body) if body else b""
         if len(packed) > self.max_body:
-            raise RequestError("too_large", f"the body has {len(packed)} bytes; at most {self.max_body}")
+            raise RequestError(
+                "too_large", f"body too large: {len(packed)} bytes, at most {self.max_body} (pong.limits.max_body)"
+            )
         return packed
 
     def _send(
@@ -248,7 +276,7 @@ class ClientCore:
         packed = self._packed(body)
         packed_header = pack(header) if header else b""
         if not self.open:
-            self._heard_at = now  # silence while nothing was open does not count
+            self._received_at = now  # time without open requests does not count as silence
         run = self.open[name] = Run(id=name, kind=kind, deadline=deadline)
         self.outgoing.append([kind, name, packed_header, packed])
         return run
@@ -258,18 +286,20 @@ class ClientCore:
             return secrets.token_hex(16).encode()
         name = id.encode() if isinstance(id, str) else id
         if not 1 <= len(name) <= limits.MAX_ID:
-            raise RequestError("invalid_request", f"the id has {len(name)} bytes; it must have 1 to {limits.MAX_ID}")
+            raise RequestError(
+                "invalid_request", f"invalid request id of {len(name)} bytes: expected 1 to {limits.MAX_ID} bytes"
+            )
         if name in self.open:
-            raise RequestError("invalid_request", f"a request with id {name!r} is open already")
+            raise RequestError("invalid_request", f"this client already has an open request with id {name!r}")
         return name
 
     def abandon(self, run: Run) -> None:
-        """End a request that no reader waits for any more: cancel it if it is a run, and drop what was not read."""
+        """End a request whose reader has left: drop its unread items, and send `cancel` if it is a run."""
         run.inbox.clear()
-        self._give_up(run, RunEndedError("cancelled", "nobody waits for it any more", {"by": "client"}))
+        self._give_up(run, RunEndedError("cancelled", "the reader left the stream", {"by": "client"}))
 
     def close(self) -> list[Run]:
-        """Cancel and end all open requests.
+        """End all open requests, and send `cancel` for each run.
 
         Returns:
             The requests that were open.
@@ -285,7 +315,7 @@ class ClientCore:
                 self.cancel(run.id)
             self._end(run, error)
 
-    # --- what was received -------------------------------------------------------------------------
+    # --- received messages ---------------------------------------------------------------------------
 
     def receive(self, frames: list[bytes], now: float) -> Run | None:
         """Process one message.
@@ -293,15 +323,17 @@ class ClientCore:
         A malformed message ends the request that it belongs to; a malformed `alive` is ignored.
 
         Args:
-            frames: Those of the message; stale frames may precede it after a reconnect.
-            now: Seconds of a monotonic clock.
+            frames: Frames of the message.
+            now: Current time in seconds of a monotonic clock.
 
         Returns:
-            The request whose inbox has a new item, if any.
+            The request whose inbox has a new item, or None.
         """
-        self._heard_at = now
+        self._received_at = now
         if len(frames) < 3:
             return None
+        # Only the last three frames count, which is a rule for all clients: after a disconnect in the middle of a
+        # multipart message, some libraries (chumak, for one) deliver its frames in front of the next message.
         kind, id, packed = frames[-3:]
         run = None if kind == kinds.ALIVE else self.open.get(id)
         if run is None and kind != kinds.ALIVE:
@@ -309,20 +341,20 @@ class ClientCore:
         try:
             received = decode(kind, packed)
         except RequestError as fault:
-            return None if run is None else self._end_unreadable(run, kind, fault)
+            return None if run is None else self._end_malformed(run, kind, fault)
         if run is not None:
             return run if self._process(run, received, now) else None
         if isinstance(received.message, Alive):
-            self._check_count(received.message, now)
+            self._compare_open_count(received.message, now)
         return None
 
-    def _end_unreadable(self, run: Run, kind: bytes, fault: RequestError) -> Run:
-        why = f"the daemon's answer cannot be read: {printable(kind)}: {fault.message}"
-        self._give_up(run, RunEndedError("internal", why, {"by": "client"}))
+    def _end_malformed(self, run: Run, kind: bytes, fault: RequestError) -> Run:
+        message = f"malformed `{printable(kind)}` message from the daemon: {fault.message}"
+        self._give_up(run, RunEndedError("internal", message, {"by": "client"}))
         return run
 
     def _process(self, run: Run, received: Received, now: float) -> bool:
-        """Apply a message to its request; whether its inbox has a new item."""
+        """Apply a message to its request, and return whether the inbox has a new item."""
         if received.seq is not None and not self._in_order(run, received.seq, now):
             return False
         match received.message:
@@ -331,7 +363,7 @@ class ClientCore:
             case Failed() as failed:
                 return self._fail(run, failed, now)
             case Pong() as pong:
-                self._learn(pong, now)
+                self._process_pong(pong, now)
                 self._end(run, pong)
             case Catalog() as catalog:
                 self._end(run, catalog)
@@ -351,7 +383,7 @@ class ClientCore:
         run.highest_seq = max(run.highest_seq, seq)
         if seq == run.last_seq + 1:
             run.last_seq = seq
-            run.frames.clear()
+            run.frames.clear()  # the run has started, so its request must not be sent again
             return True
         if seq > run.last_seq:
             self._resume(run, now)
@@ -364,7 +396,11 @@ class ClientCore:
         return True
 
     def _start_again(self, run: Run, now: float) -> bool:
-        """Send a run again that the daemon lost, in a restart, before it was started; whether this ends it instead."""
+        """Send the request again, because a restarted broker lost it before a worker started it.
+
+        Returns:
+            Whether the inbox has a new item: a cancelled run ends instead.
+        """
         if run.cancelled:
             self._end(run, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))
             return True
@@ -372,6 +408,7 @@ class ClientCore:
             return False
         run.restarted_at = now
         (kind, id, header, body), *steers = run.frames
+        # The broker counts `timeout_ms` from the arrival of the request, so only the remaining time is sent.
         left = max(1, int((run.deadline - ANSWER_GRACE_S - now) * 1000))
         header = pack({**unpack(header, "the header"), "timeout_ms": left})
         self.outgoing.extend([[kind, id, header, body], *steers])
@@ -379,7 +416,8 @@ class ClientCore:
 
     def _resumed(self, run: Run, resumed: Resumed) -> bool:
         if resumed.gap:
-            lost = f"messages {run.last_seq + 1} to {resumed.start - 1} are no longer kept"
+            # The run ends, because otherwise its reader would miss a part of the answer without noticing it.
+            lost = f"messages {run.last_seq + 1} to {resumed.start - 1} are no longer kept for replay"
             self._give_up(run, RunEndedError("slow_consumer", lost))
             return True
         last = run.highest_seq if resumed.last is None else resumed.last
@@ -388,17 +426,19 @@ class ClientCore:
         return False
 
     def _refused(self, run: Run, refused: Refused) -> bool:
-        if refused.of == printable(run.kind):  # the id belongs to another run: nothing will follow
+        if refused.of == printable(run.kind):  # the id belongs to another run, so no terminal message will follow
             self._end(run, AxonError.of(refused.error_type, refused.message))
             return True
         if refused.error_type == "overloaded" and refused.of in ("resume", "tool_result"):
+            # A broker in recovery holds a limited number of messages. A later `resume` replaces the refused one, and
+            # its reply shows which answers are missing.
             run.resume_due = True
             return False
         return self._deliver(run, refused)
 
     def _deliver(self, run: Run, event: ToolCall | ToolCancelled | Refused) -> bool:
-        """Hand an event to the reader and to those who execute tools, unless it is a repetition."""
-        if not _is_news(run.tool_calls, event):
+        """Pass an event to the application and to the shell that executes tools, unless it is a repetition."""
+        if not _is_new(run.tool_calls, event):
             return False
         self.tool_events.append((run, event))
         run.inbox.append(event)
@@ -409,33 +449,34 @@ class ClientCore:
         run.ended = True
         self.open.pop(run.id, None)
 
-    # --- which broker is there ---------------------------------------------------------------------
+    # --- reconnects, restarts of the broker, and timers ----------------------------------------------
 
     def connected(self, now: float) -> None:
-        """The connection was established, or again: ask which broker it is, and for messages that were lost."""
-        if self._connected:
+        """Handle a new connection: send a `ping`, and after a reconnect a `resume` for each run."""
+        if self._was_connected:
             self._resume_all(now)
-        self._connected = True
+        self._was_connected = True
         self._probe(now)
 
-    def _check_count(self, alive: Alive, now: float) -> None:
-        self._met(alive.boot, now)
-        mine = sum(run.kind != kinds.PING for run in self.open.values())
-        wrong = alive.open != mine
-        if wrong and self._miscounted:
+    def _compare_open_count(self, alive: Alive, now: float) -> None:
+        self._check_boot(alive.boot, now)
+        own_count = sum(run.kind != kinds.PING for run in self.open.values())
+        does_differ = alive.open != own_count
+        # One difference is normal while a request or a terminal message is in flight; two in a row show a lost message.
+        if does_differ and self._did_count_differ:
             self._resume_all(now)
-        self._miscounted = wrong and not self._miscounted
+        self._did_count_differ = does_differ and not self._did_count_differ
 
-    def _learn(self, pong: Pong, now: float) -> None:
+    def _process_pong(self, pong: Pong, now: float) -> None:
         if pong.max_body is not None:
             self.max_body = pong.max_body
         if pong.boot is not None:
-            self._met(pong.boot, now)
-        if self._silent:  # the broker is alive, and yet sent nothing about the open requests
-            self._silent = False
+            self._check_boot(pong.boot, now)
+        if self._was_silent:  # the broker is alive but sent nothing about the open requests: messages may be lost
+            self._was_silent = False
             self._resume_all(now)
 
-    def _met(self, boot: str, now: float) -> None:
+    def _check_boot(self, boot: str, now: float) -> None:
         if self._boot is not None and boot != self._boot:
             self._resume_all(now)
         self._boot = boot
@@ -448,38 +489,42 @@ class ClientCore:
     def _resume(self, run: Run, now: float) -> None:
         if now - run.resumed_at >= RESUME_INTERVAL_S:
             run.resumed_at, run.resume_due = now, False
+            # The `credit` messages may be lost, too, so `resume` repeats the credit.
             header = {"from": run.last_seq + 1} | ({"upto": run.granted} if run.window else {})
             self.outgoing.append([kinds.RESUME, run.id, pack(header)])
-            if run.cancelled:
+            if run.cancelled:  # the `cancel` may be lost, too
                 self.outgoing.append([kinds.CANCEL, run.id])
         else:
             run.resume_due = True
 
     def tick(self, now: float) -> list[Run]:
-        """Act on the time: send a `ping` after a silence, due `resume`s, and give up overdue requests.
+        """Process the timers: send a due `ping` and due `resume` messages, and end overdue requests.
 
         Returns:
-            The requests that were given up.
+            The requests that were ended.
         """
-        if self.open and now - max(self._heard_at, self._pinged_at) > SILENCE_TIMEOUT_S:
-            self._silent = True
+        if self.open and now - max(self._received_at, self._pinged_at) > SILENCE_TIMEOUT_S:
+            self._was_silent = True
             self._probe(now)
         for run in self.open.values():
             if run.resume_due:
                 self._resume(run, now)
         overdue = [run for run in self.open.values() if now > run.deadline]
         for run in overdue:
-            self._end(run, RunEndedError("deadline_exceeded", "the daemon did not answer", {"by": "client"}))
+            self._end(run, RunEndedError("deadline_exceeded", "the daemon did not answer in time", {"by": "client"}))
         return overdue
 
     def _probe(self, now: float) -> None:
         self._pinged_at = now
         self.outgoing.append([kinds.PING, self._probe_id, pack({"instance": self._instance})])
+        # The probe is an open request like any other, so that its `pong` is processed. It always has the same id, so
+        # that an unanswered probe is replaced by the next one.
         deadline = now + SILENCE_TIMEOUT_S
         self.open[self._probe_id] = Run(id=self._probe_id, kind=kinds.PING, deadline=deadline)
 
 
-def _is_news(tool_calls: ToolCalls, event: ToolCall | ToolCancelled | Refused) -> bool:
+def _is_new(tool_calls: ToolCalls, event: ToolCall | ToolCancelled | Refused) -> bool:
+    """Record an event about a tool call, and return whether the application must see it."""
     match event:
         case ToolCall():
             return tool_calls.take(event)
@@ -492,7 +537,7 @@ def _is_news(tool_calls: ToolCalls, event: ToolCall | ToolCancelled | Refused) -
 
 
 def _never_ran(failed: Failed, age: float) -> bool:
-    """Whether the daemon is sure that a run, sent `age` seconds ago, was never started."""
+    """Whether the daemon guarantees that a run that was sent `age` seconds ago was never started."""
     if failed.error.error_type != "unknown_request":
         return False
     return failed.never_ran or age * 1000 < failed.never_ran_within_ms

@@ -1,17 +1,17 @@
-"""The continuation of a run that ended with calls to approve or to execute elsewhere."""
+"""Answers to deferred tool calls, for the run that continues after a run that ended with such calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from axon_zmq.client.tool_functions import ToolResultBody, given, to_plain
+from axon_zmq.client.tool_functions import ToolResultBody, outcome_body, to_plain
 from axon_zmq.events import Complete
 
 Call = Mapping[str, Any]
-"""A deferred call: `{call_id, name, args}`."""
+"""A deferred call as in `Complete.deferred`: `{call_id, name, args}`."""
 Approval = bool | str | Mapping[str, object]
-"""True; False, or the reason for it; or the arguments that are approved instead of the model's."""
+"""Decision on a call: True approves it, False or text (a reason) denies it, a map approves it with other arguments."""
 
 
 def deferred_results(
@@ -19,20 +19,25 @@ def deferred_results(
     approve: Approval | Mapping[str, Approval] | Callable[[Call], Approval] | None = None,
     calls: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """The `deferred_tool_results` for the run after one that ended with calls to approve or to execute.
+    """Build the option `deferred_tool_results` for the run that continues after deferred tool calls.
 
-    That run has the same `tools`, and in `message_history` the old history and `complete.messages`.
+    The next run needs the same `tools`; its `message_history` is the history of the first run plus `complete.messages`.
 
     Args:
-        complete: The end of the run; `complete.deferred` has the calls, each `{call_id, name, args}`.
-        approve: For all calls that need approval: True or False, or a function that decides on each; or
-            a map by call_id. Instead of False, a string is the reason that the model gets; a map is the
-            arguments to use instead of the model's.
-        calls: By call_id, the result of each call that was to be executed: a value, a `ToolAnswer`, or, if it
-            failed, an exception. A `ToolRetry` lets the model try again.
+        complete: Last event of the first run; `complete.deferred` has the calls, each `{call_id, name, args}`.
+        approve: Decisions on the calls that need an approval. One decision for all of them, a map from `call_id` to a
+            decision, or a function that takes a call and returns a decision. A decision is True (approve), False
+            (deny), text (deny, with a reason for the model), or a map (approve, with these arguments instead of the
+            model's). Default: None, for a run without such calls.
+        calls: Results of the calls that were to be executed elsewhere, by `call_id`: a value, a `ToolAnswer`, or an
+            exception if the call failed; after a `ToolRetry` the model may try again. Default: None, for a run without
+            such calls.
+
+    Returns:
+        The value of the option `deferred_tool_results`.
 
     Raises:
-        ValueError: A call has no answer, or an answer has no call.
+        ValueError: A deferred call has no answer, or an answer belongs to no deferred call.
     """
     deferred = complete.deferred or {}
     wanted = {call["call_id"]: call for call in deferred.get("approvals", ())}
@@ -42,7 +47,7 @@ def deferred_results(
         choices = cast("Mapping[str, Approval]", approve)
     else:
         choices = {} if approve is None else dict.fromkeys(wanted, approve)
-    results = {call_id: given(result) for call_id, result in (calls or {}).items()}
+    results = {call_id: outcome_body(result) for call_id, result in (calls or {}).items()}
     _matching("approve", wanted, choices)
     _matching("calls", {call["call_id"]: call for call in deferred.get("calls", ())}, results)
     return {
@@ -54,14 +59,16 @@ def deferred_results(
 def _matching(which: str, wanted: Mapping[str, Call], answers: Mapping[str, object]) -> None:
     if missing := wanted.keys() - answers.keys():
         first = min(missing)
-        raise ValueError(f"{which} lacks {first!r}, a call of {wanted[first]['name']!r}: each needs an answer")
+        raise ValueError(
+            f"{which} has no answer for call {first!r} of tool {wanted[first]['name']!r}: each deferred call needs one"
+        )
     if unknown := answers.keys() - wanted.keys():
         known = ", ".join(map(repr, wanted)) or "none"
-        raise ValueError(f"{which} has {min(unknown)!r}, which was not deferred; deferred were {known}")
+        raise ValueError(f"{which} has an answer for unknown call {min(unknown)!r}; deferred calls: {known}")
 
 
 def executed(body: ToolResultBody) -> dict[str, Any]:
-    """A deferred call's answer in pydantic-ai's format, from the body of a `tool_result`."""
+    """Convert the body of a `tool_result` to the answer of a deferred call in pydantic-ai's format."""
     if "error" in body:
         kind = "model-retry" if body["error"]["retry"] else "tool-failed"
         return {"kind": kind, "message": body["error"]["message"]}
@@ -70,7 +77,7 @@ def executed(body: ToolResultBody) -> dict[str, Any]:
 
 
 def approved(choice: Approval) -> bool | dict[str, Any]:
-    """An approval in pydantic-ai's format."""
+    """Convert a decision to an approval in pydantic-ai's format."""
     match choice:
         case bool():
             return choice

@@ -1,7 +1,7 @@
-"""Decoding of the messages that a client receives: kind and packed body in, typed message out. No I/O.
+"""Decodes and validates the messages that a client receives. No I/O.
 
-`decode` is the only place where a malformed message is noticed. What it returns has been checked, so that code that
-handles messages needs no `except` for bad input, and a `TypeError` there is a bug of ours.
+Only `decode` can reject a malformed message. Its result is validated, so the code that handles messages needs no
+`except` for bad input, and a `TypeError` in that code is a bug in this package.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from axon_zmq.protocol.msgpack import unpack
 
 T = TypeVar("T")
 Fields = Mapping[str, object]
-"""A body as it was unpacked, or a map in it."""
+"""An unpacked body, or a map inside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run failed."""
+    """An `error` message: the run failed."""
 
     error: AxonError
     never_ran: bool
     """Whether the daemon knows that the run was never started."""
     never_ran_within_ms: int
-    """A run that was sent less than this many milliseconds ago was never started."""
+    """Age in milliseconds: a run that was sent less than this long ago was never started. 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The reply to `resume`; the messages from `start` on follow."""
+    """The reply to `resume`; the run's messages from `start` on follow it."""
 
     start: int
     """`seq` of the first message that follows."""
     gap: bool
-    """Whether messages that were asked for are no longer kept."""
+    """Whether requested messages are missing because the replay buffer had dropped them."""
     open_calls: tuple[str, ...]
     """Ids of the tool calls that wait for an answer."""
     last: int | None
-    """`seq` of the last message that was sent before; None if the daemon does not tell."""
+    """`seq` of the last message that the worker had sent before: up to it, messages are replayed. None if the daemon
+    does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The agents and toolsets of the daemon, by name."""
+    """The reply to `describe`: agents and toolsets of the daemon by name."""
 
     agents: dict[str, Any]
     toolsets: dict[str, Any]
@@ -58,21 +59,21 @@ class Pong:
     """The reply to `ping`."""
 
     boot: str | None
-    """Identifies one broker process."""
+    """Random name of the broker process."""
     max_body: int | None
-    """Bytes of the largest body that the daemon accepts."""
+    """Size of the largest body that the daemon accepts, in bytes."""
     body: dict[str, Any]
-    """The whole message, for the application."""
+    """Whole body, for the application."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A sign of life that the broker sends unasked; it belongs to no request."""
+    """A message that the broker sends regularly without a request, to show that it is alive."""
 
     boot: str
-    """Identifies one broker process."""
+    """Random name of the broker process."""
     open: int
-    """How many unfinished requests of this client the broker knows of."""
+    """Number of unfinished requests of this client that the broker knows."""
 
 
 Message = Event | Failed | Resumed | Catalog | Pong | Alive
@@ -82,20 +83,22 @@ class Received(NamedTuple):
     """One decoded message."""
 
     seq: int | None
-    """Its number among the messages of its run, from 1; None if it is not numbered."""
+    """Number of the message in its run, from 1; None if it is not numbered."""
     message: Message | None
-    """None if this version does not know the kind."""
+    """The message; None if this version does not know its kind."""
 
 
 def decode(kind: bytes, packed: bytes) -> Received:
-    """Unpack and check one message; unknown keys are ignored.
+    """Unpack and validate one message.
+
+    Unknown keys and unknown kinds are ignored, so that a newer daemon can add some.
 
     Args:
-        kind: The first frame.
-        packed: The body, one msgpack map.
+        kind: Kind frame of the message.
+        packed: Body frame: one msgpack map.
 
     Raises:
-        RequestError: `invalid_msgpack`, or `invalid_request`: a key is missing or has the wrong type.
+        RequestError: `invalid_msgpack`; or `invalid_request`: a key is missing or its value has the wrong type.
     """
     body = unpack(packed, "the body")
     seq = _optional(body, "seq", int)
@@ -138,6 +141,7 @@ def _complete(body: Fields) -> Complete:
 
 
 def _deferred(deferred: Fields | None) -> Fields | None:
+    # `deferred_results` relies on these keys.
     for key in ("calls", "approvals") if deferred else ():
         for call in _maps(deferred or {}, key):
             _required(call, "call_id", str)
@@ -222,13 +226,13 @@ _NAMES: Final[Mapping[type, str]] = {
 
 def _required(body: Fields, key: str, kind: type[T]) -> T:
     value = body.get(key)
-    if type(value) is not kind:
+    if type(value) is not kind:  # not isinstance: a bool is not an integer here
         raise _wrong_type(key, kind, value)
     return value
 
 
 def _optional(body: Fields, key: str, kind: type[T]) -> T | None:
-    """The value, or None if the key is missing or nil."""
+    """Return the value of a key, or None if the key is missing or nil."""
     value = body.get(key)
     if value is not None and type(value) is not kind:
         raise _wrong_type(key, kind, value)
@@ -244,7 +248,7 @@ def _list(body: Fields, key: str) -> list[Any]:
 
 
 def _maps(body: Fields, key: str) -> list[dict[str, Any]]:
-    """A list of maps."""
+    """Return the value of a key that must be a list of maps; an empty list if the key is missing or nil."""
     items = _list(body, key)
     for item in items:
         if type(item) is not dict:

@@ -1,4 +1,4 @@
-"""The options of a run and of `call_tool`, as typed dictionaries; None means that an option is not set. No I/O."""
+"""Options of a run and of `call_tool` as typed dictionaries; an option with the value None counts as absent. No I/O."""
 
 from __future__ import annotations
 
@@ -11,78 +11,85 @@ if TYPE_CHECKING:
 from axon_zmq.protocol.values import Body, Value
 
 Agent = str | Mapping[str, object]
-"""The name of a registered agent, or an agent as data: `{"model": …, "instructions": …}`."""
+"""Name of a registered agent, or an agent as data such as `{"model": …, "instructions": …}`."""
 Prompt = str | Sequence[str | Mapping[str, object]]
-"""Text, or a list of parts: text, and maps such as `{"kind": "image-url", "url": …}`."""
+"""Text, or a list of parts; a part is text or a map such as `{"kind": "image-url", "url": …}`."""
 Priority = Literal["asap", "when_idle"]
-"""When a steering message reaches the model: with its next request, or when the run would end otherwise."""
+"""When the model gets a user message that is sent to a running agent: `asap` with the next model request, `when_idle`
+only when the run would otherwise end."""
 
 
 class HeaderOptions(TypedDict, total=False):
-    """Options that the broker reads, of a run and of `call_tool`."""
+    """Options that are sent in the message header, for a run and for `call_tool`."""
 
     timeout_ms: int | None
-    """Milliseconds for the whole run, its time in the queue included. Default: 600000."""
+    """Time limit for the whole run in milliseconds, including its time in the queue. Default: 600000."""
     max_attempts: int | None
     """How often the run may be started in total if worker processes die, 1 to 10. Default: 1."""
     ack: bool | None
     """Whether the daemon confirms the request with `Accepted`. Default: False."""
     credit: int | None
-    """Messages of a stream that may be in flight to the reader, at least 1. Default: 1024 for `stream`; None means any
-    number. Over it, text is merged, and then the model is not read until the reader continues."""
+    """How many messages of a stream may be in flight to the reader, at least 1. If the reader is slower, the daemon
+    merges text; when 64 KiB wait, it stops reading from the model until the reader continues. Default: 1024 for
+    `stream`; None means no limit."""
     on_disconnect: Literal["cancel", "keep"] | None
-    """What happens to the run if this client stays disconnected for 15 seconds. Default: `cancel`."""
+    """What happens to the run if this client stays disconnected for 15 seconds: `cancel` ends it, with `keep` it
+    continues and can be resumed. Default: `cancel`."""
     traceparent: str | None
-    """W3C trace context of the caller. Default: none."""
+    """W3C trace context of the caller; spans of the run belong to this trace. Default: none."""
     tracestate: str | None
     """W3C trace state of the caller. Default: none."""
 
 
 class RequestOptions(HeaderOptions, total=False):
-    """Options of every request that starts a run."""
+    """Options of every request that starts a run. All `HeaderOptions` are allowed, too."""
 
     id: bytes | str | None
-    """The request id, 1 to 64 bytes, unique among this client's recent requests. Default: random."""
+    """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within
+    the last minute. Default: random."""
 
 
 class RunOptions(RequestOptions, total=False):
-    """Options of `run`, `run_sync` and `stream`."""
+    """Options of `run`, `run_sync` and `stream`. All `RequestOptions` and `HeaderOptions` are allowed, too."""
 
     message_history: Sequence[Mapping[str, object]] | None
-    """The messages of earlier runs, as `Complete.messages` has them. Default: none."""
+    """Messages of the conversation's earlier runs, in the format of `Complete.messages`. Default: none."""
     tools: Iterable[ToolLike] | None
     """Tools that this process executes: functions, `Tool`s, or maps. Default: none."""
     deferred_tool_results: Mapping[str, object] | None
-    """Answers to the deferred calls of the previous run: see `deferred_results`. Default: none."""
+    """Answers to the deferred calls of the previous run; see `deferred_results`. Default: none."""
     output_schema: Mapping[str, object] | None
-    """JSON Schema of the result. Default: the agent's own."""
+    """JSON Schema of the result. Default: the agent's output type."""
     output_mode: Literal["tool", "native", "prompted"] | None
-    """How the model is asked for structured output. Default: the agent's own."""
+    """How the model is asked for structured output: by a tool call, by the provider's own feature, or by instructions
+    in the prompt. Default: the agent's output mode."""
     deps: Value
-    """The dependencies of the agent's tools and instructions. Default: none."""
+    """Dependencies (pydantic-ai's `deps`) of the agent's tools and instructions. Default: none."""
     model: str | None
-    """The model to use, such as `openai:gpt-4o`. Default: the agent's own."""
+    """Name of the model, such as `openai:gpt-4o`. Default: the agent's model."""
     model_settings: Body | None
-    """pydantic-ai's `ModelSettings`, such as `{"temperature": 0}`. Default: the agent's own."""
+    """pydantic-ai's `ModelSettings`, such as `{"temperature": 0}`. Default: the agent's settings."""
     usage_limits: Body | None
-    """pydantic-ai's `UsageLimits`, in requests, tool calls and tokens. Default: pydantic-ai's."""
+    """pydantic-ai's `UsageLimits`: limits on requests, tool calls and tokens. Default: pydantic-ai's limits."""
     retries: int | Mapping[str, int] | None
-    """Retries of tools and of output validation, 0 to 100; or `{"tools": …, "output": …}`. Default: the agent's own."""
+    """How often failed tool calls and invalid output are retried, 0 to 100: one number for both, or
+    `{"tools": …, "output": …}`. Default: the agent's numbers."""
     events: Literal["text", "all"] | None
-    """Whether chunks bring only text and output, or all of pydantic-ai's events too. Default: `text`."""
+    """Which chunks a stream has: `text` for text, thinking, output and tool calls; `all` for pydantic-ai's own events
+    instead. Default: `text`."""
     log: Literal["off", "debug", "info", "warning", "error", "critical"] | None
-    """The lowest level of the run's log records that are sent as `Log`. Default: `off`."""
+    """Lowest level of the run's log records that the daemon sends as `Log`. Default: `off`."""
     metadata: Body | None
-    """The run's metadata, for the agent's code and traces. Default: none."""
+    """Metadata of the run, for the agent's code and traces. Default: none."""
 
 
 class CallOptions(RequestOptions, total=False):
-    """Options of `call_tool`."""
+    """Options of `call_tool`. All `RequestOptions` and `HeaderOptions` are allowed, too."""
 
     agent: str | None
-    """Whose tool it is. Default: that of the only agent, toolset or MCP server that has a tool of this name."""
+    """Name of the agent that has the tool. Default: the only agent, toolset or MCP server with a tool of this name."""
     deps: Value
-    """The dependencies of the tool. Default: none."""
+    """Dependencies (pydantic-ai's `deps`) of the tool. Default: none."""
 
 
 _REQUEST_KEYS: Final = tuple(RequestOptions.__annotations__)
@@ -95,19 +102,23 @@ CALL_KEYS: Final = tuple(key for key in CallOptions.__annotations__ if key not i
 
 
 def chosen(options: Mapping[str, object], keys: tuple[str, ...]) -> dict[str, object]:
-    """The options among `keys` that are set."""
+    """Return the options among `keys` whose value is not None."""
     return {key: options[key] for key in keys if options.get(key) is not None}
 
 
 def check_keys(options: Mapping[str, object], body_keys: tuple[str, ...]) -> None:
-    """Reject misspelled options before anything is sent.
+    """Reject unknown options before the request is sent.
+
+    Args:
+        options: The options of a request.
+        body_keys: The allowed options, in addition to `id` and the options of the header.
 
     Raises:
-        TypeError: An option is unknown; the message names the nearest one that is known.
+        TypeError: An option is unknown; the message suggests the known option with the most similar name.
     """
     known = ("id", *HEADER_KEYS, *body_keys)
     if unknown := options.keys() - set(known):
         name = min(unknown)
         near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
         raise TypeError(f"unknown option {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""The blocking client: an asyncio client on a loop in its own thread."""
+"""The blocking client: an `AsyncClient` on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ USAGE: Final = "use it as `with Client() as client`"
 
 
 class _Bridge:
-    """Calls from any thread to a client on a loop in its own thread."""
+    """Runs an `AsyncClient` on an event loop in its own thread, and calls it from any thread.
+
+    Args:
+        client: The client, not connected yet.
+    """
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -33,8 +37,8 @@ class _Bridge:
 
     def connect(self) -> None:
         if self._portal is not None:
-            raise RuntimeError(f"this client is entered already: {USAGE}, once")
-        with ExitStack() as opening:
+            raise RuntimeError(f"this client is already connected: {USAGE}, and only once at a time")
+        with ExitStack() as opening:  # it stops the portal's thread again if connecting fails
             portal = opening.enter_context(start_blocking_portal())
             portal.call(self._client.__aenter__)
             self._opening = opening.pop_all()
@@ -46,7 +50,9 @@ class _Bridge:
             portal.call(self._client.__aexit__, None, None, None)
         finally:
             self._portal = None
-            portal.call(portal.stop, True)  # a thread that was interrupted in a call no longer waits there
+            # Tasks that remain are cancelled: a thread that was interrupted in a call (Ctrl-C) has left its coroutine
+            # running, and the portal would wait for it.
+            portal.call(portal.stop, True)
             self._opening.close()
 
     def call(self, call: Callable[[], Coroutine[object, None, T]]) -> T:
@@ -59,7 +65,11 @@ class _Bridge:
 
 
 class SyncRunStream:
-    """One run: an iterator of events that ends with a `Complete`; see `RunStream`."""
+    """Iterator over the events of one run; `Client.stream` returns it.
+
+    It is the blocking counterpart of `RunStream`. Use it as a context manager: leaving it before the end, or calling
+    `close`, cancels the run. Leaving a bare `for` loop does not.
+    """
 
     def __init__(self, bridge: _Bridge, stream: RunStream) -> None:
         self._bridge = bridge
@@ -70,7 +80,7 @@ class SyncRunStream:
 
     @property
     def id(self) -> bytes:
-        """The request's id, as in the daemon's logs."""
+        """Request id, which the daemon's log lines also show."""
         return self._stream.id
 
     def __iter__(self) -> Self:
@@ -83,32 +93,42 @@ class SyncRunStream:
             raise StopIteration from None
 
     def complete(self) -> Complete:
-        """Read to the end; the `Complete` that ends it.
+        """Read the stream to its end and return the last event.
+
+        Returns:
+            The `Complete` of the run.
 
         Raises:
-            AxonError: The run failed.
+            AxonError: The run failed, or the stream has already been read to its end.
         """
         return self._bridge.call(self._stream.complete)
 
     def answer(self, call_id: str, result: object = None, *, content: object = None, metadata: object = None) -> bool:
-        """Answer a `ToolCall`; see `AsyncClient.answer`."""
+        """Answer a `ToolCall` of this run with a result; see `AsyncClient.answer`."""
         return self._bridge.call(lambda: self._stream.answer(call_id, result, content=content, metadata=metadata))
 
     def fail(self, call_id: str, message: str, *, retry: bool = False) -> bool:
-        """Answer a `ToolCall` with an error; see `AsyncClient.fail`."""
+        """Answer a `ToolCall` of this run with an error; see `AsyncClient.fail`."""
         return self._bridge.call(lambda: self._stream.fail(call_id, message, retry=retry))
 
     def steer(self, content: object, priority: Priority = "asap") -> bool:
-        """Send a user message to the run; see `AsyncClient.steer`."""
+        """Send a user message to this run; see `AsyncClient.steer`."""
         return self._bridge.call(lambda: self._stream.steer(content, priority))
 
     def cancel(self) -> None:
-        """Ask the run to end; further iteration raises `cancelled` with the partial answer."""
+        """Ask the daemon to end the run; see `AsyncClient.cancel`.
+
+        Iteration then ends with a `RunEndedError` (`cancelled`) that has the partial answer, or with a `Complete` if
+        the run completed first.
+        """
         self._bridge.call(self._stream.cancel)
 
     def close(self) -> None:
-        """Cancel the run if it is open, and forget it; a thread that is reading it gets `cancelled`."""
-        if self._bridge.connected:  # leaving the client has ended the run
+        """Cancel the run if it has not ended, and drop its unread events.
+
+        A thread that is waiting for an event gets a `RunEndedError` (`cancelled`).
+        """
+        if self._bridge.connected:  # otherwise the client was closed, which has cancelled the run
             self._bridge.call(self._stream.aclose)
 
     def __enter__(self) -> Self:
@@ -119,9 +139,18 @@ class SyncRunStream:
 
 
 class Client:
-    """A connection to the daemon; usable from several threads at a time.
+    """Connection to a daemon, for blocking code; several threads may use it at a time.
 
-    Use it as `with Client() as client`. Arguments, methods and errors are those of `AsyncClient`.
+    Use it as `with Client() as client`. Leaving the `with` block cancels the client's open runs. It has the same
+    methods, options and errors as `AsyncClient`.
+
+    Args:
+        endpoint: Endpoint of the daemon's frontend. Default: the environment variable `AXON_FRONTEND`, or
+            `tcp://127.0.0.1:5570`.
+        identity: Routing id of the ZeroMQ socket; see `AsyncClient`. Default: random.
+
+    Raises:
+        ValueError: The endpoint or the identity is invalid.
     """
 
     def __init__(self, endpoint: str | None = None, *, identity: str | None = None) -> None:
@@ -133,7 +162,7 @@ class Client:
 
     @property
     def endpoint(self) -> str:
-        """The daemon's frontend."""
+        """Endpoint of the daemon's frontend."""
         return self._client.endpoint
 
     def __enter__(self) -> Self:
@@ -159,9 +188,9 @@ class Client:
         mode: Mode = "run_stream",
         **options: Unpack[RunOptions],
     ) -> SyncRunStream:
-        """Start an agent and return its stream of events; see `AsyncClient.stream`."""
+        """Start a run and return a stream of its events; see `AsyncClient.stream`."""
 
-        async def start() -> RunStream:  # on the client's own loop
+        async def start() -> RunStream:  # a coroutine, because the client must only be used on its own event loop
             return self._client.stream(agent, prompt, mode=mode, **options)
 
         return SyncRunStream(self._bridge, self._bridge.call(start))
@@ -169,13 +198,13 @@ class Client:
     def call_tool(
         self, tool: str, args: Mapping[str, object] | None = None, **options: Unpack[CallOptions]
     ) -> Complete:
-        """Call one Python tool of the daemon, without a model; see `AsyncClient.call_tool`."""
+        """Call one Python tool of the daemon without a model, and wait for its result; see `AsyncClient.call_tool`."""
         return self._bridge.call(lambda: self._client.call_tool(tool, args, **options))
 
     def answer(
         self, id: bytes | str, call_id: str, result: object = None, *, content: object = None, metadata: object = None
     ) -> bool:
-        """Answer a `ToolCall` of a run that this client reads; see `AsyncClient.answer`."""
+        """Answer a `ToolCall` with a result; see `AsyncClient.answer`."""
         return self._bridge.call(lambda: self._client.answer(id, call_id, result, content=content, metadata=metadata))
 
     def fail(self, id: bytes | str, call_id: str, message: str, *, retry: bool = False) -> bool:
@@ -183,21 +212,21 @@ class Client:
         return self._bridge.call(lambda: self._client.fail(id, call_id, message, retry=retry))
 
     def steer(self, id: bytes | str, content: object, priority: Priority = "asap") -> bool:
-        """Send a user message to a run under way; see `AsyncClient.steer`."""
+        """Send a user message to a running agent; see `AsyncClient.steer`."""
         return self._bridge.call(lambda: self._client.steer(id, content, priority))
 
     def cancel(self, id: bytes | str) -> None:
-        """Ask a run to end; its reader gets `cancelled`, with the partial answer."""
+        """Ask the daemon to end a run; see `AsyncClient.cancel`."""
         self._bridge.call(lambda: self._client.cancel(id))
 
     def describe(self, agent: str | None = None) -> dict[str, Any]:
-        """The agents by name; see `AsyncClient.describe`."""
+        """Return a description of the registered agents; see `AsyncClient.describe`."""
         return self._bridge.call(lambda: self._client.describe(agent))
 
     def toolsets(self) -> dict[str, Any]:
-        """The toolsets that agents as data may name; see `AsyncClient.toolsets`."""
+        """Return a description of the registered toolsets; see `AsyncClient.toolsets`."""
         return self._bridge.call(self._client.toolsets)
 
     def ping(self, timeout: float = 5.0) -> dict[str, Any]:
-        """The `pong`; see `AsyncClient.ping`."""
+        """Ask the broker for its version, limits and load; see `AsyncClient.ping`."""
         return self._bridge.call(lambda: self._client.ping(timeout))

@@ -1,8 +1,9 @@
-"""The tool calls of one run: none is executed twice, and no answer is lost. No I/O.
+"""Record of one run's tool calls, so that no call is executed twice and no answer is lost. No I/O.
 
-A connection or a broker may be lost while calls are open. `resumed` then lists the calls that are still open, and
-messages are replayed. The protocol's rule 7: a replayed call is executed only if it is still open and was never
-executed; a call that was answered is answered again with the same answer.
+A connection or a broker may be lost while calls are open. The daemon then sends `resumed` with the calls that are still
+open, and replays messages. The protocol's rule for this case ("Tools over a reconnect" in `docs/protocol.md`): the
+client executes a replayed call only if it is still open and was never executed; if it was answered, the client sends
+the same answer again.
 """
 
 from __future__ import annotations
@@ -16,49 +17,53 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 
 FORGOTTEN_ANSWER: Final = pack({"error": {"message": "the client no longer keeps its answer", "retry": False}})
-"""Sent again in place of a lost answer that was too old to be kept."""
+"""Answer that is sent in place of a lost answer that this client no longer keeps."""
 
 
 class _State(Enum):
     OPEN = auto()
-    """Handed to the application, which must answer it."""
+    """The application has the call and must answer it."""
     ANSWERED = auto()
+    """The answer was sent, but may be lost."""
     CLOSED = auto()
-    """Cancelled, or answered by an earlier process of this client."""
+    """The call was cancelled, or an earlier process of this client answered it."""
 
 
 class ToolCalls:
-    """The tool calls of one run.
+    """State and answers of one run's tool calls.
 
     Args:
-        most_bytes: Bytes of answers that are kept; over it the oldest are dropped.
+        max_bytes: How many bytes of answers are kept; if there are more, the oldest are dropped. Default: 8 MiB, as
+            much as a worker keeps of a run for replay.
     """
 
-    __slots__ = ("_answers", "_bytes", "_last", "_listed", "_most_bytes", "_states")
+    __slots__ = ("_answers", "_bytes", "_last", "_listed", "_max_bytes", "_states")
 
-    def __init__(self, most_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> None:
+    def __init__(self, max_bytes: int = limits.REPLAY_BYTES_PER_RUN) -> None:
         self._states: dict[str, _State] = {}
         self._answers: dict[str, bytes] = {}
-        """The packed answers by call id, the oldest first."""
+        """Packed answers by call id, the oldest first."""
         self._bytes = 0
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._listed: frozenset[str] = frozenset()
+        """Ids of the open calls in the last `resumed`."""
         self._last = 0
-        """`seq` up to which messages are replayed."""
+        """`seq` up to which messages are replayed after the last `resumed`."""
 
     def __repr__(self) -> str:
         return f"<ToolCalls {len(self._states)}, {len(self._answers)} answers of {self._bytes} bytes kept>"
 
     def take(self, call: ToolCall) -> bool:
-        """Note a call that arrived in sequence; whether it must be executed."""
+        """Record a call that was received in sequence, and return whether it must be executed."""
         if call.call_id in self._states:
             return False
-        over = call.seq <= self._last and call.call_id not in self._listed
-        self._states[call.call_id] = _State.CLOSED if over else _State.OPEN
-        return not over
+        # A replayed call that `resumed` did not list is closed: it was cancelled, or an earlier process answered it.
+        is_over = call.seq <= self._last and call.call_id not in self._listed
+        self._states[call.call_id] = _State.CLOSED if is_over else _State.OPEN
+        return not is_over
 
     def cancelled(self, call_id: str) -> bool:
-        """Note that an answer is no longer wanted; whether the call was handed to the application."""
+        """Record that a call was cancelled, and return whether the application has it."""
         if self._states.get(call_id, _State.CLOSED) is _State.CLOSED:
             return False
         self._states[call_id] = _State.CLOSED
@@ -66,32 +71,36 @@ class ToolCalls:
         return True
 
     def answered(self, call_id: str, packed: bytes) -> None:
-        """Keep an answer that was sent, because it may be lost."""
+        """Keep an answer that was sent, in case it is lost."""
         if self._states.get(call_id, _State.CLOSED) is _State.CLOSED:
             return
         self._states[call_id] = _State.ANSWERED
         self._forget(call_id)
         self._answers[call_id] = packed
         self._bytes += len(packed)
-        while self._bytes > self._most_bytes and len(self._answers) > 1:
+        while self._bytes > self._max_bytes and len(self._answers) > 1:
             self._forget(next(iter(self._answers)))
 
     def refused(self, call_id: str) -> None:
-        """Note that the daemon refused the answer: the call is open again."""
+        """Record that the daemon refused the answer, so that the call is open again."""
         if self._states.get(call_id) is _State.ANSWERED:
             self._states[call_id] = _State.OPEN
             self._forget(call_id)
 
     def resumed(self, listed: Iterable[str], last: int) -> list[tuple[str, bytes]]:
-        """Process the daemon's list of open calls, which precedes the replay of messages up to `last`.
+        """Process the list of open calls in a `resumed`, which precedes the replay.
+
+        Args:
+            listed: Ids of the calls that are open in the daemon.
+            last: `seq` up to which messages are replayed.
 
         Returns:
-            The answers that were lost and must be sent again: call id and packed body.
+            Lost answers that must be sent again, each as call id and packed body.
         """
         self._listed = frozenset(listed)
         self._last = last
         for call_id in self._answers.keys() - self._listed:
-            self._forget(call_id)  # it has arrived
+            self._forget(call_id)  # the daemon has this answer
         answered = (id for id in self._states if id in self._listed and self._states[id] is _State.ANSWERED)
         return [(call_id, self._answers.get(call_id, FORGOTTEN_ANSWER)) for call_id in answered]
 

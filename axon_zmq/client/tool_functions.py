@@ -1,7 +1,7 @@
-"""Tools that the client executes: typed functions, the definitions that the model sees, and their answers.
+"""Typed functions as tools that the client executes for a model.
 
-A function's signature becomes the JSON Schema of its arguments, its docstring the description, and its
-return annotation the schema of its result. pydantic converts and checks the arguments before the call.
+The signature of a function becomes the JSON Schema of its arguments, its docstring the description, and its return
+annotation the schema of its result. pydantic converts and validates the arguments before each call.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 InThread = Callable[[Callable[[], object]], Awaitable[object]]
-"""Calls a blocking function in another thread."""
+"""Function that calls a blocking function in another thread and returns an awaitable of its result."""
 
 
 class ToolErrorBody(TypedDict):
-    """Why a tool has no result."""
+    """The `error` of a `tool_result`, for a tool call that failed."""
 
     message: str
+    """Description of the error, for the model."""
     retry: bool
     """Whether the model may try again."""
 
 
 class ToolResultBody(TypedDict, total=False):
-    """The body of a `tool_result`: `result`, with `content` and `metadata` if there are any; or `error` alone."""
+    """Body of a `tool_result`: `result` with optional `content` and `metadata`, or only `error`."""
 
     result: Value
     content: Value
@@ -53,40 +54,47 @@ class ToolResultBody(TypedDict, total=False):
 
 
 class ToolRetry(Exception):  # noqa: N818 -- not an error, but a message to the model
-    """Raised by a tool: the model gets the message, and may try again."""
+    """Exception that a tool raises to let the model try again; the model gets its message.
+
+    It counts as one of the run's tool retries. After the last retry the run fails with `tool_failed`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """What a tool may return instead of its bare result."""
+    """Return value of a tool that has more than a result."""
 
     result: Any
+    """Result for the model: a value of any type that pydantic can serialize."""
     content: Any = None
-    """More for the model, in addition to the result: text, or a list of parts as in a prompt."""
+    """Further content for the model: text, or a list of parts as in a prompt. Default: None."""
     metadata: Any = None
-    """For the application only: it is returned in the run's messages."""
+    """Data that only the application sees, in the messages of the run. Default: None."""
 
 
 class Tool:
-    """A function of this process that a model may call.
+    """A function of this process as a tool that a model may call.
 
-    A plain function in `tools=[…]` is a `Tool` with the defaults. Its parameters need names; `Annotated[…,
-    Field(description=…)]` or an `Args:` section of the docstring tells the model what they are. It may be
-    `async`; others run in threads. It may raise `ToolRetry` and return a `ToolAnswer`.
+    A plain function in the option `tools` is equivalent to a `Tool` with the default arguments.
+
+    Every parameter of the function needs a name. `Annotated[…, Field(description=…)]`, or the `Args:` section of the
+    docstring, describes it for the model. A coroutine function runs on the client's event loop, and any other function
+    in a thread, at most 32 at a time. The function may raise `ToolRetry` and may return a `ToolAnswer`.
 
     Args:
-        function: The function to call.
-        name: The name that the model sees. Default: the name of the function.
-        description: For the model. Default: the first paragraph of the docstring.
-        mode: `live`: the run waits for the answer. `deferred`: the run ends with the call, and a later run
-            brings the result (`deferred_results`); the function is then never called.
-        approval: The run ends with the call, which a later run makes if it is approved.
-        timeout_ms: Milliseconds that an answer may take. Default: the time of the run.
-        sequential: Whether it must not be called while another tool is executed.
+        function: The function that the client calls.
+        name: Name of the tool for the model: 1 to 64 of the characters A-Z a-z 0-9 _ -. Default: the name of the
+            function.
+        description: Description of the tool for the model. Default: the first paragraph of the docstring.
+        mode: `live`: the run waits for the answer. `deferred`: the run ends with the call, and a later run gets the
+            result (see `deferred_results`); the function is never called. Default: `live`.
+        approval: Whether the run ends with each call; a later run makes the call if it was approved. Default: False.
+        timeout_ms: Time limit of one call in milliseconds. Default: the time limit of the run.
+        sequential: Whether no other tool may be executed at the same time. Default: False.
 
     Raises:
-        TypeError: The signature has no JSON Schema; the message says why.
-        RequestError: `invalid_request`: the name or a number is invalid for a tool.
+        TypeError: The signature has no JSON Schema; the message gives the reason.
+        RequestError: `invalid_request`: the name or `timeout_ms` is invalid.
     """
 
     def __init__(
@@ -102,7 +110,9 @@ class Tool:
     ) -> None:
         plain = _plain_function(function)
         self.name: str = name or _name(function)
+        """Name of the tool for the model."""
         self.mode = mode
+        """`live` or `deferred`."""
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)
         document = inspect.getdoc(plain) or ""
@@ -111,7 +121,7 @@ class Tool:
             parameters = _parameters(self._arguments, document)
             self._result, returns = _returns(get_type_hints(plain, include_extras=True).get("return"))
         except (PydanticUserError, PydanticUndefinedAnnotation, NameError, KeyError, ValueError) as error:
-            raise TypeError(f"tool {self.name!r} has a signature without a schema: {error}") from error
+            raise TypeError(f"the signature of tool {self.name!r} has no JSON Schema: {error}") from error
         more = {
             "description": description or _first_paragraph(document) or None,
             "parameters": parameters,
@@ -123,47 +133,58 @@ class Tool:
         }
         chosen = {key: value for key, value in more.items() if value is not None}
         self.definition: dict[str, Any] = {"name": self.name, **chosen}
-        """The tool as a map, in the format of a run's `tools`."""
+        """Definition of the tool as a map, in the protocol's format."""
         _check(self.name, self.definition)
 
     def __repr__(self) -> str:
         return f"<Tool {self.name}, {self.mode}>"
 
     async def answer(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
-        """Call the function with a model's arguments; the body of the `tool_result`, whatever is raised.
+        """Call the function with the arguments of the model.
+
+        Args:
+            args: Arguments by name, not validated yet.
+            in_thread: Calls a blocking function in another thread.
+
+        Returns:
+            Body of the `tool_result`. An exception of the function becomes an `error`.
 
         Raises:
-            CancelledError: The task was cancelled, or the function raised it.
+            CancelledError: The task was cancelled, or the function raised this exception itself.
         """
         try:
             return await self._call(args, in_thread)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # SystemExit would end the loop
+        except BaseException as error:  # also SystemExit, which would stop the event loop
             if not isinstance(error, ToolRetry):
                 log.warning("tool %r raised %s", self.name, type(error).__name__, exc_info=True)
-            return given(error)
+            return outcome_body(error)
 
     async def _call(self, args: Mapping[str, object], in_thread: InThread) -> ToolResultBody:
         try:
             positional, named = self._arguments.validate_python(dict(args))
         except ValidationError as error:
-            return fault(f"the arguments do not fit: {_faults(error)}", retry=True)
+            return fault(f"invalid arguments: {_faults(error)}", retry=True)
         call = partial(self._function, *positional, **named)
         returned = call() if self._is_async else await in_thread(call)
-        if inspect.isawaitable(returned):
+        if inspect.isawaitable(returned):  # such as the coroutine that a lambda returns
             returned = await returned
         if isinstance(returned, ToolAnswer):
-            return given(returned)
+            return outcome_body(returned)
         return answer(self._result.dump_python(returned, by_alias=True, warnings=False))
 
 
 def _plain_function(function: Callable[..., object]) -> Callable[..., object]:
-    """The function or method that has the annotations and the docstring."""
+    """Return the function or method that has the annotations and the docstring of a callable.
+
+    Raises:
+        TypeError: The object is not a function.
+    """
     if isinstance(function, partial):
         return _plain_function(function.func)
     if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"{function!r} is not a tool: pass a function, a Tool, or a map with name and parameters")
+        raise TypeError(f"invalid tool {function!r}: expected a function, a Tool, or a map with name and parameters")
     return function if inspect.isroutine(function) else function.__call__
 
 
@@ -174,7 +195,10 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _collector(function: Callable[..., object], plain: Callable[..., object]) -> Callable[..., object]:
-    """What pydantic calls instead of the function: it returns the checked arguments that it gets."""
+    """Return a stand-in for the function that pydantic calls: it has the same signature and returns its arguments.
+
+    So pydantic validates the arguments of a call on the event loop, before a thread is used for the call itself.
+    """
 
     @wraps(plain)
     def collect(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
@@ -200,7 +224,11 @@ def _faults(error: ValidationError) -> str:
 
 
 class _ShownSchema(GenerateJsonSchema):
-    """Without titles that only repeat names; bytes and times have no JSON type, because msgpack has its own."""
+    """Generates the schemas that models are shown.
+
+    It omits titles, which only repeat names. In results, bytes and times have no JSON type, because they are sent as
+    msgpack's own types instead of strings.
+    """
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
         return False
@@ -219,18 +247,25 @@ _ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 
 def _parameters(arguments: TypeAdapter[object], document: str) -> dict[str, Any]:
-    """The JSON Schema of a function's arguments, with their descriptions from its docstring."""
+    """Return the JSON Schema of a function's arguments, with the descriptions from its docstring.
+
+    Raises:
+        ValueError: A parameter has no name: it is positional-only or `*args`.
+    """
     schema = arguments.json_schema(schema_generator=_ShownSchema)
     if schema["type"] != "object":
-        raise ValueError("it takes positional arguments only; give each parameter a name")
-    for name, told in _told_parameters(document).items():
+        raise ValueError("it has positional-only parameters or *args; give each parameter a name")
+    for name, description in _documented_parameters(document).items():
         if name in schema["properties"]:
-            schema["properties"][name].setdefault("description", told)
+            schema["properties"][name].setdefault("description", description)
     return schema
 
 
 def _returns(annotation: object) -> tuple[TypeAdapter[object], dict[str, Any] | None]:
-    """The adapter that dumps a tool's results, and their schema if the annotation has one that can be sent."""
+    """Return the adapter that serializes the results of a tool, and their JSON Schema.
+
+    The schema is None if the annotation has none, or allows any value.
+    """
     if annotation in (None, NoneType, Any, ToolAnswer) or ToolAnswer in get_args(annotation):
         return _ANYTHING, None
     try:
@@ -251,17 +286,21 @@ def _first_paragraph(document: str) -> str:
     return " ".join(document.split("\n\n")[0].split())
 
 
-def _told_parameters(document: str) -> dict[str, str]:
-    """What a Google-style `Args:` section says, by parameter."""
+def _documented_parameters(document: str) -> dict[str, str]:
+    """Return the descriptions in a Google-style `Args:` section by parameter."""
     section = _ARGS.search(document)
-    return {name: " ".join(told.split()) for name, told in _ARG.findall(dedent(section[1]))} if section else {}
+    return {name: " ".join(text.split()) for name, text in _ARG.findall(dedent(section[1]))} if section else {}
 
 
 # --- answers ---------------------------------------------------------------------------------------
 
 
 def answer(result: object, content: object = None, metadata: object = None) -> ToolResultBody:
-    """The body of a `tool_result`, from values of any type that pydantic can dump."""
+    """Build the body of a `tool_result` from values of any type that pydantic can serialize.
+
+    Raises:
+        ValueError: A value cannot be sent as msgpack.
+    """
     body = ToolResultBody(result=to_plain(result))
     if content is not None:
         body["content"] = to_plain(content)
@@ -271,12 +310,17 @@ def answer(result: object, content: object = None, metadata: object = None) -> T
 
 
 def fault(message: str, retry: bool = False) -> ToolResultBody:
-    """The body of a `tool_result` that says why there is no result."""
+    """Build the body of a `tool_result` for a call that failed."""
+    # A lone surrogate cannot be encoded as UTF-8; it is replaced by `?`.
     return {"error": {"message": message.encode(errors="replace").decode(), "retry": retry}}
 
 
-def given(result: object) -> ToolResultBody:
-    """The body of a `tool_result` for anything that a tool may return, or for an exception that it may raise."""
+def outcome_body(result: object) -> ToolResultBody:
+    """Build the body of a `tool_result` from what a tool returned, or from the exception that it raised.
+
+    Raises:
+        ValueError: A value cannot be sent as msgpack.
+    """
     match result:
         case ToolAnswer():
             return answer(result.result, result.content, result.metadata)
@@ -289,18 +333,20 @@ def given(result: object) -> ToolResultBody:
 
 
 def _text(error: BaseException) -> str:
-    """The text of an exception; empty if its `__str__` fails."""
+    """Return the text of an exception, or an empty string if its `__str__` fails."""
     try:
         return f"{error}"
-    except BaseException:  # pytest's own are not derived from Exception
+    except BaseException:  # not only Exception: pytest's outcomes, for example, are not derived from it
         return ""
 
 
 def to_plain(value: object) -> Value:
-    """A value that msgpack can pack: pydantic's dump, in which bytes and times with a zone are unchanged.
+    """Convert a value to types that msgpack can pack, as pydantic serializes it.
+
+    Bytes, and times with a time zone, stay as they are, because msgpack has types for them.
 
     Raises:
-        ValueError: The value has no such form.
+        ValueError: The value cannot be converted.
     """
     return strictly_plain(_ANYTHING.dump_python(value, by_alias=True, warnings=False))
 
@@ -308,32 +354,35 @@ def to_plain(value: object) -> Value:
 # --- the tools of a run ----------------------------------------------------------------------------
 
 ToolLike = Callable[..., object] | Tool | Mapping[str, object]
-"""A function, a `Tool`, or a tool's definition as a map, whose calls the application answers itself."""
+"""Entry of the option `tools`: a function, a `Tool`, or the definition of a tool as a map.
+
+The application itself must answer the calls of a tool that is a map."""
 
 
 class Toolbox(NamedTuple):
-    """The tools of one run."""
+    """Tools of one run."""
 
     definitions: list[dict[str, object]]
+    """Definitions of all tools, as they are sent."""
     functions: dict[str, Tool]
-    """Those that the client executes on its own."""
+    """Live tools with a function, by name; the client answers their calls."""
 
     @property
     def unanswered(self) -> list[str]:
-        """Names of live tools without a function."""
+        """Names of the live tools without a function; the application must answer their calls."""
         live = [str(tool["name"]) for tool in self.definitions if tool.get("mode", "live") == "live"]
         return [name for name in live if name not in self.functions]
 
 
 def toolbox(tools: Iterable[ToolLike]) -> Toolbox:
-    """Read `tools=[…]`.
+    """Read the option `tools` of a run.
 
     Raises:
-        TypeError: One is not a tool, or has a signature without a JSON Schema.
-        RequestError: `invalid_request`: a name is invalid for a tool.
+        TypeError: An entry is not a tool, or its signature has no JSON Schema.
+        RequestError: `invalid_request`: the definition of a tool is invalid.
     """
     if isinstance(tools, str | Mapping) or callable(tools):
-        raise TypeError(f"tools must be a list of functions, Tools and maps, not {type(tools).__name__}")
+        raise TypeError(f"invalid tools of type {type(tools).__name__}: expected a list of functions, Tools and maps")
     box = Toolbox([], {})
     for given in tools:
         tool = given if isinstance(given, Tool | Mapping) else Tool(given)

@@ -1,4 +1,4 @@
-"""Execution of tool functions on the client's side: one task for each call, and threads for blocking functions."""
+"""Executes the tool functions of a client: a task for each call, and threads for blocking functions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from axon_zmq.client.tool_functions import Tool, ToolResultBody, fault
 from axon_zmq.events import Refused, ToolCall, ToolCancelled
 
 MAX_TOOL_THREADS: Final = 32
-"""Blocking tool functions that one client executes at a time; further calls wait."""
+"""Number of blocking tool functions that one client executes at a time; further calls wait."""
 MAX_REFUSAL_CHARACTERS: Final = 1000
-"""Characters of a `refused` message that are passed on to the model."""
+"""How many characters of a `refused` message are reported to the model."""
 Outcome = tuple[object, BaseException | None]
-"""What a call returned, or the exception that it raised."""
+"""Return value of a call, and the exception that it raised instead, if any."""
 
 log = logging.getLogger(__name__)
 
 
 class ToolRunner:
-    """The tasks of one run's open tool calls.
+    """Executes the tool calls of one run, each in its own task.
 
-    Its tools get the context (`contextvars`) in which the runner is made.
+    The functions are called in the context (`contextvars`) in which the runner was created.
 
     Args:
-        tools: The functions by tool name; calls of other tools are left to the application.
-        answer: Sends the answer to a call; may raise what `ClientCore.answer` raises.
+        tools: Tools with a function by name; the application answers calls of other tools.
+        answer: Sends the answer to a call; it may raise what `ClientCore.answer` raises.
         threads: Executes the blocking functions.
     """
 
@@ -45,13 +45,13 @@ class ToolRunner:
         self._context = copy_context()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: set[str] = set()
-        """Calls that were answered with a result, which the daemon may refuse."""
+        """Ids of the calls that were answered with a result. The daemon may refuse it, which the model must learn."""
 
     def __repr__(self) -> str:
         return f"<ToolRunner {len(self._tasks)} of {', '.join(self._tools)} running>"
 
     def take(self, event: ToolCall | ToolCancelled | Refused) -> None:
-        """Start or cancel the task of a call, or report a refused result to the model."""
+        """Process an event: start or cancel the task of a call, or report a refused result to the model as an error."""
         match event:
             case ToolCall() if (tool := self._tools.get(event.name)) is not None:
                 running = self._run(tool, event)
@@ -65,9 +65,9 @@ class ToolRunner:
                 pass
 
     def close(self) -> None:
-        """Cancel all tasks: the run has ended, and no answer is wanted any more."""
+        """Cancel all tasks, because the run has ended and needs no more answers."""
         tasks = list(self._tasks.values())
-        self._tasks.clear()
+        self._tasks.clear()  # first: `_run` recognises by this that its task was cancelled
         for task in tasks:
             task.cancel()
 
@@ -75,9 +75,10 @@ class ToolRunner:
         try:
             body = await tool.answer(call.args, partial(self._threads.call, tool.name))
         except asyncio.CancelledError:
+            # A call that is still in `_tasks` was not cancelled by `take` or `close`: the function itself raised this.
             if call.call_id not in self._tasks:
                 raise
-            body = fault("CancelledError: the tool cancelled itself")
+            body = fault("CancelledError: the tool function raised it itself")
         if self._tasks.pop(call.call_id, None) is not None:
             self._send(call.call_id, body)
 
@@ -86,6 +87,7 @@ class ToolRunner:
         try:
             self._answer(call_id, body)
         except Exception as error:
+            # For example `too_large`. Without any answer, the run would wait for this call until its deadline.
             self._answer(call_id, fault(f"the result cannot be sent: {error}"))
         else:
             if "error" not in body:
@@ -93,34 +95,41 @@ class ToolRunner:
 
 
 class ToolThreads:
-    """A daemon thread for each call of a blocking function, up to a bound; calls over it wait, which is logged.
+    """Calls blocking functions, each in its own daemon thread, up to a number of threads at a time.
 
-    The threads are not of `concurrent.futures`, whose threads the interpreter joins at its exit: one tool that never
-    returns would block the exit for ever. Used from one loop.
+    Further calls wait, which is logged once. `concurrent.futures` is not used because the interpreter joins its threads
+    at exit, so one tool that never returns would keep the process from exiting. An instance belongs to one event loop.
 
     Args:
-        most: Threads at a time.
+        most: Number of threads at a time.
     """
 
     def __init__(self, most: int = MAX_TOOL_THREADS) -> None:
         self._most = most
         self._free = asyncio.Semaphore(most)
         self._running: Counter[str] = Counter()
-        """Calls that have a thread, by the name of their tool."""
+        """Number of calls that have a thread, by the name of the tool."""
         self._is_saturation_logged = False
 
     def __repr__(self) -> str:
         return f"<ToolThreads {self._running.total()} of {self._most} busy>"
 
     async def call(self, name: str, function: Callable[[], object]) -> object:
-        """Call a tool's function in a thread and in this task's context (`contextvars`).
+        """Call a function in a thread, in the context (`contextvars`) of the current task.
 
-        A call that is cancelled before it has a thread is never made; one that has a thread keeps it
-        until the function returns.
+        If the task is cancelled while the call waits for a thread, the function is not called. A call that has a thread
+        occupies it until the function returns, even if the task is cancelled.
+
+        Args:
+            name: Name of the tool.
+            function: The function.
+
+        Returns:
+            The return value of the function.
 
         Raises:
-            BaseException: Whatever the function raises.
-            RuntimeError: The system gives no more threads.
+            BaseException: The exception that the function raised.
+            RuntimeError: The operating system cannot start another thread.
         """
         self._log_saturation()
         await self._free.acquire()
@@ -136,7 +145,7 @@ class ToolThreads:
 
         def work() -> None:
             done = _caught(call)
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed, so no task waits for the outcome
                 loop.call_soon_threadsafe(self._ended, name, outcome, done)
 
         try:
@@ -148,11 +157,11 @@ class ToolThreads:
     def _ended(self, name: str, outcome: asyncio.Future[Outcome], done: Outcome) -> None:
         self._running -= Counter([name])
         self._free.release()
-        if not outcome.done():  # its call may be cancelled
+        if not outcome.done():  # the call may have been cancelled
             outcome.set_result(done)
 
     def _log_saturation(self) -> None:
-        """Log that calls wait: once, until a call finds a free thread again."""
+        """Log that calls must wait: once, until a call finds a free thread again."""
         busy = self._free.locked()
         if busy and not self._is_saturation_logged:
             names = ", ".join(f"{name} ({count})" for name, count in sorted(self._running.items()))
@@ -161,7 +170,10 @@ class ToolThreads:
 
 
 def _caught(call: Callable[[], object]) -> Outcome:
-    """What a call returned or raised; a future could not carry every exception (StopIteration)."""
+    """Call a function, and return its value or exception.
+
+    The exception is returned and not set on a future, because a future accepts no `StopIteration`.
+    """
     try:
         return call(), None
     except BaseException as error:

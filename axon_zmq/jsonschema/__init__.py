@@ -1,19 +1,20 @@
-"""JSON Schema from clients: checked, bounded, compiled by jsonschema-rs, and used to validate values.
+"""Validates values against JSON Schemas of clients, with bounded cost.
 
 Internal: may change in any release.
 
-A schema and a value may both be hostile. This package holds only what the library does not do:
+The library jsonschema-rs compiles schemas and validates values. Both come from clients and may be hostile, so this
+package adds the guarantees that the library does not give:
 
-| guarantee | by |
-|---|---|
-| references are replaced, recursive definitions kept, remote references refused | `compiler._Writer`, `._Resolver` |
-| a reference for the same value without end is refused | `compiler._recursive` |
-| references cannot multiply a schema without bound | `compiler.Budget` |
-| the time of a validation is bounded | `cost.weigh`, `cost.measure`, `validator._Forms._ordered` |
-| the time and memory of patterns are bounded | `cost.states_of`, `RegexOptions` |
-| the library cannot overflow its stack | `Weight.height`, `cost.MAX_DEPTH`, `compiler._MAX_DEFINITIONS` |
-| the time of collecting errors is bounded | `validator._Forms.outline`, `validator._Search` |
-| bytes, times, infinities, lone surrogates are judged | `validator._json_value`, `validator._tolerant` |
+- References are replaced by their targets, except those to recursive definitions (`compiler._Writer`). Remote
+  references are refused (`compiler._Resolver`).
+- A schema that refers to itself for the same value, and so never ends, is refused (`compiler._recursive`).
+- References cannot multiply the size of a schema without limit (`compiler.Budget`).
+- The time of a validation is limited (`cost.weigh`, `cost.measure`, `validator._Forms._ordered`).
+- The time and memory of patterns are limited (`cost.states_of`, `RegexOptions`).
+- The library cannot overflow its stack (`Weight.height`, `cost.MAX_DEPTH`, `compiler._MAX_DEFINITIONS`).
+- The time of collecting error messages is limited (`validator._Forms.outline`, `validator._Search`).
+- Values that JSON does not have can be validated: bytes, times, infinities, lone surrogates (`validator._json_value`,
+  `validator._string_condition`).
 """
 
 from axon_zmq.jsonschema.cache import load_schema

@@ -1,4 +1,7 @@
-"""A cache of compiled schemas: clients send the same tools with each request, and compiling takes a millisecond."""
+"""Cache of compiled schemas.
+
+Clients send the same tools with every request, and compiling the schema of a tool takes about a millisecond.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_ENTRY: Final = 16 * limits.KIB
-"""Bytes of one schema that is kept, as it came and with its references replaced; most tools have under 4 KiB."""
+"""Maximum size of a schema in the cache in bytes, as received plus with its references replaced. The schemas of most
+tools have less than 4 KiB."""
 _MAX_ENTRIES: Final = 256
-"""Schemas that are kept: the tools of some dozen agents, in at most 4 MiB."""
+"""Maximum number of schemas in the cache: enough for the tools of a few dozen agents, and at most 4 MiB."""
 
 
 class _Entry(NamedTuple):
-    """A compiled schema, and what it takes from a request's budget."""
+    """A compiled schema, and how much of a request's budget it uses."""
 
     compiled: CompiledSchema
     nodes: int
@@ -27,21 +31,21 @@ class _Entry(NamedTuple):
 
 
 _entries: dict[bytes, _Entry] = {}
-"""By the packed schema, in the order of use. Threads share it."""
+"""Entries by the packed schema, the least recently used first. All threads share it."""
 _lock = Lock()
 
 
 def load_schema(schema: Schema, pointer: str, budget: Budget | None = None) -> CompiledSchema:
-    """The compiled form of a client's schema, from the cache if it is there.
+    """Return the compiled form of a client's schema, from the cache if possible.
 
     Args:
-        schema: Any JSON Schema of draft 2020-12.
-        pointer: JSON pointer of the schema in the request, for messages.
-        budget: What the request's schemas may still take; None if this is its only one. A schema from the cache takes
-            as much of it as another.
+        schema: A JSON Schema of draft 2020-12.
+        pointer: JSON pointer of the schema in the request, for error messages.
+        budget: Remaining budget of the request's schemas; None if this is its only schema. A schema from the cache uses
+            as much of the budget as one that is compiled.
 
     Raises:
-        RequestError: As `compile_schema`.
+        RequestError: See `compile_schema`.
     """
     budget = budget or Budget()
     packed = cast("bytes", msgpack.packb(schema, datetime=True))
@@ -52,6 +56,7 @@ def load_schema(schema: Schema, pointer: str, budget: Budget | None = None) -> C
         budget.spend(known.nodes, known.bytes, pointer)
         return known.compiled
     before = Budget(budget.nodes, budget.bytes)
+    # A compiled schema refers to the schema that it was made from; the caller could change its own later.
     own_copy = msgpack.unpackb(packed, timestamp=3, strict_map_key=False)
     compiled = compile_schema(own_copy, pointer, budget)
     entry = _Entry(compiled, before.nodes - budget.nodes, before.bytes - budget.bytes)

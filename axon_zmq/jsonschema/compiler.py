@@ -1,8 +1,8 @@
-"""A client's schema in; out comes one that is checked, bounded, self-contained, and compiled by jsonschema-rs.
+"""Checks a client's JSON Schema, makes it self-contained, and compiles it with jsonschema-rs.
 
-The self-contained form is what models are shown, since some providers do not follow references: each reference is
-replaced by what it refers to. Only a definition that refers to itself stays a definition: it moves to the `$defs` of
-the root, and `$ref: "#/$defs/NAME"` refers to it. Nothing outside the schema is ever looked up.
+In the self-contained form, each reference is replaced by its target. Models are shown this form, because some providers
+do not follow references. Only a recursive definition stays a definition: it moves to the `$defs` of the root, and
+`$ref: "#/$defs/NAME"` refers to it. References to anything outside the schema are refused, so nothing is ever fetched.
 """
 
 from __future__ import annotations
@@ -37,50 +37,58 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_NODES: Final = 20_000
-"""Values in all schemas of one request, with their references replaced; references can multiply them. Writing so many
-takes about 30 ms."""
+"""Maximum number of values in all schemas of one request, with references replaced by their targets, which can multiply
+them. Replacing references in so many values takes about 30 ms."""
 _MAX_BYTES: Final = 8 * limits.MAX_SCHEMA
-"""Bytes of all schemas of one request, as they come and with their references replaced."""
+"""Maximum size of all schemas of one request in bytes, as received plus with their references replaced."""
 _MAX_DEFINITIONS: Final = 200
-"""Recursive definitions of one schema. The library compiles each inside the one before."""
+"""Maximum number of recursive definitions in one schema. The library compiles each inside the previous one."""
 _DROPPED: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
-"""Keywords without meaning once the references are replaced."""
+"""Keywords that have no meaning after references were replaced."""
 _TYPES: Final = "array, boolean, integer, null, number, object, string"
 MAX_NESTING: Final = 64
-"""Depth of one JSON Schema; header and body have msgpack's own bound of 1024."""
+"""Maximum depth of nesting in a JSON Schema. Headers and bodies are only limited by msgpack, to 1024."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """What the schemas of one request may still take together."""
+    """Size that the schemas of one request may still have together."""
 
     nodes: int = _MAX_NODES
+    """Remaining number of values."""
     bytes: int = _MAX_BYTES
+    """Remaining number of bytes."""
 
     def spend(self, nodes: int, size: int, pointer: str) -> None:
-        """Take from the budget, for the schema at `pointer`.
+        """Subtract from the budget.
+
+        Args:
+            nodes: Number of values.
+            size: Number of bytes.
+            pointer: JSON pointer of the schema in the request, for the error message.
 
         Raises:
-            RequestError: `invalid_request`: the budget is used up.
+            RequestError: `invalid_request`: the budget is exceeded.
         """
         self.nodes -= nodes
         self.bytes -= size
         if self.nodes < 0 or self.bytes < 0:
             most = f"{_MAX_NODES} values" if self.nodes < 0 else f"{_MAX_BYTES} bytes"
-            what = f"the request's schemas up to here have over {most} when references are replaced by their targets"
-            raise _invalid(pointer, f"{what}: make them smaller, or send fewer")
+            what = f"the schemas of the request have over {most} when references are replaced by their targets"
+            raise _invalid(pointer, f"{what}: simplify them, or send fewer")
 
 
 def compile_schema(schema: Schema, pointer: str, budget: Budget | None = None) -> CompiledSchema:
-    """Check, bound and compile a client's schema.
+    """Check a client's schema, make it self-contained, and compile it.
 
     Args:
-        schema: Any JSON Schema of draft 2020-12.
-        pointer: JSON pointer of the schema in the request, for messages.
-        budget: What the request's schemas may still take; None if this is its only one.
+        schema: A JSON Schema of draft 2020-12.
+        pointer: JSON pointer of the schema in the request, for error messages.
+        budget: Remaining budget of the request's schemas; None if this is its only schema.
 
     Raises:
-        RequestError: As `self_contained`.
+        RequestError: See `self_contained`; also `invalid_request` if validating with the schema would be too expensive,
+            or a pattern is not supported.
     """
     written = self_contained(schema, pointer, budget)
     try:
@@ -94,19 +102,19 @@ def compile_schema(schema: Schema, pointer: str, budget: Budget | None = None) -
 
 
 def self_contained(schema: Schema, pointer: str, budget: Budget | None = None) -> Schema:
-    """Check a client's schema and replace its references by their targets, except in definitions that are recursive.
+    """Check a client's schema, and replace all references except those to recursive definitions by their targets.
 
     Raises:
-        RequestError: `too_large`; or `invalid_request`: it is no valid schema, is nested too deep, refers to something
-            that is not in it, applies a reference to the same value again without end, or is more than the budget
-            allows.
+        RequestError: `too_large`; or `invalid_request`: the schema is invalid, is nested too deeply, refers to
+            something outside itself, refers to itself for the same value, or exceeds the budget.
     """
     budget = budget or Budget()
     if measure(schema).depth > MAX_NESTING:
         raise _invalid(pointer, f"the schema is nested more than {MAX_NESTING} deep")
     packed = _packed(schema)
     if len(packed) > limits.MAX_SCHEMA:
-        raise RequestError("too_large", f"{pointer}: the schema has {len(packed)} bytes; at most {limits.MAX_SCHEMA}")
+        what = f"schema too large: {len(packed)} bytes, at most {limits.MAX_SCHEMA} (pong.limits.max_schema)"
+        raise RequestError("too_large", f"{pointer}: {what}")
     budget.spend(0, len(packed), pointer)
     _check(schema, pointer)
     resolver = _Resolver(schema, pointer)
@@ -115,7 +123,8 @@ def self_contained(schema: Schema, pointer: str, budget: Budget | None = None) -
         recursive = _recursive(schema, resolver, Budget(budget.nodes, budget.bytes), pointer)
     written = _Writer(schema, pointer, budget=budget, resolver=resolver, recursive=recursive).write_root()
     if resolver.found:
-        _check(written, pointer)  # a reference may lead to what was no schema at its own place
+        # A reference may point to any value, for example into `const`, which the first check did not treat as a schema.
+        _check(written, pointer)
     return written
 
 
@@ -129,36 +138,41 @@ def _invalid(pointer: str, message: str) -> RequestError:
 
 
 def _check(schema: Schema, pointer: str) -> None:
-    """Validate a schema by the schema of schemas, always that of draft 2020-12."""
+    """Validate a schema against the meta-schema of draft 2020-12.
+
+    Raises:
+        RequestError: `invalid_request`.
+    """
     try:
         jsonschema_rs.meta.validate({key: value for key, value in schema.items() if key != "$schema"})
     except jsonschema_rs.ValidationError as error:
         steps, message = error.instance_path, error.message
         if "type" in error.schema_path[-2:] and isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AnyOf):
-            # Only `type` has a choice in the schema of schemas: a name, or a list in which one may be wrong.
+            # In the meta-schema only `type` is an `anyOf`: one name, or a list of names of which one may be invalid.
             steps = max((inner.instance_path for branch in error.kind.context for inner in branch), key=len)
             message = f"this must be one of the types {_TYPES}, or a list of different ones"
         raise _invalid(pointer + pointer_of(steps), f"invalid JSON Schema: {cut(message)}") from None
-    except ValueError as error:  # e.g. a name that is no string
+    except ValueError as error:  # for example, a key is not a string
         raise _invalid(pointer, f"invalid JSON Schema: {cut(str(error))}") from None
 
 
 class _Resolver:
-    """Finds what a reference in one schema refers to."""
+    """Finds the targets of the references in one schema."""
 
     def __init__(self, root: Schema, pointer: str) -> None:
         self._root = root
         self._pointer = pointer
         self.found: dict[str, Schema] = {}
+        """Targets by reference."""
 
     def resolve(self, ref: object) -> Schema:
-        """The schema that `$ref` names; the same object each time.
+        """Return the target of a `$ref`: the same object for the same reference.
 
         Raises:
-            RequestError: `invalid_request`: it leads out of the schema, or to nothing in it.
+            RequestError: `invalid_request`: the reference points out of the schema, or to nothing in it.
         """
         if not isinstance(ref, str) or (ref != "#" and not ref.startswith("#/")):
-            reason = "only references into the schema itself (#/…) are followed"
+            reason = "only references into the schema itself (#/…) are supported"
             raise _invalid(self._pointer, f"the schema refers to {cut(repr(ref))}: {reason}")
         if ref not in self.found:
             self.found[ref] = self._look_up(ref)
@@ -187,12 +201,17 @@ def _member(value: object, step: str) -> object:
 
 
 def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) -> set[int]:
-    """The `id` of each schema that a reference leads to and that leads to itself, or from one of these to another.
+    """Find the recursive schemas, which are on a cycle of references or on a path from one cycle to another.
+
+    Returns:
+        The `id` of each recursive schema that a reference points to.
 
     Raises:
         RequestError: `invalid_request`: a schema refers to itself for the same value, which never ends; or the budget
-            is used up: writing takes no less, since it writes each target once at least.
+            is exceeded.
     """
+    # The search spends from a copy of the budget. It cannot exceed it before the writer would, because the writer
+    # visits each target at least once.
     edges: dict[int, set[int]] = {}
     in_place: dict[int, set[int]] = {}
     pending = [root]
@@ -210,6 +229,7 @@ def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) 
     if _endless(in_place):
         reason = "a schema may refer to itself only for a value inside its own (properties, items, …)"
         raise _invalid(pointer, f"the schema refers to itself without end: {reason}")
+    # A cycle can be reached from each of these nodes. A node that can also be reached from a cycle is recursive.
     backwards: dict[int, set[int]] = {key: set() for key in _endless(edges)}
     for key in backwards:
         for other in edges[key] & backwards.keys():
@@ -218,7 +238,7 @@ def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) 
 
 
 def _references(root: Schema, budget: Budget, pointer: str) -> Iterator[tuple[object, bool]]:
-    """Each `$ref` in a schema, and whether it applies to the same value as the schema."""
+    """Yield each `$ref` in a schema, and whether it applies to the same value as the schema."""
     pending: list[tuple[object, bool]] = [(root, True)]
     while pending:
         part, is_in_place = pending.pop()
@@ -231,9 +251,9 @@ def _references(root: Schema, budget: Budget, pointer: str) -> Iterator[tuple[ob
 
 
 def _endless(edges: dict[int, set[int]]) -> set[int]:
-    """The nodes from which following the edges may never end."""
+    """Return the nodes from which a path along the edges may never end."""
     sorter = TopologicalSorter(edges)
-    with suppress(CycleError):  # all that is not behind a cycle can be sorted nevertheless
+    with suppress(CycleError):  # nodes from which no cycle can be reached are sorted in spite of this error
         sorter.prepare()
     left = set(edges)
     while ready := sorter.get_ready():
@@ -246,7 +266,7 @@ def _endless(edges: dict[int, set[int]]) -> set[int]:
 
 
 class _Writer:
-    """Replaces one schema's references."""
+    """Writes the self-contained form of one schema."""
 
     def __init__(self, root: Schema, pointer: str, *, budget: Budget, resolver: _Resolver, recursive: set[int]) -> None:
         self._root = root
@@ -255,12 +275,12 @@ class _Writer:
         self._resolver = resolver
         self._recursive = recursive
         self._names: dict[int, str] = {}
-        """Of the recursive definitions, by `id`."""
+        """Names of the recursive definitions by `id`."""
         self._pending: list[tuple[str, Schema]] = []
-        """Recursive definitions that are not written yet."""
+        """Recursive definitions that are not written yet, with their names."""
 
     def write_root(self) -> Schema:
-        """The whole schema, with the definitions that are recursive."""
+        """Return the self-contained form of the whole schema."""
         written = cast("Schema", self._write(self._root, 0, is_root=True))
         definitions: dict[str, object] = {}
         while self._pending:
@@ -269,13 +289,15 @@ class _Writer:
         return {**written, "$defs": definitions} if definitions else written
 
     def _write(self, part: object, depth: int, *, is_root: bool = False) -> object:
-        """The schema without references; what is no schema is left as it is, for the check afterwards.
+        """Return a subschema with its references replaced.
+
+        A value that is not a schema is returned as it is; the check afterwards reports it.
 
         Args:
             part: A schema.
-            depth: Schemas around it.
-            is_root: Whether it is the root itself, or what the root refers to: this stays no definition, so that a
-                root of type `object` shows its type.
+            depth: Number of schemas that contain it.
+            is_root: Whether it is the root or the target of the root's `$ref`. This schema does not become a definition
+                even if it is recursive, so that a root of type `object` shows its type.
         """
         self._budget.spend(1, 0, self._pointer)
         if not isinstance(part, dict):
@@ -301,17 +323,19 @@ class _Writer:
         return value
 
     def _joined(self, ref: object, plain: dict[str, object], depth: int, is_root: bool) -> Schema:
+        """Combine the target of a schema's `$ref` with the other keywords of the schema."""
         found = self._resolver.resolve(ref)
         if id(found) in self._recursive and not is_root:
             return {"$ref": reference_to(self._name(str(ref), found)), **plain}
         target = cast("Schema", self._write(found, depth + 1, is_root=is_root))
         if plain.keys() <= ANNOTATIONS:
             return {**target, **plain}
+        # Both schemas must hold, hence `allOf`. The type of the target is repeated, so that it is visible at the top.
         kind = {"type": target["type"]} if "type" in target else {}
         return {**kind, **plain, "allOf": [target, {"allOf": plain["allOf"]}] if "allOf" in plain else [target]}
 
     def _name(self, ref: str, target: Schema) -> str:
-        """The name of a recursive definition in the `$defs` of the root."""
+        """Return the name of a recursive definition in the `$defs` of the root."""
         if id(target) not in self._names:
             if len(self._names) == _MAX_DEFINITIONS:
                 raise self._refused(f"has over {_MAX_DEFINITIONS} definitions that refer to themselves")

@@ -1,12 +1,14 @@
-"""The cost of validating a value: how much of a schema may apply to one value, times the size of the value.
+"""Estimates the cost of a validation: the weight of the schema for one value, multiplied by the size of the value.
 
-jsonschema-rs evaluates a part of a schema again for each path of references that leads to it, so chained references
-take exponential time: 26 definitions with two references each to the next one take 0.9 s, each further one twice as
-long. The compiler replaces all references but those to recursive definitions, and `library_schema` in `validator`
-orders these so that the library keeps its verdict on each list and map. Then each part of a schema applies to each
-value once at most, except that the library keeps no verdicts on strings, numbers and the like: on these, a definition
-applies once for each path of references for the same value. `weigh` adds that up. It counts as if each part applied to
-every value: a schema of 200 keywords may be used for 100,000 values, one of 20,000 keywords for 1000.
+jsonschema-rs evaluates a subschema again for each path of references that leads to it, so chained references take
+exponential time: 26 definitions, each with two references to the next one, take 0.9 s, and each further definition
+doubles the time. Two measures prevent this. The compiler replaces all references except those to recursive definitions.
+`validator._Forms._ordered` arranges these definitions so that the library caches its verdict on each list and map. Then
+each subschema is applied at most once to each list and map. The library caches no verdicts on scalar values (strings,
+numbers and so on): to these, a definition is applied once for each path of references for the same value.
+
+`weigh` adds all this up, as if every subschema applied to every value. So a schema of 200 keywords may be used for
+100,000 values, and one of 20,000 keywords for 1000 values.
 """
 
 from __future__ import annotations
@@ -26,46 +28,50 @@ from axon_zmq.jsonschema.keywords import (
 )
 
 MAX_COST: Final = 20_000_000
-"""Units of one validation. A unit is what the slowest keyword takes on one value, 12 ns of CPU time: 0.25 s at most."""
+"""Maximum cost of one validation in units. A unit is the time of the slowest keyword for one value, 12 ns of CPU time,
+so this is at most 0.25 s."""
 MAX_WEIGHT: Final = 50_000
-"""Units for one value: with more, no value of 400 parts could be validated."""
+"""Maximum weight of a schema in units for one value. With more, even a value of 400 parts could not be validated."""
 MAX_STATES: Final = 10_000
-"""States of all patterns in one schema: compiling `[^a]{1000}` takes 4.5 ms, so these take 45 ms."""
+"""Maximum number of states of all patterns in one schema. Compiling `[^a]{1000}` takes 4.5 ms, so this many states take
+45 ms."""
 MAX_STACK: Final = 4000
-"""Schemas that apply to one value inside one another, times the depth of the value, for a recursive schema. The library
-recurses on the stack of its thread, up to 450 bytes for each: this is under a quarter of the usual 8 MiB."""
+"""Maximum depth of the library's recursion for a recursive schema: the height of the schema multiplied by the depth of
+the value. Each level uses up to 450 bytes of the thread's stack, so this is less than a quarter of the usual 8 MiB."""
 MAX_DEPTH: Final = 512
-"""Lists and maps inside one another in a value; msgpack allows 1024."""
+"""Maximum depth of nested lists and maps in a value; msgpack allows 1024."""
 _MAX_HEIGHT: Final = 200
-"""Schemas inside one another for the same value, through references, too: `weigh` recurses as deep."""
+"""Maximum depth of nested schemas for the same value, including schemas behind references. `weigh` recurses this
+deep."""
 
 
 class Size(NamedTuple):
-    """The size of a value."""
+    """Size of a value."""
 
     nodes: int
-    """Values, each list and map included."""
+    """Number of values, including each list and map."""
     characters: int
-    """Of strings and names."""
+    """Number of characters in strings and keys."""
     depth: int
+    """Depth of nested lists and maps; 1 for a scalar value."""
     is_plain: bool
-    """Whether it holds nothing but what JSON has."""
+    """Whether the value has only types that JSON has."""
 
 
 class Weight(NamedTuple):
-    """What validating takes, in units, by what it is proportional to."""
+    """Cost of validating with a schema, in units, by the property of the value that it is proportional to."""
 
     node: int
     """Units for each value."""
     character: int = 0
-    """Units for each character: the states of patterns."""
+    """Units for each character: the number of states of the patterns."""
     nested: int = 0
-    """Units for each value, for each list and map around it: comparing whole lists and maps."""
+    """Units for each value and each list or map that contains it: the cost of comparing whole lists and maps."""
     height: int = 1
-    """Schemas inside one another."""
+    """Depth of nested schemas."""
 
     def plus(self, inner: Weight) -> Weight:
-        """This and a part of it."""
+        """Return the weight of this schema together with a part of it."""
         return Weight(
             self.node + inner.node,
             self.character + inner.character,
@@ -74,19 +80,19 @@ class Weight(NamedTuple):
         )
 
     def cost(self, size: Size) -> int:
-        """Units for a value of this size."""
+        """Return the cost for a value of this size, in units."""
         return self.node * size.nodes + self.character * size.characters + self.nested * size.nodes * size.depth
 
 
 class TooHeavyError(Exception):
-    """Validating by a schema cannot be bounded; the text says why."""
+    """The weight of a schema exceeds a limit; the message names the limit."""
 
 
 def weigh(schema: Schema) -> Weight:
-    """Add up the weight of a self-contained schema.
+    """Return the weight of a self-contained schema.
 
     Raises:
-        TooHeavyError: It is over the bound.
+        TooHeavyError: The weight exceeds a limit.
     """
     scale = _Scale(definitions_of(schema))
     total = scale.weight(schema)
@@ -95,38 +101,40 @@ def weigh(schema: Schema) -> Weight:
     if total.character > MAX_STATES:
         raise TooHeavyError(f"its patterns have over {MAX_STATES} states (for a length, use maxLength)")
     if max(total.node, total.nested) > MAX_WEIGHT:
-        raise TooHeavyError(f"over {MAX_WEIGHT} keywords and schemas apply to one value, through references, too")
+        raise TooHeavyError(
+            f"over {MAX_WEIGHT} keywords and schemas apply to one value, including schemas behind references"
+        )
     return total
 
 
 class _Scale:
-    """Weighs the parts of one schema."""
+    """Determines the weights of the subschemas of one schema."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
         self._known: dict[str, Weight] = {}
-        """What each definition applies to the same value."""
+        """Weight of each definition for the value that it is applied to, without the values inside that value."""
 
     def weight(self, part: object, *, in_place: bool = False, height: int = 0) -> Weight:
-        """The weight of a part, with what its references apply to the same value.
+        """Return the weight of a subschema, including that of its references for the same value.
 
         Args:
             part: A schema.
-            in_place: Whether to leave out what applies to values inside.
-            height: Schemas around it for the same value.
+            in_place: Whether to leave out subschemas that apply to values inside the value.
+            height: Depth of nested schemas around this one, for the same value.
         """
         if not isinstance(part, dict):
             return Weight(1)
         schema = cast("dict[str, object]", part)
         if height > _MAX_HEIGHT:
-            raise TooHeavyError(f"over {_MAX_HEIGHT} schemas inside one another apply to one value")
+            raise TooHeavyError(f"over {_MAX_HEIGHT} nested schemas apply to one value")
         total = _own(schema)
         for keyword, inner in parts_of(schema):
             if not in_place or keyword in IN_PLACE_KEYWORDS:
                 total = total.plus(self.weight(inner, in_place=in_place, height=height + 1))
         if "$ref" in schema:
             total = total.plus(self._definition(reference_name(schema["$ref"]), height + 1))
-        # To know what was evaluated, the library evaluates everything in place again: twice for each level.
+        # For `unevaluated…`, the library evaluates all in-place subschemas again, twice for each level of nesting.
         return total._replace(node=4 * total.node) if schema.keys() & UNEVALUATED else total
 
     def _definition(self, name: str, height: int) -> Weight:
@@ -136,14 +144,14 @@ class _Scale:
 
 
 def _own(schema: dict[str, Any]) -> Weight:
-    """The weight of a schema's own keywords."""
+    """Return the weight of a schema's own keywords, without its subschemas."""
     node, character, nested = 1 + len(schema), 0, 0
     for keyword, rule in schema.items():
         match keyword:
             case "pattern":
                 character += states_of(rule)
             case "patternProperties":
-                character += 2 * sum(map(states_of, rule))  # `additionalProperties` matches the names again
+                character += 2 * sum(map(states_of, rule))  # `additionalProperties` matches the keys again
             case "maxLength" | "minLength":
                 character += 1
             case "uniqueItems":
@@ -162,20 +170,22 @@ def _own(schema: dict[str, Any]) -> Weight:
 
 
 _ATOM: Final = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\]++)*+(?:\]|\\?\Z)|.)((?:[?*+]|\{[\d,\s]*\})*)", re.DOTALL)
-"""One atom and its repetitions. A class that is not closed reaches to the end, so that scanning takes linear time."""
-_MANY: Final = 10**9
+"""Matches one atom of a pattern and its repetitions. A character class without its closing bracket extends to the end,
+so that scanning takes linear time."""
+_STATES_CAP: Final = 10**9
 
 
 def states_of(pattern: str) -> int:
-    """At most how many states the automaton of a pattern has: its characters, times the counts of repetitions.
+    """Return an upper bound for the number of states in the automaton of a pattern.
 
-    A count after a group, or after space that `(?x)` ignores, is taken for all that is before it. Matching takes at
-    most about as many units for each character (`(?:a[ab]{0,30}){6}[^a]c`, 190 states: 3.3 µs for each character).
+    It is the number of characters multiplied by the counts of repetitions. A count after a group, or after white space
+    that `(?x)` ignores, is applied to everything before it. Matching takes about as many units for each character at
+    most: for `(?:a[ab]{0,30}){6}[^a]c`, with 190 states, it takes 3.3 µs for each character.
     """
-    states = len(pattern) if len(pattern) > MAX_STATES else 0  # more is refused: no need to scan it
+    states = len(pattern) if len(pattern) > MAX_STATES else 0  # such a pattern is refused anyway
     for atom, repetitions in _ATOM.findall(pattern[:MAX_STATES]):
         times = math.prod(max(1, int(digits[:9])) for digits in re.findall("[0-9]+", repetitions))
-        states = min(states * times if times > 1 and (atom == ")" or atom.isspace()) else states + times, _MANY)
+        states = min(states * times if times > 1 and (atom == ")" or atom.isspace()) else states + times, _STATES_CAP)
     return states + 1
 
 
@@ -183,7 +193,8 @@ _JSON_TYPES: Final = frozenset((bool, dict, float, int, list, str, type(None)))
 
 
 def measure(value: object) -> Size:
-    """The size of a value down to `MAX_DEPTH`, by functions that loop in C: 40 ns for each part."""
+    """Return the size of a value, down to a depth of `MAX_DEPTH`."""
+    # Each level is processed by functions that loop in C, which takes 40 ns for each part.
     level: list[Any] = [value]
     nodes = characters = depth = 0
     is_plain = True
@@ -208,7 +219,7 @@ def measure(value: object) -> Size:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether a string is free of lone surrogates."""
+    """Whether a string has no lone surrogates."""
     return text.isascii() or not _SURROGATES.search(text)
 
 

@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema draft 2020-12 by the shape of their value."""
+"""Keywords of JSON Schema draft 2020-12, grouped by the form of their value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias, cast
 
 Schema: TypeAlias = Mapping[str, object]
-"""A schema that is a map; `true` and `false` are the other ones."""
+"""A schema that is a map. A schema may also be `true` or `false`."""
 
 # fmt: off
 SCHEMA_KEYWORDS: Final = frozenset((
@@ -19,9 +19,10 @@ SCHEMA_LIST_KEYWORDS: Final = frozenset(("allOf", "anyOf", "oneOf", "prefixItems
 SCHEMA_MAP_KEYWORDS: Final = frozenset(("properties", "patternProperties", "dependentSchemas"))
 """Keywords whose value maps names to schemas."""
 IN_PLACE_KEYWORDS: Final = frozenset(("allOf", "anyOf", "dependentSchemas", "else", "if", "not", "oneOf", "then"))
-"""Keywords whose schemas apply to the same value as the schema that contains them. `$ref` is one, too."""
+"""Keywords whose subschemas apply to the same value as the schema that contains them (in-place applicators). `$ref` is
+one, too."""
 UNEVALUATED: Final = frozenset(("unevaluatedItems", "unevaluatedProperties"))
-"""Keywords that depend on what all others in place have evaluated."""
+"""Keywords that depend on which items or properties the other keywords for the same value have evaluated."""
 ANNOTATIONS: Final = frozenset((
     "$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly",
 ))
@@ -31,12 +32,12 @@ SIMPLE_KEYWORDS: Final = frozenset((
     "maxLength", "maxProperties", "maximum", "minContains", "minItems", "minLength", "minProperties", "minimum",
     "multipleOf", "pattern", "required", "type", "uniqueItems",
 ))
-"""Keywords that reject values, and whose value holds no schema."""
+"""Keywords that may reject a value and contain no subschema."""
 # fmt: on
 
 
 def parts_of(schema: Schema) -> Iterator[tuple[str, object]]:
-    """Each subschema directly inside a schema, with the keyword that holds it. `$defs` and `$ref` are left out."""
+    """Yield each direct subschema of a schema with its keyword; `$defs` and `$ref` are left out."""
     for keyword, value in schema.items():
         if keyword in SCHEMA_KEYWORDS:
             yield keyword, value
@@ -47,27 +48,27 @@ def parts_of(schema: Schema) -> Iterator[tuple[str, object]]:
 
 
 def definitions_of(schema: Schema) -> dict[str, Schema]:
-    """The recursive definitions of a self-contained schema."""
+    """Return the recursive definitions of a self-contained schema by name."""
     return cast("dict[str, Schema]", schema.get("$defs", {}))
 
 
 def reference_to(name: str) -> str:
-    """The `$ref` of a definition in the root's `$defs`. Names need no escaping: the compiler chooses them."""
+    """Return the `$ref` to a definition in the root's `$defs`; the compiler chooses names that need no escaping."""
     return f"#/$defs/{name}"
 
 
 def reference_name(ref: object) -> str:
-    """The name of the definition in the root's `$defs` that a `$ref` leads to."""
+    """Return the name of the definition in the root's `$defs` that a `$ref` refers to."""
     return str(ref).removeprefix("#/$defs/")
 
 
 def pointer_of(steps: Iterable[int | str]) -> str:
-    """The JSON pointer that leads through these keys and indexes."""
+    """Return the JSON pointer that consists of these keys and indexes."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def cut(text: str) -> str:
-    """A message of at most 300 characters: its middle, where a long value is shown, is left out."""
+    """Shorten a message to at most 300 characters by leaving out its middle, which usually is a long value."""
     return text if len(text) <= _MAX_MESSAGE else f"{text[:120]} … {text[-170:]}"
 
 

@@ -1,9 +1,11 @@
-"""A value validated by a compiled schema; what is wrong with it is told by JSON pointers and the library's messages.
+"""Validates values with a compiled schema, and reports errors with JSON pointers and the library's messages.
 
-jsonschema-rs decides: `is_valid` is fast, and its cost is bounded (see `cost`). Collecting errors is not: the library
-collects them all at once, for each branch of each `anyOf` (16 nested ones with two branches: 13 s). So errors are
-collected by an `outline` of the schema, in which references and choices are opaque: the library only says that one of
-them fails, and the search goes on from there, until ten faults are found or its time is used up.
+`is_valid` of jsonschema-rs decides whether a value is valid; it is fast, and its cost is limited (see `cost`). The cost
+of collecting the errors of an invalid value is not: the library collects all errors, for each branch of each `anyOf`
+(13 s for a value nested 16 levels deep, with two branches for each level). Therefore errors are collected step by step.
+Each step uses an outline of a subschema, in which references and choices (`anyOf`, `oneOf`) are replaced by opaque
+schemas. The library then only reports which opaque schema failed, and the next step continues inside it. The search
+ends when ten errors were found or its time is used up.
 """
 
 from __future__ import annotations
@@ -33,52 +35,61 @@ from axon_zmq.jsonschema.keywords import (
 )
 
 Fault: TypeAlias = tuple[str, str]
-"""JSON pointer and message."""
+"""An error in a value: JSON pointer and message."""
 _MAX_FAULTS: Final = 10
-"""Faults of one value that are reported; a model that is asked again needs no more."""
+"""Maximum number of errors that are reported for one value. A model that must correct its output needs no more."""
 _MAX_COLLECTED: Final = 10_000
-"""Units (see `cost`) up to which the library may collect all errors of a value at once: each takes 5 to 10 µs and
-may take a unit only, so this is 0.1 s. With more, only the first error is searched for."""
+"""Maximum cost in units (see `cost`) at which the library may collect all errors of a value. An error takes 5 to 10 µs
+and may correspond to a single unit, so this is at most 0.1 s. At a higher cost only the first error is determined."""
 _MAX_SHOWN: Final = 100_000
-"""Values and characters of a value whose errors are shown: an error is made with a copy of it, 0.6 µs for each."""
+"""Maximum size of a value whose errors are determined, in values plus hundreds of characters. The library copies the
+value into each error, which takes 0.6 µs for each."""
 _MAX_SHOWN_DEPTH: Final = 200
-"""Lists and maps inside one another in such a value. The library raises ValueError for an error in over 255."""
+"""Maximum depth of such a value. The library raises ValueError for an error in a value nested over 255 deep."""
 _MAX_SEARCH_S: Final = 0.05
-"""Seconds of CPU time after which the search for faults goes no further."""
-_TOO_MUCH: Final = "is too much to check against this schema: send less, or make the schema simpler"
+"""CPU time in seconds after which the search for errors ends."""
+_TOO_LARGE: Final = "is too large to validate against this schema: send a smaller value, or simplify the schema"
 _MARK: Final = secrets.token_hex(9)
-"""Begins the strings that stand for what JSON does not have. It is random, so that no value can pretend to be one."""
+"""Prefix of the strings that replace values which JSON does not have. It is random, so that a client cannot send such a
+string."""
 _FOREIGN: Final = {"type": "string", "pattern": "^" + _MARK}
+"""Schema that only these strings fit."""
 
 
 class CompiledSchema:
-    """A schema that was checked, ready to validate values.
+    """A compiled schema, which validates values.
 
     Args:
-        schema: Self-contained, as models are shown it.
-        weight: What validating by it may take.
+        schema: Self-contained schema.
+        weight: Weight of the schema.
 
     Raises:
-        jsonschema_rs.ValidationError: The library cannot compile it.
+        jsonschema_rs.ValidationError: The library cannot compile the schema.
     """
 
     def __init__(self, schema: Schema, weight: Weight) -> None:
         self.schema: dict[str, Any] = {**schema}
+        """The self-contained schema, as models are shown it."""
         self._weight = weight
         self._plain = _compiled(_Forms(schema, is_plain=True).of(schema))
-        self._tolerant: Any = None
+        self._foreign_validator: Any = None
+        """Validator for values that JSON does not have; few schemas need it, so it is compiled on first use."""
 
     def __repr__(self) -> str:
         return f"<CompiledSchema {cut(repr(self.schema))}>"
 
     def faults(self, value: object) -> list[Fault]:
-        """What is wrong with a value: at most ten faults, sorted by pointer; empty if it fits."""
+        """Validate a value.
+
+        Returns:
+            At most ten errors, sorted by JSON pointer; an empty list if the value is valid.
+        """
         size = measure(value)
         is_recursive = "$defs" in self.schema
         if size.depth > MAX_DEPTH or (is_recursive and self._weight.height * size.depth > MAX_STACK):
-            return [("", f"is nested {size.depth} deep, which is too much to check against this schema")]
+            return [("", f"is nested {size.depth} deep, which is too deep to validate against this schema")]
         if self._weight.cost(size) > MAX_COST:
-            return [("", _TOO_MUCH)]
+            return [("", _TOO_LARGE)]
         judged = value if size.is_plain else _json_value(value)
         if self._validator(size.is_plain).is_valid(judged):
             return []
@@ -87,9 +98,9 @@ class CompiledSchema:
     def _validator(self, is_plain: bool) -> Any:
         if is_plain:
             return self._plain
-        if self._tolerant is None:
-            self._tolerant = _compiled(_Forms(self.schema, is_plain=False).of(self.schema))
-        return self._tolerant
+        if self._foreign_validator is None:
+            self._foreign_validator = _compiled(_Forms(self.schema, is_plain=False).of(self.schema))
+        return self._foreign_validator
 
 
 def _compiled(form: object) -> jsonschema_rs.Draft202012Validator:
@@ -97,49 +108,51 @@ def _compiled(form: object) -> jsonschema_rs.Draft202012Validator:
         cast("dict[str, Any] | bool", form),
         validate_formats=False,  # `format` is an annotation in draft 2020-12
         pattern_options=jsonschema_rs.RegexOptions(),  # linear time, without look-around
-        retriever=_retrieve_nothing,
+        retriever=_refuse_to_retrieve,
     )
 
 
-def _retrieve_nothing(uri: str) -> NoReturn:
-    """Never reached, since the compiler leaves no other reference than into `$defs`; the default would use HTTP."""
-    raise ValueError(f"{uri}: nothing is fetched")
+def _refuse_to_retrieve(uri: str) -> NoReturn:
+    # The compiler leaves only references into `$defs`, so this is never called; the library's default would use HTTP.
+    raise ValueError(f"{uri}: remote references are not fetched")
 
 
-# --- the forms of a schema that the library gets -----------------------------------------------------
+# --- forms of a schema for the library ---------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """A part of a schema that its outline leaves to the next step of the search."""
+    """A part of a schema that is opaque in an outline; a later step of the search examines it."""
 
     keyword: str
-    """`$ref`, `anyOf`, `oneOf`; or empty: the rule is a whole schema."""
+    """`$ref`, `anyOf` or `oneOf`; empty if the rule is a whole schema."""
     rule: Any
+    """Value of the keyword, or the schema."""
 
 
 class _Forms:
-    """Writes a schema and its parts as the library gets them: nothing but what validates.
+    """Rewrites a schema and its parts for the library, with only the keywords that can reject a value.
 
     Args:
         schema: A self-contained schema.
-        is_plain: False to let in the strings that stand for what JSON does not have: they are of no type, and no
-            keyword for strings applies to them.
+        is_plain: False if values may contain the strings that replace values which JSON does not have. These strings
+            then have no JSON type, and no keyword for strings applies to them.
     """
 
     def __init__(self, schema: Schema, *, is_plain: bool) -> None:
         self._is_plain = is_plain
         self._definitions = {name: self._form(part) for name, part in definitions_of(schema).items()}
         self.opaque: dict[str, _Part] = {}
-        """The parts that are opaque in the outlines, by the `repr` of the schema that the library reports for them."""
+        """Opaque parts of the outlines, by the `repr` of the schema that the library reports for each."""
 
     def of(self, part: object) -> object:
-        """A schema for the library that says whether a value fits."""
+        """Return the form of a subschema that decides whether a value is valid."""
         return self._ordered(self._form(part), {})
 
     def outline(self, part: Schema) -> object:
-        """The same, but references, choices, and schemas with `unevaluated…` become opaque, each a part in `opaque`.
+        """Return the outline of a subschema, in which some parts are opaque and recorded in `opaque`.
 
-        `unevaluated…` of the part itself is left out.
+        These are references, choices, and inner schemas with `unevaluated…`. The `unevaluated…` keywords of the
+        subschema itself are left out.
         """
         first = len(self.opaque)
         form = self._form(part, is_outline=True, is_top=True)
@@ -149,13 +162,14 @@ class _Forms:
         return self._ordered(form, opaque)
 
     def _ordered(self, form: object, opaque: dict[str, object]) -> object:
-        """A form with its definitions, in the order that bounds the cost.
-
-        The library keeps verdicts only for a reference to a definition that is still being compiled: with another
-        order, a chain of 18 `oneOf` inside a cycle takes over 20 s instead of 4 ms. So it first compiles a chain of
-        definitions `via-…`, each inside the one before; in the innermost, the definitions and the form itself are
-        compiled, whose references all lead to the chain. The chain is under a property that no value has.
-        """
+        """Return a form together with the definitions, arranged so that the cost is limited."""
+        # The library caches verdicts only for a reference to a definition that is still being compiled. Without the
+        # arrangement below, a chain of 18 `oneOf` inside a cycle takes over 20 s instead of 4 ms.
+        #
+        # The library is made to compile a chain of definitions `via-…` first, each inside the previous one. Inside the
+        # innermost one it compiles the real definitions and the form. All their references point to the chain, whose
+        # definitions are still being compiled at that time. The chain is below a property that no value has, so it
+        # rejects nothing.
         if not self._definitions:
             return {**cast("Schema", form), "$defs": opaque} if opaque else form
         forms = {**{f"def-{name}": part for name, part in self._definitions.items()}, "root": form}
@@ -179,11 +193,11 @@ class _Forms:
             if is_outline and keyword in _CHOICES:
                 more.append(self._opaque(_Part(keyword, rule)))
             elif keyword in _VALIDATING and not (is_outline and keyword in UNEVALUATED):
-                form[keyword] = self._rule(keyword, rule, is_outline and keyword not in _JUDGED)
+                form[keyword] = self._rule(keyword, rule, is_outline and keyword not in _WITHOUT_ERRORS)
         if "additionalProperties" in form:
-            form.setdefault("properties", {})  # without it, the library's message does not name what is not allowed
-        if not self._is_plain and (tolerant := _tolerant(form)):
-            more.append(tolerant)
+            form.setdefault("properties", {})  # without it, the library's message does not name the additional property
+        if not self._is_plain and (condition := _string_condition(form)):
+            more.append(condition)
         return {**form, "allOf": [*form.get("allOf", ()), *more]} if more else form
 
     def _rule(self, keyword: str, rule: Any, is_outline: bool) -> Any:
@@ -199,32 +213,40 @@ class _Forms:
         return _json_value(rule) if is_foreign else rule
 
     def _opaque(self, part: _Part) -> object:
-        """An opaque part, by reference: the library copies what is in `not` into each error."""
+        """Record a part as opaque, and return the schema that replaces it."""
+        # `not not` reports a failure without details. It contains a reference, because the library copies the schema
+        # in `not` into each error.
         judged = {"not": {"$ref": reference_to(f"part-{len(self.opaque)}")}}
         self.opaque[repr(judged)] = part
         return {"not": judged}
 
 
 _CHOICES: Final = frozenset(("$ref", "anyOf", "oneOf"))
-_JUDGED: Final = frozenset(("contains", "if", "not", "propertyNames"))
-"""Keywords whose schemas are only judged, or, in `propertyNames`, by strings: an outline need not stop in them."""
+_WITHOUT_ERRORS: Final = frozenset(("contains", "if", "not", "propertyNames"))
+"""Keywords whose subschemas produce no separate errors, or, for `propertyNames`, only apply to strings. An outline
+therefore needs no opaque parts in them."""
 _VALIDATING: Final = (SIMPLE_KEYWORDS | SCHEMA_KEYWORDS | SCHEMA_LIST_KEYWORDS | SCHEMA_MAP_KEYWORDS | {"$ref"}) - {
     "contentSchema"
 }
 
 
-def _tolerant(form: dict[str, Any]) -> Schema | None:
-    """Take the keywords for strings out of a form: a condition that applies them to real strings only."""
+def _string_condition(form: dict[str, Any]) -> Schema | None:
+    """Move the keywords for strings out of a form into a condition, which applies them to real strings only.
+
+    Returns:
+        The condition; None if the form has no such keywords.
+    """
+    # A string that replaces another value must not fit `type: string`, either.
     text = {keyword: form.pop(keyword) for keyword in ("maxLength", "minLength", "pattern") if keyword in form}
     foreign = {"not": _FOREIGN} if "string" in form.get("type", ()) else True
     return {"if": _FOREIGN, "then": foreign, "else": text} if text or foreign is not True else None
 
 
-# --- what JSON does not have --------------------------------------------------------------------------
+# --- values that JSON does not have -------------------------------------------------------------------
 
 
 def _json_value(value: Any) -> Any:
-    """The same value, with others in place of what JSON does not have; equal ones in place of equal ones."""
+    """Return a copy of a value in which everything that JSON does not have is replaced; equal values stay equal."""
     match value:
         case dict():
             made: dict[str, Any] = {}
@@ -233,10 +255,11 @@ def _json_value(value: Any) -> Any:
             return made
         case list():
             items: list[Any] = []
-            for item in cast("list[Any]", value):  # no comprehension: it would take a second frame for each level
+            # A comprehension would use a second stack frame for each level (Python 3.11).
+            for item in cast("list[Any]", value):
                 items.append(_json_value(item))  # noqa: PERF401
             return items
-        case str():  # lone surrogates cannot be encoded
+        case str():  # the library cannot encode lone surrogates
             return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         case float():
             return value if math.isfinite(value) else _NUMBERS[repr(value)]
@@ -251,30 +274,31 @@ _NUMBERS: Final = {
     "-inf": Decimal(f"-1{'0' * 309}.5"),
     "nan": Decimal(f"2{'0' * 309}.5"),
 }
-"""In place of floats that are no JSON numbers: over every float, and no integers."""
+"""Replacements of floats that are not JSON numbers: larger than every float, and not integers."""
 
 
 def _foreign(value: object) -> str:
     if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(UTC)  # equal times get equal strings
+        value = value.astimezone(UTC)  # so that equal times become equal strings
     return f"{_MARK}{value!r}"
 
 
 def _shown(message: str) -> str:
-    """The library's message, with what JSON does not have as Python shows it."""
+    """Return a message of the library in which replaced values appear as Python shows them."""
     for name, number in _NUMBERS.items():
         message = message.replace(str(number), name)
     return cut(message.replace(_MARK, ""))
 
 
-# --- the search for faults -----------------------------------------------------------------------------
+# --- search for errors ---------------------------------------------------------------------------------
 
 
 _Steps: TypeAlias = tuple[str | int, ...]
+"""Path into a value: keys and indexes."""
 
 
 class _Search:
-    """Finds the faults of one invalid value."""
+    """Finds the errors of one invalid value."""
 
     def __init__(self, schema: Schema, weight: Weight, *, is_plain: bool) -> None:
         self._schema = schema
@@ -282,22 +306,23 @@ class _Search:
         self._weight = weight
         self._forms = _Forms(schema, is_plain=is_plain)
         self._outlines: dict[int, Any] = {}
-        """Validators by the `id` of a part of the schema, which lives as long as this."""
+        """Validators of outlines by the `id` of the subschema, which exists as long as this object."""
         self._pending: list[tuple[_Part, _Steps, Any]] = []
-        """Parts of the schema, and the places of values and values that do not fit them."""
+        """Parts of the schema to examine, each with the path and the value that does not fit it."""
         self._seen: set[tuple[str | int, _Steps]] = set()
+        """Parts that were recorded for examination, with the path."""
         self._faults: set[Fault] = set()
         self._end = time.thread_time() + _MAX_SEARCH_S
 
     def run(self, value: object, size: Size) -> list[Fault]:
-        """The faults of a value that is invalid."""
+        """Return the errors of an invalid value."""
         if size.nodes + size.characters // 100 > _MAX_SHOWN or size.depth > _MAX_SHOWN_DEPTH:
-            return [("", "does not fit the schema; it is too large or too deep to say where")]
+            return [("", "does not fit the schema; the value is too large or too deep to find the place of the error")]
         self._pending.append((_Part("", self._schema), (), value))
         while self._pending and len(self._faults) < _MAX_FAULTS:
             part, steps, inner = self._pending.pop()
             if self._is_late():
-                self._fault(steps, "does not fit the schema; it takes too long to say why")
+                self._fault(steps, "does not fit the schema; finding the reason would take too long")
             elif part.keyword in ("anyOf", "oneOf"):
                 self._choose(part, steps, inner)
             else:
@@ -314,7 +339,7 @@ class _Search:
             self._faults.add((pointer, _shown(message)))
 
     def _step(self, part: Schema, steps: _Steps, value: object) -> None:
-        """Collect the errors of a value that does not fit a part of the schema."""
+        """Collect the errors of a value that does not fit a subschema, and the opaque parts to examine next."""
         if id(part) not in self._outlines:
             self._outlines[id(part)] = _compiled(self._forms.outline(part))
         errors = self._errors(self._outlines[id(part)], value)
@@ -331,12 +356,17 @@ class _Search:
 
     def _errors(self, validator: Any, value: object) -> list[jsonschema_rs.ValidationError]:
         size = measure(value)
-        # Each error has a copy of its value: nodes * depth and characters bound what all copies take.
+        # Each error has a copy of the value at its place. The terms with depth and characters limit the total size of
+        # these copies.
         most = self._weight.node * (size.nodes + size.nodes * size.depth // 10 + size.characters // 1000)
         return list(validator.iter_errors(value)) if most <= _MAX_COLLECTED else _first_error(validator, value)
 
     def _choose(self, part: _Part, steps: _Steps, value: object) -> None:
-        """Search a value that does not fit a choice by the only branch for its type, if there is one."""
+        """Examine a value that does not fit an `anyOf` or `oneOf`.
+
+        If only one branch is for the type of the value, the search continues in this branch. Otherwise the choice
+        itself is reported, since it is unknown which branch was meant.
+        """
         branches = cast("list[object]", part.rule)
         if part.keyword == "oneOf":
             fitting = [n for n, branch in enumerate(branches) if not self._is_late() and self._fits(branch, value)]
@@ -359,7 +389,7 @@ class _Search:
         return _compiled(self._forms.of(part)).is_valid(value)
 
     def _type_of(self, part: object) -> object:
-        """The `type` of a schema, or of the definition that it refers to."""
+        """Return the `type` of a schema, or of the definition that it refers to; None if it has none."""
         for _ in range(len(self._definitions) + 1):
             if not isinstance(part, dict) or "type" in part or "$ref" not in part:
                 break
@@ -382,7 +412,7 @@ def _at(value: Any, steps: list[str | int]) -> object:
 
 
 def _instead(value: object, message: str) -> str:
-    """A message in place of the library's, in its way."""
+    """Return a message in the style of the library, which begins with the value."""
     return f"{cut(repr(value))} {message}"
 
 
@@ -396,9 +426,9 @@ def _message(error: jsonschema_rs.ValidationError) -> str:
         case kinds.Contains():
             return _instead(error.instance, _CONTAINS[str(error.schema_path[-1])])
         case kinds.Required() if error.schema_path[-1] == "dependentRequired":
-            return f"{error.message} if others are there (dependentRequired)"
+            return f"{error.message} if other properties are present (dependentRequired)"
         case kinds.FalseSchema():
-            return _instead(error.instance, "is not allowed here: no value is")
+            return _instead(error.instance, "is not allowed: the schema accepts no value here")
         case _:
             return error.message
 
@@ -408,4 +438,4 @@ _CONTAINS: Final = {
     "maxContains": "has more items that fit the schema in contains than maxContains",
     "minContains": "has fewer items that fit the schema in contains than minContains",
 }
-"""What is wrong by each keyword; the library says of all of them that no item fits."""
+"""Messages by keyword. The library has the same message for all three, that no item fits."""

@@ -1,14 +1,14 @@
 """Typed messages between broker, workers and supervisord's event listener. No I/O.
 
 A control message is `["", kind, body]` towards the broker and `["", kind, "", body]` towards a worker, where `body` is
-a msgpack map. Each class below is one kind of body: `pack` writes it, `unpack` reads and checks it. It is decoded
-once, on receipt, and `MalformedMessageError` is the only thing that malformed input can cause; whatever else is raised
-later is a fault of ours and is not caught. Unknown keys are ignored, since a rolling restart joins two versions, and
-a key with a default may be missing.
+a msgpack map. Each class below is one kind of body: `pack` encodes it, `unpack` decodes and validates it. A message is
+decoded once, on receipt. Malformed input raises only `MalformedMessageError`; any other exception is a bug in this
+package and is not caught. Unknown keys are ignored, and a key with a default may be missing, because during a rolling
+restart broker and workers may have different versions.
 
-The tables of `docs/backend.md` are generated from these classes (`python -m tests.support.snippets`): a docstring says
-when the message is sent, then what follows; a docstring that begins with frames in backquotes shows those; the
-docstrings of the fields say what they hold.
+`python -m tests.support.snippets` generates the tables of `docs/backend.md` from these classes. The docstring of a class says
+when the message is sent and what follows; it begins with the frames of the message if these differ from the form above.
+The docstring of a field describes its value.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from axon_zmq.protocol.frames import printable
 from axon_zmq.protocol.msgpack import pack, unpack
 
 VERSION: Final = 1
-"""Version of this protocol: `v` of `ready`."""
+"""Version of this protocol, sent as `v` in `ready`."""
 
 
 class MalformedMessageError(ValueError):
-    """A message between broker and worker that does not have the form of its kind.
+    """A message between broker and worker does not have the form of its kind.
 
     Args:
-        kind: The message's kind.
-        fault: What is wrong with it, naming the key.
+        kind: Kind of the message.
+        fault: Description of the error, with the name of the key.
     """
 
     def __init__(self, kind: bytes, fault: str) -> None:
@@ -43,37 +43,37 @@ class MalformedMessageError(ValueError):
 
 
 class EndReason(Enum):
-    """Why a run is asked to end, and the error that it ends with."""
+    """Reason why a worker must end a run, which determines the run's error."""
 
     CANCELLED = "cancelled"
-    """The broker asks, because the client sent `cancel`."""
+    """The broker, because the client sent `cancel`."""
     CLIENT_GONE = "client_gone"
-    """The broker asks, because the client was gone for the grace period and `on_disconnect` is not `keep`."""
+    """The broker, because the client was gone for the grace period and `on_disconnect` is not `keep`."""
     SLOW_CONSUMER = "slow_consumer"
-    """The broker asks, because the client's send queue is full."""
+    """The broker, because the client's send queue is full."""
     SUPERSEDED = "superseded"
-    """The broker asks, because the run went on elsewhere; what this worker still sends about it is dropped."""
+    """The broker, because the run continued on another worker; it drops further messages of this worker about it."""
     DEADLINE = "deadline"
-    """The worker itself ends the run at the deadline of its lease."""
+    """The worker itself, at the deadline of the run's lease."""
     SHUTTING_DOWN = "shutting_down"
-    """The worker itself ends the run when its drain time is over."""
+    """The worker itself, at the end of its drain time."""
 
 
 class Body:
-    """A msgpack map with typed keys; each subclass is a dataclass."""
+    """Base class of msgpack maps with typed keys; each subclass is a dataclass."""
 
     __slots__ = ()
 
     def to_wire(self) -> dict[str, Any]:
-        """The map, as msgpack takes it."""
+        """Return the map in types that msgpack can pack."""
         return {name: _plain(getattr(self, name)) for name in _names(type(self))}
 
     @classmethod
     def from_wire(cls, value: object) -> Self:
-        """Check a map and take its known keys.
+        """Build the body from an unpacked map, which is validated; unknown keys are ignored.
 
         Raises:
-            _FieldError: A key is missing or has a value of another type.
+            _FieldError: A key is missing, or its value has the wrong type.
         """
         if not isinstance(value, dict):
             raise _FieldError("", f"must be a map, not {type(value).__name__}")
@@ -91,25 +91,25 @@ class Body:
 
 
 class Message(Body):
-    """The body of one kind of control message."""
+    """Base class of control messages; each subclass is the body of one kind."""
 
     __slots__ = ()
     kind: ClassVar[bytes]
 
     def pack(self) -> bytes:
-        """The packed body."""
+        """Return the packed body."""
         return pack(self.to_wire())
 
     def has_fields(self) -> bool:
-        """Whether there is a body; kinds without one are sent without its frame."""
+        """Whether messages of this kind have a body; others are sent without a frame for it."""
         return bool(_names(type(self)))
 
     @classmethod
     def unpack(cls, body: bytes) -> Self:
-        """Decode a body; empty bytes are an empty map.
+        """Unpack and validate a body; empty bytes count as an empty map.
 
         Raises:
-            MalformedMessageError: It is not msgpack, or not this message.
+            MalformedMessageError: The body is not valid msgpack, or does not have the form of this message.
         """
         try:
             return cls.from_wire(unpack(body, "the body"))
@@ -124,39 +124,39 @@ class Message(Body):
 
 @dataclass(frozen=True, slots=True)
 class Lease(Body):
-    """What a worker is given with a run, as its last frame."""
+    """Last frame of the message that starts a run on a worker."""
 
     deadline: float
-    """Seconds of the machine's monotonic clock at which the run is ended: broker and worker share one clock."""
+    """Deadline of the run, in seconds of the machine's monotonic clock. Broker and worker share this clock."""
     attempt: int
-    """1 for the first start, 2 for the next one."""
+    """Number of the attempt: 1 for the first start."""
     digest: bytes = b""
-    """BLAKE2b of the body, 16 bytes, as in a held run; older brokers leave it out."""
+    """BLAKE2b of the body, 16 bytes, as in a held run. Older brokers do not send it."""
 
     def pack(self) -> bytes:
-        """The packed body."""
+        """Return the packed lease."""
         return pack_lease(self.deadline, self.attempt, self.digest)
 
 
 def pack_lease(deadline: float, attempt: int, digest: bytes) -> bytes:
-    """A packed `Lease`, without the object: the broker makes one for each run."""
+    """Return a packed `Lease` without creating the object, because the broker needs one for each run."""
     return pack({"deadline": deadline, "attempt": attempt, "digest": digest})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Body):
-    """A run whose messages a worker keeps."""
+    """A run in the replay store of a worker, as reported to the broker."""
 
     client: bytes
     """Routing id of the run's client."""
     id: bytes
     """Request id."""
     kind: str
-    """`run_sync`, `run`, `run_stream` or `call_tool`."""
+    """Kind of the request: `run_sync`, `run`, `run_stream` or `call_tool`."""
     digest: bytes
-    """BLAKE2b of the body, 16 bytes: a repeated id with another body is refused."""
+    """BLAKE2b of the body, 16 bytes. With it, the broker refuses a repeated id with another body."""
     deadline: float
-    """As in `lease`."""
+    """Deadline of the run, as in the lease."""
     keep: bool
     """Whether `on_disconnect` was `keep`."""
     seq: int
@@ -165,7 +165,9 @@ class Held(Body):
     """Whether the run's terminal message was sent."""
 
     def to_wire(self) -> dict[str, Any]:
-        """The map; written out, because a worker that registers again may hold tens of thousands of runs."""
+        """Return the map in types that msgpack can pack."""
+        # Spelled out, because it is faster than the generic conversion: a worker that registers again may hold tens of
+        # thousands of runs.
         return {
             "client": self.client,
             "id": self.id,
@@ -180,58 +182,58 @@ class Held(Body):
 
 @dataclass(frozen=True, slots=True)
 class Program(Body):
-    """A supervisord program, as supervisord describes it."""
+    """State of a supervisord program."""
 
     state: str
-    """supervisord's state, such as `RUNNING`."""
+    """State in supervisord, such as `RUNNING`."""
     pid: int = 0
-    """Process id; 0 if there is no process."""
+    """Process id; 0 if the program has no process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeStatus(Body):
-    """One mode, in `status`."""
+    """State of one mode, in `status`."""
 
     workers: int
-    """How many workers are registered."""
+    """Number of registered workers."""
     free: int
-    """How many runs they can take now."""
+    """Number of runs that these workers could start now."""
     queued: int
-    """How many runs are queued."""
+    """Number of queued runs."""
     degraded: bool
-    """Whether the mode serves with fewer workers than it should."""
+    """Whether the mode has fewer working workers than it should have."""
     reasons: tuple[str, ...] = ()
-    """Why the mode is degraded, in sentences."""
+    """Why the mode is degraded, as sentences for operators."""
 
     def for_clients(self) -> dict[str, Any]:
-        """The mode's entry in a `pong`: without the reasons, which are for operators."""
+        """Return the entry of the mode in a `pong`, without the reasons, which are only for operators."""
         return {key: value for key, value in self.to_wire().items() if key != "reasons"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus(Body):
-    """One worker, in `status`."""
+    """State of one worker, in `status`."""
 
     name: str
-    """The name of its supervisord program."""
+    """Name of its supervisord program."""
     identity: bytes
-    """Its routing id."""
+    """Routing id."""
     mode: str
-    """`run_sync`, `run` or `run_stream`."""
+    """Mode: `run_sync`, `run` or `run_stream`."""
     pid: int
     """Process id; 0 if the worker does not report one."""
     state: str
-    """Its state in the broker: one of [the life cycle of a worker](states.md#a-worker)."""
+    """State in the broker, as in [the life cycle of a worker](states.md#a-worker)."""
     broken: tuple[str, ...] | None
-    """Agents that it could not load; `nil` if the worker does not report them."""
+    """Names of the agents that the worker could not load; `nil` if it does not report them."""
     slots: int
-    """Its concurrency: how many runs it takes at a time."""
+    """Concurrency: how many runs the worker executes at a time."""
     busy: int
-    """How many runs it executes now."""
+    """Number of runs that the worker executes now."""
     silent_ms: int
-    """Milliseconds since its last sign of progress."""
+    """Milliseconds since its last `progress`."""
     crashes: int
-    """How many processes of this name have crashed within the last minute."""
+    """How many processes of this program crashed within the last minute."""
 
 
 # --- from a worker to the broker -----------------------------------------------------------------------
@@ -239,59 +241,64 @@ class WorkerStatus(Body):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Message):
-    """Sent once connected, and after each reconnect, when every message of an earlier broker has been read."""
+    """Sent after each connect and reconnect, as soon as all messages of an earlier broker have been read.
+
+    It registers the worker.
+    """
 
     kind: ClassVar[bytes] = kinds.READY
     v: int
     """Version of this protocol: 1."""
     mode: str
-    """`run_sync`, `run` or `run_stream`."""
+    """Mode of the worker: `run_sync`, `run` or `run_stream`."""
     slots: int
-    """How many runs the worker takes at a time; fewer than configured while a stuck run occupies it."""
+    """Concurrency: how many runs the worker executes at a time. It is lower than configured while the worker has stuck
+    runs."""
     name: str
-    """The name of its supervisord program, for logs and messages, and to match what the event listener reports."""
+    """Name of its supervisord program, for logs and for comparison with the reports of the event listener."""
     holds: tuple[Held, ...]
-    """The runs whose messages it keeps, open and ended: [held runs](#a-held-run)."""
+    """Runs in the worker's replay store, open and ended: [held runs](#a-held-run)."""
     pid: int = 0
-    """Its process id; a worker that does not report it is never killed."""
+    """Process id. The broker never kills a worker that does not report it."""
     broken: tuple[str, ...] | None = None
-    """The agents that it could not load, for `status`; `nil` there if the worker does not report them."""
+    """Names of the agents that the worker could not load. `nil`: the worker does not report them."""
     forgot_at: float = 0.0
-    """Seconds of the machine's monotonic clock at which an ended run was last forgotten before its time: for lack of
-    room, or because a handover file could not be read."""
+    """When an ended run was last forgotten before the end of its resume window, because memory was short or a handover
+    file could not be read. In seconds of the machine's monotonic clock."""
 
     @classmethod
     def from_wire(cls, value: object) -> Self:
-        """As `Body.from_wire`; the version comes first, since another version's keys may mean something else."""
+        """Build the body from an unpacked map, which is validated; see `Body.from_wire`."""
+        # The version is checked first, because keys may have another meaning in another version.
         version = value.get("v") if isinstance(value, dict) else VERSION
         if type(version) is int and version != VERSION:
-            raise _FieldError("/v", f"is {version}: this version speaks {VERSION}, and the worker gets no runs")
+            raise _FieldError("/v", f"is {version}, but this broker supports {VERSION}: the worker gets no runs")
         return super(Ready, cls).from_wire(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Slots(Message):
-    """Sent when a stuck run occupies the worker, and again when its code has returned."""
+    """Sent when a stuck run reduces the worker's concurrency, and again when the code of that run has returned."""
 
     kind: ClassVar[bytes] = kinds.SLOTS
     slots: int
-    """How many runs the worker takes at a time now."""
+    """Concurrency from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress(Message):
-    """Sent every second, by the event loop that does the work."""
+    """Sent every second by the event loop that executes the runs, so it shows that the loop is not blocked."""
 
     kind: ClassVar[bytes] = kinds.PROGRESS
     open: int = 0
-    """How many runs have not ended."""
+    """Number of runs that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving(Message):
-    """Sent when the worker was told to stop: it takes no new runs and finishes its open ones.
+    """Sent when the worker must stop (SIGTERM): it accepts no new runs and finishes its open ones.
 
-    The broker answers `left`; everything that it had sent before arrives before that answer.
+    The broker answers `left`, after all messages that it had sent before.
     """
 
     kind: ClassVar[bytes] = kinds.LEAVING
@@ -299,28 +306,28 @@ class Leaving(Message):
 
 @dataclass(frozen=True, slots=True)
 class Handover(Message):
-    """Sent when all runs of a leaving worker have ended and their messages are in a handover file.
+    """Sent by a leaving worker when all its runs have ended and their messages are in a handover file.
 
-    The broker chooses a successor, which it tells to `take` the file, and answers `handed`.
+    The broker chooses a successor, sends it `take`, and answers `handed`.
     """
 
     kind: ClassVar[bytes] = kinds.HANDOVER
     file: str
-    """Name of the file in `handover/` of the run directory."""
+    """Name of the file in the folder `handover` of the run directory."""
     forgot_at: float = 0.0
     """As in `ready`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holds(Message):
-    """Sent after the worker has read a handover file: these runs were in it.
+    """Sent by a successor when it has read a handover file.
 
-    The broker adopts them: it sends their `resume`s to this worker from now on.
+    The broker adopts the runs in the file: from now on it sends each `resume` for them to this worker.
     """
 
     kind: ClassVar[bytes] = kinds.HOLDS
     holds: tuple[Held, ...]
-    """As in `ready`."""
+    """Runs in the file, as in `ready`."""
     forgot_at: float = 0.0
     """As in `ready`."""
 
@@ -330,28 +337,25 @@ class Holds(Message):
 
 @dataclass(frozen=True, slots=True)
 class Processes(Message):
-    """Sent by the event listener at each of supervisord's events, and to each new broker.
-
-    It lists all programs of this daemon.
-    """
+    """Sent by the event listener after each event of supervisord, and to each new broker."""
 
     kind: ClassVar[bytes] = kinds.PROCESSES
     programs: Mapping[str, Program]
-    """Each program by its name: a map with `state` and `pid`, as supervisord reports them."""
+    """All programs of this daemon by name, each a map with `state` and `pid`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exited(Message):
-    """Sent by the event listener when the kernel reports that a worker's process has ended.
+    """Sent by the event listener when the kernel reports that the process of a worker has ended.
 
-    The worker gets no more runs; it is lost when its link is down and its last messages were read.
+    The worker gets no more runs. It is lost as soon as its link is down and its last messages were read.
     """
 
     kind: ClassVar[bytes] = kinds.EXITED
     name: str
-    """The name of its supervisord program."""
+    """Name of the worker's supervisord program."""
     pid: int
-    """Its process id."""
+    """Process id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +370,7 @@ class StatusRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class End(Message):
-    """Sent to the worker of a run that must end."""
+    """Body of a `RunEnd`, which is sent to the worker of a run that must end."""
 
     kind: ClassVar[bytes] = kinds.END
     reason: EndReason
@@ -375,33 +379,33 @@ class End(Message):
 
 @dataclass(frozen=True, slots=True)
 class Left(Message):
-    """Sent in answer to `leaving`: no more runs will come."""
+    """Sent in answer to `leaving`: the broker will send no more runs to this worker."""
 
     kind: ClassVar[bytes] = kinds.LEFT
 
 
 @dataclass(frozen=True, slots=True)
 class Handed(Message):
-    """Sent in answer to `handover`: the broker knows that the worker's ended runs are in the file."""
+    """Sent in answer to `handover`: the broker has recorded that the worker's ended runs are in the file."""
 
     kind: ClassVar[bytes] = kinds.HANDED
 
 
 @dataclass(frozen=True, slots=True)
 class Take(Message):
-    """Sent to the successor of a leaving worker: it reads the handover file and deletes it.
+    """Sent to the successor of a leaving worker, which must read the handover file and delete it.
 
-    The runs in the file are this worker's from now on. It answers `holds`.
+    The successor adds the runs in the file to its replay store and answers `holds`.
     """
 
     kind: ClassVar[bytes] = kinds.TAKE
     file: str
-    """Name of the file in `handover/` of the run directory."""
+    """Name of the file in the folder `handover` of the run directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class There(Message):
-    """`["", "there"]`: sent to find out whether the worker's link is up; the worker does nothing."""
+    """`["", "there"]`: sent to find out whether the worker's link is up; the worker ignores it."""
 
     kind: ClassVar[bytes] = kinds.THERE
 
@@ -412,34 +416,37 @@ class Status(Message):
 
     kind: ClassVar[bytes] = kinds.STATUS
     boot: str
-    """The random name of this broker process, as in `pong`."""
+    """Random name of this broker process, as in `pong`."""
     settling: bool
     """Whether the broker is in recovery, as in `pong`."""
     draining: bool
-    """Whether there are workers and all of them are leaving, as in `pong`."""
+    """Whether all registered workers are leaving, as in `pong`; false if there are none."""
     modes: Mapping[str, ModeStatus]
-    """Each mode by its name."""
+    """Modes by name."""
     workers: tuple[WorkerStatus, ...]
     """All registered workers."""
     quarantined: int
-    """How many requests, told apart by their digest, are in quarantine now."""
+    """Number of requests in quarantine, where requests with the same digest count once."""
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
     each.kind: each for each in (Ready, Slots, Progress, Leaving, Handover, Holds, Processes, Exited, StatusRequest)
 }
-"""The control messages that a broker takes, by kind."""
+"""Control messages to the broker, by kind."""
 TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}
-"""The control messages that a worker takes, by kind."""
+"""Control messages to a worker, by kind."""
 
 
 def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Message | None:
-    """The typed message of a kind; None for kinds that this version does not know.
+    """Decode a control message.
 
     Args:
         known: `TO_BROKER` or `TO_WORKER`.
-        kind: The kind frame.
-        body: The packed body.
+        kind: Kind of the message.
+        body: Packed body.
+
+    Returns:
+        The message; None if this version does not know the kind.
 
     Raises:
         MalformedMessageError: The body does not have the form of its kind.
@@ -452,7 +459,7 @@ def decode(known: Mapping[bytes, type[Message]], kind: bytes, body: bytes) -> Me
 
 
 class RunStart(NamedTuple):
-    """`[client, kind, id, header, body, lease]`: sent to have a run executed.
+    """`[client, kind, id, header, body, lease]`: sent to start a run on the worker.
 
     Header and body are as the client sent them.
     """
@@ -466,9 +473,9 @@ class RunStart(NamedTuple):
 
 
 class Describe(NamedTuple):
-    """`[client, "describe", id, header, body, lease]`: sent to any worker when a client asks for the catalog.
+    """`[client, "describe", id, header, body, lease]`: sent to one of the workers when a client requests the catalog.
 
-    It does not count against the worker's concurrency, and is answered at once.
+    The worker answers at once; the request does not count against its concurrency.
     """
 
     client: bytes
@@ -479,7 +486,8 @@ class Describe(NamedTuple):
 class ToRun(NamedTuple):
     """`[client, kind, id, header, body]`: sent when the client sends `tool_result`, `steer` or `credit` for its run.
 
-    Header and body are as the client sent them. While the run is queued, the broker holds its `steer`s and `credit`.
+    Header and body are as the client sent them. While the run is queued, the broker keeps `steer` and `credit` messages
+    for it.
     """
 
     client: bytes
@@ -498,9 +506,9 @@ class RunEnd(NamedTuple):
 
 
 class RunResume(NamedTuple):
-    """`[client, "resume", id, header, ""]`: sent when the client asks for a replay; the header is the client's own.
+    """`[client, "resume", id, header, ""]`: sent when the client requests a replay; the header is the client's.
 
-    The worker answers `resumed`, then the kept messages from the header's `from`.
+    The worker answers `resumed`, and then sends the kept messages from the `from` of the header on.
     """
 
     client: bytes
@@ -509,9 +517,9 @@ class RunResume(NamedTuple):
 
 
 class RunClient(NamedTuple):
-    """`[client, "gone" or "back", id]`: sent when the run's client is gone, and when it is back.
+    """`[client, "gone" or "back", id]`: sent when the run's client has disconnected, and when it has reconnected.
 
-    While the client is gone, the `timeout_ms` of the run's tool calls stands still.
+    While the client is gone, the timers of the run's tool calls (`timeout_ms`) are stopped.
     """
 
     client: bytes
@@ -520,20 +528,23 @@ class RunClient(NamedTuple):
 
 
 FromBroker = RunStart | Describe | ToRun | RunEnd | RunResume | RunClient | Message
-"""What a worker receives."""
+"""Any message that a worker receives."""
 
 
 def decode_at_worker(frames: Sequence[bytes]) -> FromBroker | None:
-    """The typed message of what a worker receives; None for kinds that this version does not know.
+    """Decode a message that a worker received.
 
     Args:
-        frames: Without the worker's routing id: client, kind, id and what follows.
+        frames: Frames as a DEALER receives them, without the worker's routing id: client, kind, id and others.
+
+    Returns:
+        The message; None if this version does not know the kind.
 
     Raises:
-        MalformedMessageError: It does not have the form of its kind.
+        MalformedMessageError: The message does not have the form of its kind.
     """
     if len(frames) < 2:
-        raise MalformedMessageError(b"", f"it has {len(frames)} frames")
+        raise MalformedMessageError(b"", f"expected at least 2 frames, got {len(frames)}")
     client, kind, *rest = frames
     if client == kinds.CONTROL:
         return decode(TO_WORKER, kind, rest[1] if len(rest) > 1 else b"")
@@ -576,23 +587,23 @@ def _read_lease(kind: bytes, packed: bytes) -> Lease:
 
 def _exactly(count: int, kind: bytes, frames: list[bytes]) -> list[bytes]:
     if len(frames) != count:
-        raise MalformedMessageError(kind, f"it has {len(frames) + 2} frames instead of {count + 2}")
+        raise MalformedMessageError(kind, f"expected {count + 2} frames, got {len(frames) + 2}")
     return frames
 
 
 # --- reading and writing fields --------------------------------------------------------------------------
 
 Reader = Callable[[Any], Any]
-"""Takes an unpacked value; returns the field's value or raises `_FieldError`."""
+"""Converts an unpacked value to the value of a field, or raises `_FieldError`."""
 _NAMES: Final = {bytes: "binary", str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 class _FieldError(Exception):
-    """A value that a field cannot hold.
+    """The value of a field is invalid.
 
     Args:
-        pointer: JSON pointer to it, below the body.
-        fault: What is wrong.
+        pointer: JSON pointer of the value in the body.
+        fault: Description of the error, which follows the pointer in the message.
     """
 
     def __init__(self, pointer: str, fault: str) -> None:
@@ -600,7 +611,7 @@ class _FieldError(Exception):
         self._pointer, self._fault = pointer, fault
 
     def within(self, name: str) -> _FieldError:
-        """The same fault, seen from the map or list around it."""
+        """Return the same error with the JSON pointer extended by the containing key or index."""
         return _FieldError(f"/{name}{self._pointer}", self._fault)
 
 
@@ -623,7 +634,7 @@ def _names(body: type[Body]) -> tuple[str, ...]:
 
 @cache
 def _readers(body: type[Body]) -> Mapping[str, tuple[Reader, bool]]:
-    """How each field of a body is read, and whether its key must be there."""
+    """Return the reader of each field, and whether the key is required."""
     if not is_dataclass(body):
         return {}
     hints = get_type_hints(body)
@@ -659,7 +670,8 @@ def _choice_reader(choices: type[Enum]) -> Reader:
         try:
             return choices(value)
         except ValueError:
-            raise _FieldError("", f"is {value!r:.64}; known are {', '.join(each.value for each in choices)}") from None
+            known = ", ".join(each.value for each in choices)
+            raise _FieldError("", f"is {value!r:.64}; known values: {known}") from None
 
     return read
 

@@ -1,7 +1,7 @@
-"""Frames to messages and back: the client protocol's syntax, with bounds, and no I/O.
+"""Parses and builds the frames of the client protocol. No I/O.
 
-A client sends `[kind, id, header, body]` and gets `[kind, id, body]`. The broker reads kind, id and
-header here and never unpacks a body; workers and clients unpack bodies with the same `unpack`.
+A client sends `[kind, id, header, body]` and receives `[kind, id, body]`. The broker parses kind, id and header with
+this module and never unpacks a body. Workers and clients unpack bodies with the same `unpack`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 
 MAX_ECHOED_ID: Final = 256
-"""Bytes up to which an id that is too long is still echoed in the error that says so."""
+"""Maximum length in bytes of an invalid request id that is still repeated in its error. Valid ids have at most 64."""
 MAX_TRACE: Final = 1024
-"""Characters of `traceparent` and `tracestate`; W3C asks to carry at least 512."""
+"""Maximum length of `traceparent` and `tracestate` in characters; W3C Trace Context requires at least 512 for
+`tracestate`."""
 MAX_ATTEMPTS: Final = 10
-"""Most times that a run may be started, whatever its header asks for."""
+"""Maximum of `max_attempts` in a header."""
 RunKey = tuple[bytes, bytes]
-"""Client identity and request id."""
+"""Routing id of the client, and request id."""
 Check = Callable[[object], str | None]
-"""Tells what is wrong with a header's value, or None."""
+"""Validates the value of a header key: returns what it must be, or None if it is valid."""
 
 
 def _integer(low: int, high: int) -> Check:
@@ -82,35 +83,36 @@ HEADERS: Final[Mapping[bytes, Mapping[str, Check]]] = {
     kinds.DESCRIBE: _ANY_HEADER,
     kinds.PING: {**_ANY_HEADER, "instance": _text(128)},
 }
-"""The kinds that this daemon serves, and the header keys of each."""
-NEEDED: Final[Mapping[bytes, str]] = {kinds.TOOL_RESULT: "call_id", kinds.CREDIT: "upto"}
-"""The header key that a kind means nothing without."""
+"""Kinds that this daemon serves, with the header keys of each."""
+REQUIRED_KEYS: Final[Mapping[bytes, str]] = {kinds.TOOL_RESULT: "call_id", kinds.CREDIT: "upto"}
+"""Required header key of a kind."""
 
 
 class ClientMessage(NamedTuple):
-    """One request of a client's, its frames taken apart."""
+    """A parsed message of a client."""
 
     kind: bytes
     id: bytes
     header: dict[str, Any]
     header_frame: bytes
-    """The header as it came; workers get it untouched."""
+    """Header as it was received; the broker passes it to workers unchanged."""
     body: bytes
+    """Body as it was received, still packed."""
 
 
 class Envelope(NamedTuple):
-    """What can be read of any message, however malformed the rest."""
+    """The parts of a message that can be determined even if it is malformed."""
 
     frames: list[bytes]
-    """Without the empty delimiter of a REQ-style client."""
+    """Frames without the empty delimiter frame."""
     delimiter: bool
-    """Whether there was one."""
+    """Whether the message had a delimiter, which REQ sockets add."""
     id: bytes
-    """The request id, or empty where none is readable."""
+    """Request id; empty if the message has none or it is too long to be repeated."""
 
 
 def open_envelope(frames: list[bytes]) -> Envelope:
-    """Find the id, so that even a malformed message can be answered to the right request."""
+    """Separate the delimiter, and find the id, so that the error about a malformed message reaches its request."""
     delimiter = len(frames) > 1 and not frames[0]
     if delimiter:
         frames = frames[1:]
@@ -119,24 +121,33 @@ def open_envelope(frames: list[bytes]) -> Envelope:
 
 
 def parse(frames: list[bytes], max_body: int) -> ClientMessage:
-    """Check the frames of one client message, without their delimiter, and its header.
+    """Parse and validate the frames and the header of a client's message; the body stays packed.
+
+    Args:
+        frames: Frames of the message, without a delimiter.
+        max_body: Largest body in bytes.
 
     Raises:
-        RequestError: `malformed_frames`, `unknown_kind`, `too_large`, `invalid_msgpack`,
-            `invalid_request` or `unsupported_version`, naming what is wrong and the mend.
+        RequestError: `malformed_frames`, `unknown_kind`, `too_large`, `invalid_msgpack`, `invalid_request` or
+            `unsupported_version`; the message names the invalid part and what is expected.
     """
     if not 2 <= len(frames) <= 4:
-        raise RequestError("malformed_frames", f"got {len(frames)} frames; send [kind, id, header, body]")
+        raise RequestError("malformed_frames", f"invalid number of frames {len(frames)}: send [kind, id, header, body]")
     kind_frame, id, *rest = frames
     header_frame, body = (*rest, b"", b"")[:2]
     if not 1 <= len(id) <= limits.MAX_ID:
-        raise RequestError("malformed_frames", f"the id has {len(id)} bytes; it must have 1 to {limits.MAX_ID}")
+        raise RequestError(
+            "malformed_frames", f"invalid request id of {len(id)} bytes: expected 1 to {limits.MAX_ID} bytes"
+        )
     kind = _kind(kind_frame)
     if len(header_frame) > limits.MAX_HEADER:
-        raise RequestError("too_large", f"the header has {len(header_frame)} bytes; at most {limits.MAX_HEADER}")
+        raise RequestError(
+            "too_large",
+            f"header too large: {len(header_frame)} bytes, at most {limits.MAX_HEADER} (pong.limits.max_header)",
+        )
     header = _header(kind, header_frame)
     if len(body) > max_body:
-        message = f"the body has {len(body)} bytes; at most {max_body} (pong.limits.max_body)"
+        message = f"body too large: {len(body)} bytes, at most {max_body} (pong.limits.max_body)"
         which = {"call_id": header["call_id"]} if "call_id" in header else {}
         raise RequestError("too_large", message, which)
     return ClientMessage(kind, id, header, header_frame, body)
@@ -144,61 +155,67 @@ def parse(frames: list[bytes], max_body: int) -> ClientMessage:
 
 def _kind(kind: bytes) -> bytes:
     if kind not in HEADERS:
-        served = f"send one of {', '.join(map(printable, HEADERS))}"
+        served = f"expected one of {', '.join(map(printable, HEADERS))}"
         if not kind or not kind.isascii():
-            raise RequestError("unknown_kind", f"the kind must be ASCII text; {served}")
-        raise RequestError("unknown_kind", f"kind {kind[:64].decode()!r} is not served; {served}")
+            raise RequestError("unknown_kind", f"invalid kind, which is not ASCII text: {served}")
+        raise RequestError("unknown_kind", f"unknown kind {kind[:64].decode()!r}: {served}")
     return kind
 
 
 def _header(kind: bytes, frame: bytes) -> dict[str, Any]:
     header = unpack(frame, "the header")
     version = header.get("v")
-    if type(version) is int and version != limits.PROTOCOL:  # first: its keys may be another version's
-        raise RequestError("unsupported_version", f"v is {version}; this daemon speaks {limits.PROTOCOL}")
+    if type(version) is int and version != limits.PROTOCOL:  # checked first: another version may have other keys
+        raise RequestError(
+            "unsupported_version", f"unsupported version v={version}: this daemon supports version {limits.PROTOCOL}"
+        )
     checks = HEADERS[kind]
     for key, value in list(header.items()):
         check = checks.get(key)
         if check is None:
             raise RequestError(
                 "invalid_request",
-                f"header key {key[:64]!r} is unknown for {printable(kind)}; known are {', '.join(checks)}",
+                f"unknown header key {key[:64]!r} for {printable(kind)}; known keys: {', '.join(checks)}",
             )
         if value is None:
             del header[key]
-        elif fault := check(value):
-            raise RequestError("invalid_request", f"header key {key!r} {fault}")
-    if (needed := NEEDED.get(kind)) is not None and needed not in header:
+        elif expectation := check(value):
+            raise RequestError("invalid_request", f"header key {key!r} {expectation}, not {value!r:.100}")
+    if (needed := REQUIRED_KEYS.get(kind)) is not None and needed not in header:
         raise RequestError("invalid_request", f"header key {needed!r} is missing")
     return header
 
 
 def single_frame(kind: bytes, id: bytes, body: bytes) -> bytes:
-    """The one frame of a `frames: "single"` client: a msgpack array of kind, id and the body as it is."""
+    """Build the frame for a client with `frames: "single"`: a msgpack array of kind, id and body."""
+    # 0x93 begins an array of three items, 0x80 is an empty map. The body is already packed and is not packed again.
     return b"\x93" + pack(kind.decode("ascii")) + pack(id) + (body or b"\x80")
 
 
 def body_digest(body: bytes) -> bytes:
-    """What tells a repeated request from another one under the same id; 16 bytes."""
+    """Return the digest of a request body: BLAKE2b, 16 bytes.
+
+    It distinguishes a repeated request from a different one under the same id.
+    """
     return new_digest(body).digest()
 
 
 def new_digest(beginning: bytes = b"") -> blake2b:
-    """The same of a body that is read bit by bit."""
+    """Return a hash object for the digest of a body that is processed in parts."""
     return blake2b(beginning, digest_size=16)
 
 
 def printable(name: bytes) -> str:
-    """An identity, id or kind for a log line or a message: printable, whatever its bytes, and not long."""
+    """Return a routing id, request id or kind as printable text of limited length, for logs and error messages."""
     text = name[:MAX_ECHOED_ID].decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def error_body(error: AxonError, **more: object) -> bytes:
-    """The packed body of an `error` message."""
+    """Return the packed body of an `error` message, with further keys."""
     return pack({**more, **error.to_body()})
 
 
 def refused_body(of: bytes, error: AxonError, **more: object) -> bytes:
-    """The packed body of a `refused` message; `of` is the kind that could not be taken."""
+    """Return the packed body of a `refused` message, with further keys; `of` is the kind of the refused message."""
     return pack({"of": printable(of), "error_type": error.error_type, "message": error.message, **more})

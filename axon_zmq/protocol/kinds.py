@@ -1,8 +1,9 @@
-"""Message kinds: the frame that says what a message is, and the modes that execute runs. No I/O.
+"""Message kinds and execution modes. No I/O.
 
-A kind is ASCII bytes, compared and sent as it is, because the relay path handles it once for each chunk. The groups
-below follow the direction in which a kind travels; `docs/protocol.md` defines those between client and broker,
-`docs/backend.md` those between broker and worker. A kind that is passed through the broker appears once.
+The kind is the frame that names the type of a message. It is handled as ASCII bytes and never decoded to text, because
+the relay path handles it once for each chunk. The groups below follow the direction of a message. `docs/protocol.md`
+defines the kinds between client and broker, `docs/backend.md` those between broker and worker. A kind that the broker
+passes on appears in one group only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final, Literal, get_args
 
 Mode = Literal["run_sync", "run", "run_stream"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
-"""pydantic-ai's execution modes; each has a pool of workers."""
+"""Execution modes of pydantic-ai, each of which has a pool of workers."""
 
 # --- from a client -----------------------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ REFUSED: Final = b"refused"
 PONG: Final = b"pong"
 ALIVE: Final = b"alive"
 
-# --- from a worker, or from supervisord's side, to the broker itself -----------------------------------
+# --- from a worker, the event listener or `axon-zmq status` to the broker itself -----------------------
 
 READY: Final = b"ready"
 SLOTS: Final = b"slots"
@@ -69,20 +70,20 @@ THERE: Final = b"there"
 # --- groups --------------------------------------------------------------------------------------------
 
 POOLS: Final[Mapping[bytes, str]] = {RUN_SYNC: "run_sync", RUN: "run", RUN_STREAM: "run_stream", CALL_TOOL: "run"}
-"""The kinds that start a run, and the mode whose workers execute each."""
+"""Kinds that start a run, each with the mode whose workers execute it."""
 RUN_KINDS: Final = frozenset(POOLS)
-"""The kinds that start a run."""
+"""Kinds that start a run."""
 REQUEST_KINDS: Final = RUN_KINDS | {DESCRIBE}
-"""The kinds that a worker answers."""
+"""Kinds of requests that a worker answers."""
 TERMINAL_KINDS: Final = frozenset((COMPLETE, ERROR, CATALOG))
-"""The kinds that end a request id."""
+"""Kinds of the messages that end a request."""
 CONTROL: Final = b""
-"""In place of a client's routing id: the message is between broker and worker."""
+"""Frame in place of a client's routing id, for a message between broker and worker. No routing id is empty."""
 
 _PROGRAM: Final = re.compile(rf"({'|'.join(MODES)})-\d+")
 
 
 def mode_of(program: str) -> str | None:
-    """The mode of a worker program, such as `run_stream-2`; None for any other supervisord program."""
+    """Return the mode of a worker program such as `run_stream-2`, or None for any other supervisord program."""
     found = _PROGRAM.fullmatch(program)
     return None if found is None else found[1]

@@ -1,7 +1,7 @@
-"""The limits that several modules share, with unit and reason; a limit with one user is defined beside it.
+"""Limits that several modules use, with unit and reason; a limit with one user is defined in the module of that user.
 
-Those that a client meets are also in `pong.limits`. Those that an operator may set are fields of `BrokerLimits`; the
-rest follow from the protocol or from how the parts behave.
+Limits that operators can set are fields of `BrokerLimits`; the others are fixed. The broker reports the limits that
+concern clients in `pong.limits`.
 """
 
 from __future__ import annotations
@@ -11,62 +11,66 @@ from dataclasses import asdict, dataclass
 KIB = 1024
 MIB = 1024 * KIB
 
-# --- the contract's numbers ------------------------------------------------------------------------
+# --- numbers of the client protocol ----------------------------------------------------------------
 
 PROTOCOL = 1
-"""Version of the client protocol, the header's `v`."""
+"""Version of the client protocol: `v` in the header."""
 MAX_ID = 64
-"""Bytes of a request id. A UUID with a prefix fits; the broker keeps each id for the resume window."""
+"""Maximum length of a request id in bytes. A UUID with a prefix fits; the broker keeps each id for the resume
+window."""
 MAX_CALL_ID = 512
-"""Characters of a tool call's id. Providers' have 30 or so."""
+"""Maximum length of a tool call's id in characters. The ids of providers have about 30."""
 MAX_FRAMES = 64
-"""Frames of one message; more are dropped unread. Four are all that is ever needed."""
+"""Maximum number of frames in one message; a message with more is dropped unread. The protocol itself needs at most
+five."""
 MAX_HEADER = 16 * KIB
-"""Bytes of a header. It holds a dozen small keys, of which `tracestate` is the longest."""
+"""Maximum size of a header in bytes. A header has a dozen small keys, of which `tracestate` is the longest."""
 DEFAULT_TIMEOUT_MS = 600_000
-"""A run's time when its header names none: ten minutes."""
+"""Time limit of a run whose header has no `timeout_ms`, in milliseconds: ten minutes."""
 DESCRIBE_TIMEOUT = 10.0
-"""Seconds after which a `describe` that no worker took is given up."""
+"""Seconds after which a `describe` ends with an error if no worker has accepted it."""
 
 # --- times, in seconds -----------------------------------------------------------------------------
 
 RESUME_WINDOW = 60.0
-"""How long an ended run is remembered, to answer a repeated id or a `resume`."""
+"""Resume window: how long an ended run is kept, so that a repeated id or a `resume` can be answered."""
 DEAD_HOST = 10.0
-"""How long the other host may leave what was sent to it unanswered until the connection is cut: a host that dies and a
-cable that is cut say nothing, and of itself TCP goes on for up to 15 minutes. Over most short cuts, nothing is noticed.
-Who is there but reads nothing still answers, and is not cut; an idle connection is found by keepalive within 30 s."""
-
-WAITING_BYTES = 64 * KIB
-"""What waits in a worker for a client's credit before the model is no longer read; the contract's number."""
+"""How long sent data may stay unacknowledged before a connection is closed. The failure of a host or of a network sends
+no message, and TCP alone would retransmit for up to 15 minutes. Most short network failures end sooner and are not
+noticed. On an idle connection no data is unacknowledged; there, keepalive finds a dead peer within 30 s."""
 
 # --- sizes -----------------------------------------------------------------------------------------
 
+WAITING_BYTES = 64 * KIB
+"""Bytes of a run's messages that may wait for credit in its worker; with more, the worker stops reading the model's
+response. The number is part of the client protocol."""
+
 REPLAY_BYTES_PER_RUN = 8 * MIB
-"""Messages of one run that its worker keeps for replay; the oldest go first."""
+"""Bytes of one run's messages that its worker keeps for replay; if there are more, the oldest are dropped."""
 MAX_SCHEMA = 256 * KIB
-"""Bytes of one JSON Schema, packed."""
+"""Maximum size of a JSON Schema in bytes, packed as msgpack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerLimits:
-    """The bounds that an operator may set (`AXON_` and the name in capitals)."""
+    """Limits that operators can set with `AXON_MAX_BODY`, `AXON_MAX_TIMEOUT_MS` and so on."""
 
     max_body: int = 16 * MIB
-    """Bytes of one request body. Over it: `too_large`."""
+    """Maximum size of a request body in bytes. A larger one is refused as `too_large`."""
     max_timeout_ms: int = 3_600_000
-    """Most that `timeout_ms` may ask for."""
+    """Maximum `timeout_ms` of a request, in milliseconds."""
     max_queued: int = 10_000
-    """Runs that wait in one mode. Over it: `overloaded`."""
+    """Maximum number of queued runs in one mode. Further requests are refused as `overloaded`."""
     max_queued_per_client: int = 1_000
-    """Runs of one client that wait in one mode: one client cannot fill the queue for all."""
+    """Maximum number of queued runs of one client in one mode, so that one client cannot fill the queue for all
+    others."""
     max_queued_bytes: int = 256 * MIB
-    """Bodies that wait, over all modes and clients."""
+    """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
     hang_seconds: int = 30
-    """How long a worker may make no progress until it is killed. gunicorn's `timeout` is as long."""
+    """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
 
     def to_wire(self) -> dict[str, int]:
-        """`pong.limits`: these, and the fixed ones that a client library checks before it sends."""
+        """Return `pong.limits`: the limits that concern clients, including the fixed ones."""
         client_facing = asdict(self)
         del client_facing["hang_seconds"]
         return {

@@ -1,4 +1,4 @@
-"""Bounded msgpack: what is accepted from the wire, and how values are packed. No I/O."""
+"""Packs values as msgpack, and unpacks msgpack from the wire with strict checks. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import msgpack
 from axon_zmq.errors import RequestError
 
 _MAYBE_NOT_A_NUMBER = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
-"""Where a float that is NaN or infinite may stand: the walk that finds it is taken only then."""
+"""Matches the encoding of a float that is NaN or infinite. The match may also be a part of other data, so it only
+decides whether the slower search through the whole value is needed."""
 
 
 class _RefusedError(Exception):
@@ -22,32 +23,33 @@ class _RefusedError(Exception):
 def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise _RefusedError("a map has one key twice")
+        raise _RefusedError("a map has a duplicate key")
     for key in made:
         if type(key) is not str:
-            raise _RefusedError(f"a map has a key that is no string ({type(key).__name__})")
+            raise _RefusedError(f"a map has a key of type {type(key).__name__}; keys must be strings")
     return made
 
 
 def _extension(code: int, _data: bytes) -> Any:
-    raise _RefusedError(f"extension type {code} is unknown; only timestamps (-1) are taken")
+    raise _RefusedError(f"extension type {code} is not supported; only timestamps (-1) are")
 
 
 def unpack(data: bytes, what: str) -> dict[str, Any]:
-    """Read one msgpack map with string keys; empty bytes are an empty map.
+    """Unpack one msgpack map with string keys; empty bytes count as an empty map.
 
-    Extension types other than timestamps, keys that are no strings or come twice, NaN, infinities,
-    trailing bytes and nesting over msgpack's own bound of 1024 are refused.
+    The function rejects extension types other than timestamps, duplicate keys, keys of other types than string, NaN,
+    infinities, bytes after the map, and nesting deeper than 1024 (the limit of the library).
 
     Args:
         data: The packed map.
-        what: How to name it in the error.
+        what: Name of the data for error messages, such as `the header`.
 
     Raises:
-        RequestError: `invalid_msgpack`.
+        RequestError: `invalid_msgpack`; the message gives the reason.
     """
     if not data:
         return {}
+    # The library itself accepts duplicate keys (the last one wins), any type of key, unknown extension types and NaN.
     try:
         value = msgpack.unpackb(data, timestamp=3, object_pairs_hook=_map, ext_hook=_extension)
     except _RefusedError as refused:
@@ -57,7 +59,7 @@ def unpack(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError("invalid_msgpack", f"{what} must be a map, not {type(value).__name__}")
     if _MAYBE_NOT_A_NUMBER.search(data) and (path := _not_a_number(value)) is not None:
-        raise RequestError("invalid_msgpack", f"{what} holds NaN or an infinity at {path or '/'}")
+        raise RequestError("invalid_msgpack", f"{what} contains NaN or an infinity at {path or '/'}")
     return value
 
 
@@ -74,7 +76,7 @@ def _fault_text(fault: Exception) -> str:
 
 
 def _not_a_number(value: object, path: str = "") -> str | None:
-    """The JSON pointer of the first float that is NaN or infinite."""
+    """Return the JSON pointer of a float that is NaN or infinite, or None if there is none."""
     pending = [(path, value)]
     while pending:
         path, value = pending.pop()
@@ -88,17 +90,18 @@ def _not_a_number(value: object, path: str = "") -> str | None:
 
 
 def packer(default: Callable[[object], object]) -> Callable[[object], bytes]:
-    """A reusable packing function for one thread: times as timestamps, bytes as bin.
+    """Return a packing function for repeated use in one thread; it packs times as timestamps and bytes as bin.
 
-    Half a character (a lone surrogate, as a model's delta may end with) becomes `?`.
+    It replaces lone surrogates, with which the delta of a model may end, by `?`, because they cannot be encoded.
 
     Args:
-        default: Makes a type that msgpack does not know plainer.
+        default: Converts a value of a type that msgpack does not know to another type. It is called again until the
+            type is known.
     """
     made = msgpack.Packer(datetime=True, default=default, unicode_errors="replace")
     return cast("Callable[[object], bytes]", made.pack)
 
 
 def pack(value: object) -> bytes:
-    """Pack one value, from any thread."""
+    """Pack one value; any thread may call this function."""
     return cast("bytes", msgpack.packb(value, datetime=True))

@@ -1,9 +1,15 @@
-"""What agents and tools answer, as msgpack: Python's and pydantic's types made plain.
+"""Converts results of agents and tools to plain values, which msgpack can pack and every language has.
 
-Plain is what msgpack and every language have: nil, booleans, integers of 64 bits, finite floats, text,
-bytes, times with a zone, lists, and maps with text for keys. NaN and infinities become nil; a time
-without a zone, a date, a duration, a Decimal or a UUID becomes its text in ISO form or digits; an Enum
-its value; a set or tuple a list; a model or dataclass a map.
+Plain values are nil, booleans, integers of 64 bits, finite floats, text, bytes, times with a time zone, lists, and maps
+with text as keys. Other types are converted:
+
+| type | converted to |
+|---|---|
+| NaN, infinity | nil |
+| time without a time zone, date, duration, `Decimal`, `UUID` | text: ISO 8601 or digits |
+| `Enum` | its value |
+| set, tuple | list |
+| pydantic model, dataclass | map |
 """
 
 from __future__ import annotations
@@ -22,45 +28,45 @@ from pydantic_core import to_jsonable_python
 from axon_zmq.errors import ModelError
 from axon_zmq.protocol import msgpack
 
-DEEPEST: Final = 256
-"""Maps and lists in one another. msgpack's own packer stops at 511, and JSON readers at 200 or so."""
-_LONGEST_TEXT: Final = 1_000
-"""Characters that stand for an object of which nothing is known."""
+MAX_DEPTH: Final = 256
+"""Maximum depth of nested maps and lists. msgpack's packer fails at 511; many JSON readers stop at about 200."""
+_MAX_TEXT_CHARS: Final = 1_000
+"""Maximum length of the text that replaces an object that cannot be converted, in characters."""
 
 
 class Plain(list[Any]):
-    """A list that is plain already, all through; it is not looked at again."""
+    """List whose content is known to be plain at every depth, so that it is not examined again."""
 
 
 class PlainMap(dict[str, Any]):
-    """The same of a map."""
+    """Map whose content is known to be plain at every depth, so that it is not examined again."""
 
 
 def strictly_plain(value: object) -> Any:
-    """A value as msgpack can hold it.
+    """Convert a value to a plain value.
 
     Raises:
-        ValueError: It has no plain form.
+        ValueError: The value, or a part of it, has no plain form.
     """
-    return value if _is_plain([value]) else _made_plain(value, True, set())
+    return value if _is_plain([value]) else _converted(value, True, set())
 
 
 def plain(value: object) -> Any:
-    """A value as msgpack can hold it, whatever it is; what has no plain form is told in text.
+    """Convert any value to a plain value; parts without a plain form become text.
 
-    For what is a record of the run, such as its messages: an odd value in a tool's metadata must not end
-    a run that succeeded. Integers over 64 bits become their digits; functions, connections and whatever
-    else pydantic does not know, what raises when it is asked for its fields, and what holds itself or is
-    nested too deep, a short text.
+    This function is for records of a run, such as its messages: an unusual value in a tool's metadata must not fail a
+    run that succeeded. Integers of more than 64 bits become their digits. A short text replaces objects whose type
+    pydantic does not know (such as functions and connections), objects whose fields raise an exception when they are
+    read, objects that contain themselves, and objects that are nested too deeply.
     """
-    return value if _is_plain([value]) else _made_plain(value, False, set())
+    return value if _is_plain([value]) else _converted(value, False, set())
 
 
 def packer() -> Callable[[object], bytes]:
-    """A packing function for one thread.
+    """Return a packing function for one thread.
 
-    The function raises ModelError `invalid_output` for what has no plain form, such as integers over
-    64 bits: the value is an answer, by a tool or a model, and an answer is not changed.
+    It raises ModelError `invalid_output` for a value without a plain form, such as an integer of more than 64 bits: the
+    value is the answer of a model or a tool, which must not be changed.
     """
     pack = msgpack.packer(_step)
 
@@ -69,20 +75,20 @@ def packer() -> Callable[[object], bytes]:
         try:
             return pack(strictly_plain(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            pack = msgpack.packer(_step)  # a Packer that failed midway still holds what it had packed
+            pack = msgpack.packer(_step)  # after an error, msgpack's Packer keeps the bytes that it has packed so far
             raise ModelError("invalid_output", f"the answer cannot be packed as msgpack: {error}") from error
 
     return packed
 
 
 _AS_IS: Final = frozenset((str, bytes, bool, type(None), Plain, PlainMap))
-_LEAST, _MOST = -(2**63), 2**64 - 1
-"""Integers as msgpack has them."""
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
+"""Range of msgpack's integers."""
 
 
 def _is_plain(holder: Any, depth: int = 0) -> bool:
-    """Whether a map or list is plain already, as nearly all are; that is found out faster than a copy is made."""
-    if depth >= DEEPEST:
+    """Whether the items of a map or list are plain. Nearly all are, and this check is faster than a conversion."""
+    if depth >= MAX_DEPTH:
         return False
     if type(holder) is dict:
         for key in holder:
@@ -91,7 +97,7 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
         holder = holder.values()
     for item in holder:
         kind = type(item)
-        if kind in _AS_IS or (kind is int and _LEAST <= item <= _MOST):
+        if kind in _AS_IS or (kind is int and _MIN_INTEGER <= item <= _MAX_INTEGER):
             continue
         if not (_is_plain(item, depth + 1) if kind is dict or kind is list else _is_plain_leaf(item)):
             return False
@@ -101,46 +107,53 @@ def _is_plain(holder: Any, depth: int = 0) -> bool:
 def _is_plain_leaf(value: Any) -> bool:
     kind = type(value)
     if kind is int:
-        return _LEAST <= value <= _MOST
+        return _MIN_INTEGER <= value <= _MAX_INTEGER
     if kind is float:
         return isfinite(value)
     return kind is datetime and (value.tzinfo is UTC or value.utcoffset() is not None)
 
 
-def _made_plain(value: Any, strict: bool, path: set[int]) -> Any:
-    """The plain form; `path` has the ids of what the value lies in."""
+def _converted(value: Any, strict: bool, path: set[int]) -> Any:
+    """Return the plain form of a value.
+
+    Args:
+        value: Any value.
+        strict: Whether a value without a plain form raises ValueError; otherwise it becomes text.
+        path: `id`s of the objects that contain the value, to detect an object that contains itself.
+    """
     kind = type(value)
     if kind in _AS_IS or _is_plain_leaf(value):
         return value
-    if kind is int:
+    if kind is int:  # out of range; in strict mode the packer raises OverflowError
         return value if strict else describe_value(value)
-    if kind is float:
+    if kind is float:  # NaN or infinite
         return None
-    if (place := id(value)) in path or len(path) >= DEEPEST:
+    if (place := id(value)) in path or len(path) >= MAX_DEPTH:
         return _cut(value, strict)
     path.add(place)
     if kind is dict:
-        made = {_key(key): _made_plain(item, strict, path) for key, item in value.items()}
+        made = {_key(key): _converted(item, strict, path) for key, item in value.items()}
     elif kind is list:
-        made = [_made_plain(item, strict, path) for item in value]
+        made = [_converted(item, strict, path) for item in value]
     else:
-        made = _made_plain(_step(value) if strict else _step_or_text(value), strict, path)
+        made = _converted(_step(value) if strict else _step_or_text(value), strict, path)
     path.discard(place)
     return made
 
 
 def _cut(value: object, strict: bool) -> str:
     if strict:
-        raise ValueError(f"it holds itself, or is nested more than {DEEPEST} deep")
-    return f"<{type(value).__name__} that holds itself, or is nested more than {DEEPEST} deep>"
+        raise ValueError(f"it contains itself, or is nested more than {MAX_DEPTH} deep")
+    return f"<{type(value).__name__} that contains itself, or is nested more than {MAX_DEPTH} deep>"
 
 
 def _time(value: datetime) -> datetime | str:
-    """A time of a type of its own as Python's; one without a zone as text."""
+    """Convert an instance of a subclass of `datetime` to `datetime`, or to text if it has no time zone."""
     text = value.isoformat()
     return text if value.utcoffset() is None else datetime.fromisoformat(text)
 
 
+# The first type that matches counts: an Enum may also be a str or an int, and becomes its value.
 _STEPS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (Enum, attrgetter("value")),
     (str, str.__str__),
@@ -154,10 +167,10 @@ _STEPS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
 
 
 def _step(value: Any) -> Any:
-    """One step towards msgpack, for a type that it does not know.
+    """Convert a value to a type that is nearer to msgpack's types; the result may need further steps.
 
     Raises:
-        ValueError: Nothing is known of the type, or its own code raised.
+        ValueError: The type is unknown, or its own code failed.
     """
     for types, step in _STEPS:
         if isinstance(value, types):
@@ -174,23 +187,23 @@ def _step(value: Any) -> Any:
 def _step_or_text(value: object) -> Any:
     try:
         return _step(value)
-    except Exception:  # whatever the value's own code raises
+    except Exception:  # any exception of the value's own code
         return describe_value(value)
 
 
 def describe_value(value: object) -> str:
-    """A text in place of a value that has no plain form."""
+    """Return a short text in place of a value that has no plain form."""
     try:
-        return str(value) if isinstance(value, int) else str(value)[:_LONGEST_TEXT]
-    except Exception:  # its own `__str__`, or Python's bound on digits
+        return str(value) if isinstance(value, int) else str(value)[:_MAX_TEXT_CHARS]
+    except Exception:  # the value's `__str__` failed, or an integer has more digits than Python converts (4300)
         return f"<{type(value).__name__}>"
 
 
 def _key(key: object) -> str:
-    """A key, which pydantic writes so in JSON."""
+    """Convert the key of a map to text, as pydantic does for JSON."""
     if type(key) is str:
         return key
     try:
         return next(iter(to_jsonable_python({key: None})))
-    except Exception:  # nothing is known of its type
+    except Exception:  # pydantic does not know the type of the key
         return describe_value(key)

@@ -1,6 +1,7 @@
-"""The contract's messages as types: what a run request may hold, and what a client gets back.
+"""Pydantic models of the bodies that clients send, and functions that validate bodies with them.
 
-Requests are checked with pydantic, once each. What a stream brings is read into plain dataclasses.
+Each body is validated once. nil counts as absent. Errors name each invalid value by its JSON pointer and never repeat
+the value itself, which may be large or confidential.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from axon_zmq.errors import RequestError
 
-# --- what a client sends ---------------------------------------------------------------------------
+# --- models of bodies --------------------------------------------------------------------------------
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-"""What every provider takes."""
+"""Name of a tool, in the form that every provider accepts."""
 MAX_TOOLS: Final = 256
-"""Tools of the client's in one request, and toolsets of one agent as data. Providers take 128 or so."""
+"""Maximum number of client tools in one request, and of toolsets of an agent as data. Providers accept about 128
+tools."""
 M = TypeVar("M", bound=BaseModel)
 OutputMode = Literal["tool", "native", "prompted"]
 
 
 class _Checked(BaseModel):
+    # msgpack has the types that the protocol needs, so values are not converted: "5" is not a number.
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
 
 
@@ -33,7 +36,7 @@ PartKind = Literal[UrlKind, "text-content", "structured-content", "binary", "upl
 
 
 class TextPart(_Checked):
-    """A part of a prompt: text, and what the application alone is told with it."""
+    """A part of a prompt: text, with metadata that only the application sees."""
 
     kind: Literal["text-content"]
     content: str
@@ -41,22 +44,22 @@ class TextPart(_Checked):
 
 
 class StructuredPart(_Checked):
-    """A part of a prompt: a value, which models are sent as text unless they take values."""
+    """A part of a prompt: a structured value, which is sent as text to models that do not accept values."""
 
     kind: Literal["structured-content"]
     value: Any
     content: str = ""
-    """The text; where there is none, the value is written as `format` says."""
+    """Text form of the value. Default: the value in the given `format`."""
     format: Literal["json", "xml"] | None = None
     tag: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)] | None = None
-    """What the text is wrapped in: `<tag>...</tag>`."""
+    """Name of a tag around the text: `<tag>...</tag>`. Default: none."""
     description: str | None = None
-    """Stands before the text."""
+    """Text in front of the value. Default: none."""
     metadata: Any = None
 
 
 class UrlPart(_Checked):
-    """A part of a prompt that the model's provider, or pydantic-ai, fetches."""
+    """A part of a prompt at a URL, which the model's provider or pydantic-ai fetches."""
 
     kind: UrlKind
     url: Annotated[str, Field(min_length=1, max_length=65536)]
@@ -67,7 +70,7 @@ class UrlPart(_Checked):
 
 
 class BinaryPart(_Checked):
-    """A part of a prompt with its bytes (msgpack bin)."""
+    """A part of a prompt with its content as bytes (msgpack's bin)."""
 
     kind: Literal["binary"]
     data: Annotated[bytes, Field(strict=False)]
@@ -77,7 +80,7 @@ class BinaryPart(_Checked):
 
 
 class UploadedPart(_Checked):
-    """A part of a prompt that was uploaded to the model's provider before."""
+    """A part of a prompt that was uploaded to the model's provider earlier."""
 
     kind: Literal["uploaded-file"]
     file_id: Annotated[str, Field(min_length=1, max_length=65536)]
@@ -90,25 +93,27 @@ class UploadedPart(_Checked):
 
 
 class CachePart(_Checked):
-    """A mark in a prompt: the provider shall keep what comes before it."""
+    """A marker in a prompt: the provider caches the parts before it."""
 
     kind: Literal["cache-point"]
     ttl: Literal["5m", "1h"] = "5m"
 
 
 class _OtherPart(_Checked, extra="ignore"):
-    """A map of no known kind: it always fails, and the error names the kinds."""
+    """A map of an unknown kind: validation always fails, with an error that lists the known kinds."""
 
     kind: PartKind
 
 
 class Retries(_Checked):
-    """pydantic-ai's `AgentRetries`."""
+    """Retries of tool calls and of invalid output: pydantic-ai's `AgentRetries`."""
 
     tools: Annotated[int, Field(ge=0, le=100)] | None = None
     output: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
+# The tags select the member of a union without trying each one, so a body is validated once, and its errors are those
+# of the selected member. `_TAG` removes them from the JSON pointers of errors; hence the angle brackets.
 _PARTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(get_args(UrlKind), "<url>"),
     "text-content": "<text part>",
@@ -144,9 +149,10 @@ Part = Annotated[
     Discriminator(
         _tag_of_part,
         custom_error_type="part",
-        custom_error_message="must be text, or a map with a `kind`: see docs/protocol.md",
+        custom_error_message=f"must be text, or a map with a `kind`: {', '.join(get_args(PartKind))}",
     ),
 ]
+# With `fail_fast`, an invalid list is reported with its first error only, instead of up to 10,000.
 Prompt = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=10_000, fail_fast=True), Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
@@ -158,22 +164,25 @@ RetryBudget = Annotated[
 
 
 class ClientTool(_Checked):
-    """A tool that lives in the client."""
+    """Definition of a tool that the client executes."""
 
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    """JSON Schema of its arguments, an object."""
+    """JSON Schema of the arguments; its type is `object`."""
     returns: dict[str, Any] | None = None
-    """JSON Schema of its result."""
+    """JSON Schema of the result. Default: any result is accepted."""
     mode: Literal["live", "deferred"] = "live"
     approval: bool = False
+    """Whether the run ends with each call, until it is approved."""
     timeout_ms: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    """Time limit of one call in milliseconds. Default: the time limit of the run."""
     sequential: bool = False
+    """Whether no other tool may be executed at the same time."""
 
 
 class AgentData(_Checked):
-    """An agent that the client defines. Nothing in it is imported or evaluated."""
+    """An agent as data, which the client defines. No part of it is imported or executed as code."""
 
     name: Name | None = None
     model: Name | None = None
@@ -184,11 +193,11 @@ class AgentData(_Checked):
     model_settings: dict[str, Any] | None = None
     retries: RetryBudget | None = None
     toolsets: Annotated[list[Name], Field(max_length=MAX_TOOLS)] | None = None
-    """Names of toolsets that the operator registered."""
+    """Names of registered toolsets that the agent may use."""
 
 
 class RunRequest(_Checked):
-    """The body of `run_sync`, `run` and `run_stream`."""
+    """Body of `run_sync`, `run` and `run_stream`."""
 
     agent: Annotated[
         Annotated[Name, Tag("<name>")] | Annotated[AgentData, Tag("<map>")], Discriminator(_map_or("<name>"))
@@ -210,7 +219,7 @@ class RunRequest(_Checked):
 
 
 class CallRequest(_Checked):
-    """The body of `call_tool`."""
+    """Body of `call_tool`."""
 
     tool: Name
     args: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -219,79 +228,86 @@ class CallRequest(_Checked):
 
 
 class ToolFault(_Checked):
-    """Why a tool of the client's has no result."""
+    """The `error` of a `tool_result`: the client's tool failed."""
 
     message: str
+    """Description of the error, for the model."""
     retry: bool = False
-    """Whether the model is asked to try again, or told that the tool failed."""
+    """Whether the model may call the tool again with other arguments. Otherwise the call counts as failed."""
 
 
 class ToolResult(_Checked):
-    """The body of `tool_result`."""
+    """Body of `tool_result`."""
 
     result: Any = None
     content: Prompt | None = None
-    """More for the model, beside the result."""
+    """Further content for the model, in addition to the result."""
     metadata: Any = None
-    """For the application alone: it comes back in the run's messages."""
+    """Data that only the application sees, in the messages of the run."""
     error: ToolFault | None = None
+    """Instead of all other keys, if the tool failed."""
 
 
 class Steer(_Checked):
-    """The body of `steer`."""
+    """Body of `steer`."""
 
     content: Prompt
     priority: Literal["asap", "when_idle"] = "asap"
 
 
 class DescribeRequest(_Checked):
-    """The body of `describe`."""
+    """Body of `describe`."""
 
     agent: Name | None = None
 
 
-_OUR_MAPS: Final = frozenset(
+# --- validation --------------------------------------------------------------------------------------
+
+_NIL_MEANS_ABSENT: Final = frozenset(
     ("agent", "prompt", "retries", "model_settings", "usage_limits", "tools", "content", "error")
 )
+"""Keys whose maps belong to the protocol: in them, too, nil counts as absent. In other values, such as `deps`, nil is
+kept."""
 _TAG: Final = re.compile(r"<[^>]*>|\[key\]|(?:function-\w+|tagged-union|union|nullable)\[.*\]", re.DOTALL)
-"""What stands in pydantic's places, but in no value: the branch of a union, or that a key is wrong."""
-MOST_FAULTS: Final = 1_000
-"""Faults of one body that are still looked at: a list of a million wrong parts has a million."""
+"""Matches the steps of pydantic's error locations that are not steps into the value: the member of a union, or the mark
+of an invalid key."""
+MAX_LISTED_ERRORS: Final = 1_000
+"""Maximum number of errors in one body that are examined. A list of a million invalid parts has a million errors."""
 
 
 def run_request(body: Mapping[str, Any]) -> RunRequest:
-    """Check the body of a run.
+    """Validate the body of a run.
 
     Raises:
-        RequestError: `invalid_request`; `details.errors` has `{pointer, message}` for each fault.
+        RequestError: `invalid_request`; `details.errors` has a `{pointer, message}` for each of the first 20 errors.
     """
     request = checked(RunRequest, body)
     if request.prompt is None and not request.message_history:
-        raise invalid([("/prompt", "is missing: give a prompt, or a message_history to go on from")])
+        raise invalid([("/prompt", "is missing: give a prompt, or a message_history to continue")])
     if request.deferred_tool_results is not None and not request.message_history:
-        raise invalid([("/message_history", "is missing: deferred_tool_results belong to the calls in it")])
+        raise invalid([("/message_history", "is missing: deferred_tool_results answer calls in it")])
     seen: set[str] = set()
     for index, tool in enumerate(request.tools or ()):
         if tool.name in seen:
-            raise invalid([(f"/tools/{index}/name", f"{tool.name!r} is the name of another tool too")])
+            raise invalid([(f"/tools/{index}/name", f"duplicate tool name {tool.name!r}: rename one of the tools")])
         seen.add(tool.name)
     return request
 
 
 def tool_result(body: Mapping[str, Any]) -> ToolResult:
-    """Check the body of a `tool_result`.
+    """Validate the body of a `tool_result`.
 
     Raises:
         RequestError: `invalid_request`.
     """
     answer = checked(ToolResult, body)
     if answer.error is not None and answer.model_fields_set != {"error"}:
-        raise invalid([("/error", "stands alone: a tool that failed has no result")])
+        raise invalid([("/error", "must be the only key: a tool that failed has no result")])
     return answer
 
 
 def checked(model: type[M], body: Mapping[str, Any]) -> M:
-    """Check a body against one of the models above; nil means absent.
+    """Validate a body with one of the models above.
 
     Raises:
         RequestError: `invalid_request`.
@@ -303,18 +319,26 @@ def checked(model: type[M], body: Mapping[str, Any]) -> M:
 
 
 def _without_nil(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without its nils, which mean absent, and likewise in the maps of ours that it holds."""
-    return {key: _plain(value) if key in _OUR_MAPS else value for key, value in body.items() if value is not None}
+    """Return a body without the keys whose value is nil, also in the maps of `_NIL_MEANS_ABSENT`."""
+    return {
+        key: _without_inner_nil(value) if key in _NIL_MEANS_ABSENT else value
+        for key, value in body.items()
+        if value is not None
+    }
 
 
-def _plain(value: Any) -> Any:
+def _without_inner_nil(value: Any) -> Any:
     if isinstance(value, dict):
         return _without_nil(value)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return [_without_inner_nil(item) for item in value] if isinstance(value, list) else value
 
 
 def invalid(faults: list[tuple[str, str]]) -> RequestError:
-    """An `invalid_request` that names each fault by its JSON pointer."""
+    """Return an `invalid_request` error.
+
+    Args:
+        faults: JSON pointer and message of each error. The message text shows the first, `details.errors` the first 20.
+    """
     pointer, message = faults[0]
     more = f" (and {len(faults) - 1} more, in details.errors)" if len(faults) > 1 else ""
     details = {"errors": [{"pointer": pointer, "message": message} for pointer, message in faults[:20]]}
@@ -322,27 +346,32 @@ def invalid(faults: list[tuple[str, str]]) -> RequestError:
 
 
 def from_validation(error: ValidationError, place: str = "") -> RequestError:
-    """An `invalid_request` from pydantic's findings, at `place`; the input itself is not repeated."""
-    if (count := error.error_count()) > MOST_FAULTS:
-        return invalid([(place, f"has {count} faults: see docs/protocol.md for its shape")])
+    """Return an `invalid_request` error for a ValidationError of pydantic.
+
+    Args:
+        error: The error; its input is not repeated.
+        place: JSON pointer of the validated value in the body. Default: the body itself.
+    """
+    if (count := error.error_count()) > MAX_LISTED_ERRORS:
+        return invalid([(place, f"has {count} errors, which are too many to list (over {MAX_LISTED_ERRORS})")])
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return invalid([(place + located(fault["loc"]), _mend(fault["type"], fault["msg"])) for fault in faults])
+    return invalid([(place + located(fault["loc"]), _message(fault["type"], fault["msg"])) for fault in faults])
 
 
 def pointer_of(steps: Iterable[int | str]) -> str:
-    """The JSON pointer of a way into a value."""
+    """Return the JSON pointer that consists of these keys and indexes."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def located(loc: Iterable[int | str]) -> str:
-    """The JSON pointer of a place that pydantic names, without the tags of its own, and of ours, in it."""
+    """Return the JSON pointer of pydantic's location of an error, without the tags of unions."""
     return pointer_of(step for step in loc if not (isinstance(step, str) and _TAG.fullmatch(step)))
 
 
-def _mend(type: str, message: str) -> str:
+def _message(type: str, message: str) -> str:
     match type:
         case "extra_forbidden":
-            return "is unknown: remove it or mend its spelling"
+            return "is unknown: remove it or correct its spelling"
         case "missing":
             return "is missing"
         case _:

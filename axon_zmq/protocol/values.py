@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 Value: TypeAlias = "datetime | bytes | str | float | int | bool | Sequence[Value] | Mapping[str, Value] | None"
-"""A value that msgpack can pack: integers of 64 bits, finite floats, times with a zone, maps with text as keys."""
+"""Value that msgpack can pack. Integers must fit into 64 bits, floats must be finite, times need a time zone, and the
+keys of maps must be text."""
 Body: TypeAlias = "Mapping[str, Value]"
-"""A header or body: one map."""
+"""Header or body of a message: a map with text as keys."""

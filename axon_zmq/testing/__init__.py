@@ -1,4 +1,4 @@
-"""For tests of programs that use the daemon, and for the daemon's own: a fake model provider.
+"""Tools for tests: a fake model provider, and a simulation of broker, workers and clients.
 
 Internal: may change in any release.
 """
@@ -15,7 +15,7 @@ __all__ = ["FakeProvider", "Stats"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: `python -m axon_zmq.testing.provider` would load the module twice.
+    # Imported here instead of above, because `python -m axon_zmq.testing.provider` would load the module twice.
     if name in __all__:
         from axon_zmq.testing import provider
 

@@ -1,10 +1,13 @@
-"""A fake OpenAI, in a process of its own: `python -m axon_zmq.testing.provider` prints its base URL.
+"""A fake OpenAI server as a separate process; `python -m axon_zmq.testing.provider` prints its base URL.
 
-It speaks Chat Completions (`openai-chat:…` in pydantic-ai) and Responses (`openai:…`), streamed or not,
-on loopback only. The model's name says how it behaves: see `BEHAVIOURS`. It answers with the last
-message, word by word; where the request has tools and that message is a JSON object, it calls one:
-`{"tool's name": {its arguments}}`, or, with other keys, the last tool (an agent's output) with all of it.
-`GET /stats` tells what it has seen.
+It serves Chat Completions (`openai-chat:…` in pydantic-ai) and Responses (`openai:…`), streamed or not, on a loopback
+address only. The name of the model determines the behaviour; see `BEHAVIOURS`.
+
+The answer repeats the last message word by word. If the request has tools and the last message is a JSON object, the
+answer is a tool call: `{"NAME": {ARGUMENTS}}` calls the tool NAME, and any other object becomes the arguments of the
+last tool, which is the output tool of an agent with structured output.
+
+`GET /stats` returns statistics; see `Stats`.
 """
 
 from __future__ import annotations
@@ -29,35 +32,40 @@ from typing import Any, Final, Literal, Self
 from axon_zmq.process import lifeline
 
 _WORD: Final = re.compile(r"\s*\S+|\s+$")
-_PATIENCE: Final = 20.0
-"""Seconds that the process may take to start, or to tell its statistics."""
-_STALL: Final = 3600.0
+_TIMEOUT_S: Final = 20.0
+"""Seconds within which the process must end, or answer with its statistics."""
+_STALL_S: Final = 3600.0
+"""Seconds for which a stalled answer sends nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What a model of the fake provider does; the defaults answer at once and well."""
+    """Behaviour of a model of the fake provider; with the defaults it answers correctly and without delay."""
 
     status: int = 200
+    """HTTP status."""
     code: str | None = None
-    """OpenAI's machine-readable error code, where `status` is an error."""
+    """OpenAI's machine-readable error code, if `status` is an error."""
     message: str = ""
-    """The error's text; `{key}` becomes the API key that the client sent."""
+    """Text of the error; `{key}` is replaced by the API key that the client sent."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Additional HTTP headers of the response."""
     pause: float = 0.0
-    """Seconds before each delta."""
+    """Delay before each delta, in seconds."""
     finish: Literal["stop", "length"] = "stop"
+    """Finish reason; with `length` the answer is cut in half."""
     refuses: bool = False
+    """Whether the model refuses to answer (OpenAI's `refusal`)."""
     breaks: Literal["close", "stall"] | None = None
-    """What happens half-way through the answer, in place of the rest."""
+    """Failure in the middle of the answer: the connection is closed, or no more data is sent."""
     nonsense: bytes | None = None
-    """What is sent in place of an answer."""
+    """Invalid data that is sent instead of an answer."""
 
 
 BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "ok": Behaviour(),
     "slow": Behaviour(pause=0.05),
-    # Some providers repeat the whole key; OpenAI's own repeats its ends.
+    # Some providers repeat the whole API key in this message; OpenAI repeats its first and last characters.
     "unauthorized": Behaviour(status=401, code="invalid_api_key", message="Incorrect API key provided: {key}."),
     "not-found": Behaviour(status=404, code="model_not_found", message="The model `not-found` does not exist."),
     "rate-limited": Behaviour(
@@ -71,7 +79,7 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     ),
     "rejected": Behaviour(status=400, code="invalid_value", message="Invalid value: 'temperature'."),
     "filtered": Behaviour(refuses=True),
-    # JSON can say half a character, and a number over 64 bits; msgpack cannot.
+    # JSON can represent lone surrogates and integers of more than 64 bits; msgpack cannot.
     "surrogate": Behaviour(
         status=400, code="half\ud83d", message="Half an emoji: \ud83d.", headers={"Retry-After": "9" * 30}
     ),
@@ -82,31 +90,32 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "webpage": Behaviour(nonsense=b"<html>It works!", headers={"Content-Type": "text/html"}),
     "length": Behaviour(finish="length"),
 }
-"""By the model's name; any other name is `not-found`."""
+"""Behaviours by the name of the model; any other name behaves as `not-found`."""
 
 
-# --- what is asked, and what is answered -----------------------------------------------------------
+# --- answers, independent of the API ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer, before it is put into the words of one of the two APIs."""
+    """Content of an answer, independent of the API that the client uses."""
 
     model: str
     kind: Literal["text", "refusal", "call"]
     pieces: Sequence[str]
-    """Its deltas: of the text, of the refusal, or of the tool's arguments."""
+    """Deltas of the text, of the refusal, or of the tool's arguments."""
     tool: str
+    """Name of the tool to call; empty if `kind` is not `call`."""
     finish: Literal["stop", "length"]
 
     @property
     def whole(self) -> str:
-        """All pieces."""
+        """All deltas in one string."""
         return "".join(self.pieces)
 
 
 def _answer(request: Mapping[str, Any], behaviour: Behaviour) -> Answer:
-    """The answer to a request of either API: their differences in what is asked are small."""
+    """Return the answer to a request of either API; both have similar requests."""
     items: Any = request.get("messages") or request.get("input")
     last: Mapping[str, Any] = {"role": "user", "content": items} if isinstance(items, str) else items[-1]
     text = _text(last.get("content") or last.get("output"))
@@ -151,13 +160,13 @@ def _words(text: str) -> list[str]:
 
 
 def chat_completion(answer: Answer) -> dict[str, Any]:
-    """The whole answer, as `POST /v1/chat/completions` gives it."""
+    """Return the answer in the format of `POST /v1/chat/completions`."""
     message = {"role": "assistant", "content": None, **_chat_part(answer, answer.whole, first=True)}
     return _chat("chat.completion", answer, {"message": message, "finish_reason": _chat_finish(answer)})
 
 
 def chat_events(answer: Answer) -> Iterator[str]:
-    """The same as a stream of server-sent events."""
+    """Yield the answer as server-sent events of `POST /v1/chat/completions`."""
     for index, piece in enumerate(answer.pieces):
         delta = _chat_part(answer, piece, first=index == 0)
         yield _event(_chat("chat.completion.chunk", answer, {"delta": delta, "finish_reason": None}))
@@ -192,7 +201,7 @@ def _chat_finish(answer: Answer) -> str:
 
 
 def response(answer: Answer) -> dict[str, Any]:
-    """The whole answer, as `POST /v1/responses` gives it."""
+    """Return the answer in the format of `POST /v1/responses`."""
     cut = answer.finish == "length"
     spent = len(answer.pieces)
     return {
@@ -218,7 +227,7 @@ _DELTAS: Final[Mapping[str, str]] = {
 
 
 def response_events(answer: Answer) -> Iterator[str]:
-    """The same as a stream of server-sent events."""
+    """Yield the answer as server-sent events of `POST /v1/responses`."""
     whole = response(answer)
     place = {"output_index": 0, "item_id": "item_1", "content_index": 0}
     yield _event({"type": "response.created", "sequence_number": 0, "response": _pending_response(answer)})
@@ -262,21 +271,22 @@ _APIS: Final = {
 
 @dataclass(slots=True, kw_only=True)
 class Stats:
-    """What the provider has seen since it was started."""
+    """Statistics of the provider since its start."""
 
     requests: int = 0
+    """Number of requests, without `GET /stats`."""
     connections: int = 0
-    """TCP connections that brought a request; `GET /stats` is none."""
+    """Number of TCP connections with at least one such request."""
     open: int = 0
-    """Answers under way."""
+    """Number of answers that are being sent."""
     abandoned: int = 0
-    """Answers that the client did not wait for: it closed the connection."""
+    """Number of answers during which the client closed the connection."""
     models: dict[str, int] = field(default_factory=dict[str, int])
-    """Requests by model."""
+    """Number of requests by model."""
 
 
 class _Tally:
-    """The statistics, counted by many threads."""
+    """Thread-safe counters for the statistics."""
 
     def __init__(self) -> None:
         self._stats = Stats()
@@ -297,7 +307,7 @@ class _Tally:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One TCP connection and its requests, on a thread of its own."""
+    """Serves the requests of one TCP connection in its own thread."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -308,22 +318,21 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*connection)  # serves the connection until it is closed
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: stderr is the test's."""
+        """Discard the log line, because stderr belongs to the test."""
 
     def do_GET(self) -> None:
-        """Tell the statistics."""
+        """Return the statistics."""
         if self.path == "/stats":
             self._send(200, self._tally.packed())
         else:
-            self._fail(
-                Behaviour(status=404, message="there is POST /v1/chat/completions, POST /v1/responses, GET /stats")
-            )
+            known = "POST /v1/chat/completions, POST /v1/responses, GET /stats"
+            self._fail(Behaviour(status=404, message=f"unknown path {self.path}: expected {known}"))
 
     def do_POST(self) -> None:
-        """Answer as the model's name says."""
+        """Answer a request with the behaviour of its model."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path not in _APIS:
-            self._fail(Behaviour(status=404, message=f"there is no {self.path}"))
+            self._fail(Behaviour(status=404, message=f"unknown path {self.path}: expected one of {', '.join(_APIS)}"))
             return
         request = json.loads(body)
         self._tally.add(requests=1, connections=int(self._is_new), open=1)
@@ -351,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._deliver(pieces[: len(pieces) // 2], behaviour.pause)
             if behaviour.breaks == "stall":
-                self._pause(_STALL)
+                self._pause(_STALL_S)
             self.close_connection = True
 
     def _pieces(self, request: Mapping[str, Any], behaviour: Behaviour, streamed: bool) -> list[bytes]:
@@ -362,7 +371,8 @@ class _Handler(BaseHTTPRequestHandler):
         if streamed:
             return [event.encode() for event in events(answer)]
         text = json.dumps(whole(answer)).encode()
-        size = len(text) // (len(answer.pieces) + 1) + 1  # as many pieces as a stream has: it takes as long
+        # About as many pieces as a stream has, so that `pause` delays both by the same time.
+        size = len(text) // (len(answer.pieces) + 1) + 1
         return [text[start : start + size] for start in range(0, len(text), size)]
 
     def _deliver(self, pieces: Sequence[bytes], pause: float) -> None:
@@ -371,11 +381,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
     def _pause(self, seconds: float) -> None:
-        """Wait; a client that goes meanwhile is noticed at once, as ConnectionError."""
+        """Wait for some seconds.
+
+        Raises:
+            ConnectionResetError: The client closed the connection while this function waited.
+        """
         poll = select.poll()
         poll.register(self.connection, select.POLLIN)
         if poll.poll(seconds * 1000) and not self.connection.recv(1, socket.MSG_PEEK):
-            raise ConnectionResetError("the client has gone")
+            raise ConnectionResetError("the client closed the connection")
 
     def _fail(self, behaviour: Behaviour) -> None:
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -396,14 +410,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024
+    daemon_threads = True  # a stalled answer does not keep the process alive
+    request_queue_size = 1024  # backlog of connections that wait to be accepted; the default is 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the base URL and serve until killed, or until the parent process has gone."""
-    parser = argparse.ArgumentParser(prog="python -m axon_zmq.testing.provider", description="A fake OpenAI.")
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
+    """Print the base URL, and serve until the process is killed or its parent process ends."""
+    parser = argparse.ArgumentParser(
+        prog="python -m axon_zmq.testing.provider", description="Run a fake OpenAI server on 127.0.0.1."
+    )
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 selects a free port (default: 0)")
     options = parser.parse_args(argv)
     lifeline.die_with_parent(always=True)
     with _Server(("127.0.0.1", options.port), partial(_Handler, _Tally())) as server:
@@ -414,15 +430,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class FakeProvider:
-    """The fake provider as a child process: `with FakeProvider() as provider`.
+    """The fake provider as a child process; use it as `with FakeProvider() as provider`.
 
-    Give a daemon `OPENAI_BASE_URL=provider.base_url` and any `OPENAI_API_KEY`. The process also goes
-    when the thread that started it ends.
+    Start the daemon with the environment variables `OPENAI_BASE_URL` (`provider.base_url`) and `OPENAI_API_KEY` (any
+    value). The child process also ends when the thread that started it ends.
     """
 
     def __init__(self) -> None:
         self.base_url = ""
-        """Ends in `/v1`; known once it was entered."""
+        """Base URL, which ends in `/v1`; empty until the context is entered."""
         self._process: subprocess.Popen[str] | None = None
 
     def __repr__(self) -> str:
@@ -434,18 +450,19 @@ class FakeProvider:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().strip()
         if not self.base_url:
-            raise RuntimeError(f"the fake provider did not start: it ended with {self._process.wait(_PATIENCE)}")
+            exit_code = self._process.wait(_TIMEOUT_S)
+            raise RuntimeError(f"the fake provider did not start: its process ended with exit code {exit_code}")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate(timeout=_PATIENCE)
+            self._process.communicate(timeout=_TIMEOUT_S)
 
     def stats(self) -> Stats:
-        """What it has seen so far."""
+        """Return the statistics of the provider."""
         address = self.base_url.removeprefix("http://").removesuffix("/v1")
-        connection = HTTPConnection(address, timeout=_PATIENCE)
+        connection = HTTPConnection(address, timeout=_TIMEOUT_S)
         try:
             connection.request("GET", "/stats")
             return Stats(**json.loads(connection.getresponse().read()))

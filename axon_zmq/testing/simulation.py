@@ -1,9 +1,10 @@
-"""Broker, workers and clients joined in memory: no socket, no process, and a clock that stands still until it is moved.
+"""Simulation of a daemon and its clients in memory, without sockets, processes or real time.
 
-The three cores are the real ones; between them are pipes, from which a test takes one message at a time, cuts off what
-was in flight, or kills the process at either end. What the broker's server does with a socket (sending what the relay
-accepts, reading a dead worker's last messages) is `World._from_worker` and `World.notice`; in place of an agent there
-is a script: so many chunks, a tool call here and there, an end.
+The cores of broker, workers and clients are the real ones. Queues, called pipes, connect them. A test delivers one
+message at a time, drops messages that are in flight, or kills the process at either end. Only the test moves the clock.
+
+`World._from_worker` and `World.notice` replace the socket code of the broker's server: they relay messages, and read
+the last messages of a dead worker. A script replaces the agent of a run: it sends chunks, calls tools, and ends.
 """
 
 from __future__ import annotations
@@ -71,39 +72,41 @@ from axon_zmq.worker.core import Tick as WorkerTick
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 Frames = tuple[bytes, ...]
-STEP: Final = 0.25
-"""Seconds that the clock moves at a time."""
+STEP_S: Final = 0.25
+"""Seconds by which the clock moves in one step."""
 DRAIN_S: Final = 20.0
-"""How long a leaving worker lets its runs go on."""
-MOST_ROUNDS: Final = 1000
-"""Deliveries from each pipe after which messages are taken to go round in circles."""
+"""Drain time of a leaving worker, in seconds."""
+MAX_ROUNDS: Final = 1000
+"""Deliveries from each pipe after which `deliver_all` assumes an endless exchange of messages, and fails."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
-"""What a script may do before it ends: send a chunk, call a tool of the client's, or stop listening to being ended."""
+"""Steps of a script: send a chunk, call a tool of the client, or ignore all later attempts to end the run."""
 
 
 @dataclass(slots=True)
 class Script:
-    """The code of one run: the steps that are left, and the tool calls that wait for an answer."""
+    """Simulated code of one run."""
 
     steps: deque[str]
+    """Remaining steps."""
     open_calls: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """Tool calls that wait for an answer, by id."""
     is_stubborn: bool = False
-    """It does not end when it is asked to."""
+    """Whether the code continues although the run must end."""
 
     def listed(self) -> list[dict[str, Any]]:
-        """The open calls, as `resumed` reports them."""
+        """Return the open calls as `resumed` reports them."""
         return list(self.open_calls.values())
 
 
 class Worker:
-    """A worker process: the real core, and scripts in place of agents.
+    """A simulated worker process: the real core, with scripts in place of agents.
 
     Args:
-        world: Where its messages and handover files go.
-        name: The program's.
-        pid: Its own.
-        mode: Whose runs it takes.
-        slots: How many at a time.
+        world: World that the worker belongs to.
+        name: Name of its program.
+        pid: Process id.
+        mode: Mode of the runs that it executes.
+        slots: Concurrency: how many runs it executes at a time.
     """
 
     def __init__(self, *, world: World, name: str, pid: int, mode: str, slots: int) -> None:
@@ -121,20 +124,20 @@ class Worker:
             now=world.now,
         )
         self.sent: deque[Frames] = deque()
-        """On its way to the broker."""
+        """Messages in flight to the broker."""
         self.inbox: deque[Frames] = deque()
-        """On its way from the broker."""
+        """Messages in flight from the broker."""
         self.started: list[tuple[RunKey, int]] = []
-        """Each run that it was given, and which attempt that was."""
+        """Runs that the worker started, each with the number of the attempt."""
         self.terminals: Counter[RunKey] = Counter()
-        """How many terminal messages it has sent for each run, replays not counted."""
+        """Number of terminal messages that the worker sent for each run, without replays."""
         self.most_running = 0
-        """How many runs' code has occupied it at once, at most, stuck code included."""
+        """Maximum number of runs whose code was executing at the same time, including stuck runs."""
         self.is_hung = self.is_dead = False
         self.reading: deque[str] = deque()
-        """Handover files that it was told to take, and has not read yet."""
+        """Names of handover files that the worker must read."""
         self.boot = ""
-        """Of the broker that it registered with last."""
+        """Boot name of the broker that the worker connected to last."""
         self._files_written = 0
         self._world = world
         self._scripts: dict[ActiveRun, Script] = {}
@@ -145,30 +148,30 @@ class Worker:
 
     @property
     def runs(self) -> list[RunKey]:
-        """Runs that have not ended."""
+        """Keys of the runs that have not ended."""
         return [run.key for run in self.core if not run.ended]
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it takes no more runs."""
+        """Whether the worker is stopping and accepts no more runs."""
         return self.core.phase is not Phase.SERVING
 
     def put(self, event: WorkerEvent) -> None:
-        """Have its core take an event."""
+        """Pass an event to the core, and apply the effects."""
         self._events.put(event)
 
     def take(self, frames: Frames) -> None:
-        """Take one message of the broker's."""
+        """Process one message of the broker."""
         self.put(Received(frames))
 
     def read_file(self) -> None:
-        """Read one handover file that it was told to take."""
+        """Read the next handover file."""
         file = self.reading.popleft()
         runs = self._world.files.pop(file, None)
         self.put(HandoverRead(runs or [], is_whole=runs is not None))
 
     def step(self, key: RunKey) -> None:
-        """Let a run do what is next in its script; one that waits for a tool does nothing."""
+        """Execute the next step of a run's script; a run that waits for a tool does nothing."""
         run = self.core.get(key)
         script = None if run is None else self._scripts.get(run)
         if run is None or script is None or script.open_calls:
@@ -189,13 +192,13 @@ class Worker:
                 self._send(run, kinds.CHUNK, {"type": "text", "data": data, "step": 1, "part": 0})
 
     def release_stuck(self) -> None:
-        """Let code that did not end when it was asked to return at last, with a result that nobody waits for."""
+        """Let the code of stuck runs return, with a result that is no longer needed."""
         for run in [run for run, script in self._scripts.items() if script.is_stubborn and run.ended]:
             self.put(Completed(run, {"result": "too late", "usage": {}, "messages": []}))
             self._returned(run)
 
     def pass_time(self) -> None:
-        """Let its timers fire."""
+        """Process the timers that are due."""
         if self.core.next_timer() <= self._world.now:
             self.put(WorkerTick())
 
@@ -249,31 +252,33 @@ class Worker:
 
 
 class Client:
-    """A client process: the real core, and an application that answers tools and remembers what it was told."""
+    """A simulated client process: the real core, and an application that records events and tool calls."""
 
     def __init__(self, identity: bytes, now: float) -> None:
         self.identity = identity
         self.core = ClientCore()
         self.sent: deque[list[bytes]] = deque()
-        """On its way to the broker."""
+        """Messages in flight to the broker."""
         self.inbox: deque[list[bytes]] = deque()
-        """On its way from the broker."""
+        """Messages in flight from the broker."""
         self.is_connected = True
         self.requests: dict[bytes, client_core.Run] = {}
+        """Requests by id."""
         self.events: dict[bytes, list[Any]] = {}
-        """All that came for each request, the end last."""
+        """All items that the application read for each request; the terminal one is the last."""
         self.called: Counter[tuple[bytes, str]] = Counter()
-        """How often each tool call was handed to the application."""
+        """How often the application received each tool call: request id and call id."""
         self.to_answer: list[tuple[bytes, str]] = []
+        """Tool calls that the application has not answered: request id and call id."""
         self.core.connected(now)
 
     def take(self, frames: list[bytes], now: float) -> None:
-        """Take one message of the broker's."""
+        """Process one message of the broker, and let the application read."""
         self.core.receive(frames, now)
         self.read()
 
     def read(self) -> None:
-        """Let the application read all that there is, and note the tools that it is asked to run."""
+        """Let the application read all inboxes and record its tool calls, and send the core's messages if connected."""
         for id, request in self.requests.items():
             while request.inbox:
                 self.events[id].append(request.inbox.popleft())
@@ -287,50 +292,55 @@ class Client:
             self.core.outgoing.clear()
 
     def ends(self, id: bytes) -> list[Any]:
-        """The terminal events of a request."""
+        """Return the terminal events of a request."""
         return [event for event in self.events[id] if isinstance(event, Complete | AxonError)]
 
 
 class World:
-    """The three of them, and what lies between.
+    """A simulated broker, its workers and clients, the pipes between them, and the clock.
 
     Args:
-        script_of: What a run does, by its body; see `CHUNK`, `TOOL` and `STUBBORN`.
-        bounds: Of the broker.
+        script_of: Returns the steps of a run's script for its request body; see `CHUNK`, `TOOL` and `STUBBORN`.
+        bounds: Limits of the broker: fields of `BrokerLimits`.
     """
 
     def __init__(self, script_of: Callable[[bytes], Iterable[str]], **bounds: int) -> None:
         self.now = 1000.0
+        """Simulated time in seconds."""
         self.workers: dict[bytes, Worker] = {}
+        """Workers that the broker has not declared lost, by routing id."""
         self.clients: dict[bytes, Client] = {}
+        """Clients by routing id."""
         self.files: dict[str, list[tuple[RunKey, ReplayBuffer]]] = {}
         """Handover files by name."""
         self.starts: list[Worker] = []
-        """All workers that ever were."""
+        """All workers that were ever started."""
         self.late: list[Worker] = []
-        """Workers that were declared lost before all that they had sent was read."""
+        """Workers that were declared lost while messages of theirs were still unread."""
         self.broker: Broker | None = None
+        """The broker; None while it is down."""
         self._events: EventQueue[Event, Effect] | None = None
         self.script_of = script_of
+        """Returns the steps of a run's script for its request body."""
         self._bounds = limits.BrokerLimits(**bounds)
         self._journal = JournalState(PreviousState(), self.now)
         self._boots = 0
         self.start_broker()
 
-    # --- processes that come and go ----------------------------------------------------------------
+    # --- starts and ends of processes and connections ------------------------------------------------
 
     def start_broker(self) -> None:
-        """A broker, with what the one before has left behind."""
+        """Start a broker, which recovers from the journal of its predecessor and the handover files."""
         self._boots += 1
-        past = self._journal.previous_state(tuple(self.files)) if self._boots > 1 else PreviousState()
-        self._journal = JournalState(past, self.now)
+        previous = self._journal.previous_state(tuple(self.files)) if self._boots > 1 else PreviousState()
+        self._journal = JournalState(previous, self.now)
         self.broker = Broker(
             boot=f"boot-{self._boots}",
             bounds=self._bounds,
             version="0",
             expected_workers=0,
             now=self.now,
-            previous=past,
+            previous=previous,
         )
         self._events = EventQueue(self.broker.receive, lambda: self.now, self._apply)
         for worker in self.workers.values():
@@ -342,30 +352,32 @@ class World:
                 client.read()
 
     def kill_broker(self, survives: Callable[[int], int]) -> None:
-        """SIGKILL.
+        """Kill the broker as SIGKILL does; some of the messages in flight are lost.
 
         Args:
-            survives: Told how many messages were under way on a pipe, says how many of them get through: the first
-                of those that it had sent, the last of those that were sent to it.
+            survives: Takes the number of messages in flight in a pipe, and returns how many of them are delivered: the
+                first ones of those from the broker, the last ones of those to the broker.
         """
         self.broker = None
         self.late.clear()
         self._disconnect_workers()
+        # The buffers of a dead process are lost. Messages that it sent first had left them; messages that were sent to
+        # it last are still in the sender's socket, which delivers them to the next broker.
         for peer in (*self.workers.values(), *self.clients.values()):
             _keep_first(peer.inbox, survives(len(peer.inbox)))
             _keep_last(peer.sent, survives(len(peer.sent)))
 
     def stop_broker(self) -> None:
-        """SIGTERM: it says what it has to say, and all of it arrives."""
+        """Stop the broker as SIGTERM does: it sends its last messages, and all of them are delivered."""
         self._feed(Stop())
         while self.broker is not None and not self.broker.stopped:
-            self.pass_time(STEP)
+            self.pass_time(STEP_S)
         self.broker = None
         self.late.clear()
         self._disconnect_workers()
 
     def add_worker(self, name: str, mode: str, slots: int) -> Worker:
-        """A new process."""
+        """Start a worker process, and connect it to the broker if there is one."""
         worker = Worker(world=self, name=name, pid=len(self.starts) + 1, mode=mode, slots=slots)
         self.workers[worker.routing_id] = worker
         self.starts.append(worker)
@@ -374,23 +386,29 @@ class World:
         return worker
 
     def kill_worker(self, worker: Worker, survives: int) -> None:
-        """SIGKILL; so many of the messages that it had sent get through."""
+        """Kill a worker as SIGKILL does.
+
+        Args:
+            worker: The worker.
+            survives: How many of its messages in flight are delivered, the first ones.
+        """
         worker.is_dead = True
         worker.inbox.clear()
         _keep_first(worker.sent, survives)
 
     def wake_worker(self, worker: Worker) -> None:
-        """One that was hung, or stopped, goes on, and connects to the broker that may have come meanwhile."""
+        """Let a hung worker continue; it connects to the broker if that was restarted in the meantime."""
         worker.is_hung = False
         if self.broker is not None and worker.boot != self.broker.boot:
             self._connect_worker(worker)
 
     def notice(self, worker: Worker, unread: int = 0) -> None:
-        """The broker's server finds that a worker is dead, reads all that it had sent, and then tells the core.
+        """Let the broker's server detect that a worker is dead: it reads its last messages and reports it to the core.
 
         Args:
-            worker: Nothing happens if it is alive.
-            unread: How many of its messages arrive after that: the server reads only so many at a time.
+            worker: The worker; nothing happens if it is alive.
+            unread: How many of its messages are read only after the report, because the server reads a limited number
+                of messages at a time.
         """
         if self.broker is None or not worker.is_dead:
             return
@@ -402,32 +420,38 @@ class World:
         self._feed(WorkerGone(worker.routing_id))
 
     def add_client(self, identity: bytes) -> Client:
-        """A new process; whoever had the identity before is gone."""
+        """Start a client process, which replaces an earlier one with the same routing id."""
         client = self.clients[identity] = Client(identity, self.now)
         client.read()
         return client
 
     def cut(self, client: Client, survives: Callable[[int], int]) -> None:
-        """Its connection breaks; of what was under way the first get through."""
+        """Break the connection of a client.
+
+        Args:
+            client: The client.
+            survives: Takes the number of messages in flight in a pipe, and returns how many of them are delivered, the
+                first ones.
+        """
         client.is_connected = False
         _keep_first(client.inbox, survives(len(client.inbox)))
         _keep_first(client.sent, survives(len(client.sent)))
 
     def block(self, client: Client) -> None:
-        """It has not read for so long that its send queue is full."""
+        """Report to the broker that the send queue of a client is full."""
         if self.broker is not None:
             self._feed(ClientBlocked(client.identity))
 
     def restore(self, client: Client) -> None:
-        """Its connection is there again."""
+        """Connect a client again."""
         client.is_connected = True
         client.core.connected(self.now)
         client.read()
 
-    # --- what is under way -------------------------------------------------------------------------
+    # --- delivery of messages, and the clock ---------------------------------------------------------
 
     def pipes(self) -> list[Callable[[], None]]:
-        """What can be delivered now: each call delivers one message."""
+        """Return a function for each pipe that has messages; each call delivers the next message of its pipe."""
         ready: list[Callable[[], None]] = []
         for worker in (*self.workers.values(), *self.late):
             if worker.sent and self.broker is not None:
@@ -444,7 +468,7 @@ class World:
         return ready
 
     def deliver_from(self, peer: Worker | Client) -> None:
-        """Deliver whatever a worker or client has sent, and nothing else."""
+        """Deliver all messages that a worker or client has sent."""
         while peer.sent:
             if isinstance(peer, Worker):
                 self._from_worker(peer)
@@ -452,24 +476,31 @@ class World:
                 self._from_client(peer)
 
     def deliver_to(self, worker: Worker) -> None:
-        """Deliver whatever is on its way to a worker, and nothing else."""
+        """Deliver all messages in flight to a worker."""
         while worker.inbox:
             self._to_worker(worker)
 
     def deliver_all(self) -> None:
-        """Deliver whatever is under way, and what comes of it."""
-        for _ in range(MOST_ROUNDS):
+        """Deliver all messages in flight, and the messages sent in response, until no pipe has any.
+
+        Raises:
+            AssertionError: The messages never end.
+        """
+        for _ in range(MAX_ROUNDS):
             if not (ready := self.pipes()):
                 return
             for deliver in ready:
                 deliver()
-        raise AssertionError("the parties never stop answering each other")
+        raise AssertionError(f"messages are still in flight after {MAX_ROUNDS} rounds of deliveries")
 
     def pass_time(self, seconds: float) -> None:
-        """Move the clock; timers fire on the way."""
+        """Move the clock in steps of `STEP_S` seconds, and process all timers that are due.
+
+        Messages are delivered within one step, so that none is in flight for longer than any time limit.
+        """
         until = self.now + seconds
         while self.now < until:
-            self.now += STEP
+            self.now += STEP_S
             self._let_workers_work()
             for worker in list(self.workers.values()):
                 self.notice(worker)
@@ -480,30 +511,33 @@ class World:
                 if self.broker.next_timer() <= self.now:
                     self._feed(Tick())
             for client in self.clients.values():
-                while client.inbox:  # nothing is under way for longer than a step
+                while client.inbox:
                     client.take(client.inbox.popleft(), self.now)
                 client.core.tick(self.now)
                 client.read()
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- internals ---------------------------------------------------------------------------------
 
     def _let_workers_work(self) -> None:
         for worker in [each for each in self.workers.values() if not each.is_dead and not each.is_hung]:
-            while worker.inbox:  # nothing is under way for longer than a step, which is shorter than any time limit
+            while worker.inbox:
                 self._to_worker(worker)
             worker.pass_time()
             while worker.reading:
                 worker.read_file()
 
     def _notice_late(self) -> None:
-        """A lost worker's late `ready` has registered it again: the server finds that its link is down, as before."""
+        """Report lost workers again if a late `ready` has registered them.
+
+        The broker's server does the same, because it finds again that the link of the worker is down.
+        """
         late, self.late = self.late, []
         for worker in late:
             if self.broker is not None and worker.routing_id in self.broker.workers:
                 self._feed(WorkerGone(worker.routing_id))
 
     def _connect_worker(self, worker: Worker) -> None:
-        while worker.inbox:  # what an earlier broker had sent is taken first
+        while worker.inbox:  # messages of an earlier broker are read before the worker registers with the next one
             self._to_worker(worker)
         assert self.broker is not None
         worker.boot = self.broker.boot
@@ -521,7 +555,7 @@ class World:
         self._feed(FromClient(client.identity, client.sent.popleft(), self.now))
 
     def _from_worker(self, worker: Worker) -> None:
-        """What the broker's server does with a worker's message."""
+        """Process the next message of a worker as the broker's server does."""
         assert self.broker is not None
         client, kind, *rest = worker.sent.popleft()
         if client == CONTROL:
@@ -536,12 +570,12 @@ class World:
 
     def _to_client(self, client: bytes, kind: bytes, id: bytes, body: bytes) -> None:
         assert self.broker is not None
-        there = self.clients.get(client)
-        if there is None or not there.is_connected:
+        receiver = self.clients.get(client)
+        if receiver is None or not receiver.is_connected:
             self._feed(ClientGone(client))
             return
         flags = self.broker.relay.flags_of(client) or 0
-        there.inbox.append(framed(flags, kind, id, body))
+        receiver.inbox.append(framed(flags, kind, id, body))
         if flags & GONE:
             self._feed(ClientBack(client))
 

@@ -39,7 +39,7 @@ def test_deps_of_call_tool_are_those_of_the_agent(dealer):
         ({"tool": "temperatur"}, "unknown_tool", "temperature"),
         ({"tool": "temperature", "agent": "echo"}, "unknown_tool", "temperature"),
         ({"tool": "temperature", "agent": "wether"}, "unknown_agent", "weather"),
-        ({"tool": "temperature", "args": {"place": "Atlantis"}}, "tool_failed", "no reading for 'Atlantis'"),
+        ({"tool": "temperature", "args": {"place": "Atlantis"}}, "tool_failed", "no temperature for 'Atlantis'"),
         ({"tool": "divide", "agent": "raising"}, "tool_failed", "ZeroDivisionError"),
         ({"tool": "impatient", "agent": "callable"}, "tool_timeout", "Timed out"),
         ({"tool": "elsewhere", "agent": "callable"}, "invalid_request", "not executed here"),

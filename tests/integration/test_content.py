@@ -105,7 +105,7 @@ def test_a_successful_run_is_complete_whatever_its_tools_left_in_its_messages(od
         }
         assert (file["data"], at) == (b"\x89PNG\xff", datetime(2024, 2, 29, tzinfo=UTC))
         assert (returned["metadata"]["n"], returned["metadata"]["nan"]) == (str(2**70), None)
-        assert "holds itself" in str(returned["metadata"]["self"])
+        assert "contains itself" in str(returned["metadata"]["self"])
         assert said["content"][0]["data"] == b"\x89PNG\xff"
         assert said["content"][1]["metadata"]["at"] == at
         again = _run(client, mode, "odd", "more", message_history=done.messages)

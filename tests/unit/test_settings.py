@@ -68,20 +68,20 @@ approval = true
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("x = 5", "toolsets.x: write module:attribute, or a table with command or url"),
-        ('x = "os.system"', "x=os.system is no toolset: write name=module:attribute"),
-        ("x = {}", "toolsets.x: needs command or url"),
+        ("x = 5", "toolsets.x: expected module:attribute, or a table with command or url"),
+        ('x = "os.system"', "invalid toolset 'x=os.system': expected name=module:attribute"),
+        ("x = {}", "toolsets.x: has neither command nor url"),
         ('x = {command = "a", url = "http://s3cret/"}', "toolsets.x: has both command and url"),
-        ('x = {command = "a", headers = {K = "s3cret"}}', "toolsets.x: headers goes with url"),
-        ('x = {url = "http://b/", env = {K = "s3cret"}}', "toolsets.x: env goes with command"),
-        ('x = {url = "s3cret"}', "toolsets.x.url: is no address: write http://host:port/path"),
+        ('x = {command = "a", headers = {K = "s3cret"}}', "toolsets.x: headers can only be used with url"),
+        ('x = {url = "http://b/", env = {K = "s3cret"}}', "toolsets.x: env can only be used with command"),
+        ('x = {url = "s3cret"}', "toolsets.x.url: invalid URL: expected http://HOST:PORT/PATH"),
         ('x = {command = ""}', "toolsets.x.command: String should have at least 1 character"),
         ('x = {command = "a", env = {K = 5}}', "toolsets.x.env.K: Input should be a valid string"),
         ('x = {command = "a", args = "s3cret"}', "toolsets.x.args: Input should be a valid list"),
         ('x = {command = "a", timeout = 0}', "toolsets.x.timeout: Input should be greater than 0"),
-        ('x = {command = "a", prefix = "a b"}', "toolsets.x.prefix: 'a b' is no start of a tool's name"),
-        ('x = {command = "a", aproval = true}', "toolsets.x.aproval: is unknown; did you mean approval?"),
-        ('x = {command = "a", zzz = "s3cret"}', "toolsets.x.zzz: is unknown; known are command, args, env"),
+        ('x = {command = "a", prefix = "a b"}', "toolsets.x.prefix: invalid prefix 'a b': expected 1 to 32"),
+        ('x = {command = "a", aproval = true}', "toolsets.x.aproval: unknown key; did you mean approval?"),
+        ('x = {command = "a", zzz = "s3cret"}', "toolsets.x.zzz: unknown key; known keys: command, args, env"),
         ('"a b" = {command = "a"}', "a b"),
     ],
 )
@@ -108,12 +108,12 @@ def test_the_environment_of_an_mcp_server_is_never_printed(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("AXON_AGENTS", "echo", "write name=module:attribute"),
-        ("AXON_AGENTS", "echo=os.system", "write name=module:attribute"),
-        ("AXON_AGENTS", "echo=os:system('x')", "write name=module:attribute"),
-        ("AXON_AGENTS", "a=x:y,a=z:w", "AXON_AGENTS: a is there twice"),
-        ("AXON_TOOLSETS", "echo", "'echo' is no toolset: write name=module:attribute"),
-        ("AXON_TOOLSETS", "echo=os.system", "is no toolset: write name=module:attribute"),
+        ("AXON_AGENTS", "echo", "expected name=module:attribute"),
+        ("AXON_AGENTS", "echo=os.system", "expected name=module:attribute"),
+        ("AXON_AGENTS", "echo=os:system('x')", "expected name=module:attribute"),
+        ("AXON_AGENTS", "a=x:y,a=z:w", "AXON_AGENTS: duplicate name 'a'"),
+        ("AXON_TOOLSETS", "echo", "invalid toolset 'echo': expected name=module:attribute"),
+        ("AXON_TOOLSETS", "echo=os.system", "invalid toolset 'echo=os.system': expected name=module:attribute"),
         ("AXON_TOOLSET", "x", "did you mean AXON_TOOLSETS"),
         ("AXON_FRONTEND", "tcp://0.0.0.0:5570", "open to other machines"),
         ("AXON_FRONTEND", "tcp://*:5570", "open to other machines"),
@@ -126,8 +126,8 @@ def test_the_environment_of_an_mcp_server_is_never_printed(tmp_path):
         ("AXON_RUN_WORKERS", "-1", "AXON_RUN_WORKERS"),
         ("AXON_LOG_LEVEL", "loud", "AXON_LOG_LEVEL"),
         ("AXON_FRONTENT", "x", "did you mean AXON_FRONTEND"),
-        ("AXON_CONFIG", "no-such-file.toml", "is not there"),
-        ("AXON_CONFIG", "/tmp", "'/tmp', which is no file"),
+        ("AXON_CONFIG", "no-such-file.toml", "the file does not exist"),
+        ("AXON_CONFIG", "/tmp", "invalid AXON_CONFIG '/tmp': it is not a file"),
     ],
 )
 def test_an_invalid_setting_is_reported_with_a_fix(monkeypatch, name, value, says):
@@ -209,11 +209,11 @@ def test_no_key_is_written_into_the_generated_configuration(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("hang_second = 5", "hang_second: is unknown; did you mean hang_seconds?"),
-        ("zzz = 5", "zzz: is unknown; known are frontend, "),
-        ("hang_seconds = 1", "hang_seconds: Input should be greater than or equal to 2"),
-        ("agents = 5", "agents: Input should be a valid dictionary"),
-        ("agents = {mine = 5}", "agents.mine: Input should be a valid string"),
+        ("hang_second = 5", "hang_second: unknown setting; did you mean hang_seconds?"),
+        ("zzz = 5", "zzz: unknown setting; known settings: frontend, "),
+        ("hang_seconds = 1", "hang_seconds: invalid value 1: input should be greater than or equal to 2"),
+        ("agents = 5", "agents: invalid value 5: input should be a valid dictionary"),
+        ("agents = {mine = 5}", "agents.mine: invalid value 5: input should be a valid string"),
         ("agents = [", "Invalid value"),
     ],
 )
@@ -230,5 +230,5 @@ def test_an_invalid_value_from_the_file_is_reported_with_the_file(named, line, s
 def test_an_invalid_value_from_the_environment_is_reported_with_the_variable(tmp_path, monkeypatch):
     (tmp_path / "axon.toml").write_text("hang_seconds = 5")
     monkeypatch.setenv("axon_hang_seconds", "1")
-    with pytest.raises(ConfigurationError, match=r"^AXON_HANG_SECONDS: Input"):
+    with pytest.raises(ConfigurationError, match=r"^AXON_HANG_SECONDS: invalid value '1': input"):
         settings.load()

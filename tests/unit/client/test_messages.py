@@ -124,7 +124,7 @@ def test_a_malformed_message_ends_only_its_own_request(kind, packed):
         [error] = run.inbox
         assert isinstance(error, RunEndedError)
         assert (error.error_type, error.details) == ("internal", {"by": "client"})
-        assert error.message.startswith(f"the daemon's answer cannot be read: {kind.decode()}: ")
+        assert error.message.startswith(f"malformed `{kind.decode()}` message from the daemon: ")
         assert [frames[0] for frames in core.outgoing] == [b"cancel"]
     assert core.receive([b"chunk", b"2", pack(VALID[b"chunk"])], 0.0) is other
     assert not other.ended
@@ -161,9 +161,9 @@ def test_arbitrary_values_of_known_keys_never_raise_from_the_core(kind, changes)
         (ClientCore, "_deliver", b"tool_call"),
         (ClientCore, "_end", b"complete"),
         (ClientCore, "_refused", b"refused"),
-        (ClientCore, "_learn", b"pong"),
+        (ClientCore, "_process_pong", b"pong"),
         (ClientCore, "_resumed", b"resumed"),
-        (ClientCore, "_check_count", b"alive"),
+        (ClientCore, "_compare_open_count", b"alive"),
         (ToolCalls, "take", b"tool_call"),
         (client_core, "_never_ran", b"error"),
     ],

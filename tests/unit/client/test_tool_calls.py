@@ -193,7 +193,7 @@ def test_a_cancelled_call_is_reported_once_and_its_answer_is_forgotten():
 
 
 def test_kept_answers_are_bounded_and_a_lost_answer_that_was_not_kept_fails_the_call():
-    kept = ToolCalls(most_bytes=100)
+    kept = ToolCalls(max_bytes=100)
     for number in range(1000):
         kept.take(ToolCall(number + 1, str(number), "tool", {}))
         kept.answered(str(number), bytes(60))

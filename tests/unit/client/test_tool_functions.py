@@ -198,10 +198,10 @@ def test_a_partial_function_keeps_its_signature_and_its_bound_arguments():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (5, "5 is not a tool: pass a function"),
-        ("add", "'add' is not a tool"),
+        (5, "invalid tool 5: expected a function"),
+        ("add", "invalid tool 'add'"),
         (lambda *args: 1, "give each parameter a name"),
-        (Strange, "is not a tool"),
+        (Strange, "invalid tool <class"),
     ],
 )
 def test_an_object_that_cannot_be_a_tool_is_rejected_at_once(wrong, message):
@@ -213,7 +213,7 @@ def test_a_type_without_a_schema_is_rejected_at_once():
     def tool(x: Strange):
         return x
 
-    with pytest.raises(TypeError, match="tool 'tool' has a signature without a schema"):
+    with pytest.raises(TypeError, match="the signature of tool 'tool' has no JSON Schema"):
         Tool(tool)
 
     def postponed(x: Missing):  # noqa: F821
@@ -230,9 +230,9 @@ def test_an_invalid_tool_name_or_number_is_rejected_at_once():
         Tool(forecast, timeout_ms=0)
     with pytest.raises(RequestError, match=r"tool 'x': /parametres: is unknown"):
         tools.toolbox([{"name": "x", "parametres": {}}])
-    with pytest.raises(TypeError, match="must be a list"):
+    with pytest.raises(TypeError, match="expected a list"):
         tools.toolbox(forecast)
-    with pytest.raises(TypeError, match="must be a list"):
+    with pytest.raises(TypeError, match="expected a list"):
         tools.toolbox({"name": "x"})
 
 
@@ -301,7 +301,7 @@ def test_an_exception_of_a_tool_is_its_answer(raised, error):
         (KeyError("x"), {"message": "KeyError: 'x'", "retry": False}),
         (pytest.skip.Exception("not now"), {"message": "Skipped: not now", "retry": False}),
         (SpeechlessError(), {"message": "SpeechlessError", "retry": False}),
-        (ValueError("odd"), {"message": "the arguments do not fit: /n: value error, odd", "retry": True}),
+        (ValueError("odd"), {"message": "invalid arguments: /n: value error, odd", "retry": True}),
     ],
 )
 def test_an_exception_of_an_application_validator_is_an_answer(raised, error):
@@ -436,10 +436,10 @@ def test_approvals_may_be_given_for_all_calls_by_call_or_by_a_function(approve, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "approve lacks 'x', a call of 'tool_x'"),
-        ({"approve": {"x": True, "z": True}}, "approve has 'z', which was not deferred; deferred were 'x'"),
-        ({"approve": True}, "calls lacks 'a'"),
-        ({"approve": True, "calls": {"a": 1, "x": 1}}, "calls has 'x'"),
+        ({}, "approve has no answer for call 'x' of tool 'tool_x'"),
+        ({"approve": {"x": True, "z": True}}, "approve has an answer for unknown call 'z'; deferred calls: 'x'"),
+        ({"approve": True}, "calls has no answer for call 'a'"),
+        ({"approve": True, "calls": {"a": 1, "x": 1}}, "calls has an answer for unknown call 'x'"),
     ],
 )
 def test_each_deferred_call_needs_an_answer_and_each_answer_a_call(arguments, message):

@@ -342,7 +342,7 @@ def test_the_library_is_configured_to_fetch_nothing(monkeypatch):
     monkeypatch.setattr(jsonschema_rs, "Draft202012Validator", lambda _schema, **options: given.append(options))
     schema.compile_schema({"type": "object"}, "/s")
     [options] = given
-    with pytest.raises(ValueError, match="nothing is fetched"):
+    with pytest.raises(ValueError, match="remote references are not fetched"):
         options["retriever"]("http://127.0.0.1:9/x")
 
 
@@ -489,7 +489,7 @@ MESSAGES = [
     ({"pattern": "b"}, "a", [("", '"a" does not match "b"')]),
     ({"minItems": 1}, [], [("", "[] has less than 1 item")]),
     ({"maxItems": 1}, [1, 2], [("", "[1,2] has more than 1 item")]),
-    ({"prefixItems": [{}], "items": False}, [1, 2], [("/1", "2 is not allowed here: no value is")]),
+    ({"prefixItems": [{}], "items": False}, [1, 2], [("/1", "2 is not allowed: the schema accepts no value here")]),
     ({"uniqueItems": True}, [1, 1], [("", "[1,1] has non-unique elements")]),
     ({"contains": {"const": 1}}, [2], [("", "[2] has no item that fits the schema in contains")]),
     (
@@ -503,7 +503,7 @@ MESSAGES = [
     (
         {"dependentRequired": {"a": ["b"]}},
         {"a": 1},
-        [("", '"b" is a required property if others are there (dependentRequired)')],
+        [("", '"b" is a required property if other properties are present (dependentRequired)')],
     ),
     ({"dependentSchemas": {"a": {"required": ["b"]}}}, {"a": 1}, [("", '"b" is a required property')]),
     ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, [("", '"ab" is longer than 1 character')]),
@@ -526,7 +526,9 @@ def test_error_messages_are_readable(given, value, found):
 
 
 def test_a_false_schema_is_reported_at_the_position_of_the_value():
-    assert faults({"properties": {"a": False}}, {"a": 1}) == [("/a", "1 is not allowed here: no value is")]
+    assert faults({"properties": {"a": False}}, {"a": 1}) == [
+        ("/a", "1 is not allowed: the schema accepts no value here")
+    ]
     assert faults({"patternProperties": {"^a": False}}, {"ab": 1})[0][0] == "/ab"
 
 
@@ -535,7 +537,7 @@ def test_an_error_in_a_value_too_large_to_search_is_reported_at_the_root():
     names = {f"a{n}": 1 for n in range(900_000)}
     [(place, reason)] = quickly(faults, {"additionalProperties": {"type": "integer"}}, {**names, "b": "x"})
     assert place == ""
-    assert reason == "does not fit the schema; it is too large or too deep to say where"
+    assert reason == "does not fit the schema; the value is too large or too deep to find the place of the error"
 
 
 # --- names -----------------------------------------------------------------------------------------
@@ -666,7 +668,7 @@ def test_every_keyword_is_accepted():
 
 
 MANY = {f"a{n}": 0 for n in range(6_000)}
-TOO_MUCH = [("", "is too much to check against this schema: send less, or make the schema simpler")]
+TOO_MUCH = [("", "is too large to validate against this schema: send a smaller value, or simplify the schema")]
 
 
 def one_name_each(count: int) -> list:

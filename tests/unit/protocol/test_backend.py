@@ -95,8 +95,8 @@ HELD = {"client": b"c", "id": b"1", "kind": "run", "digest": b"", "deadline": 1,
         (Ready, {**READY, "slots": True}, "/slots must be an integer, not bool"),
         (Ready, {key: value for key, value in READY.items() if key != "name"}, "/name is missing"),
         (Ready, {**READY, "holds": {}}, "/holds must be a list, not dict"),
-        (Ready, {**READY, "v": 2}, "/v is 2: this version speaks 1"),
-        (Ready, {"v": 2}, "/v is 2: this version speaks 1"),
+        (Ready, {**READY, "v": 2}, "/v is 2, but this broker supports 1"),
+        (Ready, {"v": 2}, "/v is 2, but this broker supports 1"),
         (Holds, {"holds": [HELD, {**HELD, "id": "1"}]}, "/holds/1/id must be binary, not str"),
         (Holds, {"holds": [{**HELD, "keep": 1}]}, "/holds/0/keep must be true or false, not int"),
         (Slots, [], "must be a map"),
@@ -154,7 +154,7 @@ def test_a_worker_rejects_messages_with_a_wrong_number_of_frames(frames: list[by
     assert decode_at_worker(frames) == message
     if frames[0] != kinds.CONTROL:
         for wrong in (frames[:-1], [*frames, b""]):
-            with pytest.raises(MalformedMessageError, match=f"it has {len(wrong)} frames instead of {len(frames)}"):
+            with pytest.raises(MalformedMessageError, match=f"expected {len(frames)} frames, got {len(wrong)}"):
                 decode_at_worker(wrong)
 
 

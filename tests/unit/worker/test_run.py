@@ -101,7 +101,7 @@ def test_a_chunk_is_converted_to_plain_values_and_never_ends_the_run(value, show
 
     played(play)
     assert [data for _, data in link.sent[:2]] == [shown, {"deep": [shown]}]
-    assert "holds itself" in repr(link.sent[2])
+    assert "contains itself" in repr(link.sent[2])
 
 
 def test_a_worker_on_time_sends_each_delta(link):

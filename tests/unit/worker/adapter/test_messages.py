@@ -419,7 +419,7 @@ def test_any_message_content_can_be_packed_and_read_again(value, plain, place):
 def test_recursive_and_deeply_nested_values_are_truncated(value, place):
     make, _ = PLACES[place]
     body = packed([make(value)])
-    assert b"that holds itself, or is nested more than 256 deep" in body
+    assert b"that contains itself, or is nested more than 256 deep" in body
     assert packed(messages.load(unpacked(body))) == body
 
 
