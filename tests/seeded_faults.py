@@ -24,7 +24,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 RELAY: Final = "axon_zmq/broker/core/relay.py"
-WORKER: Final = "axon_zmq/worker/core.py"
+WORKER: Final = "axon_zmq/worker/core/worker.py"
 COPIED: Final = ("tests/__init__.py", "tests/test_world.py")
 STAGES: Final[Sequence[str]] = ("not TestWorld", "TestWorld")
 """pytest's `-k` of the named histories, and of the state machine."""
@@ -117,9 +117,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "slots-after-terminal",
         "the broker is told of a stuck run's slot before the terminal message frees the run's slot",
         WORKER,
-        "        self._tell_slots()  # first: the terminal message frees the run's slot in the broker's books\n"
-        '        self._failed(run, AxonError.of("cancelled", ""))\n',
-        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._tell_slots()\n',
+        '        self._report_slots()\n        self._failed(run, AxonError.of("cancelled", ""))\n',
+        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._report_slots()\n',
     ),
     Fault(
         "stuck-slots-not-registered",
@@ -139,15 +138,15 @@ FAULTS: Final[Sequence[Fault]] = (
         "stuck-worker-stays",
         "a worker whose code stays stuck leaves",
         WORKER,
-        "        if run.is_stuck:\n            self._note(logging.ERROR,",
-        "        if not run.ended:\n            self._note(logging.ERROR,",
+        "        if run.is_stuck:\n            text = ",
+        "        if not run.ended:\n            text = ",
     ),
     Fault(
         "reason-forgotten",
         "a run that was asked to end reports that reason, whatever its code makes of it",
         WORKER,
-        "        if run.reason is not None:  # whatever",
-        "        if run.reason is None:  # whatever",
+        "        if run.reason is not None:\n            # A cancelled run",
+        "        if run.reason is None:\n            # A cancelled run",
     ),
     Fault(
         "ended-twice",
@@ -188,8 +187,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "asked-early-forgotten",
         "and it is answered",
         WORKER,
-        "        asked, self._asked_early = self._asked_early, []\n",
-        "        asked, self._asked_early = [], []\n",
+        "        resumes, self._early_resumes = self._early_resumes, []\n",
+        "        resumes, self._early_resumes = [], []\n",
     ),
     Fault(
         "unknown-run-unanswered",

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from axon_zmq.errors import ERROR_TYPES, FAMILIES
 from axon_zmq.protocol import backend
-from axon_zmq.worker.core import ERRORS
+from axon_zmq.worker.core.worker import ERRORS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

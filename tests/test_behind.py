@@ -12,7 +12,7 @@ import pytest
 
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
-from axon_zmq.worker.core import ActiveRun
+from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.run import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Run

@@ -20,7 +20,7 @@ from axon_zmq.broker.core.states import (
     WorkerState,
     step,
 )
-from axon_zmq.worker import core
+from axon_zmq.worker.core import worker as core
 from tests import pictures, snippets
 
 

@@ -48,7 +48,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
     from axon_zmq.protocol.plain import packer
     from axon_zmq.worker import run_logs
-    from axon_zmq.worker.core import WorkerCore
+    from axon_zmq.worker.core.worker import WorkerCore
     from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link

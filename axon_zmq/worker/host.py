@@ -31,39 +31,41 @@ from axon_zmq.protocol.requests import DescribeRequest, checked
 from axon_zmq.worker import run_logs
 from axon_zmq.worker.adapter import errors, tracing
 from axon_zmq.worker.adapter.client_tools import RemoteCall, read_answer
-from axon_zmq.worker.core import (
-    ActiveRun,
+from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
     Catalog,
-    CodeReturned,
-    Completed,
-    Connected,
     ContinueTools,
     Control,
     Deliver,
-    Disconnected,
     Effect,
-    Event,
     Exit,
-    Failed,
     Finish,
-    GraceOver,
     Grant,
-    HandoverRead,
-    HandoverWritten,
-    Leave,
     Note,
     PauseTools,
     ReadHandover,
-    Received,
     Send,
-    Sent,
     Start,
-    Tick,
-    WorkerCore,
     WriteHandover,
 )
+from axon_zmq.worker.core.events import (
+    CodeReturned,
+    Completed,
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    GraceOver,
+    HandoverRead,
+    HandoverWritten,
+    Leave,
+    Received,
+    Sent,
+    Tick,
+)
+from axon_zmq.worker.core.worker import WorkerCore
 from axon_zmq.worker.delivery import handover
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer

@@ -18,7 +18,7 @@ from axon_zmq.protocol.plain import PlainMap, plain
 from axon_zmq.protocol.requests import Steer, checked
 from axon_zmq.worker.adapter.client_tools import RemoteCalls
 from axon_zmq.worker.adapter.steering import Steering
-from axon_zmq.worker.core import ActiveRun
+from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.credit import NEEDS_CREDIT, Credit
 from axon_zmq.worker.link import Link
 
