@@ -168,7 +168,7 @@ def test_an_approval_where_a_result_is_wanted_says_so(dealer):
     call_id = deferred["calls"][0]["call_id"]
     go_on(dealer, b"run", b"2", more, approvals={call_id: True})
     error = until(dealer, b"error")
-    assert (error["error_type"], "put it into calls" in error["message"]) == ("invalid_request", True)
+    assert (error["error_type"], "move the entry to calls" in error["message"]) == ("invalid_request", True)
     go_on(dealer, b"run", b"3", more, calls={call_id: "from elsewhere"})
     assert until(dealer, b"complete")["result"] == "from elsewhere"
 
@@ -182,7 +182,7 @@ def test_an_approval_where_a_result_is_wanted_says_so(dealer):
         ({"ID": {"kind": "tool-approved", "override_args": 5}}, "ID/override_args", "valid dictionary"),
         ({"ID": {"kind": "tool-denied", "message": 5}}, "ID/message", "valid string"),
         ({"ID": {"kind": "tool-approved", "override_args": {"place": 7}}}, "ID/override_args/place", "not of type"),
-        ({"un/known": True}, "un~1known", "is no call of the last response"),
+        ({"un/known": True}, "un~1known", "the last response in message_history has no tool call"),
     ],
 )
 def test_a_wrong_decision_is_named_without_pydantics_words(dealer, approvals, pointer, reason):

@@ -11,6 +11,7 @@ from tests.conftest import ROOT, Dealer, running, wait_until
 ODD_TOOLS = '''
 import asyncio
 from collections.abc import Mapping
+from pydantic_ai import ModelRetry
 from pydantic_ai.toolsets import FunctionToolset
 
 class Odd(Mapping):
@@ -29,6 +30,14 @@ def odd() -> Odd:
 async def slow() -> str:
     await asyncio.sleep(1.0)
     return "done"
+
+@tools.tool_plain
+def refuse() -> str:
+    raise ModelRetry("not today")
+
+@tools.tool_plain
+def crash() -> str:
+    raise ZeroDivisionError
 '''
 
 
@@ -43,12 +52,24 @@ def test_a_result_that_cannot_be_read_ends_its_own_run_only(tmp_path: Path):
         assert len(dealer.ask(b"ping", b"p")[1]["modes"]) == 3
 
 
+def test_only_unexpected_exceptions_of_a_tool_are_logged_with_a_traceback(tmp_path: Path):
+    (tmp_path / "odd_tools.py").write_text(ODD_TOOLS)
+    environment = {"PYTHONPATH": str(tmp_path), "AXON_TOOLSETS": "odd=odd_tools:tools"}
+    with running("run", **environment) as daemon, Dealer(daemon.endpoint) as dealer:
+        for tool in ("refuse", "crash"):
+            kind, body = dealer.ask(b"call_tool", tool.encode(), None, {"tool": tool, "args": {}})
+            assert (kind, body["error_type"]) == (b"error", "tool_failed"), body
+        log = daemon.log("run-1")
+        assert "ZeroDivisionError in\n" in log
+        assert "ModelRetry" not in log
+
+
 def test_a_fault_of_ours_ends_the_process_at_once(tmp_path: Path):
     """supervisord starts another; a process that lives on without its core would keep its slots out of service."""
     code = (
-        "import sys; from axon_zmq.worker import __main__, core\n"
+        "import sys; from axon_zmq.worker import __main__; from axon_zmq.worker.core.worker import WorkerCore\n"
         "def broken(self, message, now): raise KeyError('a fault of ours')\n"
-        "core.WorkerCore._start = broken\n"
+        "WorkerCore._start = broken\n"
         "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
     with running() as daemon, Dealer(daemon.endpoint) as dealer:

@@ -107,11 +107,11 @@ def test_the_time_of_a_tool_can_be_stopped_when_it_is_just_over(kind):
         [tool] = remote_tools([ClientTool(name="ask", parameters={"type": "object"}, timeout_ms=1)])
         call = RemoteCall(tool=tool, wanted_id="a", args={}, answer=asyncio.get_running_loop().create_future())
         calls.open(call)
-        calls.pause()
+        calls.pause_timers()
         call.left = 0.0
-        calls.go_on()
-        calls.pause()
-        calls.go_on()
+        calls.continue_timers()
+        calls.pause_timers()
+        calls.continue_timers()
         assert await call.answer is None
 
     loop = new_loop(kind)

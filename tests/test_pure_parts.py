@@ -139,7 +139,7 @@ def test_messages_are_numbered_and_replayed_from_where_it_is_asked():
 
 
 def test_what_is_over_the_bound_is_gone_and_a_replay_says_so():
-    outbox = ReplayBuffer(pack, WHO, most_bytes=200)
+    outbox = ReplayBuffer(pack, WHO, max_bytes=200)
     for _ in range(10):
         outbox.put(b"chunk", {"data": "x" * 50})
     replay = outbox.replay(1)
@@ -156,7 +156,7 @@ def test_a_message_that_cannot_be_packed_uses_no_number():
 
 
 def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
-    shelf = ReplayStore(most_bytes=1000)
+    shelf = ReplayStore(max_bytes=1000)
     for number in range(5):
         outbox = ReplayBuffer(pack, WHO)
         outbox.put(b"chunk", {"data": "x" * 300})
@@ -170,7 +170,7 @@ def test_ended_outboxes_are_kept_for_the_window_and_within_the_bytes():
 
 
 def test_open_runs_lose_their_oldest_messages_where_all_take_too_much():
-    shelf = ReplayStore(most_bytes=10_000)
+    shelf = ReplayStore(max_bytes=10_000)
     for number in range(4):
         outbox = ReplayBuffer(pack, WHO)
         for _ in range(10):
