@@ -72,7 +72,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     slots = configured.slots(mode)
     registry = make_registry()
     modes = _modes(mode, slots, registry, make_registry)
-    # Random for each process: otherwise late messages of a dead process would be taken for those of the next one.
+    # Random for each process: otherwise late messages of a dead process would be taken for messages of the next one.
     routing_id = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
@@ -103,7 +103,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[bytes, Mode]:
     """Return the executor of each kind that workers of this mode serve.
 
-    Each mode's modules take a tenth of a second to import, so only those that are needed are imported.
+    Importing the modules of a mode takes a tenth of a second, so only the modules of this mode are imported.
     """
     if mode == "run_sync":
         from axon_zmq.worker.modes.run_sync import RunSyncMode
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         os._exit(1)
     backoff.ended_in_order(run_dir, options.name)
     logging.shutdown()
-    # An ordinary exit joins all threads, and `asyncio.run` those of its executor: a thread that a tool blocks would
+    # An ordinary exit joins all threads, and so does `asyncio.run` with its executor: a thread that a tool blocks would
     # keep the process alive for ever.
     os._exit(0)
 

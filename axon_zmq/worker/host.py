@@ -77,8 +77,8 @@ log = logging.getLogger(__name__)
 
 END_TURNS: Final = 64
 """Turns of the event loop that a run's code gets to end, after `END_GRACE_S`. Ending a run takes about 13 turns; if
-hundreds of runs are cancelled at once, each turn takes long. (Runs of `run_sync` end in threads of their own, so turns
-of this loop are only a rough measure for them.)"""
+hundreds of runs are cancelled at once, each turn takes long. (Runs of `run_sync` end in other threads, so turns of
+this loop are only a rough measure for them.)"""
 LAST_SEND_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for the broker to receive its last messages."""
 LARGE_TOOL_RESULT_BYTES: Final = 32 * limits.KIB
@@ -97,7 +97,7 @@ class MakeLink(Protocol):
         connected: Callable[[], None],
         disconnected: Callable[[], None],
     ) -> Link:
-        """Make the link; the arguments are those of `Link`."""
+        """Make the link, with the keyword arguments of `Link`."""
         ...
 
 
@@ -294,7 +294,7 @@ class Host:
     def _failed(self, run: Run, error: BaseException) -> None:
         made = error if isinstance(error, AxonError) else errors.internal(error)
         is_traced = made.error_type in TRACED_ERRORS and not errors.is_reported_by_tool(made)
-        # A run that was asked to end may fail in any way; that is no reason to alarm the operator.
+        # A run that was asked to end may fail in any way, which is not a problem for the operator.
         if is_traced and run.active.reason is None and not run.ended:
             _log_trace(run, made)
         self._put(Failed(run.active, made))

@@ -73,7 +73,7 @@ class Link:
         self._socket.send(frames)
 
     def send_soon(self, *frames: bytes) -> None:
-        """Send a message within a millisecond, together with others; it stays in order with those of `send`."""
+        """Send a message within a millisecond, together with others; it stays in order with messages of `send`."""
         self._socket.send_soon(frames)
 
     def control(self, message: Message) -> None:

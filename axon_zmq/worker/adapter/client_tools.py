@@ -82,7 +82,7 @@ class RemoteCall:
     """pydantic-ai's id of the call. It is also the id on the wire, unless the run has used it before."""
     args: Mapping[str, object]
     answer: asyncio.Future[ToolResult | None]
-    """The client's answer; None if there was none in time. A future of the agent's event loop."""
+    """The client's answer; None if it did not answer in time. A future of the agent's event loop."""
     call_id: str = ""
     """Id of the call on the wire."""
     seq: int = 0

@@ -50,7 +50,7 @@ def are_output_retries_exhausted(error: BaseException) -> bool:
     """Whether a run failed because no answer of the model matched the output schema.
 
     Relies on the text of `UnexpectedModelBehavior`. The class is the same as for every other unusable response of a
-    model, and there is no attribute that distinguishes them. If this changes, the run ends as `model_behavior` instead
+    model, without an attribute that distinguishes them. If this changes, the run ends as `model_behavior` instead
     of `invalid_output`.
     """
     return isinstance(error, ai.UnexpectedModelBehavior) and _OUTPUT_RETRIES_TEXT in str(error)
@@ -78,8 +78,8 @@ def is_external_tool_approved(error: BaseException) -> bool:
 def without_model_output(error: ai.UnexpectedModelBehavior) -> str:
     """Return the first line of the message, which repeats nothing of the model's answer.
 
-    Relies on the layout of the text: further lines, and `body`, contain the answer. There is no attribute for the
-    reason alone. If this changes, error messages and log lines may contain parts of an answer.
+    Relies on the layout of the text: further lines, and `body`, contain the answer. The exception has no
+    attribute for the reason alone. If this changes, error messages and log lines may contain parts of an answer.
     """
     return error.message.partition("\n")[0]
 
@@ -88,8 +88,8 @@ def download_failure(error: Exception) -> str | None:
     """Return the reason why a URL of the prompt could not be fetched, without the URL; None for any other error.
 
     Relies on the traceback passing through `pydantic_ai.models.download_item`, and on the first sentence of the text
-    being the reason. The exceptions are `ValueError`, those of the HTTP client, and others that a tool or a model may
-    raise too. If this changes, the error is `internal` instead of `invalid_request`.
+    being the reason. The exceptions are `ValueError`, exceptions of the HTTP client, and others, which a tool or a
+    model may raise too. If this changes, the error is `internal` instead of `invalid_request`.
     """
     if not any(frame.f_code is download_item.__code__ for frame in _frames(error)):
         return None
@@ -152,8 +152,8 @@ def is_unreadable_response(error: Exception) -> bool:
     """Whether a provider's response could not be read, as opposed to an error that the provider reported.
 
     Relies on `ModelAPIError` itself, and none of its subclasses, being raised for a response that cannot be decoded,
-    and on `in_stream` being set only for errors that a provider reported in a stream. There is no class for this case.
-    If this changes, the error is `model_unavailable` instead of `model_behavior`.
+    and on `in_stream` being set only for errors that a provider reported in a stream. This case has no class in
+    pydantic-ai. If this changes, the error is `model_unavailable` instead of `model_behavior`.
     """
     return type(error) is ai.ModelAPIError and not error.in_stream
 
@@ -213,14 +213,14 @@ def is_output_wrapped(agent: Agent[object, object], output_type: Any) -> bool:
     """Whether pydantic-ai asks the model for `{"response": output}` in a run with this output type.
 
     Relies on `output_json_schema` describing the output without the wrapper: if the schema has no property of that
-    name, an answer with this only key must be wrapped. There is no public attribute for it. If this changes, `output`
-    chunks contain the wrapper.
+    name, an answer with this only key must be wrapped. pydantic-ai has no public attribute for it. If this changes,
+    `output` chunks contain the wrapper.
     """
     return f'"{WRAPPED_OUTPUT_KEY}"' not in json.dumps(agent.output_json_schema(output_type))
 
 
 def own_messages(captured: Sequence[ModelMessage], history: Sequence[ModelMessage] | None) -> Sequence[ModelMessage]:
-    """Return the messages of a failed run without those of its history.
+    """Return the messages of a failed run without the messages of its history.
 
     Relies on `capture_run_messages` beginning with the whole history. `new_messages` is a method of a result, which a
     failed run does not have. If this changes, the partial answer of an error repeats the history or lacks messages.
@@ -337,8 +337,8 @@ def resumes_suspended_response(messages: Sequence[ModelMessage]) -> bool:
 def resumes_response(event: PartStartEvent) -> bool:
     """Whether the first part of a model response belongs to the previous response, which was suspended.
 
-    Relies on pydantic-ai numbering the parts of both as one response. There is no event for a resumed response. If this
-    changes, the `step` of chunks is too high.
+    Relies on pydantic-ai numbering the parts of both as one response. pydantic-ai has no event for a resumed response.
+    If this changes, the `step` of chunks is too high.
     """
     return event.index > 0
 

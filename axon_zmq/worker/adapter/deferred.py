@@ -63,7 +63,7 @@ def results(
 
 
 def _decided(given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the decoded `approvals`, or nothing if there are none or they are not a map."""
+    """Return the decoded `approvals` in a map with this key; an empty map if they are missing or not a map."""
     approvals = given.get("approvals")
     if not isinstance(approvals, dict):
         return {}
@@ -90,7 +90,7 @@ def _check_tools(
 ) -> None:
     """Check that the run has the tool of each call.
 
-    Otherwise pydantic-ai would tell the model that there is no such tool, and the client's decision would be lost.
+    Otherwise pydantic-ai would answer the model that the tool does not exist, and the client's decision would be lost.
 
     Raises:
         RequestError: `invalid_request`, with a JSON pointer to the call.
@@ -134,7 +134,7 @@ def _called(place: str, name: str | None, tools: Mapping[str, RemoteTool]) -> Re
     """Return the client's tool of a call; None if the tool is a Python function of the agent.
 
     Raises:
-        RequestError: `invalid_request` if there is no such call.
+        RequestError: `invalid_request` if the response has no such call.
     """
     if name is None:
         raise invalid([(place, "the last response in message_history has no tool call with this id")])

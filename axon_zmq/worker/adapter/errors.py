@@ -183,7 +183,7 @@ def misfit(error: ValidationError, place: str) -> AxonError:
 
 
 def _other_code(error: Exception) -> AxonError | None:
-    """Return the error for an exception that has no class of its own in pydantic-ai; None if it is unexpected.
+    """Return the error for an exception of a general class that pydantic-ai is known to raise; None for any other.
 
     pydantic-ai raises exceptions such as `ValueError` and `KeyError` if it cannot fetch a URL in the prompt for a model
     that cannot do so itself, if a model does not support a kind of content, and if a provider's response does not have

@@ -22,7 +22,7 @@ MAX_STEER_BYTES: Final = 4 * limits.MIB
 
 
 class Steering:
-    """The queue of user messages for one run. Thread-safe, because a `run_sync` run executes in a thread of its own."""
+    """The queue of user messages for one run. Thread-safe, because `run_sync` executes each run in another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -450,8 +450,8 @@ class WorkerCore:
         self._call_at(now + END_GRACE_S, partial(self._on_end_grace, run))
 
     def _on_end_grace(self, run: ActiveRun, _now: float) -> None:
-        # Time alone is no measure on a busy loop: when hundreds of runs ended at once, most of them looked stuck after
-        # 50 ms although their code had not been called yet.
+        # A time limit alone is too strict on a busy loop: when hundreds of runs ended at once, most of them looked
+        # stuck after 50 ms although their code had not been called yet.
         if not run.ended:
             self._put(AwaitTurns(run, run.end_asked_at + LONGEST_END_GRACE_S))
 

@@ -41,7 +41,7 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | 
         ended: Ended runs, in the order of their end.
 
     Returns:
-        The name of the file; None if there are no runs, or if it cannot be written.
+        The name of the file; None if `ended` is empty, or if the file cannot be written.
     """
     folder = run_dir / HANDOVER
     name = f"{secrets.token_hex(8)}.msgpack"

@@ -16,7 +16,7 @@ REPLAY_BYTES_PER_WORKER: Final = 128 * limits.MIB
 
 
 class ReplayStore:
-    """All replay buffers of a worker: those of open runs, and those of ended runs within their resume window.
+    """All replay buffers of a worker: of open runs, and of ended runs within their resume window.
 
     Ended runs are in the order of their end, because `end` moves a run behind all others. The run that must be
     forgotten first is therefore found without sorting.

@@ -14,7 +14,7 @@ MODEL_CLOSE_TIMEOUT_S: Final = 5.0
 class OpenRequests(ModelRequestTasks):
     """The open model requests of one run.
 
-    Works around a race in pydantic-ai 2.62, which executes each streamed request in a task of its own. If the run is
+    Works around a race in pydantic-ai 2.62, which executes each streamed request in a separate task. If the run is
     cancelled at the moment when the response becomes ready, pydantic-ai loses its reference to that task. The
     provider's stream then stays open until the garbage collector destroys the task, which happens while another run
     executes. The cleanup leaves the task's cancel scope in the middle of that run, anyio finds a scope that is not its

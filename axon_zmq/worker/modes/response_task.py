@@ -1,4 +1,4 @@
-"""Reads a model's response in a task of its own.
+"""Reads a model's response in a separate task.
 
 When a task is resumed, Python passes through every frame of its await chain. Between `Agent.run` and a provider's
 socket there are dozens of frames; with hundreds of streams, none of them is in the processor's cache, and passing
@@ -35,9 +35,9 @@ async def read_in_task(
     before the response was read to its end, for any reason, the model's code is cancelled.
 
     Args:
-        request: The model's request.
-        transform: Makes the events for the reader from those of the response. It continues after an event only when the
-            reader has processed it.
+        request: The model's request. transform: Makes the events for the reader from the events of the response. It
+        continues after an event only when the
+            reader has processed that event.
     """
     reading = _Reading(request, transform)
     task = asyncio.create_task(reading.execute())
@@ -122,7 +122,7 @@ class _Reading:
                 await self._requested.wait()
 
     async def _events(self) -> AsyncGenerator[ModelResponseStreamEvent]:
-        """Yield the events to the reader; the response calls this in place of its own iterator."""
+        """Yield the events to the reader; the response uses this instead of the provider's iterator."""
         while True:
             self._requested.set()
             event = await self._queue.get()

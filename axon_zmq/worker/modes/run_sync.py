@@ -1,4 +1,4 @@
-"""Mode `run_sync`: a thread for each slot, with an event loop, agents and providers of its own.
+"""Mode `run_sync`: a thread for each slot, each with its own event loop, agents and providers.
 
 An agent or provider that several event loops share fails, because its HTTP client belongs to the loop that used it
 first.

@@ -40,7 +40,7 @@ class Models:
         self._providers: dict[str, Provider[Any]] = {}
         """Providers by their name in pydantic-ai."""
         self._shared: dict[ProviderKey, Provider[Any]] = {}
-        """All providers, including those of registered agents."""
+        """All providers, including the providers of registered agents."""
 
     def named(self, name: str) -> Model:
         """Return the model with this name: an offline model, or one of pydantic-ai's, such as `openai:gpt-5`.
