@@ -117,8 +117,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "slots-after-terminal",
         "the broker is told of a stuck run's slot before the terminal message frees the run's slot",
         WORKER,
-        '        self._report_slots()\n        self._failed(run, AxonError.of("cancelled", ""))\n',
-        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._report_slots()\n',
+        '        self._report_slots()\n        self._failed(run, AxonError.of("cancelled", ""))',
+        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._report_slots()',
     ),
     Fault(
         "stuck-slots-not-registered",

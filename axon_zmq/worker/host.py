@@ -318,7 +318,7 @@ class Host:
                 run.finish(kind, body)
             except AxonError as error:
                 failure = error
-            except Exception as error:  # from the value's own code, which packing calls, such as `__repr__`
+            except Exception as error:  # from a method of the value that packing calls, such as `__iter__` of a mapping
                 failure = errors.internal(error)
             else:
                 self._log_end(run, kind, body)

@@ -5,8 +5,8 @@ each broker, the run table, the end of each run, replays, and the handover of en
 successor. It reads no clock and uses no socket or event loop; `host` applies its effects. The rules for the end of a
 run:
 
-- A run **ends once**, with the result or the exception of its code. If it was asked to end, any exception of its code
-  is reported as the reason for which it was asked; a result that its code still returns counts.
+- A run **ends once**, with the result or the exception of its code. If it was asked to end, an exception of its code is
+  replaced by the error for that reason (`ERRORS`); a result that its code still returns counts.
 - When a run is asked to end, its code gets `END_GRACE_S` and some turns of the event loop to return a partial answer.
   After that, the core ends the run without a partial answer, and the run is **stuck**: its code still occupies the
   worker. The worker therefore reports one slot less to the broker before it sends the terminal message, because the
@@ -400,6 +400,7 @@ class WorkerCore:
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
         lease = message.lease
+        # Kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts the run.
         run_info = RunInfo(
             kind=printable(message.kind),
             digest=lease.digest or body_digest(message.body),
@@ -417,6 +418,7 @@ class WorkerCore:
         self._runs[run.key] = run
         self._open_runs += 1
         self._store.add(run.key, run.buffer)
+        # The worker ends the run at its deadline itself, so that deadlines hold while no broker is running.
         run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))
         self._put(Start(run, message))
 
@@ -464,7 +466,7 @@ class WorkerCore:
         # `slots` must arrive first: the broker frees the run's slot when it relays the terminal message, and would
         # dispatch another run to a worker that is still occupied.
         self._report_slots()
-        self._failed(run, AxonError.of("cancelled", ""))
+        self._failed(run, AxonError.of("cancelled", ""))  # `_failed` replaces it by the error for the reason
         self._call_at(now + STUCK_GRACE_S, partial(self._on_stuck_grace, run))
 
     def _on_stuck_grace(self, run: ActiveRun, now: float) -> None:
@@ -629,7 +631,7 @@ class WorkerCore:
             # answers it even if Python code blocks the loop.
             self._next_progress = now + PROGRESS_INTERVAL_S
             self._control(Progress(self.open_runs))
-            self._store.tidy(now)
+            self._store.tidy(now)  # once a second and not at each message, because it goes through all buffers
 
     def _call_at(self, due: float, fire: Callable[[float], None]) -> Callable[[], None]:
         """Call `fire` at the time `due`; returns a function that cancels the call."""

@@ -35,9 +35,9 @@ async def read_in_task(
     before the response was read to its end, for any reason, the model's code is cancelled.
 
     Args:
-        request: The model's request. transform: Makes the events for the reader from the events of the response. It
-        continues after an event only when the
-            reader has processed that event.
+        request: The model's request.
+        transform: Makes the events for the reader from the events of the response. It continues after an event only
+            when the reader has processed that event.
     """
     reading = _Reading(request, transform)
     task = asyncio.create_task(reading.execute())
