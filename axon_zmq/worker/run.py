@@ -213,10 +213,16 @@ class Run:
 
     def _put(self, kind: bytes, body: dict[str, Any]) -> None:
         active = self.active
+        # Only chunks are frequent enough to gain from a delay: all chunks of 1 ms are sent together, so that the broker
+        # wakes up once for them.
         send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
         send(active.client, kind, active.id, active.buffer.put(kind, body))
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
-        """Send one `chunk`; unlike an answer, `data` that msgpack cannot hold is converted and never ends the run."""
+        """Send one `chunk`.
+
+        Its data may contain values of tools or models that msgpack cannot hold. They are converted: unlike in an
+        answer, such a value must not end the run.
+        """
         shown = data if isinstance(data, str) else plain(data)
         self.send(kinds.CHUNK, PlainMap(type=type, data=shown, step=step, part=part))

@@ -79,7 +79,7 @@ def without_model_output(error: ai.UnexpectedModelBehavior) -> str:
     """Return the first line of the message, which repeats nothing of the model's answer.
 
     Relies on the layout of the text: further lines, and `body`, contain the answer. The exception has no
-    attribute for the reason alone. If this changes, error messages and log lines may contain parts of an answer.
+    attribute for the reason alone. If this changes, error messages may contain parts of an answer.
     """
     return error.message.partition("\n")[0]
 
@@ -253,7 +253,7 @@ def pending_message_count(context: RunContext[object]) -> int:
     """Return how many enqueued messages a run has not yet delivered to the model.
 
     Relies on the attribute `pending_messages`, a field that the documentation of `enqueue` does not name. If this
-    changes, `steer` fails as `internal`, or the number of waiting messages is not limited.
+    changes, a `steer` ends the worker with an internal error, or the number of waiting messages is not limited.
     """
     return len(context.pending_messages or ())
 

@@ -1,11 +1,11 @@
 """Handover files: the ended runs of a leaving worker, which its successor reads.
 
-A file because the runs may have 128 MiB of messages, which would block the broker, and because no successor may be
-running: a file waits for the next worker, even if the whole daemon is restarted.
+The runs are passed on in a file, of which the broker sees only the name: up to 128 MiB of messages do not go through
+the broker, and if no successor is running, the file waits for the next worker, even after a restart of the daemon.
 
-It contains one msgpack list for each run, so that neither side has all runs in memory twice. Only the daemon's user can
-read it, and the successor deletes it. Times in it are of the machine's monotonic clock, which all processes share; a
-run whose times do not fit, because the machine has booted since, is dropped as out of its resume window.
+A file contains one msgpack list for each run, so that neither side has all runs in memory twice. Only the daemon's user
+can read it, and the successor deletes it. Its times are of the machine's monotonic clock, which all processes share. If
+the machine has booted since, the times do not fit, and the runs are dropped as out of their resume window.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | 
                 messages = [list(message) for message in buffer.kept]
                 file.write(pack_value([client, id, list(buffer.info), buffer.ended_at, buffer.seq, messages]))
                 count += 1
-        # Renamed when complete: a file that is found by its final name, after a crash for instance, can be read.
+        # Renamed when complete: a crash never leaves an incomplete file under the final name.
         if count:
             new.rename(folder / name)
         else:
