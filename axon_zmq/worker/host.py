@@ -293,7 +293,7 @@ class Host:
 
     def _failed(self, run: Run, error: BaseException) -> None:
         made = error if isinstance(error, AxonError) else errors.internal(error)
-        is_traced = made.error_type in TRACED_ERRORS and not errors.is_reported_by_tool(made)
+        is_traced = made.error_type in TRACED_ERRORS and not isinstance(made, errors.ReportedByToolError)
         # A run that was asked to end may fail in any way, which is not a problem for the operator.
         if is_traced and run.active.reason is None and not run.ended:
             _log_trace(run, made)

@@ -10,7 +10,7 @@ from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.usage import RunUsage
 
-from axon_zmq.errors import AxonError
+from axon_zmq.errors import AxonError, ToolError
 from axon_zmq.protocol.requests import invalid, located
 from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter import messages as wire_messages
@@ -39,6 +39,13 @@ _MAX_MESSAGE_CHARS = 1000
 """Characters of an error message; a provider may answer with a whole web page."""
 _MAX_RETRY_AFTER_S = 86400.0
 """Upper bound in seconds for `retry_after_ms`: one day. A larger value of a provider is taken for an error."""
+
+
+class ReportedByToolError(ToolError):
+    """A failure that a Python tool reported itself, with `ModelRetry` or `ToolFailed`: an ordinary answer, not a bug.
+
+    It occurs only in a `call_tool`: in the run of an agent, these exceptions become messages to the model.
+    """
 
 
 def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage) -> AxonError:
@@ -88,15 +95,6 @@ def internal(error: BaseException) -> AxonError:
     made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the traceback")
     made.__cause__ = error
     return made
-
-
-def is_reported_by_tool(error: AxonError) -> bool:
-    """Whether a tool reported the failure itself, with `ModelRetry` or `ToolFailed`, so that it is not a bug.
-
-    This happens only in a `call_tool`: in the run of an agent, these exceptions become messages to the model. The
-    `ModelRetry` that pydantic-ai raises when an MCP server is lost does not count; its error names the `toolset`.
-    """
-    return "tool" in error.details and isinstance(error.__cause__, ai.ModelRetry | ai.ToolFailed)
 
 
 def _refined(code: str, error: Exception) -> str:

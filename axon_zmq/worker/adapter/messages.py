@@ -109,7 +109,7 @@ def refuse_local_downloads(value: object, place: str) -> None:
     Raises:
         RequestError: `invalid_request`, with a JSON pointer to the part.
     """
-    # A loop instead of recursion: the value comes from a client, and may be nested deeper than Python's recursion limit.
+    # A loop instead of recursion: the value comes from a client and may be nested deeper than Python's recursion limit.
     pending: list[tuple[Any, tuple[object, ...]]] = [(value, ())]
     while pending:
         held, steps = pending.pop()

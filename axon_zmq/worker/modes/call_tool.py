@@ -84,7 +84,7 @@ def _explained(tool: str, error: Exception) -> AxonError:
         case ModelRetry() if compat.is_tool_timeout(error):
             return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
         case ModelRetry() | ToolFailed():
-            return AxonError.of("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})
+            return errors.ReportedByToolError("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})
         case CallDeferred():
             return invalid([("/tool", f"{tool!r} is not executed here: it is an external tool, without Python code")])
         case _:
