@@ -368,7 +368,7 @@ def test_variables_are_filled_in_and_the_server_sees_no_others(monkeypatch):
     ("more", "says"),
     [
         ({"command": "echo", "args": ["${NO_SUCH}"]}, "toolsets.mcp.args: ${NO_SUCH} is not set"),
-        ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY names ${NO_SUCH}"),
+        ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY: ${NO_SUCH} is not set"),
         ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url names ${NO_SUCH}"),
         ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A names ${NO_SUCH}"),
         ({"command": "no-such-program"}, "toolsets.mcp.command: program 'no-such-program' not found"),
