@@ -369,8 +369,8 @@ def test_variables_are_filled_in_and_the_server_sees_no_others(monkeypatch):
     [
         ({"command": "echo", "args": ["${NO_SUCH}"]}, "toolsets.mcp.args: ${NO_SUCH} is not set"),
         ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY: ${NO_SUCH} is not set"),
-        ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url names ${NO_SUCH}"),
-        ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A names ${NO_SUCH}"),
+        ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url: ${NO_SUCH} is not set"),
+        ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A: ${NO_SUCH} is not set"),
         ({"command": "no-such-program"}, "toolsets.mcp.command: program 'no-such-program' not found"),
         ({"command": "echo", "cwd": "/no/such"}, "toolsets.mcp.cwd: '/no/such' is not a directory"),
     ],
