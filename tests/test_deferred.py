@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_without_the_tools_says_so(dealer, tool):
     results = {"calls": {call["call_id"]: 5}} if tool is DEFERRED else {"approvals": {call["call_id"]: True}}
     go_on(dealer, b"run", b"2", {**more, "tools": None}, **results)
     error = until(dealer, b"error")
-    assert (error["error_type"], "give it the same tools" in error["message"]) == ("invalid_request", True)
+    assert (error["error_type"], "send the same tools" in error["message"]) == ("invalid_request", True)
 
 
 def test_structured_output_and_deferred_calls_in_one_run(dealer):
