@@ -406,4 +406,4 @@ def _log_trace(run: Run, error: AxonError) -> None:
 
 
 def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:
-    return tracing.continued(header) if "traceparent" in header else nullcontext()
+    return tracing.continue_trace(header) if "traceparent" in header else nullcontext()

@@ -146,7 +146,7 @@ def _fits(place: str, faults: Sequence[tuple[str, str]]) -> None:
         raise invalid([(place + pointer, reason) for pointer, reason in faults])
 
 
-def asked(requests: DeferredToolRequests) -> dict[str, Any]:
+def requested(requests: DeferredToolRequests) -> dict[str, Any]:
     """Return the `deferred` of a `complete`: the calls that the client must decide."""
     return {
         "calls": [_call(call, requests) for call in requests.calls],

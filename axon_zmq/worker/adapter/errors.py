@@ -175,7 +175,7 @@ def _details(error: Exception) -> dict[str, Any]:
     return details
 
 
-def misfit(error: ValidationError, place: str) -> AxonError:
+def invalid_value(error: ValidationError, place: str) -> AxonError:
     """Return an `invalid_request` for a value at the JSON pointer `place` that its schema refuses."""
     return invalid([(place + fault["pointer"], fault["message"]) for fault in _faults(error)])
 

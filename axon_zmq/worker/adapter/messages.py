@@ -121,11 +121,11 @@ def refuse_local_downloads(value: object, place: str) -> None:
         else:
             items = enumerate(held)
         for step, item in items:
-            if type(item) in _HOLDERS:
+            if type(item) in _CONTAINERS:
                 pending.append((item, (*steps, step)))
 
 
-_HOLDERS: Final = frozenset((dict, list))
+_CONTAINERS: Final = frozenset((dict, list))
 _NO_LOCAL_DOWNLOAD: Final = "must be true or false: a client must not request a download from local addresses"
 
 

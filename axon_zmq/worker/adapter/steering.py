@@ -32,7 +32,7 @@ class Steering:
         """Messages that arrived before pydantic-ai had started the run."""
         self._bytes = 0
 
-    def attached_to(self, metadata: dict[str, object] | None) -> Callable[[RunContext[object]], dict[str, Any] | None]:
+    def attach_to(self, metadata: dict[str, object] | None) -> Callable[[RunContext[object]], dict[str, Any] | None]:
         """Return the run's metadata in the form of a function, through which this queue gets the run's context.
 
         `enqueue` is a method of the context. A capability would get the context too, but costs 300 µs for each run

@@ -10,7 +10,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 
 @contextmanager
-def continued(header: Mapping[str, object]) -> Generator[None]:
+def continue_trace(header: Mapping[str, object]) -> Generator[None]:
     """Attach the trace in a request's header; a malformed `traceparent` starts a new trace, as W3C requires."""
     carrier = {key: header[key] for key in ("traceparent", "tracestate") if key in header}
     token = context.attach(TraceContextTextMapPropagator().extract(carrier))

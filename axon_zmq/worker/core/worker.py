@@ -367,9 +367,9 @@ class WorkerCore:
             case Describe():
                 self._put(Catalog(message))
             case _:
-                self._controlled(message, now)
+                self._on_control_message(message, now)
 
-    def _controlled(self, message: FromBroker | None, now: float) -> None:
+    def _on_control_message(self, message: FromBroker | None, now: float) -> None:
         match message:
             case Take(file):
                 self._reading += 1

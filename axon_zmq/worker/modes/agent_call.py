@@ -67,7 +67,7 @@ class AgentCall:
         return compat.is_output_wrapped(self.agent, self.options["output_type"])
 
     @contextmanager
-    def explained(self) -> Generator[None]:
+    def converted_errors(self) -> Generator[None]:
         """Convert an exception of the agent to the error of the protocol, with the partial answer.
 
         Raises:
@@ -91,7 +91,7 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)
-    call.options["metadata"] = run.steering.attached_to(request.metadata)
+    call.options["metadata"] = run.steering.attach_to(request.metadata)
     if tools:
         call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
     return call
@@ -197,8 +197,9 @@ def completed(result: AgentRunResult[object]) -> dict[str, Any]:
     """Return the body of `complete`, without `seq`."""
     response = result.response
     output = result.output
+    is_deferred = isinstance(output, DeferredToolRequests)
     return {
-        **({"deferred": deferred.asked(output)} if isinstance(output, DeferredToolRequests) else {"result": output}),
+        **({"deferred": deferred.requested(output)} if is_deferred else {"result": output}),
         "usage": wire_messages.usage(result.usage),
         "messages": wire_messages.dump(result.new_messages()),
         "finish_reason": response.finish_reason,

@@ -47,7 +47,7 @@ class CallTool:
         except AxonError:
             raise
         except Exception as error:
-            raise _explained(request.tool, error) from error
+            raise _converted(request.tool, error) from error
 
     async def _call(self, request: CallRequest) -> Any:
         found = await self._registry.find_tool(request.tool, request.agent)
@@ -77,10 +77,10 @@ def completed(returned: object) -> dict[str, Any]:
     return body
 
 
-def _explained(tool: str, error: Exception) -> AxonError:
+def _converted(tool: str, error: Exception) -> AxonError:
     match error:
         case ValidationError():
-            return errors.misfit(error, "/args")
+            return errors.invalid_value(error, "/args")
         case ModelRetry() if compat.is_tool_timeout(error):
             return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
         case ModelRetry() | ToolFailed():

@@ -99,14 +99,14 @@ class RelayingModel(WrapperModel):
                     held is not None
                     and piece is not None
                     and len(pieces) < MAX_MERGED_DELTAS
-                    and _are_alike(held, event)
+                    and _can_merge(held, event)
                 ):
                     pieces.append(piece)
                     continue
             else:
                 piece = None
             if held is not None:
-                yield _joined(held, pieces)
+                yield _merge(held, pieces)
                 held = None
             if not isinstance(event, PartDeltaEvent):
                 yield event
@@ -115,7 +115,7 @@ class RelayingModel(WrapperModel):
             else:
                 held, pieces = event, [piece]
         if held is not None:
-            yield _joined(held, pieces)
+            yield _merge(held, pieces)
 
 
 def _piece(delta: ModelResponsePartDelta) -> str | None:
@@ -131,7 +131,7 @@ def _piece(delta: ModelResponsePartDelta) -> str | None:
             return None
 
 
-def _are_alike(one: PartDeltaEvent, other: PartDeltaEvent) -> bool:
+def _can_merge(one: PartDeltaEvent, other: PartDeltaEvent) -> bool:
     """Whether two deltas belong to the same part and come from the same provider."""
     return (
         one.index == other.index
@@ -140,7 +140,7 @@ def _are_alike(one: PartDeltaEvent, other: PartDeltaEvent) -> bool:
     )
 
 
-def _joined(first: PartDeltaEvent, pieces: list[str]) -> Relayed:
+def _merge(first: PartDeltaEvent, pieces: list[str]) -> Relayed:
     """Return the first of several deltas with the text of all of them."""
     text = "".join(pieces)
     changes = {"args_delta": text} if isinstance(first.delta, ToolCallPartDelta) else {"content_delta": text}

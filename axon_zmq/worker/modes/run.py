@@ -22,6 +22,6 @@ class RunMode:
             AxonError: The request is invalid, or the agent failed.
         """
         call = await agent_call.call_for_run_in_thread(run, self._registry)
-        with call.explained():
+        with call.converted_errors():
             result = await call.agent.run(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

@@ -72,7 +72,7 @@ class RunStreamMode:
 
         requests = OpenRequests()
         try:
-            with call.explained():
+            with call.converted_errors():
                 result = await call.agent.run(
                     call.prompt,
                     event_stream_handler=listen,

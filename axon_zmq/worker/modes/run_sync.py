@@ -50,6 +50,6 @@ class RunSyncMode:
 
     def _run(self, run: Run) -> dict[str, Any]:
         call = agent_call.call_for_run(run, self._slot.registry)
-        with call.explained():
+        with call.converted_errors():
             result = call.agent.run_sync(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

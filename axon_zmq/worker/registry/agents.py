@@ -80,7 +80,7 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Found:
+class ToolSource:
     """An agent or a toolset in which a tool is looked up."""
 
     registered: Registered | None
@@ -174,7 +174,7 @@ class Registry:
         except UserError as error:
             raise invalid([("/agent", error.message)]) from error
 
-    async def find_tool(self, tool: str, agent: str | None) -> Found:
+    async def find_tool(self, tool: str, agent: str | None) -> ToolSource:
         """Find the agent or toolset that has a tool.
 
         Without `agent`, toolsets in this process are searched first, then agents, then MCP servers: these come last
@@ -184,16 +184,16 @@ class Registry:
             RequestError: `unknown_agent`, `unknown_tool`, or `invalid_request` if several have a tool of this name.
         """
         if agent is not None:
-            found = _of_agent(self.named(agent))
+            found = _agent_tools(self.named(agent))
             listing = await found.tools()
             # A toolset that cannot list its tools without `deps` may have the tool.
             if tool in listing.tools or listing.faults:
                 return found
             raise toolsets.unknown_tool(tool, listing.tools)
-        agents = {f"agent {name!r}": _of_agent(registered) for name, registered in self._registered.items()}
+        agents = {f"agent {name!r}": _agent_tools(registered) for name, registered in self._registered.items()}
         local, servers = (
             {
-                f"toolset {name!r}": Found(None, toolset)
+                f"toolset {name!r}": ToolSource(None, toolset)
                 for name, toolset in self.toolsets.loaded.items()
                 if (name in self.toolsets.servers) is is_server
             }
@@ -241,11 +241,11 @@ def _load(target: str, private: bool) -> Agent[object, object]:
     return agent
 
 
-def _of_agent(registered: Registered) -> Found:
-    return Found(registered, CombinedToolset(registered.agent.toolsets))
+def _agent_tools(registered: Registered) -> ToolSource:
+    return ToolSource(registered, CombinedToolset(registered.agent.toolsets))
 
 
-async def _first_with_tool(tool: str, *groups: Mapping[str, Found]) -> Found:
+async def _first_with_tool(tool: str, *groups: Mapping[str, ToolSource]) -> ToolSource:
     """Return the candidate that has a tool; a group is asked only if no candidate of the groups before it has the tool.
 
     Raises:

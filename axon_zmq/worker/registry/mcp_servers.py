@@ -79,7 +79,7 @@ class ServerToolset(AbstractToolset[object]):
 
     def __init__(self, name: str, configured: McpServer, environment: Mapping[str, str] = os.environ) -> None:
         self._name = name
-        self._server, self._secrets = filled(name, configured, environment)
+        self._server, self._secrets = with_variables(name, configured, environment)
         if self._server.command is not None:
             _check_command(name, configured, self._server)
         self._connection: _Connection | None = None
@@ -91,7 +91,7 @@ class ServerToolset(AbstractToolset[object]):
         """When the server may be started again, in seconds of the monotonic clock."""
 
     def __repr__(self) -> str:
-        state = "closed" if self._connection is None or self._connection.over else "open"
+        state = "closed" if self._connection is None or self._connection.is_over else "open"
         return f"<ServerToolset {self._name} {state}>"
 
     @property
@@ -156,7 +156,7 @@ class ServerToolset(AbstractToolset[object]):
 
     async def _open(self) -> _Connection:
         connection = self._connection
-        if connection is None or connection.over:
+        if connection is None or connection.is_over:
             # Otherwise each run would wait for the start of a broken server, up to its `timeout`.
             if (delay := self._retry_at - time.monotonic()) > 0:
                 delay = min(delay, MAX_RESTART_DELAY_S)
@@ -173,7 +173,7 @@ class ServerToolset(AbstractToolset[object]):
             self._failures = 0
             return
         if self._connection is connection:
-            await self._give_up(connection, f"its MCP server {self._explained(error)}")
+            await self._give_up(connection, f"its MCP server {self._start_failure(error)}")
         raise self._tool_failed(self._failure) from error
 
     async def _give_up(self, connection: _Connection, failure: str) -> None:
@@ -195,7 +195,7 @@ class ServerToolset(AbstractToolset[object]):
     def _fault(error: Exception) -> str:
         return "went away" if _is_lost(error) else f"failed ({type(error).__name__})"
 
-    def _explained(self, error: BaseException) -> str:
+    def _start_failure(self, error: BaseException) -> str:
         """Return why a start failed; for HTTP errors without their text, which repeats the address."""
         if isinstance(error, TimeoutError):
             return f"did not start within {self._server.timeout:g} s"
@@ -236,7 +236,7 @@ class _Connection:
         self._limit = self.loop.create_task(self._limit_start(server.timeout), context=Context())
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the session can no longer be used."""
         return self._over.is_set() or (self.opened.done() and not self.toolset.client.is_connected())
 
@@ -321,12 +321,12 @@ class _Stdio(ClientTransport):
         make_session = (transport_options or TransportOptions()).session_class
         async with (
             stdio_client(self._parameters, sys.stderr) as (incoming, outgoing),
-            make_session(_Watched(incoming, self._ended), outgoing, **session_kwargs) as session,
+            make_session(_WatchedStream(incoming, self._ended), outgoing, **session_kwargs) as session,
         ):
             yield session
 
 
-class _Watched(ObjectReceiveStream[SessionMessage | Exception]):
+class _WatchedStream(ObjectReceiveStream[SessionMessage | Exception]):
     """A stream of incoming messages that calls `ended` when it ends.
 
     The MCP session itself does not report that its server has ended.
@@ -366,7 +366,7 @@ def _protocol_fault(error: Exception) -> MCPError | None:
     return fault if isinstance(fault, MCPError) else None
 
 
-def filled(name: str, server: McpServer, environment: Mapping[str, str]) -> tuple[McpServer, Sequence[str]]:
+def with_variables(name: str, server: McpServer, environment: Mapping[str, str]) -> tuple[McpServer, Sequence[str]]:
     """Replace the variables in a server's table.
 
     Args:

@@ -69,7 +69,7 @@ class Toolsets:
                 self.broken[name] = str(error) if isinstance(error, ConfigurationError) else _reason(error)
                 log.error("toolset %r cannot be loaded: %s", name, self.broken[name])
             else:
-                self.loaded[name] = Named(made, name)
+                self.loaded[name] = NamedToolset(made, name)
 
     def __repr__(self) -> str:
         return f"<Toolsets {', '.join(self.loaded) or 'none'}; broken: {', '.join(self.broken) or 'none'}>"
@@ -130,7 +130,7 @@ class Toolsets:
 
 
 @dataclass
-class Named(WrapperToolset[object]):
+class NamedToolset(WrapperToolset[object]):
     """A toolset with the name that the operator gave it; pydantic-ai's errors contain this name."""
 
     name: str
