@@ -75,6 +75,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # Random for each process: otherwise late messages of a dead process would be taken for messages of the next one.
     routing_id = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
+    # No run in a file of that age can be resumed any more, whichever worker reads it.
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
     core = WorkerCore(
         name=name,

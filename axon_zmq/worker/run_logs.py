@@ -104,6 +104,7 @@ class RunLogs(logging.Handler):
         listener = None if run is None else self._listeners.get(run)
         if run is None or listener is None or record.levelno < listener.level or not self._is_relayed(record):
             return
+        # Dropped, because waiting here would stop the code that logs, and in most modes the event loop of all runs.
         if run.congested() or not listener.admits(time.monotonic()):
             listener.dropped += 1
             return

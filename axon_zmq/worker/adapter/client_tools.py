@@ -125,6 +125,7 @@ class RemoteCalls:
 
     def open(self, call: RemoteCall) -> None:
         """Send a call to the client, and start its timer."""
+        # The agent's code may still make calls: it does not know yet that the run has ended, or is stuck.
         if self._ended:
             call.settle(_RUN_HAS_ENDED)
             return
@@ -221,6 +222,7 @@ class RemoteCalls:
         """
         if 0 < len(wanted) <= limits.MAX_CALL_ID and wanted not in self._open and wanted not in self._closed:
             return wanted
+        # 16 characters are left for the suffix, so that the id stays within the limit of the protocol.
         numbered = (f"{wanted[: limits.MAX_CALL_ID - 16]}~{number}" for number in count(2))
         return next(name for name in numbered if name not in self._open and name not in self._closed)
 

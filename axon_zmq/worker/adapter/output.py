@@ -64,6 +64,7 @@ def _output(schema: CompiledSchema) -> type[Any]:
     inner = core_schema.dict_schema(core_schema.str_schema()) if is_object else core_schema.any_schema()
 
     class Output(dict[str, Any]):
+        # As in pydantic-ai's `StructuredDict`: without it, pydantic-ai wraps the output in an object for the model.
         __is_model_like__ = is_object
 
         @classmethod

@@ -42,6 +42,8 @@ class Steering:
         return compat.metadata_that_shows_context(metadata, self._begin)
 
     def _begin(self, context: RunContext[object]) -> None:
+        # The lock also covers the calls of pydantic-ai's `enqueue`: a message that arrives in another thread at this
+        # moment must neither be left in `_early` nor overtake the messages there.
         with self._lock:
             early, self._early = self._early, []
             self._context = context

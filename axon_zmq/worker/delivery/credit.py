@@ -83,12 +83,13 @@ class Credit:
             IndexError: No message waits.
         """
         if len(self.waiting) == 1:
-            self._settle_text()
+            self._settle_text()  # only the newest message may still have text that is not joined
         kind, body = self.waiting.popleft()
         self.bytes -= self._weight(kind, body)
         return kind, body
 
     def _weight(self, kind: bytes, body: dict[str, Any]) -> int:
+        # Text counts in characters: to count bytes, each delta would have to be encoded a second time.
         return len(body["data"]) if _is_text(kind, body) else self._size(body)
 
     def _merged(self, body: dict[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from axon_zmq.worker.delivery.replay_store import REPLAY_BYTES_PER_WORKER
 log = logging.getLogger(__name__)
 
 _OVERHEAD: Final = 64 * limits.MIB
-"""Bytes that a file may have in addition to the messages in it."""
+"""Bytes that a file may have in addition to the messages in it: run infos, and the framing of messages."""
 
 
 def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | None:

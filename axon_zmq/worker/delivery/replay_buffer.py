@@ -82,7 +82,7 @@ class ReplayBuffer:
         """
         # `type(body)` keeps a `PlainMap`, by which the packing function knows that it need not be converted again.
         packed = self._pack(type(body)(seq=self.seq + 1, **body))
-        self.seq += 1
+        self.seq += 1  # only now: a number that is never sent would be a gap for the client
         self._kept.append(Message(kind, packed))
         self.bytes += len(packed)
         if self.bytes > self._max_bytes:

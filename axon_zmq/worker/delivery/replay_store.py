@@ -87,6 +87,7 @@ class ReplayStore:
         """
         # A file never replaces the buffer of a run that this worker has itself.
         new = {key: buffer for key, buffer in ended if key not in self._buffers}
+        # The sort is stable, and open runs come first: the ended ones are again in the order of their end.
         by_end = sorted({**self._buffers, **new}.items(), key=lambda item: item[1].ended_at or 0.0)
         self._buffers = OrderedDict(by_end)
         return list(new)
@@ -111,5 +112,5 @@ class ReplayStore:
             if total <= self._max_bytes:
                 break
             before = buffer.bytes
-            buffer.trim(before // 2)
+            buffer.trim(before // 2)  # half of it, so that not every call trims the same run
             total -= before - buffer.bytes

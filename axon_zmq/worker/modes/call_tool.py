@@ -35,7 +35,7 @@ class CallTool:
                 `tool_failed`, `cancelled`.
         """
         request = checked(CallRequest, unpack(run.body, "the body"))
-        if run.is_ending:
+        if run.is_ending:  # asked to end before `on_end` was set
             raise AxonError.of("cancelled", "cancelled before it was started")
         # A separate task, which `on_end` can cancel: `run.token` has no effect on a tool without an agent.
         call = asyncio.ensure_future(self._call(request))

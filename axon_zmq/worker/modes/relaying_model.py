@@ -92,6 +92,7 @@ class RelayingModel(WrapperModel):
         pieces: list[str] = []
         async for event in events:
             if isinstance(event, PartDeltaEvent):
+                # Awaited here, in front of the model: a slow client must slow the provider's stream down.
                 if (waiting := self._relay(event)) is not None:
                     await waiting
                 piece = _piece(event.delta)
@@ -105,6 +106,7 @@ class RelayingModel(WrapperModel):
                     continue
             else:
                 piece = None
+            # Before any other event, so that the order of the events stays the same.
             if held is not None:
                 yield _merge(held, pieces)
                 held = None

@@ -36,6 +36,8 @@ class RunSyncMode:
 
     def _open_slot(self) -> None:
         """Prepare a thread of the pool, when it starts."""
+        # One event loop for all runs of the thread, which pydantic-ai's `run_sync` uses: the HTTP clients of providers
+        # belong to it, and their connections stay open between runs.
         asyncio.set_event_loop(asyncio.new_event_loop())
         self._slot.registry = self._make_registry(next(self._numbers) > 0)
 

@@ -125,7 +125,7 @@ class Registry:
                 log.error("agent %r (%s) cannot be loaded: %s", name, target, self._broken[name])
                 continue
             if isinstance(agent.model, Model):
-                models.share_provider(agent.model)
+                models.share_provider(agent.model)  # one pool of connections for all agents with the same URL and key
             self._registered[name] = Registered(name, agent)
 
     def __repr__(self) -> str:
