@@ -18,7 +18,7 @@ from axon_zmq.process import lifeline
 from axon_zmq.protocol.backend import VERSION
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import pack, unpack
-from axon_zmq.worker.core import PROGRESS_INTERVAL_S
+from axon_zmq.worker.core.worker import PROGRESS_INTERVAL_S
 
 DELTA = "0123 "
 CHUNK = pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})

@@ -41,34 +41,35 @@ from axon_zmq.protocol.backend import RunStart
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.plain import packer
-from axon_zmq.worker.core import (
-    ActiveRun,
+from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
+    Control,
+    Deliver,
+    Exit,
+    Finish,
+    ReadHandover,
+    Send,
+    Start,
+    WriteHandover,
+)
+from axon_zmq.worker.core.effects import Effect as WorkerEffect
+from axon_zmq.worker.core.events import (
     CodeReturned,
     Completed,
     Connected,
-    Control,
-    Deliver,
     Disconnected,
-    Exit,
     Failed,
-    Finish,
     GraceOver,
     HandoverRead,
     HandoverWritten,
-    Phase,
-    ReadHandover,
     Received,
-    Send,
     Sent,
-    Start,
-    WorkerCore,
-    WriteHandover,
 )
-from axon_zmq.worker.core import Effect as WorkerEffect
-from axon_zmq.worker.core import Event as WorkerEvent
-from axon_zmq.worker.core import Tick as WorkerTick
+from axon_zmq.worker.core.events import Event as WorkerEvent
+from axon_zmq.worker.core.events import Tick as WorkerTick
+from axon_zmq.worker.core.worker import Phase, WorkerCore
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 Frames = tuple[bytes, ...]

@@ -1,4 +1,4 @@
-"""The workers: the only place that imports pydantic_ai and runs agents.
+"""The worker process, which executes runs with pydantic-ai.
 
 Internal: may change in any release.
 """

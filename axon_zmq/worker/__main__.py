@@ -1,4 +1,4 @@
-"""A worker process: `python -m axon_zmq.worker`, as supervisord starts it; `axon-zmq worker` is the same."""
+"""The worker process. supervisord starts it as `python -m axon_zmq.worker`; `axon-zmq worker` does the same."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("axon_zmq.worker")
 
 REGISTRY_CLOSE_TIMEOUT_S: Final = 2.0
-"""Seconds that the processes of toolsets have to end by themselves, when the worker does."""
+"""Seconds that the processes of toolsets have to end when the worker ends; after that they are killed with it."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m axon_zmq.worker", description="Run agents; see axon-zmq.")
-    parser.add_argument("--mode", required=True, choices=MODES)
+    description = "Execute runs of one mode for a broker."
+    parser = argparse.ArgumentParser(prog="python -m axon_zmq.worker", description=description)
+    parser.add_argument("--mode", required=True, choices=MODES, help="pydantic-ai's execution mode")
     parser.add_argument("--name", required=True, help="the program's name in supervisorctl status")
-    parser.add_argument("--run-dir", required=True, type=Path, help="the broker's")
+    parser.add_argument("--run-dir", required=True, type=Path, help="run directory of the broker")
     return parser.parse_args(argv)
 
 
 async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settings) -> None:
-    """Work until SIGTERM or SIGINT, and then until what is open has ended."""
-    # pydantic_ai takes most of a worker's start: what is wrong with the settings is said before.
+    """Execute runs until SIGTERM or SIGINT, then finish the open ones."""
+    # Imported here because pydantic_ai takes most of the time of a worker's start (0.5 s of CPU): errors in the
+    # settings are reported before that.
     from axon_zmq.protocol.plain import packer
     from axon_zmq.worker import run_logs
-    from axon_zmq.worker.core import WorkerCore
+    from axon_zmq.worker.core.worker import WorkerCore
     from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
@@ -70,8 +72,10 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     slots = configured.slots(mode)
     registry = make_registry()
     modes = _modes(mode, slots, registry, make_registry)
-    identity = f"{name}.{secrets.token_hex(8)}".encode()
+    # Random for each process: otherwise late messages of a dead process would be taken for messages of the next one.
+    routing_id = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
+    # No run in a file of that age can be resumed any more, whichever worker reads it.
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
     core = WorkerCore(
         name=name,
@@ -84,21 +88,24 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
         pack_body=packer(),
         now=time.monotonic(),
     )
-    connect = partial(Link, backend_endpoint(run_dir), identity)
+    connect = partial(Link, backend_endpoint(run_dir), routing_id)
     host = Host(core=core, modes=modes, registry=registry, run_dir=run_dir, connect=connect)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
     log.info("serves %s with %d slots on %s; %r", mode, slots, event_loop.kind_of(loop), registry)
-    warming = asyncio.create_task(_warm_up(host, registry, configured.model))
+    warm_up = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve()
-    warming.cancel()
+    warm_up.cancel()
     closing = [asyncio.create_task(each.aclose()) for each in registries]
     await asyncio.wait(closing, timeout=REGISTRY_CLOSE_TIMEOUT_S)
 
 
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[bytes, Mode]:
-    """What executes each kind that a mode's workers take: its own modules, each a tenth of a second to import."""
+    """Return the executor of each kind that workers of this mode serve.
+
+    Importing the modules of a mode takes a tenth of a second, so only the modules of this mode are imported.
+    """
     if mode == "run_sync":
         from axon_zmq.worker.modes.run_sync import RunSyncMode
 
@@ -114,11 +121,14 @@ def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[b
 
 
 async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
-    """Do once what the first run would wait for: imports and schemas, 0.1 s, and the provider of AXON_MODEL."""
+    """Execute one run with an offline model, so that the first real run does not wait for imports.
+
+    This takes 0.1 s. It also makes the provider of AXON_MODEL, and then tunes the garbage collector.
+    """
     from axon_zmq.protocol.requests import run_request
     from axon_zmq.worker.modes import agent_call
 
-    await host.registered.wait()
+    await host.registered.wait()  # warming up must not delay the registration
     try:
         call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
         agent_call.completed(await call.agent.run(call.prompt, **call.options))
@@ -127,12 +137,19 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     except AxonError as error:
         log.error("AXON_MODEL: %s", error)
     finally:
+        # Last, because it exempts everything that exists now from collection. With it, a delta costs 180 µs instead
+        # of 205 at 256 streams (docs/performance.md).
         tune_gc()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Work until a signal; 0 when stopped, 2 when it cannot be started as configured."""
-    gc.disable()  # until everything is imported: collecting meanwhile takes a fifth of the start
+    """Execute runs until a signal arrives.
+
+    Returns:
+        The exit code: 2 if the settings are invalid. In every other case the process exits here, with 0 after an
+        orderly stop and with 1 after an internal error.
+    """
+    gc.disable()  # until `tune_gc`: collections during the imports take a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
@@ -147,22 +164,29 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 2
     backoff.pause(run_dir, options.name)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop has it: a KeyboardInterrupt is an agent's own
+    # Until the event loop handles SIGINT, the signal ends the process. With Python's handler, Ctrl-C during the import
+    # of an operator's module would be taken for a KeyboardInterrupt of that module.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         _run(loop, serve(options.mode, options.name, run_dir, configured))
     except Exception:
-        # Ended at once, as below: a blocked thread must not keep a process that no longer works from being replaced.
+        # os._exit as below: a blocked thread must not delay the replacement of a process that no longer works.
         log.critical("the worker ends after an internal error", exc_info=True)
         logging.shutdown()
         os._exit(1)
     backoff.forget_starts(run_dir, options.name)
     logging.shutdown()
-    # A thread that a tool blocks would hold up an ordinary exit, and `asyncio.run`, for ever.
+    # An ordinary exit joins all threads, and so does `asyncio.run` with its executor: a thread that a tool blocks would
+    # keep the process alive for ever.
     os._exit(0)
 
 
 def _run(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, None]) -> None:
-    """Run a loop to the end of `serving`; a tool that raises what ends a program ends its own run, not the loop."""
+    """Run the event loop until `serving` has ended.
+
+    asyncio lets SystemExit and KeyboardInterrupt of any task stop the whole loop. If a tool raises one of them, only
+    the tool's run must end, so the loop is started again.
+    """
     asyncio.set_event_loop(loop)
     main_task = loop.create_task(serving)
     while not main_task.done():

@@ -1,8 +1,8 @@
-"""The asyncio shell of a worker: it executes runs and applies what the core decided.
+"""The asyncio shell of a worker: it executes runs and applies the effects of the worker core.
 
-Events come from the link, from runs' code and from the loop's clock; `WorkerCore.receive` decides, and each effect is
-applied here. A run's own messages do not pass through the core: `Run.send` numbers them in the run's replay buffer and
-gives them to the link.
+The link, the code of runs and timers cause events; `WorkerCore.receive` returns effects for each, and `Host` applies
+them. Messages of a run do not pass through the core: `Run.send` numbers them in the run's replay buffer and passes them
+to the link.
 """
 
 from __future__ import annotations
@@ -31,39 +31,41 @@ from axon_zmq.protocol.requests import DescribeRequest, checked
 from axon_zmq.worker import run_logs
 from axon_zmq.worker.adapter import errors, tracing
 from axon_zmq.worker.adapter.client_tools import RemoteCall, read_answer
-from axon_zmq.worker.core import (
-    ActiveRun,
+from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
     Catalog,
-    CodeReturned,
-    Completed,
-    Connected,
     ContinueTools,
     Control,
     Deliver,
-    Disconnected,
     Effect,
-    Event,
     Exit,
-    Failed,
     Finish,
-    GraceOver,
     Grant,
-    HandoverRead,
-    HandoverWritten,
-    Leave,
     Note,
     PauseTools,
     ReadHandover,
-    Received,
     Send,
-    Sent,
     Start,
-    Tick,
-    WorkerCore,
     WriteHandover,
 )
+from axon_zmq.worker.core.events import (
+    CodeReturned,
+    Completed,
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    GraceOver,
+    HandoverRead,
+    HandoverWritten,
+    Leave,
+    Received,
+    Sent,
+    Tick,
+)
+from axon_zmq.worker.core.worker import WorkerCore
 from axon_zmq.worker.delivery import handover
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
@@ -74,14 +76,15 @@ from axon_zmq.worker.run import Mode, Run
 log = logging.getLogger(__name__)
 
 END_TURNS: Final = 64
-"""Turns of the event loop that a run's code gets beyond the time to end: an end takes about 13, and if hundreds of runs
-are cancelled at once, each turn takes long. (Runs of `run_sync` end in threads, of which the turns say less.)"""
+"""Turns of the event loop that a run's code gets to end, after `END_GRACE_S`. Ending a run takes about 13 turns; if
+hundreds of runs are cancelled at once, each turn takes long. (Runs of `run_sync` end in other threads, so turns of
+this loop are only a rough measure for them.)"""
 LAST_SEND_TIMEOUT_S: Final = 1.0
-"""How long a worker that is done waits for the broker to take its last messages."""
-LARGE_ANSWER: Final = 32 * limits.KIB
-"""Bytes of a tool's answer above which it is read and checked in a thread, to hold up no other run."""
+"""Seconds that a leaving worker waits for the broker to receive its last messages."""
+LARGE_TOOL_RESULT_BYTES: Final = 32 * limits.KIB
+"""Size in bytes above which a `tool_result` is decoded and checked in a thread, so that it delays no other run."""
 TRACED_ERRORS: Final = frozenset(("internal", "tool_failed"))
-"""Error types whose traceback is logged."""
+"""Error types whose traceback is logged, unless the tool itself reported the failure."""
 
 
 class MakeLink(Protocol):
@@ -94,18 +97,18 @@ class MakeLink(Protocol):
         connected: Callable[[], None],
         disconnected: Callable[[], None],
     ) -> Link:
-        """Make it; the arguments are those of `Link`."""
+        """Make the link, with the keyword arguments of `Link`."""
         ...
 
 
 class Host:
-    """The runs of one worker process.
+    """Executes the runs of one worker process.
 
     Args:
-        core: The rules.
-        modes: What executes each kind of run.
-        registry: For `describe`.
-        run_dir: Where handover files are.
+        core: The worker core, which decides.
+        modes: The executor of each kind of run.
+        registry: Answers `describe`.
+        run_dir: The run directory, which contains the handover files.
         connect: Makes the link.
     """
 
@@ -119,18 +122,20 @@ class Host:
         self._pack = packer()
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        """The process's own: an effect may be applied in a run's context, which names the run in log lines."""
+        """The context of the process. A run's code may cause an effect; tasks and timers started in the run's own
+        context would write its request id into the log lines of other runs."""
         self._turns = Turns(END_TURNS)
         self._runs: dict[ActiveRun, Run] = {}
-        """What executes each run of the core's table."""
+        """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
-        """When it fires, in seconds of the monotonic clock."""
+        """When `_timer` fires, in seconds of the monotonic clock."""
         self._done: asyncio.Future[None] = self._loop.create_future()
+        """Done when the process must end; with an exception after an internal error."""
         self.registered = asyncio.Event()
-        """Set once a broker has been told of this worker."""
+        """Set when the first `ready` was sent."""
         self._link = connect(
             received=lambda frames: self._put(Received(frames)),
             connected=lambda: self._put(Connected()),
@@ -142,43 +147,48 @@ class Host:
         return f"<Host {self._core!r}>"
 
     async def serve(self) -> None:
-        """Work until told to leave, then until the core says that all is done."""
+        """Execute runs until the core returns `Exit`."""
         try:
             await self._done
             try:
                 await asyncio.wait_for(self._link.room(), LAST_SEND_TIMEOUT_S)
             except TimeoutError:
-                log.warning("the broker did not take the last messages")
+                log.warning("the broker did not receive the last messages within %g s", LAST_SEND_TIMEOUT_S)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             self._link.close()
 
     def leave(self) -> None:
-        """Take no more runs, and end the process when those that are open have ended."""
+        """Start to leave: no new runs are taken, and `serve` returns when the open ones have ended."""
         self._put(Leave())
 
     # --- the core --------------------------------------------------------------------------------------
 
     def _put(self, event: Event) -> None:
-        """Have the core take an event."""
+        """Pass an event to the core and apply its effects."""
         try:
             self._events.put(event)
-        except Exception as fault:  # a fault of ours: the process ends, and supervisord starts another
-            self._give_up(fault)
+        except Exception as error:
+            # A bug of ours. The core may have processed half of the event, so its state is no longer reliable: the
+            # process ends, and supervisord starts a new one.
+            self._give_up(error)
             raise
         self._arm_timer()
 
     def _arm_timer(self) -> None:
-        """Have the core take a `Tick` when it needs one; a timer that is early is harmless, and armed again."""
+        """Set the timer for the next `Tick` that the core needs.
+
+        A timer that fires too early is harmless: the core ignores the tick, and the timer is set again.
+        """
         due = self._core.next_timer()
         if self._timer is not None:
             if self._timer_due <= due:
                 return
             self._timer.cancel()
-        # Its time is kept here: for a time that has passed, uvloop returns a handle without `when`.
+        # Not read from the handle: if the time has already passed, uvloop returns a handle without `when`.
         self._timer_due = due
-        # At least one millisecond, which is uvloop's resolution: a tick that is early would only be repeated.
+        # At least 1 ms, the resolution of uvloop's clock: with less, a timer fires before `due` and must be set again.
         delay = max(0.001, due - time.monotonic())
         self._timer = self._loop.call_later(delay, self._tick, context=self._context)
 
@@ -206,11 +216,11 @@ class Host:
                 if not self._done.done():
                     self._done.set_result(None)
             case Catalog() | WriteHandover() | ReadHandover():
-                self._spawn(self._work_for(effect))
+                self._spawn(self._coroutine_for(effect))
             case AskToEnd() | Deliver() | Grant() | PauseTools() | ContinueTools():
                 self._apply_to_run(effect)
 
-    def _work_for(self, effect: Catalog | WriteHandover | ReadHandover) -> Coroutine[Any, Any, None]:
+    def _coroutine_for(self, effect: Catalog | WriteHandover | ReadHandover) -> Coroutine[Any, Any, None]:
         match effect:
             case Catalog(message):
                 return self._describe(message)
@@ -230,25 +240,25 @@ class Host:
                 if run.credit.is_given:
                     run.grant(upto)
             case PauseTools():
-                run.remote.pause()
+                run.remote.pause_timers()
             case ContinueTools():
-                run.remote.go_on()
+                run.remote.continue_timers()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, context=self._context.copy())
-        self._tasks.add(task)
+        self._tasks.add(task)  # asyncio keeps only weak references to tasks
         task.add_done_callback(self._on_task_done)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """A fault of ours in a task ends the process, as one in the core does: an event may be missing now."""
+        """End the process if the task raised an exception, which is a bug of ours: its event is missing in the core."""
         self._tasks.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            self._give_up(fault)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(error)
 
-    def _give_up(self, fault: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         if not self._done.done():
             failure = RuntimeError("internal error of the worker")
-            failure.__cause__ = fault
+            failure.__cause__ = error
             self._done.set_exception(failure)
 
     # --- runs ------------------------------------------------------------------------------------------
@@ -273,7 +283,8 @@ class Host:
             with _traced(run.header):
                 body = await self._modes[run.kind].execute(run)
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
-            # Whatever it is, it is the agent's: the process is ended by a signal, never by cancelling this task.
+            # Every exception comes from the agent's code, CancelledError and SystemExit too: the process itself is
+            # stopped by a signal, never by cancelling this task.
             self._failed(run, error)
         else:
             self._put(Completed(run.active, body))
@@ -282,36 +293,39 @@ class Host:
 
     def _failed(self, run: Run, error: BaseException) -> None:
         made = error if isinstance(error, AxonError) else errors.internal(error)
-        if run.active.reason is None and not run.ended and made.error_type in TRACED_ERRORS:
+        is_traced = made.error_type in TRACED_ERRORS and not isinstance(made, errors.ReportedByToolError)
+        # A run that was asked to end may fail in any way, which is not a problem for the operator.
+        if is_traced and run.active.reason is None and not run.ended:
             _log_trace(run, made)
         self._put(Failed(run.active, made))
 
     def _release(self, run: Run) -> None:
-        """A run's code has returned."""
-        run_logs.handler.forget(run)  # again: its code may have asked for logs after it was answered for
+        """Forget a run whose code has returned."""
+        # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
+        run_logs.handler.forget(run)
         del self._runs[run.active]
         self._put(CodeReturned(run.active))
 
     def _finish(self, effect: Finish) -> None:
-        """Send a run's terminal message: the first body that can be packed."""
+        """Send a run's terminal message, with the first body that can be packed."""
         active, kind, bodies = effect
         run = self._runs[active]
         run_logs.handler.forget(run)
         run.remote.drop_all()
-        fault: AxonError | None = None
+        failure: AxonError | None = None
         for body in bodies:
             try:
                 run.finish(kind, body)
             except AxonError as error:
-                fault = error
-            except Exception as error:  # the value's own code raised while it was packed
-                fault = errors.internal(error)
+                failure = error
+            except Exception as error:  # from a method of the value that packing calls, such as `__iter__` of a mapping
+                failure = errors.internal(error)
             else:
                 self._log_end(run, kind, body)
                 self._put(Sent(active))
                 return
-        if fault is not None:
-            self._failed(run, fault)
+        if failure is not None:
+            self._failed(run, failure)
 
     def _log_end(self, run: Run, kind: bytes, body: Mapping[str, Any]) -> None:
         how = body["error_type"] if kind == kinds.ERROR else printable(kind)
@@ -319,7 +333,7 @@ class Host:
         count = run.active.buffer.seq
         log.info("%s %s after %.0f ms, %d messages", printable(run.kind), how, took_ms, count, extra={"run": run.name})
 
-    # --- what its client sends to a run ----------------------------------------------------------------
+    # --- messages from a run's client ------------------------------------------------------------------
 
     def _deliver(self, run: Run, message: ToRun) -> None:
         more: dict[str, Any] = {}
@@ -331,23 +345,23 @@ class Host:
                     run.grant(message.header["upto"])
                 case _:
                     call_id = more["call_id"] = message.header["call_id"]
-                    self._take_answer(run, call_id, message.body)
+                    self._take_tool_result(run, call_id, message.body)
         except AxonError as error:
             self._refuse(run, message.kind, error, **more)
 
-    def _take_answer(self, run: Run, call_id: str, body: bytes) -> None:
-        """Give a tool call its answer.
+    def _take_tool_result(self, run: Run, call_id: str, body: bytes) -> None:
+        """Pass a `tool_result` to the tool call that waits for it.
 
         Raises:
-            AxonError: There is no such call, or the body is no answer to it.
+            AxonError: No such call is open, or the body is invalid.
         """
-        if len(body) > LARGE_ANSWER:
-            self._spawn(self._take_large_answer(run, run.remote.reading(call_id), body))
+        if len(body) > LARGE_TOOL_RESULT_BYTES:
+            self._spawn(self._take_large_tool_result(run, run.remote.start_reading(call_id), body))
         else:
             call = run.remote.expected(call_id)
             run.remote.take(call, read_answer(call.tool, body))
 
-    async def _take_large_answer(self, run: Run, call: RemoteCall, body: bytes) -> None:
+    async def _take_large_tool_result(self, run: Run, call: RemoteCall, body: bytes) -> None:
         try:
             run.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
@@ -363,12 +377,12 @@ class Host:
     async def _write_handover(self, runs: Sequence[tuple[RunKey, ReplayBuffer]]) -> None:
         file = await asyncio.to_thread(handover.write, self._run_dir, runs)
         if file is not None:
-            log.info("leaves %d ended runs to another worker", len(runs))
+            log.info("wrote %d ended runs into handover file %s", len(runs), file)
         self._put(HandoverWritten(file))
 
     async def _read_handover(self, file: str) -> None:
-        found = await asyncio.to_thread(handover.take, self._run_dir, file, self._pack, time.monotonic())
-        self._put(HandoverRead(found.runs, found.whole))
+        taken = await asyncio.to_thread(handover.take, self._run_dir, file, self._pack, time.monotonic())
+        self._put(HandoverRead(taken.runs, taken.is_whole))
 
     async def _describe(self, message: Describe) -> None:
         try:
@@ -376,7 +390,7 @@ class Host:
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
             kind, packed = kinds.ERROR, error_body(error)
-        except Exception as error:  # of an agent's own code
+        except Exception as error:  # from the code of an agent, such as a function that makes its description
             kind, packed = kinds.ERROR, error_body(errors.internal(error))
         self._link.send(message.client, kind, message.id, packed)
 
@@ -385,11 +399,11 @@ class Host:
 
 
 def _log_trace(run: Run, error: AxonError) -> None:
-    """Log where the code failed, without the exception's text: that may hold a prompt."""
+    """Log the traceback without the exception's text, which may contain parts of a prompt."""
     cause = error.__cause__ or error
     trace = "".join(traceback.format_tb(cause.__traceback__))
     log.error("%s in\n%s", type(cause).__name__, trace, extra={"run": run.name})
 
 
 def _traced(header: Mapping[str, Any]) -> AbstractContextManager[None]:
-    return tracing.continued(header) if "traceparent" in header else nullcontext()
+    return tracing.continue_trace(header) if "traceparent" in header else nullcontext()

@@ -1,6 +1,7 @@
-"""The worker's DEALER to the broker: `ready`, `progress`, `leaving`, and what runs send.
+"""The worker's DEALER connection to the broker.
 
-A broker that restarts is noticed by the socket's monitor: the worker registers again with what it holds.
+The socket's monitor reports each handshake with a broker, so that the worker registers again after the broker has
+restarted. libzmq reconnects by itself and says nothing about it on the socket.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from axon_zmq.protocol.kinds import CONTROL
 
 
 class Link:
-    """One connection to the broker; made and used on the loop's own thread.
+    """The connection to the broker; all calls must be made on the thread of the event loop.
 
     Args:
         endpoint: The broker's backend.
-        routing_id: This process's own, never used before.
-        received: Takes each message's frames.
-        connected: Called whenever a broker is there that may not know this worker.
-        disconnected: Called when the broker is away.
+        routing_id: The routing id of this process, which no other process has ever used.
+        received: Called with the frames of each message.
+        connected: Called after each handshake with a broker, which may be a new one.
+        disconnected: Called when the connection is lost.
     """
 
     def __init__(
@@ -38,38 +39,41 @@ class Link:
         self._context = zmq.Context()
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, routing_id)
+        # Short and bounded: a restarted broker waits at most 2 s for the workers of its predecessor to register.
         dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        dealer.setsockopt(zmq.LINGER, 1000)
+        dealer.setsockopt(zmq.LINGER, 1000)  # libzmq's default is to wait for ever if no broker is there
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._dealer = dealer
-        self._news: dict[int, Callable[[], None]] = {
+        self._handlers: dict[int, Callable[[], None]] = {
             zmq.EVENT_HANDSHAKE_SUCCEEDED: self._connected,
             zmq.EVENT_DISCONNECTED: disconnected,
         }
-        self._tell_connected = connected
-        self._monitor = LoopSocket(monitor, lambda frames: self._news[parse_monitor_message(frames)["event"]]())
+        self._on_connected = connected
+        self._monitor = LoopSocket(monitor, lambda frames: self._handlers[parse_monitor_message(frames)["event"]]())
         self._socket = LoopSocket(dealer, received)
         self.congested = self._socket.congested
-        """Whether messages wait here, because the broker is away or slower than the runs."""
+        """Whether messages wait in this process, because the broker is down or slower than the runs."""
         self.room = self._socket.room
-        """Waits until no message waits here."""
+        """Waits until no message waits in this process."""
         self.late = self._socket.late
-        """Seconds that the loop was late a moment ago."""
+        """Recent lateness of the event loop in seconds."""
         self.call_at = self._socket.call_at
-        """Calls a function at a time of the loop's."""
+        """Calls a function at a time of the event loop's clock."""
         dealer.connect(endpoint)
 
     def _connected(self) -> None:
-        self._socket.drain()  # runs that an earlier broker had sent are held, too, when this one is told what is
-        self._tell_connected()
+        # First receive everything that the previous broker had sent: `ready` must list those runs, or the new broker
+        # would neither adopt them nor count them against the worker's concurrency.
+        self._socket.drain()
+        self._on_connected()
 
     def send(self, *frames: bytes) -> None:
-        """Send now, or as soon as the broker takes it; in order."""
+        """Send a message now, or as soon as the pipe to the broker has room; messages stay in order."""
         self._socket.send(frames)
 
     def send_soon(self, *frames: bytes) -> None:
-        """Send within a millisecond, with others that come meanwhile; in order with all that is sent."""
+        """Send a message within a millisecond, together with others; it stays in order with messages of `send`."""
         self._socket.send_soon(frames)
 
     def control(self, message: Message) -> None:
@@ -77,7 +81,7 @@ class Link:
         self._socket.send((CONTROL, message.kind, message.pack()))
 
     def close(self) -> None:
-        """Close, giving what was sent a second to leave."""
+        """Close the connection; messages that libzmq has not sent yet get one second (`LINGER`)."""
         self._dealer.disable_monitor()
         self._monitor.close()
         self._socket.close()

@@ -1,4 +1,8 @@
-"""One run in a worker: what a mode needs of it, and how its messages leave: numbered, kept, within credit."""
+"""One run in a worker, as the code of its mode sees it.
+
+A message of the run is numbered and kept in its replay buffer before it is sent. Chunks and logs wait for credit, and
+are merged while they wait.
+"""
 
 from __future__ import annotations
 
@@ -18,50 +22,53 @@ from axon_zmq.protocol.plain import PlainMap, plain
 from axon_zmq.protocol.requests import Steer, checked
 from axon_zmq.worker.adapter.client_tools import RemoteCalls
 from axon_zmq.worker.adapter.steering import Steering
-from axon_zmq.worker.core import ActiveRun
+from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.credit import NEEDS_CREDIT, Credit
 from axon_zmq.worker.link import Link
 
-BEHIND: Final = 0.008
-"""Seconds that a process may be late with what it sends until chunks are merged."""
-HOLD_BY: Final = 4
-"""How many times as long as it is late chunks wait for others."""
-LONGEST_HOLD: Final = 0.1
-"""Seconds that they wait at most."""
-MOST_HELD: Final = 4 * limits.KIB
-"""Bytes that wait so: larger chunks gain nothing, and fill the clients' pipes, which are counted in messages."""
+LATE_THRESHOLD_S: Final = 0.008
+"""Seconds that the event loop may be late before chunks are merged."""
+HOLD_FACTOR: Final = 4
+"""How long chunks are held to be merged, as a multiple of the loop's lateness."""
+MAX_HOLD_S: Final = 0.1
+"""Seconds that chunks are held at most."""
+MAX_HELD_BYTES: Final = 4 * limits.KIB
+"""Bytes of a run's chunks that are held at most. Merging more saves no more time, and puts large messages into the
+clients' pipes, whose capacity is counted in messages and not in bytes."""
 
 
 class Mode(Protocol):
-    """How a worker executes a kind: `run_sync`, `run`, `run_stream` or `call_tool`."""
+    """Executor of one kind of run: `run_sync`, `run`, `run_stream` or `call_tool`."""
 
     async def execute(self, run: Run) -> dict[str, Any]:
-        """Run to the end; the body of `complete`, or an exception."""
+        """Execute the run and return the body of `complete`, or raise an exception."""
         ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One run as its code sees it: what it was asked, how its messages leave, what ends it.
-
-    `token` ends the agent's run from any thread; `active.reason` says why it was asked to end.
-    """
+    """One run: its request, its outgoing messages, and its cancellation."""
 
     active: ActiveRun
-    """The core's record of it."""
+    """The core's record of the run; `active.reason` is why it was asked to end."""
     header: Mapping[str, Any]
+    """Header of the request."""
     body: bytes
+    """Packed body of the request."""
     link: Link
     loop: asyncio.AbstractEventLoop
-    """The link's."""
+    """The event loop of the link; in mode `run_sync` the agent has another one."""
     credit: Credit
     token: CancellationToken = field(default_factory=CancellationToken)
+    """Cancels the agent's run, from any thread."""
     on_end: Callable[[], object] | None = None
-    """What else ends its code."""
+    """Called, in addition to cancelling `token`, when the run is asked to end."""
     steering: Steering = field(default_factory=Steering)
     remote: RemoteCalls = field(init=False)
+    """Its open calls of tools that the client executes."""
     _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
     _release_is_due: bool = False
+    """Whether a timer is set that will send the held chunks."""
 
     def __post_init__(self) -> None:
         self.remote = RemoteCalls(self.send)
@@ -73,12 +80,12 @@ class Run:
 
     @property
     def key(self) -> RunKey:
-        """Routing id of its client, and its id."""
+        """The run key: routing id of its client and request id."""
         return self.active.key
 
     @property
     def name(self) -> str:
-        """The id, for log lines."""
+        """The request id as text, for log lines."""
         return printable(self.active.id)
 
     @property
@@ -92,99 +99,112 @@ class Run:
         return self.active.reason is not None
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function on the link's loop: now, or from another thread as soon as it gets there, in order."""
+        """Call a function on the event loop of the link, from any thread; calls from one thread stay in order."""
         call_on(self.loop, function, *arguments)
 
     def end(self) -> None:
-        """Ask its code to end."""
+        """Ask the code of the run to end."""
         self.token.cancel()
-        self._more_credit.set()  # what reads the model is not the code that the token ends
+        # The task that reads the model may wait for credit. `token` does not wake it: it cancels the agent's task.
+        self._more_credit.set()
         if self.on_end is not None:
             self.on_end()
 
     def steer(self, body: bytes) -> None:
-        """Take what its client says to it meanwhile.
+        """Pass a `steer` message of the client to the agent.
 
         Raises:
-            AxonError: `invalid_request` or `invalid_msgpack`, where it is none, cannot be or is too late; `overloaded`.
+            AxonError: `invalid_msgpack` or `invalid_request` if the body is invalid, the run has no model, or the
+                run has its answer already; `overloaded` if too many messages wait.
         """
         if self.kind == kinds.CALL_TOOL:
-            raise RequestError("invalid_request", "call_tool has no model that could be steered")
-        self.steering.say(checked(Steer, unpack(body, "the body")), len(body))
+            raise RequestError("invalid_request", "a call_tool cannot be steered: it has no model")
+        self.steering.enqueue(checked(Steer, unpack(body, "the body")), len(body))
 
-    # --- its messages; on the link's loop only -----------------------------------------------------
+    # --- outgoing messages; on the event loop of the link only ----------------------------------------
 
     def send(self, kind: bytes, body: dict[str, Any]) -> int:
-        """Send a message, now or when there is credit for it; the `seq` of the last one that went.
+        """Send a message, now or as soon as there is credit for it.
+
+        Returns:
+            The `seq` of the last message that was sent: of this one, if it did not have to wait.
 
         Raises:
-            ModelError: `invalid_output`, where it cannot be packed.
+            ModelError: `invalid_output` if the body cannot be packed.
         """
         buffer = self.active.buffer
         if self.active.ended:
             return buffer.seq
         if kind in NEEDS_CREDIT and self._has_to_wait():
             self.credit.hold(kind, body)
-            if self._release_is_due and self.credit.bytes >= MOST_HELD:
-                self._go_on()
+            if self._release_is_due and self.credit.bytes >= MAX_HELD_BYTES:
+                self._send_waiting()
             return buffer.seq
+        # All other kinds are sent at once, even without credit, but in order: the messages that wait go first.
         while self.credit.waiting:
             self._put(*self.credit.take())
         self._put(kind, body)
         return buffer.seq
 
     def finish(self, kind: bytes, body: dict[str, Any]) -> None:
-        """Send the terminal message, after everything that waits.
+        """Send the terminal message, after all waiting messages.
 
         Raises:
-            ModelError: `invalid_output`, if it cannot be packed; it may be tried again with another body.
+            ModelError: `invalid_output` if the body cannot be packed; the caller may try again with another body.
         """
         assert not self.active.ended
         self.send(kind, body)
 
     def _has_to_wait(self) -> bool:
-        """Whether a chunk waits: for credit, for those before it, or since this process is behind with its work.
+        """Return whether a chunk or log must wait: for credit, for earlier ones, or because the event loop is late.
 
-        Then what comes meanwhile is merged: larger chunks, in place of ever longer queues.
+        A late loop means that the process has more work than it can do. Chunks that wait are merged, so that they
+        become larger instead of queues becoming longer.
         """
         if self.credit.waiting or self.active.buffer.seq >= self.credit.upto:
             return True
         late = self.link.late()
-        if late < BEHIND:
+        if late < LATE_THRESHOLD_S:
             return False
         self._release_is_due = True
-        self.link.call_at(self.loop.time() + min(LONGEST_HOLD, HOLD_BY * late), self._release)
+        self.link.call_at(self.loop.time() + min(MAX_HOLD_S, HOLD_FACTOR * late), self._release)
         return True
 
     def _release(self) -> None:
         self._release_is_due = False
         if not self.ended:
-            self._go_on()
+            self._send_waiting()
 
     def grant(self, upto: int) -> None:
-        """Its client takes messages up to that `seq`.
+        """Extend the run's credit: the client accepts messages up to the `seq` `upto`.
 
         Raises:
-            RequestError: `invalid_request`, where the request came without credit.
+            RequestError: `invalid_request` if the request did not use credit.
         """
         if not self.credit.is_given:
-            raise RequestError("invalid_request", "the run was started without credit: everything is sent at once")
+            raise RequestError(
+                "invalid_request", "the run was started without credit, so all its messages are sent at once"
+            )
         self.credit.grow(upto)
         if not self._release_is_due:
-            self._go_on()
+            self._send_waiting()
 
-    def _go_on(self) -> None:
+    def _send_waiting(self) -> None:
         while self.credit.waiting and self.active.buffer.seq < self.credit.upto:
             self._put(*self.credit.take())
         if not self.credit.full:
             self._more_credit.set()
 
     def congested(self) -> bool:
-        """Whether what was sent waits in this process, for the broker or for credit."""
+        """Return whether messages wait in this process, for the broker or for credit."""
         return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.active.reason is None)
 
     async def room(self) -> None:
-        """Wait until it does no longer."""
+        """Wait until the run is no longer congested, or is asked to end.
+
+        The task that reads the model's response waits here, so that a slow client slows the model down instead of
+        filling the worker's memory.
+        """
         while self.congested():
             await self.link.room()
             if self.credit.full and self.active.reason is None:
@@ -193,10 +213,16 @@ class Run:
 
     def _put(self, kind: bytes, body: dict[str, Any]) -> None:
         active = self.active
+        # Only chunks are frequent enough to gain from a delay: all chunks of 1 ms are sent together, so that the broker
+        # wakes up once for them.
         send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
         send(active.client, kind, active.id, active.buffer.put(kind, body))
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
-        """Send one `chunk`; what it shows of a tool's or a model's values is no answer, and never ends the run."""
+        """Send one `chunk`.
+
+        Its data may contain values of tools or models that msgpack cannot hold. They are converted: unlike in an
+        answer, such a value must not end the run.
+        """
         shown = data if isinstance(data, str) else plain(data)
         self.send(kinds.CHUNK, PlainMap(type=type, data=shown, step=step, part=part))

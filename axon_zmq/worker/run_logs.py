@@ -1,4 +1,7 @@
-"""A run's log records, relayed to the client that asked for them: bounded, and never in the run's way."""
+"""Relays the log records of a run to its client, if the client requested them.
+
+Records are bounded in number and size. A record is dropped and counted rather than delaying the run.
+"""
 
 from __future__ import annotations
 
@@ -15,48 +18,54 @@ from axon_zmq.protocol.plain import describe_value, plain
 from axon_zmq.worker.run import Run
 
 executing_run: ContextVar[Run | None] = ContextVar("executing_run", default=None)
-"""The run that this task or thread works for."""
-PER_SECOND: Final = 200
-"""Records of one run that are relayed in a second; more are counted."""
+"""The run for which the current task or thread executes code."""
+MAX_RECORDS_PER_SECOND: Final = 200
+"""Records of one run that are relayed in a second; further ones are dropped and counted."""
 MAX_MESSAGE_CHARS: Final = 4096
-"""Characters of a record's message."""
+"""Characters of a record's message that are relayed."""
 MAX_FIELD_CHARS: Final = 512
-"""Characters of each of its fields."""
-MOST_FIELDS: Final = 20
-"""Extra fields of one record."""
-_OUR_OWN: Final = ("axon_zmq.worker", "axon_zmq.broker")
-"""The daemon's loggers, which speak to the operator."""
-_NO_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "run"}
+"""Characters of each extra field that are relayed."""
+MAX_FIELDS: Final = 20
+"""Extra fields of one record that are relayed."""
+_DAEMON_LOGGERS: Final = ("axon_zmq.worker", "axon_zmq.broker")
+"""Loggers of the daemon itself, whose records are for the operator."""
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "run"}
+"""Attributes of a record that are not extra fields. `taskName` exists since Python 3.12; `run` is our own."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Listener:
-    """What one run has asked for, and had in this second."""
+    """What one run's client requested, and how much of it was relayed."""
 
     level: int
+    """The lowest level that is relayed."""
     since: float = 0.0
+    """When the current second began, in seconds of the monotonic clock."""
     relayed: int = 0
-    left_out: int = 0
+    """Records in the current second."""
+    dropped: int = 0
+    """Records that were dropped and not yet reported to the client."""
 
     def admits(self, now: float) -> bool:
+        """Count a record, and return whether it is within the limit of the current second."""
         if now - self.since >= 1.0:
             self.since, self.relayed = now, 0
         self.relayed += 1
-        return self.relayed <= PER_SECOND
+        return self.relayed <= MAX_RECORDS_PER_SECOND
 
 
 class RunLogs(logging.Handler):
-    """Relays the records of the runs that asked for them; one for a process, on the root logger.
+    """Log handler that relays records to the clients of runs; a process has one, on the root logger.
 
-    Below WARNING only the loggers that the operator named are relayed: libraries log requests with their
-    credentials. While a run asks for a finer level than the operator's, the root logger lets it through.
+    Below WARNING, only loggers that the operator named are relayed, because libraries log requests with their
+    credentials at these levels. While a run requests a lower level than the operator's, the root logger has that level.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._names: tuple[str, ...] = ()
         self._listeners: dict[Run, _Listener] = {}
-        self._operators_level = logging.WARNING
+        self._operator_level = logging.WARNING
 
     @property
     def listening_runs(self) -> int:
@@ -64,80 +73,83 @@ class RunLogs(logging.Handler):
         return len(self._listeners)
 
     def install(self, names: Iterable[str]) -> None:
-        """Listen to the root logger, whose level is the operator's.
+        """Add this handler to the root logger, whose current level is the one that the operator set.
 
         Args:
-            names: Loggers that runs may relay, with those below them.
+            names: Loggers that may be relayed below WARNING, including their children.
         """
         root = logging.getLogger()
         self._names = tuple(names)
-        self._operators_level = root.level
+        self._operator_level = root.level
         for handler in root.handlers:
+            # The root logger's level is lowered for runs; the daemon's log must keep the level that the operator set.
             handler.setLevel(max(handler.level, root.level))
         root.addHandler(self)
 
     def listen(self, run: Run, level: str) -> None:
-        """Relay a run's records from this level on, until `forget`."""
+        """Relay a run's records of this level and above, until `forget`."""
         if level != "off":
             with self._guard():
                 self._listeners[run] = _Listener(level=logging.getLevelNamesMapping()[level.upper()])
-                self._let_through()
+                self._set_root_level()
 
     def forget(self, run: Run) -> None:
-        """The run is about to end."""
+        """Stop relaying the records of a run, which is about to end."""
         if run not in self._listeners:
             return
         with self._guard():
             listener = self._listeners.pop(run)
-            self._let_through()
-        if listener.left_out:
-            run.send(kinds.LOG, _about_left_out(listener.left_out))
+            self._set_root_level()
+        if listener.dropped:
+            run.send(kinds.LOG, _dropped_records(listener.dropped))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Relay a record, if its run asked for it. Called in whatever thread has logged."""
+        """Relay a record if the client of its run requested it; called in the thread that logs the record."""
         run = executing_run.get()
         listener = None if run is None else self._listeners.get(run)
-        if run is None or listener is None or record.levelno < listener.level or not self._may_leave(record):
+        if run is None or listener is None or record.levelno < listener.level or not self._is_relayed(record):
             return
+        # Dropped, because waiting here would stop the code that logs, and in most modes the event loop of all runs.
         if run.congested() or not listener.admits(time.monotonic()):
-            listener.left_out += 1
+            listener.dropped += 1
             return
         body = _body(record, run)
-        if listener.left_out:
-            run.post(run.send, kinds.LOG, _about_left_out(listener.left_out))
-            listener.left_out = 0
+        if listener.dropped:
+            run.post(run.send, kinds.LOG, _dropped_records(listener.dropped))
+            listener.dropped = 0
         run.post(run.send, kinds.LOG, body)
 
-    def _may_leave(self, record: logging.LogRecord) -> bool:
-        if _is_under(record.name, _OUR_OWN):
+    def _is_relayed(self, record: logging.LogRecord) -> bool:
+        if _is_under(record.name, _DAEMON_LOGGERS):
             return False
         return record.levelno >= logging.WARNING or _is_under(record.name, self._names)
 
     def _guard(self) -> Any:
+        # The handler's own lock, which `logging` holds while it calls `emit` in any thread.
         assert self.lock is not None
         return self.lock
 
-    def _let_through(self) -> None:
+    def _set_root_level(self) -> None:
         levels = (listener.level for listener in self._listeners.values())
-        logging.getLogger().setLevel(min((self._operators_level, *levels)))
+        logging.getLogger().setLevel(min((self._operator_level, *levels)))
 
 
 handler: Final = RunLogs()
-"""The process's own."""
+"""The handler of this process."""
 
 
 def _is_under(name: str, names: Iterable[str]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in names)
 
 
-def _about_left_out(count: int) -> dict[str, Any]:
-    message = f"{count} records were left out: more than {PER_SECOND} in a second, or the broker was busy"
+def _dropped_records(count: int) -> dict[str, Any]:
+    message = f"{count} records were dropped: more than {MAX_RECORDS_PER_SECOND} in a second, or the broker was busy"
     return {"level": "warning", "message": message, "logger": "axon_zmq", "fields": {"left_out": count}}
 
 
 def _body(record: logging.LogRecord, run: Run) -> dict[str, Any]:
-    extra = [(name, value) for name, value in vars(record).items() if name not in _NO_FIELDS]
-    fields = {"run": run.name, **{name: _plain(value) for name, value in extra[:MOST_FIELDS]}}
+    extra = [(name, value) for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES]
+    fields = {"run": run.name, **{name: _plain(value) for name, value in extra[:MAX_FIELDS]}}
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = f"{type(record.exc_info[1]).__name__}: {describe_value(record.exc_info[1])}"[
             :MAX_FIELD_CHARS
@@ -153,12 +165,12 @@ def _body(record: logging.LogRecord, run: Run) -> dict[str, Any]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # arguments that do not fit the format, or an object without a text
+    except Exception:  # arguments that do not fit the format, or an object whose `__str__` raises
         return describe_value(record.msg)
 
 
 def _plain(value: Any) -> Any:
-    """A field: as it is where it is small, and else the beginning of its text."""
+    """Return the value of a field unchanged if it is small, and the beginning of its text otherwise."""
     if isinstance(value, str | bytes):
         return value[:MAX_FIELD_CHARS]
     if isinstance(value, int | float | None):
@@ -168,6 +180,6 @@ def _plain(value: Any) -> Any:
 
 
 _SHORT: Final = Repr()
-"""Texts of bounded size, whatever they are of."""
+"""Makes texts of bounded size, however large the value is."""
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = 20
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_FIELD_CHARS

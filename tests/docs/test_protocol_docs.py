@@ -22,7 +22,7 @@ from axon_zmq.protocol.frames import HEADERS, parse, single_frame
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.adapter import messages
-from axon_zmq.worker.core import END_GRACE_S, LONGEST_END_GRACE_S, STUCK_GRACE_S
+from axon_zmq.worker.core.worker import END_GRACE_S, LONGEST_END_GRACE_S, STUCK_GRACE_S
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.host import END_TURNS
 from tests.support import fixtures, snippets

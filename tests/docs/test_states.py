@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from axon_zmq.worker import core
+from axon_zmq.worker.core import worker as core
 from tests.support import pictures, snippets
 
 

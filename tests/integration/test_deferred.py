@@ -142,7 +142,7 @@ def test_a_run_that_continues_without_the_tools_fails_with_a_reason(dealer, tool
     results = {"calls": {call["call_id"]: 5}} if tool is DEFERRED else {"approvals": {call["call_id"]: True}}
     go_on(dealer, b"run", b"2", {**more, "tools": None}, **results)
     error = until(dealer, b"error")
-    assert (error["error_type"], "give it the same tools" in error["message"]) == ("invalid_request", True)
+    assert (error["error_type"], "send the same tools" in error["message"]) == ("invalid_request", True)
 
 
 def test_structured_output_and_deferred_calls_work_in_one_run(dealer):
@@ -168,7 +168,7 @@ def test_an_approval_for_a_call_that_needs_a_result_is_rejected(dealer):
     call_id = deferred["calls"][0]["call_id"]
     go_on(dealer, b"run", b"2", more, approvals={call_id: True})
     error = until(dealer, b"error")
-    assert (error["error_type"], "put it into calls" in error["message"]) == ("invalid_request", True)
+    assert (error["error_type"], "move the entry to calls" in error["message"]) == ("invalid_request", True)
     go_on(dealer, b"run", b"3", more, calls={call_id: "from elsewhere"})
     assert until(dealer, b"complete")["result"] == "from elsewhere"
 
@@ -182,7 +182,7 @@ def test_an_approval_for_a_call_that_needs_a_result_is_rejected(dealer):
         ({"ID": {"kind": "tool-approved", "override_args": 5}}, "ID/override_args", "valid dictionary"),
         ({"ID": {"kind": "tool-denied", "message": 5}}, "ID/message", "valid string"),
         ({"ID": {"kind": "tool-approved", "override_args": {"place": 7}}}, "ID/override_args/place", "not of type"),
-        ({"un/known": True}, "un~1known", "is no call of the last response"),
+        ({"un/known": True}, "un~1known", "the last response in message_history has no tool call"),
     ],
 )
 def test_an_invalid_decision_is_reported_in_our_words(dealer, approvals, pointer, reason):

@@ -12,6 +12,7 @@ from tests.support.daemon import Dealer, running, wait_until
 ODD_TOOLS = '''
 import asyncio
 from collections.abc import Mapping
+from pydantic_ai import ModelRetry
 from pydantic_ai.toolsets import FunctionToolset
 
 class Odd(Mapping):
@@ -30,6 +31,14 @@ def odd() -> Odd:
 async def slow() -> str:
     await asyncio.sleep(1.0)
     return "done"
+
+@tools.tool_plain
+def refuse() -> str:
+    raise ModelRetry("not today")
+
+@tools.tool_plain
+def crash() -> str:
+    raise ZeroDivisionError
 '''
 
 
@@ -47,9 +56,9 @@ def test_an_unreadable_result_ends_only_its_own_run(tmp_path: Path):
 def test_a_bug_in_the_worker_ends_the_process_at_once(tmp_path: Path):
     """supervisord starts another process; a process without a working core would keep its slots out of service."""
     code = (
-        "import sys; from axon_zmq.worker import __main__, core\n"
+        "import sys; from axon_zmq.worker import __main__; from axon_zmq.worker.core.worker import WorkerCore\n"
         "def broken(self, message, now): raise KeyError('a fault of ours')\n"
-        "core.WorkerCore._start = broken\n"
+        "WorkerCore._start = broken\n"
         "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
     with running() as daemon, Dealer(daemon.endpoint) as dealer:

@@ -17,7 +17,7 @@ from axon_zmq.broker.server import LARGE_MESSAGE
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import pack, unpack
-from axon_zmq.worker.core import STUCK_GRACE_S
+from axon_zmq.worker.core.worker import STUCK_GRACE_S
 from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, Dealer, running, wait_until
 
 LONG = {"agent": {"model": "synthetic:tokens=6000,delay_ms=10"}, "prompt": "x"}

@@ -25,7 +25,7 @@ import pytest
 from tests.support import ROOT
 
 RELAY: Final = "axon_zmq/broker/core/relay.py"
-WORKER: Final = "axon_zmq/worker/core.py"
+WORKER: Final = "axon_zmq/worker/core/worker.py"
 WORLD: Final = "tests/unit/testing/test_simulation.py"
 STAGES: Final[Sequence[str]] = ("not TestWorld", "TestWorld")
 """pytest's `-k` expressions for the named histories and for the state machine."""
@@ -118,9 +118,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "slots-after-terminal",
         "the broker is told of a stuck run's slot before the terminal message frees the run's slot",
         WORKER,
-        "        self._tell_slots()  # first: the terminal message frees the run's slot in the broker's books\n"
-        '        self._failed(run, AxonError.of("cancelled", ""))\n',
-        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._tell_slots()\n',
+        '        self._report_slots()\n        self._failed(run, AxonError.of("cancelled", ""))',
+        '        self._failed(run, AxonError.of("cancelled", ""))\n        self._report_slots()',
     ),
     Fault(
         "stuck-slots-not-registered",
@@ -140,15 +139,15 @@ FAULTS: Final[Sequence[Fault]] = (
         "stuck-worker-stays",
         "a worker whose code stays stuck leaves",
         WORKER,
-        "        if run.is_stuck:\n            self._note(logging.ERROR,",
-        "        if not run.ended:\n            self._note(logging.ERROR,",
+        "        if run.is_stuck:\n            text = ",
+        "        if not run.ended:\n            text = ",
     ),
     Fault(
         "reason-forgotten",
         "a run that was asked to end reports that reason, whatever its code makes of it",
         WORKER,
-        "        if run.reason is not None:  # whatever",
-        "        if run.reason is None:  # whatever",
+        "        if run.reason is not None:\n            # A cancelled run",
+        "        if run.reason is None:\n            # A cancelled run",
     ),
     Fault(
         "ended-twice",
@@ -189,8 +188,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "asked-early-forgotten",
         "and it is answered",
         WORKER,
-        "        asked, self._asked_early = self._asked_early, []\n",
-        "        asked, self._asked_early = [], []\n",
+        "        resumes, self._early_resumes = self._early_resumes, []\n",
+        "        resumes, self._early_resumes = [], []\n",
     ),
     Fault(
         "unknown-run-unanswered",

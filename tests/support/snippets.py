@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from axon_zmq.errors import ERROR_TYPES, FAMILIES
 from axon_zmq.protocol import backend
-from axon_zmq.worker.core import ERRORS
+from axon_zmq.worker.core.worker import ERRORS
 from tests.support import ROOT
 
 DOCS = ROOT / "docs"

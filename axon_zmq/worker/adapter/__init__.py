@@ -1,1 +1,1 @@
-"""Between pydantic-ai and the wire."""
+"""Translation between pydantic-ai and the wire protocol."""

@@ -1,7 +1,7 @@
-"""Tools that live in the client: their calls on the wire, and the toolset that pydantic-ai sees.
+"""Tools that the client executes: their calls on the wire, and the toolset that pydantic-ai uses.
 
-`RemoteCalls` keeps a run's open calls, on the loop of the link. `RemoteToolset` awaits their answers on
-the loop of the run, which in mode `run_sync` is another thread's.
+`RemoteCalls` holds the open tool calls of a run, on the event loop of the link. `RemoteToolset` waits for their answers
+on the event loop of the agent, which in mode `run_sync` belongs to another thread.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from axon_zmq.worker.adapter import messages
 from axon_zmq.worker.adapter.output import arguments_validator
 
 TOOLSET_ID: Final = "client"
-"""The toolset's name in pydantic-ai's messages."""
+"""Name of the toolset in messages of pydantic-ai."""
 
 
 class ClientRetry(ModelRetry):
-    """The model is asked to try a tool of the client's again; where it may not, `error_type` ends the run."""
+    """Asks the model to call a tool of the client again; if no retries are left, the run ends with `error_type`."""
 
     def __init__(self, tool: str, message: str, error_type: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class ClientRetry(ModelRetry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteTool:
-    """A client's tool, its schemas read."""
+    """A tool of the client, with compiled schemas."""
 
     data: ClientTool
     parameters: CompiledSchema
@@ -51,17 +51,17 @@ class RemoteTool:
 
     @property
     def kind(self) -> Any:
-        """pydantic-ai's word for what becomes of a call."""
+        """pydantic-ai's kind of tool, which decides what happens to a call."""
         return "unapproved" if self.data.approval else "external" if self.data.mode == "deferred" else "function"
 
 
 def remote_tools(tools: Sequence[ClientTool]) -> list[RemoteTool]:
-    """Read the schemas of a request's tools, all within one budget.
+    """Compile the schemas of a request's tools.
 
     Raises:
-        RequestError: `invalid_request` or `too_large`, naming the schema.
+        RequestError: `invalid_request` or `too_large`, with a JSON pointer to the schema.
     """
-    budget = Budget()
+    budget = Budget()  # one for all tools: many schemas cost as much as one large schema
     return [_remote_tool(tool, f"/tools/{index}", budget) for index, tool in enumerate(tools)]
 
 
@@ -75,26 +75,29 @@ def _remote_tool(tool: ClientTool, pointer: str, budget: Budget) -> RemoteTool:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RemoteCall:
-    """One call of a client's tool, until it is answered. `answer` belongs to the run's own loop."""
+    """One tool call, until it is answered."""
 
     tool: RemoteTool
     wanted_id: str
-    """pydantic-ai's id of the call, which is the wire's too unless it came before in this run."""
+    """pydantic-ai's id of the call. It is also the id on the wire, unless the run has used it before."""
     args: Mapping[str, object]
     answer: asyncio.Future[ToolResult | None]
-    """None: there was none in time."""
+    """The client's answer; None if it did not answer in time. A future of the agent's event loop."""
     call_id: str = ""
+    """Id of the call on the wire."""
     seq: int = 0
+    """`seq` of its `tool_call` message."""
     left: float | None = None
-    """Seconds that the client may take, while they do not run."""
+    """Seconds that the client has left to answer, as of the last time when the timer stopped; None: no limit."""
     timer: asyncio.TimerHandle | None = None
     due: float = 0.0
-    """When the timer fires, in seconds of the loop's clock. uvloop's handle of a timer that is due has no `when`."""
+    """When the timer fires, in seconds of the loop's clock. Kept here because uvloop's handle of a timer whose time has
+    passed has no `when`."""
     is_read: bool = False
-    """An answer has come, and is being checked in a thread."""
+    """Whether an answer has arrived and is being checked in a thread."""
 
     def settle(self, answer: ToolResult | None) -> None:
-        """Give the run its answer, from any thread."""
+        """Pass the answer to the waiting agent, from any thread."""
         call_on(self.answer.get_loop(), self._set, answer)
 
     def _set(self, answer: ToolResult | None) -> None:
@@ -103,17 +106,17 @@ class RemoteCall:
 
 
 class RemoteCalls:
-    """A run's calls of its client's tools. On the link's loop only.
+    """The calls of client tools that one run makes; to be used on the event loop of the link only.
 
     Args:
-        send: Sends a message of the run's; returns its `seq`.
+        send: Sends a message of the run and returns its `seq`.
     """
 
     def __init__(self, send: Callable[[bytes, dict[str, object]], int]) -> None:
         self._send = send
         self._open: dict[str, RemoteCall] = {}
         self._closed: dict[str, str] = {}
-        """How each earlier call came to its end."""
+        """How each closed call was closed, as the rest of the sentence "call X …" in a refusal."""
         self._paused = False
         self._ended = False
 
@@ -121,7 +124,8 @@ class RemoteCalls:
         return f"<RemoteCalls {len(self._open)} open, {len(self._closed)} closed>"
 
     def open(self, call: RemoteCall) -> None:
-        """Send a call to the client."""
+        """Send a call to the client, and start its timer."""
+        # The agent's code may still make calls: it does not know yet that the run has ended, or is stuck.
         if self._ended:
             call.settle(_RUN_HAS_ENDED)
             return
@@ -129,7 +133,8 @@ class RemoteCalls:
         name = call.tool.data.name
         try:
             call.seq = self._send(kinds.TOOL_CALL, {"call_id": call.call_id, "name": name, "args": call.args})
-        except AxonError as error:  # what the model wrote cannot be packed
+        except AxonError as error:
+            # The arguments, which the model wrote, cannot be packed: for example an integer over 64 bits.
             self._closed[call.call_id] = "was never made"
             call.settle(ToolResult(error=ToolFault(message=error.message, retry=True)))
             return
@@ -140,10 +145,10 @@ class RemoteCalls:
                 self._start_timer(call, call.left)
 
     def expected(self, call_id: str) -> RemoteCall:
-        """An open call.
+        """Return an open call that waits for its answer.
 
         Raises:
-            RequestError: `unknown_request`, where no such call is open.
+            RequestError: `unknown_request` if no such call is open.
         """
         call = self._open.get(call_id)
         if call is None or call.is_read:
@@ -151,11 +156,11 @@ class RemoteCalls:
             raise RequestError("unknown_request", f"call {call_id!r} {how}")
         return call
 
-    def reading(self, call_id: str) -> RemoteCall:
-        """An open call whose answer has come and takes a while to be read: its time stands still.
+    def start_reading(self, call_id: str) -> RemoteCall:
+        """Stop the timer of an open call whose answer has arrived and will be checked in a thread.
 
         Raises:
-            RequestError: As `expected`.
+            RequestError: `unknown_request`, as `expected`.
         """
         call = self.expected(call_id)
         call.is_read = True
@@ -163,53 +168,61 @@ class RemoteCalls:
         return call
 
     def reopen(self, call: RemoteCall) -> None:
-        """What was read is no answer: the call waits for another."""
+        """Let a call wait for another answer, because the one that was read is invalid."""
         call.is_read = False
         if call.left is not None and not self._paused and self._open.get(call.call_id) is call:
             self._start_timer(call, call.left)
 
     def take(self, call: RemoteCall, answer: ToolResult) -> None:
-        """Give a call its answer; nothing happens where it is no longer open."""
+        """Close a call with its answer; does nothing if the call is no longer open."""
         if self._open.get(call.call_id) is call:
             self._close(call, "was answered already")
             call.settle(answer)
 
     def drop(self, call: RemoteCall) -> None:
-        """Nobody waits for the answer any more."""
+        """Cancel a call, because the agent no longer waits for its answer."""
         if self._open.get(call.call_id) is call:
-            self._cancel(call, "is no longer wanted")
+            self._cancel(call, "was cancelled")
 
     def drop_all(self) -> None:
-        """The run is about to end; code of it that goes on regardless shall not wait."""
+        """Cancel all calls, because the run is about to end.
+
+        Every call gets an answer, and later calls are answered at once, so that code of a stuck run does not wait for
+        a client that will never answer.
+        """
         self._ended = True
         for call in list(self._open.values()):
             self.drop(call)
             call.settle(_RUN_HAS_ENDED)
 
-    def pause(self) -> None:
-        """The client is gone: the time of its tools stands still."""
+    def pause_timers(self) -> None:
+        """Stop the timers of all open calls, because the client is gone."""
         self._paused = True
         for call in self._open.values():
             self._stop_timer(call)
 
-    def go_on(self) -> None:
-        """The client is there again."""
+    def continue_timers(self) -> None:
+        """Start the timers of all open calls again with the time that was left, because the client is back."""
         self._paused = False
         for call in self._open.values():
             if call.left is not None and call.timer is None and not call.is_read:
                 self._start_timer(call, call.left)
 
     def listed(self) -> list[dict[str, Any]]:
-        """The unanswered calls, whole, as `resumed` tells them."""
+        """Return the open calls, in the form in which `resumed` lists them."""
         return [
             {"seq": call.seq, "call_id": call_id, "name": call.tool.data.name, "args": call.args}
             for call_id, call in self._open.items()
         ]
 
     def _unique(self, wanted: str) -> str:
-        """Some providers number the calls of each response anew."""
+        """Return `wanted`, or an id made from it if this run has used it before.
+
+        Some providers number the tool calls of each response from the same start.
+        """
         if 0 < len(wanted) <= limits.MAX_CALL_ID and wanted not in self._open and wanted not in self._closed:
             return wanted
+        # 16 characters are left for the suffix, so that the id stays within the limit of the protocol.
         numbered = (f"{wanted[: limits.MAX_CALL_ID - 16]}~{number}" for number in count(2))
         return next(name for name in numbered if name not in self._open and name not in self._closed)
 
@@ -244,12 +257,12 @@ _RUN_HAS_ENDED: Final = ToolResult(error=ToolFault(message="the run has ended"))
 
 @dataclass(eq=False)
 class RemoteToolset(AbstractToolset[object]):
-    """The tools of one request that live in its client.
+    """The client's tools of one request, as pydantic-ai's toolset.
 
     Args:
-        tools: Their schemas read.
-        calls: Where their calls go.
-        post: Calls a function on the link's loop, from any thread, in order.
+        tools: The tools.
+        calls: Sends their calls.
+        post: Calls a function on the event loop of the link, from any thread, in order.
     """
 
     tools: Sequence[RemoteTool]
@@ -262,19 +275,19 @@ class RemoteToolset(AbstractToolset[object]):
 
     @property
     def id(self) -> str:
-        """For pydantic-ai's own messages."""
+        """Name of the toolset in messages of pydantic-ai."""
         return TOOLSET_ID
 
     @property
     def tool_name_conflict_hint(self) -> str:
-        """What mends it when the agent has a tool of the same name."""
+        """Advice in pydantic-ai's error if the agent has a tool of the same name."""
         return "Rename the client's tool."
 
     async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
-        """What the model is shown, and what judges the arguments that it gives."""
-        return {name: self._shown(tool, ctx.max_retries) for name, tool in self._by_name.items()}
+        """Return the definition of each tool for the model, with the validator of its arguments."""
+        return {name: self._toolset_tool(tool, ctx.max_retries) for name, tool in self._by_name.items()}
 
-    def _shown(self, tool: RemoteTool, max_retries: int) -> ToolsetTool[object]:
+    def _toolset_tool(self, tool: RemoteTool, max_retries: int) -> ToolsetTool[object]:
         definition = ToolDefinition(
             name=tool.data.name,
             description=tool.data.description,
@@ -297,12 +310,12 @@ class RemoteToolset(AbstractToolset[object]):
         ctx: RunContext[object],
         tool: ToolsetTool[object],  # noqa: ARG002
     ) -> Any:
-        """Ask the client, and wait for its answer.
+        """Send the call to the client, and wait for its answer.
 
         Raises:
-            ModelRetry: The model shall try again: no answer in time, or the client says so.
-            ToolFailed: The tool failed, as the client says.
-            CallDeferred: An approved call of a deferred tool.
+            ModelRetry: The client did not answer in time, or asks the model to try again.
+            ToolFailed: The client reports that the tool failed.
+            CallDeferred: The tool is deferred; pydantic-ai calls it after it was approved.
         """
         called = self._by_name[name]
         if called.data.mode == "deferred":
@@ -313,20 +326,23 @@ class RemoteToolset(AbstractToolset[object]):
         try:
             return _returned(name, called.data.timeout_ms, await answer)
         finally:
+            # The agent's task was cancelled: the client must be told that its answer is no longer needed.
             if not answer.done() or answer.cancelled():
                 self.post(self.calls.drop, call)
 
 
 def read_answer(tool: RemoteTool, body: bytes) -> ToolResult:
-    """The answer in a `tool_result`; in a thread where it is large, for a schema takes its time with it.
+    """Decode and check the body of a `tool_result`.
 
     Raises:
-        RequestError: `invalid_request` or `invalid_msgpack`, where it is none, or not what the tool `returns`.
+        RequestError: `invalid_msgpack` or `invalid_request` if the body is invalid, or if the result does not match
+            the schema in the tool's `returns`.
     """
     answer = tool_result(unpack(body, "the body"))
     if answer.error is None and tool.returns is not None and (faults := tool.returns.faults(answer.result)):
         raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
-    messages.prompt(answer.content, "/content")  # raises here, while the call can be answered again
+    # Checked now, although it is converted later: the client can still send another answer.
+    messages.prompt(answer.content, "/content")
     return answer
 
 

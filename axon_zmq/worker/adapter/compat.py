@@ -1,10 +1,12 @@
 """Every use of pydantic-ai behaviour that its documentation does not promise.
 
-Private names, texts of exceptions, frames of tracebacks and the order of internal calls may change in any release. The
-rest of this project imports them from here; test_compat.py finds any other use, and has a test of behaviour
-for each function and constant below, which fails when pydantic-ai changes what it relies on.
+Private names, texts of exceptions, frames of tracebacks and the order of internal calls may change in any release. No
+other module of this project uses them; test_compat.py finds any other use. It also has a test for each function
+and constant below, which fails when pydantic-ai changes the behaviour that the function relies on.
 
-Each docstring says what is relied on, and why the public API is not enough.
+Each docstring names the behaviour (`Relies on`), the reason why the public API is not enough, and the effect of a
+change (`If this changes`). All of it was tested with the versions in `VERIFIED`; a docstring that names a version is
+about a measurement or a bug of that version.
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ _EXTERNAL_TOOL_TEXT: Final = "External tools cannot be called"
 
 
 def are_output_retries_exhausted(error: BaseException) -> bool:
-    """Whether a run failed because no answer of the model fitted the output schema.
+    """Whether a run failed because no answer of the model matched the output schema.
 
     Relies on the text of `UnexpectedModelBehavior`. The class is the same as for every other unusable response of a
-    model, and there is no attribute that distinguishes them.
+    model, without an attribute that distinguishes them. If this changes, the run ends as `model_behavior` instead
+    of `invalid_output`.
     """
     return isinstance(error, ai.UnexpectedModelBehavior) and _OUTPUT_RETRIES_TEXT in str(error)
 
@@ -57,7 +60,8 @@ def is_tool_timeout(error: BaseException | None) -> bool:
     """Whether a Python tool took longer than its `timeout`.
 
     Relies on the text of the `ModelRetry` that `FunctionToolset.call_tool` raises. It drops the `TimeoutError` with
-    `from None`, and a tool may raise `ModelRetry` itself.
+    `from None`, and a tool may raise `ModelRetry` itself. If this changes, the error is `tool_failed` or
+    `model_behavior` instead of `tool_timeout`.
     """
     return isinstance(error, ai.ModelRetry) and error.message.startswith(_TOOL_TIMEOUT_TEXT)
 
@@ -65,41 +69,42 @@ def is_tool_timeout(error: BaseException | None) -> bool:
 def is_external_tool_approved(error: BaseException) -> bool:
     """Whether a deferred call of an external tool was approved instead of answered with a result.
 
-    Relies on the text of the `RuntimeError` of `ToolManager.execute_tool_call`: it has no class of its own.
+    Relies on the text of the `RuntimeError` of `ToolManager.execute_tool_call`, which raises no specific class. If this
+    changes, the error is `internal` instead of `invalid_request`.
     """
     return str(error) == _EXTERNAL_TOOL_TEXT
 
 
 def without_model_output(error: ai.UnexpectedModelBehavior) -> str:
-    """The first line of the message, which repeats nothing of the model's answer.
+    """Return the first line of the message, which repeats nothing of the model's answer.
 
-    Relies on the layout of the text: further lines, and `body`, hold the answer. There is no attribute for the reason
-    alone.
+    Relies on the layout of the text: further lines, and `body`, contain the answer. The exception has no
+    attribute for the reason alone. If this changes, error messages may contain parts of an answer.
     """
     return error.message.partition("\n")[0]
 
 
 def download_failure(error: Exception) -> str | None:
-    """The reason why a URL of the prompt could not be fetched, without the URL; None for any other error.
+    """Return the reason why a URL of the prompt could not be fetched, without the URL; None for any other error.
 
     Relies on the traceback passing through `pydantic_ai.models.download_item`, and on the first sentence of the text
-    being the reason. The exceptions are those of the HTTP client, of `ValueError` and others, as a tool or a model may
-    raise them too.
+    being the reason. The exceptions are `ValueError`, exceptions of the HTTP client, and others, which a tool or a
+    model may raise too. If this changes, the error is `internal` instead of `invalid_request`.
     """
     if not any(frame.f_code is download_item.__code__ for frame in _frames(error)):
         return None
     return str(error).partition(". ")[0] or type(error).__name__
 
 
-# --- where an exception was raised -----------------------------------------------------------------
+# --- origins of exceptions -------------------------------------------------------------------------
 
 
 def raising_tool(error: Exception) -> str | None:
-    """The name of the Python tool that raised an exception; None if no tool did.
+    """Return the name of the Python tool that raised an exception; None if no tool did.
 
-    Relies on the traceback passing through `FunctionToolset.call_tool`, and on its parameter `name`. pydantic-ai
-    passes a tool's exception on as it is, without the name of the tool. Its own exceptions, which pass there too, are
-    the run's.
+    Relies on the traceback passing through `FunctionToolset.call_tool`, and on its parameter `name`. pydantic-ai passes
+    a tool's exception on unchanged, without the name of the tool. Its own exceptions, which may pass through the same
+    frame, belong to the run and not to the tool. If this changes, the error is `internal` instead of `tool_failed`.
     """
     if isinstance(error, ai.AgentRunError | ai.UserError):
         return None
@@ -112,8 +117,9 @@ def raising_tool(error: Exception) -> str | None:
 def is_raised_by_model_code(error: Exception) -> bool:
     """Whether pydantic-ai's code for a provider's API raised an exception itself.
 
-    Relies on that code being in modules below `pydantic_ai.models`. A response of another shape than the API's makes
-    it raise plain `AttributeError`, `LookupError` or `TypeError`, which our own code may raise too.
+    Relies on that code being in modules below `pydantic_ai.models`. A response that does not have the documented form
+    makes it raise `AttributeError`, `LookupError` or `TypeError`, which our own code may raise too. If this changes,
+    the error is `internal` instead of `model_behavior`.
     """
     raised_in = ""
     for frame in _frames(error):
@@ -122,21 +128,21 @@ def is_raised_by_model_code(error: Exception) -> bool:
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:
-    """The frames that an exception came through, the one that raised it last."""
+    """Yield the frames of an exception's traceback; the last one raised the exception."""
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame
         trace = trace.tb_next
 
 
-# --- what exceptions hold --------------------------------------------------------------------------
+# --- contents of exceptions ------------------------------------------------------------------------
 
 
 def last_attempt(error: Exception) -> Exception | None:
-    """The error of the last model that a `FallbackModel` tried; None for any other error.
+    """Return the error of the last model that a `FallbackModel` tried; None for any other error.
 
     Relies on the order of the group, which is that of the attempts. `attempts`, which is documented as ordered, does
-    not survive durable execution.
+    not survive durable execution. If this changes, the error of another model is reported.
     """
     last = error.exceptions[-1] if isinstance(error, ai.FallbackExceptionGroup) else None
     return last if isinstance(last, Exception) else None
@@ -145,38 +151,40 @@ def last_attempt(error: Exception) -> Exception | None:
 def is_unreadable_response(error: Exception) -> bool:
     """Whether a provider's response could not be read, as opposed to an error that the provider reported.
 
-    Relies on the bare `ModelAPIError`, and no subclass, being raised for a response that cannot be decoded, and on
-    `in_stream` being set only for errors that a provider reported in a stream. There is no class for this case.
+    Relies on `ModelAPIError` itself, and none of its subclasses, being raised for a response that cannot be decoded,
+    and on `in_stream` being set only for errors that a provider reported in a stream. This case has no class in
+    pydantic-ai. If this changes, the error is `model_unavailable` instead of `model_behavior`.
     """
     return type(error) is ai.ModelAPIError and not error.in_stream
 
 
 def last_retry(error: BaseException) -> BaseException | None:
-    """The exception for which a run that has no retries left would have asked the model again.
+    """Return the exception for which pydantic-ai would have asked the model again if the run had retries left.
 
-    Relies on it being the `__cause__`: the `ModelRetry` that a tool raised, as the object that it is, the
-    `ValidationError` of a tool's arguments, or the `ToolRetryError` of an output. `UnexpectedModelBehavior` has no
-    attribute for it.
+    Relies on it being the `__cause__`: the same `ModelRetry` object that a tool raised, the `ValidationError` of a
+    tool's arguments, or the `ToolRetryError` of an output. `UnexpectedModelBehavior` has no attribute for it. If this
+    changes, errors of tools are reported as `model_behavior`, without details.
     """
     return error.__cause__
 
 
 def retry_faults(cause: BaseException | None) -> Sequence[Mapping[str, object]]:
-    """The validation errors, in pydantic's form, of an output that came as text; empty if there are none.
+    """Return the validation errors, in pydantic's form, of an output that came as text; empty if there are none.
 
     Relies on `ToolRetryError` being the cause of the exception that ends a run without retries left, and on the
     `content` of its part being a list if a schema refused the output. For tools the cause is a `ValidationError`, which
-    is public.
+    is public. If this changes, `invalid_output` has no `details.errors`.
     """
     content = getattr(getattr(cause, "tool_retry", None), "content", None)
     return content if isinstance(content, list) else []
 
 
 def mcp_cause(error: Exception) -> BaseException | None:
-    """The error of the MCP session behind an exception of `MCPToolset`.
+    """Return the error of the MCP session from which `MCPToolset` made an exception.
 
-    Relies on the session's error being the `__cause__` of the `ModelRetry` that `MCPToolset.call_tool` makes of it,
-    although a lost connection is nothing that the model could correct.
+    Relies on the session's error being the `__cause__` of the `ModelRetry` that `MCPToolset.call_tool` raises, even for
+    a lost connection, which the model cannot correct. If this changes, a lost MCP server is not recognized, and the
+    model is asked to repeat a call that may have been executed.
     """
     return error.__cause__ if isinstance(error, ai.ModelRetry) else error
 
@@ -185,9 +193,10 @@ def mcp_cause(error: Exception) -> BaseException | None:
 
 
 def has_output_validators(agent: Agent[object, object]) -> bool:
-    """Whether an agent has output validators, and so takes no other output type than its own for a run.
+    """Whether an agent has output validators; then a run cannot have another output type than the agent's.
 
-    Relies on the attribute `_output_validators`. The public way to find out is to start the run, which then fails.
+    Relies on the attribute `_output_validators`. The only public way to find out is to start a run, which then fails.
+    If this changes, every run of such an agent that may defer tool calls fails with `invalid_request`.
     """
     return bool(vars(agent).get("_output_validators"))
 
@@ -195,40 +204,42 @@ def has_output_validators(agent: Agent[object, object]) -> bool:
 WRAPPED_OUTPUT_KEY: Final = "response"
 """Key of the object in which pydantic-ai asks the model for an output that is not an object itself.
 
-Relies on the name that `OutputObjectDefinition` gives to its only property. Nothing public tells whether an output is
-wrapped: see `is_output_wrapped`.
+Relies on the name that `OutputObjectDefinition` gives to its only property; it is not public. If this changes, `output`
+chunks contain the wrapper.
 """
 
 
 def is_output_wrapped(agent: Agent[object, object], output_type: Any) -> bool:
     """Whether pydantic-ai asks the model for `{"response": output}` in a run with this output type.
 
-    Relies on `output_json_schema` describing the output without the wrapper: a schema that has no property of that
-    name cannot explain an answer that has it as its only key.
+    Relies on `output_json_schema` describing the output without the wrapper: if the schema has no property of that
+    name, an answer with this only key must be wrapped. pydantic-ai has no public attribute for it. If this changes,
+    `output` chunks contain the wrapper.
     """
     return f'"{WRAPPED_OUTPUT_KEY}"' not in json.dumps(agent.output_json_schema(output_type))
 
 
 def own_messages(captured: Sequence[ModelMessage], history: Sequence[ModelMessage] | None) -> Sequence[ModelMessage]:
-    """The messages of a failed run without those of its history.
+    """Return the messages of a failed run without the messages of its history.
 
     Relies on `capture_run_messages` beginning with the whole history. `new_messages` is a method of a result, which a
-    failed run does not have.
+    failed run does not have. If this changes, the partial answer of an error repeats the history or lacks messages.
     """
     return captured[len(history or ()) :]
 
 
 Metadata = dict[str, Any] | None
-"""What a run's metadata may be."""
+"""The metadata of a run."""
 
 
 def metadata_that_shows_context(
     metadata: Metadata, begin: Callable[[RunContext[object]], None]
 ) -> Callable[[RunContext[object]], Metadata]:
-    """A run's metadata in the form of a function, through which `begin` receives the context of the run.
+    """Return a run's metadata in the form of a function, through which `begin` receives the context of the run.
 
-    Relies on pydantic-ai calling the function before the first request, and more often later, each time with a context
-    whose `enqueue` works until the run ends. The documented way, a capability, costs 300 µs for each run (2.62).
+    Relies on pydantic-ai calling the function before the first request, and again later, each time with a context whose
+    `enqueue` works until the run ends. The documented way, a capability, costs 300 µs for each run (2.62). If this
+    changes, `steer` messages are not delivered.
     """
 
     def resolve(context: RunContext[object]) -> Metadata:
@@ -239,18 +250,20 @@ def metadata_that_shows_context(
 
 
 def pending_message_count(context: RunContext[object]) -> int:
-    """How many enqueued messages a run has not yet delivered to the model.
+    """Return how many enqueued messages a run has not yet delivered to the model.
 
-    Relies on the attribute `pending_messages`, a field that the documentation of `enqueue` does not name.
+    Relies on the attribute `pending_messages`, a field that the documentation of `enqueue` does not name. If this
+    changes, a `steer` ends the worker with an internal error, or the number of waiting messages is not limited.
     """
     return len(context.pending_messages or ())
 
 
 class ModelRequestTasks(AbstractCapability[object]):
-    """A capability that notes the task of each request to the model.
+    """A capability that records the task of each request to the model.
 
     Relies on `before_model_request` being called in the task that holds a streamed response open, so that cancelling
-    the task closes the response. Nothing public tells that there is such a task, or which one it is.
+    the task closes the response. The task is not part of the public API. If this changes, requests that pydantic-ai
+    forgets stay open, with the effect that `modes/open_requests.py` describes (a bug of 2.62).
     """
 
     def __init__(self) -> None:
@@ -261,7 +274,7 @@ class ModelRequestTasks(AbstractCapability[object]):
         ctx: RunContext[object],  # noqa: ARG002 -- the name is pydantic-ai's
         request_context: ModelRequestContext,
     ) -> ModelRequestContext:
-        """Note the current task."""
+        """Record the current task."""
         if (task := asyncio.current_task()) is not None:
             self.tasks.append(task)
         return request_context
@@ -272,18 +285,18 @@ async def call_tool_directly(
 ) -> object:
     """Validate and execute one tool call without a model, as if a run had approved it.
 
-    Relies on `ToolManager`, whose methods pydantic-ai documents in its source alone. The public methods of a toolset
-    neither validate arguments nor call a tool's own hooks.
+    Relies on `ToolManager`, whose methods are documented only in pydantic-ai's source. The public methods of a toolset
+    neither validate arguments nor call a tool's own hooks. If this changes, `call_tool` fails as `tool_failed`.
 
     Raises:
         CallDeferred: The tool is external.
-        Exception: Whatever validation or the tool raises.
+        Exception: Any exception of the validation or of the tool.
     """
     tools = await ToolManager[object](toolset).for_run_step(context)
     definition = tools.get_tool_def(call.tool_name)
     if definition is not None and definition.kind == "external":
         raise ai.CallDeferred
-    # The application itself calls: nobody else could approve.
+    # Approved, because the application that would approve the call makes it itself.
     valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
     return await tools.execute_tool_call(valid, wrap_validation_errors=False)
 
@@ -294,8 +307,8 @@ async def call_tool_directly(
 def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]]) -> None:
     """Replace a model's provider by the one that `shared` returns for it.
 
-    Relies on the attribute `_provider`, from which the models read the client at each request. `Model.provider` can
-    be read only.
+    Relies on the attribute `_provider`, from which the models read the client at each request. `Model.provider` is
+    read-only. If this changes, each agent keeps its own provider and its own pool of connections.
     """
     provider = getattr(model, "_provider", None)
     if isinstance(provider, Provider):
@@ -305,8 +318,9 @@ def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]
 def can_stream(model: Model) -> bool:
     """Whether a model's class implements streaming.
 
-    Relies on classes that cannot stream leaving out `request_stream`, as pydantic-ai itself does. It refuses such a
-    model with an error that names it, but not one behind a `WrapperModel`.
+    Relies on classes that cannot stream not defining `request_stream`, as pydantic-ai itself does. pydantic-ai refuses
+    such a model with an error that names it, but not if it is behind a `WrapperModel`. If this changes, that error is
+    less clear.
     """
     return type(model).request_stream is not Model.request_stream
 
@@ -314,24 +328,26 @@ def can_stream(model: Model) -> bool:
 def resumes_suspended_response(messages: Sequence[ModelMessage]) -> bool:
     """Whether a request continues a suspended response, whose parts pydantic-ai then numbers again.
 
-    Relies on the last message being that response. Nothing else tells a model which of the two it is.
+    Relies on the last message being that response. A model has no other way to distinguish the two cases. If this
+    changes, chunks of a continued response have the numbers of earlier parts.
     """
     return isinstance(messages[-1], ModelResponse)
 
 
 def resumes_response(event: PartStartEvent) -> bool:
-    """Whether the first part of a model response belongs to the response before, which was suspended.
+    """Whether the first part of a model response belongs to the previous response, which was suspended.
 
-    Relies on pydantic-ai numbering the parts of both as one response. No event tells that a response was resumed.
+    Relies on pydantic-ai numbering the parts of both as one response. pydantic-ai has no event for a resumed response.
+    If this changes, the `step` of chunks is too high.
     """
     return event.index > 0
 
 
 def has_event_hooks(context: RunContext[object]) -> bool:
-    """Whether a capability of the run takes part in its events, and so must see each delta.
+    """Whether a capability of the run has hooks for events, and so must receive each delta.
 
     Relies on `has_wrap_run_event_stream` and `has_on_event`, by which pydantic-ai decides whether to call the hooks;
-    they are missing from its documentation.
+    they are not documented. If this changes, such a capability receives merged deltas, or `run_stream` runs fail.
     """
     capability = context.root_capability
     return capability is not None and (capability.has_wrap_run_event_stream or capability.has_on_event)
@@ -343,11 +359,11 @@ _EVENT_ITERATOR: Final = "_get_event_iterator"
 def replace_events(
     response: StreamedResponse, events: Callable[[], AsyncIterator[ModelResponseStreamEvent]]
 ) -> Callable[[], AsyncIterator[ModelResponseStreamEvent]]:
-    """Have a response read its events from `events` instead of from the provider; returns the provider's function.
+    """Let a response read its events from `events` instead of from the provider; return the provider's function.
 
     Relies on `StreamedResponse` calling its method `_get_event_iterator` once, through the instance, when it is first
-    read, and on handing the events on as the objects that they are. What is public, iterating over the response,
-    comes after the bookkeeping whose cost is to be avoided.
+    read, and on passing the same event objects on. The public way, iterating over the response, comes after the
+    bookkeeping whose cost the caller avoids. If this changes, `run_stream` runs fail, or their deltas are not relayed.
     """
     original = getattr(response, _EVENT_ITERATOR)
     vars(response)[_EVENT_ITERATOR] = events
@@ -358,11 +374,12 @@ def replace_events(
 
 
 def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
-    """A serializer that keeps bytes and times as they are, and applies pydantic-ai's serializers for JSON.
+    """Return a serializer that keeps bytes and times as they are, and applies pydantic-ai's serializers for JSON.
 
     Relies on the core schema: `when_used: "json"` marks the serializers of instruction ids and of callbacks in
     deltas, whose Python values `ModelMessagesTypeAdapter` cannot read again. The two public modes either keep those
-    values or make text of bytes and times too.
+    values or convert bytes and times to text too. If this changes, a client cannot send the messages of a `complete`
+    back as `message_history`.
     """
     adapter.rebuild()
     return SchemaSerializer(_used_always(adapter.core_schema))

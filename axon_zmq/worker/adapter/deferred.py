@@ -1,4 +1,4 @@
-"""Runs that end with tool calls to be decided elsewhere, and the runs that go on from there."""
+"""Deferred tool calls: runs that end with calls for the client to decide, and runs that continue with the results."""
 
 from __future__ import annotations
 
@@ -32,15 +32,21 @@ def results(
     agent: Agent[object, object],
     history: Sequence[ModelMessage],
 ) -> DeferredToolResults:
-    """Read `deferred_tool_results`, which answer the last calls in the history.
+    """Read `deferred_tool_results`, which answer the tool calls of the last response in the history.
+
+    Args:
+        given: The value in the request.
+        tools: The client's tools of this request.
+        agent: The agent that continues.
+        history: The message history of the request.
 
     Raises:
-        RequestError: `invalid_request`, naming the call: one that was not made, or of a tool that is not there
-            now, a decision of the wrong kind, a result that is not what the client's tool `returns`, arguments
-            that are not its `parameters`.
+        RequestError: `invalid_request`, with a JSON pointer to the call: the response has no such call, this run does
+            not have the tool, the decision has the wrong kind, the result does not match the `returns` of the client's
+            tool, or the arguments do not match its `parameters`.
     """
     if unknown := [key for key in given if key not in _KEYS]:
-        raise invalid([(RESULTS_POINTER + pointer_of(unknown[:1]), f"is unknown; known are {', '.join(_KEYS)}")])
+        raise invalid([(RESULTS_POINTER + pointer_of(unknown[:1]), f"is unknown: expected one of {', '.join(_KEYS)}")])
     refuse_local_downloads(given, RESULTS_POINTER)
     try:
         read = _RESULTS.validate_python({**given, **_decided(given)})
@@ -57,7 +63,7 @@ def results(
 
 
 def _decided(given: Mapping[str, object]) -> dict[str, Any]:
-    """The approvals, where there are any, each read."""
+    """Return the decoded `approvals` in a map with this key; an empty map if they are missing or not a map."""
     approvals = given.get("approvals")
     if not isinstance(approvals, dict):
         return {}
@@ -82,14 +88,20 @@ def _decision(place: str, given: object) -> bool | ToolApproved | ToolDenied:
 def _check_tools(
     called: Mapping[str, str], read: DeferredToolResults, clients: set[str], agent: Agent[object, object]
 ) -> None:
-    """Without its tool the model would be told that there is none, and the decision be lost."""
+    """Check that the run has the tool of each call.
+
+    Otherwise pydantic-ai would answer the model that the tool does not exist, and the client's decision would be lost.
+
+    Raises:
+        RequestError: `invalid_request`, with a JSON pointer to the call.
+    """
     if any(not isinstance(toolset, FunctionToolset) for toolset in agent.toolsets):
-        return  # which tools those have is not known before the run
-    there = clients.union(*(toolset.tools for toolset in agent.toolsets if isinstance(toolset, FunctionToolset)))
+        return  # the tools of other toolsets are not known before the run
+    known = clients.union(*(toolset.tools for toolset in agent.toolsets if isinstance(toolset, FunctionToolset)))
     for which, ids in (("calls", read.calls), ("approvals", read.approvals)):
         for call_id in ids:
-            if (name := called.get(call_id)) is not None and name not in there:
-                fault = f"is of {name!r}, a tool that this run does not have: give it the same tools as before"
+            if (name := called.get(call_id)) is not None and name not in known:
+                fault = f"answers {name!r}, a tool that this run does not have: send the same tools as before"
                 raise invalid([(RESULTS_POINTER + pointer_of((which, call_id)), fault)])
 
 
@@ -102,7 +114,7 @@ def _check_result(place: str, name: str | None, tools: Mapping[str, RemoteTool],
     if tool is None or isinstance(result, ToolFailed | ModelRetry):
         return
     if tool.data.mode != "deferred":
-        raise invalid([(place, f"{name!r} waits for a decision: put it into approvals")])
+        raise invalid([(place, f"{name!r} waits for an approval: move the entry to approvals")])
     if tool.returns is not None:
         value, inside = (result.return_value, "/return_value") if isinstance(result, ToolReturn) else (result, "")
         _fits(f"{place}{inside}", tool.returns.faults(value))
@@ -113,15 +125,19 @@ def _check_approval(place: str, name: str | None, tools: Mapping[str, RemoteTool
     if tool is None:
         return
     if tool.kind != "unapproved":
-        raise invalid([(place, f"{name!r} waits for a result: put it into calls")])
+        raise invalid([(place, f"{name!r} waits for a result: move the entry to calls")])
     if isinstance(decision, ToolApproved) and decision.override_args is not None:
         _fits(f"{place}/override_args", tool.parameters.faults(decision.override_args))
 
 
 def _called(place: str, name: str | None, tools: Mapping[str, RemoteTool]) -> RemoteTool | None:
-    """The client's tool of a call; None for one of Python's."""
+    """Return the client's tool of a call; None if the tool is a Python function of the agent.
+
+    Raises:
+        RequestError: `invalid_request` if the response has no such call.
+    """
     if name is None:
-        raise invalid([(place, "is no call of the last response in message_history")])
+        raise invalid([(place, "the last response in message_history has no tool call with this id")])
     return tools.get(name)
 
 
@@ -130,8 +146,8 @@ def _fits(place: str, faults: Sequence[tuple[str, str]]) -> None:
         raise invalid([(place + pointer, reason) for pointer, reason in faults])
 
 
-def asked(requests: DeferredToolRequests) -> dict[str, Any]:
-    """The `deferred` of a `complete`."""
+def requested(requests: DeferredToolRequests) -> dict[str, Any]:
+    """Return the `deferred` of a `complete`: the calls that the client must decide."""
     return {
         "calls": [_call(call, requests) for call in requests.calls],
         "approvals": [_call(call, requests) for call in requests.approvals],
@@ -146,7 +162,10 @@ def _call(call: ToolCallPart, requests: DeferredToolRequests) -> dict[str, Any]:
 
 
 def may_defer(agent: Agent[object, object]) -> bool:
-    """Whether an agent's own tools may need an approval or be executed elsewhere."""
+    """Whether tools of the agent itself may need an approval or be executed elsewhere.
+
+    Only a `FunctionToolset` shows its tools before the run, so any other toolset counts as one that may.
+    """
     return any(
         not isinstance(toolset, FunctionToolset) or any(tool.requires_approval for tool in toolset.tools.values())
         for toolset in agent.toolsets
@@ -154,12 +173,19 @@ def may_defer(agent: Agent[object, object]) -> bool:
 
 
 def allowed(agent: Agent[object, object], output: Any) -> Any:
-    """An output type with which a run may end in deferred calls; None where the agent's own has to do.
+    """Return an output type with which a run may end with deferred calls.
 
-    An agent with output validators takes no other output type than its own.
+    pydantic-ai ends a run with deferred calls only if `DeferredToolRequests` is part of its output type.
+
+    Args:
+        agent: The agent.
+        output: The output type of the request; None if it has none.
+
+    Returns:
+        The output type for the run; None to use the agent's own.
     """
     if compat.has_output_validators(agent):
-        return output
+        return output  # pydantic-ai refuses another output type for such an agent
     types = agent.output_type if output is None else output
     listed = list(types) if isinstance(types, list | tuple) else [types]
     return output if DeferredToolRequests in listed else [*listed, DeferredToolRequests]

@@ -1,4 +1,4 @@
-"""Why a run failed: pydantic-ai's exceptions to the contract's codes, the most specific first."""
+"""Maps exceptions of pydantic-ai to the error codes of the protocol."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.usage import RunUsage
 
-from axon_zmq.errors import AxonError
+from axon_zmq.errors import AxonError, ToolError
 from axon_zmq.protocol.requests import invalid, located
 from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import ClientRetry
-from axon_zmq.worker.adapter.output import NOT_FITTING
+from axon_zmq.worker.adapter.output import SCHEMA_ERROR
 
+# Subclasses come before their base classes, because the first match counts.
 _ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
     (ai.RunCancelled, "cancelled"),
     (ai.UsageLimitExceeded, "usage_limit_exceeded"),
@@ -35,18 +36,25 @@ _ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
     (ai.UserError, "invalid_request"),
 )
 _MAX_MESSAGE_CHARS = 1000
-"""Characters of a message; a provider may answer with a whole web page."""
+"""Characters of an error message; a provider may answer with a whole web page."""
 _MAX_RETRY_AFTER_S = 86400.0
-"""Seconds, at most, in `retry_after_ms`; a provider that asks for more is not believed."""
+"""Upper bound in seconds for `retry_after_ms`: one day. A larger value of a provider is taken for an error."""
+
+
+class ReportedByToolError(ToolError):
+    """A failure that a Python tool reported itself, with `ModelRetry` or `ToolFailed`: an ordinary answer, not a bug.
+
+    It occurs only in a `call_tool`: in the run of an agent, these exceptions become messages to the model.
+    """
 
 
 def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage) -> AxonError:
-    """The contract's error for what a run raised.
+    """Return the error of the protocol for an exception of a run, with the partial answer in `details.partial`.
 
     Args:
-        error: What `Agent.run` raised, or the code around it.
-        messages: The run's own messages as far as they came; kept in `details.partial`.
-        usage: What it cost so far.
+        error: The exception that `Agent.run` or the code around it raised.
+        messages: The run's messages so far, without its history.
+        usage: The run's usage so far.
     """
     made = error if isinstance(error, AxonError) else _classify(error)
     if messages:
@@ -75,13 +83,16 @@ def _classify(error: Exception) -> AxonError:
 
 
 def raised_by(tool: str, error: Exception) -> AxonError:
-    """The error for what a Python tool raised."""
+    """Return the error for an exception of a Python tool."""
     return AxonError.of("tool_failed", _text(f"tool {tool!r} raised {type(error).__name__}: {error}"), {"tool": tool})
 
 
 def internal(error: BaseException) -> AxonError:
-    """The error for what nobody foresaw; it names the type alone, since the text may hold anything."""
-    made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the trace")
+    """Return the error for an unexpected exception.
+
+    It names only the type: the text of the exception may contain prompts or keys.
+    """
+    made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the traceback")
     made.__cause__ = error
     return made
 
@@ -94,15 +105,15 @@ def _refined(code: str, error: Exception) -> str:
     if code == "model_behavior" and isinstance(retry := compat.last_retry(error), ClientRetry):
         return retry.error_type
     if compat.is_unreadable_response(error):
-        return "model_behavior"  # no fault that the provider reported: its answer could not be read
+        return "model_behavior"  # the provider reported no error, but its response could not be read
     return code
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, ai.ModelAuthenticationError):
-        return "the provider refused this daemon's credentials"  # its own words may repeat the key
+        return "the provider refused this daemon's credentials"  # the provider's own text may repeat the key
     if isinstance(error, ai.ModelHTTPError):
-        return _provider_said(error)
+        return _provider_message(error)
     if isinstance(error, ai.ModelConnectionError) and error.phase:
         return f"{error.message.rstrip('.')} ({error.phase})"
     if not isinstance(error, ai.UnexpectedModelBehavior):
@@ -113,26 +124,26 @@ def _message(error: Exception) -> str:
     return _text(f"{message}: {faults or retry}" if retry else message)
 
 
-def _provider_said(error: ai.ModelHTTPError) -> str:
-    said: Any = error.body
-    while isinstance(said, dict) and (inner := said.get("error") or said.get("message")):
-        said = inner
+def _provider_message(error: ai.ModelHTTPError) -> str:
+    text: Any = error.body
+    while isinstance(text, dict) and (inner := text.get("error") or text.get("message")):
+        text = inner
     message = f"the provider answered {error.status_code}"
-    if said:
-        message += f": {said}"
+    if text:
+        message += f": {text}"
     if error.suggested_model_id is not None:
         message += f" Did you mean {error.suggested_model_id!r}?"
     return _text(message)
 
 
 def _text(text: str) -> str:
-    """A text as a message can hold it: bounded, and without half characters, which JSON allows and msgpack does not."""
+    """Shorten a text to `_MAX_MESSAGE_CHARS` and replace lone surrogates, which JSON allows but msgpack does not."""
     whole = text.encode("utf-8", "replace").decode()
     return whole if len(whole) <= _MAX_MESSAGE_CHARS else whole[:_MAX_MESSAGE_CHARS] + " …"
 
 
 def _faults(cause: BaseException | None) -> list[dict[str, str]]:
-    """What was wrong with an answer or a tool call, without the answer itself."""
+    """Return the validation errors of an output or of a tool's arguments, without the values themselves."""
     if isinstance(cause, ValidationError):
         errors = cause.errors(include_url=False, include_input=False)
     else:
@@ -141,7 +152,7 @@ def _faults(cause: BaseException | None) -> list[dict[str, str]]:
 
 
 def _each(fault: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if fault["type"] == NOT_FITTING:
+    if fault["type"] == SCHEMA_ERROR:
         return [(pointer, reason) for pointer, reason in fault["ctx"]["faults"]]
     return [(located(fault["loc"]), fault["msg"])]
 
@@ -164,19 +175,21 @@ def _details(error: Exception) -> dict[str, Any]:
     return details
 
 
-def misfit(error: ValidationError, place: str) -> AxonError:
-    """An `invalid_request` for a value at `place` that its schema refuses."""
+def invalid_value(error: ValidationError, place: str) -> AxonError:
+    """Return an `invalid_request` for a value at the JSON pointer `place` that its schema refuses."""
     return invalid([(place + fault["pointer"], fault["message"]) for fault in _faults(error)])
 
 
 def _other_code(error: Exception) -> AxonError | None:
-    """What pydantic-ai's code for a model's API cannot be blamed for when it raises something of no kind.
+    """Return the error for an exception of a general class that pydantic-ai is known to raise; None for any other.
 
-    It fetches URLs of the prompt for models that cannot; it has no place for some kinds of prompt; and it
-    falls over answers of another shape than the API's.
+    pydantic-ai raises exceptions such as `ValueError` and `KeyError` if it cannot fetch a URL in the prompt for a model
+    that cannot do so itself, if a model does not support a kind of content, and if a provider's response does not have
+    the documented form.
     """
     if compat.is_external_tool_approved(error):
-        return invalid([("/deferred_tool_results/approvals", "one of these waits for a result: put it into calls")])
+        fault = "one of these calls waits for a result: move the entry to calls"
+        return invalid([("/deferred_tool_results/approvals", fault)])
     if (reason := compat.download_failure(error)) is not None:
         return AxonError.of("invalid_request", _text(f"a URL in the prompt could not be fetched: {reason}"))
     if not compat.is_raised_by_model_code(error):
@@ -184,5 +197,5 @@ def _other_code(error: Exception) -> AxonError | None:
     if isinstance(error, NotImplementedError):
         return AxonError.of("model_rejected", _text(str(error)))
     if isinstance(error, AttributeError | LookupError | TypeError):
-        return AxonError.of("model_behavior", _text(f"the provider's answer has another shape: {error}"))
+        return AxonError.of("model_behavior", _text(f"the provider's response has an unexpected form: {error}"))
     return None

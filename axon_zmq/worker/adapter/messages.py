@@ -1,4 +1,7 @@
-"""Prompts and message histories between the wire and pydantic-ai: its own names, bytes and times native."""
+"""Converts prompts and message histories between the wire and pydantic-ai.
+
+On the wire they have pydantic-ai's names; bytes and times are msgpack's own types.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,15 @@ _USAGE_FIELDS_ALWAYS_SENT: Final = frozenset(("requests", "tool_calls", "input_t
 
 
 def prompt(parts: Prompt | None, place: str = "/prompt") -> str | list[UserContent] | None:
-    """The prompt as pydantic-ai takes it.
+    """Convert a prompt, or other content for the model, to pydantic-ai's classes.
+
+    Args:
+        parts: The content.
+        place: JSON pointer of the content, for errors.
 
     Raises:
-        RequestError: `invalid_request`, naming the part under `place`, where pydantic-ai itself refuses it:
-            structured content that has no text.
+        RequestError: `invalid_request`, with a JSON pointer to the part, if pydantic-ai refuses it: structured content
+            that cannot be made into text.
     """
     if parts is None or isinstance(parts, str):
         return parts
@@ -76,11 +83,11 @@ def _content(part: Part, place: str) -> UserContent:
 
 
 def load(messages: Sequence[Mapping[str, object]] | None) -> list[ModelMessage] | None:
-    """Read a `message_history`.
+    """Convert a `message_history` to pydantic-ai's classes.
 
     Raises:
-        RequestError: `invalid_request`, naming the message; also where a part asks for a download from
-            the daemon's own network, which no client may.
+        RequestError: `invalid_request`, with a JSON pointer to the message, if it is invalid or if a part requests a
+            download from the daemon's own network.
     """
     if messages is None:
         return None
@@ -94,13 +101,15 @@ def load(messages: Sequence[Mapping[str, object]] | None) -> list[ModelMessage] 
 
 
 def refuse_local_downloads(value: object, place: str) -> None:
-    """Refuse parts with `force_download: "allow-local"`, anywhere in a value that pydantic-ai makes parts of.
+    """Refuse parts with `force_download: "allow-local"` anywhere in a value from which pydantic-ai makes parts.
 
-    A map is made a part by its `kind`; one without is a tool's own data, whatever its keys.
+    Such a part would let a client read from the daemon's own network. pydantic-ai makes a part only of a map that has
+    a `kind`; other maps are data of tools, whatever their keys.
 
     Raises:
-        RequestError: `invalid_request`, naming the part under `place`.
+        RequestError: `invalid_request`, with a JSON pointer to the part.
     """
+    # A loop instead of recursion: the value comes from a client and may be nested deeper than Python's recursion limit.
     pending: list[tuple[Any, tuple[object, ...]]] = [(value, ())]
     while pending:
         held, steps = pending.pop()
@@ -112,22 +121,22 @@ def refuse_local_downloads(value: object, place: str) -> None:
         else:
             items = enumerate(held)
         for step, item in items:
-            if type(item) in _HOLDERS:
+            if type(item) in _CONTAINERS:
                 pending.append((item, (*steps, step)))
 
 
-_HOLDERS: Final = frozenset((dict, list))
-_NO_LOCAL_DOWNLOAD: Final = "may be true or false: a client may not ask for a download from local addresses"
+_CONTAINERS: Final = frozenset((dict, list))
+_NO_LOCAL_DOWNLOAD: Final = "must be true or false: a client must not request a download from local addresses"
 
 
 # --- to the wire -----------------------------------------------------------------------------------
 
 
 def dump(messages: Sequence[ModelMessage]) -> Plain:
-    """Messages as maps, plain all through: whatever tools left in them, they can be packed, and read by `load`."""
+    """Convert messages to plain maps, which can be packed and which `load` can read again."""
     try:
         dumped = _dumped(messages)
-    except Exception:  # a serializer of a tool's own that raises, a value that holds itself
+    except Exception:  # a tool's result may have a serializer that raises, or may contain itself
         dumped = [_piecewise(message) for message in messages]
     return Plain(plain(dumped))
 
@@ -137,7 +146,7 @@ def _dumped(messages: Sequence[ModelMessage]) -> list[Any]:
 
 
 def _piecewise(message: ModelMessage) -> dict[str, Any]:
-    """A message with something that pydantic cannot dump: that part field by field, the others as ever."""
+    """Convert a message that pydantic cannot dump: the faulty part field by field, all others as usual."""
     whole = plain(message)
     for index, part in enumerate(message.parts):
         with suppress(Exception):
@@ -147,7 +156,7 @@ def _piecewise(message: ModelMessage) -> dict[str, Any]:
 
 
 def dump_event(event: AgentStreamEvent) -> Any:
-    """An event of a stream as a map, plain all through."""
+    """Convert an event of a stream to a plain map."""
     try:
         dumped = _of_events().to_python(event, warnings=False)
     except Exception:  # as in `dump`
@@ -162,18 +171,19 @@ def _of_messages() -> SchemaSerializer:
 
 @cache
 def _of_events() -> SchemaSerializer:
-    """Made when it is first asked for: it takes a twentieth of a second."""
+    """Return the serializer of events; made at the first call, because that takes 50 ms."""
     return compat.serializer(TypeAdapter(AgentStreamEvent))
 
 
 def usage(spent: RunUsage) -> dict[str, Any]:
-    """What a run has cost: pydantic-ai's own fields, those that every run has and those that are not zero."""
-    counts = ((name, getattr(spent, name)) for name in _USAGE_FIELDS)  # `asdict` takes ten times as long
+    """Convert a run's usage to a map of pydantic-ai's fields: four always, the others only if they are not zero."""
+    # `dataclasses.asdict` takes 39 µs instead of 3, because it makes deep copies.
+    counts = ((name, getattr(spent, name)) for name in _USAGE_FIELDS)
     return {name: count for name, count in counts if count or name in _USAGE_FIELDS_ALWAYS_SENT}
 
 
 def last_text(messages: Sequence[ModelMessage]) -> str:
-    """The text of the last model response, as far as it came."""
+    """Return the text of the last model response, which may be incomplete."""
     for message in reversed(messages):
         if isinstance(message, ModelResponse):
             return "".join(part.content for part in message.parts if isinstance(part, TextPart))

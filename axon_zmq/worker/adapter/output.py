@@ -1,6 +1,7 @@
-"""pydantic-ai's output type for a client's schema, and pydantic's validators that enforce one.
+"""Makes pydantic-ai output types and pydantic validators from the JSON Schemas of clients.
 
-pydantic-ai shows a schema to the model and does not check the answer by it; `axon_zmq.jsonschema` does.
+pydantic-ai passes a JSON Schema to the model but does not validate the answer with it (neither `StructuredDict` nor
+`Tool.from_schema` does). The types and validators of this module validate with `axon_zmq.jsonschema`.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core
 from axon_zmq.jsonschema import CompiledSchema, Fault, load_schema
 from axon_zmq.protocol.requests import OutputMode
 
-NOT_FITTING: Final = "json_schema"
-"""pydantic's type of error for a value that does not fit a schema; its context has `faults`."""
+SCHEMA_ERROR: Final = "json_schema"
+"""Type of the pydantic error for a value that does not match a JSON Schema; its context has `faults`."""
 
 
 def arguments_validator(schema: CompiledSchema) -> SchemaValidator:
-    """pydantic's validator of a tool's arguments: a map that fits the schema."""
+    """Return a pydantic validator for the arguments of a tool: a map that matches the schema."""
     arguments = core_schema.dict_schema(core_schema.str_schema())
     return SchemaValidator(core_schema.no_info_after_validator_function(_raising(schema.faults), arguments))
 
 
 def output_type(schema: dict[str, Any], mode: OutputMode, pointer: str) -> Any:
-    """pydantic-ai's output type for a schema: what the model answers is checked by it, and retried.
+    """Return a pydantic-ai output type for a JSON Schema; an answer that does not match it is retried.
 
     Args:
-        schema: Any JSON Schema; pydantic-ai wraps one that is not for objects when it shows it to the model.
+        schema: Any JSON Schema. If it is not for objects, pydantic-ai wraps it in an object for the model.
         mode: How the model is asked for the output.
-        pointer: JSON pointer of the schema in the request.
+        pointer: JSON pointer of the schema in the request, for errors.
 
     Raises:
-        RequestError: `invalid_request` or `too_large`, as `load_schema`.
+        RequestError: `invalid_request` or `too_large`, as `load_schema` raises it.
     """
     made = _output(load_schema(schema, pointer))
     match mode:
@@ -52,7 +53,7 @@ def _raising(faults_of: Callable[[Any], list[Fault]]) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if faults := faults_of(value):
             text = "; ".join(f"{pointer or '/'}: {message}" for pointer, message in faults)
-            raise PydanticCustomError(NOT_FITTING, "{text}", {"text": text, "faults": faults})
+            raise PydanticCustomError(SCHEMA_ERROR, "{text}", {"text": text, "faults": faults})
         return value
 
     return check
@@ -63,6 +64,7 @@ def _output(schema: CompiledSchema) -> type[Any]:
     inner = core_schema.dict_schema(core_schema.str_schema()) if is_object else core_schema.any_schema()
 
     class Output(dict[str, Any]):
+        # As in pydantic-ai's `StructuredDict`: without it, pydantic-ai wraps the output in an object for the model.
         __is_model_like__ = is_object
 
         @classmethod
@@ -78,10 +80,11 @@ def _output(schema: CompiledSchema) -> type[Any]:
 
 
 def _with_definitions(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> dict[str, Any]:
-    """A schema whose definitions pydantic puts into the `$defs` of the whole, as it does with its own.
+    """Register the schema's definitions in pydantic's generator, and return the schema without its `$defs`.
 
-    pydantic raises KeyError for a `$ref` that is not its own (pydantic issue 12145, 2.14), and pydantic-ai's
-    `StructuredDict` refuses recursive schemas for that reason. So each definition is entered in pydantic's generator.
+    pydantic raises KeyError for a `$ref` that it did not make itself (pydantic issue 12145, 2.14); pydantic-ai's
+    `StructuredDict` refuses recursive schemas for this reason. Once they are registered, pydantic adds the definitions
+    to the `$defs` of the whole schema, like its own.
     """
     generator: GenerateJsonSchema | None = getattr(handler, "generate_json_schema", None)
     if "$defs" not in schema or generator is None:
@@ -94,5 +97,5 @@ def _with_definitions(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> 
 
 
 def _name(title: str) -> str:
-    """A title as a name that every provider takes."""
+    """Return the title as a name that every provider accepts."""
     return re.sub("[^A-Za-z0-9_-]+", "_", title).strip("_")[:64] or "Output"

@@ -1,4 +1,4 @@
-"""A client's trace goes on through the run: its `traceparent` becomes the parent of pydantic-ai's spans."""
+"""Continues a client's trace: the `traceparent` of its request becomes the parent of pydantic-ai's spans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 
 @contextmanager
-def continued(header: Mapping[str, object]) -> Generator[None]:
-    """Attach the trace of a request's header; one that is malformed starts a new trace, as W3C asks."""
+def continue_trace(header: Mapping[str, object]) -> Generator[None]:
+    """Attach the trace in a request's header; a malformed `traceparent` starts a new trace, as W3C requires."""
     carrier = {key: header[key] for key in ("traceparent", "tracestate") if key in header}
     token = context.attach(TraceContextTextMapPropagator().extract(carrier))
     try:

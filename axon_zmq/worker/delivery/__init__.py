@@ -1,1 +1,1 @@
-"""From a run to its client: replay, credit, handover."""
+"""Delivery of a run's messages to its client: replay, credit, handover."""

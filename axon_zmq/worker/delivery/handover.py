@@ -1,8 +1,11 @@
-"""The ended runs of a worker that leaves, as a file in the run directory that another worker takes up.
+"""Handover files: the ended runs of a leaving worker, which its successor reads.
 
-One msgpack list for each run, one after the other, so that neither side needs all of it twice in memory. The
-file is its owner's alone, and deleted by who has read it. Times are of the machine's monotonic clock, which is
-the same for all its processes; what comes from another boot is seen as out of time.
+The runs are passed on in a file, of which the broker sees only the name: up to 128 MiB of messages do not go through
+the broker, and if no successor is running, the file waits for the next worker, even after a restart of the daemon.
+
+A file contains one msgpack list for each run, so that neither side has all runs in memory twice. Only the daemon's user
+can read it, and the successor deletes it. Its times are of the machine's monotonic clock, which all processes share. If
+the machine has booted since, the times do not fit, and the runs are dropped as out of their resume window.
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ from axon_zmq.worker.delivery.replay_store import REPLAY_BYTES_PER_WORKER
 log = logging.getLogger(__name__)
 
 _OVERHEAD: Final = 64 * limits.MIB
-"""Bytes that a file may have over the messages in it."""
+"""Bytes that a file may have in addition to the messages in it: run infos, and the framing of messages."""
 
 
 def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | None:
-    """Write runs down; the file's name, or None where there is nothing to write, or no way to.
+    """Write runs into a handover file.
 
     Args:
-        run_dir: The file lies in its folder `handover`.
-        ended: Runs that have ended, those that did so first in front.
+        run_dir: The run directory; the file is created in its folder `handover`.
+        ended: Ended runs, in the order of their end.
+
+    Returns:
+        The name of the file; None if `ended` is empty, or if the file cannot be written.
     """
     folder = run_dir / HANDOVER
     name = f"{secrets.token_hex(8)}.msgpack"
@@ -48,56 +54,60 @@ def write(run_dir: Path, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> str | 
                 messages = [list(message) for message in buffer.kept]
                 file.write(pack_value([client, id, list(buffer.info), buffer.ended_at, buffer.seq, messages]))
                 count += 1
+        # Renamed when complete: a crash never leaves an incomplete file under the final name.
         if count:
             new.rename(folder / name)
         else:
             new.unlink()
-    except OSError as fault:
-        log.error("cannot hand over %d ended runs: %s", count, fault.strerror)
+    except OSError as error:
+        log.error("cannot write handover file %s with %d ended runs: %s", folder / name, count, error.strerror)
         return None
     return name if count else None
 
 
 class Taken(NamedTuple):
-    """What was in a file."""
+    """The contents of a handover file."""
 
     runs: list[tuple[RunKey, ReplayBuffer]]
-    """Those whose resume window has not passed."""
-    whole: bool
-    """Whether all of it could be read."""
+    """The runs whose resume window has not closed."""
+    is_whole: bool
+    """Whether the whole file could be read."""
 
 
 def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> Taken:
-    """Read a file and delete it.
+    """Read a handover file and delete it.
 
     Args:
-        run_dir: Where `write` was told to write.
-        name: As `write` returned it.
-        pack: For the bufferes; nothing more is put into them.
+        run_dir: The run directory, as in `write`.
+        name: The name that `write` returned.
+        pack: Packing function for the replay buffers. It is never called, because the runs have ended.
         now: Seconds of the monotonic clock.
     """
     path = run_dir / HANDOVER / name
     taken: list[tuple[RunKey, ReplayBuffer]] = []
     if path.name != name:
-        log.error("%r is no name of a file with ended runs", name)
-        return Taken(taken, whole=False)
+        log.error("invalid name of a handover file %r: expected a file name without a directory", name)
+        return Taken(taken, is_whole=False)
     try:
         with path.open("rb") as file:
             entries = _entries(file)
+            # Deleted before it is read: no second worker can take over the same runs, even if this one is killed here.
+            # A file that is too large is not deleted, since `_entries` has raised an exception.
             path.unlink()
             for entry in entries:
                 key, buffer = _restored(entry, pack)
                 if buffer.ended_at is not None and buffer.ended_at <= now < buffer.ended_at + limits.RESUME_WINDOW:
                     taken.append((key, buffer))
-    except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as fault:
-        log.error("%s: %r; %d ended runs are taken over", name, fault, len(taken))
-        return Taken(taken, whole=False)
-    return Taken(taken, whole=True)
+    except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        log.error("cannot read handover file %s after %d ended runs, the rest are lost: %r", name, len(taken), error)
+        return Taken(taken, is_whole=False)
+    return Taken(taken, is_whole=True)
 
 
 def _entries(file: Any) -> Iterator[list[Any]]:
-    if os.fstat(file.fileno()).st_size > REPLAY_BYTES_PER_WORKER + _OVERHEAD:
-        raise ValueError("it is larger than a worker writes them")
+    size, limit = os.fstat(file.fileno()).st_size, REPLAY_BYTES_PER_WORKER + _OVERHEAD
+    if size > limit:
+        raise ValueError(f"it has {size} bytes; a worker writes at most {limit}")
     return iter(msgpack.Unpacker(file, max_buffer_size=REPLAY_BYTES_PER_WORKER + _OVERHEAD))
 
 
@@ -109,7 +119,7 @@ def _restored(entry: list[Any], pack: Callable[[Any], bytes]) -> tuple[RunKey, R
 
 
 def clear(run_dir: Path, before: float) -> None:
-    """Delete files that were written before a time of the wall clock, and nobody came for."""
+    """Delete handover files that were written before this time of the wall clock and that no worker has read."""
     for path in (run_dir / HANDOVER).glob("*"):
         with suppress(OSError):
             if path.stat().st_mtime < before:

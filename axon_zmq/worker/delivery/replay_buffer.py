@@ -1,7 +1,7 @@
 """Replay buffer of one run: its messages, numbered from 1 and kept until the resume window closes. No I/O.
 
-`seq` is what shows a client that its stream is complete, so it is assigned here and nowhere else, from the first
-message on. Messages are kept, bounded in bytes, until the resume window after the run's end has passed.
+`seq` shows a client that its stream is complete: ZeroMQ drops messages silently when a connection or a broker dies. It
+is therefore assigned here and nowhere else. Messages are kept in packed form, bounded in bytes.
 """
 
 from __future__ import annotations
@@ -14,91 +14,102 @@ from axon_zmq.protocol import limits
 
 
 class Message(NamedTuple):
-    """One message of a run, as it goes out."""
+    """One message of a run, as it is sent."""
 
     kind: bytes
     body: bytes
 
 
 class RunInfo(NamedTuple):
-    """What a broker that does not know a run must be told of it."""
+    """The data that a broker needs to adopt a run that it did not dispatch."""
 
     kind: str
     digest: bytes
-    """Of the body, so that a repeated id is recognised."""
+    """BLAKE2b of the request body: distinguishes a repeated request from a different one with the same id."""
     deadline: float
+    """Seconds of the monotonic clock."""
     keep: bool
-    """`on_disconnect: "keep"`."""
+    """Whether `on_disconnect` is `keep`."""
 
 
 class Replay(NamedTuple):
-    """The kept messages from some `seq` on."""
+    """The kept messages from a given `seq`."""
 
     start: int
-    """The first `seq` that follows; above what was asked means a gap."""
+    """`seq` of the first message."""
     gap: bool
+    """Whether `start` is above the requested `seq`, because older messages were dropped."""
     messages: list[Message]
 
 
 class ReplayBuffer:
-    """One run's messages.
+    """The messages of one run.
 
     Args:
         pack: Packs a body.
-        info: What a broker must be told of the run.
-        most_bytes: What is kept for replay; the oldest messages go first.
+        info: The run info.
+        max_bytes: Bytes of messages that are kept; the oldest messages are dropped first.
     """
 
-    __slots__ = ("_kept", "_most_bytes", "_pack", "bytes", "ended_at", "info", "seq")
+    __slots__ = ("_kept", "_max_bytes", "_pack", "bytes", "ended_at", "info", "seq")
 
     def __init__(
-        self, pack: Callable[[Any], bytes], info: RunInfo, most_bytes: int = limits.REPLAY_BYTES_PER_RUN
+        self, pack: Callable[[Any], bytes], info: RunInfo, max_bytes: int = limits.REPLAY_BYTES_PER_RUN
     ) -> None:
         self.info = info
         self.seq = 0
-        """Of the last message."""
+        """`seq` of the last message."""
         self.ended_at: float | None = None
+        """When the run ended, in seconds of the monotonic clock; None while it is open."""
         self.bytes = 0
+        """Size of the bodies of the kept messages."""
         self._kept: deque[Message] = deque()
         self._pack = pack
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
 
     def __repr__(self) -> str:
         state = "ended" if self.ended_at is not None else "open"
         return f"<ReplayBuffer {state}, seq {self.seq}, {len(self._kept)} kept, {self.bytes} bytes>"
 
     def put(self, kind: bytes, body: dict[str, Any]) -> bytes:
-        """Number, pack and keep one message; its packed body.
+        """Number, pack and keep one message.
+
+        Returns:
+            Its packed body.
 
         Raises:
-            ModelError: `invalid_output`, where it cannot be packed; then the number is not used.
+            ModelError: `invalid_output` if it cannot be packed; `seq` is not increased then.
         """
-        packed = self._pack(type(body)(seq=self.seq + 1, **body))  # what is plain stays so
-        self.seq += 1
+        # `type(body)` keeps a `PlainMap`, by which the packing function knows that it need not be converted again.
+        packed = self._pack(type(body)(seq=self.seq + 1, **body))
+        self.seq += 1  # only now: a number that is never sent would be a gap for the client
         self._kept.append(Message(kind, packed))
         self.bytes += len(packed)
-        if self.bytes > self._most_bytes:
-            self.trim(self._most_bytes)
+        if self.bytes > self._max_bytes:
+            self.trim(self._max_bytes)
         return packed
 
     @property
     def kept(self) -> Sequence[Message]:
-        """What is still there for replay, the oldest first; the last one has the number `seq`."""
+        """The messages that are kept, oldest first; the last one has the number `seq`."""
         return self._kept
 
     def restore(self, seq: int, ended_at: float, kept: Iterable[Message]) -> None:
-        """Become the replay buffer of a run that ended in another process."""
+        """Take the state of a replay buffer of another process, from a handover file."""
         self.seq, self.ended_at = seq, ended_at
         self._kept = deque(kept)
         self.bytes = sum(len(message.body) for message in self._kept)
 
-    def trim(self, most_bytes: int) -> None:
-        """Forget the oldest messages until the rest is within the bound; the last one stays."""
-        while self.bytes > most_bytes and len(self._kept) > 1:
+    def trim(self, max_bytes: int) -> None:
+        """Drop the oldest messages until the rest has at most `max_bytes`; the last message always stays.
+
+        The last message of an ended run is its terminal message, without which a replay would be useless.
+        """
+        while self.bytes > max_bytes and len(self._kept) > 1:
             self.bytes -= len(self._kept.popleft().body)
 
     def replay(self, start: int) -> Replay:
-        """What is kept from `seq` `start` on."""
+        """Return the kept messages with a `seq` of `start` or more."""
         oldest = self.seq - len(self._kept) + 1
         first = max(start, oldest)
         return Replay(first, first > start, list(self._kept)[first - oldest :])

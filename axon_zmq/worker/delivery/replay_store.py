@@ -1,4 +1,4 @@
-"""Replay buffers of all runs of a worker, and which are forgotten first. No I/O."""
+"""Replay buffers of all runs of a worker, bounded in bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from axon_zmq.protocol.frames import RunKey
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 REPLAY_BYTES_PER_WORKER: Final = 128 * limits.MIB
-"""Bytes of all runs' messages that are kept; the runs that ended first are forgotten first."""
+"""Bytes of the messages of all runs that a worker keeps; the runs that ended first are forgotten first."""
 
 
 class ReplayStore:
-    """All replay buffers of a worker: those of open runs, and of ended ones until their resume window has passed."""
+    """All replay buffers of a worker: of open runs, and of ended runs within their resume window.
 
-    def __init__(self, most_bytes: int = REPLAY_BYTES_PER_WORKER) -> None:
+    Ended runs are in the order of their end, because `end` moves a run behind all others. The run that must be
+    forgotten first is therefore found without sorting.
+    """
+
+    def __init__(self, max_bytes: int = REPLAY_BYTES_PER_WORKER) -> None:
         self._buffers: OrderedDict[RunKey, ReplayBuffer] = OrderedDict()
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self.forgot_at = 0.0
-        """When an ended run was last forgotten before its window had passed, for want of room."""
+        """When an ended run was last forgotten within its resume window, in seconds of the monotonic clock.
+
+        The broker uses it to decide whether it may say that a request never ran.
+        """
 
     def __len__(self) -> int:
         return len(self._buffers)
@@ -34,7 +41,7 @@ class ReplayStore:
         return iter(self._buffers.items())
 
     def get(self, key: RunKey) -> ReplayBuffer | None:
-        """The buffer of a run, if it is still kept."""
+        """Return the buffer of a run, if it is still kept."""
         return self._buffers.get(key)
 
     def add(self, key: RunKey, buffer: ReplayBuffer) -> None:
@@ -42,12 +49,12 @@ class ReplayStore:
         self._buffers[key] = buffer
 
     def end(self, key: RunKey, now: float) -> None:
-        """A run has ended: its buffer is kept for the resume window, behind those that ended before."""
+        """Record that a run has ended; its buffer is kept for the resume window."""
         self._buffers[key].ended_at = now
         self._buffers.move_to_end(key)
 
     def held(self, keys: Iterable[RunKey] | None = None) -> tuple[Held, ...]:
-        """What a broker must know of the kept runs: of all, or of those with these keys."""
+        """Return the descriptions of kept runs with which a worker registers: of all, or of those with these keys."""
         wanted = self._buffers if keys is None else set(keys)
         return tuple(
             Held(
@@ -65,36 +72,45 @@ class ReplayStore:
         )
 
     def ended(self, now: float) -> Iterator[tuple[RunKey, ReplayBuffer]]:
-        """The ended runs whose window has not passed, those that ended first in front."""
+        """Return the ended runs within their resume window, in the order of their end."""
         return (
-            (key, box) for key, box in self if box.ended_at is not None and now < box.ended_at + limits.RESUME_WINDOW
+            (key, buffer)
+            for key, buffer in self
+            if buffer.ended_at is not None and now < buffer.ended_at + limits.RESUME_WINDOW
         )
 
     def merge(self, ended: Iterable[tuple[RunKey, ReplayBuffer]]) -> list[RunKey]:
-        """Take over runs that ended in another process, each in its place by the time of its end; those taken."""
+        """Add runs that ended in another process, in the order of their end.
+
+        Returns:
+            The keys of the runs that were added.
+        """
+        # A file never replaces the buffer of a run that this worker has itself.
         new = {key: buffer for key, buffer in ended if key not in self._buffers}
+        # The sort is stable, and open runs come first: the ended ones are again in the order of their end.
         by_end = sorted({**self._buffers, **new}.items(), key=lambda item: item[1].ended_at or 0.0)
         self._buffers = OrderedDict(by_end)
         return list(new)
 
     def tidy(self, now: float) -> None:
-        """Forget ended runs whose window has passed, and what is over the bound of all together.
+        """Forget ended runs whose resume window has closed, and enforce the limit on the bytes of all runs.
 
-        The runs that ended first go first; then the largest of the open ones lose their older half.
+        The runs that ended first are forgotten first. If that is not enough, the largest open runs lose the older half
+        of their messages: a later replay of them has a gap, but no run is ended for lack of memory.
         """
         total = sum(buffer.bytes for buffer in self._buffers.values())
         for key, buffer in list(self._buffers.items()):
             if buffer.ended_at is None:
                 continue
             if now < buffer.ended_at + limits.RESUME_WINDOW:
-                if total <= self._most_bytes:
-                    break
+                if total <= self._max_bytes:
+                    break  # all ended runs that follow have ended later
                 self.forgot_at = now
             total -= buffer.bytes
             del self._buffers[key]
         for buffer in sorted(self._buffers.values(), key=lambda buffer: -buffer.bytes):
-            if total <= self._most_bytes:
+            if total <= self._max_bytes:
                 break
             before = buffer.bytes
-            buffer.trim(before // 2)
+            buffer.trim(before // 2)  # half of it, so that not every call trims the same run
             total -= before - buffer.bytes

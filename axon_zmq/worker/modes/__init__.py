@@ -1,1 +1,1 @@
-"""One module for each way in which a worker executes a request."""
+"""Executors of the modes: the only modules that call an agent or a tool."""

@@ -1,6 +1,6 @@
-"""From a request's body to the arguments of `Agent.run`, and from its result to the body of `complete`.
+"""Builds the arguments of `Agent.run` from a request body, and the body of `complete` from a result.
 
-The three modes differ only in how they call the agent; everything before and after is here.
+The three modes differ only in how they call the agent. The steps before and after the call are the same, and are here.
 """
 
 from __future__ import annotations
@@ -39,36 +39,39 @@ from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
 MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
-"""Bytes of a body that is read at once: schemas and long histories are in larger ones."""
+"""Bytes up to which a body is read on the event loop. Larger bodies contain schemas or long histories, which may take
+long to read, and are read in a thread."""
 _SETTINGS: Final = TypeAdapter(ModelSettings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
 _PROVIDERS: Final = frozenset(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name)
-"""pydantic-ai's providers: their own settings start with their name, as `openai_reasoning_effort`."""
+"""Names of pydantic-ai's providers. A provider's own model settings start with its name: `openai_reasoning_effort`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class AgentCall:
-    """The arguments of one call of `Agent.run`, built from the body of a request."""
+    """The arguments of one call of `Agent.run`, built from a request body."""
 
     agent: Agent[object, object]
     prompt: str | list[UserContent] | None
     options: dict[str, Any]
-    """Keyword arguments that `run`, `run_sync` and `run_stream_events` share."""
+    """Keyword arguments that `Agent.run` and `Agent.run_sync` share."""
     events: Literal["text", "all"]
+    """Which events the client requested."""
     text_is_output: bool
-    """The structured output comes as text (`native`, `prompted`), not through a tool."""
+    """Whether the structured output comes as text (`native`, `prompted`) and not through a tool."""
     usage: RunUsage = field(default_factory=RunUsage)
+    """pydantic-ai adds the run's usage here, so that it is known even if the run fails."""
 
     def output_is_wrapped(self) -> bool:
-        """Whether pydantic-ai asks the model for `{"response": output}`, as it does for what is no object."""
+        """Whether pydantic-ai asks the model for `{"response": output}`, as it does if the output is not an object."""
         return compat.is_output_wrapped(self.agent, self.options["output_type"])
 
     @contextmanager
-    def explained(self) -> Generator[None]:
-        """Turn what the agent raises into the contract's error, with the partial answer.
+    def converted_errors(self) -> Generator[None]:
+        """Convert an exception of the agent to the error of the protocol, with the partial answer.
 
         Raises:
-            AxonError: For whatever the agent raised.
+            AxonError: For any `Exception` of the agent.
         """
         with capture_run_messages() as messages:
             try:
@@ -79,7 +82,7 @@ class AgentCall:
 
 
 def call_for_run(run: Run, registry: Registry) -> AgentCall:
-    """The call of an agent that a run's body asks for, with the tools, the steering and the logs of its client.
+    """Build the call of an agent from a run's request, with the client's tools, steering and logs.
 
     Raises:
         AxonError: As `build`.
@@ -88,21 +91,21 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)
-    call.options["metadata"] = run.steering.attached_to(request.metadata)
+    call.options["metadata"] = run.steering.attach_to(request.metadata)
     if tools:
         call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
     return call
 
 
 async def call_for_run_in_thread(run: Run, registry: Registry) -> AgentCall:
-    """As `call_for_run`, on a loop that many runs share: a request that may take long to read is read in a thread."""
+    """Build the call as `call_for_run` does; a large request is read in a thread, because other runs share the loop."""
     if len(run.body) <= MAX_INLINE_BODY_BYTES:
         return call_for_run(run, registry)
     return await asyncio.to_thread(call_for_run, run, registry)
 
 
 def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] = ()) -> AgentCall:
-    """Prepare the call that a request asks for.
+    """Build the call of an agent from a request.
 
     Raises:
         AxonError: `invalid_request`, `unknown_agent`, `unknown_model`, `model_auth`, `too_large`.
@@ -111,7 +114,7 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
         "message_history": wire_messages.load(request.message_history),
         "usage_limits": _usage_limits(request.usage_limits),
         "metadata": request.metadata,
-        "infer_name": False,
+        "infer_name": False,  # pydantic-ai would name the agent after a local variable of this package
     }
     data = request.agent
     settings = request.model_settings
@@ -121,6 +124,8 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
         agent = registered.agent
         may_defer = deferred.may_defer(agent)
         options["deps"] = registered.deps(request.deps)
+        # A model that the agent has by name is made here, with the shared provider: pydantic-ai would rebuild the
+        # provider's client in every run, which takes 35 ms.
         if model := request.model or (agent.model if isinstance(agent.model, str) else None):
             options["model"] = registry.models.named(model)
         output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
@@ -167,7 +172,7 @@ def _model_settings(settings: Mapping[str, object] | None) -> ModelSettings | No
     known = ModelSettings.__annotations__
     for key in settings:
         if key not in known and key.partition("_")[0] not in _PROVIDERS:
-            raise invalid([(f"/model_settings/{key}", "is unknown: remove it or mend its spelling")])
+            raise invalid([(f"/model_settings/{key}", "is unknown: remove it or correct its spelling")])
     try:
         checked = _SETTINGS.validate_python({key: value for key, value in settings.items() if key in known})
     except ValidationError as error:
@@ -181,7 +186,7 @@ def _usage_limits(usage_limits: Mapping[str, object] | None) -> UsageLimits | No
         return None
     known = {field.name for field in dataclasses.fields(UsageLimits)}
     if unknown := [key for key in usage_limits if key not in known]:
-        raise invalid([(f"/usage_limits/{unknown[0]}", f"is unknown; known are {', '.join(sorted(known))}")])
+        raise invalid([(f"/usage_limits/{unknown[0]}", f"is unknown: expected one of {', '.join(sorted(known))}")])
     try:
         return _USAGE_LIMITS.validate_python(usage_limits)
     except ValidationError as error:
@@ -189,11 +194,12 @@ def _usage_limits(usage_limits: Mapping[str, object] | None) -> UsageLimits | No
 
 
 def completed(result: AgentRunResult[object]) -> dict[str, Any]:
-    """The body of `complete`, but for its `seq`."""
+    """Return the body of `complete`, without `seq`."""
     response = result.response
     output = result.output
+    is_deferred = isinstance(output, DeferredToolRequests)
     return {
-        **({"deferred": deferred.asked(output)} if isinstance(output, DeferredToolRequests) else {"result": output}),
+        **({"deferred": deferred.requested(output)} if is_deferred else {"result": output}),
         "usage": wire_messages.usage(result.usage),
         "messages": wire_messages.dump(result.new_messages()),
         "finish_reason": response.finish_reason,

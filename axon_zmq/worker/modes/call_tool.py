@@ -1,4 +1,4 @@
-"""One Python tool without a model: `call_tool`, in the pool of mode `run`."""
+"""Executes one Python tool without a model: `call_tool`, by the workers of mode `run`."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ class CallTool:
         self._registry = registry
 
     async def execute(self, run: Run) -> dict[str, Any]:
-        """Call the tool; the body of `complete`.
+        """Call the tool and return the body of `complete`.
 
         Raises:
-            AxonError: `invalid_request` for arguments that do not fit, `unknown_tool`, `tool_timeout`,
+            AxonError: `invalid_request` for invalid arguments, `unknown_agent`, `unknown_tool`, `tool_timeout`,
                 `tool_failed`, `cancelled`.
         """
         request = checked(CallRequest, unpack(run.body, "the body"))
-        if run.is_ending:
+        if run.is_ending:  # asked to end before `on_end` was set
             raise AxonError.of("cancelled", "cancelled before it was started")
-        calling = asyncio.ensure_future(self._call(request))
-        run.on_end = calling.cancel
+        # A separate task, which `on_end` can cancel: `run.token` has no effect on a tool without an agent.
+        call = asyncio.ensure_future(self._call(request))
+        run.on_end = call.cancel
         try:
-            return completed(await calling)
+            return completed(await call)
         except asyncio.CancelledError:
             raise AxonError.of("cancelled", "cancelled") from None
         except AxonError:
             raise
         except Exception as error:
-            raise _explained(request.tool, error) from error
+            raise _converted(request.tool, error) from error
 
     async def _call(self, request: CallRequest) -> Any:
         found = await self._registry.find_tool(request.tool, request.agent)
         deps = request.deps if found.registered is None else found.registered.deps(request.deps)
         model = None if found.registered is None else found.registered.agent.model
+        # A context needs a model, which is never called here.
         context = RunContext[object](
             deps=deps, model=model if isinstance(model, Model) else offline_models.echo(), usage=RunUsage()
         )
@@ -61,7 +63,7 @@ class CallTool:
 
 
 def completed(returned: object) -> dict[str, Any]:
-    """The body of `complete`, but for its `seq`: as a run's, and what a rich result has beside its value."""
+    """Return the body of `complete`, without `seq`: that of a run, with the content and metadata of a `ToolReturn`."""
     body: dict[str, Any] = {
         "result": returned,
         "usage": messages.usage(RunUsage(tool_calls=1)),
@@ -75,15 +77,15 @@ def completed(returned: object) -> dict[str, Any]:
     return body
 
 
-def _explained(tool: str, error: Exception) -> AxonError:
+def _converted(tool: str, error: Exception) -> AxonError:
     match error:
         case ValidationError():
-            return errors.misfit(error, "/args")
+            return errors.invalid_value(error, "/args")
         case ModelRetry() if compat.is_tool_timeout(error):
             return AxonError.of("tool_timeout", f"tool {tool!r}: {error.message}", {"tool": tool})
         case ModelRetry() | ToolFailed():
-            return AxonError.of("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})
+            return errors.ReportedByToolError("tool_failed", f"tool {tool!r}: {error.message}", {"tool": tool})
         case CallDeferred():
-            return invalid([("/tool", f"{tool!r} is not executed here: whoever runs the agent executes it")])
+            return invalid([("/tool", f"{tool!r} is not executed here: it is an external tool, without Python code")])
         case _:
             return errors.raised_by(tool, error)

@@ -1,8 +1,13 @@
-"""A model's response, read in a task of its own.
+"""Reads a model's response in a separate task.
 
-What wakes a task passes through each frame that it is awaited in, and between `Agent.run` and a provider's
-socket these are dozens: with hundreds of streams, none of which is in the processor's cache, that costs more than
-the delta itself. Here they are few, and the agent's own task is woken only for what it is handed.
+When a task is resumed, Python passes through every frame of its await chain. Between `Agent.run` and a provider's
+socket there are dozens of frames; with hundreds of streams, none of them is in the processor's cache, and passing
+through them costs more than the delta itself. The task here has few frames, and the agent's task is resumed only for
+the merged events. With 500 paced streams on a busy machine, the median added delay of a delta fell from 1.4 s to 0.6 s
+(docs/performance.md).
+
+The response is opened, read and closed in the same task, because anyio's cancel scopes and timeouts must be left in the
+task that entered them.
 """
 
 from __future__ import annotations
@@ -17,93 +22,110 @@ from pydantic_ai.models import StreamedResponse
 from axon_zmq.worker.adapter import compat
 
 Events = AsyncIterator[ModelResponseStreamEvent]
-MadeOf = Callable[[Events], AsyncGenerator[ModelResponseStreamEvent]]
+Transform = Callable[[Events], AsyncGenerator[ModelResponseStreamEvent]]
 
 
 @asynccontextmanager
 async def read_in_task(
-    request: AbstractAsyncContextManager[StreamedResponse], made_of: MadeOf
+    request: AbstractAsyncContextManager[StreamedResponse], transform: Transform
 ) -> AsyncGenerator[StreamedResponse]:
-    """The response of a request that is opened, read and closed in another task, as if it were in this one.
+    """Open, read and close a model's response in another task, as if it happened in the current one.
 
-    Two things differ: context variables that the model sets are not seen here; and where this is left before the
-    response was read to its end, whatever the reason, the model sees that it is cancelled.
+    There are two differences: context variables that the model sets are not visible here; and if the context is left
+    before the response was read to its end, for any reason, the model's code is cancelled.
 
     Args:
-        request: The model's.
-        made_of: Makes of its events those that are handed on. It goes on only when the last one has been dealt with.
+        request: The model's request.
+        transform: Makes the events for the reader from the events of the response. It continues after an event only
+            when the reader has processed that event.
     """
-    reading = _Reading(request, made_of)
-    task = asyncio.create_task(reading.work())
+    reading = _Reading(request, transform)
+    task = asyncio.create_task(reading.execute())
     try:
         yield await reading.response
     finally:
         if reading.leave():
-            await _cancelled(task)
+            await _cancel_and_wait(task)
         else:
             await task
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end; who is cancelled while it waits here cancels it again, and hears of it."""
-    here = asyncio.current_task()
-    before = here.cancelling() if here else 0
+async def _cancel_and_wait(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended.
+
+    If the current task is cancelled meanwhile, asyncio cancels `task` again and the CancelledError is raised here. Only
+    `cancelling` shows whether a CancelledError belongs to `task` or to the current task.
+    """
+    current = asyncio.current_task()
+    before = current.cancelling() if current else 0
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
-        if here is not None and here.cancelling() > before:
+        if current is not None and current.cancelling() > before:
             raise
 
 
 class _Reading:
-    def __init__(self, request: AbstractAsyncContextManager[StreamedResponse], made_of: MadeOf) -> None:
-        self._request = request
-        self._made_of = made_of
-        self.response: asyncio.Future[StreamedResponse] = asyncio.get_running_loop().create_future()
-        self._handed: asyncio.Queue[ModelResponseStreamEvent | BaseException | None] = asyncio.Queue()
-        """One event at most; or how it ended."""
-        self._asked = asyncio.Event()
-        """The reader wants the next one."""
-        self._left = asyncio.Event()
-        self._closes_itself = False
+    """A response that one task reads for another one, the reader: the agent's task, which iterates over the events."""
 
-    async def work(self) -> None:
-        """Open, read and close it; however that ends, `response` or who reads the events is told."""
+    def __init__(self, request: AbstractAsyncContextManager[StreamedResponse], transform: Transform) -> None:
+        self._request = request
+        self._transform = transform
+        self.response: asyncio.Future[StreamedResponse] = asyncio.get_running_loop().create_future()
+        self._queue: asyncio.Queue[ModelResponseStreamEvent | BaseException | None] = asyncio.Queue()
+        """For the reader: at most one event, then the exception that ended the response, or None for its end."""
+        self._requested = asyncio.Event()
+        """Set when the reader has processed the last event and requests the next one."""
+        self._left = asyncio.Event()
+        """Set when the reader no longer needs the response."""
+        self._closes_itself = False
+        """Whether the task ends without being cancelled."""
+
+    async def execute(self) -> None:
+        """Open, read and close the response; pass it, its events and any exception to the reader."""
         try:
             async with self._request as response:
-                if self.response.cancelled():  # nobody waits any more, and the model did not hear of it
+                # The reader was cancelled while it waited, and the model did not react to the cancellation.
+                if self.response.cancelled():
                     self._closes_itself = True
                     return
                 events = compat.replace_events(response, self._events)
                 self.response.set_result(response)
-                await self._asked.wait()
-                await self._hand_on(events())
+                await self._requested.wait()
+                await self._pass_on(events())
                 self._closes_itself = True
-                self._handed.put_nowait(None)
+                self._queue.put_nowait(None)
+                # The response stays open until the reader leaves it, as it would without the task.
                 await self._left.wait()
-            if not self._closes_itself:  # the model raised something, and took it back where it closes
-                self._handed.put_nowait(None)
-        except BaseException as error:  # the agent's own task raises it, an exit or a model's own cancel too
+            # The context manager of the request has suppressed an exception: for the reader, the response ends here.
+            if not self._closes_itself:
+                self._queue.put_nowait(None)
+        except BaseException as error:
+            # The reader raises it in the agent's task, also SystemExit, or a CancelledError that the model raised
+            # itself. In this task, it would never be noticed.
             if self._left.is_set():
                 raise
             if self.response.done():
-                self._handed.put_nowait(error)
+                self._queue.put_nowait(error)
             else:
                 self.response.set_exception(error)
 
-    async def _hand_on(self, events: Events) -> None:
+    async def _pass_on(self, events: Events) -> None:
         closing = aclosing(events) if isinstance(events, AsyncGenerator) else nullcontext(events)
-        async with closing, aclosing(self._made_of(events)) as made:
-            async for event in made:
-                self._asked.clear()
-                self._handed.put_nowait(event)
-                await self._asked.wait()
+        async with closing, aclosing(self._transform(events)) as transformed:
+            async for event in transformed:
+                self._requested.clear()
+                self._queue.put_nowait(event)
+                # Without this wait, deltas of the next part would be relayed before the events of a tool call that
+                # the reader is still processing.
+                await self._requested.wait()
 
     async def _events(self) -> AsyncGenerator[ModelResponseStreamEvent]:
+        """Yield the events to the reader; the response uses this instead of the provider's iterator."""
         while True:
-            self._asked.set()
-            event = await self._handed.get()
+            self._requested.set()
+            event = await self._queue.get()
             if event is None:
                 return
             if isinstance(event, BaseException):
@@ -111,6 +133,6 @@ class _Reading:
             yield event
 
     def leave(self) -> bool:
-        """The response is not read any more; whether it has to be cancelled to be closed."""
+        """Record that the reader no longer needs the response; return whether the task must be cancelled to end."""
         self._left.set()
         return not self._closes_itself

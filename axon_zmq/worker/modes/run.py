@@ -1,4 +1,4 @@
-"""Mode `run`: many runs at a time on one loop, each with `await Agent.run`."""
+"""Mode `run`: many runs at a time on one event loop, each with `await Agent.run`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class RunMode:
         self._registry = registry
 
     async def execute(self, run: Run) -> dict[str, Any]:
-        """Run the agent; the body of `complete`.
+        """Run the agent and return the body of `complete`.
 
         Raises:
-            AxonError: Whatever the contract calls it that went wrong.
+            AxonError: The request is invalid, or the agent failed.
         """
         call = await agent_call.call_for_run_in_thread(run, self._registry)
-        with call.explained():
+        with call.converted_errors():
             result = await call.agent.run(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

@@ -1,4 +1,8 @@
-"""Mode `run_stream`: each delta of the model one `chunk`, as it comes; `ahead` says on which way."""
+"""Mode `run_stream`: each delta of the model becomes a `chunk` as soon as it arrives.
+
+Deltas are relayed by `RelayingModel`; all other events come from pydantic-ai's `event_stream_handler`. pydantic-ai's
+`Agent.run_stream` is not used, because it takes text before a tool call for the final answer.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,9 @@ from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
 _PARSE_EACH_DELTA_CHARS: Final = 4096
-"""Characters of structured output up to which each delta is read anew; longer ones at each sixteenth."""
+"""Characters of structured output up to which the whole JSON text is parsed again at each delta. Longer texts are
+parsed again when they have grown by a sixteenth, because the cost of parsing each time grows with the square of the
+length."""
 
 
 class RunStreamMode:
@@ -44,10 +50,10 @@ class RunStreamMode:
         self._registry = registry
 
     async def execute(self, run: Run) -> dict[str, Any]:
-        """Run the agent and relay its events; the body of `complete`.
+        """Run the agent, relay its events, and return the body of `complete`.
 
         Raises:
-            AxonError: Whatever the contract calls it that went wrong.
+            AxonError: The request is invalid, or the agent failed.
         """
         call = await agent_call.call_for_run_in_thread(run, self._registry)
         chunks = Chunks(run.chunk, call.text_is_output, call.output_is_wrapped)
@@ -55,18 +61,18 @@ class RunStreamMode:
             relay = chunks.relay_whole
         else:
             relay = chunks.relay
-            _relay_ahead(call, run, relay)
+            _use_relaying_model(call, run, relay)
 
         async def listen(_context: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
             async for event in events:
-                if not isinstance(event, Relayed):
+                if not isinstance(event, Relayed):  # the relaying model has sent these deltas already
                     relay(event)
                     if run.congested():
                         await run.room()
 
         requests = OpenRequests()
         try:
-            with call.explained():
+            with call.converted_errors():
                 result = await call.agent.run(
                     call.prompt,
                     event_stream_handler=listen,
@@ -79,8 +85,8 @@ class RunStreamMode:
         return agent_call.completed(result)
 
 
-def _relay_ahead(call: agent_call.AgentCall, run: Run, relay: Callable[[AgentStreamEvent], None]) -> None:
-    """Have the model's deltas relayed as they leave it; not where it has no streams, or is named by the agent alone."""
+def _use_relaying_model(call: agent_call.AgentCall, run: Run, relay: Callable[[AgentStreamEvent], None]) -> None:
+    """Wrap the model of a call, if it can stream, so that its deltas are relayed as soon as they arrive."""
     model = call.options.get("model") or call.agent.model
     if not isinstance(model, Model) or not compat.can_stream(model):
         return
@@ -93,12 +99,13 @@ def _relay_ahead(call: agent_call.AgentCall, run: Run, relay: Callable[[AgentStr
 
 
 class Chunks:
-    """Turns pydantic-ai's events into chunks: what a reader of the answer needs, and no more.
+    """Converts pydantic-ai's events to chunks.
 
     Args:
-        send: Takes `type`, `data`, `step` and `part` of each.
-        text_is_output: Text is the structured output, not prose.
-        is_wrapped: Whether pydantic-ai asks the model for `{"response": output}`, asked when it matters.
+        send: Sends a chunk; its arguments are `type`, `data`, `step` and `part`.
+        text_is_output: Whether text of the model is the structured output and not prose.
+        is_wrapped: Returns whether pydantic-ai asks the model for `{"response": output}`. A function, because the
+            answer is expensive and rarely needed.
     """
 
     def __init__(
@@ -110,8 +117,9 @@ class Chunks:
         self._step = 0
         self._response_is_over = True
         self._call: _PartialJson | None = None
-        """The tool call under way, which may turn out to be the output."""
+        """Arguments of the current tool call, which may turn out to be the output."""
         self._output: _PartialJson | None = None
+        """The structured output; None if the current part is not known to be it."""
 
     def relay_whole(self, event: AgentStreamEvent) -> None:
         """Send pydantic-ai's own event (`events: "all"`)."""
@@ -119,8 +127,8 @@ class Chunks:
         self._send("event", messages.dump_event(event), self._step, getattr(event, "index", 0))
 
     def relay(self, event: AgentStreamEvent) -> None:
-        """Send what an event means for the reader."""
-        if isinstance(event, PartDeltaEvent):  # nearly all are
+        """Send the chunks that an event causes, if any."""
+        if isinstance(event, PartDeltaEvent):  # first, because nearly all events are deltas
             self._delta(event.delta, event.index)
             return
         self._count_steps(event)
@@ -192,31 +200,35 @@ class Chunks:
 
 
 class _PartialJson:
-    """Structured output as it grows."""
+    """The value of a JSON text that is still incomplete."""
 
     def __init__(self, part: int) -> None:
         self.part = part
+        """Number of the part of the response that contains the text."""
         self.value: Any = None
+        """The value, as of the last call of `advanced`."""
         self._text = ""
-        self._read = 0
+        self._parsed = 0
+        """Length of the text at the last call of `advanced` that parsed it."""
 
     def add(self, more: str | Mapping[str, object] | None) -> None:
         if isinstance(more, str):
             self._text += more
         elif more is not None:
-            self._text = to_json(more).decode()  # a provider that gives arguments whole, as a map
+            self._text = to_json(more).decode()  # some providers send the arguments at once, as a map
 
     def advanced(self) -> bool:
-        """Read what there is; whether it says more than before."""
-        grown = len(self._text) - self._read
-        if not grown or (len(self._text) > _PARSE_EACH_DELTA_CHARS and grown < self._read // 16):
+        """Parse the text, and return whether the value has changed."""
+        grown = len(self._text) - self._parsed
+        if not grown or (len(self._text) > _PARSE_EACH_DELTA_CHARS and grown < self._parsed // 16):
             return False
+        # Models write text such as "```json" in front of an output that comes as text.
         start = min((at for at in map(self._text.find, "{[") if at >= 0), default=0)
         try:
             value = from_json(self._text[start:], allow_partial="trailing-strings")
         except ValueError:
             return False
-        self._read = len(self._text)
+        self._parsed = len(self._text)
         if value == self.value:
             return False
         self.value = value

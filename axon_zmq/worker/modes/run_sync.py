@@ -1,4 +1,8 @@
-"""Mode `run_sync`: each slot a thread with its own event loop, agents and providers."""
+"""Mode `run_sync`: a thread for each slot, each with its own event loop, agents and providers.
+
+An agent or provider that several event loops share fails, because its HTTP client belongs to the loop that used it
+first.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,9 @@ class RunSyncMode:
     """The executor of a `run_sync` worker.
 
     Args:
-        slots: Threads.
-        make_registry: Makes a slot's own agents; told whether they must be a private copy.
+        slots: How many threads.
+        make_registry: Makes the registry of a thread. Its argument says whether the operator's modules must be executed
+            again: only the first thread can use the imported ones.
     """
 
     def __init__(self, slots: int, make_registry: Callable[[bool], Registry]) -> None:
@@ -30,20 +35,23 @@ class RunSyncMode:
         self._threads = ThreadPoolExecutor(slots, "slot", self._open_slot)
 
     def _open_slot(self) -> None:
+        """Prepare a thread of the pool, when it starts."""
+        # One event loop for all runs of the thread, which pydantic-ai's `run_sync` uses: the HTTP clients of providers
+        # belong to it, and their connections stay open between runs.
         asyncio.set_event_loop(asyncio.new_event_loop())
         self._slot.registry = self._make_registry(next(self._numbers) > 0)
 
     async def execute(self, run: Run) -> dict[str, Any]:
-        """Run the agent in a free slot; the body of `complete`.
+        """Run the agent in a free thread and return the body of `complete`.
 
         Raises:
-            AxonError: Whatever the contract calls it that went wrong.
+            AxonError: The request is invalid, or the agent failed.
         """
-        context = copy_context()
+        context = copy_context()  # so that log records and traces of the thread belong to this run
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(self._run, run))
 
     def _run(self, run: Run) -> dict[str, Any]:
         call = agent_call.call_for_run(run, self._slot.registry)
-        with call.explained():
+        with call.converted_errors():
             result = call.agent.run_sync(call.prompt, cancellation_token=run.token, **call.options)
         return agent_call.completed(result)

@@ -1,1 +1,1 @@
-"""What the operator registered in Python."""
+"""Objects that the operator registered in Python: agents, models, toolsets, MCP servers."""

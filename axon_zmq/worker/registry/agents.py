@@ -1,4 +1,4 @@
-"""The agents that a worker knows: registered ones, imported here and nowhere else, and agents as data."""
+"""The agents of a worker: registered ones, which are imported only here, and agents that clients define as data."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Registered:
-    """One agent of `AXON_AGENTS`."""
+    """A registered agent: one entry of `AXON_AGENTS`."""
 
     name: str
     agent: Agent[object, object]
 
     @cached_property
     def deps_adapter(self) -> TypeAdapter[Any] | None:
-        """What checks `deps`; None where the agent takes any, or a type that cannot come over the wire."""
+        """Validator of `deps`; None if the agent accepts any value, or a type that pydantic cannot validate."""
         if self.agent.deps_type is object:
             return None
         try:
@@ -52,10 +52,10 @@ class Registered:
             RequestError: `invalid_request`.
         """
         if self.agent.deps_type is NoneType and value is not None:
-            raise invalid([("/deps", f"agent {self.name!r} takes no deps: leave it out")])
+            raise invalid([("/deps", f"agent {self.name!r} takes no deps: remove the key")])
         if self.deps_adapter is None:
             if value is not None and self.agent.deps_type is not object:
-                raise invalid([("/deps", f"agent {self.name!r} takes deps of a type that cannot come over the wire")])
+                raise invalid([("/deps", f"agent {self.name!r} takes deps of a type that a client cannot send")])
             return value
         try:
             return self.deps_adapter.validate_python(value)
@@ -63,7 +63,7 @@ class Registered:
             raise from_validation(error, "/deps") from None
 
     async def describe(self) -> dict[str, Any]:
-        """The agent's entry in a `catalog`; `tools_error` names the toolsets that could not tell their tools."""
+        """Return the agent's entry in a `catalog`; `tools_error` names the toolsets that could not list their tools."""
         listing = await self.tools()
         entry = {
             "description": self.agent.render_description(),
@@ -75,21 +75,21 @@ class Registered:
         return entry | ({"tools_error": "; ".join(listing.faults)} if listing.faults else {})
 
     async def tools(self) -> toolsets.Listing:
-        """All tools that the agent has without `deps`, but for those of the output."""
+        """List the tools that the agent has without `deps`, except output tools."""
         return await toolsets.listing(self.agent.toolsets, self.agent)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a tool was found."""
+class ToolSource:
+    """An agent or a toolset in which a tool is looked up."""
 
     registered: Registered | None
-    """The agent that has it; None where a toolset of `AXON_TOOLSETS` has."""
+    """The agent; None if this is a toolset of `AXON_TOOLSETS`."""
     toolset: AbstractToolset[object]
-    """That toolset, or all of the agent's."""
+    """The toolset, or all toolsets of the agent combined."""
 
     async def tools(self) -> toolsets.Listing:
-        """What it has."""
+        """List its tools."""
         return await (toolsets.listing([self.toolset]) if self.registered is None else self.registered.tools())
 
 
@@ -97,10 +97,11 @@ class Registry:
     """The agents of one event loop.
 
     Args:
-        targets: `module:attribute` by name; the attribute is an `Agent`, or a function that makes one.
-        models: The loop's models and providers.
+        targets: `module:attribute` for each name; the attribute is an `Agent`, or a function that returns one.
+        models: Models and providers of the event loop.
         named_toolsets: Toolsets that agents as data may name.
-        private: Run the modules anew instead of importing them: an agent shared between loops fails.
+        private: Execute the modules again instead of importing them, because an agent that several event loops share
+            fails.
     """
 
     def __init__(
@@ -119,11 +120,12 @@ class Registry:
             try:
                 agent = _load(target, private)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # One faulty module must not take the other agents out of service.
                 self._broken[name] = f"{type(error).__name__}: {error}"
                 log.error("agent %r (%s) cannot be loaded: %s", name, target, self._broken[name])
                 continue
             if isinstance(agent.model, Model):
-                models.share_provider(agent.model)
+                models.share_provider(agent.model)  # one pool of connections for all agents with the same URL and key
             self._registered[name] = Registered(name, agent)
 
     def __repr__(self) -> str:
@@ -131,14 +133,14 @@ class Registry:
 
     @property
     def broken(self) -> list[str]:
-        """The agents that could not be loaded."""
+        """Names of the agents that could not be loaded."""
         return list(self._broken)
 
     def named(self, name: str) -> Registered:
-        """A registered agent.
+        """Return a registered agent.
 
         Raises:
-            RequestError: `unknown_agent`, with the names that are meant, or why it could not be loaded.
+            RequestError: `unknown_agent`, with similar names, or with the reason why it could not be loaded.
         """
         if (registered := self._registered.get(name)) is not None:
             return registered
@@ -148,11 +150,11 @@ class Registry:
         raise RequestError("unknown_agent", f"no agent {name[:64]!r} is registered; {hint}")
 
     def from_data(self, data: AgentData, model: str | None) -> Agent[object, object]:
-        """An agent that the client defined, for one run.
+        """Make an agent that the client defined, for one run.
 
         Args:
-            data: Its checked definition.
-            model: The request's own model, which goes before the agent's and `AXON_MODEL`.
+            data: The checked definition.
+            model: The model of the request, which takes precedence over the agent's and `AXON_MODEL`.
 
         Raises:
             AxonError: `invalid_request`, `unknown_model` or `model_auth`.
@@ -172,33 +174,39 @@ class Registry:
         except UserError as error:
             raise invalid([("/agent", error.message)]) from error
 
-    async def find_tool(self, tool: str, agent: str | None) -> Found:
-        """Who has a tool: the agent that is named; or the one toolset, agent or MCP server that has it, in this order.
+    async def find_tool(self, tool: str, agent: str | None) -> ToolSource:
+        """Find the agent or toolset that has a tool.
 
-        Servers are asked last: they may have to be started, or hang.
+        Without `agent`, toolsets in this process are searched first, then agents, then MCP servers: these come last
+        because they may have to be started, or may hang.
 
         Raises:
-            RequestError: `unknown_agent`, `unknown_tool`, or `invalid_request` where several have it.
+            RequestError: `unknown_agent`, `unknown_tool`, or `invalid_request` if several have a tool of this name.
         """
         if agent is not None:
-            found = _of_agent(self.named(agent))
+            found = _agent_tools(self.named(agent))
             listing = await found.tools()
-            if tool in listing.tools or listing.faults:  # which may have it, with the right deps
+            # A toolset that cannot list its tools without `deps` may have the tool.
+            if tool in listing.tools or listing.faults:
                 return found
             raise toolsets.unknown_tool(tool, listing.tools)
-        agents = {f"agent {name!r}": _of_agent(registered) for name, registered in self._registered.items()}
-        here, servers = (
+        agents = {f"agent {name!r}": _agent_tools(registered) for name, registered in self._registered.items()}
+        local, servers = (
             {
-                f"toolset {name!r}": Found(None, toolset)
+                f"toolset {name!r}": ToolSource(None, toolset)
                 for name, toolset in self.toolsets.loaded.items()
-                if (name in self.toolsets.servers) is elsewhere
+                if (name in self.toolsets.servers) is is_server
             }
-            for elsewhere in (False, True)
+            for is_server in (False, True)
         )
-        return await _one_with(tool, here, agents, servers)
+        return await _first_with_tool(tool, local, agents, servers)
 
     async def describe(self, name: str | None) -> dict[str, Any]:
-        """The body of a `catalog`: one agent, or all and the named toolsets; a broken one has `error` alone.
+        """Return the body of a `catalog`.
+
+        Args:
+            name: The agent to describe; None for all agents and all named toolsets. An agent or toolset that could not
+                be loaded has only `error`.
 
         Raises:
             RequestError: `unknown_agent`.
@@ -211,7 +219,7 @@ class Registry:
         return {"agents": dict(zip(names, entries, strict=True)), "toolsets": catalog}
 
     async def aclose(self) -> None:
-        """End the processes that toolsets have started; from any loop."""
+        """End the processes that toolsets have started; may be called on any event loop."""
         await self.toolsets.aclose()
 
     async def _entry(self, name: str) -> dict[str, Any]:
@@ -228,27 +236,32 @@ def _load(target: str, private: bool) -> Agent[object, object]:
     agent = found() if callable(found) and not isinstance(found, Agent) else found
     if not isinstance(agent, Agent):
         raise ConfigurationError(
-            f"{target} is {type(agent).__name__}, not a pydantic_ai.Agent or a function making one"
+            f"{target} is {type(agent).__name__}: expected a pydantic_ai.Agent or a function that returns one"
         )
     return agent
 
 
-def _of_agent(registered: Registered) -> Found:
-    return Found(registered, CombinedToolset(registered.agent.toolsets))
+def _agent_tools(registered: Registered) -> ToolSource:
+    return ToolSource(registered, CombinedToolset(registered.agent.toolsets))
 
 
-async def _one_with(tool: str, *rounds: Mapping[str, Found]) -> Found:
-    """The one that has a tool; those of a later round are asked when none of an earlier has it."""
-    seen: list[str] = []
+async def _first_with_tool(tool: str, *groups: Mapping[str, ToolSource]) -> ToolSource:
+    """Return the candidate that has a tool; a group is asked only if no candidate of the groups before it has the tool.
+
+    Raises:
+        RequestError: `unknown_tool`, or `invalid_request` if several candidates of a group have the tool.
+    """
+    names: list[str] = []
     faults: list[str] = []
-    for places in rounds:
-        listings = await asyncio.gather(*(found.tools() for found in places.values()))
-        having = [place for place, listing in zip(places, listings, strict=True) if tool in listing.tools]
+    for candidates in groups:
+        listings = await asyncio.gather(*(found.tools() for found in candidates.values()))
+        having = [place for place, listing in zip(candidates, listings, strict=True) if tool in listing.tools]
         if len(having) > 1:
-            raise invalid([("/tool", f"{tool!r} is of {' and of '.join(having)}: say which agent, or rename one")])
+            fault = f"{tool!r} is a tool of {' and of '.join(having)}: send the agent's name, or rename one tool"
+            raise invalid([("/tool", fault)])
         if having:
-            return places[having[0]]
-        for place, listing in zip(places, listings, strict=True):
-            seen += listing.tools
+            return candidates[having[0]]
+        for place, listing in zip(candidates, listings, strict=True):
+            names += listing.tools
             faults += [f"{place}: {fault}" for fault in listing.faults]
-    raise toolsets.unknown_tool(tool, seen, faults)
+    raise toolsets.unknown_tool(tool, names, faults)

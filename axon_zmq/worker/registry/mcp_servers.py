@@ -1,6 +1,6 @@
-"""MCP servers that stay open between runs: started at their first use, once for each event loop.
+"""MCP servers that stay open between runs; each is started at its first use, once for each event loop.
 
-It needs the extra `mcp`, and takes 0.8 s and 46 MB to import: nothing imports it where no server is configured.
+This module needs the extra `mcp`. Importing it takes 0.8 s and 46 MB, so it is imported only if a server is configured.
 """
 
 from __future__ import annotations
@@ -43,82 +43,89 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_RESTART_DELAY_S: Final = 60.0
-"""Seconds after a start that failed until the next; the first time one, then twice as long each time."""
+"""Longest delay in seconds between a failed start and the next one. The first delay is 1 s, and each further delay is
+twice as long."""
 SERVER_CLOSE_TIMEOUT_S: Final = 5.0
-"""Seconds that a server has to end: 2 after the end of its input, 2 after SIGTERM, and then it is killed."""
+"""Seconds that a server has to end. The MCP SDK closes its input, sends SIGTERM after 2 s, and kills it after 2 s more.
+"""
 _START_POLL_S: Final = 0.5
 _FORGOTTEN_SESSION_TEXTS: Final = ("Session not found", "Session terminated")
-"""How servers made with the SDKs say so, and how the client puts a bare HTTP 404."""
+"""Texts of the error for a session that the server no longer knows: of servers made with the MCP SDKs, and of the MCP
+client for an HTTP 404 without a body."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _MAX_FAULT_CHARS: Final = 500
 
-for _chatty in ("mcp", "fastmcp"):
-    # Their lines hold what servers said, and addresses; fastmcp's go past the one format of all lines.
-    logging.getLogger(_chatty).handlers.clear()
-    logging.getLogger(_chatty).setLevel(logging.CRITICAL)
+for _library in ("mcp", "fastmcp"):
+    # Their records contain addresses and output of servers, which may be secret; and fastmcp's own handler writes lines
+    # in another format than the daemon's.
+    logging.getLogger(_library).handlers.clear()
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
 class ServerToolset(AbstractToolset[object]):
     """The tools of one MCP server.
 
-    Entering and leaving it does nothing: the server is started when it is first asked, is shared by all
-    runs of the loop, and started again when it has gone.
+    Entering and leaving the toolset does nothing. The server is started when its tools are first needed, is shared by
+    all runs of the event loop, and is started again at the next use if it has ended.
 
     Args:
-        name: The toolset's.
+        name: Name of the toolset.
         configured: Its table in `axon.toml`.
-        environment: Where `${NAME}` is looked up.
+        environment: Environment variables for `${NAME}` in the table.
 
     Raises:
-        ConfigurationError: A variable is not set, or there is no such command or directory.
+        ConfigurationError: A variable is not set, or the command or directory does not exist.
     """
 
     def __init__(self, name: str, configured: McpServer, environment: Mapping[str, str] = os.environ) -> None:
         self._name = name
-        self._server, self._secrets = filled(name, configured, environment)
+        self._server, self._secrets = with_variables(name, configured, environment)
         if self._server.command is not None:
             _check_command(name, configured, self._server)
         self._connection: _Connection | None = None
         self._failures = 0
+        """How many starts in succession have failed."""
         self._failure = ""
-        self._rests_until = 0.0
+        """Why the last start failed."""
+        self._retry_at = 0.0
+        """When the server may be started again, in seconds of the monotonic clock."""
 
     def __repr__(self) -> str:
-        state = "closed" if self._connection is None or self._connection.over else "open"
+        state = "closed" if self._connection is None or self._connection.is_over else "open"
         return f"<ServerToolset {self._name} {state}>"
 
     @property
     def id(self) -> str:
-        """The toolset's name."""
+        """Name of the toolset."""
         return self._name
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that the server's connection belongs to, once it was used."""
+        """The event loop of the server's connection; None before the first use."""
         return None if self._connection is None else self._connection.loop
 
     async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
-        """The server's tools; asked once, and again after it said that they changed.
+        """Return the server's tools; they are cached until the server reports that they have changed.
 
         Raises:
-            AxonError: `tool_failed`.
+            AxonError: `tool_failed` if the server cannot be started or does not list its tools.
         """
         try:
             tools = await self._use(lambda toolset: toolset.get_tools(ctx))
         except AxonError:
             raise
         except Exception as error:
-            raise self._tool_failed(f"its MCP server {self._fault(error)} when asked for its tools") from error
+            raise self._tool_failed(f"its MCP server {self._fault(error)} while it listed its tools") from error
         return {name: replace(tool, toolset=self) for name, tool in tools.items()}
 
     async def call_tool(
         self, name: str, tool_args: dict[str, object], ctx: RunContext[object], tool: ToolsetTool[object]
     ) -> Any:
-        """Call a tool once, whatever happens meanwhile.
+        """Call a tool at most once.
 
         Raises:
-            ModelRetry: The server said that the call failed, as for wrong arguments.
-            AxonError: `tool_failed`: the server cannot be started, or went away.
+            ModelRetry: The server reports that the call failed, for example because of invalid arguments.
+            AxonError: `tool_failed` if the server cannot be started, or ended during the call.
         """
         try:
             return await self._use(lambda toolset: toolset.call_tool(name, tool_args, ctx, tool))
@@ -127,54 +134,58 @@ class ServerToolset(AbstractToolset[object]):
         except Exception as error:
             if isinstance(error, ModelRetry) and not _is_lost(error):
                 raise
-            message = f"its MCP server {self._fault(error)} during {name!r}, which may have been done"
+            message = f"its MCP server {self._fault(error)} during {name!r}, which may have been executed"
             raise self._tool_failed(message) from error
 
     async def _use(self, use: Callable[[MCPToolset[object]], Awaitable[T]]) -> T:
-        """Use the server, once; a session that it has forgotten was not used at all."""
+        """Call `use` with the server's toolset; a second time only if the server has lost the session."""
         connection = await self._open()
         try:
             return await use(connection.toolset)
         except Exception as error:
             if not _is_forgotten(error):
                 raise
+        # A server that does not know the session has executed nothing, so a second call in a new session is safe.
         await connection.close()
         return await use((await self._open()).toolset)
 
     async def aclose(self) -> None:
-        """Stop the server; on the loop that it was used on."""
+        """Stop the server; must be called on the event loop of its connection."""
         if self._connection is not None:
             await self._connection.close()
 
     async def _open(self) -> _Connection:
         connection = self._connection
-        if connection is None or connection.over:
-            if time.monotonic() < self._rests_until:
-                raise self._tool_failed(f"{self._failure}; it is tried again in a while")
+        if connection is None or connection.is_over:
+            # Otherwise each run would wait for the start of a broken server, up to its `timeout`.
+            if (delay := self._retry_at - time.monotonic()) > 0:
+                delay = min(delay, MAX_RESTART_DELAY_S)
+                raise self._tool_failed(f"{self._failure}; it is not started again before {delay:.1f} s have passed")
             connection = self._connection = _Connection(self._name, self._server)
         if not connection.opened.done():
             await self._await_start(connection)
         return connection
 
     async def _await_start(self, connection: _Connection) -> None:
+        # All runs that need the server wait for this start: one that is cancelled must not cancel it.
         error = await asyncio.shield(connection.opened)
         if error is None:
             self._failures = 0
             return
         if self._connection is connection:
-            await self._give_up(connection, f"its MCP server {self._explained(error)}")
+            await self._give_up(connection, f"its MCP server {self._start_failure(error)}")
         raise self._tool_failed(self._failure) from error
 
     async def _give_up(self, connection: _Connection, failure: str) -> None:
-        """End what could not be started, and let a while go by before the next start."""
+        """Close a connection whose start failed, and set the time of the next start."""
         log.error("toolset %r: %s", self._name, failure)
         self._connection = None
         self._failure = failure
-        self._rests_until = math.inf
+        self._retry_at = math.inf  # not while the failed process may still exist
         try:
             await connection.close()
         finally:
-            self._rests_until = time.monotonic() + min(2.0**self._failures, MAX_RESTART_DELAY_S)
+            self._retry_at = time.monotonic() + min(2.0**self._failures, MAX_RESTART_DELAY_S)
             self._failures += 1
 
     def _tool_failed(self, message: str) -> AxonError:
@@ -184,8 +195,8 @@ class ServerToolset(AbstractToolset[object]):
     def _fault(error: Exception) -> str:
         return "went away" if _is_lost(error) else f"failed ({type(error).__name__})"
 
-    def _explained(self, error: BaseException) -> str:
-        """Why a start failed; HTTP errors without their text, which repeats the address."""
+    def _start_failure(self, error: BaseException) -> str:
+        """Return why a start failed; for HTTP errors without their text, which repeats the address."""
         if isinstance(error, TimeoutError):
             return f"did not start within {self._server.timeout:g} s"
         while isinstance(error, BaseExceptionGroup):
@@ -208,81 +219,93 @@ class ServerToolset(AbstractToolset[object]):
 class _Connection:
     """One session with a server.
 
-    A task of its own enters and leaves it, as anyio's scopes ask for: whoever uses it may be cancelled.
-    That task has an empty context, for it belongs to no run.
+    A separate task enters and leaves the session: anyio's cancel scopes must be left in the task that entered them, and
+    the tasks of runs that use the session may be cancelled. The task has an empty context, so that its log records
+    belong to no run.
     """
 
     def __init__(self, name: str, server: McpServer) -> None:
         self.loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[BaseException | None] = self.loop.create_future()
-        """Done when the server has told its tools, or when it failed to."""
+        """Done when the server has listed its tools, with None, or when its start has failed, with the exception."""
         self._name = name
         self._over = asyncio.Event()
-        self._is_wanted = True
+        self._is_closing = False
         self.toolset = _mcp_toolset(name, server, self._over.set)
         self._task = self.loop.create_task(self._hold(), context=Context())
         self._limit = self.loop.create_task(self._limit_start(server.timeout), context=Context())
 
     @property
-    def over(self) -> bool:
-        """Whether it can no longer be used."""
+    def is_over(self) -> bool:
+        """Whether the session can no longer be used."""
         return self._over.is_set() or (self.opened.done() and not self.toolset.client.is_connected())
 
     async def close(self) -> None:
-        """End it, and wait until the server has ended too, for `SERVER_CLOSE_TIMEOUT_S` seconds at most."""
-        self._is_wanted = False
+        """End the session, and wait until the server has ended too, for at most `SERVER_CLOSE_TIMEOUT_S`."""
+        self._is_closing = True
         self._over.set()
         if not self.opened.done():
             self._task.cancel()
         await asyncio.wait({self._task}, timeout=SERVER_CLOSE_TIMEOUT_S)
-        self._opened_with(asyncio.CancelledError())  # where it was cancelled before it began
+        # If the task was cancelled before its first step, `_hold` has not set the result.
+        self._set_opened(asyncio.CancelledError())
 
-    def _opened_with(self, error: BaseException | None) -> None:
+    def _set_opened(self, error: BaseException | None) -> None:
         self._limit.cancel()
         if not self.opened.done():
             self.opened.set_result(error)
 
     async def _limit_start(self, seconds: float) -> None:
-        """Give up a start that takes too long; only while the loop moves, which may stand still between two runs."""
+        """Cancel a start that takes longer than `seconds`.
+
+        In mode `run_sync`, the event loop stands still between two runs. A single long sleep would be over then,
+        although the server had no time to start. The time is therefore counted in short sleeps.
+        """
         while seconds > 0:
             await asyncio.sleep(min(seconds, _START_POLL_S))
             seconds -= _START_POLL_S
         self._task.cancel()
-        self._opened_with(TimeoutError())
+        self._set_opened(TimeoutError())
 
     async def _hold(self) -> None:
         started = time.monotonic()
         try:
             async with self.toolset:
                 await self.toolset.list_tools()
-                self._opened_with(None)
-                log.info("toolset %r: its MCP server is up after %.1f s", self._name, time.monotonic() - started)
+                self._set_opened(None)
+                log.info("toolset %r: its MCP server started in %.1f s", self._name, time.monotonic() - started)
                 await self._over.wait()
-                if self._is_wanted:
-                    log.warning("toolset %r: its MCP server has gone; it is started when it is next used", self._name)
+                if not self._is_closing:
+                    log.warning("toolset %r: its MCP server has ended; the next use starts it again", self._name)
         except (Exception, asyncio.CancelledError) as error:
-            if self.opened.done() and self._is_wanted:
+            if self.opened.done() and not self._is_closing:
                 log.warning("toolset %r: its MCP server ended with %s", self._name, type(error).__name__)
-            self._opened_with(error)
+            self._set_opened(error)
         finally:
             self._over.set()
 
 
 def _mcp_toolset(name: str, server: McpServer, ended: Callable[[], None]) -> MCPToolset[object]:
-    """pydantic-ai's own toolset for a server; `ended` is called when a started one has gone."""
+    """Return pydantic-ai's toolset for a server; `ended` is called when the process of a local server has ended."""
 
-    async def hear(message: object) -> None:
+    async def on_message(message: object) -> None:
         if isinstance(message, Exception):
-            log.warning("toolset %r: its MCP server wrote something that is no message of MCP", name)
+            # Without the text, which may contain a secret.
+            log.warning("toolset %r: its MCP server wrote a line that is not an MCP message", name)
 
-    headers = server.headers or None
-    client = server.url or _Stdio(server, ended)
-    # No timeouts of its own: a loop that stands still between two runs would have them pass.
-    return MCPToolset(client, id=name, headers=headers, init_timeout=None, read_timeout=None, message_handler=hear)
+    return MCPToolset(
+        server.url or _Stdio(server, ended),
+        id=name,
+        headers=server.headers or None,
+        # In mode `run_sync`, the event loop stands still between two runs, and these timeouts would expire meanwhile.
+        init_timeout=None,
+        read_timeout=None,
+        message_handler=on_message,
+    )
 
 
 class _Stdio(ClientTransport):
-    """A server as a child process that ends with the worker, whatever ends the worker."""
+    """A server as a child process that ends with the worker, even if the worker is killed."""
 
     def __init__(self, server: McpServer, ended: Callable[[], None]) -> None:
         assert server.command is not None
@@ -294,24 +317,27 @@ class _Stdio(ClientTransport):
     async def connect_session(
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
     ) -> AsyncGenerator[ClientSession, None]:
-        """Start the process and yield a session with it; stop it afterwards."""
+        """Start the process, yield a session with it, and stop the process afterwards."""
         make_session = (transport_options or TransportOptions()).session_class
         async with (
             stdio_client(self._parameters, sys.stderr) as (incoming, outgoing),
-            make_session(_Watched(incoming, self._ended), outgoing, **session_kwargs) as session,
+            make_session(_WatchedStream(incoming, self._ended), outgoing, **session_kwargs) as session,
         ):
             yield session
 
 
-class _Watched(ObjectReceiveStream[SessionMessage | Exception]):
-    """A stream of incoming messages that tells when it has ended."""
+class _WatchedStream(ObjectReceiveStream[SessionMessage | Exception]):
+    """A stream of incoming messages that calls `ended` when it ends.
+
+    The MCP session itself does not report that its server has ended.
+    """
 
     def __init__(self, stream: ReadStream[SessionMessage | Exception], ended: Callable[[], None]) -> None:
         self._stream = stream
         self._ended = ended
 
     async def receive(self) -> SessionMessage | Exception:
-        """The next message, or what could not be read as one."""
+        """Return the next message, or the exception for a line that is not a message."""
         try:
             return await self._stream.receive()
         except BaseException:
@@ -329,19 +355,28 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _is_forgotten(error: Exception) -> bool:
-    """Whether a server knows the session no more, as after a restart; it has done nothing then."""
+    """Whether a server no longer knows the session, for example after a restart; then it has executed nothing."""
     fault = _protocol_fault(error)
     return fault is not None and fault.message in _FORGOTTEN_SESSION_TEXTS
 
 
 def _protocol_fault(error: Exception) -> MCPError | None:
-    """What went wrong between client and server, if that is it; pydantic-ai makes a `ModelRetry` of it."""
+    """Return the error between MCP client and server that caused an exception; None if there is none."""
     fault = compat.mcp_cause(error)
     return fault if isinstance(fault, MCPError) else None
 
 
-def filled(name: str, server: McpServer, environment: Mapping[str, str]) -> tuple[McpServer, Sequence[str]]:
-    """A server's table with its variables filled in, and the texts in it that are not to be shown, longest first.
+def with_variables(name: str, server: McpServer, environment: Mapping[str, str]) -> tuple[McpServer, Sequence[str]]:
+    """Replace the variables in a server's table.
+
+    Args:
+        name: Name of the toolset.
+        server: The table.
+        environment: The environment variables.
+
+    Returns:
+        The table with the values of its variables, and the secret texts in it, longest first, so that a secret that
+        contains another one is masked completely.
 
     Raises:
         ConfigurationError: A variable is not set.
@@ -357,7 +392,7 @@ def filled(name: str, server: McpServer, environment: Mapping[str, str]) -> tupl
 
     def look_up(variable: str, place: str) -> str:
         if variable not in environment:
-            raise ConfigurationError(f"{place} names ${{{variable}}}, which is not set where the worker was started")
+            raise ConfigurationError(f"{place}: ${{{variable}}} is not set in the environment of the worker")
         used.add(environment[variable])
         return environment[variable]
 
@@ -369,9 +404,9 @@ def filled(name: str, server: McpServer, environment: Mapping[str, str]) -> tupl
 
 def _check_command(name: str, configured: McpServer, server: McpServer) -> None:
     if server.cwd is not None and not Path(server.cwd).is_dir():
-        raise ConfigurationError(f"toolsets.{name}.cwd: {server.cwd!r} is no directory")
+        raise ConfigurationError(f"toolsets.{name}.cwd: {server.cwd!r} is not a directory")
     command = str(server.command)
     if os.sep in command:
         command = str(Path(server.cwd or ".") / command)
     if shutil.which(command, path=server.env.get("PATH")) is None:
-        raise ConfigurationError(f"toolsets.{name}.command: there is no program {configured.command!r}")
+        raise ConfigurationError(f"toolsets.{name}.command: program {configured.command!r} not found")

@@ -1,7 +1,7 @@
-"""Model names to pydantic-ai models, for one event loop.
+"""Makes pydantic-ai models from their names, for one event loop.
 
-A provider's HTTP client belongs to the loop that first used it. So there is one `Models` for each loop,
-and in it one provider for each kind, base URL and key: fifty agents share one pool of connections.
+A provider's HTTP client belongs to the event loop that used it first. So there is one `Models` for each event loop. In
+it there is one provider for each class, base URL and key, so that fifty agents share one pool of connections.
 """
 
 from __future__ import annotations
@@ -19,32 +19,35 @@ from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.registry import offline_models
 
 MAX_CACHED_MODELS: Final = 256
-"""Models kept ready; their names come over the wire, so there is a bound."""
+"""Models that are kept for reuse. Bounded, because clients choose the names."""
 
 ProviderKey = tuple[type[Any], str, str]
+"""Class, base URL and API key of a provider."""
 
 
 class Models:
     """The models of one event loop.
 
     Args:
-        default: The model of `AXON_MODEL`, or None.
+        default: The name of the model in `AXON_MODEL`; None if it is not set.
     """
 
     def __init__(self, default: str | None) -> None:
         self.default = default
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._lock = Lock()
-        """Requests are read in threads beside the loop."""
+        """Needed because large requests are read in threads."""
         self._providers: dict[str, Provider[Any]] = {}
+        """Providers by their name in pydantic-ai."""
         self._shared: dict[ProviderKey, Provider[Any]] = {}
+        """All providers, including the providers of registered agents."""
 
     def named(self, name: str) -> Model:
-        """The model of a name: `echo`, `tools`, `synthetic:…`, or any that pydantic-ai knows, such as `openai:gpt-5`.
+        """Return the model with this name: an offline model, or one of pydantic-ai's, such as `openai:gpt-5`.
 
         Raises:
             RequestError: `unknown_model`.
-            ModelError: `model_auth`, where the provider's key is missing.
+            ModelError: `model_auth` if the provider's key is missing.
         """
         with self._lock:
             model = self._models.get(name)
@@ -57,7 +60,7 @@ class Models:
             return model
 
     def share_provider(self, model: Model) -> None:
-        """Let a model that an agent brought along use the provider that others of its kind have."""
+        """Let the model of a registered agent share the provider of other models with the same URL and key."""
         compat.share_provider(model, self._share)
 
     def _make(self, name: str) -> Model:
@@ -84,6 +87,7 @@ class Models:
         return provider
 
     def _share(self, provider: Provider[Any]) -> Provider[Any]:
+        # A provider without an API key, such as one with a custom client, is not shared.
         key = str(getattr(provider.client, "api_key", id(provider)))
         return self._shared.setdefault((type(provider), str(provider.base_url), key), provider)
 

@@ -1,7 +1,7 @@
-"""Models that need no network: `echo` answers the prompt itself, `tools` calls the tools that the prompt
-names, `synthetic` streams at a given pace.
+"""Models that need no network.
 
-All go through pydantic-ai like any other model, so what is measured with them is the real path.
+`echo` answers with the prompt, `tools` calls the tools that the prompt names, and `synthetic` streams at a given pace.
+pydantic-ai uses them like any other model, so measurements with them include all of its work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORD = re.compile(r"\s*\S+|\s+$")
 
 
 def user_text(messages: list[ModelMessage]) -> str:
-    """The text of the last user prompt; parts that are no text are named by their kind."""
+    """Return the text of the last user prompt; other parts appear as their kind in brackets."""
     for message in reversed(messages):
         if isinstance(message, ModelRequest):
             for part in reversed(message.parts):
@@ -45,9 +45,9 @@ def _part_text(part: object) -> str:
 
 
 def echo() -> FunctionModel:
-    """A model that answers with the prompt, word by word.
+    """Make a model that answers with the prompt, word by word.
 
-    Where the agent has an output tool, it is called with the prompt as its JSON arguments.
+    If the agent has an output tool, the model calls it with the prompt as its JSON arguments.
     """
 
     def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -71,10 +71,10 @@ def echo() -> FunctionModel:
 
 
 def tools() -> FunctionModel:
-    """A model that calls tools by the book: the prompt is JSON, a list of `{"name": …, "args": …}`.
+    """Make a model that calls tools as a script: the prompt is a JSON list of `{"name": …, "args": …}`.
 
-    Calls in one list are made at once; a list of lists is one step after another. At the end it answers
-    with a JSON list of what the tools gave back, and of `{"heard": text}` for what it was told meanwhile.
+    The calls of one list are made in one response; a list of lists is one response for each inner list. At the end the
+    model answers with a JSON list of the tools' results, with `{"heard": text}` for each user message in between.
     """
 
     def answer(messages: list[ModelMessage]) -> list[TextPart | ToolCallPart]:
@@ -102,7 +102,7 @@ def tools() -> FunctionModel:
 
 
 def _script(messages: list[ModelMessage]) -> tuple[list[list[dict[str, Any]]] | None, int, list[Any]]:
-    """The steps that the last prompt of that kind asks for, how many are done, and what came of them."""
+    """Return the steps of the last prompt that is a script, how many of them are done, and their results so far."""
     script, step, gathered = None, 0, list[Any]()
     for message in messages:
         step += isinstance(message, ModelResponse)
@@ -129,12 +129,12 @@ def _steps(text: str) -> list[list[dict[str, Any]]] | None:
 
 
 MODELS_BY_NAME = {"echo": echo, "tools": tools}
-"""The models that a name alone tells."""
+"""The models without settings, by their name."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a `synthetic` model streams."""
+    """Number, pace and size of the deltas of a `synthetic` model."""
 
     tokens: int = 50
     """Deltas; at most a million."""
@@ -148,10 +148,10 @@ _MAX_PACE = Pace(tokens=1_000_000, delay_ms=60_000, size=65_536)
 
 
 def pace_of(spec: str) -> Pace:
-    """Read `tokens=50,delay_ms=20,size=5`; what is left out has its default.
+    """Parse settings such as `tokens=50,delay_ms=20,size=5`; a missing setting has its default.
 
     Raises:
-        RequestError: `unknown_model`, naming the setting.
+        RequestError: `unknown_model`, with the invalid setting.
     """
     settings: dict[str, int] = {}
     known = [field.name for field in fields(Pace)]
@@ -162,18 +162,21 @@ def pace_of(spec: str) -> Pace:
         if name not in known or not value.isdecimal() or not least <= int(value) <= most:
             raise RequestError(
                 "unknown_model",
-                f"synthetic model: {item!r} is not understood; write synthetic:tokens=50,delay_ms=20,size=5, "
-                f"at most {', '.join(f'{name}={getattr(_MAX_PACE, name)}' for name in known)}",
+                f"synthetic model: invalid setting {item!r}: expected synthetic:tokens=50,delay_ms=20,size=5 with at "
+                f"most {', '.join(f'{name}={getattr(_MAX_PACE, name)}' for name in known)}",
             )
         settings[name] = int(value)
     return Pace(**settings)
 
 
 def synthetic(spec: str) -> FunctionModel:
-    """A model for load tests: so many deltas, of so many characters, at that pace.
+    """Make a model for load tests that streams deltas of a given number, size and pace.
+
+    Args:
+        spec: Settings, as in `pace_of`.
 
     Raises:
-        RequestError: `unknown_model`, where the spec is not understood.
+        RequestError: `unknown_model` if a setting is invalid.
     """
     pace = pace_of(spec)
     delta_of = _deltas(pace.size)
@@ -186,7 +189,7 @@ def synthetic(spec: str) -> FunctionModel:
         loop = asyncio.get_running_loop()
         start = loop.time()
         for index in range(pace.tokens):
-            # On a schedule, not after a pause: time lost once is not lost again at every delta.
+            # Each delta has an absolute time: with a pause after each delta, the delays of the event loop would add up.
             await asyncio.sleep(max(0.0, start + index * pace.delay_ms / 1000 - loop.time()))
             yield delta_of(index)
 
@@ -194,12 +197,12 @@ def synthetic(spec: str) -> FunctionModel:
 
 
 def _deltas(size: int) -> Callable[[int], str]:
-    """The text of the n-th delta: its number, cut or filled up to the size, so that a gap shows."""
+    """Return a function that makes the text of the n-th delta: its number, which makes gaps visible."""
     if size == 1:
         return lambda index: str(index % 10)
     return lambda index: f"{index:0{size - 1}d}"[1 - size :] + " "
 
 
 def json_words(value: object) -> list[str]:
-    """A value as JSON, in the pieces in which an offline model streams it."""
+    """Split a value's JSON text into the pieces in which an offline model streams it."""
     return _WORD.findall(json.dumps(value))

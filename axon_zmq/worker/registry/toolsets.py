@@ -1,4 +1,4 @@
-"""The toolsets that a worker knows by name, and what tools a toolset has."""
+"""The registered toolsets of a worker, and the tools that a toolset has."""
 
 from __future__ import annotations
 
@@ -37,70 +37,72 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LISTING_TIMEOUT_S: Final = 5.0
-"""Seconds that one toolset may take to tell its tools in a `catalog`."""
+"""Seconds that one toolset may take to list its tools for a `catalog`."""
 MAX_FAULT_CHARS: Final = 500
-"""Characters of what a toolset says that is wrong with it."""
+"""Characters of a toolset's exception in an error message."""
 MAX_NAMES_SHOWN: Final = 20
-"""Names in a message."""
+"""Names of tools or toolsets that an error message lists."""
 
 Toolset = AbstractToolset[object]
 
 
 class Toolsets:
-    """The registered toolsets of one event loop; one that cannot be loaded takes nothing else down.
+    """The registered toolsets of one event loop; one that cannot be loaded does not affect the others.
 
     Args:
-        configured: `module:attribute`, or an MCP server, by name. The attribute is a toolset, a list of
-            functions, or a function without arguments that makes one of these.
-        private: Run the modules anew instead of importing them.
+        configured: `module:attribute`, or an MCP server, for each name. The attribute is a toolset, a list of
+            functions, or a function without arguments that returns one of these.
+        private: Execute the modules again instead of importing them, as in `Registry`.
     """
 
     def __init__(self, configured: Mapping[str, str | McpServer], *, private: bool = False) -> None:
         self.broken: dict[str, str] = {}
-        """Why those that could not be loaded could not."""
+        """The reason for each toolset that could not be loaded, by its name."""
         self.loaded: dict[str, Toolset] = {}
         self.servers = frozenset(name for name, source in configured.items() if isinstance(source, McpServer))
-        """Those that are processes or machines of their own."""
+        """Names of the toolsets that are MCP servers."""
         self._servers: list[ServerToolset] = []
         for name, source in configured.items():
             try:
                 made = self._server(name, source) if isinstance(source, McpServer) else _load(source, private)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                self.broken[name] = str(error) if isinstance(error, ConfigurationError) else _said(error)
+                self.broken[name] = str(error) if isinstance(error, ConfigurationError) else _reason(error)
                 log.error("toolset %r cannot be loaded: %s", name, self.broken[name])
             else:
-                self.loaded[name] = Named(made, name)
+                self.loaded[name] = NamedToolset(made, name)
 
     def __repr__(self) -> str:
         return f"<Toolsets {', '.join(self.loaded) or 'none'}; broken: {', '.join(self.broken) or 'none'}>"
 
     def named(self, names: Sequence[str]) -> list[Toolset]:
-        """The toolsets that an agent as data names.
+        """Return the toolsets that an agent as data names.
 
         Raises:
-            RequestError: `invalid_request`, naming the one that is unknown, broken or there twice.
+            RequestError: `invalid_request`, with a JSON pointer to the name that is unknown, broken or repeated.
         """
         for index, name in enumerate(names):
             if (fault := self._fault(name)) or name in names[:index]:
-                raise invalid([(f"/agent/toolsets/{index}", fault or f"{name!r} is there twice")])
+                raise invalid([(f"/agent/toolsets/{index}", fault or f"{name!r} is listed twice: remove one")])
         return [self.loaded[name] for name in names]
 
     async def describe(self) -> dict[str, Any]:
-        """Each toolset's `{tools}`, or `{error}`, by name."""
+        """Return `{tools}` or `{error}` of each toolset, by name."""
         listings = await asyncio.gather(*(listing([toolset]) for toolset in self.loaded.values()))
-        told = {
+        entries = {
             name: {"error": answer.faults[0]} if answer.faults else {"tools": list(answer.tools.values())}
             for name, answer in zip(self.loaded, listings, strict=True)
         }
-        return told | {name: {"error": why} for name, why in self.broken.items()}
+        return entries | {name: {"error": why} for name, why in self.broken.items()}
 
     async def aclose(self) -> None:
-        """End the MCP servers that were started; from any loop."""
+        """End the MCP servers that were started; may be called on any event loop."""
         used = [server for server in self._servers if server.loop is not None]
         if not used:
             return
         loop = used[0].loop
         assert loop is not None
+        # A connection can be closed only on its own event loop. That of a `run_sync` thread does not run between two
+        # runs: it is run here, in a thread.
         closing = _close(used)
         if loop is asyncio.get_running_loop():
             await closing
@@ -128,8 +130,8 @@ class Toolsets:
 
 
 @dataclass
-class Named(WrapperToolset[object]):
-    """A toolset that is known by the operator's name for it, also in pydantic-ai's errors."""
+class NamedToolset(WrapperToolset[object]):
+    """A toolset with the name that the operator gave it; pydantic-ai's errors contain this name."""
 
     name: str
 
@@ -140,16 +142,16 @@ class Named(WrapperToolset[object]):
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """The name, as error messages show it."""
         return f"toolset {self.name!r}"
 
     @property
     def tool_name_conflict_hint(self) -> str:
-        """What mends two tools of one name."""
+        """Advice in pydantic-ai's error if two toolsets have a tool of the same name."""
         return "Leave one of the toolsets out, or have the operator set a prefix."
 
     async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
-        """The tools, as this toolset's."""
+        """Return the tools of the wrapped toolset as tools of this one."""
         return {name: replace(tool, toolset=self) for name, tool in (await super().get_tools(ctx)).items()}
 
 
@@ -165,18 +167,18 @@ def _load(target: str, private: bool) -> Toolset:
         return FunctionToolset(list(found))
     if not isinstance(found, AbstractToolset):
         raise ConfigurationError(
-            f"{target} is {type(found).__name__}, "
-            "not a pydantic_ai toolset, a list of functions, or a function that makes one"
+            f"{target} is {type(found).__name__}: "
+            "expected a pydantic_ai toolset, a list of functions, or a function that returns one"
         )
     return found
 
 
 def attribute(target: str, private: bool) -> Any:
-    """What `module:attribute` names.
+    """Return the object that `module:attribute` names.
 
     Args:
         target: The module and the attribute.
-        private: Run the module anew instead of importing it.
+        private: Execute the module again instead of importing it.
     """
     module_name, _, name = target.partition(":")
     module = _private_copy(module_name) if private else importlib.import_module(module_name)
@@ -184,6 +186,7 @@ def attribute(target: str, private: bool) -> Any:
 
 
 def _private_copy(name: str) -> ModuleType:
+    """Execute a module again, without entering the copy into `sys.modules`."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"No module named {name!r}")
@@ -192,27 +195,29 @@ def _private_copy(name: str) -> ModuleType:
     return module
 
 
-# --- what tools there are ---------------------------------------------------------------------------
+# --- lists of tools ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What tools there are."""
+    """The tools of one or several toolsets."""
 
     tools: dict[str, dict[str, Any]]
-    """As a `catalog` tells them, by name."""
+    """Entries of the `catalog`, by the name of the tool."""
     faults: list[str]
-    """The toolsets that could not tell, each with the reason."""
+    """The toolsets that could not list their tools, each with the reason."""
 
 
-async def listing(asked: Sequence[Toolset], agent: Agent[object, object] | None = None) -> Listing:
-    """Ask toolsets for their tools, all at once, as at the first step of a run without `deps`.
+async def listing(toolsets: Sequence[Toolset], agent: Agent[object, object] | None = None) -> Listing:
+    """List the tools of toolsets, as pydantic-ai does in the first step of a run without `deps`.
+
+    All toolsets are asked at the same time.
 
     Args:
-        asked: Any toolsets.
+        toolsets: The toolsets.
         agent: The agent that has them.
     """
-    single = _singly(asked)
+    single = _without_combined(toolsets)
     context = _context(agent)
     answers = await asyncio.gather(*(_tools(toolset, context) for toolset in single))
     tools: dict[str, dict[str, Any]] = {}
@@ -226,26 +231,26 @@ async def listing(asked: Sequence[Toolset], agent: Agent[object, object] | None 
 
 
 async def _tools(toolset: Toolset, context: RunContext[object]) -> dict[str, dict[str, Any]] | str:
-    """A toolset's entries, or why there are none."""
+    """Return a toolset's entries in the `catalog`, or the reason why it could not list its tools."""
     try:
         async with asyncio.timeout(LISTING_TIMEOUT_S):
             own = await toolset.for_run(context)
             async with own:
                 tools = await (await own.for_run_step(context)).get_tools(context)
-        approval = _asks_approval(toolset)
+        approval = _requires_approval(toolset)
         return {name: plain(_entry(tool, approval)) for name, tool in tools.items()}
     except TimeoutError:
         return f"did not answer within {LISTING_TIMEOUT_S:g} s"
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return _said(error)
+        return _reason(error)
 
 
-def _singly(toolsets: Sequence[Toolset]) -> list[Toolset]:
-    """Toolsets without those that only combine others."""
+def _without_combined(toolsets: Sequence[Toolset]) -> list[Toolset]:
+    """Replace each toolset that combines others by these others, so that errors name the one at fault."""
     return [
         part
         for toolset in toolsets
-        for part in (_singly(toolset.toolsets) if isinstance(toolset, CombinedToolset) else [toolset])
+        for part in (_without_combined(toolset.toolsets) if isinstance(toolset, CombinedToolset) else [toolset])
     ]
 
 
@@ -254,7 +259,7 @@ def _context(agent: Agent[object, object] | None) -> RunContext[object]:
     return RunContext[object](deps=None, model=model, usage=RunUsage(), agent=agent)
 
 
-def _asks_approval(toolset: Toolset) -> bool:
+def _requires_approval(toolset: Toolset) -> bool:
     while isinstance(toolset, WrapperToolset):
         if isinstance(toolset, ApprovalRequiredToolset):
             return True
@@ -278,7 +283,7 @@ def _entry(tool: ToolsetTool[object], approval: bool) -> dict[str, Any]:
     return entry
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     text = error.message if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
     return text[:MAX_FAULT_CHARS]
 
@@ -287,14 +292,14 @@ def _said(error: BaseException) -> str:
 
 
 def unknown_tool(name: str, known: Collection[str], faults: Sequence[str] = ()) -> RequestError:
-    """`unknown_tool`, with the name that is meant, and the toolsets that could not be asked."""
-    more = f"; not asked were {'; '.join(faults)}" if faults else ""
+    """Return an `unknown_tool` error with similar names, and with the toolsets that could not list their tools."""
+    more = f"; toolsets that could not list their tools: {'; '.join(faults)}" if faults else ""
     return RequestError("unknown_tool", f"no tool {name[:64]!r} is registered; {did_you_mean(name, known)}{more}")
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """The name that is meant, or some of those that there are."""
+    """Return a hint with the most similar known name, or else with the first known names."""
     if near := get_close_matches(name, known, n=1):
         return f"did you mean {near[0]!r}?"
     some = ", ".join(islice(known, MAX_NAMES_SHOWN))
-    return f"known are {some}{', …' if len(known) > MAX_NAMES_SHOWN else ''}" if known else "there is none"
+    return f"registered names: {some}{', …' if len(known) > MAX_NAMES_SHOWN else ''}" if known else "none is registered"

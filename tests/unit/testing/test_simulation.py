@@ -20,7 +20,8 @@ from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.testing.simulation import CHUNK, DRAIN_S, STUBBORN, TOOL, Client, Worker, World
-from axon_zmq.worker.core import STUCK_GRACE_S, Leave, Phase
+from axon_zmq.worker.core.events import Leave
+from axon_zmq.worker.core.worker import STUCK_GRACE_S, Phase
 
 SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc"]
 """The behaviour of a run: chunks, tool calls, or not ending on request."""

@@ -12,40 +12,44 @@ from axon_zmq.errors import AxonError
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.backend import EndReason, Handover, Holds, Lease, Leaving, Progress, Ready, Slots
 from axon_zmq.protocol.msgpack import pack, unpack
-from axon_zmq.worker.core import (
+from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.effects import (
+    AskToEnd,
+    AwaitTurns,
+    Control,
+    Effect,
+    Exit,
+    Finish,
+    Grant,
+    Note,
+    ReadHandover,
+    Send,
+    Start,
+    WriteHandover,
+)
+from axon_zmq.worker.core.events import (
+    CodeReturned,
+    Completed,
+    Connected,
+    Event,
+    Failed,
+    GraceOver,
+    HandoverRead,
+    HandoverWritten,
+    Leave,
+    Received,
+    Sent,
+    Tick,
+)
+from axon_zmq.worker.core.worker import (
     ANSWER_TIMEOUT_S,
     END_GRACE_S,
     ERRORS,
     LONGEST_END_GRACE_S,
     STUCK_GRACE_S,
     WRITE_TIMEOUT_S,
-    ActiveRun,
-    AskToEnd,
-    AwaitTurns,
-    CodeReturned,
-    Completed,
-    Connected,
-    Control,
-    Effect,
-    Event,
-    Exit,
-    Failed,
-    Finish,
-    GraceOver,
-    Grant,
-    HandoverRead,
-    HandoverWritten,
-    Leave,
-    Note,
     Phase,
-    ReadHandover,
-    Received,
-    Send,
-    Sent,
-    Start,
-    Tick,
     WorkerCore,
-    WriteHandover,
 )
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 

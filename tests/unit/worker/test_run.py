@@ -12,10 +12,10 @@ import pytest
 
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
-from axon_zmq.worker.core import ActiveRun
+from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
-from axon_zmq.worker.run import BEHIND, HOLD_BY, LONGEST_HOLD, MOST_HELD, Run
+from axon_zmq.worker.run import HOLD_FACTOR, LATE_THRESHOLD_S, MAX_HELD_BYTES, MAX_HOLD_S, Run
 
 
 class FakeLink:
@@ -106,7 +106,7 @@ def test_a_chunk_is_converted_to_plain_values_and_never_ends_the_run(value, show
 
 def test_a_worker_on_time_sends_each_delta(link):
     def play() -> None:
-        link.is_late = BEHIND / 2
+        link.is_late = LATE_THRESHOLD_S / 2
         chunks(job_of(link), "a", "b", "c")
 
     played(play)
@@ -118,17 +118,17 @@ def test_a_late_worker_merges_the_deltas_that_arrive_meanwhile(link):
     def play() -> None:
         job = job_of(link)
         chunks(job, "a")
-        link.is_late = 2 * BEHIND
+        link.is_late = 2 * LATE_THRESHOLD_S
         start = job.loop.time()
         chunks(job, "b", "c", "d")
         assert [data for _, data in link.sent] == ["a"]
         [(when, _)] = link.due
-        assert 0 <= when - start - HOLD_BY * 2 * BEHIND < 1
+        assert 0 <= when - start - HOLD_FACTOR * 2 * LATE_THRESHOLD_S < 1
         link.pass_time()
         assert [data for _, data in link.sent] == ["a", "bcd"]
         link.is_late = 10.0
         chunks(job, "e")
-        assert link.due[0][0] - job.loop.time() <= LONGEST_HOLD
+        assert link.due[0][0] - job.loop.time() <= MAX_HOLD_S
         link.is_late = 0.0
         chunks(job, "f")
         link.pass_time()
@@ -140,7 +140,7 @@ def test_a_late_worker_merges_the_deltas_that_arrive_meanwhile(link):
 
 def test_other_chunks_are_sent_at_once_after_the_waiting_text(link):
     def play() -> None:
-        link.is_late = 2 * BEHIND
+        link.is_late = 2 * LATE_THRESHOLD_S
         job = job_of(link)
         chunks(job, "a", "b")
         chunks(job, "c", part=1)
@@ -154,17 +154,17 @@ def test_other_chunks_are_sent_at_once_after_the_waiting_text(link):
 
 def test_large_chunks_do_not_wait_to_be_merged(link):
     def play() -> None:
-        link.is_late = 2 * BEHIND
+        link.is_late = 2 * LATE_THRESHOLD_S
         job = job_of(link)
-        chunks(job, "a" * (MOST_HELD - 1), "b", "c" * MOST_HELD)
+        chunks(job, "a" * (MAX_HELD_BYTES - 1), "b", "c" * MAX_HELD_BYTES)
 
     played(play)
-    assert [len(data) for _, data in link.sent] == [MOST_HELD, MOST_HELD]
+    assert [len(data) for _, data in link.sent] == [MAX_HELD_BYTES, MAX_HELD_BYTES]
 
 
 def test_waiting_text_respects_the_credit(link):
     def play() -> None:
-        link.is_late = 2 * BEHIND
+        link.is_late = 2 * LATE_THRESHOLD_S
         job = job_of(link, upto=1)
         chunks(job, "a", "b")
         chunks(job, "c", part=1)

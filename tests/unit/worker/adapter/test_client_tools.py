@@ -21,11 +21,11 @@ def test_a_tool_timeout_can_be_paused_when_it_has_just_expired(kind):
         [tool] = remote_tools([ClientTool(name="ask", parameters={"type": "object"}, timeout_ms=1)])
         call = RemoteCall(tool=tool, wanted_id="a", args={}, answer=asyncio.get_running_loop().create_future())
         calls.open(call)
-        calls.pause()
+        calls.pause_timers()
         call.left = 0.0
-        calls.go_on()
-        calls.pause()
-        calls.go_on()
+        calls.continue_timers()
+        calls.pause_timers()
+        calls.continue_timers()
         assert await call.answer is None
 
     loop = new_loop(kind)

@@ -20,7 +20,7 @@ def test_messages_are_numbered_and_replayed_from_the_requested_seq():
 
 
 def test_a_replay_reports_a_gap_for_dropped_messages():
-    outbox = ReplayBuffer(pack, WHO, most_bytes=200)
+    outbox = ReplayBuffer(pack, WHO, max_bytes=200)
     for _ in range(10):
         outbox.put(b"chunk", {"data": "x" * 50})
     replay = outbox.replay(1)

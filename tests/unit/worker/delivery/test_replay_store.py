@@ -11,7 +11,7 @@ WHO = RunInfo("run", b"digest", 1.0, keep=False)
 
 
 def test_ended_runs_are_kept_for_the_resume_window_and_within_the_byte_limit():
-    shelf = ReplayStore(most_bytes=1000)
+    shelf = ReplayStore(max_bytes=1000)
     for number in range(5):
         outbox = ReplayBuffer(pack, WHO)
         outbox.put(b"chunk", {"data": "x" * 300})
@@ -25,7 +25,7 @@ def test_ended_runs_are_kept_for_the_resume_window_and_within_the_byte_limit():
 
 
 def test_open_runs_drop_their_oldest_messages_when_the_store_is_full():
-    shelf = ReplayStore(most_bytes=10_000)
+    shelf = ReplayStore(max_bytes=10_000)
     for number in range(4):
         outbox = ReplayBuffer(pack, WHO)
         for _ in range(10):

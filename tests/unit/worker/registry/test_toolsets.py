@@ -32,11 +32,15 @@ def test_a_toolset_may_be_an_object_a_list_of_functions_or_a_factory():
     ("names", "pointer", "says"),
     [
         (["numers"], "/agent/toolsets/0", "no toolset 'numers' is registered; did you mean 'numbers'?"),
-        (["numbers", "xyz"], "/agent/toolsets/1", "known are functions, numbers, more_numbers, make"),
-        (["numbers", "make", "numbers"], "/agent/toolsets/2", "'numbers' is there twice"),
+        (["numbers", "xyz"], "/agent/toolsets/1", "registered names: functions, numbers, more_numbers, make"),
+        (["numbers", "make", "numbers"], "/agent/toolsets/2", "'numbers' is listed twice"),
         (["fails"], "/agent/toolsets/0", "toolset 'fails' could not be loaded: SystemExit: no numbers today"),
         (["interrupts"], "/agent/toolsets/0", "could not be loaded: KeyboardInterrupt"),
-        (["nothing"], "/agent/toolsets/0", "is list, not a pydantic_ai toolset, a list of functions, or a function"),
+        (
+            ["nothing"],
+            "/agent/toolsets/0",
+            "is list: expected a pydantic_ai toolset, a list of functions, or a",
+        ),
         (["no_such"], "/agent/toolsets/0", "could not be loaded: AttributeError"),
     ],
 )
@@ -88,8 +92,13 @@ def test_a_tool_is_found_by_agent_and_name_or_by_name_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("tool", "agent", "error_type", "says"),
     [
-        ("add", None, "invalid_request", "'add' is of agent 'sums' and of agent 'also_sums' and of agent 'rich'"),
-        ("multipy", None, "unknown_tool", "did you mean 'multiply'?; not asked were agent 'rich': Hanging 'hanging'"),
+        (
+            "add",
+            None,
+            "invalid_request",
+            "is a tool of agent 'sums' and of agent 'also_sums' and of agent 'rich'",
+        ),
+        ("multipy", None, "unknown_tool", "could not list their tools: agent 'rich': Hanging 'hanging'"),
         ("ad", "sums", "unknown_tool", "did you mean 'add'?"),
         ("add", "sum", "unknown_agent", "did you mean 'sums'?"),
     ],
@@ -105,12 +114,12 @@ def test_an_unknown_tool_is_reported_with_the_known_ones(monkeypatch, tool, agen
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"command": "echo", "args": ["${NO_SUCH}"]}, "toolsets.mcp.args names ${NO_SUCH}, which is not set"),
-        ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY names ${NO_SUCH}"),
-        ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url names ${NO_SUCH}"),
-        ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A names ${NO_SUCH}"),
-        ({"command": "no-such-program"}, "toolsets.mcp.command: there is no program 'no-such-program'"),
-        ({"command": "echo", "cwd": "/no/such"}, "toolsets.mcp.cwd: '/no/such' is no directory"),
+        ({"command": "echo", "args": ["${NO_SUCH}"]}, "toolsets.mcp.args: ${NO_SUCH} is not set"),
+        ({"command": "echo", "env": {"KEY": "${NO_SUCH}"}}, "toolsets.mcp.env.KEY: ${NO_SUCH} is not set"),
+        ({"url": "https://${NO_SUCH}/mcp"}, "toolsets.mcp.url: ${NO_SUCH} is not set"),
+        ({"url": "https://x/", "headers": {"A": "${NO_SUCH}"}}, "toolsets.mcp.headers.A: ${NO_SUCH} is not set"),
+        ({"command": "no-such-program"}, "toolsets.mcp.command: program 'no-such-program' not found"),
+        ({"command": "echo", "cwd": "/no/such"}, "toolsets.mcp.cwd: '/no/such' is not a directory"),
     ],
 )
 def test_an_invalid_server_configuration_breaks_only_that_toolset(more, says):

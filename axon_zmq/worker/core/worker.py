@@ -1,29 +1,31 @@
-"""A worker's decisions, without I/O: an event and the time go in, effects come out.
+"""Every rule of the worker, as a sans-I/O core.
 
-`WorkerCore.receive(event, now)` contains every rule of the worker: registration with each broker, the table of runs,
-how a run ends, what is replayed, and how ended runs pass from a leaving worker to its successor. It reads no clock,
-touches no socket and knows no event loop; `host` does. The rules about a run's end:
+`WorkerCore.receive(event, now)` takes an event and the time, and returns effects. It decides about registration with
+each broker, the run table, the end of each run, replays, and the handover of ended runs from a leaving worker to its
+successor. It reads no clock and uses no socket or event loop; `host` applies its effects. The rules for the end of a
+run:
 
-- A run **ends once**: with what its code returned or raised. Once it was asked to end, whatever its code raises is
-  reported as the reason for that; if it returns a result all the same, the result counts.
-- Its code gets `END_GRACE_S` and some turns of the event loop to return its partial answer. Then it is answered for
-  without one, and its code is **stuck**: it still occupies the worker, so the broker is told of one slot less, before
-  the terminal message frees the run's slot in the broker's books.
-- If code is still stuck after `STUCK_GRACE_S`, the worker leaves, and supervisord starts a fresh process.
+- A run **ends once**, with the result or the exception of its code. If it was asked to end, an exception of its code is
+  replaced by the error for that reason (`ERRORS`); a result that its code still returns counts.
+- When a run is asked to end, its code gets `END_GRACE_S` and some turns of the event loop to return a partial answer.
+  After that, the core ends the run without a partial answer, and the run is **stuck**: its code still occupies the
+  worker. The worker therefore reports one slot less to the broker before it sends the terminal message, because the
+  broker counts the slot as free when it relays that message.
+- If a run is still stuck after `STUCK_GRACE_S`, the worker leaves, and supervisord starts a new process.
 
-A worker **leaves** in steps, of which each has a time limit, because there may be no broker to answer:
+A worker **leaves** in phases. Each phase has a time limit, because the broker may not answer:
 
     SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --all read--> WRITING
                                                |                           ^                       |
                                                +--time over--> ENDING -----+            GONE <-- WAITING
                                                                                          handed
 
-In DRAINING the open runs may finish; when the drain time is over they are ended as `shutting_down`, in ENDING. In
-HANDING_OVER the files that this worker was told to take are read to their end; in WRITING its ended runs are written
-into a file of its own; in WAITING the broker was told the file's name. A worker without ended runs writes no file, and
-is GONE at once.
+In DRAINING the open runs may finish. When the drain time is over, ENDING ends the remaining ones as `shutting_down`. In
+HANDING_OVER the worker finishes reading the handover files that the broker assigned to it. In WRITING it writes its
+ended runs into its own handover file. In WAITING it has sent the name of that file to the broker. A worker without
+ended runs writes no file and goes from WRITING to GONE at once.
 
-Messages that runs send pass through `ActiveRun.buffer`, which numbers and keeps them.
+Messages of runs do not pass through the core: `run.Run` sends them and numbers them in `ActiveRun.buffer`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol import kinds
@@ -63,310 +65,102 @@ from axon_zmq.protocol.backend import (
     decode_at_worker,
 )
 from axon_zmq.protocol.frames import RunKey, body_digest, error_body, printable, refused_body
+from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.effects import (
+    AskToEnd,
+    AwaitTurns,
+    Catalog,
+    ContinueTools,
+    Control,
+    Deliver,
+    Effect,
+    Exit,
+    Finish,
+    Grant,
+    Note,
+    PauseTools,
+    ReadHandover,
+    Send,
+    Start,
+    WriteHandover,
+)
+from axon_zmq.worker.core.events import (
+    CodeReturned,
+    Completed,
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    GraceOver,
+    HandoverRead,
+    HandoverWritten,
+    Leave,
+    Received,
+    Sent,
+    Tick,
+)
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.delivery.replay_store import ReplayStore
 
 PROGRESS_INTERVAL_S: Final = 1.0
-"""Between two `progress` messages, sent by the event loop that does the work."""
+"""Seconds between two `progress` messages."""
 END_GRACE_S: Final = 0.05
-"""How long a run that was asked to end may take to return its partial answer before the worker answers without it.
-pydantic-ai ends a run within about 1 ms if nothing blocks."""
+"""Seconds that the code of a run gets to return a partial answer after the run was asked to end, before turns of the
+event loop are counted. pydantic-ai ends a run within about 1 ms if nothing blocks."""
 LONGEST_END_GRACE_S: Final = 8.0
-"""How long that and the turns of the event loop that follow may take together: on a machine that is three times too
-busy, 200 runs that ended at once took more than 2 s."""
+"""Seconds after which a run is ended even if its code did not get all its turns of the event loop, counted from the
+time when it was asked to end. On a machine with three times more work than it can do, 200 runs that ended at once took
+more than 2 s."""
 STUCK_GRACE_S: Final = 10.0
-"""How long the code of an ended run may go on before the worker process is replaced."""
+"""Seconds that a run may be stuck before the worker process is replaced."""
 ANSWER_TIMEOUT_S: Final = 1.0
-"""How long a leaving worker waits for each answer of the broker, and for files that it still reads."""
+"""Seconds that a leaving worker waits for each answer of the broker, and for handover files that it still reads."""
 WRITE_TIMEOUT_S: Final = 10.0
-"""How long it may take to write the handover file, of 128 MiB at most."""
+"""Seconds that writing the handover file, of 128 MiB at most, may take."""
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
-    EndReason.CLIENT_GONE: ("cancelled", "its client went away"),
+    EndReason.CLIENT_GONE: ("cancelled", 'the client was gone for too long; on_disconnect "keep" prevents this'),
     EndReason.DEADLINE: ("deadline_exceeded", "timeout_ms passed during the run"),
-    EndReason.SLOW_CONSUMER: ("slow_consumer", "the client read too slowly"),
-    EndReason.SHUTTING_DOWN: ("shutting_down", "the worker had to stop before the run was done"),
-    EndReason.SUPERSEDED: ("cancelled", "the run went on elsewhere"),
+    EndReason.SLOW_CONSUMER: ("slow_consumer", "the client read too slowly: its send queue in the broker is full"),
+    EndReason.SHUTTING_DOWN: ("shutting_down", "the worker was stopped before the run had ended"),
+    EndReason.SUPERSEDED: ("cancelled", "the run continues on another worker"),
 }
-"""The error type and message with which a run ends that was asked to."""
+"""Error type and message of a run that was asked to end, by the reason."""
 
 
 class Phase(Enum):
-    """How far a worker's leaving has come."""
+    """Phases of a worker that leaves."""
 
     SERVING = "serving"
     ANNOUNCING = "announcing"
-    """The broker was told; what it had sent before is still arriving."""
+    """`leaving` was sent; messages that the broker sent before it was read are still arriving."""
     DRAINING = "draining"
+    """The open runs may finish."""
     ENDING = "ending"
     """The drain time is over: the open runs were asked to end."""
     HANDING_OVER = "handing over"
-    """Handover files that this worker was told to take are read to their end."""
+    """The handover files that the broker assigned to this worker are being read."""
     WRITING = "writing"
     """Its own handover file is being written."""
     WAITING = "waiting"
     """The handover file was written; the broker has not confirmed it."""
     GONE = "gone"
+    """Nothing more is sent, and the process ends."""
 
-
-@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
-class ActiveRun:
-    """A run in the run table: from its start until its code has returned."""
-
-    client: bytes
-    id: bytes
-    kind: bytes
-    buffer: ReplayBuffer
-    """Numbers and keeps its messages; it stays in the replay store after the run's end."""
-    deadline: float
-    """Seconds of the monotonic clock."""
-    started: float
-    open_calls: Callable[[], list[dict[str, Any]]] = list
-    """Lists its unanswered tool calls as `resumed` reports them; whoever executes the run sets it."""
-    reason: EndReason | None = None
-    """Why it was asked to end; None if it was not."""
-    ended: bool = False
-    """Its terminal message was sent."""
-    is_stuck: bool = False
-    """It has ended, but its code has not returned."""
-    end_asked_at: float = 0.0
-    """When it was asked to end; only meaningful if it was."""
-    cancel_deadline: Callable[[], None] | None = None
-    """Forgets the timer of its deadline."""
-
-    @property
-    def key(self) -> RunKey:
-        """Routing id of its client, and its id."""
-        return self.client, self.id
-
-
-# --- events ------------------------------------------------------------------------------------------
-
-
-class Connected(NamedTuple):
-    """A broker is there that may not know this worker; everything that an earlier one had sent was taken."""
-
-
-class Disconnected(NamedTuple):
-    """The broker is away, and all clients with it."""
-
-
-class Received(NamedTuple):
-    """A message from the broker."""
-
-    frames: Sequence[bytes]
-
-
-class Completed(NamedTuple):
-    """A run's code has returned; the body of `complete`."""
-
-    run: ActiveRun
-    body: dict[str, Any]
-
-
-class Failed(NamedTuple):
-    """A run's code has raised, or its result cannot be sent."""
-
-    run: ActiveRun
-    error: AxonError
-
-
-class Sent(NamedTuple):
-    """The terminal message of a `Finish` effect was sent."""
-
-    run: ActiveRun
-
-
-class CodeReturned(NamedTuple):
-    """A run's code is done: it no longer occupies the worker."""
-
-    run: ActiveRun
-
-
-class GraceOver(NamedTuple):
-    """The event loop has made enough turns for a run's code to end, if it will: see `AwaitTurns`."""
-
-    run: ActiveRun
-
-
-class HandoverWritten(NamedTuple):
-    """The ended runs are in a file; None if there were none, or it could not be written."""
-
-    file: str | None
-
-
-class HandoverRead(NamedTuple):
-    """A handover file was read."""
-
-    runs: Sequence[tuple[RunKey, ReplayBuffer]]
-    """Those whose resume window has not passed."""
-    is_whole: bool
-    """Whether all of it could be read."""
-
-
-class Leave(NamedTuple):
-    """The process was told to stop."""
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-Event = (
-    Connected
-    | Disconnected
-    | Received
-    | Completed
-    | Failed
-    | Sent
-    | CodeReturned
-    | GraceOver
-    | HandoverWritten
-    | HandoverRead
-    | Leave
-    | Tick
-)
-
-# --- effects -----------------------------------------------------------------------------------------
-
-
-class Send(NamedTuple):
-    """Send `[client, kind, id, body]` to the broker."""
-
-    client: bytes
-    kind: bytes
-    id: bytes
-    body: bytes
-
-
-class Control(NamedTuple):
-    """Send a control message to the broker."""
-
-    message: Message
-
-
-class Start(NamedTuple):
-    """Execute a run."""
-
-    run: ActiveRun
-    message: RunStart
-
-
-class AskToEnd(NamedTuple):
-    """Have a run's code end; its `reason` says why."""
-
-    run: ActiveRun
-
-
-class AwaitTurns(NamedTuple):
-    """Report `GraceOver` after some turns of the event loop.
-
-    Time alone does not tell whether code had its chance: if hundreds of runs end at once, each waits for the others.
-    """
-
-    run: ActiveRun
-    give_up: float
-    """Seconds of the monotonic clock at which it is reported in any case."""
-
-
-class Finish(NamedTuple):
-    """Send a run's terminal message, after everything of it that waits, and report `Sent`.
-
-    If no body can be packed, nothing is sent, and `Failed` is reported instead.
-    """
-
-    run: ActiveRun
-    kind: bytes
-    bodies: tuple[dict[str, Any], ...]
-    """In order of preference: the first that can be packed is sent."""
-
-
-class Deliver(NamedTuple):
-    """Hand a client's message to its run's code, or refuse it."""
-
-    run: ActiveRun
-    message: ToRun
-
-
-class Grant(NamedTuple):
-    """A resuming client takes messages up to this `seq`, if the run is under credit."""
-
-    run: ActiveRun
-    upto: int
-
-
-class PauseTools(NamedTuple):
-    """The run's client is away: the time of its open tool calls stands still."""
-
-    run: ActiveRun
-
-
-class ContinueTools(NamedTuple):
-    """The run's client is there again."""
-
-    run: ActiveRun
-
-
-class Catalog(NamedTuple):
-    """Answer a `describe`."""
-
-    message: Describe
-
-
-class WriteHandover(NamedTuple):
-    """Write ended runs into a handover file, and report `HandoverWritten`."""
-
-    runs: Sequence[tuple[RunKey, ReplayBuffer]]
-
-
-class ReadHandover(NamedTuple):
-    """Read and delete a handover file, and report `HandoverRead`."""
-
-    file: str
-
-
-class Exit(NamedTuple):
-    """The worker is done: close the link once it has sent what waits, and end the process."""
-
-
-class Note(NamedTuple):
-    """Write a line to the log."""
-
-    level: int
-    text: str
-    id: bytes = b""
-
-
-Effect = (
-    Send
-    | Control
-    | Start
-    | AskToEnd
-    | AwaitTurns
-    | Finish
-    | Deliver
-    | Grant
-    | PauseTools
-    | ContinueTools
-    | Catalog
-    | WriteHandover
-    | ReadHandover
-    | Exit
-    | Note
-)
-
-# --- the core ----------------------------------------------------------------------------------------
 
 _REFUSED_AFTER_END: Final = RequestError("invalid_request", "the run has already ended")
 
 
 @dataclass(slots=True, eq=False)
 class _Timer:
-    """What is due at a time; emptied when it is no longer of interest, so that it keeps nothing alive."""
+    """A call at a time, as an entry of the heap of timers."""
 
     due: float
+    """Seconds of the monotonic clock."""
     order: int
+    """Serial number: decides the order of timers with the same `due`."""
     fire: Callable[[float], None] | None
+    """The function to call; None if the timer was cancelled."""
 
     def __lt__(self, other: _Timer) -> bool:
         return (self.due, self.order) < (other.due, other.order)
@@ -382,7 +176,7 @@ class WorkerCore:
         slots: Its concurrency.
         pid: Its process id.
         broken: The agents that it could not load.
-        drain_s: Seconds that open runs may take once the worker was told to leave.
+        drain_s: Seconds that open runs may take to finish when the worker leaves.
         pack_body: Packs the bodies of runs' messages.
         now: Seconds of a monotonic clock, as in every call of `receive`.
     """
@@ -414,23 +208,23 @@ class WorkerCore:
         self._store = ReplayStore()
         self._stuck = 0
         self._reading = 0
-        """Handover files that are being read."""
-        self._asked_early: list[RunResume] = []
-        """Requests to resume runs that may be in a file which is being read."""
+        """How many handover files are being read."""
+        self._early_resumes: list[RunResume] = []
+        """Requests to resume unknown runs, which may be in a handover file that is being read."""
         self._handover: Handover | None = None
-        """The handover file of this worker, once it was written."""
+        """The message about this worker's own handover file; None until the file was written."""
         self._next_progress = now + PROGRESS_INTERVAL_S
         self._phase_ends = float("inf")
-        """When the current phase of leaving is given up."""
+        """When the time limit of the current phase is reached, in seconds of the monotonic clock."""
         self._timers: list[_Timer] = []
-        """A heap; timers of runs that have ended meanwhile are among them."""
+        """A heap; it may contain cancelled timers."""
         self._order = count()
         self._effects: list[Effect] = []
 
     def __repr__(self) -> str:
         return f"<WorkerCore {self._name} {self.phase.value}, {len(self._runs)} runs, {self._stuck} stuck>"
 
-    # --- what a shell or a test may ask ----------------------------------------------------------------
+    # --- queries of the shell and of tests -------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -439,35 +233,35 @@ class WorkerCore:
         return iter(self._runs.values())
 
     def get(self, key: RunKey) -> ActiveRun | None:
-        """A run whose code has not returned."""
+        """Return the run with this key, if its code has not returned."""
         return self._runs.get(key)
 
     @property
     def open_runs(self) -> int:
-        """Runs that have not ended."""
+        """How many runs have not ended."""
         return self._open_runs
 
     @property
     def kept_runs(self) -> int:
-        """Runs whose messages are kept for replay."""
+        """How many runs have messages that are kept for replay."""
         return len(self._store)
 
     @property
     def timers(self) -> int:
-        """Timers that are set, those of ended runs included."""
+        """How many timers are in the heap, including cancelled ones."""
         return len(self._timers)
 
     def next_timer(self) -> float:
-        """When a `Tick` is due at the latest, in seconds of the same clock."""
+        """Return the time of the next `Tick` that the core needs, in seconds of the monotonic clock."""
         due = min(self._next_progress, self._phase_ends)
         return min(due, self._timers[0].due) if self._timers else due
 
     def receive(self, event: Event, now: float) -> list[Effect]:
-        """Take one event; the effects to apply, in order.
+        """Process one event, and return the effects to apply, in order.
 
         Args:
-            event: What happened.
-            now: Seconds of a monotonic clock, the same as the broker's.
+            event: The event.
+            now: Seconds of the machine's monotonic clock, which broker and workers share.
         """
         match event:
             case Received(frames):
@@ -482,7 +276,7 @@ class WorkerCore:
             case CodeReturned(run):
                 self._code_returned(run)
             case GraceOver(run):
-                self._answer_for(run, now)
+                self._end_as_stuck(run, now)
             case _:
                 self._lifecycle(event, now)
         if self.phase is not Phase.SERVING:
@@ -524,7 +318,10 @@ class WorkerCore:
     # --- registration ----------------------------------------------------------------------------------
 
     def _register(self) -> None:
-        """Tell a broker what this worker is and which runs it holds; it answers which clients are gone."""
+        """Register with a broker: report the worker and the runs that it holds.
+
+        The broker adopts the runs that it does not know. It answers `gone` for each run whose client is gone.
+        """
         for run in self._runs.values():
             self._put(ContinueTools(run))
         self._control(
@@ -542,7 +339,9 @@ class WorkerCore:
         if self.phase is not Phase.SERVING:
             self._control(Leaving())
         if self.phase is Phase.WAITING and self._handover is not None:
-            self._control(self._handover)  # sent to an earlier broker, or ignored by this one before `ready`
+            # The first `handover` may have gone to the previous broker, or to this one before `ready`, which ignores
+            # messages of workers that it does not know.
+            self._control(self._handover)
 
     # --- messages of the broker ------------------------------------------------------------------------
 
@@ -558,7 +357,7 @@ class WorkerCore:
             case ToRun():
                 self._to_run(message)
             case RunEnd(client, id, reason):
-                self._asked_to_end((client, id), reason, now)
+                self._on_end_request((client, id), reason, now)
             case RunResume():
                 self._resume(message)
             case RunClient(client, id, is_gone):
@@ -568,27 +367,31 @@ class WorkerCore:
             case Describe():
                 self._put(Catalog(message))
             case _:
-                self._controlled(message, now)
+                self._on_control_message(message, now)
 
-    def _controlled(self, message: FromBroker | None, now: float) -> None:
+    def _on_control_message(self, message: FromBroker | None, now: float) -> None:
         match message:
             case Take(file):
                 self._reading += 1
                 self._put(ReadHandover(file))
-                # A new broker may send this before it knows that the worker leaves, perhaps with the worker's own file.
+                # A restarted broker may send `take` before it reads `leaving`, even for the file that this worker
+                # has just written. The runs in that file must not end with this process.
                 self._write_again(now)
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
             case Handed() if self.phase is Phase.WAITING:
                 self._exit()
-            case _:  # an answer that is no longer waited for, `there`, or a kind of a later version
+            case _:  # a late answer, `there`, or a kind of a later version of the protocol
                 pass
 
     def _malformed(self, frames: Sequence[bytes], fault: MalformedMessageError) -> None:
-        """A broker's message cannot be read. If it would have started a run, the client must not wait for it."""
-        self._note(logging.ERROR, f"{fault}; {len(frames)} frames from the broker")
+        """Log a malformed message of the broker; if it is a request, answer it with an error.
+
+        Without that answer, the client would wait until its deadline.
+        """
+        self._note(logging.ERROR, f"ignored a message of {len(frames)} frames from the broker: {fault}")
         if len(frames) > 2 and frames[0] != kinds.CONTROL and fault.kind in kinds.REQUEST_KINDS:
-            error = AxonError.of("internal", "the worker cannot read what the broker sent with this run")
+            error = AxonError.of("internal", "the worker received this request in a malformed message; see its log")
             self._send((frames[0], frames[2]), kinds.ERROR, error_body(error))
 
     def _start(self, message: RunStart, now: float) -> None:
@@ -597,6 +400,7 @@ class WorkerCore:
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
         lease = message.lease
+        # Kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts the run.
         run_info = RunInfo(
             kind=printable(message.kind),
             digest=lease.digest or body_digest(message.body),
@@ -614,6 +418,7 @@ class WorkerCore:
         self._runs[run.key] = run
         self._open_runs += 1
         self._store.add(run.key, run.buffer)
+        # The worker ends the run at its deadline itself, so that deadlines hold while no broker is running.
         run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))
         self._put(Start(run, message))
 
@@ -628,9 +433,9 @@ class WorkerCore:
     def _refuse(self, key: RunKey, kind: bytes, **more: Any) -> None:
         self._send(key, kinds.REFUSED, refused_body(kind, _REFUSED_AFTER_END, **more))
 
-    # --- how a run ends --------------------------------------------------------------------------------
+    # --- the end of a run ------------------------------------------------------------------------------
 
-    def _asked_to_end(self, key: RunKey, reason: EndReason, now: float) -> None:
+    def _on_end_request(self, key: RunKey, reason: EndReason, now: float) -> None:
         run = self._runs.get(key)
         if run is not None and not run.ended:
             self._end(run, reason, now)
@@ -638,7 +443,8 @@ class WorkerCore:
             self._refuse(key, kinds.CANCEL)
 
     def _end(self, run: ActiveRun, reason: EndReason, now: float) -> None:
-        """Ask a run's code to end, and answer for it if it does not."""
+        """Ask a run's code to end, and start the timer after which the run is ended without it."""
+        # The first reason counts: a run that was cancelled and then passes its deadline is reported as cancelled.
         if run.ended or run.reason is not None:
             return
         run.reason, run.end_asked_at = reason, now
@@ -646,31 +452,39 @@ class WorkerCore:
         self._call_at(now + END_GRACE_S, partial(self._on_end_grace, run))
 
     def _on_end_grace(self, run: ActiveRun, _now: float) -> None:
+        # A time limit alone is too strict on a busy loop: when hundreds of runs ended at once, most of them looked
+        # stuck after 50 ms although their code had not been called yet.
         if not run.ended:
             self._put(AwaitTurns(run, run.end_asked_at + LONGEST_END_GRACE_S))
 
-    def _answer_for(self, run: ActiveRun, now: float) -> None:
-        """A run's code has not ended in time: its client gets the error, and its code is stuck."""
+    def _end_as_stuck(self, run: ActiveRun, now: float) -> None:
+        """End a run whose code has not returned in time: the client gets the error, and the run is stuck."""
         if run.ended:
             return
         run.is_stuck = True
         self._stuck += 1
-        self._tell_slots()  # first: the terminal message frees the run's slot in the broker's books
-        self._failed(run, AxonError.of("cancelled", ""))
+        # `slots` must arrive first: the broker frees the run's slot when it relays the terminal message, and would
+        # dispatch another run to a worker that is still occupied.
+        self._report_slots()
+        self._failed(run, AxonError.of("cancelled", ""))  # `_failed` replaces it by the error for the reason
         self._call_at(now + STUCK_GRACE_S, partial(self._on_stuck_grace, run))
 
     def _on_stuck_grace(self, run: ActiveRun, now: float) -> None:
+        # Python cannot stop a thread, nor a coroutine that never awaits: only a new process frees the slot.
         if run.is_stuck:
-            self._note(logging.ERROR, "its code still occupies the worker: this process leaves, to be replaced", run.id)
+            text = f"its code still occupies the worker {STUCK_GRACE_S:g} s after the run ended: replacing this process"
+            self._note(logging.ERROR, text, run.id)
             self._leave(now)
 
     def _failed(self, run: ActiveRun, error: AxonError) -> None:
         if run.ended:
             return
-        if run.reason is not None:  # whatever its code made of being ended
+        if run.reason is not None:
+            # A cancelled run may raise anything: a tool's error, a closed connection, a library's own exception. The
+            # client needs the reason. The partial answer in `details` is kept.
             error_type, message = ERRORS[run.reason]
             error = AxonError.of(error_type, message, error.details)
-        # Without the partial answer, or even without the text, if those cannot be packed.
+        # If the partial answer cannot be packed, the error is sent without it; if the text cannot either, without both.
         fallbacks = AxonError.of(error.error_type, error.message), AxonError.of(error.error_type, "")
         self._put(Finish(run, kinds.ERROR, tuple(each.to_body() for each in (error, *fallbacks))))
 
@@ -684,27 +498,30 @@ class WorkerCore:
         self._store.end(run.key, now)
 
     def _code_returned(self, run: ActiveRun) -> None:
-        if self._runs.get(run.key) is run:  # a run with the same id may have started since
+        # While the code of an ended run was stuck, its client may have started another run with the same id.
+        if self._runs.get(run.key) is run:
             del self._runs[run.key]
-        run.open_calls = list  # whoever executed the run is not kept alive
+        # The bound method keeps the executing `Run` alive, and with it the request body, which may have many megabytes.
+        run.open_calls = list
         if run.is_stuck:
             run.is_stuck = False
             self._stuck -= 1
-            self._tell_slots()
+            self._report_slots()
 
-    def _tell_slots(self) -> None:
+    def _report_slots(self) -> None:
         self._control(Slots(self._slots - self._stuck))
 
     # --- replay ----------------------------------------------------------------------------------------
 
     def _resume(self, message: RunResume) -> None:
-        """Send a run's messages again, from the `seq` that its client asks for."""
+        """Replay a run's messages from the `seq` that its client requests."""
         key = message.client, message.id
         buffer = self._store.get(key)
         if buffer is not None:
             self._replay(key, buffer, message.header)
         elif self._reading:
-            self._asked_early.append(message)
+            # The broker sends resumes to the successor as soon as it has sent `take`, before the file was read.
+            self._early_resumes.append(message)
         else:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
             self._send(key, kinds.ERROR, error_body(error))
@@ -712,7 +529,7 @@ class WorkerCore:
     def _replay(self, key: RunKey, buffer: ReplayBuffer, header: Mapping[str, Any]) -> None:
         run = self._runs.get(key)
         if run is not None and run.buffer is not buffer:
-            run = None
+            run = None  # an earlier run with the same key, whose code is stuck
         replay = buffer.replay(header.get("from") or 1)
         calls = [] if run is None else run.open_calls()
         resumed = {"from": replay.start, "gap": replay.gap, "open_calls": calls, "last": buffer.seq}
@@ -733,11 +550,11 @@ class WorkerCore:
         self.phase, self._phase_ends = phase, until
 
     def _drain(self, now: float) -> None:
-        self._note(logging.INFO, f"leaving with {self.open_runs} open runs")
+        self._note(logging.INFO, f"leaving: {self.open_runs} open runs have {self._drain_s:g} s to finish")
         self._enter(Phase.DRAINING, now + self._drain_s)
 
     def _advance(self, now: float) -> None:
-        """Take the next step of leaving, if what the current one waits for has happened or took too long."""
+        """Enter the next phase of leaving, if the current one is complete or its time limit is reached."""
         match self.phase:
             case Phase.ANNOUNCING if now >= self._phase_ends:
                 self._drain(now)
@@ -748,6 +565,7 @@ class WorkerCore:
             case Phase.DRAINING if now >= self._phase_ends:
                 for run in list(self._runs.values()):
                     self._end(run, EndReason.SHUTTING_DOWN, now)
+                # A little longer than the end of a run can take, so that every run is answered before its worker goes.
                 self._enter(Phase.ENDING, now + LONGEST_END_GRACE_S + 2 * END_GRACE_S)
             case Phase.ENDING if not self.open_runs or now >= self._phase_ends:
                 self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
@@ -760,14 +578,15 @@ class WorkerCore:
                 self._note(logging.ERROR, f"the handover file was not written within {WRITE_TIMEOUT_S:g} s")
                 self._exit()
             case Phase.WAITING if now >= self._phase_ends:
-                self._note(logging.WARNING, "no broker confirmed the handover file: the next one will find it")
+                text = f"no broker confirmed the handover file within {ANSWER_TIMEOUT_S:g} s: the next one will find it"
+                self._note(logging.WARNING, text)
                 self._exit()
             case _:
                 pass
 
     def _handover_written(self, file: str | None, now: float) -> None:
         if self.phase is not Phase.WRITING:
-            return  # they will be written again
+            return  # more ended runs arrived meanwhile: `_write_again` has a new file written
         if file is None:
             self._exit()
             return
@@ -776,21 +595,22 @@ class WorkerCore:
         self._enter(Phase.WAITING, now + ANSWER_TIMEOUT_S)
 
     def _handover_read(self, runs: Sequence[tuple[RunKey, ReplayBuffer]], is_whole: bool, now: float) -> None:
-        """The runs of a file are this worker's; requests to resume them that came meanwhile are answered."""
+        """Take over the runs of a handover file, and answer the requests to resume them that arrived meanwhile."""
         self._reading -= 1
         if not is_whole:
+            # Some runs are lost. From `forgot_at` the broker knows that it cannot say that a run never ran.
             self._store.forgot_at = now
         taken = self._store.merge(runs)
         self._store.tidy(now)
         self._control(Holds(self._store.held(taken), self._store.forgot_at))
         self._note(logging.INFO, f"took over {len(taken)} ended runs")
         self._write_again(now)
-        asked, self._asked_early = self._asked_early, []
-        for message in asked:
+        resumes, self._early_resumes = self._early_resumes, []
+        for message in resumes:
             self._resume(message)
 
     def _write_again(self, now: float) -> None:
-        """More ended runs have come, or will: a handover file that was written without them is written again."""
+        """Have the handover file written again if it lacks ended runs that this worker has just taken over, or will."""
         if self.phase in (Phase.WRITING, Phase.WAITING):
             self._handover = None
             self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
@@ -799,7 +619,7 @@ class WorkerCore:
         self._enter(Phase.GONE, float("inf"))
         self._put(Exit())
 
-    # --- time ------------------------------------------------------------------------------------------
+    # --- timers ----------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
         while self._timers and self._timers[0].due <= now:
@@ -807,20 +627,23 @@ class WorkerCore:
             if timer.fire is not None:
                 timer.fire(now)
         if now >= self._next_progress:
+            # `progress` shows the broker that the event loop turns. A ZeroMQ heartbeat would not: libzmq's I/O thread
+            # answers it even if Python code blocks the loop.
             self._next_progress = now + PROGRESS_INTERVAL_S
             self._control(Progress(self.open_runs))
-            self._store.tidy(now)
+            self._store.tidy(now)  # once a second and not at each message, because it goes through all buffers
 
     def _call_at(self, due: float, fire: Callable[[float], None]) -> Callable[[], None]:
-        """Call a function at a time; what is returned cancels that."""
+        """Call `fire` at the time `due`; returns a function that cancels the call."""
         timer = _Timer(due, next(self._order), fire)
         heapq.heappush(self._timers, timer)
         if len(self._timers) > 2 * len(self._runs) + 100:
-            # Most runs end long before their deadline: without this, their emptied timers would stay until then.
+            # Most runs end long before their deadline, which may be an hour away: without this, their cancelled
+            # timers would stay in the heap until then.
             self._timers = [each for each in self._timers if each.fire is not None]
             heapq.heapify(self._timers)
 
         def cancel() -> None:
-            timer.fire = None
+            timer.fire = None  # a heap has no cheap removal; without its function, the timer keeps no run alive
 
         return cancel
