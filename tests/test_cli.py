@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+import zmq
+from rich.console import Console
+from typer.testing import CliRunner
 
+from axon_zmq.cli import doctor, status
+from axon_zmq.cli.app import app
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import pack
 from tests.conftest import WAIT_TIMEOUT_S, Daemon, free_port, wait_until
 
 AXON = Path(sys.executable).parent / "axon-zmq"
-COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 def axon(daemon: Daemon | None, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -59,13 +71,64 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> str:
     return seen.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+def help_of(*command: str) -> str:
+    """Its help in a terminal of 80 columns."""
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_each_command(command):
-    done = axon(None, *([command] if command else []), "--help")
+    printed = help_of(command)
+    assert "Usage" in printed
+    assert "\n  Examples:\n    " in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_help_from_the_shell():
+    done = axon(None, "--help")
     assert done.returncode == 0
-    assert "Usage" in done.stdout
-    if command is None:
-        assert all(name in done.stdout for name in COMMANDS)
+    assert "Usage: axon-zmq [OPTIONS] COMMAND" in done.stdout
+
+
+def test_the_first_line_of_each_help_is_complete_at_80_columns():
+    overview = help_of()
+    for command in app.registered_commands:
+        first_line = inspect.getdoc(command.callback).splitlines()[0]
+        assert first_line.endswith(".")
+        name = command.callback.__name__
+        assert f"\n  {name:<11}  {first_line}\n" in overview, name
+        assert f"\n  {first_line}\n" in help_of(name), name
+
+
+def test_help_lists_the_commands_by_section_and_the_exit_codes():
+    overview = help_of()
+    sections = [line for line in overview.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert sections == [
+        *("Options:", "Start the daemon:", "Inspect the daemon:", "Change the running daemon:"),
+        *("Run agents and tools:", "Test a daemon or a client:"),
+    ]
+    for code in (0, 1, 2, 3, 130):
+        assert re.search(rf"^    {code} +\w", overview, re.MULTILINE), code
+
+
+def test_the_examples_in_the_help_are_valid_commands(tmp_path, monkeypatch):
+    """Each is parsed by the command's own parser, up to the callback."""
+    (tmp_path / "tools.json").touch()
+    monkeypatch.chdir(tmp_path)
+    group = typer.main.get_command(app)
+    seen = set()
+    for command in app.registered_commands:
+        for line in command.epilog.splitlines():
+            if not line.startswith("  axon-zmq "):
+                continue
+            words = shlex.split(re.split(r" > | \| |   +", line.strip())[0])
+            assert words[1] == command.callback.__name__, line
+            parameters = group.commands[words[1]].make_context(words[1], words[2:], resilient_parsing=False).params
+            assert parameters is not None
+            seen.add(words[1])
+    assert seen == set(COMMANDS)
 
 
 def test_version():
@@ -174,34 +237,133 @@ def test_agents_and_ping(daemon):
     assert "tool undocumented\n" in seen.replace("\r", "")
     assert "toolset plain" in seen
     assert "tool double" in seen
-    assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
+    assert "run_stream  1 worker," in on_a_terminal(daemon, "ping")
 
 
-def test_doctor_finds_what_is_wrong_and_says_the_mend(daemon, tmp_path):
+def test_doctor_reports_failures_with_a_fix(daemon, tmp_path):
     place = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
     good = axon(None, "doctor", **place)
     assert good.returncode == 0, good.stdout
-    assert "WRONG" not in good.stdout
-    assert f"ok    run directory: {tmp_path}/run, which serve will make\n" in good.stdout
+    assert "FAIL" not in good.stdout
+    assert f"ok       run directory: {tmp_path}/run (serve creates it)\n" in good.stdout
     bad = axon(None, "doctor", **place, AXON_AGENTS="mine=no_such_module:agent")
     assert bad.returncode == 1
-    assert "agent mine, as configured here: ModuleNotFoundError" in bad.stdout
-    assert "mend" in bad.stdout
-    assert axon(None, "doctor", AXON_FRONTEND="tcp://0.0.0.0:1").returncode == 1
+    assert "FAIL     configured agent mine: ModuleNotFoundError" in bad.stdout
+    assert "fix: fix no_such_module:agent, or its entry in AXON_AGENTS" in bad.stdout
     nowhere = axon(None, "doctor", AXON_FRONTEND=f"ipc://{tmp_path}/nowhere/socket")
     assert nowhere.returncode == 1
-    assert "WRONG frontend: " in nowhere.stdout
+    assert "FAIL     frontend: " in nowhere.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_compares_the_daemons_agents_with_those_that_are_configured(daemon):
     compared = axon(daemon, "doctor", AXON_AGENTS="echo=axon_zmq.agents.echo:agent,ekko=axon_zmq.agents.echo:agent")
     assert compared.returncode == 1
-    [told] = [line for line in compared.stdout.splitlines() if "daemon's agents" in line]
-    assert told.startswith(
-        "WRONG daemon's agents: does not have ekko, which is configured here; could not load broken: AttributeError"
+    [line] = [line for line in compared.stdout.splitlines() if "served agents" in line]
+    assert line.startswith(
+        "FAIL     served agents: ekko is configured but not served; broken could not be loaded: AttributeError"
     )
-    assert compared.stdout.count("WRONG") == 1
+    assert compared.stdout.count("FAIL") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AXON_RUN_WORKRS", "2", "AXON_RUN_WORKERS"),
+        ("AXON_FRONTEND", "tcp://0.0.0.0:1", "open to other machines"),
+    ],
+)
+def test_doctor_exits_2_for_invalid_settings(name, value, message):
+    done = axon(None, "doctor", **{name: value})
+    assert done.returncode == 2
+    assert "FAIL     settings: " in done.stdout
+    assert message in done.stdout
+
+
+def modes(*counts: int, degraded: bool = False) -> dict[str, dict]:
+    return {
+        mode: {"workers": workers, "free": workers, "queued": 0, "degraded": degraded and not workers}
+        for mode, workers in zip(MODES, counts, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("pong", "starting", "state", "code"),
+    [
+        ({"modes": modes(1, 1, 1), "settling": False}, set(), "ok", 0),
+        ({"modes": modes(1, 0, 1), "settling": False}, {"run"}, "STARTING", 3),
+        ({"modes": modes(0, 0, 0), "settling": True}, set(), "STARTING", 3),
+        ({"modes": modes(1, 1, 1), "settling": True}, set(), "STARTING", 3),
+        ({"modes": modes(1, 0, 1), "settling": False}, set(), "FAIL", 1),
+        ({"modes": modes(1, 0, 1, degraded=True), "settling": True}, {"run"}, "FAIL", 1),
+    ],
+)
+def test_doctor_reports_starting_while_workers_start(pong, starting, state, code):
+    configured = dict.fromkeys(MODES, 1)
+    finding = doctor.daemon_finding("ipc://x", {"version": "1", **pong}, configured, frozenset(starting))
+    assert (finding.state, doctor.exit_code([finding])) == (state, code)
+    assert "run_stream 1 worker" in finding.detail or "run_stream 0 workers" in finding.detail
+    assert bool(finding.fix) == (state != "ok")
+
+
+def test_doctor_exit_codes_are_ordered():
+    def finding(state: str, **more) -> doctor.Finding:
+        return doctor.Finding(state=doctor.State(state), subject="x", detail="y", **more)
+
+    ok, starting, failed = map(finding, ("ok", "STARTING", "FAIL"))
+    invalid = finding("FAIL", exit_code=doctor.ExitCode.INVALID)
+    for findings, code in (([ok], 0), ([ok, starting], 3), ([starting, failed], 1), ([failed, invalid], 2)):
+        assert doctor.exit_code(findings) == code
+
+
+def test_doctor_prints_starting_for_a_broker_that_recovers(tmp_path):
+    """A broker that has just started reports `settling`; nothing has failed yet."""
+    body = {"version": "9", "modes": modes(0, 0, 0), "settling": True, "boot": "b", "protocol": 1}
+    pong = {"features": [], "draining": False, "shared": False, "dropped": 0, "limits": {}, **body}
+    endpoint = f"ipc://{tmp_path}/frontend"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.bind(endpoint)
+        done = subprocess.Popen(
+            [AXON, "doctor", "--endpoint", endpoint],
+            env={**os.environ, "AXON_RUN_DIR": str(tmp_path / "run")},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert router.poll(WAIT_TIMEOUT_S * 1000)
+        client, _kind, id, *_ = router.recv_multipart()
+        router.send_multipart([client, b"pong", id, pack(pong)])
+        printed, _ = done.communicate(timeout=WAIT_TIMEOUT_S)
+    assert done.returncode == 3, printed
+    assert f"STARTING daemon: version 9 at {endpoint}: run_sync 0 workers, run 0 workers, " in printed
+    assert "fix: run doctor again in a few seconds" in printed
+    assert "FAIL" not in printed
+
+
+def test_doctor_and_status_print_no_python_dictionaries(daemon):
+    examined = axon(daemon, "doctor")
+    assert "ok       settings: " in examined.stdout
+    shown = io.StringIO()
+    status.show(status.report(daemon.run_dir), Console(file=shown, width=120))
+    waited = axon(daemon, "ping", "--wait", "0.1", AXON_RUN_SYNC_WORKERS="0")
+    assert waited.returncode == 0
+    for printed in (examined.stdout, shown.getvalue(), waited.stderr):
+        assert "{'" not in printed
+        assert "dict" not in printed
+
+
+@pytest.mark.parametrize("arguments", [["scale", "run_streem", "2"], ["worker", "run_streem"]])
+def test_an_unknown_mode_is_reported_with_a_suggestion(arguments):
+    done = axon(None, *arguments)
+    assert done.returncode == 2
+    message = " ".join(done.stderr.split())
+    assert "'run_streem' is unknown; did you mean 'run_stream'?" in message
+    assert "Value error" not in message
+
+
+def test_unknown_names_without_a_close_match_list_the_known_ones():
+    assert "expected one of run_sync, run, run_stream" in " ".join(axon(None, "scale", "batch", "2").stderr.split())
+    assert "did you mean 'streams'?" in " ".join(axon(None, "loadtest", "strems").stderr.split())
+    assert "did you mean 'warning'?" in " ".join(axon(None, "run", "echo", "x", "--log", "warn").stderr.split())
 
 
 def test_broker_and_worker_alone(tmp_path):

@@ -110,7 +110,7 @@ class Terminal:
         os.close(self._master)
 
 
-RESULT = "its result, as JSON or text (!message: it failed): "
+RESULT = "result as JSON or text (!message to fail): "
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -122,7 +122,7 @@ def test_a_person_answers_tool_calls(daemon, tools, command):
             shown.type(f"{typed}\n")
         assert shown.end() == 0
         *_, last = shown.seen.strip().splitlines()
-        assert json.loads(last) == [{"a": [1]}, "some text", 5, "out of order", "the tool gave no result"]
+        assert json.loads(last) == [{"a": [1]}, "some text", 5, "out of order", "no result was given"]
         assert "tool_started" not in shown.seen
         assert "[ask" not in shown.seen
         assert "[success" not in shown.seen
@@ -156,7 +156,7 @@ def test_a_question_whose_answer_is_no_longer_wanted_is_taken_back(daemon, tools
     prompt = json.dumps([[{"name": "ask", "args": {"n": 1}}], [{"name": "other", "args": {}}]])
     with Terminal(daemon, "stream", TOOLS, prompt, "--tools", tools(tool, {**ASK, "name": "other"})) as shown:
         shown.see(RESULT)
-        shown.see("\nask: its answer is no longer wanted\n")
+        shown.see("\nask: cancelled, no answer needed\n")
         if "other {}" not in shown.seen[shown._read_to :]:
             shown.see("other {}")
         shown.see(RESULT)
@@ -170,7 +170,7 @@ def test_the_end_of_what_is_typed_fails_the_calls(daemon, tools):
         shown.see(RESULT)
         shown.type("\x04")
         assert shown.end() == 0
-        assert shown.seen.endswith('["the tool gave no result","the tool gave no result"]\n')
+        assert shown.seen.endswith('["no result was given","no result was given"]\n')
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -185,7 +185,7 @@ def test_the_end_of_what_is_typed_fails_the_calls(daemon, tools):
 )
 def test_a_person_approves_and_the_run_goes_on(daemon, command, typed, result):
     with Terminal(daemon, command, "careful", "?") as shown:
-        shown.see('approve refund {"euros":12}? [y/N, a reason why not, or other arguments as JSON] ')
+        shown.see('approve refund {"euros":12}? [y/N, a reason to refuse, or other arguments as JSON] ')
         shown.type(f"{typed}\n")
         assert shown.end() == 0
         assert shown.seen.splitlines()[-1] == result
@@ -293,7 +293,7 @@ def test_json_escapes_what_a_terminal_would_obey():
         ('"quoted"', {"result": "quoted"}),
         ("two words", {"result": "two words"}),
         ("! broken ", {"error": {"message": "broken", "retry": False}}),
-        (" ", {"error": {"message": "the tool gave no result", "retry": False}}),
+        (" ", {"error": {"message": "no result was given", "retry": False}}),
     ],
 )
 def test_what_is_typed_as_a_result(typed, body):
@@ -448,7 +448,7 @@ def test_approvals_in_a_pipe_are_read_where_it_is_asked_for(daemon):
     assert [line["name"] for line in lines(done)[-1]["deferred"]["approvals"]] == ["refund"]
     done = axon(daemon, "run", "careful", "?", "--interactive")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: standard input has ended: nobody can answer ")
+    assert done.stderr.startswith("error: standard input ended before the call was answered: ")
 
 
 def test_the_end_of_standard_input_fails_what_is_open_and_what_follows(daemon, tools):
@@ -456,7 +456,8 @@ def test_the_end_of_standard_input_fails_what_is_open_and_what_follows(daemon, t
     with Piped(daemon, "stream", TOOLS, prompt, "--tools", tools(ASK)) as piped:
         piped.until("tool_call")
         piped.close()
-        assert json.loads(piped.until("complete")["result"]) == ["standard input has ended: nobody can answer"] * 2
+        results = json.loads(piped.until("complete")["result"])
+        assert results == ["standard input ended before the call was answered"] * 2
         assert piped.end() == 0
 
 
@@ -488,7 +489,7 @@ def test_without_standard_input_the_calls_fail(daemon, tools):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(lines(done)[-1]["result"]) == ["standard input has ended: nobody can answer"]
+    assert json.loads(lines(done)[-1]["result"]) == ["standard input ended before the call was answered"]
 
 
 def test_steering_from_a_pipe(daemon, tools):
@@ -591,8 +592,8 @@ def test_call_prints_a_tools_result(daemon):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["temperature", "{"], 2, "the arguments are not valid JSON"),
-        (["temperature", "[]"], 2, "the arguments are no JSON object"),
+        (["temperature", "{"], 2, "invalid arguments '{': not valid JSON"),
+        (["temperature", "[]"], 2, "invalid arguments '[]': expected a JSON object"),
         (["no_such_tool"], 2, "unknown_tool"),
         (["temperature", '{"place": "Atlantis"}', "--agent", "weather"], 1, "tool_failed"),
         (["temperature", '{"palce": "Oslo"}', "--agent", "weather"], 2, "invalid_request"),

@@ -62,12 +62,12 @@ def test_doctor_says_which_loop_workers_have(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AXON_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("AXON_LOOP", "uvloop")
-    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
-    assert (findings["event loop"].good, findings["event loop"].found) == (True, "uvloop")
+    findings = {finding.subject: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert (findings["event loop"].state, findings["event loop"].detail) == ("ok", "uvloop")
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    findings = {finding.what: finding for finding in examine("tcp://127.0.0.1:1")}
-    assert not findings["event loop"].good
-    assert "not installed" in findings["event loop"].found
+    findings = {finding.subject: finding for finding in examine("tcp://127.0.0.1:1")}
+    assert findings["event loop"].state == "FAIL"
+    assert "not installed" in findings["event loop"].detail
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])

@@ -102,8 +102,8 @@ def test_roll_changes_every_process_and_no_request_fails(daemon: Served):
     assert {name for name in after if after[name] != before[name]} == {"run-1", "run_stream-1"}
     told = [json.loads(line)["done"] for line in rolled.stdout.splitlines()]
     assert told == [
-        *("run-2 is there as a spare", "run-1 is there again", "run-2 has gone"),
-        *("run_stream-2 is there as a spare", "run_stream-1 is there again", "run_stream-2 has gone"),
+        *("run-2 added as a spare", "run-1 restarted", "run-2 removed"),
+        *("run_stream-2 added as a spare", "run_stream-1 restarted", "run_stream-2 removed"),
     ]
 
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_done_is_said(daemon: Served):
     empty = command(daemon, "roll", "run_sync")
     assert (empty.returncode, json.loads(empty.stdout)) == (
         0,
-        {"done": "run_sync has no worker: there is nothing to restart"},
+        {"done": "run_sync has no workers: nothing to restart"},
     )
 
 
@@ -221,7 +221,7 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         assert pids(own) == before
         grown = command(own, "scale", "run", "2")
         assert json.loads(grown.stdout) == {
-            "done": "run-2 is there, but could not load asking, changing, gone, interrupting, stopping"
+            "done": "run-2 added, but could not load asking, changing, gone, interrupting, stopping"
         }
         with pytest.raises(
             programs.TemporarilyUnavailableError, match="run-3 could not load changing, as others"
@@ -258,9 +258,9 @@ def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemo
             if step == programs.WorkerRestarted("run-1"):
                 os.kill(os.getpid(), signal.SIGINT)
     assert [describe_step(step) for step in steps] == [
-        "run-2 is there as a spare",
-        "run-1 is there again",
-        "run-2 has gone",
+        "run-2 added as a spare",
+        "run-1 restarted",
+        "run-2 removed",
     ]
     after = pids(daemon)
     assert {name for name in after if after[name] != before.get(name)} == {"run-1"}
@@ -301,7 +301,7 @@ def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
     assert stopped_broker in second.stderr.replace("\n", " ")
     examined = command(daemon, "doctor")
     assert examined.returncode == 1
-    assert f"WRONG daemon: none answers at {daemon.endpoint}, though a supervisord" in examined.stdout
+    assert f"FAIL     daemon: no answer at {daemon.endpoint}, but a supervisord" in examined.stdout
     assert stopped_broker in examined.stdout
     monkeypatch.setattr(welcome, "START_TIMEOUT_S", 0.0)
     late = Serving(Settings(run_dir=daemon.run_dir, frontend=daemon.endpoint), ROOT)
