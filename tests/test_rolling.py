@@ -184,7 +184,7 @@ def test_a_spare_that_does_not_register_is_taken_out_and_nothing_was_touched(dae
     before = pids(daemon)
     monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with pytest.raises(
-        programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was touched"
+        programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was changed"
     ):
         next(programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False))
     assert pids(daemon) == before
@@ -217,14 +217,14 @@ def test_agents_that_cannot_be_loaded_are_told_and_a_roll_does_not_bring_them_in
         module.write_text("raise RuntimeError('not so')\n")
         rolled = command(own, "roll", "run")
         assert rolled.returncode == 3
-        assert "run-2 could not load changing, as others that serve could" in rolled.stderr.replace("\n", " ")
+        assert "run-2 could not load changing, which other workers have loaded" in rolled.stderr.replace("\n", " ")
         assert pids(own) == before
         grown = command(own, "scale", "run", "2")
         assert json.loads(grown.stdout) == {
             "done": "run-2 added, but could not load asking, changing, gone, interrupting, stopping"
         }
         with pytest.raises(
-            programs.TemporarilyUnavailableError, match="run-3 could not load changing, as others"
+            programs.TemporarilyUnavailableError, match="run-3 could not load changing, which other workers"
         ):  # run-1 still can
             next(programs.roll(programs.WorkerPrograms(own.run_dir), ["run-1", "run-2"], False))
         module.write_text(sound.replace("agent =", "gone = agent ="))
@@ -252,7 +252,7 @@ def test_a_spare_stays_in_the_place_of_a_slot_that_did_not_come_back(daemon: Ser
 def test_a_roll_that_is_asked_to_stop_does_so_after_the_slot_that_it_is_at(daemon: Served):
     before = pids(daemon)
     steps: list[programs.Step] = []
-    with pytest.raises(programs.TemporarilyUnavailableError, match="asked to stop"):
+    with pytest.raises(programs.TemporarilyUnavailableError, match="interrupted: the steps listed above are complete"):
         for step in programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1", "run_stream-1"], True):
             steps.append(step)
             if step == programs.WorkerRestarted("run-1"):
@@ -293,11 +293,13 @@ def test_without_a_broker_nothing_is_touched_and_how_to_start_it_is_said(
     for arguments in (["roll"], ["roll", "run-1", "--broker"], ["scale", "run", "2"], ["scale", "run", "0"]):
         refused = command(daemon, *arguments)
         assert refused.returncode == 3
-        assert "nothing was touched" in refused.stderr
+        assert "nothing was changed" in refused.stderr
         assert stopped_broker in refused.stderr.replace("\n", " ")
     second = command(daemon, "serve")
     assert second.returncode == 2
-    assert f"a supervisord (pid {before['supervisord']}) holds" in second.stderr.replace("\n", " ")
+    assert f"a supervisord (pid {before['supervisord']}) already uses the run directory" in second.stderr.replace(
+        "\n", " "
+    )
     assert stopped_broker in second.stderr.replace("\n", " ")
     examined = command(daemon, "doctor")
     assert examined.returncode == 1
