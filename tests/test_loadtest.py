@@ -372,8 +372,8 @@ def test_latency_counts_from_when_a_request_was_due():
         (["--endpoint", "udp://127.0.0.1:5570"], "is no endpoint"),
         (["--endpoint", "tcp://127.0.0.1:99999"], "is no endpoint"),
         (["--rate", "5", "--streams", "5"], "cannot be combined"),
-        (["--compare", "pyproject.toml", "pyproject.toml"], "is no report"),
-        (["--compare", "nowhere", "nowhere"], "nowhere is no report that can be read: No such file"),
+        (["--compare", "pyproject.toml", "pyproject.toml"], "is not a report"),
+        (["--compare", "nowhere", "nowhere"], "cannot read report nowhere: No such file"),
         (["unary", "--compare", "a", "b"], "--compare cannot be combined with scenario"),
         (["--compare", "a", "b", "--rate", "5"], "--compare cannot be combined with --rate"),
     ],
@@ -396,7 +396,7 @@ def test_times_have_bounds(option, value):
 
 def test_too_few_file_descriptors_are_told_before_the_load(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
-    with pytest.raises(ConfigurationError, match="raise ulimit -n, or take fewer --clients"):
+    with pytest.raises(ConfigurationError, match="raise ulimit -n, or use fewer --clients"):
         Driver(plan("tcp://127.0.0.1:1", Scenario.SLOW_READERS, clients=64))
 
 

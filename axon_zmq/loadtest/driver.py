@@ -1,7 +1,7 @@
-"""Sends requests by schedule or some at a time, takes what comes, and checks it.
+"""Sends requests on a schedule or at a fixed concurrency, and checks the replies.
 
-One thread: raw DEALERs, drained without waiting, each under the rules of `ClientCore`. What the rules
-repair (a gap, a repeated message) is counted here, so that a daemon that needs repair is noticed.
+A single thread reads raw DEALER sockets without blocking; each socket has a `ClientCore`. The core repairs gaps and
+drops repeated messages. The driver counts them, because otherwise a faulty daemon would go unnoticed.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from axon_zmq.client.core import Item
 from axon_zmq.client.options import RunOptions
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete, ToolCall
-from axon_zmq.loadtest.connection import Connection, allow
+from axon_zmq.loadtest.connection import Connection, check_open_files
 from axon_zmq.loadtest.figures import Figures, Tally
 from axon_zmq.loadtest.plan import Plan
 from axon_zmq.loadtest.runs import UNREAD, Run, broken_by
 from axon_zmq.protocol import kinds
 
 ROUND_MESSAGES: Final = 64
-"""Messages that are received from one connection, or requests that are sent, before the others get their turn."""
+"""Maximum number of messages received from one connection, or requests sent, in one round."""
 LAG_CHECK_INTERVAL_S: Final = 0.01
-"""Seconds between two measurements of how late the driver is, when no schedule shows it."""
+"""Seconds between two measurements of the driver's lag at a fixed concurrency, where no schedule shows it."""
 TICK_INTERVAL_S: Final = 0.5
 """Seconds between two checks for overdue runs and lost connections."""
 _TERMINAL: Final = (kinds.COMPLETE, kinds.ERROR)
 
 
 class Driver:
-    """Puts a plan's load on.
+    """Runs a load test.
 
     Args:
-        plan: What is sent.
-        on_progress: Called twice a second.
+        plan: The requests to send, and how fast.
+        on_progress: Called twice per second.
 
     Raises:
-        ConfigurationError: It needs more file descriptors than it may have.
+        ConfigurationError: The connections need more file descriptors than the limit allows.
     """
 
     def __init__(self, plan: Plan, on_progress: Callable[[Driver], None] = lambda _: None) -> None:
@@ -52,7 +52,7 @@ class Driver:
         self._on_progress = on_progress
         self._kinds = plan.kinds()
         pools = {kind.stalls for kind in self._kinds}
-        allow(len(pools) * plan.clients)
+        check_open_files(len(pools) * plan.clients)
         self.tally = Tally(kinds={kind.name: Figures() for kind in self._kinds})
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
@@ -62,9 +62,9 @@ class Driver:
         self._connections = [connection for pool in self._pools.values() for connection in pool]
         self._runs: dict[bytes, Run] = {}
         self._ended: set[bytes] = set()
-        """Ids that have had their end, and for which nothing may come any more."""
+        """Ids of ended runs that must not receive another terminal message."""
         self._takes: list[tuple[float, int, Run]] = []
-        """What slow readers take, and when."""
+        """Heap of the times at which slow readers read their next message."""
         self._order = count()
         self._start = self._now = time.monotonic()
         self._next_beat = self._next_tick = self._start
@@ -77,7 +77,7 @@ class Driver:
 
     @property
     def open(self) -> int:
-        """Requests that have not ended."""
+        """Number of requests that have not ended."""
         return len(self._runs)
 
     @property
@@ -87,16 +87,16 @@ class Driver:
 
     @property
     def window(self) -> float:
-        """Seconds that were measured: from the end of the warm-up until nothing more was sent."""
+        """Measured seconds: from the end of the warm-up until the last request was sent."""
         until = self._now if self._sending_ended is None else self._sending_ended
         return max(0.0, until - self._start - self.plan.warmup)
 
     def stop(self) -> None:
-        """Send nothing more, and cancel what is open; from a signal handler."""
+        """Stop sending, and cancel open requests. May be called from a signal handler."""
         self.stopped = True
 
     def run(self) -> None:
-        """Do it all; returns when each request has ended, or soon after `stop`."""
+        """Run the load test; return when each request has ended, or soon after `stop`."""
         try:
             while not self.stopped and (self._sends() or self._runs):
                 self._round()
@@ -104,7 +104,11 @@ class Driver:
             self._close()
 
     def _sends(self) -> bool:
-        """Whether there is more to send; what was due before the end is, however late it has become."""
+        """Return whether there are requests left to send.
+
+        Requests that were due before the end are still sent when the driver is late; otherwise a slow daemon would get
+        less load and better figures.
+        """
         if self._sending_ended is None:
             reached = self._now if self.plan.rate is None else min(self._now, self._due(self.plan.rate))
             if self.sent >= self.plan.most or reached - self._start >= self.plan.warmup + self.plan.duration:
@@ -112,7 +116,7 @@ class Driver:
         return self._sending_ended is None
 
     def _round(self) -> None:
-        """Do what is due, then wait for what is next and take what has come."""
+        """Do the work that is due, wait until more is due or a message arrives, and receive messages."""
         self._now = time.monotonic()
         self._begin_due()
         self._take_due()
@@ -131,7 +135,7 @@ class Driver:
             self.tally.busy += until - max(since, measured)
 
     def _next(self) -> float:
-        """When something is due next."""
+        """Return the time at which work is due next."""
         times = [self._next_tick]
         if self._sends():
             times.append(self._next_beat if self.plan.rate is None else self._due(self.plan.rate))
@@ -140,7 +144,10 @@ class Driver:
         return min(times)
 
     def _wait(self, seconds: float) -> list[Connection]:
-        """Until a message has come for one of the connections that are returned; poll knows only milliseconds."""
+        """Wait for messages; return the connections that have some.
+
+        `select` is used because the timeout of ZeroMQ's poll is in whole milliseconds.
+        """
         read = [connection for connection in self._connections if connection.is_read()]
         ready = [connection for connection in read if connection.has_news()]
         if not ready and seconds > 0:
@@ -168,7 +175,7 @@ class Driver:
             self._begin(time.monotonic())
 
     def _due(self, rate: float) -> float:
-        """When the next request is to be sent, by schedule."""
+        """Return the time at which the next request is due by the schedule."""
         return self._start + self.sent / rate
 
     def _note_lag(self, due: float) -> None:
@@ -176,7 +183,7 @@ class Driver:
             self.tally.lag.record(time.monotonic() - due)
 
     def _begin(self, due: float) -> None:
-        """Send a request of the kind whose turn it is; each kind goes over all connections in turns."""
+        """Send a request of the next kind. The requests of each kind are spread over all its connections in turn."""
         turn, number = divmod(self.sent, len(self._kinds))
         kind = self._kinds[number]
         pool = self._pools[kind.stalls]
@@ -193,16 +200,16 @@ class Driver:
             figures.requests += 1
         self.tally.second(self.elapsed).requests += 1
 
-    # --- what comes --------------------------------------------------------------------------------
+    # --- replies -----------------------------------------------------------------------------------
 
     def _drain(self, connection: Connection) -> None:
         for _ in range(ROUND_MESSAGES):
             if not connection.is_read() or (frames := connection.receive()) is None:
                 break
-            self._hear(connection, frames, time.monotonic())
+            self._receive(connection, frames, time.monotonic())
         connection.flush()
 
-    def _hear(self, connection: Connection, frames: list[bytes], now: float) -> None:
+    def _receive(self, connection: Connection, frames: list[bytes], now: float) -> None:
         core = connection.core
         client_run = core.receive(frames, now)
         kind, id = frames[-3:-1] if len(frames) > 2 else (b"", b"")
@@ -215,15 +222,15 @@ class Driver:
             if client_run is None:
                 run.gap |= run.client_run.highest_seq > run.client_run.last_seq
             else:
-                if client_run.ended and client_run.resumed_at < self._start:  # else its end may rightly come again
+                if client_run.ended and client_run.resumed_at < self._start:  # a resume may replay the terminal message
                     self._ended.add(id)
-                self._news(run, now)
+                self._deliver(run, now)
         while core.tool_events:
-            asked, event = core.tool_events.popleft()
+            run_of_call, event = core.tool_events.popleft()
             if isinstance(event, ToolCall):
-                core.answer(asked.id, event.call_id, {"result": event.args.get("a", 0) + event.args.get("b", 0)})
+                core.answer(run_of_call.id, event.call_id, {"result": event.args.get("a", 0) + event.args.get("b", 0)})
 
-    def _news(self, run: Run, now: float) -> None:
+    def _deliver(self, run: Run, now: float) -> None:
         if not run.kind.reads_slowly:
             while run.client_run.inbox:
                 self._take(run, run.client_run.inbox.popleft(), now)
@@ -234,7 +241,7 @@ class Driver:
             heappush(self._takes, (max(now, run.read_at), next(self._order), run))
 
     def _take_due(self) -> None:
-        """Slow readers take a message each."""
+        """Let slow readers read one message each, if it is time."""
         while self._takes and self._takes[0][0] <= self._now:
             _, _, run = heappop(self._takes)
             item = run.client_run.inbox.popleft()
@@ -249,7 +256,7 @@ class Driver:
                 run.connection.flush()
 
     def _take(self, run: Run, item: Item, now: float) -> None:
-        """A reader has one message of its run."""
+        """Process one message that the reader of a run has read."""
         match item:
             case Chunk():
                 run.take_chunk(item, now)
@@ -284,29 +291,29 @@ class Driver:
             figures.failures[fault] += 1
 
     def _in_window(self, moment: float) -> bool:
-        """Whether what happens, or should, is measured."""
+        """Return whether a time is in the measured part of the test."""
         return self._sending_ended is None and moment - self._start >= self.plan.warmup
 
-    # --- now and then ------------------------------------------------------------------------------
+    # --- periodic work -----------------------------------------------------------------------------
 
     def _tick(self) -> None:
         if self._now < self._next_tick:
             return
         self._next_tick = self._now + TICK_INTERVAL_S
         for connection in self._connections:
-            connection.look()
+            connection.check_connection()
             is_behind = connection.is_behind()
             for client_run in connection.core.tick(self._now):
                 if (run := self._runs.get(client_run.id)) is not None:
                     run.is_unread = is_behind
-                    self._news(run, self._now)
+                    self._deliver(run, self._now)
             connection.flush()
         if self.plan.drops:
             self._drop_due()
         self._on_progress(self)
 
     def _drop_due(self) -> None:
-        """Each connection is dropped at its turn, while runs are open on it."""
+        """Drop connections in turn, each only if it has open runs."""
         while self._next_drop <= self._now and self._sends():
             connection = self._connections[self._dropped % len(self._connections)]
             self._dropped += 1
