@@ -108,14 +108,14 @@ def play_all(client: Naive) -> None:
 
 BREAKS = {
     "plain": "",
-    "repeated": "the application saw the text '1 2 2 1 2 3 '",
-    "gap": "no resume came",
-    "stale": "saw the text",
-    "foreign": "the application saw the text '1 not yours '",
-    "silence": "no ping came",
-    "new-boot": "no resume came",
+    "repeated": "the application received the text '1 2 2 1 2 3 '",
+    "gap": "no resume arrived",
+    "stale": "received the text",
+    "foreign": "the application received the text '1 not yours '",
+    "silence": "no ping arrived",
+    "new-boot": "no resume arrived",
     "tool": "",
-    "tool-replayed": "no resume came",
+    "tool-replayed": "no resume arrived",
 }
 
 
@@ -129,7 +129,7 @@ def test_a_client_that_takes_whatever_comes_breaks_rules_and_is_told_which(name)
 
 def test_what_was_not_played_has_not_passed():
     [verdict] = verdicts_on(lambda _: None, "plain", patience=1.0).values()
-    assert verdict.broken == "it was not reported"
+    assert verdict.broken == "the case was not reported"
 
 
 def test_what_cannot_be_read_is_told():
