@@ -96,7 +96,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
         endpoints.check_folder(configured.frontend)
     except ConfigurationError as error:
         yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND")
-    # serve starts the supervisord of its own environment, whatever is on PATH.
+    # `serve` starts the supervisord next to its interpreter, which may not be on PATH.
     directory = str(Path(sys.executable).parent)
     path = shutil.which("supervisord", path=os.pathsep.join((directory, os.environ.get("PATH", ""))))
     yield _check(

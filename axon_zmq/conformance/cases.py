@@ -1,4 +1,4 @@
-"""The test cases: for each one, what the broker does and what the application must have received."""
+"""The test cases: the script of the broker, and the messages that the application must receive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted broker's side of a connection: what a script sends to the client and expects from it."""
+"""The scripted broker's side of a connection: actions with which a script sends and expects messages."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _WORKER_SETTINGS: Final = (
     "drain_seconds",
     *(f"{mode}_slots" for mode in MODES),
 )
-"""Settings that a worker reads; those that differ from their defaults become its environment."""
+"""Settings that a worker reads. Values that differ from the defaults are set in its environment."""
 
 
 def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
