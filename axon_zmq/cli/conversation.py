@@ -59,7 +59,7 @@ async def converse(
         results = None if done.deferred is None else await ui.answer_deferred(done.deferred)
         if results is None:
             return
-        prompt = None
+        prompt = None  # the message history contains it
         history += done.messages
         options = {**options, "message_history": history, "deferred_tool_results": results}
 

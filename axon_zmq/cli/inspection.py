@@ -147,5 +147,5 @@ async def _describe(endpoint: str | None, name: str | None) -> tuple[dict[str, A
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(frontend(endpoint)) as client:
-        await client.ping(PING_TIMEOUT_S)
+        await client.ping(PING_TIMEOUT_S)  # reports a missing daemon sooner than `describe` does
         return await client.describe(name), {} if name else await client.toolsets()

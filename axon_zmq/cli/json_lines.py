@@ -74,6 +74,7 @@ class JsonLinesUI:
                 self._open.add(event.call_id)
             case ToolCancelled():
                 self._open.discard(event.call_id)
+            # A refused result leaves its call open, unless the worker no longer knows the call.
             case Refused(call_id=str(call_id)) if event.error_type != "unknown_request":
                 if self._ended:
                     await events.fail(call_id, event.message)

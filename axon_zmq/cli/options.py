@@ -23,6 +23,9 @@ OptionalName = TypeVar("OptionalName", bound="str | None")
 PING_TIMEOUT_S: Final = 2.0
 """Seconds to wait for the first `pong`; a running daemon answers within milliseconds."""
 
+MAX_SHOWN_LENGTH: Final = 60
+"""Longest part of an invalid argument that an error message repeats, in characters."""
+
 
 class ExitCode(IntEnum):
     """Exit codes of `axon-zmq`; 0 is success."""
@@ -146,10 +149,14 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     try:
         value: object = json.loads(text)
     except ValueError as error:
-        fail(f"invalid {what} {text!r}: not valid JSON: {error}", ExitCode.INVALID)
+        fail(f"invalid {what} {_shortened(text)!r}: not valid JSON: {error}", ExitCode.INVALID)
     if not isinstance(value, dict):
-        fail(f"invalid {what} {text!r}: expected a JSON object {{…}}", ExitCode.INVALID)
+        fail(f"invalid {what} {_shortened(text)!r}: expected a JSON object {{…}}", ExitCode.INVALID)
     return cast("dict[str, Any]", value)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:MAX_SHOWN_LENGTH]}…"
 
 
 def check_exclusive(context: typer.Context, option: str, *compatible: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -43,16 +42,6 @@ Schema = Annotated[
 ]
 
 
-class Level(StrEnum):
-    """Level of log records."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
-
-
 Tools = Annotated[
     Path | None,
     typer.Option(
@@ -62,7 +51,7 @@ Tools = Annotated[
         dir_okay=False,
     ),
 ]
-_LEVELS: Final = tuple(level.value for level in Level)
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 Log = Annotated[
     str | None,
     typer.Option(
@@ -168,6 +157,7 @@ def _converse(
         from axon_zmq.client import AsyncClient
 
         async with AsyncClient(frontend(endpoint)) as client:
+            # Reports a missing daemon after 2 s. A request would be sent once a daemon appears, up to its own timeout.
             await client.ping(PING_TIMEOUT_S)
             await converse(client, mode, parsed, text, options, ui)
 

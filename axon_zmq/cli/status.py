@@ -139,8 +139,8 @@ def show(current: Report, out: Console) -> None:
     for name, process in sorted(current["processes"].items()):
         if broken := process.get("broken"):
             out.print(f"{name} could not load {', '.join(broken)}; see its log", style="bold red", markup=False)
-    for process, reason in current["silent"].items():
-        out.print(f"{process} does not answer: {reason}", style="bold red", markup=False)
+    for source, reason in current["silent"].items():
+        out.print(f"{source} does not answer: {reason}", style="bold red", markup=False)
     if current.get("settling"):
         out.print("the broker is recovering: workers register, and some requests wait", style="yellow")
     if current.get("draining"):

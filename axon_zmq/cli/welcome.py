@@ -126,23 +126,23 @@ async def _show_stream(client: AsyncClient, out: Console) -> None:
 
 def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
     """Print the endpoint and three commands to try."""
-    where = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
+    option = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
     agent = "weather" if "weather" in settings.agents else next(iter(settings.agents), '\'{"model": "echo"}\'')
     steps: list[tuple[str, Any]] = [
-        ("stream", f"axon-zmq stream{where} {agent} 'Oslo and Rome?'"),
-        ("agents", f"axon-zmq agents{where}"),
+        ("stream", f"axon-zmq stream{option} {agent} 'Oslo and Rome?'"),
+        ("agents", f"axon-zmq agents{option}"),
         ("processes", f"supervisorctl -c {conf} status"),
     ]
     # The Elixir package waits for this line and reads the endpoint up to the next space.
     out.print(f"\nserving on {settings.frontend} (press Ctrl-C to stop)", markup=False)
     out.print("try next, from another terminal:")
-    for what, command in steps:
-        out.print(f"  {what:<14} {_bin()}{command}", markup=False)
+    for title, command in steps:
+        out.print(f"  {title:<14} {_bin()}{command}", markup=False)
 
 
 def _bin() -> str:
     """Return the directory to put in front of the commands, if this environment's commands are not on PATH."""
-    beside = Path(sys.executable).parent
-    if beside == Path.cwd() / ".venv/bin":
+    directory = Path(sys.executable).parent
+    if directory == Path.cwd() / ".venv/bin":
         return ".venv/bin/"
-    return "" if shutil.which("axon-zmq") == str(beside / "axon-zmq") else f"{beside}/"
+    return "" if shutil.which("axon-zmq") == str(directory / "axon-zmq") else f"{directory}/"

@@ -88,6 +88,7 @@ class Daemon:
         if self.settings.frontend.startswith("tcp://"):
             address, port = endpoints.tcp_address(self.settings.frontend)
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                # Like libzmq's bind, which succeeds while connections of an earlier daemon are in TIME_WAIT.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((address.strip("[]"), port))

@@ -93,7 +93,7 @@ class Listener:
                 if ready == self._events:
                     is_connected = self._take_events()
                 elif ready is self._monitor:
-                    self._monitor.recv_multipart()
+                    self._monitor.recv_multipart()  # a handshake: a new broker does not know the programs yet
                     self._report_programs()
                 elif ready is self._dealer:
                     self._dealer.recv_multipart()  # this version expects none; a newer broker may send some
@@ -114,6 +114,7 @@ class Listener:
         while (event := self._reader.next()) is not None:
             self._record(event)
             self._report_programs()
+            # supervisord sends the next event only after these two answers.
             listener.ok(self._answers)
             listener.ready(self._answers)
         return bool(read)
@@ -150,6 +151,7 @@ class Listener:
         self._send(kinds.PROCESSES, {"programs": {name: asdict(each) for name, each in self._programs.items()}})
 
     def _watch(self, name: str, pid: int) -> None:
+        # Without pidfds (Linux before 5.3, macOS), only supervisord's events report an end.
         if not pid or not hasattr(os, "pidfd_open") or (name, pid) in self._ends.values():
             return
         try:
@@ -188,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="run directory of the daemon")
     options = parser.parse_args(argv)
-    lifeline.hold()
+    lifeline.hold()  # ends this process with supervisord, also if that is killed
     answers = _take_stdout()
     logs.configure("events", "info")
     try:

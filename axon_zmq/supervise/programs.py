@@ -120,6 +120,7 @@ class WorkerPrograms:
         """
         with open(self._run_dir / LOCK_FILE, "a", opener=open_private) as file:
             try:
+                # The kernel releases the lock when the process ends, however it ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise TemporarilyUnavailableError(
@@ -164,6 +165,7 @@ class WorkerPrograms:
             if f"[program:{name}]" not in text:
                 conf.replace(self._more, f"{text}\n{self._copy(name)}")
         try:
+            # As `supervisorctl reread; update` for one program: it leaves all others alone.
             self._supervisor("reloadConfig")
             self._supervisor("addProcessGroup", name)
         except TemporarilyUnavailableError as fault:
@@ -192,6 +194,7 @@ class WorkerPrograms:
         Raises:
             TemporarilyUnavailableError: A program did not stop in time.
         """
+        # All are asked to stop before the first one is waited for: each may take its `stopwaitsecs`.
         for name in names:
             self._request_stop(name)
         for name in names:
