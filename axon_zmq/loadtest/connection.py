@@ -76,7 +76,7 @@ class Connection:
         self._is_new = True
         self._dealer.connect(self._endpoint)
         self.fd = int(self._dealer.getsockopt(zmq.FD))
-        """Descriptor for `select`. It is edge-triggered: it becomes readable again only after `has_news` was called."""
+        """Edge-triggered descriptor for `select`: it becomes readable again only after `has_message` was called."""
 
     def drop(self) -> None:
         """Drop the connection and all messages in flight, connect again, and resume the open runs."""
@@ -112,10 +112,10 @@ class Connection:
 
         The previous one counts too: after the last message was read, the next one may still be in flight.
         """
-        previous, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_news())
+        previous, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_message())
         return previous or self._was_unread
 
-    def has_news(self) -> bool:
+    def has_message(self) -> bool:
         """Return whether a message can be received."""
         return bool(int(self._dealer.getsockopt(EVENTS)) & POLLIN)
 

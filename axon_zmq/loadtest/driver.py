@@ -63,11 +63,11 @@ class Driver:
         self._runs: dict[bytes, Run] = {}
         self._ended: set[bytes] = set()
         """Ids of ended runs that must not receive another terminal message."""
-        self._takes: list[tuple[float, int, Run]] = []
+        self._pending_reads: list[tuple[float, int, Run]] = []
         """Heap of the times at which slow readers read their next message."""
         self._order = count()
         self._start = self._now = time.monotonic()
-        self._next_beat = self._next_tick = self._start
+        self._next_lag_check = self._next_tick = self._start
         self._next_drop = self._start + plan.warmup
         self._dropped = 0
         self._sending_ended: float | None = None
@@ -98,12 +98,12 @@ class Driver:
     def run(self) -> None:
         """Run the load test; return when each request has ended, or soon after `stop`."""
         try:
-            while not self.stopped and (self._sends() or self._runs):
-                self._round()
+            while not self.stopped and (self._has_more_to_send() or self._runs):
+                self._run_round()
         finally:
             self._close()
 
-    def _sends(self) -> bool:
+    def _has_more_to_send(self) -> bool:
         """Return whether there are requests left to send.
 
         Requests that were due before the end are still sent when the driver is late; otherwise a slow daemon would get
@@ -115,32 +115,32 @@ class Driver:
                 self._sending_ended = self._now
         return self._sending_ended is None
 
-    def _round(self) -> None:
+    def _run_round(self) -> None:
         """Do the work that is due, wait until more is due or a message arrives, and receive messages."""
         self._now = time.monotonic()
-        self._begin_due()
-        self._take_due()
+        self._send_due()
+        self._read_due()
         self._tick()
         worked = time.monotonic()
-        self._note_work(self._now, worked)
-        ready = self._wait(self._next() - worked)
+        self._record_work(self._now, worked)
+        ready = self._wait(self._next_due() - worked)
         woke = time.monotonic()
         for connection in ready:
             self._drain(connection)
-        self._note_work(woke, time.monotonic())
+        self._record_work(woke, time.monotonic())
 
-    def _note_work(self, since: float, until: float) -> None:
+    def _record_work(self, since: float, until: float) -> None:
         measured = self._start + self.plan.warmup
-        if self._sends() and until > measured:
+        if self._has_more_to_send() and until > measured:
             self.tally.busy += until - max(since, measured)
 
-    def _next(self) -> float:
+    def _next_due(self) -> float:
         """Return the time at which work is due next."""
         times = [self._next_tick]
-        if self._sends():
-            times.append(self._next_beat if self.plan.rate is None else self._due(self.plan.rate))
-        if self._takes:
-            times.append(self._takes[0][0])
+        if self._has_more_to_send():
+            times.append(self._next_lag_check if self.plan.rate is None else self._due(self.plan.rate))
+        if self._pending_reads:
+            times.append(self._pending_reads[0][0])
         return min(times)
 
     def _wait(self, seconds: float) -> list[Connection]:
@@ -149,41 +149,42 @@ class Driver:
         `select` is used because the timeout of ZeroMQ's poll is in whole milliseconds.
         """
         read = [connection for connection in self._connections if connection.is_read()]
-        ready = [connection for connection in read if connection.has_news()]
+        ready = [connection for connection in read if connection.has_message()]
         if not ready and seconds > 0:
             select([connection.fd for connection in read], (), (), seconds)
-            ready = [connection for connection in read if connection.has_news()]
+            ready = [connection for connection in read if connection.has_message()]
         return ready
 
     # --- requests ----------------------------------------------------------------------------------
 
-    def _begin_due(self) -> None:
+    def _send_due(self) -> None:
         if self.plan.rate is None:
-            self._fill_places()
+            self._fill_streams()
             return
         for _ in range(ROUND_MESSAGES):
-            if (due := self._due(self.plan.rate)) > self._now or not self._sends():
+            if (due := self._due(self.plan.rate)) > self._now or not self._has_more_to_send():
                 return
-            self._begin(due)
-            self._note_lag(due)
+            self._send(due)
+            self._record_lag(due)
 
-    def _fill_places(self) -> None:
-        while self._next_beat <= self._now:
-            self._note_lag(self._next_beat)
-            self._next_beat += LAG_CHECK_INTERVAL_S
-        while len(self._runs) < self.plan.streams and self._sends():
-            self._begin(time.monotonic())
+    def _fill_streams(self) -> None:
+        while self._next_lag_check <= self._now:
+            self._record_lag(self._next_lag_check)
+            self._next_lag_check += LAG_CHECK_INTERVAL_S
+        while len(self._runs) < self.plan.streams and self._has_more_to_send():
+            self._send(time.monotonic())
 
     def _due(self, rate: float) -> float:
         """Return the time at which the next request is due by the schedule."""
         return self._start + self.sent / rate
 
-    def _note_lag(self, due: float) -> None:
+    def _record_lag(self, due: float) -> None:
         if self._in_window(due):
             self.tally.lag.record(time.monotonic() - due)
 
-    def _begin(self, due: float) -> None:
+    def _send(self, due: float) -> None:
         """Send a request of the next kind. The requests of each kind are spread over all its connections in turn."""
+        # Interleaved, so that no kind of request runs only on some of the connections.
         turn, number = divmod(self.sent, len(self._kinds))
         kind = self._kinds[number]
         pool = self._pools[kind.stalls]
@@ -219,6 +220,7 @@ class Driver:
             self.tally.second(now - self._start).messages += 1
             if self._in_window(now):
                 self.tally.kinds[run.kind.name].messages_within += 1
+            # The core returns no run for a message that it did not accept; one with a higher `seq` means a gap.
             if client_run is None:
                 run.gap |= run.client_run.highest_seq > run.client_run.last_seq
             else:
@@ -233,37 +235,37 @@ class Driver:
     def _deliver(self, run: Run, now: float) -> None:
         if not run.kind.reads_slowly:
             while run.client_run.inbox:
-                self._take(run, run.client_run.inbox.popleft(), now)
+                self._read(run, run.client_run.inbox.popleft(), now)
             return
         run.connection.waiting += 1
-        if not run.is_due:
-            run.is_due = True
-            heappush(self._takes, (max(now, run.read_at), next(self._order), run))
+        if not run.read_is_scheduled:
+            run.read_is_scheduled = True
+            heappush(self._pending_reads, (max(now, run.read_at), next(self._order), run))
 
-    def _take_due(self) -> None:
+    def _read_due(self) -> None:
         """Let slow readers read one message each, if it is time."""
-        while self._takes and self._takes[0][0] <= self._now:
-            _, _, run = heappop(self._takes)
+        while self._pending_reads and self._pending_reads[0][0] <= self._now:
+            _, _, run = heappop(self._pending_reads)
             item = run.client_run.inbox.popleft()
             run.read_at = self._now + self.plan.read_ms / 1000
             run.connection.waiting -= 1
-            run.is_due = bool(run.client_run.inbox)
-            if run.is_due:
-                heappush(self._takes, (run.read_at, next(self._order), run))
-            self._take(run, item, self._now)
+            run.read_is_scheduled = bool(run.client_run.inbox)
+            if run.read_is_scheduled:
+                heappush(self._pending_reads, (run.read_at, next(self._order), run))
+            self._read(run, item, self._now)
             if isinstance(item, Chunk):
                 run.connection.core.acknowledge(run.client_run, item)
                 run.connection.flush()
 
-    def _take(self, run: Run, item: Item, now: float) -> None:
+    def _read(self, run: Run, item: Item, now: float) -> None:
         """Process one message that the reader of a run has read."""
         match item:
             case Chunk():
-                run.take_chunk(item, now)
+                run.read_chunk(item, now)
             case Complete():
                 broken = run.broken_by(item)
                 self._end(run, now, broken and self._broken(broken))
-            case AxonError() if run.is_unread:
+            case AxonError() if run.timed_out_unread:
                 self._end(run, now, UNREAD)
             case AxonError():
                 broken = broken_by(item)
@@ -305,7 +307,7 @@ class Driver:
             is_behind = connection.is_behind()
             for client_run in connection.core.tick(self._now):
                 if (run := self._runs.get(client_run.id)) is not None:
-                    run.is_unread = is_behind
+                    run.timed_out_unread = is_behind
                     self._deliver(run, self._now)
             connection.flush()
         if self.plan.drops:
@@ -314,7 +316,7 @@ class Driver:
 
     def _drop_due(self) -> None:
         """Drop connections in turn, each only if it has open runs."""
-        while self._next_drop <= self._now and self._sends():
+        while self._next_drop <= self._now and self._has_more_to_send():
             connection = self._connections[self._dropped % len(self._connections)]
             self._dropped += 1
             self._next_drop += self.plan.drop_every / len(self._connections)

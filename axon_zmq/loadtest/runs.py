@@ -31,14 +31,14 @@ class Run:
     """Whether a message arrived before its predecessor."""
     read_at: float = 0.0
     """Time at which a slow reader reads the next message."""
-    is_unread: bool = False
+    timed_out_unread: bool = False
     """Whether the run timed out while its reader had unread messages."""
-    is_due: bool = False
+    read_is_scheduled: bool = False
     """Whether the driver's heap has an entry for the next read."""
     _text: list[str] = field(default_factory=list[str])
     _last_chunk: float | None = None
 
-    def take_chunk(self, chunk: Chunk, now: float) -> None:
+    def read_chunk(self, chunk: Chunk, now: float) -> None:
         """Record a chunk that the reader has read."""
         if self.figures is not None:
             if self._last_chunk is None:
@@ -51,6 +51,7 @@ class Run:
 
     def broken_by(self, done: Complete) -> str | None:
         """Return the promise that a completed run has broken, or None."""
+        # Messages in flight are lost with a connection, so a gap breaks a promise only on an unbroken one.
         if self.gap and not self.connection.reconnected_since(self.due):
             return "a gap in seq"
         streamed = "".join(self._text) if self.kind.mode == "run_stream" else self.kind.answer
