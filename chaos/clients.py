@@ -218,13 +218,13 @@ def slow(report: Report) -> None:
         stalled, context = _stall(daemon, 10)
         broker = daemon.broker.pid
         before = megabytes(broker)
-        beside = asyncio.run(_gaps(daemon, healthy, "beside"))
+        stalling = asyncio.run(_gaps(daemon, healthy, "stalling"))
         growth = megabytes(broker) - before
         until(lambda: _slow_ends(daemon) >= 5, "slow_consumer for the clients without credit", 60)
         for socket in stalled:
             socket.close(0)
         context.term()
-    p99 = [quantiles(gaps, n=100)[98] for gaps in (alone, beside)]
+    p99 = [quantiles(gaps, n=100)[98] for gaps in (alone, stalling)]
     ratio = p99[1] / p99[0]
     report.done = f"10 stalled clients (5 with credit), {healthy} reading clients"
     report.measured(

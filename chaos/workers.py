@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -94,16 +95,17 @@ class Load:
                 tally["complete"] += 1
                 whole = "".join(stream.data) == stream.end.result == text(stream.tokens)
                 report.expect(whole, f"{stream.name} is not complete")
-            elif stream.end.error_type == "worker_lost" and _is_of_a_victim(stream, victims):
+            elif stream.end.error_type == "worker_lost" and _lost_with_killed_worker(stream, victims):
                 tally["lost"] += 1
             else:
                 report.broken.append(f"{stream.name} ended as {stream.end}")
         return tally
 
 
-def _is_of_a_victim(stream: Stream, victims: dict[str, float]) -> bool:
+def _lost_with_killed_worker(stream: Stream, victims: dict[str, float]) -> bool:
     """Return whether the error message of a stream names a worker that was killed before."""
-    named = [name for name in victims if f" {name} " in str(stream.end)]
+    message = str(stream.end)
+    named = [name for name in victims if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
     return len(named) == 1 and stream.ended_at > victims[named[0]]
 
 

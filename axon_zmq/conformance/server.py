@@ -54,7 +54,7 @@ class Server:
         self._on_verdict = on_verdict
         self._broken: dict[str, str] = {}
         self._verdicts: dict[str, Verdict] = {}
-        self._unreadable = ""
+        self._decode_error = ""
         """End of an error message: why the last malformed message could not be decoded."""
 
     @property
@@ -79,7 +79,7 @@ class Server:
             self._peer.close()
         for name, case in self._cases.items():
             if name not in self._verdicts:
-                self._conclude(Verdict(case, f"the case was not reported{self._unreadable}"))
+                self._conclude(Verdict(case, f"the case was not reported{self._decode_error}"))
         return [self._verdicts[name] for name in self._cases]
 
     def _receive(self, deadline: float) -> Received | None:
@@ -89,7 +89,7 @@ class Server:
             try:
                 return self._peer.receive(deadline)
             except (RequestError, BrokenRuleError) as fault:
-                self._unreadable = f"; a malformed message was received: {fault}"
+                self._decode_error = f"; a malformed message was received: {fault}"
         return None
 
     def _serve(self, received: Received) -> None:

@@ -220,7 +220,7 @@ class Driver:
             self.tally.second(now - self._start).messages += 1
             if self._in_window(now):
                 self.tally.kinds[run.kind.name].messages_within += 1
-            # The core returns no run for a message that it did not accept; one with a higher `seq` means a gap.
+            # Nothing new for a reader. If a higher `seq` than the next one has arrived, there is a gap.
             if client_run is None:
                 run.gap |= run.client_run.highest_seq > run.client_run.last_seq
             else:

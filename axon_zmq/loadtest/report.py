@@ -200,7 +200,7 @@ def comparison(a: Report, b: Report) -> list[Grid]:
     """
     if not a.kinds.keys() & b.kinds.keys():
         raise ConfigurationError(f"nothing to compare: A has {', '.join(a.kinds)}, B has {', '.join(b.kinds)}")
-    return [_beside(*both) for both in zip(_all(a), _all(b), strict=True)]
+    return [_side_by_side(*both) for both in zip(_all(a), _all(b), strict=True)]
 
 
 def differences(a: Report, b: Report) -> list[str]:
@@ -208,7 +208,7 @@ def differences(a: Report, b: Report) -> list[str]:
     return [] if a.pace == b.pace else [f"load differs: A had {a.pace}, B had {b.pace}"]
 
 
-def _beside(a: _Numbers, b: _Numbers) -> Grid:
+def _side_by_side(a: _Numbers, b: _Numbers) -> Grid:
     rows: list[tuple[str, ...]] = []
     for name in (name for name in a.rows if name in b.rows):
         rows += [
