@@ -34,7 +34,7 @@ class State(StrEnum):
 
     OK = "ok"
     STARTING = "STARTING"
-    """Nothing is wrong yet: the daemon answers, and waits for processes that have just started."""
+    """Nothing is wrong so far: the broker or workers of the daemon have just been started."""
     FAIL = "FAIL"
 
 
@@ -103,10 +103,11 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
         bool(path), "supervisord", path or "not on PATH", "activate the virtual environment: . .venv/bin/activate"
     )
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_unlimited = hard == resource.RLIM_INFINITY
     yield _check(
-        hard >= MIN_OPEN_FILES,
+        is_unlimited or hard >= MIN_OPEN_FILES,
         "open files",
-        f"at most {hard}; each connected client needs one",
+        f"{'unlimited' if is_unlimited else f'at most {hard}'}; each connected client needs one",
         f"raise the hard limit (`ulimit -Hn`) to {MIN_OPEN_FILES} or more",
     )
     yield _event_loop(configured.loop)

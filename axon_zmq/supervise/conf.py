@@ -92,9 +92,11 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         f"startsecs={LISTENER_START_SECONDS}",
         f"startretries={START_RETRIES}",
         "stopwaitsecs=2",
-        "stdout_logfile=NONE",
+        "stdout_logfile=NONE",  # stdout of an event listener carries the protocol
         *_log_file("stderr", place, LISTENER),
     ]
+    # supervisord starts programs in ascending order of priority and stops them in descending order. Without
+    # killasgroup, its SIGKILL would leave the child processes of a worker running.
     for name, arguments, priority, stop_seconds in _programs(settings, run_dir):
         lines += [
             "",
