@@ -110,6 +110,7 @@ class SupervisedDaemon:
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})
+        # It makes processes end with their parent. Here supervisord sets it for its own children, not for `serve`.
         del self.env["SUPERVISOR_ENABLED"]
         self._process: subprocess.Popen[bytes] | None = None
 
