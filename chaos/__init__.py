@@ -1,1 +1,1 @@
-"""Faults put upon a real daemon, and what it promises about each, measured: `scripts/chaos`."""
+"""Chaos tests (`scripts/chaos`): cause faults in a real daemon, and check its promises about each."""

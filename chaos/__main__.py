@@ -1,4 +1,4 @@
-"""`python -m chaos`: put each fault upon a daemon, and print what is promised beside what was measured."""
+"""`python -m chaos`: cause each fault in a real daemon, and print the promise next to the measurement."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from chaos.promises import Report, Scenario
 PAGE = processes.ROOT / "docs" / "chaos.md"
 BEGIN, END = "<!-- chaos: written by scripts/chaos --write -->", "<!-- chaos: end -->"
 SHORT_SOAK, SOAK = 10.0, 600.0
-"""Seconds of the steady load."""
+"""Seconds of the steady load in the short and in the full form."""
 MAX_DURATION_S = 7200
-"""Seconds after which everything but a longer soak is given up."""
+"""Limit on the duration of all scenarios without the steady load; then the process is killed."""
 HEAD = ("fault", "promise", "done", "measured", "")
 
 
 def scenarios(soak: float) -> list[Scenario]:
-    """All of them, in the order of the table."""
-    steady = Scenario("soak", "steady load", "memory and descriptors are flat", partial(operators.soak, seconds=soak))
+    """Return all scenarios in the order of the table."""
+    steady = Scenario(
+        "soak", "steady load", "memory and file descriptors do not grow", partial(operators.soak, seconds=soak)
+    )
     every = (*workers.SCENARIOS, *brokers.SCENARIOS, *clients.SCENARIOS, *operators.SCENARIOS)
     return [*every, steady]
 
 
 def play(scenario: Scenario, short: bool) -> Report:
-    """Put one fault upon a daemon; what it raises is a broken promise too."""
+    """Run one scenario. An exception counts as a broken promise."""
     report = Report(short)
     try:
         scenario.play(report)
@@ -46,21 +48,25 @@ def _cells(scenario: Scenario, report: Report) -> tuple[str, ...]:
 
 
 def _markdown(rows: list[tuple[str, ...]], where: dict[str, str]) -> str:
-    told = ", ".join(f"{name} {where[name]}" for name in ("python", "pydantic-ai-slim", "pyzmq", "libzmq"))
+    versions = ", ".join(f"{name} {where[name]}" for name in ("python", "pydantic-ai-slim", "pyzmq", "libzmq"))
     table = [HEAD, ("---",) * len(HEAD), *rows]
-    lines = [f"{where['date']}, {where['machine']}, {where['system']}; {told}.", ""]
+    lines = [f"{where['date']}, {where['machine']}, {where['system']}; {versions}.", ""]
     return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table)])
 
 
 def main() -> int:
-    """Play the scenarios, in bounded time and on 127.0.0.1 alone; 1 where a promise was broken."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description="Faults, promises, and what was measured.")
-    parser.add_argument("--short", action="store_true", help="fewer of each, for CI: three minutes")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="just these; --list names them")
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    parser.add_argument("--soak", type=float, metavar="SECONDS", help="of the steady load; 86400 is a day")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each row, in place of the table")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/chaos.md")
+    """Run the chosen scenarios, on 127.0.0.1 only and within a time limit; return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos", description="Causes faults in a real daemon and checks its promises."
+    )
+    parser.add_argument("--short", action="store_true", help="use fewer repetitions, for CI: three minutes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these scenarios; --list shows their names")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="duration of the steady load; 86400 is a day")
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON for each scenario instead of the table"
+    )
+    parser.add_argument("--write", action="store_true", help="write the table into docs/chaos.md")
     options = parser.parse_args()
     soak = options.soak or (SHORT_SOAK if options.short else SOAK)
     chosen = [each for each in scenarios(soak) if not options.only or each.name in options.only]
@@ -68,7 +74,7 @@ def main() -> int:
         print(*(f"{each.name:<14}{each.fault}: {each.promise}" for each in chosen), sep="\n")
         return 0
     if unknown := set(options.only or ()) - {each.name for each in chosen}:
-        parser.error(f"no row is called {min(unknown)!r}")
+        parser.error(f"unknown scenario {min(unknown)!r}; --list shows the names")
     processes.bound(int(MAX_DURATION_S + soak))
     where = machine() | {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     rows: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""The agents of the chaos runs. Each start of a run is a line in a file, so that a second one is seen."""
+"""Agents of the chaos tests. Each start of a run appends a line to a file, so that a second start is detected."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from axon_zmq.worker.registry.offline_models import tools, user_text
 
 STARTS = "CHAOS_STARTS"
-"""Environment variable: the file of starts."""
+"""Environment variable with the path of the file of starts."""
 
 
-def _started(name: str) -> None:
+def _record_start(name: str) -> None:
     with Path(os.environ[STARTS]).open("a", encoding="utf-8") as file:
-        file.write(f"{name}\n")  # one short write: of several processes none tears another's
+        file.write(f"{name}\n")  # one short append is atomic, so processes do not mix their lines
 
 
 async def _stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
-    asked = json.loads(user_text(messages))
-    _started(asked["name"])
-    for number in range(asked["tokens"]):
-        await asyncio.sleep(asked["seconds"])
+    request = json.loads(user_text(messages))
+    _record_start(request["name"])
+    for number in range(request["tokens"]):
+        await asyncio.sleep(request["seconds"])
         yield f"{number:04d} "
 
 
 async def _respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
-    asked = json.loads(user_text(messages))
-    _started(asked["name"])
-    await asyncio.sleep(asked["tokens"] * asked["seconds"])
-    return ModelResponse(parts=[TextPart("".join(f"{number:04d} " for number in range(asked["tokens"])))])
+    request = json.loads(user_text(messages))
+    _record_start(request["name"])
+    await asyncio.sleep(request["tokens"] * request["seconds"])
+    return ModelResponse(parts=[TextPart("".join(f"{number:04d} " for number in range(request["tokens"])))])
 
 
 paced = Agent(FunctionModel(_respond, stream_function=_stream, model_name="paced"), name="paced")
-"""The prompt says its name, how many tokens it has, and the seconds before each."""
+"""Answers with a number of tokens at a fixed pace. The prompt contains the run's name, the tokens and the pace."""
 
 
 def prompt(name: str, tokens: int, seconds: float) -> str:
-    """A prompt for `paced`."""
+    """Return a prompt for `paced`; `seconds` is the time before each token."""
     return json.dumps({"name": name, "tokens": tokens, "seconds": seconds})
 
 
 def text(tokens: int) -> str:
-    """What `paced` answers."""
+    """Return the answer of `paced` with so many tokens."""
     return "".join(f"{number:04d} " for number in range(tokens))
 
 
 caller = Agent(tools(), name="caller")
-"""Calls what its prompt says: tools of the client's."""
+"""Calls the client's tools that its prompt lists."""
 
 
 def _calls_its_tool(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    _started(user_text(messages))
+    _record_start(user_text(messages))
     return ModelResponse(parts=[ToolCallPart(info.function_tools[0].name, {})])
 
 
@@ -67,7 +67,7 @@ poison = Agent(FunctionModel(_calls_its_tool, model_name="poison"), name="poison
 
 @poison.tool_plain
 def crash() -> str:
-    """Ends its own process, as a fault in native code does."""
+    """Kill the worker process, as a crash in native code does."""
     os.kill(os.getpid(), signal.SIGKILL)
     return "never"
 
@@ -77,7 +77,7 @@ busy = Agent(FunctionModel(_calls_its_tool, model_name="busy"), name="busy")
 
 @busy.tool_plain
 async def spin() -> str:
-    """Holds the event loop, for ever."""
+    """Block the event loop forever."""
     while True:
         pass
 
@@ -86,4 +86,4 @@ NAMES = ",".join(
     [f"{name}=chaos.agents:{name}" for name in ("paced", "caller", "poison", "busy")]
     + ["echo=axon_zmq.agents.echo:agent"]
 )
-"""What the daemon serves (`AXON_AGENTS`)."""
+"""Value of `AXON_AGENTS`: the agents that the daemon serves."""

@@ -1,4 +1,4 @@
-"""Faults of clients: killed, sending twice, cancelling, late, slow, too many."""
+"""Scenarios about clients: killed, repeated requests, deadlines, cancels, slow readers, overload."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from axon_zmq.protocol.kinds import TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.testing import FakeProvider
 from chaos.agents import prompt, text
+from chaos.daemons import Daemon, descriptors, megabytes, outcome, run_daemon, until
 from chaos.promises import SLOW_MACHINE, Report, Scenario
-from chaos.scene import Scene, descriptors, megabytes, scene, settled, until
 from chaos.workers import started_once
 
 VANISHING = """
@@ -32,11 +32,11 @@ with Client(sys.argv[1], identity=sys.argv[2]) as client:
     for event in stream:
         print("chunk", flush=True)
 """
-"""A client that streams until it is killed: endpoint, identity, agent, prompt."""
-ENDING = 0.1
-"""Seconds over its deadline that a run may take to end."""
-RATIO = 1.2
-"""How much longer the healthy may wait for their chunks while others stall."""
+"""Script of a client that streams until it is killed; its arguments are endpoint, identity, agent and prompt."""
+DEADLINE_SLACK_S = 0.1
+"""Seconds after its deadline in which a run must end."""
+MAX_GAP_RATIO = 1.2
+"""How much the p99 gap between chunks may grow for other clients while some clients stall."""
 
 
 def _upstream(provider: FakeProvider) -> dict[str, str]:
@@ -44,12 +44,12 @@ def _upstream(provider: FakeProvider) -> dict[str, str]:
 
 
 def vanished(report: Report) -> None:
-    """A client is killed: `cancel` closes the model's stream after the grace period, `keep` finishes."""
-    with FakeProvider() as provider, scene("run_stream", **_upstream(provider)) as daemon:
+    """Kill clients: `cancel` closes the model's stream after the grace period, with `keep` the run finishes."""
+    with FakeProvider() as provider, run_daemon("run_stream", **_upstream(provider)) as daemon:
         model = '{"model": "openai-chat:slow"}'
         longish = prompt("kept", 400, 0.02)
-        asked = {"cancel": (model, " word" * 2000), "keep": ('"paced"', longish)}
-        children = {what: _stream_and_die(daemon, what, *arguments) for what, arguments in asked.items()}
+        requests = {"cancel": (model, " word" * 2000), "keep": ('"paced"', longish)}
+        children = {what: _stream_and_die(daemon, what, *arguments) for what, arguments in requests.items()}
         for child in children.values():
             child.kill()
             child.communicate()
@@ -58,17 +58,17 @@ def vanished(report: Report) -> None:
         until(lambda: not provider.stats().open, "the end of the model's stream", CLIENT_GRACE_S + 10)
         report.measured(f"model's stream closed after {time.monotonic() - began:.1f} s")
         with Client(daemon.endpoint, identity="keep") as again:
-            resumed = again.stream("paced", longish, id="keep")  # the same id and body: it attaches
+            resumed = again.stream("paced", longish, id="keep")  # the same id and body attach to the existing run
             events = [event for event in resumed if isinstance(event, Chunk | Complete)]
         whole = [event.seq for event in events] == list(range(1, 402)) and events[-1].result == text(400)
-        report.expect(whole, "the kept run is not whole")
+        report.expect(whole, "the kept run is not complete")
         started_once(report, daemon.starts())
-        report.measured("the kept one resumed whole by another process, 400 chunks")
-    report.done = "one of each"
+        report.measured("kept run resumed completely by another process, 400 chunks")
+    report.done = "1 client each"
 
 
-def _stream_and_die(daemon: Scene, identity: str, agent: str, asked: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", VANISHING, daemon.endpoint, identity, agent, asked]
+def _stream_and_die(daemon: Daemon, identity: str, agent: str, text: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", VANISHING, daemon.endpoint, identity, agent, text]
     child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     child.stdout.readline()
@@ -76,16 +76,16 @@ def _stream_and_die(daemon: Scene, identity: str, agent: str, asked: str) -> sub
 
 
 def twice(report: Report) -> None:
-    """One id is sent again and again, while its run is open and after its end."""
+    """Send a request repeatedly under one id, while its run is open and after its end."""
     times = 200 if report.short else 2000
     context = zmq.Context()
-    with scene("run_stream") as daemon, context.socket(zmq.DEALER) as dealer:
+    with run_daemon("run_stream") as daemon, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(daemon.endpoint)
         message = [b"run_stream", b"1", b"", pack({"agent": "paced", "prompt": prompt("twice", 50, 0.01)})]
         ends: list[bytes] = []
         accepted = 0
-        for during in (True, False):  # while its run is open, and after its end
+        for during in (True, False):  # first while the run is open, then after its end
             already = len(ends)
             wanted = times // 2 + during
             for _ in range(wanted):
@@ -99,27 +99,29 @@ def twice(report: Report) -> None:
                     ends.append(body)
         report.done = f"{times} repetitions of one id, half of them after its end"
         runs = sum(daemon.starts().values())
-        report.measured(f"{accepted} accepted as duplicates, {runs} run, its end replayed {len(ends) - 1} times")
+        report.measured(
+            f"{accepted} accepted as duplicates, {runs} run, terminal message replayed {len(ends) - 1} times"
+        )
         report.expect(accepted == times, f"{times - accepted} were not answered as duplicates")
-        report.expect(len(ends) > times // 2, "its end was not replayed")
-        report.expect(len(set(ends)) == 1, f"it had {len(set(ends))} different ends")
+        report.expect(len(ends) > times // 2, "the terminal message was not replayed")
+        report.expect(len(set(ends)) == 1, f"the run had {len(set(ends))} different terminal messages")
         started_once(report, daemon.starts())
     context.term()
 
 
 def deadline(report: Report) -> None:
-    """Runs that are late end soon after, with what there was; what was late in the queue never starts."""
+    """Let runs exceed their deadline: they end soon after with their partial answer, or never start if still queued."""
     runs = 40 if report.short else 400
-    with scene("run_stream", "run_sync", AXON_RUN_SYNC_SLOTS="1") as daemon:
+    with run_daemon("run_stream", "run_sync", AXON_RUN_SYNC_SLOTS="1") as daemon:
         asyncio.run(_deadline(report, daemon, runs))
         starts = daemon.starts()
         started_once(report, starts)
         late = [name for name in starts if name.startswith("queued")]
-        report.measured(f"{len(late)} queued ones started")
+        report.measured(f"{len(late)} overdue runs of the queue started")
         report.expect(not late, f"{len(late)} runs were started after their deadline")
 
 
-async def _deadline(report: Report, daemon: Scene, runs: int) -> None:
+async def _deadline(report: Report, daemon: Daemon, runs: int) -> None:
     async with AsyncClient(daemon.endpoint) as client:
         overdue: list[float] = []
         begun = kept = 0
@@ -129,24 +131,28 @@ async def _deadline(report: Report, daemon: Scene, runs: int) -> None:
                 overdue.append(seconds)
                 begun += had_begun
                 kept += had_begun and had_partial
-        blocking = asyncio.create_task(settled(client.run_sync("paced", prompt("blocks", 40, 0.05))))
+        blocking = asyncio.create_task(outcome(client.run_sync("paced", prompt("blocks", 40, 0.05))))
         await asyncio.sleep(0.2)
         waiting = [
-            settled(client.run_sync("paced", prompt(f"queued-{each}", 1, 0), timeout_ms=300)) for each in range(20)
+            outcome(client.run_sync("paced", prompt(f"queued-{each}", 1, 0), timeout_ms=300)) for each in range(20)
         ]
         ends = await asyncio.gather(*waiting)
         await blocking
     wrong = [end for end in ends if not (isinstance(end, AxonError) and end.error_type == "deadline_exceeded")]
     report.done = f"{runs} streams with 200 to 600 ms, 20 queued runs with 300 ms"
-    report.measured(f"{kept} of {begun} that had begun kept their partial answer")
-    report.expect(begun >= runs / 4, f"only {begun} of {runs} had begun before their deadlines")
-    report.expect(kept == begun, f"{begun - kept} lost their partial answer")
-    report.expect(not wrong, f"{len(wrong)} queued runs ended otherwise, such as {wrong[:1]}")
-    report.within("ended after the deadline", overdue, ENDING)
+    report.measured(f"{kept} of {begun} started runs ended with their partial answer")
+    report.expect(begun >= runs / 4, f"only {begun} of {runs} runs started before their deadlines")
+    report.expect(kept == begun, f"{begun - kept} runs lost their partial answer")
+    report.expect(not wrong, f"{len(wrong)} queued runs did not end as deadline_exceeded, such as {wrong[:1]}")
+    report.within("ended after the deadline", overdue, DEADLINE_SLACK_S)
 
 
 async def _late(client: AsyncClient, name: str) -> tuple[float, bool, bool]:
-    """How many seconds after its deadline a stream ended, whether it had begun, and whether it kept what there was."""
+    """Run a stream that exceeds its deadline.
+
+    Returns:
+        Seconds from the deadline to the end; whether the stream had started; whether the error has a partial answer.
+    """
     timeout_ms = random.randint(200, 600)
     began = time.monotonic()
     stream = client.stream("paced", prompt(name, 1000, 0.02), timeout_ms=timeout_ms)
@@ -157,17 +163,17 @@ async def _late(client: AsyncClient, name: str) -> tuple[float, bool, bool]:
         async for _ in stream:
             chunks += 1
 
-    end = await settled(read())
+    end = await outcome(read())
     took = time.monotonic() - began
     is_partial = isinstance(end, AxonError) and end.details.get("partial", {}).get("text", "").startswith("0000")
     return took - timeout_ms / 1000, chunks > 0, bool(is_partial) and end.error_type == "deadline_exceeded"
 
 
 def cancelled(report: Report) -> None:
-    """Cancels at random moments: one terminal each, nothing left behind, upstream neither."""
+    """Cancel runs at random moments: each one ends once, and no slot, descriptor or upstream stream is leaked."""
     runs = 60 if report.short else 500
-    with FakeProvider() as provider, scene("run_stream", "run", **_upstream(provider)) as daemon:
-        asyncio.run(_cancelled(daemon, 10))  # connections that stay are open now
+    with FakeProvider() as provider, run_daemon("run_stream", "run", **_upstream(provider)) as daemon:
+        asyncio.run(_cancelled(daemon, 10))  # opens the connections that stay open, before descriptors are counted
         workers = [process.pid for process in daemon.workers.values()]
         before = [descriptors(pid) for pid in workers]
         ends = asyncio.run(_cancelled(daemon, runs))
@@ -179,13 +185,13 @@ def cancelled(report: Report) -> None:
         leaked = [now - then for now, then in zip(map(descriptors, workers), before, strict=True)]
         report.expect(max(leaked) <= 20, f"descriptors leaked: {leaked}")
         report.done = f"{runs} cancels, 0 to 300 ms after the start"
-        told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-        report.measured(f"{told}; descriptors {max(leaked):+d}, all slots free, 0 streams open upstream")
-        report.expect(sum(ends.values()) == runs, "runs did not end")
-        report.expect(ends.keys() <= {"cancelled", "complete"}, f"some ended as {ends.keys()}")
+        counts = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+        report.measured(f"{counts}; descriptors {max(leaked):+d}, all slots free, 0 streams open upstream")
+        report.expect(sum(ends.values()) == runs, "not all runs ended")
+        report.expect(ends.keys() <= {"cancelled", "complete"}, f"runs ended as {ends.keys()}")
 
 
-async def _cancelled(daemon: Scene, runs: int) -> dict[str, int]:
+async def _cancelled(daemon: Daemon, runs: int) -> dict[str, int]:
     ends: dict[str, int] = {}
     async with AsyncClient(daemon.endpoint) as client:
         for batch in range(0, runs, 20):
@@ -197,7 +203,7 @@ async def _cancelled(daemon: Scene, runs: int) -> dict[str, int]:
 
 async def _cancel_one(client: AsyncClient, mode: str) -> str:
     stream = client.stream({"model": "openai-chat:slow"}, "one two three four five", mode=mode)  # type: ignore[arg-type]
-    reading = asyncio.create_task(settled(stream.complete()))
+    reading = asyncio.create_task(outcome(stream.complete()))
     await asyncio.sleep(random.uniform(0, 0.3))
     await stream.cancel()
     end = await reading
@@ -205,35 +211,37 @@ async def _cancel_one(client: AsyncClient, mode: str) -> str:
 
 
 def slow(report: Report) -> None:
-    """Clients that do not read, among others that do."""
+    """Let some clients stop reading while others read."""
     healthy = 30 if report.short else 90
-    with scene("run_stream", "run_stream") as daemon:
+    with run_daemon("run_stream", "run_stream") as daemon:
         alone = asyncio.run(_gaps(daemon, healthy, "alone"))
         stalled, context = _stall(daemon, 10)
         broker = daemon.broker.pid
         before = megabytes(broker)
-        beside = asyncio.run(_gaps(daemon, healthy, "beside"))
+        stalling = asyncio.run(_gaps(daemon, healthy, "stalling"))
         growth = megabytes(broker) - before
-        until(lambda: _slow_ends(daemon) >= 5, "slow_consumer for those without credit", 60)
+        until(lambda: _slow_ends(daemon) >= 5, "slow_consumer for the clients without credit", 60)
         for socket in stalled:
             socket.close(0)
         context.term()
-    p99 = [quantiles(gaps, n=100)[98] for gaps in (alone, beside)]
+    p99 = [quantiles(gaps, n=100)[98] for gaps in (alone, stalling)]
     ratio = p99[1] / p99[0]
-    report.done = f"10 stalled (5 with credit) beside {healthy} that read"
+    report.done = f"10 stalled clients (5 with credit), {healthy} reading clients"
     report.measured(
-        f"gap between chunks p99 {p99[0] * 1000:.1f} ms alone, {p99[1] * 1000:.1f} ms beside: {ratio:.2f}; "
-        f"broker's memory {growth:+.0f} MB"
+        f"gap between chunks p99 {p99[0] * 1000:.1f} ms without, {p99[1] * 1000:.1f} ms with stalled clients: "
+        f"ratio {ratio:.2f}; "
+        f"broker memory {growth:+.0f} MB"
     )
-    if ratio > RATIO:
-        report.measured(f"over {RATIO}") if report.short and ratio < SLOW_MACHINE * RATIO else report.broken.append(
-            f"p99 ratio {ratio:.2f}"
-        )
+    if ratio > MAX_GAP_RATIO:
+        if report.short and ratio < SLOW_MACHINE * MAX_GAP_RATIO:
+            report.measured(f"over {MAX_GAP_RATIO}")
+        else:
+            report.broken.append(f"p99 ratio {ratio:.2f}")
     report.expect(growth < 200, f"the broker grew by {growth:.0f} MB")
 
 
-async def _gaps(daemon: Scene, clients: int, name: str) -> list[float]:
-    """The seconds between chunks, of streams paced at 20 ms."""
+async def _gaps(daemon: Daemon, clients: int, name: str) -> list[float]:
+    """Return the seconds between chunks of streams with a chunk each 20 ms."""
 
     async def one(number: int) -> list[float]:
         times: list[float] = []
@@ -246,8 +254,8 @@ async def _gaps(daemon: Scene, clients: int, name: str) -> list[float]:
     return [gap for gaps in await asyncio.gather(*map(one, range(clients))) for gap in gaps]
 
 
-def _stall(daemon: Scene, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.Context[zmq.Socket[bytes]]]:
-    """Clients with a stream of 40 MB each that they do not read; every second one gives no credit for it."""
+def _stall(daemon: Daemon, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.Context[zmq.Socket[bytes]]]:
+    """Start clients that do not read their streams of 40 MB; every second one uses credit."""
     context = zmq.Context()
     stalled = []
     for number in range(clients):
@@ -263,15 +271,15 @@ def _stall(daemon: Scene, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.Co
     return stalled, context
 
 
-def _slow_ends(daemon: Scene) -> int:
+def _slow_ends(daemon: Daemon) -> int:
     return sum(process.text().count("run_stream slow_consumer") for process in daemon.workers.values())
 
 
 def overload(report: Report) -> None:
-    """Ten times what the workers can do: the rest is told at once, what was accepted is answered."""
+    """Send ten times as many requests as the workers can execute: each is answered, or refused at once."""
     seconds = 2 if report.short else 10
     bounds = {"max_queued": 200, "max_queued_per_client": 200}
-    with scene("run", "run", broker=bounds, AXON_RUN_SLOTS="8") as daemon:
+    with run_daemon("run", "run", broker=bounds, AXON_RUN_SLOTS="8") as daemon:
         capacity = 16 / 0.1  # slots, each for 100 ms
         before = megabytes(daemon.broker.pid)
         ends, waits = _offer(daemon, rate=10 * capacity, seconds=seconds)
@@ -279,15 +287,19 @@ def overload(report: Report) -> None:
         starts = daemon.starts()
         started_once(report, starts)
     report.done = f"{sum(ends.values())} requests in {seconds} s, 10 times the capacity"
-    report.measured(f"{ends['complete']} answered, {ends['overloaded']} turned away; broker's memory {growth:+.1f} MB")
-    report.expect(set(ends) == {"complete", "overloaded"}, f"some ended as {ends}")
-    report.expect(len(starts) == ends["complete"], "what was accepted was not all answered")
+    report.measured(f"{ends['complete']} answered, {ends['overloaded']} refused; broker memory {growth:+.1f} MB")
+    report.expect(set(ends) == {"complete", "overloaded"}, f"requests ended as {ends}")
+    report.expect(len(starts) == ends["complete"], "not all accepted requests were answered")
     report.expect(growth < 50, f"the broker grew by {growth:.0f} MB")
-    report.within("turned away after", waits, 0.25)
+    report.within("refused after", waits, 0.25)
 
 
-def _offer(daemon: Scene, rate: float, seconds: float) -> tuple[dict[str, int], list[float]]:
-    """Send at a fixed rate; how the requests ended, and how long those turned away waited for it."""
+def _offer(daemon: Daemon, rate: float, seconds: float) -> tuple[dict[str, int], list[float]]:
+    """Send requests at a fixed rate.
+
+    Returns:
+        The number of requests by end, and the seconds until each refusal.
+    """
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.LINGER, 0)
@@ -322,13 +334,23 @@ def _offer(daemon: Scene, rate: float, seconds: float) -> tuple[dict[str, int], 
 
 SCENARIOS = (
     Scenario(
-        "client", "client killed", "`cancel`: the model's stream is closed; `keep`: finished, resumable", vanished
+        "client",
+        "client killed",
+        "`cancel`: the model's stream is closed; `keep`: the run finishes and can be resumed",
+        vanished,
     ),
-    Scenario("twice", "the same id again", "one run; it attaches; after the end its end is replayed", twice),
     Scenario(
-        "deadline", "deadline", "ended within 100 ms, partial kept; never started when late in the queue", deadline
+        "twice", "request id sent again", "one run; repetitions attach to it, or get its terminal message again", twice
     ),
-    Scenario("cancel", "cancel at a random moment", "one terminal, upstream closed, nothing left behind", cancelled),
-    Scenario("slow", "slow readers", "the healthy wait at most 1.2 times as long; memory is flat", slow),
-    Scenario("overload", "overload", "`overloaded` at once, what was accepted is answered", overload),
+    Scenario(
+        "deadline",
+        "deadline",
+        "ended within 100 ms with the partial answer; overdue runs in the queue never start",
+        deadline,
+    ),
+    Scenario(
+        "cancel", "cancel at a random moment", "one terminal message, upstream stream closed, nothing leaked", cancelled
+    ),
+    Scenario("slow", "slow readers", "other clients wait at most 1.2 times as long; broker memory is bounded", slow),
+    Scenario("overload", "overload", "refused at once as `overloaded`; accepted requests are answered", overload),
 )

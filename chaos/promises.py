@@ -1,4 +1,4 @@
-"""What a scenario reports: what was done, what was measured, and which of its promises were broken."""
+"""The report of a scenario: the faults caused, the measurements, and the broken promises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 SLOW_MACHINE = 10.0
-"""How many times longer than promised something may take in the short form, on a machine that does other work too."""
+"""Factor by which promised times are relaxed in the short form, which CI runs on a shared machine."""
 
 
 @dataclass
@@ -15,7 +15,10 @@ class Report:
     """One row of the table.
 
     Args:
-        short: The form for CI: promises on time alone are not broken by a busy machine.
+        short: Whether this is the short form for CI, in which a busy machine does not break a promised time.
+        done: The faults that were caused, in words.
+        figures: The measurements.
+        broken: The broken promises.
     """
 
     short: bool
@@ -24,16 +27,16 @@ class Report:
     broken: list[str] = field(default_factory=list[str])
 
     def measured(self, figure: str) -> None:
-        """A figure for the table."""
+        """Add a measurement to the table."""
         self.figures.append(figure)
 
     def expect(self, true: bool, otherwise: str) -> None:
-        """A promise that no machine excuses."""
+        """Check a promise that must hold on every machine."""
         if not true:
             self.broken.append(otherwise)
 
     def within(self, what: str, seconds: Iterable[float], bound: float) -> None:
-        """A promise on time: the longest of some durations."""
+        """Check that the longest of some durations is within a promised bound."""
         taken = sorted(seconds)
         if not taken:
             return
@@ -47,13 +50,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault and what is promised about it.
+    """A fault and the promise about it.
 
     Args:
-        name: For `--only`.
-        fault: The table's first column.
-        promise: Its second.
-        play: Puts the fault upon a daemon; fills in the report.
+        name: Name for `--only`.
+        fault: First column of the table.
+        promise: Second column of the table.
+        play: Function that causes the fault and fills in the report.
     """
 
     name: str

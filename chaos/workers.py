@@ -1,10 +1,11 @@
-"""Faults of workers: killed, hung, crashing again and again, killed by a request."""
+"""Scenarios about workers: killed, hung, in a crash loop, and killed by a request."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -16,18 +17,18 @@ from axon_zmq import AsyncClient, Client
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Complete
 from chaos.agents import prompt, text
+from chaos.daemons import Daemon, outcome, run_daemon, run_supervised, until
 from chaos.promises import Report, Scenario
-from chaos.scene import Scene, scene, settled, supervised, until
 
-NOTICE = 0.25
-"""Seconds from a worker's death until its clients know."""
-HANG = 2
-"""AXON_HANG_SECONDS."""
+NOTICE_TIMEOUT_S = 0.25
+"""Seconds from the death of a worker in which its clients must get `worker_lost`."""
+HANG_SECONDS = 2
+"""Value of `AXON_HANG_SECONDS`."""
 
 
 @dataclass
 class Stream:
-    """One stream of the load, as its client saw it."""
+    """One stream of the load, as its client received it."""
 
     name: str
     tokens: int
@@ -37,7 +38,7 @@ class Stream:
 
 
 class Load:
-    """So many streams at a time, each followed by another one, until told to stop."""
+    """Keeps a number of streams open until `stop`; each ended stream is replaced by a new one."""
 
     def __init__(self, client: AsyncClient, at_a_time: int, tokens: int, seconds: float) -> None:
         self.streams: list[Stream] = []
@@ -71,16 +72,19 @@ class Load:
             stream.ended_at = time.monotonic()
 
     async def stop(self, seconds: float) -> None:
-        """Let what is under way end."""
+        """Start no more streams, and wait until the open ones have ended."""
         self._stopping = True
         await asyncio.wait(self._tasks, timeout=seconds)
 
     def check(self, report: Report, victims: dict[str, float]) -> dict[str, int]:
-        """Every stream came to its end, whole, or lost with a worker that was killed; how many each.
+        """Check that each stream ended, either complete or with `worker_lost` because its worker was killed.
 
         Args:
-            report: Where it is said.
-            victims: The workers, and when each of them was about to be killed.
+            report: Report for the broken promises.
+            victims: Killed workers and the time just before each kill.
+
+        Returns:
+            The number of streams by outcome.
         """
         tally = {"complete": 0, "lost": 0, "hung": 0}
         for stream in self.streams:
@@ -90,36 +94,37 @@ class Load:
             elif isinstance(stream.end, Complete):
                 tally["complete"] += 1
                 whole = "".join(stream.data) == stream.end.result == text(stream.tokens)
-                report.expect(whole, f"{stream.name} is not whole")
-            elif stream.end.error_type == "worker_lost" and _is_of_a_victim(stream, victims):
+                report.expect(whole, f"{stream.name} is not complete")
+            elif stream.end.error_type == "worker_lost" and _lost_with_killed_worker(stream, victims):
                 tally["lost"] += 1
             else:
                 report.broken.append(f"{stream.name} ended as {stream.end}")
         return tally
 
 
-def _is_of_a_victim(stream: Stream, victims: dict[str, float]) -> bool:
-    """Whether the worker that a stream was lost with was killed before; the message names it."""
-    named = [name for name in victims if f" {name} " in str(stream.end)]
+def _lost_with_killed_worker(stream: Stream, victims: dict[str, float]) -> bool:
+    """Return whether the error message of a stream names a worker that was killed before."""
+    message = str(stream.end)
+    named = [name for name in victims if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
     return len(named) == 1 and stream.ended_at > victims[named[0]]
 
 
 def started_once(report: Report, starts: dict[str, int], most: int = 1) -> None:
-    """No run was started more often than it may be."""
+    """Check that no run was started more than `most` times."""
     again = [name for name, times in starts.items() if times > most]
     report.measured(f"{len(again)} of {len(starts)} runs started {'twice' if most == 1 else 'too often'}")
-    report.expect(not again, f"{len(again)} runs were started twice, such as {again[:1]}")
+    report.expect(not again, f"{len(again)} runs were started more than {most} times, such as {again[:1]}")
 
 
 def killed(report: Report) -> None:
-    """SIGKILL under load, again and again."""
+    """Kill workers repeatedly under load."""
     kills = 12 if report.short else 200
-    with scene("run_stream", "run_stream") as daemon:
+    with run_daemon("run_stream", "run_stream") as daemon:
         asyncio.run(_killed(report, daemon, kills))
         started_once(report, daemon.starts())
 
 
-async def _killed(report: Report, daemon: Scene, kills: int) -> None:
+async def _killed(report: Report, daemon: Daemon, kills: int) -> None:
     notices: list[float] = []
     victims: dict[str, float] = {}
     async with AsyncClient(daemon.endpoint) as client, Load(client, at_a_time=24, tokens=60, seconds=0.02) as load:
@@ -129,37 +134,37 @@ async def _killed(report: Report, daemon: Scene, kills: int) -> None:
             victims[victim] = time.monotonic()
             ended_at = daemon.kill_worker(victim)
             name = daemon.start_worker("run_stream")
-            await asyncio.sleep(2 * NOTICE)
+            await asyncio.sleep(2 * NOTICE_TIMEOUT_S)
             lost = [stream for stream in load.streams if isinstance(stream.end, AxonError)]
             notices += [stream.ended_at - ended_at for stream in lost if stream.ended_at > ended_at]
             await asyncio.to_thread(daemon.wait_for_worker, name)
         await load.stop(20)
     tally = load.check(report, victims)
     report.done = f"{kills} kills under {len(load.streams)} streams, 24 at a time"
-    report.measured(f"{tally['lost']} streams lost, {tally['complete']} whole, {tally['hung']} hang")
-    report.expect(tally["lost"] > kills, "hardly a stream was lost: the load was no load")
-    report.expect(tally["complete"] > 0, "no stream was untouched")
-    report.within("worker_lost after the death", notices, NOTICE)
+    report.measured(f"{tally['lost']} streams lost, {tally['complete']} complete, {tally['hung']} hung")
+    report.expect(tally["lost"] > kills, "too few streams were lost: the load was too small to test anything")
+    report.expect(tally["complete"] > 0, "no stream was completed")
+    report.within("worker_lost after the death", notices, NOTICE_TIMEOUT_S)
 
 
 def tried_again(report: Report) -> None:
-    """`max_attempts` 3, and nothing was sent: the run is started again, and ends well."""
+    """Kill workers before they have sent a message: with `max_attempts` 3, runs are started again and succeed."""
     kills = 3 if report.short else 20
-    with scene("run", "run", "run") as daemon:
+    with run_daemon("run", "run", "run") as daemon:
         asyncio.run(_tried_again(report, daemon, kills))
         starts = daemon.starts()
         started_once(report, starts, most=3)
-        report.expect(max(starts.values()) > 1, "nothing was ever started again")
+        report.expect(max(starts.values()) > 1, "no run was started again")
 
 
-async def _tried_again(report: Report, daemon: Scene, kills: int) -> None:
+async def _tried_again(report: Report, daemon: Daemon, kills: int) -> None:
     async with AsyncClient(daemon.endpoint) as client:
         ends: list[object] = []
         for number in range(kills):
             runs = [
                 client.run("paced", prompt(f"again-{number}-{each}", 20, 0.02), max_attempts=3) for each in range(6)
             ]
-            gathered = asyncio.gather(*map(settled, runs))
+            gathered = asyncio.gather(*map(outcome, runs))
             await asyncio.sleep(0.2)
             daemon.kill_worker(random.choice(list(daemon.workers)))
             name = daemon.start_worker("run")
@@ -172,32 +177,32 @@ async def _tried_again(report: Report, daemon: Scene, kills: int) -> None:
 
 
 def hung(report: Report) -> None:
-    """A busy loop in an `async def` tool, and SIGSTOP: no progress, so the process is killed and lost."""
+    """Make workers hang, by a busy loop in an `async def` tool or by SIGSTOP: the broker must kill them."""
     times = 1 if report.short else 20
     noticed: dict[str, list[float]] = {"busy loop": [], "SIGSTOP": []}
-    with scene("run", "run", broker={"hang_seconds": HANG}) as daemon, Client(daemon.endpoint) as client:
+    with run_daemon("run", "run", broker={"hang_seconds": HANG_SECONDS}) as daemon, Client(daemon.endpoint) as client:
         for number in range(2 * times):
             kind = list(noticed)[number % 2]
             victim = _hang(daemon, client, kind, number)
             began = time.monotonic()
             process = daemon.workers.pop(victim)
-            if not process.ended(HANG + 10):
-                report.broken.append(f"{victim} hung for ever ({kind})")
+            if not process.ended(HANG_SECONDS + 10):
+                report.broken.append(f"{victim} was not killed ({kind})")
                 process.stop()
             noticed[kind].append(time.monotonic() - began)
             daemon.wait_for_worker(daemon.start_worker("run"))
-            report.expect(client.run("echo", "others").result == "others", "others were not served")
+            report.expect(client.run("echo", "others").result == "others", "other requests were not served")
     for kind, seconds in noticed.items():
-        report.within(f"{kind}: killed after", seconds, HANG + 1.5)
+        report.within(f"{kind}: killed after", seconds, HANG_SECONDS + 1.5)
     replaced = [_replaced() for _ in range(1 if report.short else 3)]
-    report.within("replaced by supervisord, after SIGSTOP", replaced, HANG + 10)
-    report.done = f"{times} of each, and {len(replaced)} under supervisord; AXON_HANG_SECONDS={HANG}"
+    report.within("replaced by supervisord, after SIGSTOP", replaced, HANG_SECONDS + 10)
+    report.done = f"{times} of each, and {len(replaced)} under supervisord; AXON_HANG_SECONDS={HANG_SECONDS}"
 
 
 def _replaced() -> float:
-    """Seconds from SIGSTOP until supervisord's next process has registered."""
+    """Return the seconds from SIGSTOP until the next process of the worker has registered."""
     few = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "0"}
-    with supervised(**few, AXON_HANG_SECONDS=str(HANG)) as daemon:
+    with run_supervised(**few, AXON_HANG_SECONDS=str(HANG_SECONDS)) as daemon:
         hung = daemon.pids()["run-1"]
         os.kill(hung, signal.SIGSTOP)
         began = time.monotonic()
@@ -205,8 +210,8 @@ def _replaced() -> float:
         return time.monotonic() - began
 
 
-def _hang(daemon: Scene, client: Client, kind: str, number: int) -> str:
-    """Make a worker hang; its name."""
+def _hang(daemon: Daemon, client: Client, kind: str, number: int) -> str:
+    """Make a worker hang, and return its name."""
     if kind == "SIGSTOP":
         victim = random.choice(list(daemon.workers))
         daemon.workers[victim].signal(signal.SIGSTOP)
@@ -219,53 +224,63 @@ def _hang(daemon: Scene, client: Client, kind: str, number: int) -> str:
 
 
 def poison(report: Report) -> None:
-    """A request that kills whoever runs it, sent again and again by several clients."""
-    with scene("run", "run", "run") as daemon, Client(daemon.endpoint) as client, Client(daemon.endpoint) as other:
+    """Send a request that kills its worker repeatedly, from two clients."""
+    with run_daemon("run", "run", "run") as daemon, Client(daemon.endpoint) as client, Client(daemon.endpoint) as other:
         ends: list[str] = []
         for sender in (client, other, client, other):
             with suppress(AxonError):
                 sender.run("poison", "the same for all", max_attempts=10)
             ends.append(_error_type(sender, "poison", "the same for all"))
-        until(lambda: len(daemon.status()["workers"]) == 1, "the broker's notice")
+        until(lambda: len(daemon.status()["workers"]) == 1, "the loss of two workers")
         dead = sum(process.ended(0.01) for process in daemon.workers.values())
-        report.expect(client.run("echo", "others").result == "others", "others were not served")
+        report.expect(client.run("echo", "others").result == "others", "other requests were not served")
         report.measured(f"{dead} workers died, then: {ends[-1]}")
-        report.expect(dead == 2, f"{dead} workers died of one request")
-        report.expect(set(ends) == {"quarantined"}, f"it ended as {ends}")
+        report.expect(dead == 2, f"one request killed {dead} workers")
+        report.expect(set(ends) == {"quarantined"}, f"requests ended as {ends}")
     report.done = "8 requests of 2 clients, max_attempts 10"
 
 
-def _error_type(client: Client, agent: str, asked: str) -> str:
+def _error_type(client: Client, agent: str, text: str) -> str:
     try:
-        client.run(agent, asked)
+        client.run(agent, text)
     except AxonError as error:
         return error.error_type
     return "complete"
 
 
 def crash_loop(report: Report) -> None:
-    """One pool crashes with each request, under a real supervisord."""
+    """Crash the worker of one mode repeatedly, under supervisord."""
     env = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "1"}
     crashes = 4 if report.short else 6
-    with supervised(**env) as daemon, Client(daemon.endpoint) as client:
+    with run_supervised(**env) as daemon, Client(daemon.endpoint) as client:
         for number in range(crashes):
             until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 60)
-            report.expect(_error_type(client, "poison", f"crash {number}") == "worker_lost", "no crash")
-            report.expect(client.stream("echo", "others").complete().result == "others", "others were not served")
+            report.expect(_error_type(client, "poison", f"crash {number}") == "worker_lost", "the worker did not crash")
+            report.expect(
+                client.stream("echo", "others").complete().result == "others", "other requests were not served"
+            )
         modes = client.ping()["modes"]
-        report.expect(modes["run"]["degraded"], "the pool is not degraded")
-        report.expect(not modes["run_stream"]["degraded"], "another pool is degraded")
+        report.expect(modes["run"]["degraded"], "the mode is not degraded")
+        report.expect(not modes["run_stream"]["degraded"], "another mode is degraded")
         log = daemon.run_dir / "run-1.log"
-        waits = lambda: [line.rpartition("waits ")[2] for line in log.read_text().splitlines() if "waits " in line]  # noqa: E731
-        until(lambda: len(waits()) >= crashes - 2, "a wait", 10)
-        report.measured(f"waits before starts: {', '.join(waits())}; the other pool served {crashes} runs")
+
+        def delays() -> list[str]:
+            return re.findall(r"was started .*: wait(?:s|ing) (\d+ s)", log.read_text())
+
+        until(lambda: len(delays()) >= crashes - 2, "a delayed restart", 10)
+        report.measured(f"delays before restarts: {', '.join(delays())}; the other mode served {crashes} runs")
     report.done = f"{crashes} crashes of one worker"
 
 
 SCENARIOS = (
-    Scenario("killed", "worker killed in mid-run", "`worker_lost` within 250 ms, other runs untouched", killed),
-    Scenario("again", "the same, `max_attempts: 3`, nothing sent yet", "started again, and answered", tried_again),
-    Scenario("hung", "worker hung", "killed within `AXON_HANG_SECONDS` and 1.5 s, replaced", hung),
-    Scenario("poison", "a request that kills workers", "at most 2 die of it, then `quarantined`", poison),
-    Scenario("crashes", "crash loop", "the pool is `degraded`, others serve, starts are put off", crash_loop),
+    Scenario("killed", "worker killed during runs", "`worker_lost` within 250 ms, other runs unaffected", killed),
+    Scenario(
+        "again",
+        "worker killed before its first message, `max_attempts: 3`",
+        "run started again and answered",
+        tried_again,
+    ),
+    Scenario("hung", "worker hung", "killed within `AXON_HANG_SECONDS` + 1.5 s, replaced", hung),
+    Scenario("poison", "a request that kills workers", "kills at most 2 workers, then `quarantined`", poison),
+    Scenario("crashes", "crash loop", "the mode is `degraded`, other modes serve, restarts are delayed", crash_loop),
 )

@@ -1,4 +1,4 @@
-"""The command line: everything that a person sees.
+"""The command line `axon-zmq`, and everything that is printed for people.
 
 Internal: may change in any release.
 """

@@ -1,4 +1,4 @@
-"""`python -m axon_zmq.cli` is the command `axon-zmq`."""
+"""`python -m axon_zmq.cli`: the command `axon-zmq`."""
 
 from __future__ import annotations
 

@@ -1,23 +1,114 @@
-"""`axon-zmq`: serve the daemon, look at it, and talk to its agents from a terminal or a pipe.
-
-Exit codes: 0 done, 1 the run failed, 2 a wrong option, setting or request, 3 not now (no daemon,
-overloaded, no worker): try again.
-"""
+"""Serve pydantic-ai agents over ZeroMQ, inspect the daemon, and run its agents."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Final, Protocol
 
 import typer
+from typer.core import TyperGroup
 
 from axon_zmq import __version__
 from axon_zmq.cli import checks, inspection, programs, run, serve
-from axon_zmq.cli.options import ExitCode, fail
+from axon_zmq.cli.options import ExitCode, examples, fail
 from axon_zmq.cli.output import out
 from axon_zmq.errors import AxonError, ConfigurationError, UnavailableError
 
+_SECTIONS: Final[Mapping[str, tuple[Callable[..., None], ...]]] = {
+    "Start the daemon": (serve.serve, serve.broker, serve.worker, serve.conf),
+    "Inspect the daemon": (inspection.status, inspection.doctor, inspection.ping, inspection.agents),
+    "Change the running daemon": (programs.scale, programs.roll),
+    "Run agents and tools": (run.run, run.stream, run.call),
+    "Test a daemon or a client": (checks.loadtest, checks.conformance),
+}
+"""The commands in the order of `axon-zmq --help`. Modules of commands import expensive libraries only when called."""
+_EPILOGS: Final[Mapping[Callable[..., None], str]] = {
+    serve.serve: examples("axon-zmq serve", "axon-zmq serve --demo", "AXON_RUN_WORKERS=4 axon-zmq serve"),
+    serve.broker: examples("axon-zmq broker", "AXON_FRONTEND=tcp://127.0.0.1:5580 axon-zmq broker"),
+    serve.worker: examples("axon-zmq worker run", "axon-zmq worker run_stream --name run_stream-1"),
+    serve.conf: examples("axon-zmq conf > supervisord.conf", "supervisord -c supervisord.conf"),
+    inspection.status: examples("axon-zmq status", "axon-zmq status --json | jq .modes"),
+    inspection.doctor: examples("axon-zmq doctor", "axon-zmq doctor --endpoint ipc:///run/axon/frontend"),
+    inspection.ping: examples("axon-zmq ping", "axon-zmq ping --wait 30"),
+    inspection.agents: examples("axon-zmq agents", "axon-zmq agents weather"),
+    programs.scale: examples("axon-zmq scale run_stream 4", "axon-zmq scale run_sync 0"),
+    programs.roll: examples(
+        "axon-zmq roll                     all workers",
+        "axon-zmq roll run_stream          the workers of one mode",
+        "axon-zmq roll run-1 --broker      one worker, then the broker",
+    ),
+    run.run: examples(
+        "axon-zmq run assistant 'What is ZeroMQ?'",
+        """axon-zmq run '{"model": "echo"}' hello --json""",
+        "git diff | axon-zmq run reviewer -",
+    )
+    + "\n\n"
+    + run.ANSWERING,
+    run.stream: examples(
+        "axon-zmq stream weather 'Oslo and Rome?'",
+        "axon-zmq stream assistant 'Book a table' --tools tools.json",
+    )
+    + "\n\n"
+    + run.ANSWERING,
+    run.call: examples("""axon-zmq call temperature '{"place": "Oslo"}' --agent weather"""),
+    checks.loadtest: examples(
+        "axon-zmq loadtest streams --rate 50 --duration 30",
+        "axon-zmq loadtest mixed --streams 20 --json new.json --html new.html",
+        "axon-zmq loadtest --compare old.json new.json",
+    ),
+    checks.conformance: examples(
+        "axon-zmq conformance --server     check a client of yours",
+        "axon-zmq conformance              the Python client, from another shell",
+        "axon-zmq conformance --server --only gap --only restart",
+    ),
+}
+"""Examples at the end of each command's help. The tests check that each command has one and that it parses."""
+_EXIT_CODES: Final = """\b
+Exit codes:
+  0    success
+  1    the run, the check or the load test failed
+  2    an option, a setting or the request is invalid
+  3    not available now: no daemon, no worker, or overloaded; try again
+  130  interrupted by Ctrl-C
+
+\b
+Examples:
+  axon-zmq serve
+  axon-zmq stream weather 'Oslo and Rome?'
+  axon-zmq COMMAND --help"""
+_SHORT_HELP_LENGTH: Final = 200
+"""Longest first sentence that click shows uncut. The tests check that each one fits into a line of 80 columns."""
+
+
+class _HelpFormatter(Protocol):
+    """The methods of click's formatter that are used here; typer keeps a copy of click in a private package."""
+
+    def section(self, name: str) -> AbstractContextManager[None]: ...
+
+    def write_dl(self, rows: Sequence[tuple[str, str]]) -> None: ...
+
+
+class _Commands(TyperGroup):
+    """Command group whose help lists the commands by section.
+
+    typer's own sections (`rich_help_panel`) need its rich mode, which draws boxes and takes `[...]` in help for markup.
+    """
+
+    def format_commands(self, ctx: Any, formatter: _HelpFormatter) -> None:  # noqa: ARG002
+        width = max(map(len, self.commands))
+        for title, functions in _SECTIONS.items():
+            names = [function.__name__ for function in functions]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:<{width}}", self.commands[name].get_short_help_str(_SHORT_HELP_LENGTH)) for name in names]
+                )
+
+
 app = typer.Typer(
+    cls=_Commands,
     help=__doc__,
+    epilog=_EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,18 +117,19 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `axon-zmq`."""
     try:
         app()
     except UnavailableError as error:
-        fail(str(error), ExitCode.NOT_NOW)
+        fail(str(error), ExitCode.UNAVAILABLE)
     except (ConfigurationError, AxonError) as error:
-        fail(str(error), ExitCode.WRONG)
+        fail(str(error), ExitCode.INVALID)
     except OSError as error:
-        where = f"{error.filename}: {error.strerror}" if error.filename else f"{type(error).__name__}: {error}"
-        fail(where, ExitCode.WRONG)
-    except ValueError as error:  # ours say it all; a library's may need its name
-        fail(str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}", ExitCode.WRONG)
+        message = f"{error.filename}: {error.strerror}" if error.filename else f"{type(error).__name__}: {error}"
+        fail(message, ExitCode.INVALID)
+    except ValueError as error:
+        # Messages of axon_zmq are complete sentences. A library's subclass often has only a value as its message.
+        fail(str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}", ExitCode.INVALID)
 
 
 def _version(wanted: bool) -> None:
@@ -49,31 +141,15 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _version_wanted: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
 
 
-# In the order of `axon-zmq --help`. Modules of commands import what costs time when a command needs it.
-for _command in (
-    serve.serve,
-    serve.broker,
-    serve.worker,
-    serve.conf,
-    inspection.doctor,
-    inspection.status,
-    programs.scale,
-    programs.roll,
-    checks.conformance,
-    inspection.ping,
-    inspection.agents,
-):
-    app.command()(_command)
-for _command in (run.run, run.stream):
-    app.command(epilog=run.ANSWERING)(_command)
-for _command in (run.call, checks.loadtest):
-    app.command()(_command)
+for _functions in _SECTIONS.values():
+    for _function in _functions:
+        app.command(epilog=_EPILOGS[_function])(_function)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A conversation with an agent: run after run, until no tool call and no approval is left to answer.
+"""A conversation with an agent: runs follow each other until no tool call or approval is left to answer.
 
 `converse` shows each run through a `ConversationUI`: a `TerminalUI` prints text and asks questions, a `JsonLinesUI`
 prints one JSON line for each event and reads answers as JSON lines.
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from axon_zmq.client.tool_functions import ToolResultBody
     from axon_zmq.protocol.kinds import Mode
 
-INPUT_ENDED: Final = "standard input has ended: nobody can answer"
+INPUT_ENDED: Final = "standard input ended before the call was answered"
 
 
 class UnansweredError(Exception):
-    """Standard input ended while a run's deferred calls waited for their answers."""
+    """Standard input ended while the deferred calls of a run were unanswered."""
 
 
 class ConversationUI(Protocol):
-    """Shows runs to a person or a program, and answers their tool calls and approvals."""
+    """Shows runs to a person or a program, and gets the answers to their tool calls and approvals."""
 
     async def follow(self, events: RunStream) -> Complete:
-        """Show a run to its end, and answer its tool calls."""
+        """Show the events of a run until it ends, and answer its tool calls."""
         ...
 
     async def answer_deferred(self, deferred: Mapping[str, Any]) -> dict[str, Any] | None:
         """Answer the deferred calls of an ended run.
 
         Returns:
-            `deferred_tool_results` for the next run; None to start none.
+            `deferred_tool_results` for the next run; None if no run follows.
 
         Raises:
             UnansweredError: Standard input has ended.
@@ -51,7 +51,7 @@ async def converse(
     options: dict[str, Any],
     ui: ConversationUI,
 ) -> None:
-    """Run an agent, and again with the answers to its deferred calls, until there is a result."""
+    """Run an agent, and run it again with the answers to its deferred calls, until it returns a result."""
     history: list[Any] = []
     while True:
         async with client.stream(agent, prompt, mode=mode, **options) as events:
@@ -59,13 +59,19 @@ async def converse(
         results = None if done.deferred is None else await ui.answer_deferred(done.deferred)
         if results is None:
             return
-        prompt = None
+        prompt = None  # the message history contains it
         history += done.messages
         options = {**options, "message_history": history, "deferred_tool_results": results}
 
 
 async def send_answer(events: RunStream, call_id: str, body: ToolResultBody) -> None:
-    """Answer a call of a run under way from the body of a `tool_result`."""
+    """Answer a tool call of a running agent.
+
+    Args:
+        events: The run.
+        call_id: Id of the tool call.
+        body: Body of a `tool_result` message.
+    """
     try:
         if "error" in body:
             await events.fail(call_id, body["error"]["message"], retry=body["error"]["retry"])

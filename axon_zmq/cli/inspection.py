@@ -1,4 +1,4 @@
-"""The commands `doctor`, `status`, `ping` and `agents`: look at a daemon without changing it."""
+"""The commands `status`, `doctor`, `ping` and `agents`: inspect a daemon without changing it."""
 
 from __future__ import annotations
 
@@ -9,77 +9,108 @@ from typing import Annotated, Any
 
 import typer
 
-from axon_zmq.cli.options import PING_TIMEOUT_S, AsJson, Endpoint, ExitCode, frontend, in_lines, run_dir, talk
-from axon_zmq.cli.output import out, print_line
+from axon_zmq.cli.options import (
+    PING_TIMEOUT_S,
+    AsJson,
+    Endpoint,
+    ExitCode,
+    frontend,
+    prints_json,
+    run_dir,
+    run_or_exit,
+)
+from axon_zmq.cli.output import counted, out, print_line
 from axon_zmq.errors import UnavailableError
 
 
 def doctor(endpoint: Endpoint = None) -> None:
-    """Check settings, agents, run directory and daemon, and say how to mend what is wrong."""
-    from axon_zmq.cli.doctor import examine
+    """Check settings, agents and daemon, and suggest fixes.
 
-    wrong = 0
-    for finding in examine(endpoint):
-        wrong += not finding.good
-        out.print("ok   " if finding.good else "WRONG", end=" ", style="green" if finding.good else "bold red")
-        out.print(f"{finding.what}: {finding.found}", markup=False)
-        if not finding.good:
-            out.print(f"      mend: {finding.mend}", markup=False)
-    raise typer.Exit(ExitCode.FAILED if wrong else 0)
+    Each line begins with ok, FAIL or STARTING. STARTING means that the daemon is running and still waits for its
+    workers: run doctor again. Doctor changes nothing.
+
+    Exit codes: 0 if everything is ok, 1 if a check fails, 2 if the settings are invalid, 3 if no check fails but the
+    daemon is STARTING.
+    """
+    from axon_zmq.cli import doctor
+
+    styles = {doctor.State.OK: "green", doctor.State.STARTING: "yellow", doctor.State.FAIL: "bold red"}
+    findings: list[doctor.Finding] = []
+    for finding in doctor.examine(endpoint):
+        findings.append(finding)
+        out.print(f"{finding.state:<8}", end=" ", style=styles[finding.state])
+        out.print(f"{finding.subject}: {finding.detail}", markup=False)
+        if finding.state is not doctor.State.OK:
+            out.print(f"{'':<8} fix: {finding.fix}", markup=False)
+    raise typer.Exit(doctor.exit_code(findings))
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show each process and each mode; exit code 3 where something is not as it should be, or nobody answers."""
-    from axon_zmq.cli.status import is_well, report, show
+    """Show the state of each process and mode.
 
-    found = report(run_dir())
-    if in_lines(as_json):
-        print_line(found)
+    The exit code is 3 if no daemon answers, the broker is not ready for requests, a mode is degraded, or an agent could
+    not be loaded.
+    """
+    from axon_zmq.cli.status import is_healthy, report, show
+
+    current = report(run_dir())
+    if prints_json(as_json):
+        print_line(current)
     else:
-        show(found, out)
-    raise typer.Exit(0 if is_well(found) else ExitCode.NOT_NOW)
+        show(current, out)
+    raise typer.Exit(0 if is_healthy(current) else ExitCode.UNAVAILABLE)
 
 
 def ping(
-    wait: Annotated[float, typer.Option(help="Seconds to wait until each configured mode has a worker.", min=0)] = 0,
+    wait: Annotated[
+        float, typer.Option(help="Wait up to this many seconds for a worker in each configured mode.", min=0)
+    ] = 0,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the daemon's version, workers and queues; with --wait, wait until it can serve."""
-    pong = talk(fetch_pong(endpoint, wait))
-    if in_lines(as_json):
+    """Show the version, workers and queues of the daemon.
+
+    With --wait, a start script can wait until the daemon serves requests. The exit code is 3 if it does not in time.
+    """
+    pong = run_or_exit(fetch_pong(endpoint, wait))
+    if prints_json(as_json):
         print_line(pong)
         return
     out.print(f"axon_zmq {pong['version']}, boot {pong['boot']}, protocol {pong['protocol']}")
     for mode, pool in pong["modes"].items():
-        out.print(f"  {mode:<12}{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued")
+        workers, slots = counted(pool["workers"], "worker"), counted(pool["free"], "free slot")
+        out.print(f"  {mode:<12}{workers}, {slots}, {pool['queued']} queued")
 
 
 async def fetch_pong(endpoint: str | None, wait: float = 0.0) -> dict[str, Any]:
-    """The `pong` of the daemon.
+    """Ping the daemon and return its `pong`.
 
     Args:
         endpoint: The daemon's frontend; None for that of the settings.
-        wait: Seconds to wait until each configured mode has a worker.
+        wait: Seconds to wait until each configured mode has a worker; 0 to return the first `pong`.
 
     Raises:
-        UnavailableError: No daemon answers, or a mode has no worker in time.
+        UnavailableError: No daemon answers, or a mode still has no worker after `wait` seconds.
     """
     from axon_zmq import settings
     from axon_zmq.client import AsyncClient
 
     configured = settings.load()
     wanted = [mode for mode, processes in configured.workers().items() if processes]
-    give_up = time.monotonic() + wait
+    ends_at = time.monotonic() + wait
     async with AsyncClient(endpoint or configured.frontend) as client:
         while True:
-            left = give_up - time.monotonic()
+            left = ends_at - time.monotonic()
             try:
                 pong = await client.ping(max(PING_TIMEOUT_S, min(left, 5.0)))
-                if not wait or all(pong["modes"][mode]["workers"] for mode in wanted):
+                missing = [mode for mode in wanted if not pong["modes"][mode]["workers"]]
+                if not wait or not missing:
                     return pong
                 if left <= 0:
-                    raise UnavailableError("no_worker", f"after {wait:g} s a mode has no worker: {pong['modes']}")
+                    modes = ", ".join(missing)
+                    raise UnavailableError(
+                        "no_worker", f"no worker for {modes} after {wait:g} s (--wait); see `axon-zmq status`"
+                    )
             except UnavailableError:
                 if left <= 0:
                     raise
@@ -87,23 +118,23 @@ async def fetch_pong(endpoint: str | None, wait: float = 0.0) -> dict[str, Any]:
 
 
 def agents(
-    name: Annotated[str | None, typer.Argument(help="One agent, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this agent, with all details, as JSON.")] = None,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
     """List the agents that the daemon serves."""
-    found, toolsets = talk(_describe(endpoint, name))
-    if name or in_lines(as_json):
-        print_line(found)
+    catalog, toolsets = run_or_exit(_describe(endpoint, name))
+    if name or prints_json(as_json):
+        print_line(catalog)
         return
-    for each, entry in found.items():
+    for each, entry in catalog.items():
         _show_entry(each, entry)
     for each, entry in toolsets.items():
         _show_entry(f"toolset {each}", entry)
 
 
 def _show_entry(name: str, entry: Mapping[str, Any]) -> None:
-    """Print an agent or a toolset on a terminal."""
+    """Print an agent or a toolset to a terminal."""
     out.print(name, style="bold" if "error" not in entry else "bold red", markup=False)
     if about := entry.get("error") or entry.get("description"):
         out.print(f"  {about}", markup=False)
@@ -116,5 +147,5 @@ async def _describe(endpoint: str | None, name: str | None) -> tuple[dict[str, A
     from axon_zmq.client import AsyncClient
 
     async with AsyncClient(frontend(endpoint)) as client:
-        await client.ping(PING_TIMEOUT_S)
+        await client.ping(PING_TIMEOUT_S)  # reports a missing daemon sooner than `describe` does
         return await client.describe(name), {} if name else await client.toolsets()

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class JsonLinesUI:
-    """Reads JSON lines.
+    """Prints events as JSON lines, and reads answers as JSON lines.
 
     Args:
-        lines: The source of the answers; None if nothing is answered.
+        lines: Source of the answers; None to leave tool calls and approvals unanswered.
     """
 
     def __init__(self, lines: Lines | None) -> None:
         self._lines = lines
         self._open: set[str] = set()
-        """Calls of the run under way that wait for an answer."""
+        """Ids of the current run's tool calls that have no answer yet."""
         self._ended = False
 
     async def follow(self, events: RunStream) -> Complete:
@@ -37,7 +37,7 @@ class JsonLinesUI:
         try:
             async for event in events:
                 print_event(event)
-                await self._mind(event, events)
+                await self._track_calls(event, events)
                 if isinstance(event, Complete):
                     return event
         finally:
@@ -57,16 +57,16 @@ class JsonLinesUI:
         while waiting:
             line = await self._lines.next()
             if line is None:
-                raise UnansweredError(f"{INPUT_ENDED} {', '.join(sorted(waiting))}")
+                raise UnansweredError(f"{INPUT_ENDED}: {', '.join(sorted(waiting))}")
             for call_id, kind, answer in _decisions(line):
                 if waiting.get(call_id) == kind:
                     results[kind][call_id] = answer
                     del waiting[call_id]
                 else:
-                    _refuse(f"no such call waits among {kind}", call_id)
+                    _refuse(f"no unanswered call {call_id!r} among {kind}", call_id)
         return results
 
-    async def _mind(self, event: Event, events: RunStream) -> None:
+    async def _track_calls(self, event: Event, events: RunStream) -> None:
         match event:
             case ToolCall() if self._ended or self._lines is None:
                 await events.fail(event.call_id, INPUT_ENDED)
@@ -74,6 +74,7 @@ class JsonLinesUI:
                 self._open.add(event.call_id)
             case ToolCancelled():
                 self._open.discard(event.call_id)
+            # A refused result leaves its call open, unless the worker no longer knows the call.
             case Refused(call_id=str(call_id)) if event.error_type != "unknown_request":
                 if self._ended:
                     await events.fail(call_id, event.message)
@@ -100,13 +101,17 @@ class JsonLinesUI:
                 self._open.discard(call_id)
                 await send_answer(events, call_id, body)
             case {"approve": _}:
-                _refuse("nothing waits for approval: the run has not ended with it")
+                _refuse("no approval is requested: the run has not ended with deferred calls")
             case _:
                 pass
 
 
 def _decisions(line: str) -> list[tuple[str, str, Any]]:
-    """What a line says of deferred calls: call id, `approvals` or `calls`, and pydantic-ai's words for it."""
+    """Decode a line that answers deferred calls.
+
+    Returns:
+        For each answer its call id, `approvals` or `calls`, and the value that pydantic-ai expects.
+    """
     from axon_zmq.client.deferred import approved, executed
 
     match _message(line):
@@ -115,33 +120,34 @@ def _decisions(line: str) -> list[tuple[str, str, Any]]:
         case {"call_id": call_id, "body": body}:
             return [(call_id, "calls", executed(body))]
         case {"steer": _}:
-            _refuse("no run is under way")
+            _refuse("no run is executing")
         case _:
             pass
     return []
 
 
 _EXPECTED_LINES: Final = (
-    'write {"call_id": …, "result": …}, {"call_id": …, "error": {"message": …, "retry": false}}, '
+    'expected {"call_id": …, "result": …}, {"call_id": …, "error": {"message": …, "retry": false}}, '
     '{"approve": {call_id: true}} or {"steer": "text"}'
 )
 
 
 def _message(line: str) -> dict[str, Any]:
-    """One line of standard input, checked; empty if it was refused, which was reported."""
+    """Decode and check one line of standard input; return an empty dictionary if the line was refused."""
     if not line.strip():
         return {}
     try:
         message = from_json(line, allow_inf_nan=False)
     except ValueError as fault:
-        _refuse(f"a line of standard input is no JSON ({fault}): {_EXPECTED_LINES}")
+        _refuse(f"invalid line of standard input: not JSON ({fault}); {_EXPECTED_LINES}")
         return {}
-    if (read := _read(message)) is None:
-        _refuse(f"a line of standard input is not understood: {_EXPECTED_LINES}")
-    return read or {}
+    if (checked := _checked(message)) is None:
+        _refuse(f"invalid line of standard input: {_EXPECTED_LINES}")
+    return checked or {}
 
 
-def _read(message: Any) -> dict[str, Any] | None:
+def _checked(message: Any) -> dict[str, Any] | None:
+    """Return the message with its defaults filled in; None if it has an unknown form."""
     match message:
         case {"approve": dict(choices), **rest} if not rest and all(map(_is_choice, choices.values())):
             return message
@@ -162,5 +168,5 @@ def _is_choice(value: object) -> bool:
 
 
 def _refuse(message: str, call_id: str | None = None) -> None:
-    """Tell a program that its line was not taken, as the daemon would."""
+    """Report that a line was refused, with the same event that a refusal by the daemon becomes."""
     print_event(Refused("answer", "invalid_request", message, call_id))

@@ -1,4 +1,4 @@
-"""A load test at a terminal or in a pipe."""
+"""Output of `axon-zmq loadtest`: tables and progress on a terminal, a JSON line in a pipe."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from axon_zmq.loadtest.report import Grid, Report
 
 
 def drive(plan: Plan, pong: Mapping[str, object], json_file: Path | None, html_file: Path | None) -> Report:
-    """Put the load on, show how it goes and what came of it, and write the files.
+    """Run a load test, show its progress and results, and write the reports.
 
     Args:
-        plan: What is sent.
-        pong: Of the daemon.
-        json_file: Where the report is written to.
-        html_file: The same, with plots.
+        plan: The requests to send, and how fast.
+        pong: Answer of the daemon to `ping`.
+        json_file: File for the report as JSON.
+        html_file: File for the report as HTML, with plots.
 
     Raises:
-        ConfigurationError: A file could not be written; nothing has been sent.
+        ConfigurationError: A report could not be written. This is checked before a request is sent.
     """
     _check_folders(json_file, html_file)
-    with _progress(plan) as show, _ended_by_ctrl_c(driver := Driver(plan, show)):
+    with _progress(plan) as show, _stopped_by_ctrl_c(driver := Driver(plan, show)):
         driver.run()
     seen = report.report_of(driver, pong)
     grids, faults, notes = report.tables(seen), report.faults(seen), report.notes(seen)
@@ -48,16 +48,17 @@ def drive(plan: Plan, pong: Mapping[str, object], json_file: Path | None, html_f
 
 
 def compare(a_file: Path, b_file: Path, json_file: Path | None, html_file: Path | None) -> None:
-    """Show two reports beside each other.
+    """Show two reports side by side.
 
     Args:
-        a_file: What B is divided by.
-        b_file: Another one.
-        json_file: Where the comparison is written to.
-        html_file: The same, with plots.
+        a_file: Report A, to which B is compared: ratios are B divided by A.
+        b_file: Report B.
+        json_file: File for the comparison as JSON.
+        html_file: File for the comparison as HTML, with plots.
 
     Raises:
-        ConfigurationError: A file is no report, they have no kind in common, or a file could not be written.
+        ConfigurationError: A file is not a report, the reports have no kind of request in common, or a file cannot be
+            written.
     """
     _check_folders(json_file, html_file)
     a, b = report.read(a_file), report.read(b_file)
@@ -78,7 +79,7 @@ def compare(a_file: Path, b_file: Path, json_file: Path | None, html_file: Path 
 def _check_folders(*files: Path | None) -> None:
     for file in files:
         if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise ConfigurationError(f"{file} cannot be written: {file.parent} is no folder that is yours to write to")
+            raise ConfigurationError(f"cannot write {file}: {file.parent} is not a writable directory")
 
 
 def _show(
@@ -103,21 +104,21 @@ def _show(
 
 @contextmanager
 def _progress(plan: Plan) -> Generator[Callable[[Driver], None], None, None]:
-    """A progress line that is redrawn twice a second, at a terminal only."""
+    """Show a progress line, which the driver redraws twice per second; nothing if output is not a terminal."""
     if not out.is_terminal:
         yield lambda _: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[counts]}"))
     with Progress(*columns, console=out, auto_refresh=False, transient=True) as progress:
-        task = progress.add_task(plan.scenario, total=plan.warmup + plan.duration, told="")
+        task = progress.add_task(plan.scenario, total=plan.warmup + plan.duration, counts="")
 
         def show(driver: Driver) -> None:
-            progress.update(task, completed=driver.elapsed, told=_told(driver), refresh=True)
+            progress.update(task, completed=driver.elapsed, counts=_counts(driver), refresh=True)
 
         yield show
 
 
-def _told(driver: Driver) -> str:
+def _counts(driver: Driver) -> str:
     complete = sum(second.complete for second in driver.tally.seconds)
     failed = sum(second.failed for second in driver.tally.seconds)
     phase = "warming up" if driver.elapsed < driver.plan.warmup else f"{driver.window:.0f} s"
@@ -125,14 +126,14 @@ def _told(driver: Driver) -> str:
 
 
 @contextmanager
-def _ended_by_ctrl_c(driver: Driver) -> Generator[None, None, None]:
-    """Ctrl-C ends the test, not the program."""
+def _stopped_by_ctrl_c(driver: Driver) -> Generator[None, None, None]:
+    """Let Ctrl-C stop the load, so that the results so far are still reported."""
 
     def stop(_number: int, _frame: object) -> None:
         driver.stop()
 
-    before = signal.signal(signal.SIGINT, stop)
+    previous = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,10 +1,11 @@
-"""What several commands share: options, exit codes, and how a failure becomes a message and an exit code."""
+"""Options, exit codes and error handling that several commands share."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar, cast
@@ -14,104 +15,158 @@ import typer
 from axon_zmq.cli.conversation import UnansweredError
 from axon_zmq.cli.output import err, out, print_line
 from axon_zmq.errors import AxonError, RequestError, UnavailableError
+from axon_zmq.protocol.kinds import MODES
 
 Result = TypeVar("Result")
+OptionalName = TypeVar("OptionalName", bound="str | None")
 
 PING_TIMEOUT_S: Final = 2.0
 """Seconds to wait for the first `pong`; a running daemon answers within milliseconds."""
 
+MAX_SHOWN_LENGTH: Final = 60
+"""Longest part of an invalid argument that an error message repeats, in characters."""
+
 
 class ExitCode(IntEnum):
-    """Exit codes of the command; 0 is success."""
+    """Exit codes of `axon-zmq`; 0 is success."""
 
     FAILED = 1
-    """The run, a check or a load test failed."""
-    WRONG = 2
-    """An option, a setting or a request is invalid."""
-    NOT_NOW = 3
-    """No daemon, no worker or an overload: the same command may succeed later."""
+    """The run, the check or the load test failed."""
+    INVALID = 2
+    """An option, a setting or the request is invalid."""
+    UNAVAILABLE = 3
+    """No daemon, no worker, or overloaded: the same command may succeed later."""
     INTERRUPTED = 130
-    """Ctrl-C."""
+    """Interrupted by Ctrl-C: 128 + SIGINT, as shells report it."""
 
 
-Endpoint = Annotated[str | None, typer.Option(help="The daemon's frontend.", envvar="AXON_FRONTEND")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, as in a pipe.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that the run may take.", min=0.001)]
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error message about an unknown name: the closest known name, or all of them."""
+    if near := get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]!r}?"
+    return f"expected one of {', '.join(known)}" if known else "there are none"
+
+
+def one_of(known: Sequence[str]) -> Callable[[OptionalName], OptionalName]:
+    """Return a callback that rejects an option or argument whose value is not a known name.
+
+    typer checks `Literal` and `Enum` types itself, but through pydantic: its messages then begin with "Value error,"
+    (typer 0.29) and suggest nothing.
+    """
+
+    def check(value: OptionalName) -> OptionalName:
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"{value!r} is unknown; {suggestion(value, known)}")
+        return value
+
+    return check
+
+
+def complete(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a function that completes known names in the shell."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return matching
+
+
+Endpoint = Annotated[
+    str | None, typer.Option(help="Frontend of the daemon: tcp://HOST:PORT or ipc://PATH.", envvar="AXON_FRONTEND")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, as in a pipe.")]
+Mode = Annotated[
+    str,
+    typer.Argument(
+        help=f"Mode of the workers: {', '.join(MODES)}.", callback=one_of(MODES), autocompletion=complete(MODES)
+    ),
+]
+Timeout = Annotated[float, typer.Option(help="Seconds after which the run is ended.", min=0.001)]
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
-    """Print an error and exit."""
+    """Print an error message to stderr and exit with `code`."""
     err.print(f"error: {message}", style="red", markup=False)
     raise SystemExit(int(code))
 
 
-def in_lines(as_json: bool) -> bool:
-    """Whether output is JSON lines: on request, and in a pipe."""
+def prints_json(as_json: bool) -> bool:
+    """Return whether to print JSON lines: with `--json`, or if standard output is not a terminal."""
     return as_json or not out.is_terminal
 
 
 def run_dir() -> Path:
-    """The absolute run directory of the settings."""
+    """Return the absolute run directory from the settings."""
     from axon_zmq import settings
 
     return settings.load().run_dir.absolute()
 
 
 def frontend(endpoint: str | None) -> str:
-    """The endpoint to connect to: the option, or that of the settings."""
+    """Return the endpoint to connect to: the option if given, otherwise the setting."""
     from axon_zmq import settings
 
     return endpoint or settings.load().frontend
 
 
-def talk(conversation: Coroutine[Any, Any, Result], as_json: bool = False) -> Result:
-    """Run a conversation with the daemon to its end.
+def run_or_exit(coroutine: Coroutine[Any, Any, Result], as_json: bool = False) -> Result:
+    """Run a coroutine that talks to the daemon, and return its result.
 
-    A failure becomes a message and an exit code; with `as_json`, or in a pipe, it is a JSON line too.
+    If it fails, the error is printed and the process exits with the matching exit code. With `as_json`, or in a pipe,
+    the error is also printed as a JSON line.
     """
     try:
-        return asyncio.run(conversation)
+        return asyncio.run(coroutine)
     except KeyboardInterrupt:
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except UnansweredError as error:
         fail(str(error), ExitCode.FAILED)
     except AxonError as error:
-        if in_lines(as_json):
+        if prints_json(as_json):
             print_line({"kind": "error", **error.to_body()})
-        hint = "; start one with `axon-zmq serve`" if error.error_type == "unreachable" else ""
+        hint = "; start a daemon with `axon-zmq serve`" if error.error_type == "unreachable" else ""
         fail(f"{error}{hint}", _exit_code(error))
 
 
 def _exit_code(error: AxonError) -> ExitCode:
     if isinstance(error, RequestError):
-        return ExitCode.WRONG
-    return ExitCode.NOT_NOW if isinstance(error, UnavailableError) else ExitCode.FAILED
+        return ExitCode.INVALID
+    return ExitCode.UNAVAILABLE if isinstance(error, UnavailableError) else ExitCode.FAILED
 
 
 def parse_agent(text: str) -> str | Mapping[str, Any]:
-    """A registered name, or an agent as a JSON object."""
-    return json_object(text, "the agent is") if text.startswith("{") else text
+    """Return the name of a registered agent, or the agent given as a JSON object."""
+    return json_object(text, "agent") if text.startswith("{") else text
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:
-    """Parse an argument that must be a JSON object; exits if it is something else.
+    """Parse an argument as a JSON object; exit with an error message if it is something else.
 
     Args:
         text: The argument.
-        what: Subject and verb of the error message, such as `the agent is`.
+        what: Name of the argument in the error message, such as `agent`.
     """
     try:
         value: object = json.loads(text)
     except ValueError as error:
-        fail(f"{what} not valid JSON: {error}", ExitCode.WRONG)
+        fail(f"invalid {what} {_shortened(text)!r}: not valid JSON: {error}", ExitCode.INVALID)
     if not isinstance(value, dict):
-        fail(f"{what} no JSON object: write {{…}}", ExitCode.WRONG)
+        fail(f"invalid {what} {_shortened(text)!r}: expected a JSON object {{…}}", ExitCode.INVALID)
     return cast("dict[str, Any]", value)
 
 
-def check_alone(context: typer.Context, option: str, *beside: str) -> None:
-    """Exit if the command line has other options than the given one and those that may accompany it."""
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:MAX_SHOWN_LENGTH]}…"
+
+
+def check_exclusive(context: typer.Context, option: str, *compatible: str) -> None:
+    """Exit with an error if `option` is combined with an option that is not in `compatible`."""
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
-        if source and source.name == "COMMANDLINE" and param.opts[0] not in (option, *beside):
-            fail(f"{option} puts no load on: leave {param.opts[0]} out", ExitCode.WRONG)
+        if source and source.name == "COMMANDLINE" and param.opts[0] not in (option, *compatible):
+            fail(f"{option} cannot be combined with {param.opts[0]}: remove {param.opts[0]}", ExitCode.INVALID)
+
+
+def examples(*commands: str) -> str:
+    """Return example commands as a paragraph of a command's help; `\\b` keeps click from joining the lines."""
+    return "\n".join(("\b", "Examples:", *(f"  {command}" for command in commands)))

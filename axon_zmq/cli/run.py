@@ -1,10 +1,9 @@
-"""The commands `run`, `stream` and `call`: execute an agent or a tool, and answer its questions."""
+"""The commands `run`, `stream` and `call`: execute an agent or a tool, and answer its tool calls."""
 
 from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,12 +17,14 @@ from axon_zmq.cli.options import (
     Endpoint,
     ExitCode,
     Timeout,
+    complete,
     fail,
     frontend,
-    in_lines,
     json_object,
+    one_of,
     parse_agent,
-    talk,
+    prints_json,
+    run_or_exit,
 )
 from axon_zmq.cli.output import print_event, print_result
 from axon_zmq.cli.stdin import Lines
@@ -31,63 +32,67 @@ from axon_zmq.cli.terminal import TerminalUI
 from axon_zmq.events import Complete
 from axon_zmq.protocol.kinds import Mode
 
-AgentName = Annotated[str, typer.Argument(help='A registered name, or an agent as JSON: \'{"model": "echo"}\'.')]
-Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")]
-Model = Annotated[str | None, typer.Option(help="Model in place of the agent's, such as synthetic:tokens=20.")]
-Schema = Annotated[
-    Path | None, typer.Option(help="File with a JSON Schema that the answer must fit.", exists=True, dir_okay=False)
+AgentName = Annotated[
+    str, typer.Argument(help='Name of a registered agent, or an agent as JSON: \'{"model": "echo"}\'.')
 ]
-
-
-class Level(StrEnum):
-    """Of log records."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
+Prompt = Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")]
+Model = Annotated[str | None, typer.Option(help="Model to use instead of the agent's, such as synthetic:tokens=20.")]
+Schema = Annotated[
+    Path | None, typer.Option(help="File with a JSON Schema that the answer must match.", exists=True, dir_okay=False)
+]
 
 
 Tools = Annotated[
     Path | None,
     typer.Option(
-        help="File with a JSON list of tools that are answered here: "
+        help="File with a JSON list of tools whose calls you answer: "
         '[{"name": …, "description": …, "parameters": {JSON Schema}}].',
         exists=True,
         dir_okay=False,
     ),
 ]
-Log = Annotated[Level | None, typer.Option(help="Show the agent's log records from this level on.")]
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+Log = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Print the agent's log records from this level: {', '.join(_LEVELS)}.",
+        metavar="LEVEL",
+        callback=one_of(_LEVELS),
+        autocompletion=complete(_LEVELS),
+    ),
+]
 Interactive = Annotated[
     bool,
     typer.Option(
         "--interactive",
         "-i",
-        help="In a pipe: read answers from standard input. With --tools and on a terminal it is so anyhow.",
+        help="Read answers from standard input. Always on with --tools, and on a terminal.",
     ),
 ]
 ANSWERING: Final = """\
-On a terminal, calls of --tools and calls that want approval are asked for, and the run goes on with the
-answers. Ctrl-D ends the answers: live calls fail, and a run that waits for approval ends with exit code 1.
+On a terminal, you are asked for the results of calls of --tools, and for approvals. The run continues with your
+answers. Ctrl-D ends the answers: open tool calls fail, and a run that waits for an approval ends with exit code 1.
 
-In a pipe, each event is a JSON line. With --tools or --interactive, answers are JSON lines on standard input:
+In a pipe, each event is printed as a JSON line. With --tools or --interactive, answers are read from standard
+input, one JSON line each:
 
 \b
-  {"call_id": "…", "result": 5}             a tool's result; also "content", "metadata"
+  {"call_id": "…", "result": 5}          result of a tool call;
+                                         also "content", "metadata"
   {"call_id": "…", "error": {"message": "no", "retry": false}}
-  {"approve": {"…": true}}                  by call_id; false or "a reason"; {…}: other arguments
-  {"steer": "more to say"}                  to a run under way
+  {"approve": {"…": true}}               by call_id: true, false, a reason
+                                         to refuse, or other arguments
+  {"steer": "more to say"}               message to the running agent
 
-A tool_call line wants its result while the run waits. After a complete line with "deferred", answer all of its
-calls and approvals: the next run follows. A line that is not taken comes back as a refused line."""
-"""Epilog of `run --help` and `stream --help`."""
+Answer each tool_call line while the run waits. After a complete line with "deferred", answer all of its calls and
+approvals; the next run then starts. An invalid line is reported as a refused line."""
+"""How to answer tool calls: the end of `run --help` and `stream --help`."""
 
 
 def run(
     agent: AgentName,
     prompt: Prompt,
-    sync: Annotated[bool, typer.Option("--sync", help="Mode run_sync in place of run.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Use mode run_sync instead of run.")] = False,
     model: Model = None,
     timeout: Timeout = 600,
     output_schema: Schema = None,
@@ -112,11 +117,13 @@ def stream(
     tools: Tools = None,
     log: Log = None,
     interactive: Interactive = False,
-    all_events: Annotated[bool, typer.Option("--all-events", help="pydantic-ai's own events.")] = False,
+    all_events: Annotated[
+        bool, typer.Option("--all-events", help="Print every event of pydantic-ai, not only text and tool events.")
+    ] = False,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an agent and print its answer as it comes."""
+    """Run an agent and print its answer while it is generated."""
     options = _run_options(model, timeout, output_schema, tools, log)
     if all_events:
         options["events"] = "all"
@@ -133,11 +140,14 @@ def _converse(
     as_json: bool,
     interactive: bool,
 ) -> None:
-    """Hold a conversation at the terminal or in the pipe; exits if it fails."""
+    """Run an agent until its tool calls and approvals are answered; exit with an error if the run fails."""
     tools = [tool.get("name") for tool in options.get("tools", ())]
     if prompt == "-" and (tools or interactive):
-        fail("standard input is for answers: give the prompt as an argument", ExitCode.WRONG)
-    if in_lines(as_json):
+        fail(
+            "standard input is read for answers (--tools, --interactive): give the prompt as an argument",
+            ExitCode.INVALID,
+        )
+    if prints_json(as_json):
         ui = JsonLinesUI(Lines() if tools or interactive else None)
     else:
         ui = TerminalUI(Lines(), tools, mode == "run_stream")
@@ -147,14 +157,15 @@ def _converse(
         from axon_zmq.client import AsyncClient
 
         async with AsyncClient(frontend(endpoint)) as client:
+            # Reports a missing daemon after 2 s. A request would be sent once a daemon appears, up to its own timeout.
             await client.ping(PING_TIMEOUT_S)
             await converse(client, mode, parsed, text, options, ui)
 
-    talk(conversation(), as_json)
+    run_or_exit(conversation(), as_json)
 
 
 def _run_options(
-    model: str | None, timeout: float, output_schema: Path | None, tools: Path | None, log: Level | None
+    model: str | None, timeout: float, output_schema: Path | None, tools: Path | None, log: str | None
 ) -> dict[str, Any]:
     options: dict[str, Any] = {"timeout_ms": int(timeout * 1000), "model": model}
     if output_schema is not None:
@@ -162,9 +173,9 @@ def _run_options(
     if tools is not None:
         options["tools"] = _json_file(tools)
         if not isinstance(options["tools"], list) or not all(isinstance(tool, dict) for tool in options["tools"]):
-            fail(f'{tools} is no list of tools: write [{{"name": …, "parameters": …}}]', ExitCode.WRONG)
+            fail(f'invalid tools in {tools}: expected a list [{{"name": …, "parameters": …}}]', ExitCode.INVALID)
     if log is not None:
-        options["log"] = log.value
+        options["log"] = log
     return options
 
 
@@ -172,19 +183,22 @@ def _json_file(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        fail(f"{path} is no JSON: {error}", ExitCode.WRONG)
+        fail(f"{path} is not valid JSON: {error}", ExitCode.INVALID)
 
 
 def call(
-    tool: Annotated[str, typer.Argument(help="The tool's name.")],
-    args: Annotated[str, typer.Argument(help="Its arguments, as a JSON object.")] = "{}",
-    agent: Annotated[str | None, typer.Option(help="The agent that has the tool.")] = None,
+    tool: Annotated[str, typer.Argument(help="Name of the tool.")],
+    args: Annotated[str, typer.Argument(help="Arguments of the tool, as a JSON object.")] = "{}",
+    agent: Annotated[str | None, typer.Option(help="Agent that has the tool.")] = None,
     timeout: Timeout = 600,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Call one Python tool of the daemon's, without a model, and print its result."""
-    named = json_object(args, "the arguments are")
+    """Call one Python tool of the daemon, without a model.
+
+    The result is printed. Without --agent, exactly one agent, toolset or MCP server must have the tool.
+    """
+    named = json_object(args, "arguments")
 
     async def conversation() -> Complete:
         from axon_zmq.client import AsyncClient
@@ -193,8 +207,8 @@ def call(
             await client.ping(PING_TIMEOUT_S)
             return await client.call_tool(tool, named, agent=agent, timeout_ms=int(timeout * 1000))
 
-    done = talk(conversation(), as_json)
-    if in_lines(as_json):
+    done = run_or_exit(conversation(), as_json)
+    if prints_json(as_json):
         print_event(done)
     else:
         print_result(done.result)

@@ -10,16 +10,21 @@ from typing import Annotated
 
 import typer
 
-from axon_zmq.cli.options import run_dir
+from axon_zmq.cli.options import Mode, run_dir
 from axon_zmq.cli.output import err, out
 from axon_zmq.errors import RunEndedError, UnavailableError
-from axon_zmq.protocol.kinds import Mode
 
 
 def serve(
-    demo: Annotated[bool, typer.Option(help="Send one request through each mode, show it, and stop.")] = False,
+    demo: Annotated[bool, typer.Option(help="Send one request to each mode, print the answers, and stop.")] = False,
 ) -> None:
-    """Serve the supervised daemon in the foreground, until Ctrl-C or SIGTERM."""
+    """Run the whole daemon in the foreground, until Ctrl-C.
+
+    It consists of supervisord, the broker and the workers, and is configured by AXON_* variables and axon.toml.
+
+    On Ctrl-C or SIGTERM, workers finish their runs for up to AXON_DRAIN_SECONDS (60), and the exit code is 0. A second
+    Ctrl-C kills all processes at once.
+    """
     from axon_zmq import settings
     from axon_zmq.cli.welcome import greet, show_next_steps, wait_for_workers
     from axon_zmq.supervise.daemon import Daemon
@@ -32,25 +37,36 @@ def serve(
         if wait_for_workers(daemon, out):
             try:
                 asyncio.run(greet(daemon, out))
-            except (UnavailableError, RunEndedError) as error:  # a worker that died just now is started again
+            except (UnavailableError, RunEndedError) as error:
+                # A worker that died during the greeting is restarted by supervisord, so the daemon still serves.
                 if demo:
                     raise
-                err.print(f"the greeting failed: {error}", style="red", markup=False)
+                err.print(f"the example request failed: {error}", style="red", markup=False)
             if demo:
                 daemon.stop()
             elif not daemon.stopping:
                 show_next_steps(configured, daemon.conf, out)
-        ending = f"stopping: what runs has {configured.drain_seconds:g} s to end; Ctrl-C again ends it at once"
-        code = daemon.wait(lambda: out.print(ending))
+        stopping = (
+            f"stopping: waiting up to {configured.drain_seconds:g} s for running requests; "
+            "press Ctrl-C again to kill them"
+        )
+        code = daemon.wait(lambda: out.print(stopping))
     except BaseException:
         daemon.stop()
         raise
-    out.print("stopped: no process is left" if code == 0 else f"ended: see the logs in {configured.run_dir}")
+    if code == 0:
+        out.print("stopped: all processes have ended")
+    else:
+        out.print(f"the daemon ended unexpectedly: see the logs in {configured.run_dir}")
     raise typer.Exit(code)
 
 
 def broker() -> None:
-    """Run the broker alone, in the foreground; supervisord starts the same."""
+    """Run only the broker, in the foreground.
+
+    This is the process that supervisord starts as `broker`. Use it if something other than supervisord starts the
+    processes.
+    """
     from axon_zmq import settings
     from axon_zmq.supervise.conf import broker_arguments
 
@@ -59,10 +75,13 @@ def broker() -> None:
 
 
 def worker(
-    mode: Annotated[Mode, typer.Argument(help="What it executes.")],
-    name: Annotated[str | None, typer.Option(help="Its name in logs; run-4711 and the like where left out.")] = None,
+    mode: Mode,
+    name: Annotated[str | None, typer.Option(help="Name in logs and status. [default: MODE-PID]")] = None,
 ) -> None:
-    """Run one worker alone, in the foreground, for the broker of the same run directory."""
+    """Run only one worker, in the foreground.
+
+    It registers with the broker of the same run directory (AXON_RUN_DIR), also with that of a running daemon.
+    """
     from axon_zmq.supervise.conf import worker_arguments
 
     arguments = worker_arguments(mode, name or f"{mode}-{os.getpid()}", str(run_dir()))

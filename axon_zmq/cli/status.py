@@ -1,4 +1,4 @@
-"""`axon-zmq status`: what supervisord and the broker know of each process, side by side."""
+"""`axon-zmq status`: the state of each process, as supervisord and the broker report it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import NotRequired, Required, TypedDict, cast
 from rich.console import Console
 from rich.table import Table
 
+from axon_zmq.cli.output import counted
 from axon_zmq.errors import UnavailableError
 from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import broker_status, supervisord
 
 
 class ProcessReport(TypedDict, total=False):
-    """One process, as supervisord and the broker know it."""
+    """State of one process, as supervisord and the broker report it."""
 
     state: Required[str | None]
-    """supervisord's; None if supervisord does not know the process."""
+    """State in supervisord; None if supervisord does not know the process."""
     pid: Required[int]
     uptime: int
     """Seconds."""
@@ -27,12 +28,13 @@ class ProcessReport(TypedDict, total=False):
     silent_ms: int
     crashes: int
     broker_says: str
-    """The broker's state of a worker."""
+    """State of a worker in the broker."""
     broken: list[str] | None
+    """Agents that the worker could not load; None if the worker is too old to report them."""
 
 
 class Report(TypedDict):
-    """All processes and modes; what the broker reports is missing if it does not answer."""
+    """State of all processes and modes. The keys that come from the broker are missing if it does not answer."""
 
     boot: NotRequired[str]
     settling: NotRequired[bool]
@@ -41,18 +43,18 @@ class Report(TypedDict):
     quarantined: NotRequired[int]
     processes: dict[str, ProcessReport]
     silent: dict[str, str]
+    """`supervisord` or `broker`, if it does not answer, and the reason."""
 
 
 def report(run_dir: Path) -> Report:
-    """Processes by name, and the modes.
+    """Return the state of all processes and modes.
 
-    Each process has supervisord's `state`, `pid` and `uptime` in seconds. If the broker knows it, it also has `slots`,
-    `busy`, `silent_ms`, `crashes` within the last minute and `broken`, the agents that it could not load (None: it is
-    too old to say). If supervisord or the broker does not answer, the report has the part of the other one alone, and
-    `silent` has the reason.
+    Each process has `state`, `pid` and `uptime` in seconds, from supervisord. If the broker knows the process, it also
+    has `slots`, `busy`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
+    broker answers, the report contains its part, and `silent` has the reason why the other part is missing.
 
     Raises:
-        UnavailableError: Neither answers.
+        UnavailableError: Neither supervisord nor the broker answers.
     """
     processes: dict[str, ProcessReport] = {}
     silent: dict[str, str] = {}
@@ -61,7 +63,7 @@ def report(run_dir: Path) -> Report:
             uptime = max(0, info["now"] - info["start"]) if info["pid"] else 0
             processes[info["name"]] = {"state": info["statename"], "pid": info["pid"], "uptime": uptime}
     except supervisord.FAULTS as fault:
-        silent["supervisord"] = str(fault)  # or the processes were started without it
+        silent["supervisord"] = str(fault)  # not an error by itself: the processes may run without supervisord
     try:
         known = broker_status.status(run_dir)
     except UnavailableError as fault:
@@ -72,6 +74,7 @@ def report(run_dir: Path) -> Report:
         return {"modes": {}, "processes": processes, "silent": silent}
     for worker in known["workers"]:
         process = processes.setdefault(worker["name"], {"state": None, "pid": worker["pid"]})
+        # The broker may still list the previous process of a program that was just restarted.
         if process["pid"] == worker["pid"]:
             process.update(
                 {
@@ -88,30 +91,30 @@ def report(run_dir: Path) -> Report:
     return cast("Report", {**broker, "processes": processes, "silent": silent})
 
 
-def is_well(found: Report) -> bool:
-    """Whether a report's broker answers and takes requests, no mode is degraded and all agents could be loaded."""
-    takes = "broker" not in found["silent"] and not found.get("settling") and not found.get("draining")
-    is_degraded = any(mode["degraded"] for mode in found["modes"].values())
-    return takes and not is_degraded and not any(process.get("broken") for process in found["processes"].values())
+def is_healthy(current: Report) -> bool:
+    """Return whether the broker is ready for requests, no mode is degraded and all agents could be loaded."""
+    is_ready = "broker" not in current["silent"] and not current.get("settling") and not current.get("draining")
+    is_degraded = any(mode["degraded"] for mode in current["modes"].values())
+    return is_ready and not is_degraded and not any(process.get("broken") for process in current["processes"].values())
 
 
-def missing(found: Report) -> list[str]:
-    """Who of a report's broker and workers does not serve, with supervisord's word for each."""
-    broker = found["processes"].get("broker", {"state": "unknown"})
-    silent = [f"the broker does not answer ({broker['state']})"] if "broker" in found["silent"] else []
+def missing(current: Report) -> list[str]:
+    """Return a phrase for each broker or worker that does not serve, with its state in supervisord."""
+    broker = current["processes"].get("broker", {"state": "unknown"})
+    silent = [f"the broker does not answer ({broker['state']})"] if "broker" in current["silent"] else []
     return silent + [
         f"{name} has not registered ({process['state']})"
-        for name, process in sorted(found["processes"].items())
+        for name, process in sorted(current["processes"].items())
         if mode_of(name) and process.get("broker_says") != "ready"
     ]
 
 
-def show(found: Report, out: Console) -> None:
-    """The report for a person."""
+def show(current: Report, out: Console) -> None:
+    """Print the report as a table and sentences."""
     table = Table(box=None, pad_edge=False)
     for column in ("process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"):
         table.add_column(column)
-    for name, process in sorted(found["processes"].items()):
+    for name, process in sorted(current["processes"].items()):
         table.add_row(
             name,
             process["state"] or "-",
@@ -123,16 +126,24 @@ def show(found: Report, out: Console) -> None:
             str(process["crashes"]) if "crashes" in process else "-",
         )
     out.print(table)
-    for mode, pool in found["modes"].items():
+    for mode, pool in current["modes"].items():
         state = f"degraded: {', '.join(pool['reasons'])}"
         if not pool["degraded"]:
-            state = "well" if pool["workers"] else "no workers"
-        told = f"{pool['workers']} workers, {pool['free']} free slots, {pool['queued']} queued: {state}"
-        out.print(f"{mode:<12}{told}", style="bold red" if pool["degraded"] else None, markup=False)
-    for name, process in sorted(found["processes"].items()):
+            state = "ok" if pool["workers"] else "no workers"
+        workers, slots = counted(pool["workers"], "worker"), counted(pool["free"], "free slot")
+        out.print(
+            f"{mode:<12}{workers}, {slots}, {pool['queued']} queued: {state}",
+            style="bold red" if pool["degraded"] else None,
+            markup=False,
+        )
+    for name, process in sorted(current["processes"].items()):
         if broken := process.get("broken"):
-            out.print(f"{name} could not load {', '.join(broken)}: see its log", style="bold red", markup=False)
-    for who, why in found["silent"].items():
-        out.print(f"{who} does not answer: {why}", style="bold red", markup=False)
-    if quarantined := found.get("quarantined"):
-        out.print(f"{quarantined} requests are quarantined", style="bold red")
+            out.print(f"{name} could not load {', '.join(broken)}; see its log", style="bold red", markup=False)
+    for source, reason in current["silent"].items():
+        out.print(f"{source} does not answer: {reason}", style="bold red", markup=False)
+    if current.get("settling"):
+        out.print("the broker is recovering: workers register, and some requests wait", style="yellow")
+    if current.get("draining"):
+        out.print("the daemon is draining: all workers are leaving", style="yellow")
+    if quarantined := current.get("quarantined"):
+        out.print(f"{counted(quarantined, 'request')} in quarantine", style="bold red")

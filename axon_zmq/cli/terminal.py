@@ -1,4 +1,4 @@
-"""A conversation at a terminal: the text of the answer, and one question at a time."""
+"""A conversation at a terminal: prints the answer as text and asks one question at a time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class TerminalUI:
-    """Reads text, and is asked one question at a time.
+    """Prints the answer of a run as text, and asks the user for results of tool calls and for approvals.
 
     Args:
-        lines: What the person types.
-        tools: Names of the tools that are answered here.
-        streamed: Whether the answer's text comes in chunks.
+        lines: Lines that the user types.
+        tools: Names of the tools whose calls the user answers.
+        streamed: Whether the text of the answer arrives in chunks.
     """
 
     def __init__(self, lines: Lines, tools: Collection[str], streamed: bool) -> None:
@@ -66,7 +66,7 @@ class TerminalUI:
 
     async def _approval(self, call: Mapping[str, Any]) -> Approval:
         shown = f"approve {call['name']} {as_json(call['args'])}?"
-        line = await self._question(f"{shown} [y/N, a reason why not, or other arguments as JSON] ")
+        line = await self._question(f"{shown} [y/N, a reason to refuse, or other arguments as JSON] ")
         if line is None:
             raise UnansweredError(INPUT_ENDED)
         return typed_approval(line)
@@ -117,18 +117,19 @@ class TerminalUI:
                 pass
 
     def _start_asking(self, call: ToolCall, events: RunStream) -> None:
+        # A task for each call: the run goes on while the user types, and may cancel the call.
         self._asking[call.call_id] = asyncio.create_task(self._answer(call, events))
 
     def _stop_asking(self, call_id: str) -> None:
         if (task := self._asking.pop(call_id, None)) is not None and task.cancel():
-            self._note(f"{self._calls[call_id].name}: its answer is no longer wanted", "yellow")
+            self._note(f"{self._calls[call_id].name}: cancelled, no answer needed", "yellow")
 
     async def _answer(self, call: ToolCall, events: RunStream) -> None:
         line = await self._ask(call.name, call.args)
         await send_answer(events, call.call_id, typed_answer(line or ""))
 
     async def _ask(self, name: str, args: Mapping[str, Any]) -> str | None:
-        return await self._question(f"{name} {as_json(args)}\nits result, as JSON or text (!message: it failed): ")
+        return await self._question(f"{name} {as_json(args)}\nresult as JSON or text (!message to fail): ")
 
     async def _question(self, text: str) -> str | None:
         async with self._turn:
@@ -158,12 +159,12 @@ class TerminalUI:
 
 
 def typed_answer(line: str) -> ToolResultBody:
-    """What a person typed as a tool's result; an empty line, or one with `!` in front, says that it failed."""
+    """Decode the result of a tool call that the user typed; an empty line or a leading `!` means that it failed."""
     from axon_zmq.client.tool_functions import answer, fault
 
     text = line.strip()
     if not text or text.startswith("!"):
-        return fault(text[1:].strip() or "the tool gave no result")
+        return fault(text[1:].strip() or "no result was given")
     try:
         return answer(from_json(text, allow_inf_nan=False))
     except ValueError:
@@ -171,7 +172,7 @@ def typed_answer(line: str) -> ToolResultBody:
 
 
 def typed_approval(line: str) -> Approval:
-    """What a person typed: yes, no, other arguments as a JSON object, or a reason why not."""
+    """Decode the answer to an approval that the user typed: yes, no, a JSON object of other arguments, or a reason."""
     text = line.strip()
     if text.lower() in ("y", "yes"):
         return True

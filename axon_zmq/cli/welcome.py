@@ -1,4 +1,4 @@
-"""What `axon-zmq serve` shows once it is ready: a request through each mode, and what to try next."""
+"""Output of `axon-zmq serve` once it is ready: one request to each mode, and commands to try next."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from axon_zmq.settings import Settings
 from axon_zmq.supervise import broker_status
 from axon_zmq.supervise.daemon import Daemon
 
-GREETER: Final = {"model": "echo"}
-"""An agent as data, so that it is there whatever `AXON_AGENTS` says."""
+EXAMPLE_AGENT: Final = {"model": "echo"}
+"""Agent of the example requests, as data: it works whatever `AXON_AGENTS` is."""
 START_TIMEOUT_S: Final = 60.0
-"""Seconds in which all workers must register; about 3 are usual on two cores."""
+"""Seconds in which all workers must register. It takes about 3 s on two cores."""
 POLL_INTERVAL_S: Final = 0.2
 """Seconds between two checks whether the daemon still runs."""
-SPEAKER: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
+STREAMING_AGENT: Final = {"model": "synthetic:tokens=8,delay_ms=60,size=4"}
 
 
 def wait_for_workers(daemon: Daemon, out: Console) -> bool:
-    """Wait until all workers have registered, and print the agents that failed to load; False after a signal.
+    """Wait until all workers have registered, and print the agents that failed to load.
+
+    Returns:
+        Whether all workers have registered; False if a signal stopped the daemon meanwhile.
 
     Raises:
-        ConfigurationError: The daemon ended, or took too long.
+        ConfigurationError: The daemon ended, or not all workers registered within `START_TIMEOUT_S`.
     """
     started = time.monotonic()
-    ready = asyncio.run(_all_there(daemon, started + START_TIMEOUT_S))
+    ready = asyncio.run(_all_registered(daemon, started + START_TIMEOUT_S))
     if ready:
         out.print(f"ready after {time.monotonic() - started:.1f} s\n")
         _show_broken(daemon.settings, out)
@@ -44,21 +47,21 @@ def wait_for_workers(daemon: Daemon, out: Console) -> bool:
 
 
 def _show_broken(settings: Settings, out: Console) -> None:
-    with suppress(UnavailableError):  # the broker that was there just now
+    with suppress(UnavailableError):  # the broker answered a moment ago, but may have crashed since
         broken = {
             name for worker in broker_status.status(settings.run_dir)["workers"] for name in worker.get("broken") or ()
         }
         for name in sorted(broken):
-            told = f"agent {name} ({settings.agents.get(name)}) could not be loaded: the workers' logs say why"
-            out.print(told, style="bold red", markup=False)
+            message = f"agent {name} ({settings.agents.get(name)}) could not be loaded: see the workers' logs"
+            out.print(message, style="bold red", markup=False)
 
 
-async def _all_there(daemon: Daemon, give_up: float) -> bool:
+async def _all_registered(daemon: Daemon, ends_at: float) -> bool:
     wanted = daemon.settings.workers()
     async with AsyncClient(daemon.settings.frontend) as client:
         while not daemon.stopping:
             daemon.check_alive()
-            if time.monotonic() > give_up:
+            if time.monotonic() > ends_at:
                 raise ConfigurationError(_not_ready(daemon.settings.run_dir))
             try:
                 pong = await client.ping(0.5)
@@ -72,14 +75,14 @@ async def _all_there(daemon: Daemon, give_up: float) -> bool:
 
 def _not_ready(run_dir: Path) -> str:
     missing: list[str] = []
-    with suppress(UnavailableError):  # neither broker nor supervisord says anything
+    with suppress(UnavailableError):  # neither the broker nor supervisord answers
         missing = status.missing(status.report(run_dir))
-    told = "; ".join(missing) or "nothing answers"
-    return f"not ready after {START_TIMEOUT_S:g} s: {told}: see the logs in {str(run_dir)!r}"
+    reasons = "; ".join(missing) or "no process answers"
+    return f"not ready after {START_TIMEOUT_S:g} s: {reasons}; see the logs in {str(run_dir)!r}"
 
 
 async def greet(daemon: Daemon, out: Console) -> None:
-    """Send one request through each mode that has workers and show the answers arriving; a signal ends it.
+    """Send one request to each mode that has workers, and print the answers as they arrive, until a signal.
 
     Raises:
         AxonError: A request failed.
@@ -99,10 +102,10 @@ async def greet(daemon: Daemon, out: Console) -> None:
 async def _greet(settings: Settings, out: Console) -> None:
     async with AsyncClient(settings.frontend) as client:
         if settings.run_sync_workers:
-            done = await client.run_sync(GREETER, "Hello from Agent.run_sync")
+            done = await client.run_sync(EXAMPLE_AGENT, "Hello from Agent.run_sync")
             out.print(f"run_sync    {done.result}", markup=False)
         if settings.run_workers:
-            done = await client.run(GREETER, "Hello from Agent.run")
+            done = await client.run(EXAMPLE_AGENT, "Hello from Agent.run")
             out.print(f"run         {done.result}", markup=False)
         if settings.run_stream_workers:
             out.print("run_stream  ", end="")
@@ -111,33 +114,35 @@ async def _greet(settings: Settings, out: Console) -> None:
 
 async def _show_stream(client: AsyncClient, out: Console) -> None:
     started = time.monotonic()
-    pieces = 0
-    async with client.stream(SPEAKER, "Count for me") as stream:
+    chunks = 0
+    async with client.stream(STREAMING_AGENT, "Count for me") as stream:
         async for event in stream:
             if isinstance(event, Chunk):
-                pieces += 1
+                chunks += 1
                 out.print(f"{event.data.strip()}·", end="", markup=False)
                 out.file.flush()
-    out.print(f" {pieces} pieces in {time.monotonic() - started:.2f} s")
+    out.print(f" {chunks} chunks in {time.monotonic() - started:.2f} s")
 
 
 def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
-    """The endpoint, and three things to try."""
-    where = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
+    """Print the endpoint and three commands to try."""
+    option = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
     agent = "weather" if "weather" in settings.agents else next(iter(settings.agents), '\'{"model": "echo"}\'')
     steps: list[tuple[str, Any]] = [
-        ("a stream", f"axon-zmq stream{where} {agent} 'Oslo and Rome?'"),
-        ("the agents", f"axon-zmq agents{where}"),
-        ("the processes", f"supervisorctl -c {conf} status"),
+        ("stream", f"axon-zmq stream{option} {agent} 'Oslo and Rome?'"),
+        ("agents", f"axon-zmq agents{option}"),
+        ("processes", f"supervisorctl -c {conf} status"),
     ]
-    out.print(f"\nserving on {settings.frontend} — Ctrl-C stops it\ntry next, from another terminal:", markup=False)
-    for what, command in steps:
-        out.print(f"  {what:<14} {_bin()}{command}", markup=False)
+    # The Elixir package waits for this line and reads the endpoint up to the next space.
+    out.print(f"\nserving on {settings.frontend} (press Ctrl-C to stop)", markup=False)
+    out.print("try next, from another terminal:")
+    for title, command in steps:
+        out.print(f"  {title:<14} {_bin()}{command}", markup=False)
 
 
 def _bin() -> str:
-    """How a shell here finds this environment's commands, if they are not on its PATH."""
-    beside = Path(sys.executable).parent
-    if beside == Path.cwd() / ".venv/bin":
+    """Return the directory to put in front of the commands, if this environment's commands are not on PATH."""
+    directory = Path(sys.executable).parent
+    if directory == Path.cwd() / ".venv/bin":
         return ".venv/bin/"
-    return "" if shutil.which("axon-zmq") == str(beside / "axon-zmq") else f"{beside}/"
+    return "" if shutil.which("axon-zmq") == str(directory / "axon-zmq") else f"{directory}/"

@@ -1,6 +1,6 @@
-"""A scripted broker, for authors of clients in any language: does a client keep the contract's rules?
+"""Conformance suite: a scripted broker that checks whether a client, in any language, keeps the rules of the protocol.
 
-`axon-zmq conformance --server` plays it; `docs/conformance.md` says what a client does there.
+The command is `axon-zmq conformance --server`; `docs/conformance.md` describes what the client under test must do.
 
 Internal: may change in any release.
 """

@@ -1,4 +1,4 @@
-"""What a client must get right, one script for each: what the broker does, and what the application must have seen."""
+"""The test cases: the script of the broker, and the messages that the application must receive."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ERROR: Final = frozenset(("error",))
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One script.
+    """One test case.
 
     Args:
-        name: The prompt of the run that asks for it.
-        about: What it is about.
-        script: What the broker does.
-        words: The numbers of the chunks that the application must have seen, in order; None: any.
-        ends: How the run may have ended for it.
-        calls: The texts of the tool calls that must have been run, in order.
+        name: Name of the case, and prompt of the run that starts it.
+        about: The tested situation.
+        script: Function that plays the broker.
+        words: Numbers of the chunks that the application must have received, in order; None to accept any.
+        ends: Terminal messages with which the run may have ended for the application.
+        calls: Texts of the tool calls that must have been executed, in order.
     """
 
     name: str
@@ -46,15 +46,15 @@ def _repeated(peer: Peer) -> None:
     peer.chunks(1, 2)
     peer.chunks(2, 2)
     peer.chunks(1, 3)
-    peer.expect_nothing("rule 1, a lower seq is ignored", 0.5)
+    peer.expect_nothing("rule 1, a message with a lower seq is ignored", 0.5)
     peer.complete(4)
 
 
 def _gap(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.chunks(3, 5)
-    peer.expect_resume(2, "rule 1, a higher seq is asked for")
-    peer.expect_nothing("rule 1, a gap is asked for once", 1.0)
+    peer.expect_resume(2, "rule 1, a gap before a message is requested with resume")
+    peer.expect_nothing("rule 1, a gap is requested only once", 1.0)
     peer.resumed(2, 5)
     peer.chunks(2, 5)
     peer.complete(6)
@@ -63,7 +63,7 @@ def _gap(peer: Peer) -> None:
 def _gap_before_the_end(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.complete(4)
-    peer.expect_resume(2, "rule 1, an end behind a gap is no end yet")
+    peer.expect_resume(2, "rule 1, a terminal message after a gap does not end the run yet")
     peer.resumed(2, 4)
     peer.chunks(2, 3)
     peer.complete(4)
@@ -72,7 +72,7 @@ def _gap_before_the_end(peer: Peer) -> None:
 def _no_longer_kept(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.chunks(5, 5)
-    peer.expect_resume(2, "rule 1")
+    peer.expect_resume(2, "rule 1, a gap is requested with resume")
     peer.resumed(4, 5, gap=True)
     peer.chunks(4, 5)
     peer.complete(6)
@@ -96,9 +96,9 @@ def _unknown(peer: Peer) -> None:
 
 def _foreign(peer: Peer) -> None:
     peer.chunks(1, 1)
-    peer.send_of(b"nobody's", "chunk", seq=2, type="text", data="not yours ", step=1, part=0)
+    peer.send_of(b"unknown id", "chunk", seq=2, type="text", data="not yours ", step=1, part=0)
     error = {"status": "error", "error_type": "internal", "message": "", "details": {}, "retryable": False}
-    peer.send_of(b"nobody's", "error", **error)
+    peer.send_of(b"unknown id", "error", **error)
     peer.chunks(2, 3)
     peer.complete(4)
 
@@ -113,7 +113,7 @@ def _twice(peer: Peer) -> None:
 
 def _refused(peer: Peer) -> None:
     peer.chunks(1, 1)
-    peer.send("refused", of="steer", error_type="invalid_request", message="nobody said anything")
+    peer.send("refused", of="steer", error_type="invalid_request", message="empty message")
     peer.chunks(2, 3)
     peer.complete(4)
 
@@ -129,10 +129,11 @@ def _by_the_broker(peer: Peer) -> None:
 
 
 def _slow(peer: Peer) -> None:
-    """The broker is there all the time, and says so."""
-    began = time.monotonic()
-    while time.monotonic() < began + 6.5:
-        peer.expect_nothing("a run that takes its time", 0.5)
+    """The broker is alive all the time: it sends `alive`, and a client that pings or resumes is wrong."""
+    # Longer than the 5 s of silence after which a client must ping.
+    ends_at = time.monotonic() + 6.5
+    while time.monotonic() < ends_at:
+        peer.expect_nothing("rule 6, alive messages are not silence", 0.5)
     peer.chunks(1, 3)
     peer.complete(4)
 
@@ -140,10 +141,10 @@ def _slow(peer: Peer) -> None:
 def _silence(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.is_silent = True
-    _, id, _, _ = peer.expect("ping", "rule 6, who hears nothing for 5 s asks who is there")
+    _, id, _, _ = peer.expect("ping", "rule 6, a client pings after 5 s of silence")
     peer.pong(id)
     peer.is_silent = False
-    peer.expect_resume(2, "rule 6, an answer after silence is reason to resume")
+    peer.expect_resume(2, "rule 6, a client resumes when its ping is answered after silence")
     peer.resumed(2, 3)
     peer.chunks(2, 3)
     peer.complete(4)
@@ -154,7 +155,7 @@ def _new_boot(peer: Peer) -> None:
     peer.chunks(1, 1)
     peer.succeed()
     peer.alive()
-    peer.expect_resume(2, "rule 6, a new boot is reason to resume")
+    peer.expect_resume(2, "rule 6, a client resumes after a new boot")
     peer.resumed(2, 1)
     peer.chunks(2, 3)
     peer.complete(4)
@@ -164,7 +165,7 @@ def _miscounted_once(peer: Peer) -> None:
     peer.alive()
     peer.alive(2)
     peer.alive()
-    peer.expect_nothing("rule 6, a count that differs once is no reason", 1.0)
+    peer.expect_nothing("rule 6, a client does not resume when alive.open differs once", 1.0)
     peer.chunks(1, 3)
     peer.complete(4)
 
@@ -173,7 +174,7 @@ def _miscounted_twice(peer: Peer) -> None:
     peer.alive()
     peer.alive(0)
     peer.alive(0)
-    peer.expect_resume(1, "rule 6, a count that differs twice is reason to resume")
+    peer.expect_resume(1, "rule 6, a client resumes when alive.open differs twice in a row")
     peer.resumed(1, 3)
     peer.chunks(1, 3)
     peer.complete(4)
@@ -182,9 +183,9 @@ def _miscounted_twice(peer: Peer) -> None:
 def _restart(peer: Peer) -> None:
     peer.alive()
     peer.chunks(1, 2)
-    peer.expect_nothing("nothing is missing", 0.5)
+    peer.expect_nothing("a client is silent if no message is missing", 0.5)
     peer.restart()
-    peer.expect_resume(3, "rule 6, a restart of the broker is reason to resume", seconds=15.0)
+    peer.expect_resume(3, "rule 6, a client resumes after a restart of the broker", seconds=15.0)
     peer.resumed(3, 3)
     peer.chunks(3, 4)
     peer.complete(5)
@@ -193,48 +194,48 @@ def _restart(peer: Peer) -> None:
 def _may_have_run(peer: Peer) -> None:
     peer.alive()
     peer.restart()
-    peer.expect_resume(1, "rule 6", seconds=15.0)
+    peer.expect_resume(1, "rule 6, a client resumes after a restart of the broker", seconds=15.0)
     peer.fail("unknown_request", details={"may_have_run": True, "never_ran_within_ms": 0})
 
 
 def _answered(peer: Peer, text: str, rule: str) -> None:
     _, _, header, body = peer.expect("tool_result", rule)
     if header.get("call_id") != f"call-{text}" or body.get("result") != text:
-        raise BrokenRuleError(f"{rule}: {header} {body} is not the answer to {text}")
+        raise BrokenRuleError(f"{rule}: expected the result of call {text}, received {header} {body}")
 
 
 def _tool(peer: Peer) -> None:
     peer.send("tool_call", **peer.call(1, "one"))
-    _answered(peer, "one", "a tool is answered")
+    _answered(peer, "one", "each tool call is answered")
     peer.send("tool_call", **peer.call(2, "two"))
-    _answered(peer, "two", "a tool is answered")
+    _answered(peer, "two", "each tool call is answered")
     peer.complete(3)
 
 
 def _tool_replayed(peer: Peer) -> None:
-    """One answer has arrived and one was lost; one call was never heard, and one is over."""
+    """One answer has arrived and one was lost; one call was never received, and one is no longer open."""
     peer.alive()
     peer.send("tool_call", **peer.call(1, "arrived"))
-    _answered(peer, "arrived", "a tool is answered")
+    _answered(peer, "arrived", "each tool call is answered")
     peer.send("tool_call", **peer.call(2, "lost"))
-    _answered(peer, "lost", "a tool is answered")
+    _answered(peer, "lost", "each tool call is answered")
     peer.succeed()
     peer.alive()
-    peer.expect_resume(3, "rule 6")
-    listed = [peer.call(2, "lost"), peer.call(4, "unheard")]
+    peer.expect_resume(3, "rule 6, a client resumes after a new boot")
+    listed = [peer.call(2, "lost"), peer.call(4, "missed")]
     peer.resumed(3, 4, open_calls=listed)
     peer.send("tool_call", **peer.call(3, "over"))
-    peer.send("tool_call", **peer.call(4, "unheard"))
-    answers = {peer.expect("tool_result", "rule 7, a lost answer is given again")[2]["call_id"] for _ in range(2)}
-    if answers != {"call-lost", "call-unheard"}:
-        raise BrokenRuleError(f"rule 7: {answers} were answered")
-    peer.expect_nothing("rule 7, what is over is not run, and what has arrived not said again", 1.0)
+    peer.send("tool_call", **peer.call(4, "missed"))
+    answers = {peer.expect("tool_result", "rule 7, a lost result is sent again")[2]["call_id"] for _ in range(2)}
+    if answers != {"call-lost", "call-missed"}:
+        raise BrokenRuleError(f"rule 7: expected the results of call-lost and call-missed, received {answers}")
+    peer.expect_nothing("rule 7, closed calls are not executed, and results that arrived are not sent again", 1.0)
     peer.complete(5)
 
 
 def _tool_cancelled(peer: Peer) -> None:
     peer.send("tool_call", **peer.call(1, "one"))
-    _answered(peer, "one", "a tool is answered")
+    _answered(peer, "one", "each tool call is answered")
     peer.send("tool_cancelled", seq=2, call_id="call-one")
     peer.send("tool_cancelled", seq=3, call_id="call-never")
     peer.complete(4)
@@ -242,9 +243,9 @@ def _tool_cancelled(peer: Peer) -> None:
 
 def _late_result(peer: Peer) -> None:
     peer.send("tool_call", **peer.call(1, "one"))
-    _answered(peer, "one", "a tool is answered")
+    _answered(peer, "one", "each tool call is answered")
     peer.send("refused", of="tool_result", error_type="unknown_request", message="too late", call_id="call-one")
-    peer.expect_nothing("an answer that came too late is left at that", 1.0)
+    peer.expect_nothing("a refused result is not sent again", 1.0)
     peer.complete(2)
 
 
@@ -256,11 +257,11 @@ def _credit(peer: Peer) -> None:
     peer.chunks(1, 1)
     for seq in _CALLS:
         peer.send("tool_call", **peer.call(seq, f"{seq}"))
-        while (heard := peer.hear(time.monotonic() + CLIENT_TIMEOUT_S)) is None or heard[0] != "tool_result":
-            peer.expect_credit(heard)
+        while (received := peer.receive(time.monotonic() + CLIENT_TIMEOUT_S)) is None or received[0] != "tool_result":
+            peer.expect_credit(received)
     for seq in _AFTER_CALLS:
         while seq > peer.credit:
-            peer.expect_credit(peer.hear(time.monotonic() + CLIENT_TIMEOUT_S))
+            peer.expect_credit(peer.receive(time.monotonic() + CLIENT_TIMEOUT_S))
         peer.chunks(seq, seq)
     peer.complete(_AFTER_CALLS.stop)
 
@@ -271,53 +272,61 @@ def _unreadable(peer: Peer) -> None:
     peer.send_frames(kinds.ALIVE, b"", b"\xc1")
     time.sleep(0.2)
     peer.fail("internal")
-    peer.hear(time.monotonic() + 0.5)  # a cancel, where it gave up by itself
+    peer.receive(time.monotonic() + 0.5)  # the cancel of a client that gave up the run by itself
 
 
 CASES: Final = (
-    Case(name="plain", about="a stream, and its end", script=_plain, words=range(1, 4)),
-    Case(name="repeated", about="messages that come twice", script=_repeated, words=range(1, 4)),
-    Case(name="gap", about="messages that are missing", script=_gap, words=range(1, 6)),
-    Case(name="gap-before-end", about="an end behind a gap", script=_gap_before_the_end, words=range(1, 4)),
+    Case(name="plain", about="a stream and its end", script=_plain, words=range(1, 4)),
+    Case(name="repeated", about="repeated messages", script=_repeated, words=range(1, 4)),
+    Case(name="gap", about="missing messages", script=_gap, words=range(1, 6)),
+    Case(name="gap-before-end", about="a terminal message after a gap", script=_gap_before_the_end, words=range(1, 4)),
     Case(
         name="no-longer-kept",
-        about="what is missing is gone: never a silent hole",
+        about="missing messages that are no longer kept: the run ends with an error",
         script=_no_longer_kept,
         words=None,
         ends=ERROR,
     ),
-    Case(name="stale", about="stale frames in front", script=_stale, words=range(1, 4)),
-    Case(name="unknown", about="kinds, chunk types and keys that nobody knows", script=_unknown, words=range(3, 4)),
-    Case(name="foreign", about="ids that nobody asked with", script=_foreign, words=range(1, 4)),
-    Case(name="twice", about="a second end, and what comes after the first", script=_twice, words=range(1, 4)),
-    Case(name="refused", about="`refused` ends nothing", script=_refused, words=range(1, 4)),
-    Case(name="new-error", about="an error type that nobody knows", script=_new_error, words=range(1, 2), ends=ERROR),
-    Case(name="by-the-broker", about="an error without seq", script=_by_the_broker, words=range(1, 3), ends=ERROR),
-    Case(name="slow", about="a run that takes its time", script=_slow, words=range(1, 4)),
-    Case(name="silence", about="a broker that says nothing", script=_silence, words=range(1, 4)),
-    Case(name="new-boot", about="a new broker on the same connection", script=_new_boot, words=range(1, 4)),
-    Case(name="miscounted-once", about="a count that differs once", script=_miscounted_once, words=range(1, 4)),
-    Case(name="miscounted-twice", about="a count that differs twice", script=_miscounted_twice, words=range(1, 4)),
-    Case(name="restart", about="a broker that dies and comes back", script=_restart, words=range(1, 5)),
+    Case(name="stale", about="stale frames before a message", script=_stale, words=range(1, 4)),
+    Case(name="unknown", about="unknown kinds, chunk types and keys", script=_unknown, words=range(3, 4)),
+    Case(name="foreign", about="unknown request ids", script=_foreign, words=range(1, 4)),
     Case(
-        name="may-have-run", about="a broker that knows nothing of it", script=_may_have_run, words=range(0), ends=ERROR
+        name="twice", about="a second terminal message, and messages after the first", script=_twice, words=range(1, 4)
     ),
-    Case(name="tool", about="tool calls and their answers", script=_tool, words=range(0), calls=("one", "two")),
+    Case(name="refused", about="`refused` does not end the run", script=_refused, words=range(1, 4)),
+    Case(name="new-error", about="an unknown error type", script=_new_error, words=range(1, 2), ends=ERROR),
+    Case(name="by-the-broker", about="an error without seq", script=_by_the_broker, words=range(1, 3), ends=ERROR),
+    Case(name="slow", about="a slow run", script=_slow, words=range(1, 4)),
+    Case(name="silence", about="a silent broker", script=_silence, words=range(1, 4)),
+    Case(name="new-boot", about="a new boot on the same connection", script=_new_boot, words=range(1, 4)),
+    Case(name="miscounted-once", about="`alive.open` differs once", script=_miscounted_once, words=range(1, 4)),
+    Case(name="miscounted-twice", about="`alive.open` differs twice", script=_miscounted_twice, words=range(1, 4)),
+    Case(name="restart", about="a broker that restarts", script=_restart, words=range(1, 5)),
+    Case(
+        name="may-have-run",
+        about="a broker that does not know the run",
+        script=_may_have_run,
+        words=range(0),
+        ends=ERROR,
+    ),
+    Case(name="tool", about="tool calls and their results", script=_tool, words=range(0), calls=("one", "two")),
     Case(
         name="tool-replayed",
-        about="tool calls over a restart",
+        about="tool calls across a restart",
         script=_tool_replayed,
         words=range(0),
-        calls=("arrived", "lost", "unheard"),
+        calls=("arrived", "lost", "missed"),
     ),
     Case(
         name="tool-cancelled",
-        about="an answer that is not wanted",
+        about="a cancelled tool call",
         script=_tool_cancelled,
         words=range(0),
         calls=("one",),
     ),
-    Case(name="late-result", about="an answer that came too late", script=_late_result, words=range(0), calls=("one",)),
+    Case(
+        name="late-result", about="a result that arrives too late", script=_late_result, words=range(0), calls=("one",)
+    ),
     Case(
         name="credit",
         about="tool calls among chunks that need credit",
@@ -325,6 +334,6 @@ CASES: Final = (
         words=(1, *_AFTER_CALLS),
         calls=tuple(map(str, _CALLS)),
     ),
-    Case(name="unreadable", about="a body that is no msgpack", script=_unreadable, words=None, ends=ERROR),
+    Case(name="unreadable", about="a body that is not msgpack", script=_unreadable, words=None, ends=ERROR),
 )
-"""All of them, in the order in which `cases` names them."""
+"""All cases, in the order in which the tool `cases` lists them."""

@@ -1,4 +1,4 @@
-"""The Python client, driven through all cases: an example of what a client does there."""
+"""Runs the Python client through all cases; also an example for authors of other clients."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk
 
 CREDIT: Final = 16
-"""Messages that may be on their way."""
+"""Credit of each run, in messages."""
 CASE_TIMEOUT_MS: Final = 60_000
 """Milliseconds after which one case has failed."""
 
 
 def drive(endpoint: str) -> None:
-    """Play each case, and report what was seen."""
+    """Run each case against the scripted broker, and report what the application received."""
     with Client(endpoint) as client:
         for name in client.call_tool(LIST).result:
-            client.call_tool(REPORT, {"case": name, **_seen(client, name)})
+            client.call_tool(REPORT, {"case": name, **_run(client, name)})
 
 
-def _seen(client: Client, name: str) -> dict[str, Any]:
+def _run(client: Client, name: str) -> dict[str, Any]:
     text: list[str] = []
     calls: list[str] = []
 
     def note(text: str) -> str:
-        """Is counted."""
+        """Record the call and return the text."""
         calls.append(text)
         return text
 

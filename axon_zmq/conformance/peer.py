@@ -1,4 +1,4 @@
-"""The broker's side of one client: what a script sends, and what it expects to hear."""
+"""The scripted broker's side of a connection: actions with which a script sends and expects messages."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ QUIET_TIME_S: Final = 1.5
 ALIVE_INTERVAL_S: Final = 2.0
 """Seconds between two `alive` messages."""
 
-Heard = tuple[str, bytes, dict[str, Any], dict[str, Any]]
-"""kind, id, header, body"""
+Received = tuple[str, bytes, dict[str, Any], dict[str, Any]]
+"""A message of the client: kind, id, header, body."""
 
 
 class BrokenRuleError(Exception):
-    """A client did not what it must, or what it must not; the message names the rule."""
+    """The client broke a rule of the protocol; the message names the rule."""
 
 
 class Peer:
-    """One ROUTER socket, bound to a port that stays the same over its restarts.
+    """A ROUTER socket on a port that stays the same across simulated restarts.
 
     Args:
         host: A loopback address.
-        port: 0: any that is free.
+        port: The port; 0 for any free one.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -46,11 +46,11 @@ class Peer:
         self._socket = self._bind()
         self.boot = secrets.token_hex(8)
         self.client = self.id = b""
-        """Who asked, and the run that is played."""
+        """Routing id of the client, and id of the current run."""
         self.credit: float = math.inf
-        """Highest `seq` that may be sent; unbounded if the run asked for no credit."""
+        """Highest `seq` that may be sent; infinite if the run does not use credit."""
         self.is_silent = False
-        """Nothing is said unasked, and a `ping` is answered only by the script."""
+        """If true, no `alive` is sent, and only the script answers a `ping`."""
         self._alive_at = 0.0
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Peer:
 
     @property
     def endpoint(self) -> str:
-        """Where it listens."""
+        """Endpoint to which clients connect."""
         return f"tcp://{self._host}:{self._port}"
 
     def _bind(self) -> zmq.Socket[bytes]:
@@ -72,41 +72,43 @@ class Peer:
                 self._port = socket.bind_to_random_port(f"tcp://{self._host}")
         except zmq.ZMQError as fault:
             self._context.destroy(linger=0)
-            raise ConfigurationError(f"cannot listen on {self.endpoint}: {fault.strerror}; choose another") from None
+            raise ConfigurationError(
+                f"cannot listen on {self.endpoint}: {fault.strerror}; choose another port with --endpoint"
+            ) from None
         return socket
 
     def close(self) -> None:
-        """Let go of the port; what was said last has a second to arrive."""
+        """Close the socket; messages that are still queued have 1 s to be sent."""
         self._context.destroy(linger=1000)
 
-    # --- what a script does ------------------------------------------------------------------------
+    # --- actions of a script -----------------------------------------------------------------------
 
     def begin(self, client: bytes, id: bytes, header: dict[str, Any]) -> None:
-        """Another run is played."""
+        """Start the script of another run."""
         self.client, self.id = client, id
         self.credit = header.get("credit", math.inf)
         self.is_silent = False
         self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
     def send(self, kind: str, **body: object) -> None:
-        """Send a message of the run's."""
+        """Send a message of the current run."""
         self.send_of(self.id, kind, **body)
 
     def send_of(self, id: bytes, kind: str, **body: object) -> None:
-        """Send a message of another id's."""
+        """Send a message with another id."""
         self.send_frames(kind.encode(), id, pack(body))
 
     def send_frames(self, *frames: bytes) -> None:
-        """Send a message as it is."""
+        """Send frames to the client unchanged."""
         self._socket.send_multipart([self.client, *frames])
 
     def chunks(self, first: int, last: int) -> None:
-        """Chunks of one word each, named by their `seq`."""
+        """Send chunks of one word each; the word is the `seq` of the chunk."""
         for seq in range(first, last + 1):
             self.send("chunk", seq=seq, type="text", data=f"{seq} ", step=1, part=0)
 
     def complete(self, seq: int) -> None:
-        """The run's end."""
+        """End the run with `complete`."""
         self.send("complete", seq=seq, result="done", usage={}, messages=[], finish_reason="stop", model="scripted")
 
     def fail(self, error_type: str, message: str = "", *, retryable: bool = False, **more: object) -> None:
@@ -117,20 +119,20 @@ class Peer:
     def resumed(
         self, start: int, last: int, *, gap: bool = False, open_calls: Sequence[Mapping[str, object]] = ()
     ) -> None:
-        """The first answer to a `resume`."""
+        """Send `resumed`, the first answer to a `resume`."""
         self.send("resumed", **{"from": start, "gap": gap, "open_calls": list(open_calls), "last": last})
 
     def call(self, seq: int, text: str) -> dict[str, Any]:
-        """A call of the client's tool `note`, as `tool_call` and `resumed` have it."""
+        """Return a call of the client's tool `note`, as it appears in `tool_call` and `resumed`."""
         return {"seq": seq, "call_id": f"call-{text}", "name": "note", "args": {"text": text}}
 
     def alive(self, open_requests: int = 1) -> None:
-        """Say that the broker is there, and how many requests it knows of."""
+        """Send `alive` with the number of requests that the broker knows."""
         self.send_of(b"", "alive", boot=self.boot, open=open_requests)
         self._alive_at = time.monotonic() + ALIVE_INTERVAL_S
 
     def restart(self, *, away: float = 0.3) -> None:
-        """The broker dies, and another one listens in its place a little later."""
+        """Simulate a restart: close the socket, and bind it again with a new boot after `away` seconds."""
         self._socket.close(0)
         time.sleep(away)
         self._socket = self._bind()
@@ -138,68 +140,71 @@ class Peer:
         self._alive_at = 0.0
 
     def succeed(self) -> None:
-        """From now on this is another broker, on the same connection."""
+        """Change the boot: from now on this is another broker, on the same connection."""
         self.boot = secrets.token_hex(8)
 
-    def expect(self, kind: str, rule: str, *, seconds: float = CLIENT_TIMEOUT_S) -> Heard:
-        """The client's next message.
+    def expect(self, kind: str, rule: str, *, seconds: float = CLIENT_TIMEOUT_S) -> Received:
+        """Wait for the next message of the client and return it.
 
         Args:
-            kind: What it must be.
-            rule: The rule that another message, or none, breaks.
-            seconds: How long it may take.
+            kind: Expected kind.
+            rule: Rule that is broken if another message arrives, or none.
+            seconds: How long to wait.
 
         Raises:
-            BrokenRuleError: None came, or one of another kind.
+            BrokenRuleError: No message arrived in time, or one of another kind.
         """
-        heard = self.hear(time.monotonic() + seconds)
-        if heard is None:
-            raise BrokenRuleError(f"{rule}: no {kind} came within {seconds:g} s")
-        if heard[0] != kind:
-            raise BrokenRuleError(f"{rule}: {kind} was expected, and {heard[0]} came")
-        return heard
+        received = self.receive(time.monotonic() + seconds)
+        if received is None:
+            raise BrokenRuleError(f"{rule}: no {kind} arrived within {seconds:g} s")
+        if received[0] != kind:
+            raise BrokenRuleError(f"{rule}: expected {kind}, received {received[0]}")
+        return received
 
-    def expect_credit(self, heard: Heard | None) -> None:
-        """What was heard is more credit.
+    def expect_credit(self, received: Received | None) -> None:
+        """Check that a message raises the credit.
 
         Raises:
-            BrokenRuleError: It is something else, or nothing, or no more than before.
+            BrokenRuleError: The message is missing, is not `credit`, or does not raise the credit.
         """
-        if heard is None or heard[0] != "credit":
-            came = "nothing" if heard is None else heard[0]
-            raise BrokenRuleError(f"rule 9: credit was expected after seq {self.credit:g}, and {came} came")
-        if heard[2].get("upto", 0) <= self.credit:
-            raise BrokenRuleError(f"rule 9, credit only grows: {heard[2]} after {self.credit:g}")
-        self.credit = heard[2]["upto"]
+        if received is None or received[0] != "credit":
+            kind = "nothing" if received is None else received[0]
+            raise BrokenRuleError(f"rule 9: expected credit after seq {self.credit:g}, received {kind}")
+        if received[2].get("upto", 0) <= self.credit:
+            raise BrokenRuleError(f"rule 9, credit only grows: {received[2]} after {self.credit:g}")
+        self.credit = received[2]["upto"]
 
-    def expect_resume(self, start: int, rule: str, *, seconds: float = 5.0) -> Heard:
-        """A `resume` from there on.
+    def expect_resume(self, start: int, rule: str, *, seconds: float = 5.0) -> Received:
+        """Wait for a `resume` from a given `seq`.
 
         Raises:
-            BrokenRuleError: It did not come, or asks for something else.
+            BrokenRuleError: No `resume` arrived in time, or it has another `from`.
         """
-        heard = self.expect("resume", rule, seconds=seconds)
-        if heard[2].get("from", 1) != start:
-            raise BrokenRuleError(f"{rule}: resume from {heard[2].get('from', 1)}, not from {start}")
-        return heard
+        received = self.expect("resume", rule, seconds=seconds)
+        if received[2].get("from", 1) != start:
+            raise BrokenRuleError(f"{rule}: expected resume from {start}, received from {received[2].get('from', 1)}")
+        return received
 
     def expect_nothing(self, rule: str, seconds: float = QUIET_TIME_S) -> None:
-        """The client has nothing to say.
+        """Check that the client sends nothing for a while.
 
         Raises:
-            BrokenRuleError: It said something.
+            BrokenRuleError: The client sent a message.
         """
-        heard = self.hear(time.monotonic() + seconds)
-        if heard is not None:
-            raise BrokenRuleError(f"{rule}: {heard[0]} came")
+        received = self.receive(time.monotonic() + seconds)
+        if received is not None:
+            raise BrokenRuleError(f"{rule}: received {received[0]}")
 
-    def hear(self, give_up: float) -> Heard | None:
-        """The client's next message other than `ping`, which is answered; None if none arrives in time."""
-        while time.monotonic() < give_up:
+    def receive(self, deadline: float) -> Received | None:
+        """Return the next message of the client; None if none arrives before the deadline.
+
+        A `ping` is answered and not returned, unless the script is silent.
+        """
+        while time.monotonic() < deadline:
             now = time.monotonic()
             if not self.is_silent and self.id and now >= self._alive_at:
                 self.alive()
-            if not self._socket.poll(int(1000 * min(0.2, max(0.0, give_up - now)))):
+            if not self._socket.poll(int(1000 * min(0.2, max(0.0, deadline - now)))):
                 continue
             client, *frames = self._socket.recv_multipart()
             message = parse(frames, limits.BrokerLimits().max_body)
@@ -235,4 +240,4 @@ def _body(packed: bytes) -> dict[str, Any]:
     try:
         return unpack(packed, "the body")
     except RequestError as error:
-        raise BrokenRuleError(f"a body that is no msgpack map: {error}") from None
+        raise BrokenRuleError(f"the body is not a msgpack map: {error}") from None

@@ -1,6 +1,6 @@
-"""Load on a running daemon, over the wire, and what its clients saw of it.
+"""Load tester: sends requests to a running daemon, and measures what its clients receive.
 
-`axon-zmq loadtest` does it; `docs/loadtest.md` says what each figure means.
+The command is `axon-zmq loadtest`; `docs/loadtest.md` explains each figure.
 
 Internal: may change in any release.
 """
@@ -13,11 +13,11 @@ from axon_zmq.errors import ConfigurationError
 
 
 def require_extra() -> None:
-    """See that the libraries of `axon-zmq[loadtest]` are there.
+    """Check that the libraries of the extra `axon-zmq[loadtest]` are installed.
 
     Raises:
-        ConfigurationError: One is not; the message names the extra.
+        ConfigurationError: A library is missing; the message names the extra.
     """
     missing = [library for library, module in (("hdrhistogram", "hdrh"), ("plotly", "plotly")) if not find_spec(module)]
     if missing:
-        raise ConfigurationError(f"{' and '.join(missing)} not installed: pip install 'axon-zmq[loadtest]'")
+        raise ConfigurationError(f"{' and '.join(missing)} not installed: run pip install 'axon-zmq[loadtest]'")

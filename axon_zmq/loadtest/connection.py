@@ -1,4 +1,4 @@
-"""One client: a raw DEALER around the client's rules, which can be dropped and taken up again."""
+"""One client connection: a raw DEALER socket with a `ClientCore`, which can be dropped and resumed."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message
 
 LINGER_MS = 500
-"""How long the last `cancel`s may take to leave."""
+"""How long a closed socket may still send queued messages, such as the last `cancel`s."""
 STALLED_HWM = 10
-"""Receive high-water mark of a reader that leaves its socket unread: further messages wait in the daemon."""
+"""Receive high-water mark of a stalled reader's socket, so that further messages wait in the daemon."""
 FILES_PER_CONNECTION = 4
-"""File descriptors of one connection and its monitor."""
+"""File descriptors of one connection, including its socket monitor."""
 OTHER_FILES = 64
-"""What the rest of the process may have open; libzmq ends a process that has too few."""
+"""File descriptors for the rest of the process. libzmq aborts a process that runs out of them."""
 
 
-def allow(connections: int) -> None:
-    """See that the process may have so many open.
+def check_open_files(connections: int) -> None:
+    """Raise the soft limit of open files to the hard limit, and check that it suffices for so many connections.
 
     Raises:
-        ConfigurationError: It may not.
+        ConfigurationError: The hard limit is too low.
     """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections * FILES_PER_CONNECTION + OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
-            f"{connections} connections take {needed} file descriptors, of which this process may have {hard}: "
-            "raise ulimit -n, or take fewer --clients"
+            f"{connections} connections need {needed} file descriptors, but the limit is {hard}: "
+            "raise ulimit -n, or use fewer --clients"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connection:
-    """A DEALER of an identity of its own.
+    """A DEALER socket with its own routing id.
 
     Args:
-        context: Of all.
-        endpoint: The daemon's.
-        stalls: Whether its socket is left unread while a reader has something to take.
+        context: ZeroMQ context of all connections.
+        endpoint: Frontend of the daemon.
+        stalls: Whether the socket is not read while a slow reader has messages left to read.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, stalls: bool) -> None:
         self.core = ClientCore()
         self.waiting = 0
-        """Messages that slow readers have not taken yet."""
+        """Number of received messages that slow readers have not read yet."""
         self._context = context
         self._endpoint = endpoint
         self._stalls = stalls
@@ -70,27 +70,27 @@ class Connection:
         self._recv = receiver(self._dealer)
         self._dealer.setsockopt(zmq.IDENTITY, self._identity)
         self._dealer.setsockopt(zmq.RCVHWM, STALLED_HWM if self._stalls else 0)
-        self._dealer.setsockopt(zmq.SNDHWM, 0)  # never wait for a daemon that is away
+        self._dealer.setsockopt(zmq.SNDHWM, 0)  # unlimited: a send never blocks while the daemon is down
         self._dealer.setsockopt(zmq.LINGER, LINGER_MS)
         self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._is_new = True
         self._dealer.connect(self._endpoint)
         self.fd = int(self._dealer.getsockopt(zmq.FD))
-        """Readable at the latest when `has_news` becomes true; what makes it so again is `has_news` itself."""
+        """Edge-triggered descriptor for `select`: it becomes readable again only after `has_message` was called."""
 
     def drop(self) -> None:
-        """Drop the connection with all messages in flight, connect again, and resume the open runs."""
+        """Drop the connection and all messages in flight, connect again, and resume the open runs."""
         self._close(0)
         self._connect()
         self._resume(time.monotonic())
 
     def reconnected_since(self, then: float) -> bool:
-        """Whether another connection has begun since, the daemon's restarts included."""
-        self.look()
+        """Return whether the socket has connected again since a time, also because the daemon restarted."""
+        self.check_connection()
         return self._reconnected_at >= then
 
-    def look(self) -> None:
-        """See whether the connection is another one; then resume what is open."""
+    def check_connection(self) -> None:
+        """Read the socket monitor; if the socket has connected again, resume the open runs."""
         with suppress(zmq.Again):
             while True:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
@@ -104,35 +104,35 @@ class Connection:
         self.flush()
 
     def is_read(self) -> bool:
-        """Whether somebody reads the socket at all."""
+        """Return whether the socket is being read; a stalled reader leaves it unread."""
         return not (self._stalls and self.waiting)
 
     def is_behind(self) -> bool:
-        """Whether the stalling reader has left something unread, at this look or the one before.
+        """Return whether a stalled reader had unread messages in this check or in the previous one.
 
-        The one before too, since what comes next may still be on its way when the last message has been read.
+        The previous one counts too: after the last message was read, the next one may still be in flight.
         """
-        before, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_news())
-        return before or self._was_unread
+        previous, self._was_unread = self._was_unread, self._stalls and (self.waiting > 0 or self.has_message())
+        return previous or self._was_unread
 
-    def has_news(self) -> bool:
-        """Whether a message has come."""
+    def has_message(self) -> bool:
+        """Return whether a message can be received."""
         return bool(int(self._dealer.getsockopt(EVENTS)) & POLLIN)
 
     def receive(self) -> list[bytes] | None:
-        """The next message, if one has come."""
+        """Return the next message; None if there is none."""
         try:
             return recv_message(self._recv)
         except zmq.Again:
             return None
 
     def flush(self) -> None:
-        """Send what the rules want sent."""
+        """Send all outgoing messages of the core."""
         while self.core.outgoing:
             self._dealer.send_multipart(self.core.outgoing.popleft())
 
     def close(self) -> None:
-        """Close; what was sent last still leaves."""
+        """Close the socket after queued messages were sent."""
         self._close(LINGER_MS)
 
     def _close(self, linger: int) -> None:

@@ -1,4 +1,4 @@
-"""What is counted and timed while load is on."""
+"""Counters and histograms of a load test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Final
 from hdrh.histogram import HdrHistogram
 
 HISTOGRAM_MAX_US: Final = 3_600_000_000
-"""Upper end of each histogram, in microseconds: a longer time is recorded as one hour."""
+"""Upper bound of each histogram, in microseconds: longer times are recorded as one hour."""
 HISTOGRAM_DIGITS: Final = 3
-"""Significant digits that a histogram keeps of each time."""
+"""Significant decimal digits that a histogram keeps of each time."""
 
 
 class Times:
@@ -30,30 +30,30 @@ class Times:
         return self._histogram.get_total_count()
 
     def record(self, seconds: float) -> None:
-        """Take one more."""
+        """Record one time."""
         self._histogram.record_value(min(max(1, int(seconds * 1_000_000)), HISTOGRAM_MAX_US))
 
     def at(self, percentiles: list[float]) -> list[float]:
-        """Milliseconds at each of the percentiles, which rise."""
-        found = self._histogram.get_percentile_to_value_dict(percentiles)
-        return [found.get(percentile, 0) / 1000 for percentile in percentiles]
+        """Return the milliseconds at each percentile; the percentiles must be in ascending order."""
+        values = self._histogram.get_percentile_to_value_dict(percentiles)
+        return [values.get(percentile, 0) / 1000 for percentile in percentiles]
 
     def encoded(self) -> str:
-        """All of it, as text that HdrHistogram in any language reads."""
+        """Return the histogram as text, in the format of HdrHistogram for any language."""
         return self._histogram.encode().decode("ascii")
 
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """Of the requests of one kind."""
+    """Figures about the requests of one kind."""
 
     requests: int = 0
     complete: int = 0
     failures: Counter[str] = field(default_factory=Counter[str])
-    """By `error_type`, or by the promise that was not kept."""
+    """Number of failures by `error_type` or broken promise."""
     complete_within: int = 0
     messages_within: int = 0
-    """While the load was on, whichever request they belong to."""
+    """Received while requests were being sent, also for requests of the warm-up."""
     latency: Times = field(default_factory=Times)
     first_chunk: Times = field(default_factory=Times)
     chunk_gap: Times = field(default_factory=Times)
@@ -61,7 +61,7 @@ class Figures:
 
 @dataclass(slots=True, kw_only=True)
 class Second:
-    """What happened in one second."""
+    """Counters of one second."""
 
     requests: int = 0
     complete: int = 0
@@ -71,25 +71,25 @@ class Second:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """All that a load test counts; the figures leave the warm-up out."""
+    """All counters of a load test. `kinds` excludes requests of the warm-up."""
 
     kinds: dict[str, Figures]
     broken: Counter[str] = field(default_factory=Counter[str])
-    """Promises that were not kept, by name, those of the warm-up too."""
+    """Number of broken promises by name, including the warm-up."""
     seconds: list[Second] = field(default_factory=list[Second])
-    """From the start of the warm-up."""
+    """Counters of each second from the start of the warm-up."""
     lag: Times = field(default_factory=Times)
-    """How late the driver was."""
+    """How late the driver sent its requests."""
     busy: float = 0.0
-    """Seconds of those that were measured in which the driver worked and did not wait."""
+    """Measured seconds in which the driver worked and did not wait."""
     drops: int = 0
     resumes: int = 0
-    """Runs that were open when their connection was dropped."""
+    """Number of runs that were open when their connection was dropped."""
     unfinished: int = 0
-    """Requests that were cancelled because the test was ended."""
+    """Number of requests that were cancelled because the test was interrupted."""
 
     def second(self, since_start: float) -> Second:
-        """That in which something happens now."""
+        """Return the counters of the second that contains a time, in seconds since the start of the warm-up."""
         while len(self.seconds) <= since_start:
             self.seconds.append(Second())
         return self.seconds[int(since_start)]

@@ -1,6 +1,6 @@
-"""A report, or two beside each other, as one HTML file that needs no network.
+"""Renders one report, or two side by side, into one HTML file that needs no network.
 
-It stays here, not in `axon_zmq.cli`: it renders data into a file and writes nothing to a terminal.
+The module is not part of `axon_zmq.cli`, because it prints nothing to a terminal.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def write(
     """Write the page.
 
     Args:
-        path: Of the file.
-        reports: By the name in the plots; the name is empty if there is only one.
-        grids: Tables.
-        faults: Lines about what went wrong.
-        notes: Lines besides.
+        path: The file to write.
+        reports: The reports by their names in the plots; the name of a single report is empty.
+        grids: The tables.
+        faults: Lines about failures.
+        notes: Other lines.
     """
     titles = [f"{name}{name and ': '}{report.title}" for name, report in reports.items()]
     lines = [*(("title", line) for line in titles), *(("fault", line) for line in faults)]
@@ -84,7 +84,7 @@ def _figures(reports: Mapping[str, Report]) -> Iterator[Any]:
 
 
 def _percentiles(reports: Mapping[str, Report], timed: str) -> Any:
-    """One line a kind and report; the further right, the rarer: at 99.9 one of a thousand took longer."""
+    """Plot a line for each kind and report over the percentiles, on a scale that spreads the highest percentiles."""
     figure: Any = graph_objects.Figure()
     for name, report in reports.items():
         for kind, part in report.kinds.items():
@@ -106,7 +106,7 @@ def _percentiles(reports: Mapping[str, Report], timed: str) -> Any:
 
 
 def _percentiles_of(count: int) -> Iterator[float]:
-    """Twelve for each further nine, as far as so many values tell anything."""
+    """Yield 12 percentiles per factor of ten, up to the highest one that `count` values can show."""
     step = 0
     while (left := 10 ** (-step / 12)) * count >= 1:
         yield 100 * (1 - left)
@@ -120,5 +120,5 @@ def _over_time(reports: Mapping[str, Report], counted: Sequence[str]) -> Any:
         for count in counted:
             counts = [getattr(moment, count) for moment in report.each_second]
             figure.add_scatter(x=at, y=counts, name=f"{count} {name}".strip())
-    figure.update_xaxes(title="seconds; before 0 is the warm-up, and at the end nothing more is sent")
+    figure.update_xaxes(title="seconds (before 0: warm-up; at the end: no more requests are sent)")
     return figure.update_yaxes(rangemode="tozero").update_layout(showlegend=True)

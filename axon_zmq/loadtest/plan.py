@@ -1,4 +1,4 @@
-"""What a load test sends, how fast and for how long."""
+"""Plan of a load test: which requests are sent, how fast and for how long."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from axon_zmq.client.options import RunOptions
 
 SLOW_CREDIT: Final = 8
-"""Messages that may be on their way to a slow reader that gives credit."""
+"""Credit of a slow reader, in messages."""
 _SYNTHETIC: Final = {"model": "synthetic:tokens=20,delay_ms=20"}
 _COUNTED: Final = "".join(f"{number:04d} " for number in range(20))
-"""What that model answers."""
+"""The answer of that model."""
 _ADD: Final[Mapping[str, Any]] = {
     "name": "add",
     "description": "Adds two numbers.",
@@ -32,7 +32,7 @@ _ADD: Final[Mapping[str, Any]] = {
 
 
 class Scenario(StrEnum):
-    """What is sent."""
+    """Which requests are sent."""
 
     UNARY = "unary"
     STREAMS = "streams"
@@ -48,7 +48,7 @@ def _no_options() -> RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Requests of one sort; each sort has figures of its own."""
+    """One kind of request. Figures are kept separately for each kind."""
 
     name: str
     mode: str
@@ -57,43 +57,46 @@ class Kind:
     answer: str | None
     """The expected answer; None if only the agent knows it."""
     options: RunOptions = field(default_factory=_no_options)
-    """Of each run."""
+    """Options of each run."""
     reads_slowly: bool = False
+    """Whether the reader pauses after each chunk."""
 
     @property
     def stalls(self) -> bool:
-        """Whether its reader leaves the socket unread meanwhile, since no credit holds the daemon back."""
+        """Whether a slow reader leaves its socket unread: without credit, only that holds back the daemon."""
         return self.reads_slowly and "credit" not in self.options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A load test."""
+    """Settings of one load test."""
 
     endpoint: str
     scenario: Scenario
     rate: float | None
-    """Requests a second by schedule; None: `streams` at a time, each followed by the next."""
+    """Requests per second, sent on a schedule; None to keep `streams` requests open instead."""
     streams: int
+    """Number of open requests if `rate` is None."""
     duration: float
-    """Seconds that are measured."""
+    """Measured seconds."""
     warmup: float
-    """Seconds before that."""
+    """Seconds of load before the measurement."""
     most: int
-    """Requests."""
+    """Maximum number of requests."""
     clients: int
-    """Connections that requests are spread over; those that leave their sockets unread are as many more."""
+    """Number of connections. Stalled readers get the same number of further connections."""
     timeout: float
-    """Seconds of each request."""
+    """Seconds after which a request is ended."""
     read_ms: float
-    """What a slow reader takes for a chunk."""
+    """Milliseconds for which a slow reader pauses after each chunk."""
     drop_every: float
     """Seconds between two drops of one connection, in `reconnects`."""
     agent: str | Mapping[str, Any] | None = None
-    """In place of the offline examples."""
+    """Agent to run instead of the offline agents."""
     prompt: str | None = None
+    """Prompt to send instead of the built-in ones."""
     sync: bool = False
-    """`run_sync` in place of `run`."""
+    """Whether mode `run_sync` is used instead of `run`."""
 
     @property
     def drops(self) -> bool:
@@ -102,11 +105,11 @@ class Plan:
 
     @property
     def pace(self) -> str:
-        """For a title."""
+        """The load in words, for titles."""
         return f"{self.streams} at a time" if self.rate is None else f"{self.rate:g} requests/s"
 
     def kinds(self) -> tuple[Kind, ...]:
-        """What is sent, in turns."""
+        """Return the kinds of request, which are sent in turn."""
         mode = "run_sync" if self.sync else "run"
         unary = self._kind("unary", mode, "echo", "Hello from the load test", "Hello from the load test")
         stream = self._kind("stream", "run_stream", _SYNTHETIC, "Count", _COUNTED)
@@ -135,16 +138,16 @@ class Plan:
 
 
 def check_target(endpoint: str, remote: bool) -> str:
-    """Check the endpoint that load is put upon.
+    """Check the endpoint of the daemon under test, and return it.
 
     Args:
-        endpoint: `tcp://host:port` or `ipc://path`.
-        remote: Whether it may be another machine's.
+        endpoint: `tcp://HOST:PORT` or `ipc://PATH`.
+        remote: Whether the endpoint may be on another machine.
 
     Raises:
-        ConfigurationError: It is none, or another machine's.
+        ConfigurationError: The endpoint is invalid, or on another machine without `remote`.
     """
     is_tcp = endpoints.check(endpoint).startswith("tcp://")
     if is_tcp and not remote and not endpoints.is_loopback(endpoints.tcp_address(endpoint)[0]):
-        raise ConfigurationError(f"{endpoint!r} is another machine: --remote says that it is yours to put load upon")
+        raise ConfigurationError(f"{endpoint!r} is on another machine: add --remote if you may put load on it")
     return endpoint

@@ -1,4 +1,4 @@
-"""A load test's report: as JSON, and as tables for a terminal or a page."""
+"""Report of a load test, as JSON and as tables for a terminal or an HTML page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from axon_zmq.loadtest.figures import Figures, Times
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 LATE_MS: Final = 10.0
 BUSY_SHARE: Final = 0.9
-"""A driver that is later than `LATE_MS` (p99), or busy for more than this share of the time, measures itself too."""
+"""If the driver's p99 lag exceeds `LATE_MS`, or it is busy for a larger share of the time, it distorts the figures."""
 TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
-"""What is timed of each kind, and how it is called."""
+"""Times that are measured for each kind of request, and their labels."""
 
 
 class Timed(BaseModel):
-    """Milliseconds of something that was timed; `hdr` is the whole histogram, in microseconds."""
+    """Percentiles of a measured time in milliseconds; `hdr` is the whole histogram, in microseconds."""
 
     count: int
     ms: dict[str, float]
@@ -31,19 +31,19 @@ class Timed(BaseModel):
 
     @staticmethod
     def of(times: Times) -> Timed:
-        """What a histogram says."""
+        """Return the percentiles of a histogram."""
         at = dict(zip(PERCENTILES, times.at(list(PERCENTILES.values())), strict=True))
         return Timed(count=len(times), ms=at, hdr=times.encoded())
 
 
 class Part(BaseModel):
-    """What became of the requests of one kind that were measured."""
+    """Results of the measured requests of one kind."""
 
     requests: int
     complete: int
     failures: dict[str, int]
     complete_per_second: float
-    """While the load was on."""
+    """While requests were being sent."""
     messages_per_second: float
     latency: Timed
     first_chunk: Timed
@@ -51,12 +51,12 @@ class Part(BaseModel):
 
     @property
     def failed(self) -> int:
-        """Requests that failed, in whatever way."""
+        """Number of failed requests."""
         return sum(self.failures.values())
 
 
 class Moment(BaseModel):
-    """One second; `at` 0 is the first that was measured."""
+    """Counters of one second; `at` is 0 for the first measured second."""
 
     at: float
     requests: int
@@ -66,35 +66,35 @@ class Moment(BaseModel):
 
 
 class Lateness(BaseModel):
-    """How the driver itself did."""
+    """How late and how busy the driver was."""
 
     lag: Timed
     busy: float
-    """Share of the seconds that were measured in which it worked and did not wait."""
+    """Share of the measured time in which the driver worked and did not wait."""
 
     @property
     def is_late(self) -> bool:
-        """Whether the figures are the driver's as much as the daemon's."""
+        """Whether the driver was so late or busy that it distorts the figures."""
         return self.lag.ms["p99"] > LATE_MS or self.busy > BUSY_SHARE
 
 
 class Report(BaseModel):
-    """All that is known of a load test when it is over."""
+    """Report of a finished load test."""
 
     report: Literal["axon-zmq loadtest 1"] = "axon-zmq loadtest 1"
     version: str
     daemon: dict[str, Any]
-    """Of its `pong`: version, boot and modes."""
+    """Version, boot and modes, from the daemon's `pong`."""
     ended: datetime
     scenario: str
     pace: str
     plan: dict[str, Any]
     seconds: float
-    """That were measured."""
+    """Measured seconds."""
     interrupted: bool
     kinds: dict[str, Part]
     broken: dict[str, int]
-    """Promises that were not kept, those of the warm-up too."""
+    """Number of broken promises by name, including the warm-up."""
     drops: int
     resumes: int
     unfinished: int
@@ -103,22 +103,22 @@ class Report(BaseModel):
 
     @property
     def is_good(self) -> bool:
-        """Whether requests were measured, none of them failed and no promise was broken."""
+        """Whether at least one request was measured, none failed and no promise was broken."""
         return self.measured > 0 and not self.broken and not any(part.failed for part in self.kinds.values())
 
     @property
     def measured(self) -> int:
-        """Requests that are in the figures."""
+        """Number of measured requests."""
         return sum(part.requests for part in self.kinds.values())
 
     @property
     def title(self) -> str:
-        """One line."""
+        """Title of the report, on one line."""
         return f"{self.scenario}, {self.pace}, {self.seconds:.1f} s on axon-zmq {self.daemon.get('version', '?')}"
 
 
 def report_of(driver: Driver, pong: Mapping[str, object]) -> Report:
-    """The report of a driver that has ended."""
+    """Return the report of a driver that has ended."""
     tally, plan = driver.tally, driver.plan
     moments = [
         Moment(at=second - plan.warmup, **{name: getattr(seen, name) for name in seen.__slots__})
@@ -155,26 +155,28 @@ def _part(figures: Figures, window: float) -> Part:
 
 
 def read(path: Path) -> Report:
-    """A report that was written as JSON.
+    """Read a report from a JSON file.
 
     Raises:
-        ConfigurationError: The file is none, or cannot be read.
+        ConfigurationError: The file cannot be read, or is not a report.
     """
     try:
         return Report.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ConfigurationError(f"{path} is no report that can be read: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read report {path}: {error.strerror}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = "/".join(map(str, fault["loc"]))
-        raise ConfigurationError(f"{path} is no report of axon-zmq loadtest: {place} {fault['msg']}") from None
+        raise ConfigurationError(
+            f"{path} is not a report of axon-zmq loadtest --json: {place} {fault['msg']}"
+        ) from None
 
 
 # --- tables ----------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
-    """A table: what its rows are called, and their cells."""
+    """A table; the first cell of each row is its label."""
 
     headers: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -186,27 +188,27 @@ class _Numbers(NamedTuple):
 
 
 def tables(report: Report) -> list[Grid]:
-    """What there is to see of a report: requests, and times in milliseconds."""
+    """Return the tables of a report: requests, and times in milliseconds."""
     return [Grid(each.headers, [(name, *map(_shown, row)) for name, row in each.rows.items()]) for each in _all(report)]
 
 
 def comparison(a: Report, b: Report) -> list[Grid]:
-    """The same of two reports: A, B, and B divided by A; what only one of them has is left out.
+    """Return the tables of two reports: A, B, and B divided by A. Rows that only one report has are left out.
 
     Raises:
-        ConfigurationError: They have no kind of requests in common.
+        ConfigurationError: The reports have no kind of request in common.
     """
     if not a.kinds.keys() & b.kinds.keys():
         raise ConfigurationError(f"nothing to compare: A has {', '.join(a.kinds)}, B has {', '.join(b.kinds)}")
-    return [_beside(*both) for both in zip(_all(a), _all(b), strict=True)]
+    return [_side_by_side(*both) for both in zip(_all(a), _all(b), strict=True)]
 
 
 def differences(a: Report, b: Report) -> list[str]:
-    """Lines about what makes two reports hard to compare."""
+    """Return lines about differences that make two reports hard to compare."""
     return [] if a.pace == b.pace else [f"load differs: A had {a.pace}, B had {b.pace}"]
 
 
-def _beside(a: _Numbers, b: _Numbers) -> Grid:
+def _side_by_side(a: _Numbers, b: _Numbers) -> Grid:
     rows: list[tuple[str, ...]] = []
     for name in (name for name in a.rows if name in b.rows):
         rows += [
@@ -243,14 +245,14 @@ def _times(report: Report) -> _Numbers:
 
 
 def _shown(number: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three significant digits, or with all digits before the decimal point."""
     if isinstance(number, int) or number >= 99.95:
         return f"{number:,.0f}"
     return f"{number:.2f}" if number < 9.995 else f"{number:.1f}"
 
 
 def faults(report: Report) -> list[str]:
-    """Lines about what went wrong; none if all is good."""
+    """Return lines about failures; empty if the report is good."""
     lines = [
         f"FAILED {kind}: {fault}, {number:,} of {part.requests:,}"
         for kind, part in report.kinds.items()
@@ -259,20 +261,20 @@ def faults(report: Report) -> list[str]:
     ]
     lines += [f"BROKEN: {promise}, {number:,} times" for promise, number in report.broken.items()]
     if not report.measured:
-        lines.append("EMPTY: no request was due after the warm-up: a shorter --warmup, or a larger --most")
+        lines.append("EMPTY: no request was measured: use a shorter --warmup or a larger --most")
     if report.driver.is_late:
-        lines.append("DRIVER: it was late itself, so these are its figures too: give it more processor, or less to do")
+        lines.append(
+            "DRIVER: the load tester itself was late, which distorts the figures: use a faster machine or less load"
+        )
     return lines
 
 
 def notes(report: Report) -> list[str]:
-    """Lines about how it went besides."""
+    """Return other lines about the course of the test."""
     driver = report.driver
     lines = [f"driver: late by {driver.lag.ms['p99']:.2f} ms (p99), busy for {driver.busy:.0%} of the time"]
     if report.drops:
-        lines.append(
-            f"connections dropped: {report.drops:,}, with {report.resumes:,} open requests, which were resumed"
-        )
+        lines.append(f"connections dropped: {report.drops:,}; open requests resumed: {report.resumes:,}")
     if report.interrupted:
         lines.append(f"interrupted: {report.unfinished:,} open requests were cancelled")
     return lines

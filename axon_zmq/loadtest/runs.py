@@ -1,4 +1,4 @@
-"""One request of a load test: what its reader has of it so far, and whether that is what was promised."""
+"""One request of a load test: what its reader has received, and whether a promise was broken."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from axon_zmq.loadtest.figures import Figures
 from axon_zmq.loadtest.plan import Kind
 
 UNREAD: Final = "not read in time"
-"""What is said of a run that was given up while its stalling reader had left something unread: its end may be there."""
+"""Failure of a run that timed out while its stalled reader had unread messages; its end may be among them."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One request, and what came of it."""
+    """One request and its state."""
 
     kind: Kind
     connection: Connection
     client_run: core.Run
     due: float
-    """When it should have been sent."""
+    """Time at which the request should have been sent."""
     figures: Figures | None
-    """None in the warm-up."""
+    """None for a request of the warm-up."""
     gap: bool = False
-    """Whether a message came before the one that was next."""
+    """Whether a message arrived before its predecessor."""
     read_at: float = 0.0
-    """When a slow reader takes the next message."""
-    is_unread: bool = False
-    """Whether it was given up while its reader was behind."""
-    is_due: bool = False
-    """Whether a slow reader is about to."""
+    """Time at which a slow reader reads the next message."""
+    timed_out_unread: bool = False
+    """Whether the run timed out while its reader had unread messages."""
+    read_is_scheduled: bool = False
+    """Whether the driver's heap has an entry for the next read."""
     _text: list[str] = field(default_factory=list[str])
     _last_chunk: float | None = None
 
-    def take_chunk(self, chunk: Chunk, now: float) -> None:
-        """Its reader has a chunk."""
+    def read_chunk(self, chunk: Chunk, now: float) -> None:
+        """Record a chunk that the reader has read."""
         if self.figures is not None:
             if self._last_chunk is None:
                 self.figures.first_chunk.record(now - self.due)
@@ -50,7 +50,8 @@ class Run:
             self._text.append(chunk.data)
 
     def broken_by(self, done: Complete) -> str | None:
-        """Which promise was broken, now that it is complete."""
+        """Return the promise that a completed run has broken, or None."""
+        # Messages in flight are lost with a connection, so a gap breaks a promise only on an unbroken one.
         if self.gap and not self.connection.reconnected_since(self.due):
             return "a gap in seq"
         streamed = "".join(self._text) if self.kind.mode == "run_stream" else self.kind.answer
@@ -60,7 +61,7 @@ class Run:
 
 
 def broken_by(error: AxonError) -> str | None:
-    """The broken promise, if the client gave the run up; otherwise None."""
+    """Return the broken promise if the client core gave up the run; otherwise None."""
     if error.details.get("by") != "client":
         return None
     return "no end" if error.error_type == "deadline_exceeded" else "an unreadable answer"

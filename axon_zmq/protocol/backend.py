@@ -6,9 +6,9 @@ decoded once, on receipt. Malformed input raises only `MalformedMessageError`; a
 package and is not caught. Unknown keys are ignored, and a key with a default may be missing, because during a rolling
 restart broker and workers may have different versions.
 
-`python -m tests.support.snippets` generates the tables of `docs/backend.md` from these classes. The docstring of a class
-says when the message is sent and what follows; it begins with the frames of the message if these differ from the form
-above. The docstring of a field describes its value.
+`python -m tests.support.snippets` generates the tables of `docs/backend.md` from these classes. The docstring of a
+class says when the message is sent and what follows; it begins with the frames of the message if these differ from the
+form above. The docstring of a field describes its value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The glue to supervisord.
+"""Integration with supervisord: its configuration, its XML-RPC interface and its events.
 
 Internal: may change in any release.
 """

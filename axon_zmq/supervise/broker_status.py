@@ -1,4 +1,4 @@
-"""What a running broker tells an operator's tools, over its socket in the run directory."""
+"""Status of a running broker, requested over its socket in the run directory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.msgpack import unpack
 
 STATUS_TIMEOUT_S: Final = 2.0
-"""Seconds to wait for the answer of the broker; a running broker answers within milliseconds."""
+"""Seconds to wait for the broker's answer. A running broker answers within milliseconds."""
 
 
 class PoolStatus(TypedDict):
-    """One mode: its workers and the runs that wait for them."""
+    """Status of one mode: its workers and the runs that wait for them."""
 
     workers: int
     free: int
@@ -28,7 +28,7 @@ class PoolStatus(TypedDict):
 
 
 class WorkerStatus(TypedDict):
-    """One registered worker."""
+    """Status of one registered worker."""
 
     name: str
     identity: str
@@ -36,16 +36,16 @@ class WorkerStatus(TypedDict):
     pid: int
     state: str
     broken: NotRequired[list[str] | None]
-    """Agents that it could not load. An old broker leaves it out; None if the worker is too old to say."""
+    """Agents that the worker could not load; None if the worker is too old to report them, missing if the broker is."""
     slots: int
     busy: int
     silent_ms: int
     crashes: int
-    """Within the last minute."""
+    """Number of crashes within the last minute."""
 
 
 class BrokerStatus(TypedDict):
-    """The answer to `status`, as docs/backend.md defines it."""
+    """Body of the answer to `status`, as `docs/backend.md` defines it."""
 
     boot: str
     settling: bool
@@ -56,15 +56,15 @@ class BrokerStatus(TypedDict):
 
 
 def status(run_dir: Path, seconds: float = STATUS_TIMEOUT_S) -> BrokerStatus:
-    """The broker's own view: `modes` and `workers`, as `docs/backend.md` has them.
+    """Request the status of the broker.
 
     Args:
-        run_dir: The daemon's.
-        seconds: How long to wait for it.
+        run_dir: Run directory of the daemon.
+        seconds: How long to wait for the answer.
 
     Raises:
-        UnavailableError: `unreachable`: no broker answers.
-        ConfigurationError: The run directory's path is too long for a socket.
+        UnavailableError: `unreachable`: no broker answers in time.
+        ConfigurationError: The path of the run directory is too long for a socket.
     """
     context = zmq.Context()
     try:

@@ -1,8 +1,8 @@
 """The supervisord configuration: one `[program]` for the broker, one for each worker, and an event listener.
 
-Each worker has its own section instead of `numprocs`: it can be added or restarted without touching the others.
-Programs that are added to a running daemon are in a file of their own, which this one includes. The broker starts
-first and stops last. No expansion in the file can be unset.
+Each worker has its own section, because a changed `numprocs` makes supervisord stop the whole group. Programs that are
+added to a running daemon are in a second file, which the configuration includes. The broker starts first and stops
+last. The file uses no `%(ENV_x)s`: supervisord refuses to start if such a variable is unset.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from axon_zmq.protocol.kinds import MODES
 from axon_zmq.settings import Settings
 
 HERE: Final = "%(here)s"
-"""supervisord's own name for the directory of the configuration file; always set."""
+"""supervisord's variable for the directory of the configuration file; it is always set."""
 LEAVE_SECONDS: Final = 15
 """Seconds beyond `AXON_DRAIN_SECONDS` in which a worker ends the remaining runs, hands over ended runs and exits."""
 BROKER_STOP_SECONDS: Final = 10
-"""Seconds in which a stopping broker must exit. It empties its send queues for a second at most."""
+"""Seconds in which a stopping broker must exit. It sends queued messages for at most 1 s."""
 ADDED_PROGRAMS_FILE: Final = "more.conf"
-"""Name of a file in the run directory: the programs that `scale` or `roll` added since the start."""
+"""File in the run directory with the programs that `scale` or `roll` added since the start."""
 LISTENER: Final = "events"
-"""The event listener's name in `supervisorctl status`."""
+"""Name of the event listener in `supervisorctl status`."""
 START_SECONDS: Final = 2
-"""A process that lives this long has started; an import error shows within it."""
+"""Seconds after which supervisord considers a process started. Import errors occur earlier."""
 LISTENER_START_SECONDS: Final = 1
-"""Seconds in which supervisord sends no events yet; the listener asks for all states when it starts."""
+"""As `START_SECONDS`, for the event listener. supervisord sends it no events before; it asks for all states itself."""
 START_RETRIES: Final = 10
-"""Starts in a row, each a second later than the one before, until a program is FATAL."""
+"""Failed starts in a row, each delayed by one second more, until supervisord sets a program to FATAL."""
 _WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",
@@ -43,22 +43,22 @@ _WORKER_SETTINGS: Final = (
     "drain_seconds",
     *(f"{mode}_slots" for mode in MODES),
 )
-"""Settings that a worker reads from its environment."""
+"""Settings that a worker reads. Values that differ from the defaults are set in its environment."""
 
 
 def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
-    """The configuration for these settings.
+    """Return the configuration file for these settings.
 
     Args:
-        settings: A relative `run_dir` is taken from the file's own directory.
-        python: The interpreter; the plain name is found on supervisord's PATH.
-        directory: Where the processes run: agents' modules are imported from there.
+        settings: The settings; a relative `run_dir` is relative to the directory of the file.
+        python: The interpreter; a plain name is looked up on the PATH of supervisord.
+        directory: Working directory of the processes, from which agents' modules are imported.
     """
     run_dir = settings.run_dir.as_posix() if settings.run_dir.is_absolute() else f"{HERE}/{settings.run_dir.as_posix()}"
     place = _escaped(run_dir)
     lines = [
         "; Written by `axon-zmq conf`: change the settings (AXON_* or axon.toml) and render it again.",
-        "; Start: supervisord -c FILE    Look: supervisorctl -c FILE status    Logs: beside the sockets.",
+        "; Start: supervisord -c FILE    Status: supervisorctl -c FILE status    Logs: in the run directory.",
         "",
         "[unix_http_server]",
         f"file={place}/supervisor.sock",
@@ -92,9 +92,11 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         f"startsecs={LISTENER_START_SECONDS}",
         f"startretries={START_RETRIES}",
         "stopwaitsecs=2",
-        "stdout_logfile=NONE",
+        "stdout_logfile=NONE",  # stdout of an event listener carries the protocol
         *_log_file("stderr", place, LISTENER),
     ]
+    # supervisord starts programs in ascending order of priority and stops them in descending order. Without
+    # killasgroup, its SIGKILL would leave the child processes of a worker running.
     for name, arguments, priority, stop_seconds in _programs(settings, run_dir):
         lines += [
             "",
@@ -126,12 +128,15 @@ def _log_file(stream: str, place: str, name: str) -> list[str]:
 
 
 def _matching(path: Path) -> str:
-    """A pattern for one file, as `[include]` wants it: relative to the configuration, and without spaces."""
+    """Return a pattern that matches one file. `[include]` splits its value at spaces and expands patterns and `%`."""
     return glob.escape(path.as_posix()).replace(" ", "?").replace("%", "%%")
 
 
 def broker_arguments(settings: Settings, run_dir: str) -> list[str]:
-    """The broker's command line behind the interpreter: plain values, so that it need not read settings."""
+    """Return the arguments of the broker after the interpreter.
+
+    The values are passed as options, so that the broker process need not import pydantic to read settings.
+    """
     bounds = settings.bounds()
     changed = [
         f"--{bound.name.replace('_', '-')}={getattr(bounds, bound.name)}"
@@ -144,12 +149,12 @@ def broker_arguments(settings: Settings, run_dir: str) -> list[str]:
 
 
 def worker_arguments(mode: str, name: str, run_dir: str) -> list[str]:
-    """A worker's command line behind the interpreter."""
+    """Return the arguments of a worker after the interpreter."""
     return ["-m", "axon_zmq.worker", f"--mode={mode}", f"--name={name}", f"--run-dir={run_dir}"]
 
 
 def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str], int, int]]:
-    """Name, arguments, priority and seconds to stop of each program."""
+    """Yield the name, arguments, priority and `stopwaitsecs` of each program."""
     yield "broker", broker_arguments(settings, run_dir), 10, BROKER_STOP_SECONDS
     for mode, processes in settings.workers().items():
         for number in range(1, processes + 1):
@@ -158,7 +163,10 @@ def _programs(settings: Settings, run_dir: str) -> Iterator[tuple[str, list[str]
 
 
 def _environment(settings: Settings) -> list[str]:
-    """What differs from the defaults, so that the file means the same wherever it is started."""
+    """Return the settings that differ from their defaults.
+
+    With them in the file, workers do not depend on the environment in which supervisord was started.
+    """
     pairs: list[str] = []
     for name in _WORKER_SETTINGS:
         value = getattr(settings, name)
@@ -166,7 +174,7 @@ def _environment(settings: Settings) -> list[str]:
             continue
         if isinstance(value, dict):
             if not all(isinstance(target, str) for target in value.values()):
-                continue  # an MCP server's table, which may hold secrets: it stays in axon.toml
+                continue  # a table of an MCP server may contain secrets: workers read it from axon.toml themselves
             value = ",".join(f"{key}={target}" for key, target in value.items())
         if isinstance(value, list):
             value = ",".join(value)
@@ -175,17 +183,17 @@ def _environment(settings: Settings) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Text in which supervisord expands nothing but its own `%(here)s`."""
+    """Escape a text so that supervisord expands only `%(here)s` in it."""
     return text.replace("%", "%%").replace(f"%{HERE}", HERE)
 
 
 def write(settings: Settings, path: Path, python: str, directory: Path) -> None:
-    """Render into a file, readable by its owner alone, whole or not at all."""
+    """Write the configuration to a file atomically, readable only by its owner."""
     replace(path, render(settings, python=python, directory=str(directory)))
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file, readable by its owner alone, whole or not at all."""
+    """Write a file atomically, readable only by its owner."""
     new = path.with_suffix(".new")
     new.touch(mode=0o600)
     new.write_text(text, encoding="utf-8")

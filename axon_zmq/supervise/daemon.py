@@ -1,4 +1,4 @@
-"""The whole daemon in the foreground: `axon-zmq serve`, which is a supervisord and what it starts."""
+"""The whole daemon in the foreground, as `axon-zmq serve` runs it: a supervisord and the processes that it starts."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from axon_zmq.process.run_dir import backend_endpoint, open_private, private_dir
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 
+PR_SET_PDEATHSIG = 1
+"""From `linux/prctl.h`: the signal that a process gets when its parent ends."""
 POLL_INTERVAL_S = 0.1
-"""Seconds between two checks whether supervisord still runs: its end is found only by polling."""
+"""Seconds between two checks whether supervisord still runs."""
 
 
 class Daemon:
-    """A supervisord of our own, as a child process.
+    """A supervisord as a child process of this one.
 
     Args:
-        settings: `run_dir` is made absolute.
-        directory: Where agents' modules are imported from.
+        settings: The settings; a relative `run_dir` is made absolute.
+        directory: Working directory of the processes, from which agents' modules are imported.
     """
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         run_dir = private_directory(settings.run_dir.absolute())
         backend_endpoint(run_dir)
-        endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")  # supervisord adds its pid at first
+        # supervisord binds a path that ends in its pid, then renames the socket. Linux's highest pid has 7 digits.
+        endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")
         self.settings = settings.model_copy(update={"run_dir": run_dir})
         self.conf = run_dir / "supervisord.conf"
         self._directory = directory
@@ -45,23 +48,25 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and from now on stop it at SIGTERM, SIGINT and SIGHUP.
+        """Start supervisord, and install signal handlers that stop it at SIGTERM, SIGINT and SIGHUP.
 
         Raises:
-            ConfigurationError: Another daemon holds the run directory or the frontend, or processes could not start.
+            ConfigurationError: Another daemon uses the run directory or the frontend, or a setting would keep the
+                processes from starting.
         """
         self._check_free()
         endpoints.check_folder(self.settings.frontend)
         event_loop.new_loop(self.settings.loop).close()
         conf.write(self.settings, self.conf, sys.executable, self._directory)
-        conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")  # what was scaled lasts until the next start
+        # Workers that `scale` added to the previous daemon are not started again: the settings decide.
+        conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")
         with open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
+                start_new_session=True,  # otherwise Ctrl-C in a terminal would reach every process at once
                 preexec_fn=_before_supervisord,
             )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -70,57 +75,66 @@ class Daemon:
     def _check_free(self) -> None:
         if holder := lock_holder(self.settings.run_dir):
             raise ConfigurationError(
-                f"a daemon (broker pid {holder}) serves {str(self.settings.run_dir)!r} already: "
-                "stop it, or set AXON_RUN_DIR and AXON_FRONTEND for another"
+                f"a daemon (broker pid {holder}) already uses the run directory {str(self.settings.run_dir)!r}: "
+                "stop it, or set other values of AXON_RUN_DIR and AXON_FRONTEND"
             )
         if (pid := supervisord.holder(self.settings.run_dir)) is not None:
             raise ConfigurationError(
-                f"a supervisord (pid {pid or '?'}) holds {str(self.settings.run_dir)!r}, "
-                f"perhaps with its broker stopped: {supervisord.start_broker(self.settings.run_dir, pid)}, "
-                "stop the supervisord, or set AXON_RUN_DIR and AXON_FRONTEND for another"
+                f"a supervisord (pid {pid or 'unknown'}) already uses the run directory "
+                f"{str(self.settings.run_dir)!r}, without a broker: start the broker with "
+                f"{supervisord.start_broker(self.settings.run_dir, pid)}, "
+                "stop the supervisord, or set other values of AXON_RUN_DIR and AXON_FRONTEND"
             )
         if self.settings.frontend.startswith("tcp://"):
             address, port = endpoints.tcp_address(self.settings.frontend)
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                # Like libzmq's bind, which succeeds while connections of an earlier daemon are in TIME_WAIT.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((address.strip("[]"), port))
                 except OSError as fault:
                     raise ConfigurationError(
-                        f"cannot listen on {self.settings.frontend}: {fault.strerror}; set another AXON_FRONTEND"
+                        f"cannot listen on {self.settings.frontend}: {fault.strerror}; "
+                        "set AXON_FRONTEND to a free endpoint"
                     ) from None
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping and self._process is not None:
-            self._process.kill()  # and all that it has started with it
+            self._process.kill()  # its processes end too: each one watches its parent (process/lifeline.py)
         self._signalled = True
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether a signal or `stop` has asked the daemon to stop."""
         return self._signalled or self._stopped
 
     def stop(self) -> None:
-        """Stop it: workers finish what they have, all at a time, and then the broker goes."""
+        """Stop all workers at once, wait until they have finished their runs, then stop the broker and supervisord.
+
+        supervisord itself would stop the workers one after the other.
+        """
         assert self._process is not None
         self._stopped = True
         if self._process.poll() is not None:
-            return  # whoever serves the run directory now is not ours
+            return  # another supervisord may use the run directory by now: do not stop its workers
         try:
             supervisord.stop_workers(self.settings.run_dir)
             while self._process.poll() is None and not supervisord.workers_are_gone(self.settings.run_dir):
                 time.sleep(POLL_INTERVAL_S)
         except supervisord.FAULTS:
-            pass  # it is starting or ending: it stops its processes itself
+            pass  # supervisord is starting or ending; after SIGTERM it stops its processes itself
         if self._process.poll() is None:
             self._process.terminate()
             supervisord.wake(self.settings.run_dir)
 
     def wait(self, on_signal: Callable[[], None]) -> int:
-        """Wait until it has ended, by itself or after a signal; 0 if it was asked to stop.
+        """Wait until supervisord has ended, by itself or after a signal.
 
         Args:
-            on_signal: Called once when a signal arrives, before the daemon stops.
+            on_signal: Called once when a signal arrives, before the daemon is stopped.
+
+        Returns:
+            The exit code for `serve`: 0 if the daemon was asked to stop.
         """
         assert self._process is not None
         while not self.stopping and self._process.poll() is None:
@@ -134,18 +148,18 @@ class Daemon:
         return 0 if self.stopping else max(1, self._process.returncode)
 
     def check_alive(self) -> None:
-        """Look whether it is still there, and let it look at its processes.
+        """Check that supervisord still runs, and make it check its processes.
 
         Raises:
-            ConfigurationError: It has ended by itself.
+            ConfigurationError: supervisord has ended by itself.
         """
         if self._process is not None and self._process.poll() is not None:
-            raise ConfigurationError(f"the daemon ended: see the logs in {str(self.settings.run_dir)!r}")
+            raise ConfigurationError(f"the daemon ended unexpectedly: see the logs in {str(self.settings.run_dir)!r}")
         supervisord.wake(self.settings.run_dir)
 
 
 def _before_supervisord() -> None:
-    """In supervisord before it starts: it stops in order when `serve` itself is killed; its files are private."""
+    """Prepare the child process before it becomes supervisord: private files, and SIGTERM if `serve` is killed."""
     os.umask(0o077)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,9 @@
-"""Tells the broker what supervisord knows of its programs: `python -m axon_zmq.supervise.listener`.
+"""Event listener that reports supervisord's programs to the broker: `python -m axon_zmq.supervise.listener`.
 
-supervisord starts it as an event listener. The broker hears from it which programs there are, which of them
-cannot be kept running, and at once when a process has ended: the kernel tells that through a pidfd, and
-supervisord, which looks once a second, is woken to start another. Its stdout is supervisord's protocol alone.
+supervisord starts it as an event listener. It sends the broker the states of all programs, so that the broker knows
+which of them cannot be kept running. It also watches a pidfd of each process, through which the kernel reports its end
+immediately; then it notifies the broker, and wakes supervisord, which otherwise checks once per second. Its stdout is
+reserved for supervisord's protocol.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent
 log = logging.getLogger("axon_zmq.listener")
 
 SEND_QUEUE_MESSAGES: Final = 100
-"""Messages that may wait for a busy broker. A broker that was away gets the states of all programs when it is back."""
+"""Messages that may wait for a busy broker. After a reconnect, the broker gets the states of all programs anyway."""
 READ_BYTES: Final = 65536
-"""Bytes that are read from supervisord at a time."""
+"""Maximum number of bytes of one read from supervisord."""
 _LIVE: Final = frozenset(("STARTING", "RUNNING"))
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of supervisord's programs, as the broker is told of it."""
+    """State of one program, as it is reported to the broker."""
 
     state: str
-    """supervisord's, such as `RUNNING`."""
+    """State in supervisord, such as `RUNNING`."""
     pid: int
     """0 if no process runs."""
 
 
 class Listener:
-    """One event listener.
+    """Reads supervisord's events and reports to the broker.
 
     Args:
-        run_dir: The daemon's, with supervisord's socket and the broker's.
-        events: supervisord's end of a pipe, from which its events are read.
-        answers: Where they are answered.
+        run_dir: Run directory of the daemon, with the sockets of supervisord and of the broker.
+        events: File descriptor from which supervisord's events are read.
+        answers: File to which the answers to the events are written.
     """
 
     def __init__(self, run_dir: Path, events: int, answers: IO[str]) -> None:
@@ -63,11 +64,12 @@ class Listener:
         self._answers = answers
         self._reader = EventReader()
         self._programs: dict[str, Program] = {}
-        """The broker and the workers, by name."""
+        """Programs of the broker and the workers, by name."""
         self._ends: dict[int, tuple[str, int]] = {}
-        """Name and pid of the process that each pidfd stands for."""
+        """Name and pid of the process that each pidfd refers to."""
         self._context = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
+        # Without IMMEDIATE, messages queued while the broker is away would reach the next broker out of date.
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)
         self._dealer.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
         self._dealer.setsockopt(zmq.LINGER, 0)
@@ -82,58 +84,59 @@ class Listener:
         return f"<Listener {len(self._programs)} programs>"
 
     def run(self) -> None:
-        """Listen until supervisord is gone."""
-        self._tell_programs()
+        """Read events until supervisord ends."""
+        self._report_programs()
         listener.ready(self._answers)
-        is_there = True
-        while is_there:
+        is_connected = True
+        while is_connected:
             for ready, _ in self._poller.poll():
                 if ready == self._events:
-                    is_there = self._take_events()
+                    is_connected = self._take_events()
                 elif ready is self._monitor:
-                    self._monitor.recv_multipart()
-                    self._tell_programs()
+                    self._monitor.recv_multipart()  # a handshake: a new broker does not know the programs yet
+                    self._report_programs()
                 elif ready is self._dealer:
-                    self._dealer.recv_multipart()  # a later broker's, perhaps: nothing that this version knows
+                    self._dealer.recv_multipart()  # this version expects none; a newer broker may send some
                 elif isinstance(ready, int):
-                    self._tell_end(ready)
+                    self._report_end(ready)
 
     def close(self) -> None:
-        """Let go of the sockets; what waits is dropped."""
+        """Close the sockets and drop queued messages."""
         self._dealer.disable_monitor()
         self._context.destroy(linger=0)
 
     # --- supervisord -------------------------------------------------------------------------------
 
     def _take_events(self) -> bool:
-        """Read the events of supervisord and answer each one; False when supervisord is gone."""
+        """Read events of supervisord and answer each one; return False when supervisord has ended."""
         read = os.read(self._events, READ_BYTES)
         self._reader.feed(read)
         while (event := self._reader.next()) is not None:
-            self._note(event)
-            self._tell_programs()
+            self._record(event)
+            self._report_programs()
+            # supervisord sends the next event only after these two answers.
             listener.ok(self._answers)
             listener.ready(self._answers)
         return bool(read)
 
-    def _note(self, event: Event) -> None:
-        """Keep the state that an event reports: supervisord may not answer when it is asked for all states."""
+    def _record(self, event: Event) -> None:
+        """Record the state that an event reports, in case supervisord does not answer the request for all states."""
         match event:
             case ProcessState(name, state, pid) if _is_ours(name):
                 self._programs[name] = Program(state, pid if state in _LIVE else 0)
             case MalformedEvent("header", data):
-                log.warning("supervisord says what is no event: %r", data[:200])
+                log.warning("malformed event header from supervisord: %r", data[:200])
             case MalformedEvent(what, data):
-                log.warning("supervisord says what cannot be read: %s %r", what, data[:200])
+                log.warning("malformed event from supervisord: %s %r", what, data[:200])
             case _:
                 pass
 
-    def _ask(self) -> None:
-        """Ask supervisord for all states, which are newer than the event that was just received."""
+    def _refresh(self) -> None:
+        """Request all states from supervisord; they are newer than the event that was just received."""
         try:
             infos = supervisord.processes(self._run_dir)
         except supervisord.FAULTS as fault:
-            log.info("supervisord does not say what it runs: %r", fault)
+            log.info("no process states from supervisord: %r", fault)
             return
         self._programs = {
             info["name"]: Program(info["statename"], info["pid"]) for info in infos if _is_ours(info["name"])
@@ -141,52 +144,53 @@ class Listener:
 
     # --- the broker --------------------------------------------------------------------------------
 
-    def _tell_programs(self) -> None:
-        self._ask()
+    def _report_programs(self) -> None:
+        self._refresh()
         for name, program in self._programs.items():
             self._watch(name, program.pid)
-        self._tell(kinds.PROCESSES, {"programs": {name: asdict(each) for name, each in self._programs.items()}})
+        self._send(kinds.PROCESSES, {"programs": {name: asdict(each) for name, each in self._programs.items()}})
 
     def _watch(self, name: str, pid: int) -> None:
+        # Without pidfds (Linux before 5.3, macOS), only supervisord's events report an end.
         if not pid or not hasattr(os, "pidfd_open") or (name, pid) in self._ends.values():
             return
         try:
             descriptor = os.pidfd_open(pid)
         except OSError:
-            return  # it has ended already: supervisord's next event says so
+            return  # the process has already ended: the next event of supervisord reports it
         self._ends[descriptor] = (name, pid)
         self._poller.register(descriptor, zmq.POLLIN)
 
-    def _tell_end(self, descriptor: int) -> None:
+    def _report_end(self, descriptor: int) -> None:
         name, pid = self._ends.pop(descriptor)
         self._poller.unregister(descriptor)
         os.close(descriptor)
-        self._tell(kinds.EXITED, {"name": name, "pid": pid})
+        self._send(kinds.EXITED, {"name": name, "pid": pid})
         supervisord.wake(self._run_dir)
 
-    def _tell(self, kind: bytes, body: Mapping[str, object]) -> None:
-        with suppress(zmq.Again):  # no broker is there
+    def _send(self, kind: bytes, body: Mapping[str, object]) -> None:
+        with suppress(zmq.Again):  # no broker is connected, or its queue is full
             self._dealer.send_multipart([CONTROL, kind, pack(body)], zmq.NOBLOCK)
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a program is the broker or a worker, by the names that the rendered configuration gives them."""
+    """Return whether a program is the broker or a worker, judging by the names in the rendered configuration."""
     return name == "broker" or mode_of(name) is not None
 
 
 def _take_stdout() -> IO[str]:
-    """Reserve stdout for supervisord's protocol: whatever else is printed goes to the log."""
+    """Return a file for supervisord's protocol, and redirect stdout to stderr: stray prints go to the log."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Listen until supervisord ends; 2 if it cannot be started as configured."""
+    """Run the event listener until supervisord ends; return the exit code: 2 if its configuration is invalid."""
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
-    parser.add_argument("--run-dir", required=True, type=Path, help="the daemon's")
+    parser.add_argument("--run-dir", required=True, type=Path, help="run directory of the daemon")
     options = parser.parse_args(argv)
-    lifeline.die_with_parent()
+    lifeline.die_with_parent()  # ends this process with supervisord, also if that is killed
     answers = _take_stdout()
     logs.configure("events", "info")
     try:
@@ -194,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigurationError as error:
         log.error("%s", error)
         return 2
-    with suppress(BrokenPipeError):  # supervisord is gone
+    with suppress(BrokenPipeError):  # supervisord has ended
         listening.run()
     listening.close()
     return 0

@@ -1,7 +1,7 @@
-"""The events that supervisord writes to an event listener, decoded once into typed values. No I/O.
+"""Decodes the events that supervisord writes to an event listener into typed values, without I/O.
 
-An event is a header line of `key:value` pairs and a payload of `len` bytes. Malformed input is an event of its own:
-supervisord waits for an answer to each event, also to one that nobody understands.
+An event is a header line of `key:value` pairs and a payload of `len` bytes. Malformed input becomes a `MalformedEvent`,
+because supervisord waits for an answer to each event, even to one that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Final
 from supervisor.childutils import get_headers
 
 _STATE: Final = "PROCESS_STATE_"
-"""Prefix of the names of events about a process; the state follows."""
+"""Prefix of the event names for process states; the rest of the name is the state."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """A process of supervisord's has entered a state."""
+    """A process has entered a state."""
 
     name: str
     state: str
-    """Such as `RUNNING`."""
+    """State in supervisord, such as `RUNNING`."""
     pid: int
-    """0 if the event names none."""
+    """0 if the event has no pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class MalformedEvent:
     """Input that cannot be decoded."""
 
     what: str
-    """What was expected: `header` or the name of the event."""
+    """The malformed part: `header`, or the name of the event whose payload is malformed."""
     data: bytes | str
 
 
@@ -44,7 +44,7 @@ Event = ProcessState | OtherEvent | MalformedEvent
 
 
 class EventReader:
-    """Splits the bytes that supervisord writes into events."""
+    """Splits the bytes from supervisord into events."""
 
     def __init__(self) -> None:
         self._unread = b""
@@ -53,11 +53,11 @@ class EventReader:
         return f"<EventReader {len(self._unread)} bytes unread>"
 
     def feed(self, data: bytes) -> None:
-        """Take bytes, in whatever pieces they arrive."""
+        """Add received bytes, in pieces of any size."""
         self._unread += data
 
     def next(self) -> Event | None:
-        """The next event; None until it is complete."""
+        """Return the next complete event, or None."""
         head, newline, rest = self._unread.partition(b"\n")
         if not newline:
             return None

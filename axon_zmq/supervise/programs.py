@@ -1,8 +1,8 @@
-"""The worker programs of a running supervisord: added, removed and restarted one by one, without touching the others.
+"""Adds, removes and restarts the worker programs of a running supervisord, one by one.
 
-Each worker is a program of its own. An added program is a copy of a sibling's section, in a file which the
-configuration includes. So it has the interpreter, the directory and the environment of the others, whatever the
-settings of the caller are.
+Each worker is a separate program. The section of an added program is a copy of an existing worker's section, in a file
+that the configuration includes. So an added worker has the same interpreter, directory and environment as the others,
+whatever the settings of the caller are.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ LOCK_FILE: Final = "slots.lock"
 POLL_INTERVAL_S: Final = 0.05
 """Seconds between two checks of a program that starts or stops."""
 START_TIMEOUT_S: Final = 60.0
-"""Seconds in which a new worker must register with the broker; 1 to 3 are usual."""
+"""Seconds in which a new worker must register with the broker. It usually takes 1 to 3 s."""
 STOP_SLACK_S: Final = 30.0
-"""Seconds beyond its own `stopwaitsecs` that a program may take to stop."""
+"""Seconds beyond its `stopwaitsecs` that a program may take to stop."""
 _STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
-"""supervisord's states of a program that stays as it is; one that is EXITED it is about to start again."""
+"""States in which supervisord leaves a program as it is. It soon restarts one that is EXITED."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpareAdded:
-    """A worker that stands in for those that are restarted has registered."""
+    """A spare worker has registered, which serves while others are restarted."""
 
     name: str
 
@@ -48,7 +48,7 @@ class WorkerAdded:
 
     name: str
     broken: frozenset[str]
-    """Agents that it could not load."""
+    """Agents that the worker could not load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,10 @@ Step = SpareAdded | WorkerAdded | WorkerRestarted | WorkerRemoved | BrokerRestar
 
 
 class TemporarilyUnavailableError(UnavailableError):
-    """Worker programs cannot be changed now, or did not start or stop in time; the message has the resulting state."""
+    """Worker programs cannot be changed now, or did not start or stop in time.
+
+    The message names the resulting state.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
@@ -92,14 +95,14 @@ class TemporarilyUnavailableError(UnavailableError):
 class WorkerPrograms:
     """The worker programs of one daemon.
 
-    Each method raises `TemporarilyUnavailableError` if supervisord does not answer, or refuses.
+    Each method raises `TemporarilyUnavailableError` if supervisord does not answer or refuses the call.
 
     Args:
-        run_dir: The daemon's.
-        configuration: supervisord's own file; None: found through its process.
+        run_dir: Run directory of the daemon.
+        configuration: Configuration file of supervisord; None to read its path from the command line of the process.
 
     Raises:
-        TemporarilyUnavailableError: No supervisord serves the run directory.
+        TemporarilyUnavailableError: No supervisord uses the run directory.
     """
 
     def __init__(self, run_dir: Path, configuration: Path | None = None) -> None:
@@ -110,93 +113,100 @@ class WorkerPrograms:
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Hold the lock: no other command changes programs meanwhile.
+        """Hold the lock that keeps other commands from changing programs.
 
         Raises:
-            TemporarilyUnavailableError: Another command holds it.
+            TemporarilyUnavailableError: Another command holds the lock.
         """
         with open(self._run_dir / LOCK_FILE, "a", opener=open_private) as file:
             try:
+                # The kernel releases the lock when the process ends, however it ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise TemporarilyUnavailableError("another scale or roll is at work here: wait for its end") from None
+                raise TemporarilyUnavailableError(
+                    f"another scale or roll is running in {str(self._run_dir)!r}: wait until it has ended"
+                ) from None
             yield
 
     def check_broker(self) -> None:
-        """Check that the broker answers, which reports when a new worker has registered.
+        """Check that the broker answers: without it, nothing reports whether a new worker has registered.
 
         Raises:
-            TemporarilyUnavailableError: It does not answer.
+            TemporarilyUnavailableError: The broker does not answer.
         """
         try:
             broker_status.status(self._run_dir)
         except UnavailableError as fault:
-            mend = supervisord.start_broker(self._run_dir, self._pid)
+            command = supervisord.start_broker(self._run_dir, self._pid)
             raise TemporarilyUnavailableError(
-                f"{fault.message}, so nothing was touched: start it with {mend}"
+                f"{fault.message}; nothing was changed; start the broker with {command}"
             ) from None
 
     def names(self, mode: str | None = None) -> list[str]:
-        """The programs of a mode, or of all, in the order of their numbers."""
+        """Return the programs of a mode, or of all modes, in the order of their numbers."""
         everything = [process["name"] for process in self._supervisor("getAllProcessInfo")]
         found = [name for name in everything if mode_of(name) and mode in (None, mode_of(name))]
         return sorted(found, key=lambda name: (mode_of(name) or "", int(name.rpartition("-")[2])))
 
     def next_name(self, mode: str) -> str:
-        """The name for one more program of a mode: the lowest free number."""
+        """Return the name for a new program of a mode, with the lowest free number."""
         taken = set(self.names(mode))
         return next(name for number in range(1, len(taken) + 2) if (name := f"{mode}-{number}") not in taken)
 
     def add(self, name: str) -> None:
-        """Start one more program, and wait until its worker has registered.
+        """Start a new program, and wait until its worker has registered.
 
         Raises:
-            ConfigurationError: supervisord's configuration includes no further file, or has no program to copy.
-            TemporarilyUnavailableError: It did not register in time; supervisord goes on trying.
+            ConfigurationError: The configuration does not include `more.conf`, or has no worker section to copy.
+            TemporarilyUnavailableError: The worker did not register in time. supervisord keeps trying to start it.
         """
         if name not in self._sections(self._configuration):
             text = self._more.read_text(encoding="utf-8") if self._more.exists() else ""
             if f"[program:{name}]" not in text:
                 conf.replace(self._more, f"{text}\n{self._copy(name)}")
         try:
+            # As `supervisorctl reread; update` for one program: it leaves all others alone.
             self._supervisor("reloadConfig")
             self._supervisor("addProcessGroup", name)
         except TemporarilyUnavailableError as fault:
             self._forget(name)
             raise ConfigurationError(
-                f"{fault}: {name} is not taken, since "
-                f"the configuration must be sound, and have [include] files={self._more}"
+                f"{fault}: supervisord does not accept {name}; check its configuration, "
+                f"which must contain [include] files={self._more}"
             ) from None
         self._await_registered(name, other_than=0)
 
     def broken(self) -> dict[str, set[str] | None]:
-        """The agents that each ready worker could not load; None if it, or the broker, is too old to report them.
+        """Return the agents that each ready worker could not load.
+
+        None stands for a worker that is too old to report them, or whose broker is.
 
         Raises:
             UnavailableError: No broker answers.
         """
         ready = [worker for worker in broker_status.status(self._run_dir)["workers"] if worker["state"] == "ready"]
-        told = {worker["name"]: worker.get("broken") for worker in ready}
-        return {name: None if broken is None else set(broken) for name, broken in told.items()}
+        reported = {worker["name"]: worker.get("broken") for worker in ready}
+        return {name: None if broken is None else set(broken) for name, broken in reported.items()}
 
     def remove(self, *names: str) -> None:
-        """Stop programs, whose workers finish their runs, and remove them.
+        """Stop and remove programs. Their workers finish their runs first.
 
         Raises:
-            TemporarilyUnavailableError: One did not stop in time.
+            TemporarilyUnavailableError: A program did not stop in time.
         """
+        # All are asked to stop before the first one is waited for: each may take its `stopwaitsecs`.
         for name in names:
-            self._tell_to_stop(name)
+            self._request_stop(name)
         for name in names:
             self._stop(name)
             self._supervisor("removeProcessGroup", name)
             self._forget(name)
 
     def restart(self, name: str) -> None:
-        """Stop a program, whose worker finishes its runs, and start it again.
+        """Restart a program, and wait until its worker has registered. The worker finishes its runs first.
 
         Raises:
-            TemporarilyUnavailableError: It did not stop, or come back, in time.
+            TemporarilyUnavailableError: The program did not stop, or its worker did not register, in time.
         """
         before = self._info(name)["pid"]
         self._stop(name)
@@ -204,10 +214,10 @@ class WorkerPrograms:
         self._await_registered(name, other_than=before)
 
     def restart_broker(self) -> None:
-        """Stop the broker and start it again: runs continue, clients resume.
+        """Restart the broker. Runs continue in their workers, and clients resume.
 
         Raises:
-            UnavailableError: It was not there, or did not come back in time, with its workers.
+            UnavailableError: The broker did not run, or broker and workers were not ready again in time.
         """
         before = broker_status.status(self._run_dir)
         self._stop("broker")
@@ -220,7 +230,7 @@ class WorkerPrograms:
                 return is_new and len(now["workers"]) >= len(before["workers"])
             return False
 
-        self._wait(is_back, START_TIMEOUT_S, "the broker did not come back, with its workers")
+        self._wait(is_back, START_TIMEOUT_S, "the broker did not restart, or not all workers registered with it")
 
     # --- inside ------------------------------------------------------------------------------------
 
@@ -229,7 +239,7 @@ class WorkerPrograms:
             return supervisord.call(self._run_dir, method, *arguments)
         except Fault as fault:
             raise TemporarilyUnavailableError(
-                f"supervisord refuses {method} {' '.join(map(str, arguments))}: {fault.faultString}"
+                f"supervisord refuses {method}({', '.join(map(str, arguments))}): {fault.faultString}"
             ) from None
         except supervisord.FAULTS as fault:
             where = str(self._run_dir)
@@ -237,26 +247,25 @@ class WorkerPrograms:
                 f"no supervisord answers in {where!r} ({fault}): start the daemon, or set AXON_RUN_DIR"
             ) from None
 
-    def _tell_to_stop(self, name: str) -> bool:
-        """Have supervisord stop a program, unless it does already; whether it has."""
+    def _request_stop(self, name: str) -> bool:
+        """Make supervisord stop a program, unless it is stopping; return whether it has stopped."""
         state = self._info(name)["statename"]
         if state in supervisord.RUNNING:
-            with suppress(TemporarilyUnavailableError):  # it ended by itself just now
+            with suppress(TemporarilyUnavailableError):  # the program has ended by itself meanwhile
                 self._supervisor("stopProcess", name, False)
         return state in _STOPPED
 
     def _stop(self, name: str) -> None:
         seconds = _stop_seconds(self._sections(self._configuration, self._more).get(name, "")) + STOP_SLACK_S
-        self._wait(lambda: self._tell_to_stop(name), seconds, f"{name} did not stop")
+        self._wait(lambda: self._request_stop(name), seconds, f"{name} did not stop")
 
     def _start(self, name: str) -> None:
-        with suppress(
-            TemporarilyUnavailableError
-        ):  # a start that fails is tried again, and told of when nobody registers
+        # supervisord retries a failed start. If all fail, the wait for the registration reports it.
+        with suppress(TemporarilyUnavailableError):
             self._supervisor("startProcess", name, False)
 
     def _await_registered(self, name: str, other_than: int) -> None:
-        def is_there() -> bool:
+        def is_registered() -> bool:
             supervisord.wake(self._run_dir)
             pid = self._info(name)["pid"]
             with suppress(UnavailableError):
@@ -266,13 +275,13 @@ class WorkerPrograms:
                 )
             return False
 
-        self._wait(is_there, START_TIMEOUT_S, f"{name} did not register (see {self._run_dir / name}.log)")
+        self._wait(is_registered, START_TIMEOUT_S, f"{name} did not register (see {self._run_dir / name}.log)")
 
     def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
-        give_up = time.monotonic() + seconds
+        ends_at = time.monotonic() + seconds
         while not done():
-            if time.monotonic() > give_up:
-                raise TemporarilyUnavailableError(f"{otherwise}, within {seconds:.0f} s")
+            if time.monotonic() > ends_at:
+                raise TemporarilyUnavailableError(f"{otherwise} within {seconds:.0f} s")
             supervisord.wake(self._run_dir)
             time.sleep(POLL_INTERVAL_S)
 
@@ -280,25 +289,27 @@ class WorkerPrograms:
         return self._supervisor("getProcessInfo", name)
 
     def _sections(self, *files: Path) -> dict[str, str]:
-        """The text of each program's section."""
+        """Return the text of each program's section, by program name."""
         found: dict[str, str] = {}
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8").replace("%(here)s", str(file.parent).replace("%", "%%"))
             except OSError as fault:
                 if file == self._configuration:
-                    raise ConfigurationError(f"supervisord's configuration {file}: {fault.strerror}") from None
+                    raise ConfigurationError(
+                        f"cannot read the supervisord configuration {file}: {fault.strerror}; name it with --conf"
+                    ) from None
                 continue
             parts = re.split(r"^\[(?:program:)?(.+)\]\n", text, flags=re.MULTILINE)
             found |= dict(zip(parts[1::2], parts[2::2], strict=True))
         return found
 
     def _copy(self, name: str) -> str:
-        """A sibling's section under a new name; a sibling of another mode if its own mode has none."""
+        """Return a copy of an existing worker's section under a new name, preferably of a worker of the same mode."""
         sections = self._sections(self._configuration, self._more)
         siblings = [each for each in sections if mode_of(each)]
         if not siblings:
-            raise ConfigurationError(f"{self._configuration} has no worker's section that could be copied")
+            raise ConfigurationError(f"{self._configuration} has no [program:MODE-N] section of a worker to copy")
         sibling = max(siblings, key=lambda each: mode_of(each) == mode_of(name))
         body = sections[sibling].replace(f"--name={sibling}", f"--name={name}")
         body = body.replace(f"--mode={mode_of(sibling)} ", f"--mode={mode_of(name)} ")
@@ -306,7 +317,7 @@ class WorkerPrograms:
         return f"[program:{name}]\n{body.strip()}\n"
 
     def _forget(self, name: str) -> None:
-        """Take a section out of the file of those that were added."""
+        """Remove a section from the file of added programs."""
         if not self._more.exists():
             return
         sections = self._sections(self._more)
@@ -321,15 +332,15 @@ def _stop_seconds(section: str) -> int:
 
 
 def scale(running: WorkerPrograms, mode: str, wanted: int) -> Iterator[Step]:
-    """Bring a mode to the given number of programs; the highest numbers are removed first.
+    """Add or remove programs until a mode has the wanted number; the highest numbers are removed first.
 
     Yields:
-        Each step, as soon as it is complete.
+        Each step as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        TemporarilyUnavailableError: No broker answers, or a program did not start or stop in time; the programs
-            before it stay as they are.
+        TemporarilyUnavailableError: No broker answers, or a program did not start or stop in time. Completed steps are
+            not undone.
     """
     with running.held():
         running.check_broker()
@@ -343,17 +354,17 @@ def scale(running: WorkerPrograms, mode: str, wanted: int) -> Iterator[Step]:
 
 
 def roll(running: WorkerPrograms, names: Sequence[str], with_broker: bool) -> Iterator[Step]:
-    """Restart programs one after the other; a spare one of each mode has registered before the first stops.
+    """Restart programs one by one. In each mode, a spare worker registers before the first program stops.
 
-    Ctrl-C, SIGTERM and SIGHUP end it after the program that is being restarted.
+    Ctrl-C, SIGTERM and SIGHUP end the roll after the current program has been restarted.
 
     Yields:
-        Each step, as soon as it is complete.
+        Each step as soon as it is complete.
 
     Raises:
         ConfigurationError: As `WorkerPrograms.add`.
-        UnavailableError: No broker answers, or a program did not come back, or stop, in time; then the spare stays in
-            its place.
+        UnavailableError: No broker answers, or a program did not stop or restart in time. Then the spare stays, so that
+            as many workers serve as before.
     """
     with running.held(), _signals() as received:
         running.check_broker()
@@ -365,7 +376,9 @@ def roll(running: WorkerPrograms, names: Sequence[str], with_broker: bool) -> It
             running.restart_broker()
             yield BrokerRestarted()
         if received:
-            raise TemporarilyUnavailableError("it was asked to stop: what was told of is done, the rest is not")
+            raise TemporarilyUnavailableError(
+                "interrupted: the steps listed above are complete, the rest were not started"
+            )
 
 
 def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], received: Sequence[int]) -> Iterator[Step]:
@@ -375,7 +388,7 @@ def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], receiv
     except UnavailableError as fault:
         running.remove(spare)
         raise TemporarilyUnavailableError(
-            f"{fault.message}; that was the spare: it is gone again, and nothing else was touched"
+            f"{fault.message}; the spare was removed, and nothing else was changed"
         ) from None
     if not is_checked:
         yield AgentsUnchecked()
@@ -386,9 +399,9 @@ def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], receiv
         try:
             running.restart(name)
         except TemporarilyUnavailableError as fault:
-            left = ", ".join(names[number + 1 :]) or "nothing else"
+            left = ", ".join(names[number + 1 :]) or "none"
             raise TemporarilyUnavailableError(
-                f"{fault}; the spare {spare} stays in its place, and {left} was to follow"
+                f"{fault}; the spare {spare} stays in its place; not restarted: {left}"
             ) from None
         yield WorkerRestarted(name)
     running.remove(spare)
@@ -396,10 +409,13 @@ def _roll_mode(running: WorkerPrograms, spare: str, names: Sequence[str], receiv
 
 
 def _check_agents(running: WorkerPrograms, spare: str) -> bool:
-    """Refuse a spare that could not load an agent which all other workers of its mode could load.
+    """Check that the spare could load every agent that any other worker of its mode could load.
 
     Returns:
-        False if the spare, or the broker, is too old to report the agents that could not be loaded.
+        False if the spare or the broker is too old to report the agents that could not be loaded.
+
+    Raises:
+        TemporarilyUnavailableError: The spare could not load such an agent.
     """
     reported = running.broken()
     broken = reported.pop(spare, None)
@@ -408,24 +424,24 @@ def _check_agents(running: WorkerPrograms, spare: str) -> bool:
     others = [each for name, each in reported.items() if mode_of(name) == mode_of(spare) and each is not None]
     if lost := {agent for agent in broken if any(agent not in each for each in others)}:
         raise TemporarilyUnavailableError(
-            f"{spare} could not load {', '.join(sorted(lost))}, as others that serve could (see its log)"
+            f"{spare} could not load {', '.join(sorted(lost))}, which other workers have loaded (see its log)"
         )
     return True
 
 
 @contextmanager
 def _signals() -> Generator[list[int]]:
-    """The received signals that ask to stop; a second one raises KeyboardInterrupt at once."""
+    """Record signals that ask to stop, and yield the list of them. The second one raises KeyboardInterrupt."""
     received: list[int] = []
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def record(number: int, _frame: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""supervisord's own XML-RPC, over its unix socket."""
+"""Client of supervisord's XML-RPC interface, over its unix socket."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from xml.parsers.expat import ExpatError
 from axon_zmq.protocol.kinds import mode_of
 
 RPC_TIMEOUT_S: Final = 10.0
-"""Seconds to wait for an answer of supervisord. One that does not answer in time hangs or is stopped."""
+"""Seconds to wait for an answer. A supervisord that takes longer hangs or has been stopped by a signal."""
 FAULTS = (OSError, xmlrpc.client.Error, HTTPException, ExpatError)
-"""What a call may raise: nobody listens, nobody answers, or supervisord refuses."""
+"""Exceptions of a call: no supervisord listens, it does not answer in time, or it refuses the call."""
 
 RUNNING: Final = frozenset(("STARTING", "RUNNING", "BACKOFF"))
-"""States of a program that supervisord keeps running, or tries to."""
+"""States of a program that supervisord keeps running or tries to start."""
 
 
 class ProcessInfo(TypedDict):
-    """What supervisord reports about a program; it has more keys."""
+    """Report of supervisord about one program. supervisord sends more keys; only these are used."""
 
     name: str
     statename: str
@@ -51,15 +51,16 @@ def call(run_dir: Path, method: str, *arguments: str | bool) -> Any:
     """Call one of supervisord's methods, such as `startProcess`.
 
     Raises:
-        OSError: Nobody listens, or nobody answers in time.
-        xmlrpc.client.Error: supervisord refuses.
-        http.client.HTTPException: What answers is no supervisord, or one that ends.
-        xml.parsers.expat.ExpatError: The same.
+        OSError: No supervisord listens, or it does not answer in time.
+        xmlrpc.client.Error: supervisord refuses the call.
+        http.client.HTTPException: The answer is incomplete or not HTTP: supervisord is ending, or another
+            program answers.
+        xml.parsers.expat.ExpatError: The answer is not XML, for the same reasons.
     """
     connection = _Connection(run_dir / "supervisor.sock")
     try:
-        asked = xmlrpc.client.dumps(arguments, f"supervisor.{method}")
-        connection.request("POST", "/RPC2", asked, {"Content-Type": "text/xml"})
+        request = xmlrpc.client.dumps(arguments, f"supervisor.{method}")
+        connection.request("POST", "/RPC2", request, {"Content-Type": "text/xml"})
         answer = connection.getresponse()
         if answer.status != 200:
             raise xmlrpc.client.ProtocolError(method, answer.status, answer.reason, {})
@@ -69,7 +70,7 @@ def call(run_dir: Path, method: str, *arguments: str | bool) -> Any:
 
 
 def holder(run_dir: Path) -> int | None:
-    """The pid of the supervisord that holds a run directory; 0 if it hangs or is ending; None if there is none."""
+    """Return the pid of the supervisord that uses a run directory; 0 if it does not answer, None if there is none."""
     try:
         return call(run_dir, "getPID")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -79,13 +80,13 @@ def holder(run_dir: Path) -> int | None:
 
 
 def start_broker(run_dir: Path, pid: int) -> str:
-    """What starts the broker of a supervisord, for a message."""
+    """Return the command that starts the broker of a supervisord, for an error message."""
     file = configuration(pid) or run_dir / "supervisord.conf"
     return f"`supervisorctl -c {shlex.quote(str(file))} start broker`"
 
 
 def configuration(pid: int) -> Path | None:
-    """The configuration file of a supervisord; None if its command line cannot be read."""
+    """Return the configuration file of a running supervisord; None if its command line cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         folder = Path(f"/proc/{pid}/cwd").resolve()
@@ -96,37 +97,40 @@ def configuration(pid: int) -> Path | None:
             return folder / words[number + 1]
         if word.startswith("--configuration="):
             return folder / word.partition("=")[2]
-    here = folder / "supervisord.conf"  # where supervisord looks by itself
+    here = folder / "supervisord.conf"  # the first place where supervisord looks without -c
     return here if here.exists() else None
 
 
 def wake(run_dir: Path) -> None:
-    """Let supervisord look at its processes now: of itself it does so once a second."""
-    with suppress(*FAULTS):  # its socket may not be there yet, or no longer
+    """Make supervisord check its processes now.
+
+    Its event loop does so after each request, and otherwise once per second.
+    """
+    with suppress(*FAULTS):  # the socket may not exist yet, or not any more
         call(run_dir, "getState")
 
 
 def processes(run_dir: Path) -> list[ProcessInfo]:
-    """What supervisord says of each program; raises as `call`."""
+    """Return the report about each program; raises as `call`."""
     return call(run_dir, "getAllProcessInfo")
 
 
 def stop_workers(run_dir: Path) -> None:
-    """Tell all workers to stop at once, each to finish what it has; `supervisorctl` would take turns.
+    """Stop all workers at once; each one finishes its runs first. `supervisorctl stop` would stop them one by one.
 
     Raises as `call`.
     """
     for name, info in workers(run_dir).items():
         if info["statename"] in RUNNING:
-            with suppress(xmlrpc.client.Fault):  # it ended by itself just now
+            with suppress(xmlrpc.client.Fault):  # the worker has ended by itself meanwhile
                 call(run_dir, "stopProcess", name, False)
 
 
 def workers_are_gone(run_dir: Path) -> bool:
-    """Whether no worker runs any more; raises as `call`."""
+    """Return whether all workers have ended; raises as `call`."""
     return not any(info["pid"] for info in workers(run_dir).values())
 
 
 def workers(run_dir: Path) -> dict[str, ProcessInfo]:
-    """What supervisord says of each worker program, by name; raises as `call`."""
+    """Return the report about each worker program, by name; raises as `call`."""
     return {process["name"]: process for process in processes(run_dir) if mode_of(process["name"])}

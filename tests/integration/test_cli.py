@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 
 import pytest
+import zmq
+from rich.console import Console
 
+from axon_zmq.cli import status
+from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.msgpack import pack
 from axon_zmq.testing.ports import free_port
 from tests.support.command import AXON, axon, lines, on_a_terminal
 from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, wait_until
 
-COMMANDS = ["serve", "broker", "worker", "conf", "run", "stream", "call", "agents", "ping", "doctor", "loadtest"]
 
-
-@pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_explains_each_command(command):
-    done = axon(None, *([command] if command else []), "--help")
+def test_help_from_the_shell():
+    done = axon(None, "--help")
     assert done.returncode == 0
-    assert "Usage" in done.stdout
-    if command is None:
-        assert all(name in done.stdout for name in COMMANDS)
+    assert "Usage: axon-zmq [OPTIONS] COMMAND" in done.stdout
 
 
 def test_version_prints_the_version():
@@ -130,34 +131,104 @@ def test_agents_and_ping_print_what_the_daemon_has(daemon):
     assert "tool undocumented\n" in seen.replace("\r", "")
     assert "toolset plain" in seen
     assert "tool double" in seen
-    assert "run_stream  1 workers" in on_a_terminal(daemon, "ping")
+    assert "run_stream  1 worker," in on_a_terminal(daemon, "ping")
 
 
 def test_doctor_reports_problems_and_how_to_fix_them(daemon, tmp_path):
     place = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
     good = axon(None, "doctor", **place)
     assert good.returncode == 0, good.stdout
-    assert "WRONG" not in good.stdout
-    assert f"ok    run directory: {tmp_path}/run, which serve will make\n" in good.stdout
+    assert "FAIL" not in good.stdout
+    assert f"ok       run directory: {tmp_path}/run (serve creates it)\n" in good.stdout
     bad = axon(None, "doctor", **place, AXON_AGENTS="mine=no_such_module:agent")
     assert bad.returncode == 1
-    assert "agent mine, as configured here: ModuleNotFoundError" in bad.stdout
-    assert "mend" in bad.stdout
-    assert axon(None, "doctor", AXON_FRONTEND="tcp://0.0.0.0:1").returncode == 1
+    assert "FAIL     configured agent mine: ModuleNotFoundError" in bad.stdout
+    assert "fix: fix no_such_module:agent, or its entry in AXON_AGENTS" in bad.stdout
     nowhere = axon(None, "doctor", AXON_FRONTEND=f"ipc://{tmp_path}/nowhere/socket")
     assert nowhere.returncode == 1
-    assert "WRONG frontend: " in nowhere.stdout
+    assert "FAIL     frontend: " in nowhere.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_compares_the_agents_of_the_daemon_with_the_configured_ones(daemon):
     compared = axon(daemon, "doctor", AXON_AGENTS="echo=axon_zmq.agents.echo:agent,ekko=axon_zmq.agents.echo:agent")
     assert compared.returncode == 1
-    [told] = [line for line in compared.stdout.splitlines() if "daemon's agents" in line]
-    assert told.startswith(
-        "WRONG daemon's agents: does not have ekko, which is configured here; could not load broken: AttributeError"
+    [line] = [line for line in compared.stdout.splitlines() if "served agents" in line]
+    assert line.startswith(
+        "FAIL     served agents: ekko is configured but not served; broken could not be loaded: AttributeError"
     )
-    assert compared.stdout.count("WRONG") == 1
+    assert compared.stdout.count("FAIL") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AXON_RUN_WORKRS", "2", "AXON_RUN_WORKERS"),
+        ("AXON_FRONTEND", "tcp://0.0.0.0:1", "open to other machines"),
+    ],
+)
+def test_doctor_exits_2_for_invalid_settings(name, value, message):
+    done = axon(None, "doctor", **{name: value})
+    assert done.returncode == 2
+    assert "FAIL     settings: " in done.stdout
+    assert message in done.stdout
+
+
+def modes(*counts: int, degraded: bool = False) -> dict[str, dict]:
+    return {
+        mode: {"workers": workers, "free": workers, "queued": 0, "degraded": degraded and not workers}
+        for mode, workers in zip(MODES, counts, strict=True)
+    }
+
+
+def test_doctor_prints_starting_for_a_broker_that_recovers(tmp_path):
+    """A broker that has just started reports `settling`; nothing has failed yet."""
+    body = {"version": "9", "modes": modes(0, 0, 0), "settling": True, "boot": "b", "protocol": 1}
+    pong = {"features": [], "draining": False, "shared": False, "dropped": 0, "limits": {}, **body}
+    endpoint = f"ipc://{tmp_path}/frontend"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.bind(endpoint)
+        done = subprocess.Popen(
+            [AXON, "doctor", "--endpoint", endpoint],
+            env={**os.environ, "AXON_RUN_DIR": str(tmp_path / "run")},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert router.poll(WAIT_TIMEOUT_S * 1000)
+        client, _kind, id, *_ = router.recv_multipart()
+        router.send_multipart([client, b"pong", id, pack(pong)])
+        printed, _ = done.communicate(timeout=WAIT_TIMEOUT_S)
+    assert done.returncode == 3, printed
+    assert f"STARTING daemon: version 9 at {endpoint}: run_sync 0 workers, run 0 workers, " in printed
+    assert "fix: run doctor again in a few seconds" in printed
+    assert "FAIL" not in printed
+
+
+def test_doctor_and_status_print_no_python_dictionaries(daemon):
+    examined = axon(daemon, "doctor")
+    assert "ok       settings: " in examined.stdout
+    shown = io.StringIO()
+    status.show(status.report(daemon.run_dir), Console(file=shown, width=120))
+    waited = axon(daemon, "ping", "--wait", "0.1", AXON_RUN_SYNC_WORKERS="0")
+    assert waited.returncode == 0
+    for printed in (examined.stdout, shown.getvalue(), waited.stderr):
+        assert "{'" not in printed
+        assert "dict" not in printed
+
+
+@pytest.mark.parametrize("arguments", [["scale", "run_streem", "2"], ["worker", "run_streem"]])
+def test_an_unknown_mode_is_reported_with_a_suggestion(arguments):
+    done = axon(None, *arguments)
+    assert done.returncode == 2
+    message = " ".join(done.stderr.split())
+    assert "'run_streem' is unknown; did you mean 'run_stream'?" in message
+    assert "Value error" not in message
+
+
+def test_unknown_names_without_a_close_match_list_the_known_ones():
+    assert "expected one of run_sync, run, run_stream" in " ".join(axon(None, "scale", "batch", "2").stderr.split())
+    assert "did you mean 'streams'?" in " ".join(axon(None, "loadtest", "strems").stderr.split())
+    assert "did you mean 'warning'?" in " ".join(axon(None, "run", "echo", "x", "--log", "warn").stderr.split())
 
 
 def test_broker_and_worker_can_be_started_alone(tmp_path):

@@ -105,7 +105,7 @@ class Terminal:
         os.close(self._master)
 
 
-RESULT = "its result, as JSON or text (!message: it failed): "
+RESULT = "result as JSON or text (!message to fail): "
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -117,7 +117,7 @@ def test_a_person_answers_tool_calls(daemon, tools, command):
             shown.type(f"{typed}\n")
         assert shown.end() == 0
         *_, last = shown.seen.strip().splitlines()
-        assert json.loads(last) == [{"a": [1]}, "some text", 5, "out of order", "the tool gave no result"]
+        assert json.loads(last) == [{"a": [1]}, "some text", 5, "out of order", "no result was given"]
         assert "tool_started" not in shown.seen
         assert "[ask" not in shown.seen
         assert "[success" not in shown.seen
@@ -151,7 +151,7 @@ def test_a_question_is_withdrawn_when_its_answer_is_no_longer_needed(daemon, too
     prompt = json.dumps([[{"name": "ask", "args": {"n": 1}}], [{"name": "other", "args": {}}]])
     with Terminal(daemon, "stream", TOOLS, prompt, "--tools", tools(tool, {**ASK, "name": "other"})) as shown:
         shown.see(RESULT)
-        shown.see("\nask: its answer is no longer wanted\n")
+        shown.see("\nask: cancelled, no answer needed\n")
         if "other {}" not in shown.seen[shown.read_to :]:
             shown.see("other {}")
         shown.see(RESULT)
@@ -165,7 +165,7 @@ def test_the_end_of_input_fails_the_open_calls(daemon, tools):
         shown.see(RESULT)
         shown.type("\x04")
         assert shown.end() == 0
-        assert shown.seen.endswith('["the tool gave no result","the tool gave no result"]\n')
+        assert shown.seen.endswith('["no result was given","no result was given"]\n')
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -180,7 +180,7 @@ def test_the_end_of_input_fails_the_open_calls(daemon, tools):
 )
 def test_a_person_approves_and_the_run_continues(daemon, command, typed, result):
     with Terminal(daemon, command, "careful", "?") as shown:
-        shown.see('approve refund {"euros":12}? [y/N, a reason why not, or other arguments as JSON] ')
+        shown.see('approve refund {"euros":12}? [y/N, a reason to refuse, or other arguments as JSON] ')
         shown.type(f"{typed}\n")
         assert shown.end() == 0
         assert shown.seen.splitlines()[-1] == result
@@ -392,7 +392,7 @@ def test_approvals_in_a_pipe_are_read_when_they_are_asked_for(daemon):
     assert [line["name"] for line in lines(done)[-1]["deferred"]["approvals"]] == ["refund"]
     done = axon(daemon, "run", "careful", "?", "--interactive")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: standard input has ended: nobody can answer ")
+    assert done.stderr.startswith("error: standard input ended before the call was answered: ")
 
 
 def test_the_end_of_standard_input_fails_open_and_later_calls(daemon, tools):
@@ -400,7 +400,8 @@ def test_the_end_of_standard_input_fails_open_and_later_calls(daemon, tools):
     with Piped(daemon, "stream", TOOLS, prompt, "--tools", tools(ASK)) as piped:
         piped.until("tool_call")
         piped.close()
-        assert json.loads(piped.until("complete")["result"]) == ["standard input has ended: nobody can answer"] * 2
+        results = json.loads(piped.until("complete")["result"])
+        assert results == ["standard input ended before the call was answered"] * 2
         assert piped.end() == 0
 
 
@@ -432,7 +433,7 @@ def test_without_standard_input_the_calls_fail(daemon, tools):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(lines(done)[-1]["result"]) == ["standard input has ended: nobody can answer"]
+    assert json.loads(lines(done)[-1]["result"]) == ["standard input ended before the call was answered"]
 
 
 def test_a_program_steers_a_run_from_a_pipe(daemon, tools):
@@ -497,8 +498,8 @@ def test_call_prints_the_result_of_a_tool(daemon):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["temperature", "{"], 2, "the arguments are not valid JSON"),
-        (["temperature", "[]"], 2, "the arguments are no JSON object"),
+        (["temperature", "{"], 2, "invalid arguments '{': not valid JSON"),
+        (["temperature", "[]"], 2, "invalid arguments '[]': expected a JSON object"),
         (["no_such_tool"], 2, "unknown_tool"),
         (["temperature", '{"place": "Atlantis"}', "--agent", "weather"], 1, "tool_failed"),
         (["temperature", '{"palce": "Oslo"}', "--agent", "weather"], 2, "invalid_request"),

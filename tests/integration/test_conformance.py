@@ -110,14 +110,14 @@ def play_all(client: Naive) -> None:
 
 BREAKS = {
     "plain": "",
-    "repeated": "the application saw the text '1 2 2 1 2 3 '",
-    "gap": "no resume came",
-    "stale": "saw the text",
-    "foreign": "the application saw the text '1 not yours '",
-    "silence": "no ping came",
-    "new-boot": "no resume came",
+    "repeated": "the application received the text '1 2 2 1 2 3 '",
+    "gap": "no resume arrived",
+    "stale": "received the text",
+    "foreign": "the application received the text '1 not yours '",
+    "silence": "no ping arrived",
+    "new-boot": "no resume arrived",
     "tool": "",
-    "tool-replayed": "no resume came",
+    "tool-replayed": "no resume arrived",
 }
 
 
@@ -131,7 +131,7 @@ def test_a_client_that_accepts_everything_fails_and_the_rules_are_named(name):
 
 def test_a_case_that_was_not_played_has_not_passed():
     [verdict] = verdicts_on(lambda _: None, "plain", patience=1.0).values()
-    assert verdict.broken == "it was not reported"
+    assert verdict.broken == "the case was not reported"
 
 
 def test_an_unreadable_message_is_reported():

@@ -101,8 +101,8 @@ def test_roll_restarts_every_process_and_no_request_fails(daemon: Served):
     assert {name for name in after if after[name] != before[name]} == {"run-1", "run_stream-1"}
     told = [json.loads(line)["done"] for line in rolled.stdout.splitlines()]
     assert told == [
-        *("run-2 is there as a spare", "run-1 is there again", "run-2 has gone"),
-        *("run_stream-2 is there as a spare", "run_stream-1 is there again", "run_stream-2 has gone"),
+        *("run-2 added as a spare", "run-1 restarted", "run-2 removed"),
+        *("run_stream-2 added as a spare", "run_stream-1 restarted", "run_stream-2 removed"),
     ]
 
 
@@ -175,7 +175,7 @@ def test_an_impossible_change_is_rejected_with_a_reason(daemon: Served):
     empty = command(daemon, "roll", "run_sync")
     assert (empty.returncode, json.loads(empty.stdout)) == (
         0,
-        {"done": "run_sync has no worker: there is nothing to restart"},
+        {"done": "run_sync has no workers: nothing to restart"},
     )
 
 
@@ -183,7 +183,7 @@ def test_a_spare_that_does_not_register_is_removed_and_nothing_is_changed(daemon
     before = pids(daemon)
     monkeypatch.setattr(programs, "START_TIMEOUT_S", 0.0)
     with pytest.raises(
-        programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was touched"
+        programs.TemporarilyUnavailableError, match=r"run-2 did not register .*nothing else was changed"
     ):
         next(programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1"], False))
     assert pids(daemon) == before
@@ -216,14 +216,14 @@ def test_a_roll_stops_at_the_first_new_worker_whose_agents_cannot_be_loaded(tmp_
         module.write_text("raise RuntimeError('not so')\n")
         rolled = command(own, "roll", "run")
         assert rolled.returncode == 3
-        assert "run-2 could not load changing, as others that serve could" in rolled.stderr.replace("\n", " ")
+        assert "run-2 could not load changing, which other workers have loaded" in rolled.stderr.replace("\n", " ")
         assert pids(own) == before
         grown = command(own, "scale", "run", "2")
         assert json.loads(grown.stdout) == {
-            "done": "run-2 is there, but could not load asking, changing, gone, interrupting, stopping"
+            "done": "run-2 added, but could not load asking, changing, gone, interrupting, stopping"
         }
         with pytest.raises(
-            programs.TemporarilyUnavailableError, match="run-3 could not load changing, as others"
+            programs.TemporarilyUnavailableError, match="run-3 could not load changing, which other workers"
         ):  # run-1 still can
             next(programs.roll(programs.WorkerPrograms(own.run_dir), ["run-1", "run-2"], False))
         module.write_text(sound.replace("agent =", "gone = agent ="))
@@ -251,15 +251,15 @@ def test_a_spare_replaces_a_program_that_did_not_return(daemon: Served, monkeypa
 def test_an_interrupted_roll_stops_after_the_current_program(daemon: Served):
     before = pids(daemon)
     steps: list[programs.Step] = []
-    with pytest.raises(programs.TemporarilyUnavailableError, match="asked to stop"):
+    with pytest.raises(programs.TemporarilyUnavailableError, match="interrupted: the steps listed above are complete"):
         for step in programs.roll(programs.WorkerPrograms(daemon.run_dir), ["run-1", "run_stream-1"], True):
             steps.append(step)
             if step == programs.WorkerRestarted("run-1"):
                 os.kill(os.getpid(), signal.SIGINT)
     assert [describe_step(step) for step in steps] == [
-        "run-2 is there as a spare",
-        "run-1 is there again",
-        "run-2 has gone",
+        "run-2 added as a spare",
+        "run-1 restarted",
+        "run-2 removed",
     ]
     after = pids(daemon)
     assert {name for name in after if after[name] != before.get(name)} == {"run-1"}
@@ -292,15 +292,17 @@ def test_without_a_broker_nothing_is_changed_and_the_message_says_how_to_start_i
     for arguments in (["roll"], ["roll", "run-1", "--broker"], ["scale", "run", "2"], ["scale", "run", "0"]):
         refused = command(daemon, *arguments)
         assert refused.returncode == 3
-        assert "nothing was touched" in refused.stderr
+        assert "nothing was changed" in refused.stderr
         assert stopped_broker in refused.stderr.replace("\n", " ")
     second = command(daemon, "serve")
     assert second.returncode == 2
-    assert f"a supervisord (pid {before['supervisord']}) holds" in second.stderr.replace("\n", " ")
+    assert f"a supervisord (pid {before['supervisord']}) already uses the run directory" in second.stderr.replace(
+        "\n", " "
+    )
     assert stopped_broker in second.stderr.replace("\n", " ")
     examined = command(daemon, "doctor")
     assert examined.returncode == 1
-    assert f"WRONG daemon: none answers at {daemon.endpoint}, though a supervisord" in examined.stdout
+    assert f"FAIL     daemon: no answer at {daemon.endpoint}, but a supervisord" in examined.stdout
     assert stopped_broker in examined.stdout
     monkeypatch.setattr(welcome, "START_TIMEOUT_S", 0.0)
     late = Serving(Settings(run_dir=daemon.run_dir, frontend=daemon.endpoint), ROOT)

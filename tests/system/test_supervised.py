@@ -34,8 +34,8 @@ def test_the_demo_shows_each_mode_exits_with_0_and_leaves_no_process():
         assert daemon.process.returncode == 0, out
         assert "run_sync    Hello from Agent.run_sync" in out
         assert "run         Hello from Agent.run" in out
-        assert "8 pieces in" in out
-        assert out.endswith("stopped: no process is left\n")
+        assert "8 chunks in" in out
+        assert out.endswith("stopped: all processes have ended\n")
         assert daemon.family() == {}
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_daemon_even_if_serve_itself_is_killed():
         daemon.wait_for("the processes")
         assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
         daemon.process.send_signal(signal.SIGINT)
-        daemon.wait_for("stopping: what runs has 60 s to end")
+        daemon.wait_for("stopping: waiting up to 60 s for running requests")
         assert daemon.process.wait(WAIT_TIMEOUT_S) == 0
         assert daemon.family() == {}
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:

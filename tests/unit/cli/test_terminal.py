@@ -54,7 +54,7 @@ def test_json_escapes_what_a_terminal_would_obey():
         ('"quoted"', {"result": "quoted"}),
         ("two words", {"result": "two words"}),
         ("! broken ", {"error": {"message": "broken", "retry": False}}),
-        (" ", {"error": {"message": "the tool gave no result", "retry": False}}),
+        (" ", {"error": {"message": "no result was given", "retry": False}}),
     ],
 )
 def test_a_typed_result_is_parsed(typed, body):

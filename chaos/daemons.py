@@ -1,4 +1,4 @@
-"""The daemon that faults are put upon: plain processes, or a whole supervisord."""
+"""Daemons for the scenarios: separate processes, or a complete daemon under supervisord."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from bench.processes import WAIT_TIMEOUT_S, Process, Site, environment, site
 from chaos import agents
 
 
-class Scene:
-    """A broker and workers that can be killed and started one by one.
+class Daemon:
+    """A broker and workers without supervisord, which can be killed and started one by one.
 
     Args:
-        site: Their folder.
-        env: Settings, for all of them.
+        site: Directory and endpoint of the processes.
+        env: Environment variables of all processes.
     """
 
     def __init__(self, site: Site, **env: str) -> None:
@@ -48,7 +48,7 @@ class Scene:
         self._broker_options = more
 
     def kill_broker(self) -> None:
-        """SIGKILL, and another one at once."""
+        """Kill the broker and start the next one immediately."""
         self.broker.stop()
         self.start_broker(**self._broker_options)
 
@@ -59,30 +59,30 @@ class Scene:
         return name
 
     def kill_worker(self, name: str) -> float:
-        """SIGKILL; the time when it had ended."""
+        """Kill a worker; return the time at which it had ended."""
         self.workers.pop(name).stop()
         return time.monotonic()
 
     def wait_for(self, **workers: int) -> dict[str, Any]:
-        """Until exactly so many workers of each mode are there; the `pong`."""
+        """Wait until each mode has exactly so many workers; return the `pong`."""
         with Client(self.endpoint) as client:
-            return self._there(client, workers)
+            return self._wait_for(client, workers)
 
-    def _there(self, client: Client, workers: dict[str, int]) -> dict[str, Any]:
-        give_up = time.monotonic() + WAIT_TIMEOUT_S
-        while time.monotonic() < give_up:
+    def _wait_for(self, client: Client, workers: dict[str, int]) -> dict[str, Any]:
+        ends_at = time.monotonic() + WAIT_TIMEOUT_S
+        while time.monotonic() < ends_at:
             pong = client.ping(WAIT_TIMEOUT_S)
             if not pong["settling"] and all(pong["modes"][mode]["workers"] == n for mode, n in workers.items()):
                 return pong
             time.sleep(0.01)
-        raise RuntimeError(f"not {workers} after {WAIT_TIMEOUT_S:g} s:\n{self.site.logs()}")
+        raise RuntimeError(f"workers {workers} have not registered after {WAIT_TIMEOUT_S:g} s:\n{self.site.logs()}")
 
     def wait_for_worker(self, name: str) -> None:
-        """Until a worker of that name has registered."""
+        """Wait until a worker of that name has registered."""
         until(lambda: any(worker["name"] == name for worker in self.status()["workers"]), name)
 
     def starts(self) -> Counter[str]:
-        """How often each run of `paced` was started."""
+        """Return how often each run of `paced` was started."""
         return Counter((self.site.folder / "starts").read_text().split("\n")[:-1])
 
     def status(self) -> dict[str, Any]:
@@ -90,19 +90,19 @@ class Scene:
 
 
 @contextmanager
-def scene(*modes: str, broker: dict[str, int] | None = None, **env: str) -> Generator[Scene]:
-    """A daemon with a worker for each named mode, ended when the block is left."""
+def run_daemon(*modes: str, broker: dict[str, int] | None = None, **env: str) -> Generator[Daemon]:
+    """Start a broker, and a worker for each named mode; stop them when the block ends."""
     with site() as place:
-        made = Scene(place, **env)
-        made.start_broker(**(broker or {}))
+        daemon = Daemon(place, **env)
+        daemon.start_broker(**(broker or {}))
         for mode in modes:
-            made.start_worker(mode)
-        made.wait_for(**{mode: modes.count(mode) for mode in modes})
-        yield made
+            daemon.start_worker(mode)
+        daemon.wait_for(**{mode: modes.count(mode) for mode in modes})
+        yield daemon
 
 
-class Supervised:
-    """A whole daemon, `axon-zmq serve`, in a folder of its own."""
+class SupervisedDaemon:
+    """A complete daemon, started with `axon-zmq serve` in a separate directory."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.run_dir = folder / "run"
@@ -111,6 +111,7 @@ class Supervised:
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})
+        # It makes processes end with their parent. Here supervisord sets it for its own children, not for `serve`.
         del self.env["SUPERVISOR_ENABLED"]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -122,12 +123,12 @@ class Supervised:
         self.stop()
 
     def start(self) -> None:
-        """Serve, and wait until it is ready."""
-        said = self.run_dir.parent / "serve.out"
-        with said.open("wb") as out:
+        """Start the daemon, and wait until it is ready."""
+        output = self.run_dir.parent / "serve.out"
+        with output.open("wb") as out:
             serve = [_command(), "serve"]
-            self._process = subprocess.Popen(serve, env=self.env, cwd=said.parent, stdout=out, stderr=out)
-        until(lambda: "serving on" in said.read_text(), "the daemon", 60)
+            self._process = subprocess.Popen(serve, env=self.env, cwd=output.parent, stdout=out, stderr=out)
+        until(lambda: "serving on" in output.read_text(), "the daemon", 60)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -137,11 +138,11 @@ class Supervised:
             process.kill()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`axon-zmq …`, for this daemon."""
+        """Run an `axon-zmq` command with the settings of this daemon."""
         return subprocess.run([_command(), *arguments], env=self.env, capture_output=True, text=True, timeout=170)
 
     def family(self) -> dict[str, psutil.Process]:
-        """Its processes by the programs' names, supervisord among them."""
+        """Return the processes of the daemon, supervisord included, by program name."""
         found: dict[str, psutil.Process] = {}
         for process in psutil.process_iter(["cmdline", "status"]):
             line = process.info["cmdline"] or []
@@ -160,7 +161,7 @@ class Supervised:
         return {name: process.pid for name, process in self.family().items()}
 
     def starts(self) -> Counter[str]:
-        """How often each run of `paced` was started."""
+        """Return how often each run of `paced` was started."""
         return Counter(self._starts.read_text().split("\n")[:-1])
 
 
@@ -169,28 +170,28 @@ def _command() -> str:
 
 
 @contextmanager
-def supervised(**env: str) -> Generator[Supervised]:
-    """A whole daemon, stopped when the block is left."""
-    with TemporaryDirectory(prefix="axon-chaos-") as folder, Supervised(Path(folder), **env) as made:
-        yield made
+def run_supervised(**env: str) -> Generator[SupervisedDaemon]:
+    """Start a complete daemon; stop it when the block ends."""
+    with TemporaryDirectory(prefix="axon-chaos-") as folder, SupervisedDaemon(Path(folder), **env) as daemon:
+        yield daemon
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = WAIT_TIMEOUT_S) -> Any:
-    """The first truthy answer.
+    """Poll a function until its result is true, and return the result.
 
     Raises:
-        TimeoutError: There was none in time.
+        TimeoutError: The result was not true within `seconds`.
     """
-    give_up = time.monotonic() + seconds
+    ends_at = time.monotonic() + seconds
     while not (answer := true()):
-        if time.monotonic() > give_up:
+        if time.monotonic() > ends_at:
             raise TimeoutError(f"waited {seconds:g} s for {what}")
         time.sleep(0.01)
     return answer
 
 
-async def settled(awaitable: Awaitable[Any]) -> Any:
-    """What comes of a run: its `Complete`, or its error."""
+async def outcome(awaitable: Awaitable[Any]) -> Any:
+    """Wait for a run, and return its `Complete` or its error."""
     try:
         return await awaitable
     except AxonError as error:
@@ -198,10 +199,10 @@ async def settled(awaitable: Awaitable[Any]) -> Any:
 
 
 def descriptors(pid: int) -> int:
-    """How many files and sockets a process has open."""
+    """Return the number of file descriptors that a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
 
 
 def megabytes(pid: int) -> float:
-    """A process's memory."""
+    """Return the resident memory of a process in MB."""
     return psutil.Process(pid).memory_info().rss / 2**20
