@@ -1,10 +1,11 @@
 defmodule AxonCore.Result do
   @moduledoc """
-  How a run ended well: the body of `complete`.
+  Result of a run: the body of its `complete` message.
 
-  `result` is the answer: text, or data that fits the output schema; the struct where the agent's `output` names one.
-  `messages` are the run's new messages, to be sent back unchanged. `deferred` is set instead of `result` where calls wait
-  for an answer or an approval: `%{"calls" => [...], "approvals" => [...]}`, each with `"call_id"`, `"name"` and `"args"`.
+  - `result` is the answer: text, or data that fits the output schema, cast to the agent's `output` if that is set.
+  - `messages` are the new messages of the run. Send them back unchanged to continue the conversation.
+  - `deferred` is set instead of `result` if tool calls wait for an answer or an approval:
+    `%{"calls" => [...], "approvals" => [...]}`. Each call has `"call_id"`, `"name"` and `"args"`.
   """
 
   defstruct [:result, :finish_reason, :model, :run_id, :deferred, :content, :metadata, usage: %{}, messages: []]
@@ -21,7 +22,7 @@ defmodule AxonCore.Result do
           messages: [map]
         }
 
-  @doc "The body of a `complete`."
+  @doc "Builds a result from the body of a `complete` message."
   @spec from_wire(map) :: t
   def from_wire(body) do
     %__MODULE__{

@@ -28,8 +28,8 @@ defmodule AxonCore.AgentTest do
   test "what is wrong is named" do
     for {make, part} <- [
           {fn -> Agent.new(modle: "echo") end, ":modle"},
-          {fn -> Agent.new("weather", model: "echo") end, "its model"},
-          {fn -> Agent.new(output: [a: :string], output_schema: %{}) end, "not both"},
+          {fn -> Agent.new("weather", model: "echo") end, "invalid option :model"},
+          {fn -> Agent.new(output: [a: :string], output_schema: %{}) end, "exclude each other"},
           {fn -> Tool.new(name: "two words") end, "name"},
           {fn -> Tool.new(name: "a", function: fn -> 1 end) end, "one argument"},
           {fn -> Tool.new(name: "a", mode: :sometimes) end, "mode"},
@@ -46,6 +46,6 @@ defmodule AxonCore.AgentTest do
     assert ToolUtils.answer({:retry, "again"}) == %{error: %{message: "again", retry: true}}
     assert ToolUtils.answer({:error, :enoent}) == %{error: %{message: "enoent", retry: false}}
     assert ToolUtils.answer({:error, %RuntimeError{message: "no"}}) == %{error: %{message: "no", retry: false}}
-    assert_raise ArgumentError, ~r/a tool returns/, fn -> ToolUtils.answer(5) end
+    assert_raise ArgumentError, ~r/invalid return value of a tool/, fn -> ToolUtils.answer(5) end
   end
 end

@@ -22,11 +22,11 @@ defmodule AxonCore.CodecTest do
 
   test "what msgpack cannot hold is named by its place" do
     for {given, place, why} <- [
-          {%{a: [1, self()]}, "/a/1", "no form in msgpack"},
+          {%{a: [1, self()]}, "/a/1", "msgpack cannot represent"},
           {%{a: %{b: <<255>>}}, "/a/b", "AxonCore.Codec.bytes/1"},
           {%{a: 2 ** 64}, "/a", "64 bits"},
-          {%{1 => 2}, "", "neither text nor an atom"},
-          {%{a: {1, 2}}, "/a", "no form in msgpack"}
+          {%{1 => 2}, "", "expected text or an atom"},
+          {%{a: {1, 2}}, "/a", "msgpack cannot represent"}
         ] do
       error = assert_raise Error, fn -> Codec.plain(given) end
       assert error.type == :invalid_argument

@@ -226,9 +226,9 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
         "exits" => {fn _ -> exit(:tired) end, ":tired"},
         "throws" => {fn _ -> throw(:ball) end, ":ball"},
         "killed" => {fn _ -> Process.exit(self(), :kill) end, "killed"},
-        "bare" => {fn _ -> 5 end, "a tool returns"},
-        "unpackable" => {fn _ -> {:ok, self()} end, "no form in msgpack"},
-        "huge" => {fn _ -> {:ok, String.duplicate("x", 16 * 1024 * 1024)} end, "more than"},
+        "bare" => {fn _ -> 5 end, "invalid return value of a tool"},
+        "unpackable" => {fn _ -> {:ok, self()} end, "msgpack cannot represent"},
+        "huge" => {fn _ -> {:ok, String.duplicate("x", 16 * 1024 * 1024)} end, "result too large"},
         "misfit" => {fn _ -> {:ok, "five"} end, "is not of type"}
       }
 

@@ -68,7 +68,7 @@ defmodule AxonCore.MessageTest do
   test "a malformed message is an error that names the kind and the field" do
     for {kind, body, field} <- @malformed do
       assert {:error, %{part: :body, id: "1", reason: reason}} = Message.decode(kind, "1", body)
-      assert reason =~ ~r/\Amalformed `#{kind}`: #{field} must be /
+      assert reason =~ ~r/\Amalformed `#{kind}` message: expected #{field} to be /
     end
 
     assert {:error, %{part: :frames, id: "1"}} = Message.decode(["chunk", "1", <<0xC1>>])
