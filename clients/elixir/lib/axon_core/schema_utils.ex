@@ -423,8 +423,8 @@ defmodule AxonCore.SchemaUtils do
 
   defp scalar(data, _format), do: data
 
-  # RFC 3339 allows lower case letters and leap seconds, and ISO 8601 allows times without seconds. Elixir parses none of
-  # these.
+  # RFC 3339 allows lower case letters and leap seconds, and ISO 8601 allows times without seconds. Elixir parses none
+  # of these.
   defp normalized(text) do
     text = String.upcase(text)
     text = Regex.replace(~r/(^|[T ])(\d\d:\d\d)(?=$|Z|[+-])/, text, "\\1\\2:00")
