@@ -21,7 +21,7 @@ defmodule AxonCore.RunTest do
   defp header([_id, packed | _body]), do: packed |> AxonCore.Codec.unpack() |> elem(1)
   defp header([_id]), do: %{}
 
-  test "rule 1: messages are taken in order only, and a gap is asked for once" do
+  test "rule 1: messages are handled in order only, and a gap is resumed once" do
     {actions, run} = heard(run(), [{"chunk", chunk(1)}, {"chunk", chunk(1)}, {"chunk", chunk(3)}, {"chunk", chunk(4)}])
     assert [{:event, {:chunk, %Chunk{seq: 1, type: :text, data: "1"}}}, {:transmit, _resume}] = actions
     assert sent(actions) == [{"resume", %{"from" => 2}}]
@@ -29,18 +29,18 @@ defmodule AxonCore.RunTest do
     assert [{:event, {:chunk, %Chunk{seq: 2}}}, {:transmit, ["resume" | _]}] = actions
   end
 
-  test "a last message behind a gap waits for what is missing" do
+  test "a last message behind a gap does not end the run before the missing messages arrive" do
     assert {[{:transmit, ["resume" | _]}], run} = heard(run(), [{"complete", %{"seq" => 2, "result" => "x"}}])
     messages = [{"chunk", chunk(1)}, {"complete", %{"seq" => 2, "result" => "x"}}]
     assert {[_chunk, {:ended, {:complete, %Result{result: "x"}}}], _run} = heard(run, messages)
   end
 
-  test "what is no longer kept ends it loudly" do
+  test "a gap in the replay ends the run with an error" do
     {actions, _run} = heard(run(), [{"resumed", %{"from" => 5, "gap" => true}}])
     assert [{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :gap}}}] = actions
   end
 
-  test "an error ends it; a type that is not known stays text" do
+  test "an error ends the run, and an unknown error type is a string" do
     assert {[{:ended, {:error, %Error{type: :overloaded, retryable?: true}}}], _} =
              heard(run(), [{"error", %{"error_type" => "overloaded", "message" => "", "retryable" => true}}])
 
@@ -48,18 +48,18 @@ defmodule AxonCore.RunTest do
              heard(run(), [{"error", %{"error_type" => "quite_new"}}])
   end
 
-  test "what never ran is sent again with the time that is left; what may have is told" do
+  test "a request that never ran is sent again with the remaining time; one that may have run ends" do
     unknown = fn details -> {"error", %{"error_type" => "unknown_request", "details" => details}} end
     {actions, _} = heard(run(timeout_ms: 60_000), [unknown.(%{"may_have_run" => false})], 20_000)
     assert sent(actions) == [{"run_stream", %{"timeout_ms" => 40_000}}]
-    sure = unknown.(%{"may_have_run" => true, "never_ran_within_ms" => 5_000})
-    assert {[{:transmit, ["run_stream" | _]}], _} = heard(run(), [sure], 4_000)
-    assert {[{:ended, {:error, %Error{type: :unknown_request}}}], _} = heard(run(), [sure], 6_000)
-    {_, begun} = heard(run(), [{"chunk", chunk(1)}])
-    assert {[{:ended, _}], _} = heard(begun, [unknown.(%{"may_have_run" => false})])
+    recent = unknown.(%{"may_have_run" => true, "never_ran_within_ms" => 5_000})
+    assert {[{:transmit, ["run_stream" | _]}], _} = heard(run(), [recent], 4_000)
+    assert {[{:ended, {:error, %Error{type: :unknown_request}}}], _} = heard(run(), [recent], 6_000)
+    {_, started} = heard(run(), [{"chunk", chunk(1)}])
+    assert {[{:ended, _}], _} = heard(started, [unknown.(%{"may_have_run" => false})])
   end
 
-  test "a cancelled run that never ran has ended; and what was said to it is said again with it" do
+  test "a cancelled request that never ran ends; user messages are sent again with their request" do
     never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
     {_, cancelled} = Run.cancel(run())
     assert {[{:ended, {:error, %Error{type: :cancelled}}}], _} = heard(cancelled, [never])
@@ -68,7 +68,7 @@ defmodule AxonCore.RunTest do
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
   end
 
-  test "a call of a tool with a function is run, another one is told" do
+  test "a call of a tool with a function is executed; other calls are events" do
     mine = fn _ -> {:ok, 1} end
     call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
 
@@ -86,7 +86,7 @@ defmodule AxonCore.RunTest do
              heard(run, [{"tool_cancelled", %{"seq" => 3, "call_id" => "d"}}])
   end
 
-  test "a function's answer that is refused becomes a failure, once; a caller's own is told" do
+  test "a function's refused answer is replaced with a failure once; a caller's refused answer is an event" do
     call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
 
     refused =
@@ -101,7 +101,7 @@ defmodule AxonCore.RunTest do
     assert {[{:event, {:refused, %Error{type: :invalid_request}}}], _} = heard(run, [refused])
   end
 
-  test "a broker that has just started and holds too much is asked once more" do
+  test "a message refused by an overloaded broker in recovery is followed by a resume" do
     for of <- ["resume", "tool_result"] do
       refused = {"refused", %{"of" => of, "call_id" => "c", "error_type" => "overloaded"}}
       assert {[], run} = heard(run(), [refused], 1_000)
@@ -111,12 +111,12 @@ defmodule AxonCore.RunTest do
     end
   end
 
-  test "another run under its id ends it" do
+  test "a refused request ends" do
     assert {[{:ended, {:error, %Error{type: :invalid_request}}}], _} =
              heard(run(), [{"refused", %{"of" => "run_stream", "error_type" => "invalid_request", "message" => ""}}])
   end
 
-  test "rule 9: credit is given when half of the window is used, and said again with a resume" do
+  test "rule 9: credit is granted when half of the window is used, and sent again with a resume" do
     run = run(credit: 10)
     assert {[], run} = Run.took(run, 5)
     assert {[{:transmit, ["credit", "1", _]}] = actions, run} = Run.took(run, 6)
@@ -125,7 +125,7 @@ defmodule AxonCore.RunTest do
     assert sent(actions) == [{"resume", %{"from" => 1, "upto" => 16}}]
   end
 
-  test "rule 9: a message that needs no credit takes none of it from those that do" do
+  test "rule 9: a message that needs no credit does not use up credit" do
     call = fn seq -> {"tool_call", %{"seq" => seq, "call_id" => "#{seq}", "name" => "x", "args" => %{}}} end
     {actions, run} = heard(run(credit: 4), Enum.map(1..6, call))
     assert sent(actions) == [{"credit", %{"upto" => 7}}, {"credit", %{"upto" => 10}}]
@@ -138,14 +138,14 @@ defmodule AxonCore.RunTest do
     assert sent(actions) == [{"credit", %{"upto" => 13}}]
   end
 
-  test "rule 9: calls before what is read are counted once it is read" do
+  test "rule 9: an acknowledged chunk is counted when calls have followed it" do
     call = {"tool_call", %{"seq" => 2, "call_id" => "c", "name" => "x", "args" => %{}}}
     {_, run} = heard(run(credit: 2), [{"chunk", chunk(1)}, call])
     assert {[{:transmit, ["credit" | _]}], _run} = Run.took(run, 1)
     assert {[{:ended, _}], _} = heard(run(credit: 1), [{"complete", %{"seq" => 1, "result" => "x"}}])
   end
 
-  test "a steer is said again once, though the daemon answers that and the resume" do
+  test "a user message is sent again once, although the daemon answers both it and the resume" do
     never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
     {_, run} = Run.steer(run(), "more", :asap)
     {_, run} = Run.resume(run, 0)
@@ -156,19 +156,19 @@ defmodule AxonCore.RunTest do
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
   end
 
-  test "a cancel may be lost with a broker: it is said again" do
+  test "a cancel is sent again with a resume, because the broker may have lost it" do
     {_, run} = Run.cancel(run())
     {actions, _} = Run.resume(run, 0)
     assert [{"resume", _}, {"cancel", _}] = sent(actions)
   end
 
-  test "nothing is waited for for ever" do
+  test "a request without an answer ends ten seconds after its timeout" do
     run = run(timeout_ms: 1_000)
     assert {[], _} = Run.tick(run, 11_000)
     assert {[{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :no_answer}}}], _} = Run.tick(run, 11_001)
   end
 
-  # --- all of a connection's -----------------------------------------------------------------------
+  # --- sessions ------------------------------------------------------------------------------------
 
   defp session(run \\ run()) do
     {:ok, [{"1", {:transmit, ["run_stream" | _]}}], session} = Session.start(Session.new("me", 0), run, 0)
@@ -177,22 +177,22 @@ defmodule AxonCore.RunTest do
 
   defp alive(boot, open), do: ["alive", "", AxonCore.Codec.pack(%{boot: boot, open: open})]
 
-  test "rule 6: a new broker is asked for everything" do
+  test "rule 6: all runs are resumed at a new broker" do
     {[], session} = Session.heard(session(), alive("one", 1), 0)
     assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("two", 1), 2_000)
   end
 
-  test "rule 6: a new connection is asked who is there, and for everything" do
+  test "rule 6: a new connection sends a ping and resumes all runs" do
     {actions, _session} = Session.connected(session(), 0)
     assert [{"probe-me", {:transmit, ["ping" | _]}}, {"1", {:transmit, ["resume" | _]}}] = actions
   end
 
-  test "rule 6: two counts in a row that differ are reason to ask" do
+  test "rule 6: runs are resumed if the count of open requests differs twice in a row" do
     {[], session} = Session.heard(session(), alive("one", 2), 0)
     assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("one", 2), 2_000)
   end
 
-  test "rule 6: silence makes it ask who is there, and an answer after it what was missed" do
+  test "rule 6: after a silence a ping is sent, and runs are resumed when it is answered" do
     {[], session} = Session.tick(session(), 5_000)
     {[{"probe-me", {:transmit, ["ping" | _]}}], session} = Session.tick(session, 5_001)
     assert {[], _} = Session.tick(session, 9_000)
@@ -200,10 +200,10 @@ defmodule AxonCore.RunTest do
     assert {[{"1", {:transmit, ["resume" | _]}}, :shared], _} = Session.heard(session, pong, 6_000)
 
     assert {[], _} = Session.tick(%{session | pinged_at: 0}, 60_000, false),
-           "nothing is put behind what waits to be sent"
+           "no ping is queued behind messages that wait to be sent"
   end
 
-  test "a run of an earlier process, which nobody can go on with, is cancelled, once" do
+  test "a run of an earlier connection of this VM is cancelled once" do
     session = Session.new("me", 0, %{}, "ours-")
     chunk = &["chunk", &1, AxonCore.Codec.pack(chunk(7))]
     many = for number <- 1..1_000, do: "ours-#{number}"
@@ -221,20 +221,20 @@ defmodule AxonCore.RunTest do
 
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", shared: true})]
     {_, session} = Session.heard(session, pong, 0)
-    assert {[], _} = Session.heard(session, chunk.("ours-0"), 0), "it may be another's who has this identity too"
+    assert {[], _} = Session.heard(session, chunk.("ours-0"), 0), "the run may belong to the other process"
   end
 
-  test "single frames are asked for by the ping, the first that a broker hears" do
+  test "single frames are requested by the ping, the first message to a broker" do
     {actions, _} = Session.connected(Session.new("me", 0, %{frames: "single"}), 0)
     assert [{"ping", %{"frames" => "single", "instance" => "me"}}] = sent(for {_id, action} <- actions, do: action)
   end
 
-  test "what cannot be read is no sign of life" do
+  test "malformed frames do not end a silence" do
     {[], session} = Session.heard(session(), ["alive"], 4_000)
     assert {[{"probe-me", {:transmit, ["ping" | _]}}], _} = Session.tick(session, 5_001)
   end
 
-  test "what is larger than the daemon takes is not sent" do
+  test "a message larger than the daemon accepts is not sent" do
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", limits: %{max_body: 5}})]
     {_, session} = Session.heard(Session.new("me", 0), pong, 0)
     assert {:error, %Error{type: :invalid_argument, message: message}} = Session.start(session, run(), 0)
@@ -245,7 +245,7 @@ defmodule AxonCore.RunTest do
     assert :ended = Session.with_run(session, "2", &Run.cancel/1)
   end
 
-  test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
+  test "a used id is refused, messages of unknown ids are ignored, and a malformed message ends its run" do
     assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
     assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
     assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
@@ -262,8 +262,9 @@ defmodule AxonCore.RunTest do
       assert runs == %{}
     end
 
-    for odd <- [%{boot: 5, limits: 7}, %{limits: %{max_body: "many"}}] do
-      assert {_, %{max_body: 16_777_216}} = Session.heard(session(), ["pong", "probe-me", AxonCore.Codec.pack(odd)], 0)
+    for malformed <- [%{boot: 5, limits: 7}, %{limits: %{max_body: "many"}}] do
+      assert {_, %{max_body: 16_777_216}} =
+               Session.heard(session(), ["pong", "probe-me", AxonCore.Codec.pack(malformed)], 0)
     end
   end
 end
