@@ -7,7 +7,7 @@ defmodule AxonCore.MixProject do
   @source_url "https://github.com/axon-zmq/axon_zmq"
 
   # Unset: dependencies come from hex. A folder: compiled packages on ERL_LIBS are used instead of hex. An empty string:
-  # there are no packages, and the tests that need them are excluded.
+  # no packages are used, and the tests that need some are excluded.
   @packages System.get_env("AXON_ELIXIR_DEPS")
 
   # Optional packages, each with one of its modules.

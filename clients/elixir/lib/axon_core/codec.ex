@@ -33,7 +33,7 @@ defmodule AxonCore.Codec do
     defp missing, do: Error.missing_package("AxonCore.Codec", ~s({:msgpax, "~> 2.4"}))
   end
 
-  @doc "Wraps bytes, such as those of an image, so that they are packed as msgpack binary and not as text."
+  @doc "Wraps bytes, such as an image, so that they are packed as msgpack binary and not as text."
   @spec bytes(binary) :: struct
   def bytes(data) when is_binary(data), do: %{__struct__: Msgpax.Bin, data: data}
 

@@ -470,7 +470,7 @@ defmodule AxonCore.Connection do
     %{state | tasks: Map.drop(state.tasks, stopped)}
   end
 
-  # Random bits rather than a counter: ids and identities must not collide with those of other VMs.
+  # Random bits rather than a counter: ids and identities must not collide with the ids of other VMs.
   defp random, do: Base.encode16(:crypto.strong_rand_bytes(16), case: :lower)
   defp now, do: System.monotonic_time(:millisecond)
 end

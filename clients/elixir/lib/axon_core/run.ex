@@ -4,8 +4,8 @@ defmodule AxonCore.Run do
 
   The module is pure: it has no process and sends nothing, and the time is an argument, in milliseconds. It implements
   the rules about sequence numbers (rule 1), resuming at a new broker (rule 6), tool calls that are executed once and
-  whose answers are not lost (rule 7), and credit (rule 9). The rule numbers are those of the
-  [conformance suite](https://github.com/axon-zmq/axon_zmq/blob/main/docs/conformance.md).
+  whose answers are not lost (rule 7), and credit (rule 9). The
+  [conformance suite](https://github.com/axon-zmq/axon_zmq/blob/main/docs/conformance.md) uses the same rule numbers.
 
   Each function returns the actions that its caller must perform, in order:
 

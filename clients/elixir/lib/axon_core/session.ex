@@ -10,8 +10,8 @@ defmodule AxonCore.Session do
   - the broker's count of open requests differs from the client's twice in a row;
   - no message arrived for five seconds while requests were open, and then the broker answered a `ping`.
 
-  Actions are those of `AxonCore.Run`, each with the id of its request, and `:shared`, which reports that another
-  process uses this identity.
+  It returns the actions of `AxonCore.Run`, each with the id of its request, and the action `:shared`, which reports
+  that another process uses this identity.
   """
 
   alias AxonCore.{Codec, Error, Message, Run}

@@ -2,7 +2,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   @moduledoc "Validation of data against a JSON Schema; `AxonCore.SchemaUtils.validate/2` lists the supported keywords."
 
   @max_faults 20
-  # Nesting of schemas, including those that a `$ref` refers to, so that a recursive `$ref` ends.
+  # Limit for nested schemas. Each `$ref` counts as a level, so that a recursive `$ref` ends.
   @max_depth 64
 
   @doc "Returns the faults of the data, at most #{@max_faults}, each with its JSON pointer."

@@ -7,7 +7,7 @@ if Code.ensure_loaded?(:chumak) do
 
     | chumak | this transport |
     |---|---|
-    | `send_multipart` blocks while there is no connection; `recv_multipart` blocks until a message arrives. A second concurrent receiver gets `{:error, :efsm}`. | It has one sender and one receiver process. |
+    | `send_multipart` blocks while the socket is disconnected; `recv_multipart` blocks until a message arrives. A second concurrent receiver gets `{:error, :efsm}`. | It has one sender and one receiver process. |
     | `recv_multipart` before the first message was sent blocks the socket for 5 s. | The receiver starts after the first message was sent. |
     | If a peer process ends permanently (after a ZMTP PING, or a handshake timeout), the receiver waits forever. | It monitors socket and peer, exits with them, and removes the socket from `chumak_sup`. |
     | chumak reconnects every 2 s with the same identity, and does not report it. | `AxonCore.Session` detects a reconnect by the missing messages. |
