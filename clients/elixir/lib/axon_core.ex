@@ -17,6 +17,8 @@ defmodule AxonCore do
 
       {:axon, ref, event}
 
+  `ref` is the handle's `ref`, and `event` is one of these:
+
   | event | meaning |
   |---|---|
   | `{:chunk, chunk}` | a part of the answer, as an `AxonCore.Chunk`; only in `run_stream` |
@@ -28,7 +30,7 @@ defmodule AxonCore do
   | `{:complete, result}` | the run succeeded, with an `AxonCore.Result`; last message |
   | `{:error, error}` | the run failed, with an `AxonCore.Error`; last message |
 
-  Each run has exactly one last message. If the connection's process dies, no more messages arrive. To detect that,
+  Each run has exactly one last message. If the connection's process exits, no more messages arrive. To detect that,
   monitor `handle.connection`; `await/2` does so.
   """
 
@@ -45,7 +47,7 @@ defmodule AxonCore do
   #{AxonCore.Options.docs(:run)}
   """
   @spec run(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
-  def run(connection, agent, prompt, options \\ []), do: once(connection, "run", agent, prompt, options)
+  def run(connection, agent, prompt, options \\ []), do: run_once(connection, "run", agent, prompt, options)
 
   @doc """
   Runs an agent once in a separate thread of the worker, as pydantic-ai's `Agent.run_sync` does.
@@ -53,7 +55,7 @@ defmodule AxonCore do
   Use it for agents with blocking code. It takes the options of `run/4`.
   """
   @spec run_sync(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
-  def run_sync(connection, agent, prompt, options \\ []), do: once(connection, "run_sync", agent, prompt, options)
+  def run_sync(connection, agent, prompt, options \\ []), do: run_once(connection, "run_sync", agent, prompt, options)
 
   @doc """
   Starts a streamed run and returns; the messages of the run are sent to the caller.
@@ -79,7 +81,7 @@ defmodule AxonCore do
   """
   @spec stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: Enumerable.t()
   def stream(connection, agent, prompt, options \\ []) do
-    lazily(options, &run_stream(connection, agent, prompt, &1))
+    to_stream(options, &run_stream(connection, agent, prompt, &1))
   end
 
   @doc """
@@ -113,7 +115,7 @@ defmodule AxonCore do
   @doc """
   Waits for the last message of a run that the caller started, and drops the other messages of the run.
 
-  Like `Task.await/2`, it exits if `timeout` milliseconds pass or if the connection's process dies. A timeout is rarely
+  Like `Task.await/2`, it exits if `timeout` milliseconds pass or if the connection's process exits. A timeout is rarely
   needed, because the run's own `timeout_ms` bounds it.
   """
   @spec await(Handle.t(), timeout) :: {:ok, Result.t() | map} | {:error, Error.t()}
@@ -125,10 +127,10 @@ defmodule AxonCore do
 
   def await(%Handle{} = handle, timeout) do
     monitor = Process.monitor(handle.connection)
-    until = if timeout == :infinity, do: :infinity, else: now() + timeout
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
 
     try do
-      case wait(handle, monitor, until) do
+      case wait(handle, monitor, deadline) do
         {:complete, result} -> {:ok, result}
         {:error, error} -> {:error, error}
         :timeout -> exit({:timeout, {__MODULE__, :await, [handle, timeout]}})
@@ -139,7 +141,7 @@ defmodule AxonCore do
     end
   end
 
-  defp wait(%Handle{ref: ref} = handle, monitor, until) do
+  defp wait(%Handle{ref: ref} = handle, monitor, deadline) do
     receive do
       {:axon, ^ref, {:complete, _result} = ended} ->
         ended
@@ -148,13 +150,13 @@ defmodule AxonCore do
         ended
 
       {:axon, ^ref, event} ->
-        took_event(handle, event)
-        wait(handle, monitor, until)
+        acknowledge(handle, event)
+        wait(handle, monitor, deadline)
 
       {:DOWN, ^monitor, :process, _pid, reason} ->
         {:down, reason}
     after
-      if(until == :infinity, do: :infinity, else: max(0, until - now())) -> :timeout
+      if(deadline == :infinity, do: :infinity, else: max(0, deadline - now())) -> :timeout
     end
   end
 
@@ -189,12 +191,12 @@ defmodule AxonCore do
   @doc false
   @spec wait_for(keyword, start) :: {:ok, Result.t() | map} | {:error, Error.t()}
   def wait_for(options, start) do
-    with :ok <- check_own(options), {:ok, handle} <- start.(options), do: await(handle)
+    with :ok <- check_no_receiver(options), {:ok, handle} <- start.(options), do: await(handle)
   end
 
   @doc false
-  @spec lazily(keyword, start) :: Enumerable.t()
-  def lazily(options, start) do
+  @spec to_stream(keyword, start) :: Enumerable.t()
+  def to_stream(options, start) do
     Stream.map(events(options, start), fn
       {:ended, {:ok, result}} -> result
       {:ended, {:error, error}} -> raise error
@@ -209,7 +211,7 @@ defmodule AxonCore do
   end
 
   defp begin(options, start) do
-    with :ok <- check_own(options), {:ok, handle} <- start.(with_credit(options)) do
+    with :ok <- check_no_receiver(options), {:ok, handle} <- start.(with_credit(options)) do
       {handle, Process.monitor(handle.connection)}
     end
   end
@@ -221,8 +223,8 @@ defmodule AxonCore do
 
   @doc false
   # The process that waits for a run, or reads its stream, must be the one that receives its messages.
-  @spec check_own(keyword) :: :ok | {:error, Error.t()}
-  def check_own(options) do
+  @spec check_no_receiver(keyword) :: :ok | {:error, Error.t()}
+  def check_no_receiver(options) do
     if Keyword.keyword?(options) and Keyword.has_key?(options, :to),
       do: {:error, Error.new(:invalid_argument, "invalid option :to: only run_stream without `each` accepts it")},
       else: :ok
@@ -242,7 +244,7 @@ defmodule AxonCore do
         {[{:ended, {:error, error}}], :ended}
 
       {:axon, ^ref, event} ->
-        took_event(handle, event)
+        acknowledge(handle, event)
         {[with({:chunk, chunk} <- event, do: chunk)], state}
 
       {:DOWN, ^monitor, :process, _pid, reason} ->
@@ -250,9 +252,9 @@ defmodule AxonCore do
     end
   end
 
-  defp took_event(handle, {:chunk, %Chunk{seq: seq}}), do: took(handle, seq)
-  defp took_event(handle, {:log, %{"seq" => seq}}), do: took(handle, seq)
-  defp took_event(_handle, _needs_no_credit), do: :ok
+  defp acknowledge(handle, {:chunk, %Chunk{seq: seq}}), do: took(handle, seq)
+  defp acknowledge(handle, {:log, %{"seq" => seq}}), do: took(handle, seq)
+  defp acknowledge(_handle, _needs_no_credit), do: :ok
 
   defp finish(:ended), do: :ok
 
@@ -271,7 +273,7 @@ defmodule AxonCore do
     end
   end
 
-  defp once(connection, kind, agent, prompt, options) do
+  defp run_once(connection, kind, agent, prompt, options) do
     wait_for(options, &AgentProcess.start_run(connection, kind, agent, prompt, &1))
   end
 

@@ -54,7 +54,7 @@ defmodule AxonCore.Agent do
   def new(options, []) do
     options = if is_map(options) and not is_struct(options), do: Map.to_list(options), else: options
     agent = struct!(__MODULE__, Options.validate!(options, :agent))
-    checked(%{agent | tools: ToolUtils.tools(agent.tools)})
+    validate(%{agent | tools: ToolUtils.tools(agent.tools)})
   end
 
   @doc """
@@ -73,15 +73,15 @@ defmodule AxonCore.Agent do
     raise Error.new(:invalid_argument, text)
   end
 
-  defp checked(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
+  defp validate(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
     raise Error.new(:invalid_argument, "invalid agent: output and output_schema exclude each other; give one of them")
   end
 
   # A map is a JSON Schema already, so results are not cast.
-  defp checked(%__MODULE__{output: %{} = schema} = agent) when not is_struct(schema),
-    do: checked(%{agent | output: nil, output_schema: schema})
+  defp validate(%__MODULE__{output: %{} = schema} = agent) when not is_struct(schema),
+    do: validate(%{agent | output: nil, output_schema: schema})
 
-  defp checked(%__MODULE__{registered: name} = agent) when name != nil do
+  defp validate(%__MODULE__{registered: name} = agent) when name != nil do
     case Enum.find(@agent_keys, &(Map.get(agent, &1) not in [nil, []])) do
       nil ->
         agent
@@ -92,7 +92,7 @@ defmodule AxonCore.Agent do
     end
   end
 
-  defp checked(agent), do: agent
+  defp validate(agent), do: agent
 
   @doc """
   Returns the body of a run request, and the functions of its tools by name.

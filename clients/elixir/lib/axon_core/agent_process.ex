@@ -72,7 +72,7 @@ defmodule AxonCore.AgentProcess do
   @doc "Returns a streamed run as a lazy stream: see `AxonCore.stream/4`."
   @spec stream(GenServer.server(), term, keyword) :: Enumerable.t()
   def stream(agent, prompt, options \\ []) do
-    AxonCore.lazily(options, &start(agent, "run_stream", prompt, &1))
+    AxonCore.to_stream(options, &start(agent, "run_stream", prompt, &1))
   end
 
   @doc """
@@ -82,7 +82,7 @@ defmodule AxonCore.AgentProcess do
   """
   @spec call_tool(GenServer.server(), String.t(), map, keyword) :: AxonCore.outcome()
   def call_tool(agent, tool, args \\ %{}, options \\ []) do
-    with :ok <- AxonCore.check_own(options),
+    with :ok <- AxonCore.check_no_receiver(options),
          {:ok, options} <- Options.validate(options, :agent_call_tool) do
       {connection, definition} = GenServer.call(agent, :connection_and_agent)
       registered = if definition.registered, do: [agent: definition.registered], else: []

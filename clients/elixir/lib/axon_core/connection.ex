@@ -141,6 +141,7 @@ defmodule AxonCore.Connection do
 
   @impl true
   def init(options) do
+    # The exit of the linked transport must arrive as a message, so that another one is started.
     Process.flag(:trap_exit, true)
 
     case ToolSupervisor.start() do

@@ -68,6 +68,7 @@ defmodule AxonCore.Daemon do
 
   @impl true
   def init(options) do
+    # `terminate/2` must run when the supervisor stops this process, to stop the daemon.
     Process.flag(:trap_exit, true)
     command = options[:command]
 

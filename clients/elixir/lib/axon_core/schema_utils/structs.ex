@@ -79,7 +79,7 @@ defmodule AxonCore.SchemaUtils.Structs do
     end
   end
 
-  # Elixir exposes the enforced keys of a struct only in the error of `__struct__/1`.
+  # The enforced keys are read from the error that `__struct__/1` raises if they are missing.
   defp enforced(module) do
     module.__struct__([])
     []

@@ -78,7 +78,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   defp keyword("maxItems", max, data, _s, {at, _, _}) when is_list(data) and is_number(max),
     do: at_most(length(data), max, at, "items")
 
-  # JSON Schema counts code points, as jsonschema-rs in the daemon does; `String.length/1` counts graphemes.
+  # JSON Schema counts code points; `String.length/1` counts graphemes.
   defp keyword("minLength", min, data, _s, {at, _, _}) when is_binary(data) and is_number(min) do
     at_least(length(String.codepoints(data)), min, at, "characters")
   end

@@ -43,6 +43,7 @@ if Code.ensure_loaded?(:chumak) do
 
       with {:ok, socket} <- :chumak.socket(:dealer, identity),
            {:ok, peer} <- :chumak.connect(socket, :tcp, String.to_charlist(options[:host]), options[:port]) do
+        # `terminate/2` must run when the owner exits, to remove the socket.
         Process.flag(:trap_exit, true)
         Enum.each([socket, peer], &Process.monitor/1)
         transport = self()

@@ -40,10 +40,12 @@ if Code.ensure_loaded?(:erlzmq) do
 
     @doc false
     def init(owner, options) do
+      # The owner's exit must arrive as a message, so that the socket is closed.
       Process.flag(:trap_exit, true)
       {:ok, context} = :erlzmq.context()
       {:ok, socket} = :erlzmq.socket(context, :dealer)
 
+      # Without `linger: 0`, closing the socket would wait forever for messages that the daemon does not receive.
       for {option, value} <- [identity: options[:identity], linger: 0, reconnect_ivl: 100, reconnect_ivl_max: 2_000] do
         :ok = :erlzmq.setsockopt(socket, option, value)
       end
