@@ -45,7 +45,7 @@ if Code.ensure_loaded?(:erlzmq) do
       {:ok, context} = :erlzmq.context()
       {:ok, socket} = :erlzmq.socket(context, :dealer)
 
-      # Without `linger: 0`, closing the socket would wait forever for messages that the daemon does not receive.
+      # `linger: 0`: otherwise closing the socket would wait forever for unsent messages.
       for {option, value} <- [identity: options[:identity], linger: 0, reconnect_ivl: 100, reconnect_ivl_max: 2_000] do
         :ok = :erlzmq.setsockopt(socket, option, value)
       end
