@@ -243,7 +243,7 @@ defmodule AxonCore.Connection do
 
   @impl true
   def handle_info({:axon_transport, pid, {:received, frames}}, %{transport: pid} = state) do
-    {actions, session} = Session.heard(state.session, frames, now())
+    {actions, session} = Session.handle_frames(state.session, frames, now())
     {:noreply, perform(%{state | session: session, wait: @min_reconnect_ms}, actions)}
   end
 

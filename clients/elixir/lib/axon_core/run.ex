@@ -99,10 +99,10 @@ defmodule AxonCore.Run do
   # --- received messages ---------------------------------------------------------------------------
 
   @doc "Handles a received message of this request."
-  @spec heard(t, Message.t(), integer) :: {[action], t}
-  def heard(run, %Message{seq: nil, event: event}, now), do: take(event, run, now)
+  @spec handle_message(t, Message.t(), integer) :: {[action], t}
+  def handle_message(run, %Message{seq: nil, event: event}, now), do: take(event, run, now)
 
-  def heard(run, %Message{seq: seq, event: event}, now) do
+  def handle_message(run, %Message{seq: seq, event: event}, now) do
     run = %{run | highest: max(run.highest, seq)}
 
     cond do

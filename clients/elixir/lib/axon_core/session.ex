@@ -103,8 +103,8 @@ defmodule AxonCore.Session do
 
   Frames are decoded only here. All other functions receive an `AxonCore.Message` and rescue nothing.
   """
-  @spec heard(t, Codec.frames(), integer) :: {[action], t}
-  def heard(session, frames, now) do
+  @spec handle_frames(t, Codec.frames(), integer) :: {[action], t}
+  def handle_frames(session, frames, now) do
     case Message.decode(frames) do
       {:ok, message} -> decoded(%{session | received_at: now}, message, now)
       {:error, %{part: :body} = malformed} -> unreadable(%{session | received_at: now}, malformed)
@@ -119,7 +119,7 @@ defmodule AxonCore.Session do
 
   defp message(%{runs: runs} = session, %Message{id: id} = message, now) do
     case runs do
-      %{^id => run} -> apply_update(session, id, Run.heard(run, message, now))
+      %{^id => run} -> apply_update(session, id, Run.handle_message(run, message, now))
       _unknown -> orphaned(session, message)
     end
   end

@@ -78,7 +78,7 @@ defmodule AxonCore.MessageTest do
   test "a malformed message ends its own request and no other" do
     for {kind, body, field} <- @malformed do
       session = Enum.reduce(["1", "2"], Session.new("me", 0), &started/2)
-      {actions, session} = Session.heard(session, [kind, "1", Codec.pack_plain(body)], 0)
+      {actions, session} = Session.handle_frames(session, [kind, "1", Codec.pack_plain(body)], 0)
 
       assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable} = error}}}] =
                actions
@@ -92,7 +92,7 @@ defmodule AxonCore.MessageTest do
     session = started("1", Session.new("me", 0))
     broken = put_in(session.runs["1"].calls, %{})
     call = %{"seq" => 1, "call_id" => "c", "name" => "x", "args" => %{}}
-    assert_raise KeyError, fn -> Session.heard(broken, ["tool_call", "1", Codec.pack_plain(call)], 0) end
+    assert_raise KeyError, fn -> Session.handle_frames(broken, ["tool_call", "1", Codec.pack_plain(call)], 0) end
   end
 
   defp started(id, session) do

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 PACKAGE = ROOT / "clients" / "elixir"
 PROJECT = (PACKAGE / "mix.exs").read_text(encoding="utf-8")
 REPOSITORY = "https://github.com/axon-zmq/axon_zmq"
