@@ -12,7 +12,8 @@ defmodule AxonCore.Chunk do
   | `:event` | an event of pydantic-ai, with the option `events: :all` |
 
   `step` is the number of the model's response, from 1. The text of the last step is the answer. `part` is the index of
-  the part within the response. A type that this version does not know is a string.
+  the part within the response. `seq` is the number of the message within the run; pass it to `AxonCore.took/2` if the
+  run has credit. A type that this version does not know is a string.
   """
 
   @enforce_keys [:type, :data, :seq]

@@ -6,6 +6,10 @@ defmodule AxonCore.Result do
   - `messages` are the new messages of the run. Send them back unchanged to continue the conversation.
   - `deferred` is set instead of `result` if tool calls wait for an answer or an approval:
     `%{"calls" => [...], "approvals" => [...]}`. Each call has `"call_id"`, `"name"` and `"args"`.
+  - `usage` counts `"requests"`, `"tool_calls"`, `"input_tokens"` and `"output_tokens"`, among others.
+  - `finish_reason` is the reason of the last model response, such as `"stop"`; `model` is the name of the model, and
+    `run_id` is pydantic-ai's id of the run.
+  - `content` and `metadata` are set only by `AxonCore.call_tool/4`, if the tool returns them beside its result.
   """
 
   defstruct [:result, :finish_reason, :model, :run_id, :deferred, :content, :metadata, usage: %{}, messages: []]

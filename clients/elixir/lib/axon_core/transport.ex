@@ -13,7 +13,10 @@ defmodule AxonCore.Transport do
   """
   @type options :: [identity: String.t(), host: String.t(), port: :inet.port_number()]
 
+  @doc "Starts the transport and links it to its owner."
   @callback start_link(owner :: pid, options) :: {:ok, pid} | {:error, term}
+
+  @doc "Sends the frames of a message, or queues them if the daemon is unreachable."
   @callback transmit(pid, AxonCore.Codec.frames()) :: :ok
 
   @doc "Returns the number of messages that wait to be sent because the daemon is unreachable."
