@@ -25,7 +25,7 @@ defmodule AxonCore.SchemaUtils do
   | `{:enum, [value, …]}`, `{:const, value}` | one of these values; atoms become strings |
   | `{:nullable, spec}` | the spec, or null |
   | `{:one_of, [spec, …]}` | any of the specs |
-  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields; field names are atoms, or strings in the second form |
+  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields. Field names are atoms; in the second form they may be strings. |
   | `[type: spec, …options]`, `{spec, options}` (except `{:map, …}`, see above) | the spec with the options `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
   | module of a struct | object with the struct's fields, whose types come from its `@type t` or Ecto schema if it has one |
   | `{Module, :type}` | the `@type type` of that module |
