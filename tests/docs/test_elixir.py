@@ -188,11 +188,11 @@ GONE_WRONG = {
     "exits": ("exit(:tired)", ":tired"),
     "killed": ("Process.exit(self(), :kill)", "killed"),
     "linked": ("spawn_link(fn -> exit(:child) end); Process.sleep(:infinity)", ":child"),
-    "bare": ("5", "a tool returns {:ok, result}"),
+    "bare": ("5", "invalid return value of a tool"),
     "unpackable": ("{:ok, self()}", "Msgpax.Packer not implemented"),
     "not_text": ("{:ok, <<255>>}", "UTF-8"),
     "no_reason": ("{:error, nil}", "message"),
-    "huge": ('{:ok, String.duplicate("x", 16 * 1024 * 1024)}', "the result has 167772"),
+    "huge": ('{:ok, String.duplicate("x", 16 * 1024 * 1024)}', "result too large: 167772"),
     "misfit": ('{:ok, "five"}', "/result: 'five' is not of type 'number'"),
     "extra": ("{:ok, 5, meta: 1}", "/meta"),
 }
@@ -477,18 +477,19 @@ def test_kept_answers_are_bounded_and_not_printed(daemon, tmp_path):
     big = String.duplicate("x", 6 * 1024 * 1024)
 
     tools = Enum.reduce(calls, tools, fn %{"call_id" => id} = call, tools ->
-      {[{:run, ^id, _function, %{}}], tools} = Tools.heard(tools, "tool_call", call)
+      {[{:run, ^id, _function, %{}}], tools} = Tools.handle_message(tools, "tool_call", call)
       Tools.answered(tools, id, big)
     end)
 
     IO.inspect(tools)
-    {[_told | todo], _tools} = Tools.heard(tools, "resumed", %{"from" => 4, "open_calls" => calls, "last" => 3})
+    resumed = %{"from" => 4, "open_calls" => calls, "last" => 3}
+    {[_delivered | todo], _tools} = Tools.handle_message(tools, "resumed", resumed)
     word = &if &1 == big, do: "kept", else: Msgpax.unpack!(&1)["error"]["message"]
     for {:answer, id, packed} <- todo, do: IO.puts("#{id} #{word.(packed)}")
     """
     assert _with_module(daemon.endpoint, TOOL + more, tmp_path) == [
         "#MyApp.Axon.Tools<open: MapSet.new([]), ...>",
-        "call 1 the answer was lost, and is no longer kept",
+        "call 1 the answer was lost and is no longer kept",
         "call 2 kept",
         "call 3 kept",
     ]
@@ -499,13 +500,13 @@ def test_a_refused_answer_of_the_caller_is_not_sent_again(daemon, tmp_path):
     alias MyApp.Axon.Tools
     {_body, tools} = Tools.split(%{})
     call = %{"seq" => 1, "call_id" => "1", "name" => "ask", "args" => %{}}
-    {[{:tell, "tool_call", ^call}], tools} = Tools.heard(tools, "tool_call", call)
+    {[{:deliver, "tool_call", ^call}], tools} = Tools.handle_message(tools, "tool_call", call)
     tools = Tools.answered(tools, "1", "packed")
     resumed = %{"from" => 2, "open_calls" => [call], "last" => 1}
-    given = fn tools -> {:answer, "1", "packed"} in elem(Tools.heard(tools, "resumed", resumed), 0) end
+    given = fn tools -> {:answer, "1", "packed"} in elem(Tools.handle_message(tools, "resumed", resumed), 0) end
     IO.inspect(given.(tools))
     refused = %{"of" => "tool_result", "call_id" => "1", "error_type" => "invalid_request"}
-    {[{:tell, "refused", ^refused}], tools} = Tools.heard(tools, "refused", refused)
+    {[{:deliver, "refused", ^refused}], tools} = Tools.handle_message(tools, "refused", refused)
     IO.inspect(given.(tools))
     """
     assert _with_module(daemon.endpoint, more, tmp_path) == ["true", "false"]

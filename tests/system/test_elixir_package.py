@@ -69,6 +69,15 @@ def test_exunit_passes(capsys: pytest.CaptureFixture[str]):
         assert not left_out or "erlzmq" in left_out[0]
 
 
+@pytest.mark.skipif(snippets.no_elixir() is not None, reason=str(snippets.no_elixir()))
+def test_the_first_run_of_the_readme_works(daemon: Daemon):
+    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    [code] = [code for code in re.findall(r"```elixir\n(.*?)```", readme, re.DOTALL) if "Supervisor.start_link" in code]
+    code = code.replace("name: MyApp.Axon,", f'name: MyApp.Axon, endpoint: "{daemon.endpoint}",')
+    said = [line for line in mix("run", "-e", code).splitlines() if line.strip()]
+    assert said == ["Hello from Elixir", '"one"', '" two"', '" three"']
+
+
 EXAMPLES = {
     "hello": [
         "Hello from Agent.run",
@@ -76,7 +85,10 @@ EXAMPLES = {
         '%{city: "Oslo", day: ~D[2026-11-27]}',
         "unknown_agent",
     ],
-    "streaming": [*(f"{how} 0{n}" for how in ("lazily", "called", "heard") for n in range(5)), "whole: 00 01 02 03 04"],
+    "streaming": [
+        *(f"{how} 0{n}" for how in ("streamed", "called", "received") for n in range(5)),
+        "complete: 00 01 02 03 04",
+    ],
     "tools": ["[-3,16]", '%{"celsius" => -3.0, "place" => "Oslo"}'],
     "approval": ["may it pay 12?", "may it pay 9000?", '["paid 12","too much"]'],
     "chat": ["turn 1: 20 words", "turn 2: 20 words", "4 messages"],

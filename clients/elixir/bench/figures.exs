@@ -1,5 +1,5 @@
-# One figure, on one line: `mix run bench/figures.exs FIGURE TRANSPORT ENDPOINT`. The project's `python -m bench.elixir`
-# starts what it talks to.
+# Measures one figure and prints it on one line: `mix run bench/figures.exs FIGURE TRANSPORT ENDPOINT`.
+# `python -m bench.elixir` at the top of the repository starts the processes that it needs, and runs this script.
 alias AxonCore.{Agent, Chunk, Connection, Result}
 
 [figure, transport, endpoint] = System.argv()
@@ -24,7 +24,8 @@ defmodule Follow do
 end
 
 case figure do
-  # Chunks of a worker that has no agent, as fast as they come; no more than the broker keeps for one who does not read.
+  # Chunks of a worker without an agent, sent as fast as possible. They must fit into the broker's send queue, because
+  # this client reads without credit.
   "chunks" ->
     count = 40_000
     body = %{streams: 1, chunks: count, pause: 0, numbered: true}
@@ -33,7 +34,7 @@ case figure do
     true = seqs == Enum.to_list(1..count)
     IO.puts(round(count / (List.last(times) - hd(times)) * 1_000_000))
 
-  # One request after the other.
+  # Median time of one request, with one request at a time.
   "run" ->
     timed = fn ->
       began = now.()
@@ -45,7 +46,7 @@ case figure do
     sorted = Enum.sort(for _ <- 1..400, do: timed.())
     IO.puts(Enum.at(sorted, 200))
 
-  # Many streams at a time, each read by a process of its own.
+  # 200 streams at the same time, each read by a separate process.
   "streams" ->
     speaker = Agent.new(model: "synthetic:tokens=100,delay_ms=20,size=5")
     began = now.()
@@ -57,7 +58,7 @@ case figure do
 
     IO.puts(round((now.() - began) / 1_000))
 
-  # The longest pause of a stream whose broker is killed meanwhile, and the chunks that were lost.
+  # The longest pause of a stream whose broker is killed meanwhile. It fails if a chunk is lost.
   "recovery" ->
     speaker = Agent.new(model: "synthetic:tokens=1500,delay_ms=10,size=5")
     {:ok, handle} = AxonCore.run_stream(axon, speaker, "Count")

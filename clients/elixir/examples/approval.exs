@@ -1,4 +1,4 @@
-# A person decides: the run ends with the calls, and a later one goes on from there.
+# Tool calls that a person approves: the run ends with the open calls, and a later run continues with the decisions.
 alias AxonCore.{AgentProcess, Result}
 
 {:ok, axon} = AxonCore.Connection.start_link(endpoint: System.get_env("AXON_FRONTEND", "tcp://127.0.0.1:5570"))
@@ -14,6 +14,6 @@ decide = fn %{"call_id" => id, "args" => %{"euros" => euros}} ->
   {id, if(euros < 100, do: true, else: %{kind: "tool-denied", message: "too much"})}
 end
 
-# The conversation may be kept for as long as that takes: `AgentProcess.history/1`, and `message_history` one day.
+# The decision may take days: store `AgentProcess.history/1`, and pass it as `message_history` when you continue.
 {:ok, result} = AgentProcess.run(agent, nil, deferred_tool_results: %{approvals: Map.new(waiting, decide)})
 IO.puts(result.result)

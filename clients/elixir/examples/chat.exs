@@ -1,4 +1,4 @@
-# A conversation that outlives a restart of the daemon's broker: `supervisorctl restart broker`, or kill it.
+# A conversation that continues over a restart of the broker: kill the broker process while this script runs.
 alias AxonCore.{AgentProcess, Chunk}
 
 {:ok, axon} = AxonCore.Connection.start_link(endpoint: System.get_env("AXON_FRONTEND", "tcp://127.0.0.1:5570"))

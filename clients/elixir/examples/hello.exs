@@ -1,4 +1,4 @@
-# A question and its answer, in each mode.
+# One request in each mode, structured output, and an error.
 {:ok, axon} = AxonCore.Connection.start_link(endpoint: System.get_env("AXON_FRONTEND", "tcp://127.0.0.1:5570"))
 
 {:ok, result} = AxonCore.run(axon, "echo", "Hello from Agent.run")

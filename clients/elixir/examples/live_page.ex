@@ -1,8 +1,8 @@
 defmodule MyAppWeb.ChatLive do
   @moduledoc """
-  A LiveView's handlers: the messages of a run are what `handle_info` is made for.
+  LiveView that shows a streamed answer: `handle_info/2` receives the messages of the run.
 
-  Each page has a conversation of its own, which ends with it.
+  Each page has its own conversation, which ends when the page is closed.
   """
   use MyAppWeb, :live_view
 
@@ -12,7 +12,7 @@ defmodule MyAppWeb.ChatLive do
   end
 
   def handle_event("ask", %{"question" => question}, %{assigns: %{run: nil}} = socket) do
-    # The run ends with this page: its process asked.
+    # If the page is closed, its process exits and the run is cancelled.
     case AxonCore.AgentProcess.run_stream(socket.assigns.agent, question) do
       {:ok, run} -> {:noreply, assign(socket, answer: "", run: run, fault: nil)}
       {:error, error} -> {:noreply, assign(socket, fault: Exception.message(error))}
@@ -24,8 +24,8 @@ defmodule MyAppWeb.ChatLive do
     {:noreply, socket}
   end
 
-  # A question while another is being answered, and "stop" when that has just ended.
-  def handle_event(_too_early_or_late, _params, socket), do: {:noreply, socket}
+  # Ignores a question while another one is being answered, and "stop" after the run has ended.
+  def handle_event(_event, _params, socket), do: {:noreply, socket}
 
   def handle_info({:axon, ref, event}, %{assigns: %{run: %{ref: ref}}} = socket) do
     case event do
@@ -36,6 +36,6 @@ defmodule MyAppWeb.ChatLive do
     end
   end
 
-  # Of an earlier question.
+  # Ignores messages of an earlier run.
   def handle_info({:axon, _ref, _event}, socket), do: {:noreply, socket}
 end

@@ -5,24 +5,24 @@ alias AxonCore.{AgentProcess, Chunk, Result}
 speaker = AxonCore.Agent.new(model: "synthetic:tokens=5,delay_ms=50,size=3")
 {:ok, agent} = AgentProcess.start_link(connection: axon, agent: speaker, history: false)
 
-# A lazy stream: who reads slowly makes the model wait.
-for %Chunk{data: text} <- AgentProcess.stream(agent, "Count"), do: IO.puts("lazily #{String.trim(text)}")
+# A lazy stream: if it is read slowly, the model waits.
+for %Chunk{data: text} <- AgentProcess.stream(agent, "Count"), do: IO.puts("streamed #{String.trim(text)}")
 
 # A callback.
 {:ok, %Result{}} = AgentProcess.run_stream(agent, "Count", each: &IO.puts("called #{String.trim(&1.data)}"))
 
-# Messages, to this process or another.
+# Messages to this process, or to another one with the option `to`.
 {:ok, handle} = AgentProcess.run_stream(agent, "Count")
 
-defmodule Listen do
-  def to(ref) do
+defmodule Listener do
+  def listen(ref) do
     receive do
       {:axon, ^ref, {:chunk, %Chunk{type: :text, data: text}}} ->
-        IO.puts("heard #{String.trim(text)}")
-        to(ref)
+        IO.puts("received #{String.trim(text)}")
+        listen(ref)
 
       {:axon, ^ref, {:complete, result}} ->
-        IO.puts("whole: #{result.result}")
+        IO.puts("complete: #{result.result}")
 
       {:axon, ^ref, {:error, error}} ->
         IO.puts("failed: #{Exception.message(error)}")
@@ -30,4 +30,4 @@ defmodule Listen do
   end
 end
 
-Listen.to(handle.ref)
+Listener.listen(handle.ref)

@@ -1,4 +1,4 @@
-# The model calls Elixir functions: each in a task of its own, several at a time.
+# The model calls Elixir functions. Each call runs in a separate task, so several run at the same time.
 {:ok, axon} = AxonCore.Connection.start_link(endpoint: System.get_env("AXON_FRONTEND", "tcp://127.0.0.1:5570"))
 
 weather =
@@ -14,12 +14,12 @@ weather =
     end
   )
 
-# The model `tools` needs no network: its prompt says what to call.
+# The model `tools` needs no network: it makes the calls that its prompt lists.
 agent = AxonCore.Agent.new(model: "tools", tools: [weather])
 calls = ~s([{"name": "weather", "args": {"place": "Oslo"}}, {"name": "weather", "args": {"place": "Lisbon"}}])
 {:ok, result} = AxonCore.run(axon, agent, calls)
 IO.puts(result.result)
 
-# And one of Python's tools is called without a model.
+# A call of a Python tool, without a model.
 {:ok, result} = AxonCore.call_tool(axon, "temperature", %{place: "Oslo"})
 IO.inspect(result.result)

@@ -1,6 +1,6 @@
 defmodule AxonCore do
   @moduledoc """
-  pydantic-ai agents for OTP: the Elixir client of the axon_zmq daemon.
+  Elixir client of the axon_zmq daemon, which executes pydantic-ai agents.
 
       children = [
         {AxonCore.Connection, name: MyApp.Axon, identity: "my-app-1"},
@@ -10,56 +10,60 @@ defmodule AxonCore do
       {:ok, result} = AxonCore.AgentProcess.run(MyApp.Support, "Where is my parcel?")
       result.result
 
-  Requests are made with `AxonCore.AgentProcess`, which has an agent and a conversation, or with `run/4` and the others
-  here, which have none. Whatever was started is an `AxonCore.Handle`. Its messages come to who asked:
+  `AxonCore.AgentProcess` sends requests for one agent and keeps its conversation. The functions in this module send
+  single requests without a conversation.
+
+  Starting a run returns an `AxonCore.Handle`. The messages of the run are sent to the process that started it:
 
       {:axon, ref, event}
 
-  | event | |
-  |---|---|
-  | `{:chunk, chunk}` | an `AxonCore.Chunk`; of `run_stream` alone |
-  | `{:tool_call, call}` | a tool without a function is called: `answer/3` it |
-  | `{:tool_cancelled, call_id}` | its answer is no longer wanted |
-  | `{:log, record}` | what the run's Python code logs, with `log: :info` |
-  | `{:accepted, duplicate?}` | with `ack: true` |
-  | `{:refused, error}` | something that was said to the run could not be taken; the run goes on |
-  | `{:complete, result}` | the end: an `AxonCore.Result` |
-  | `{:error, error}` | the end: an `AxonCore.Error` |
+  `ref` is the handle's `ref`, and `event` is one of these:
 
-  There is exactly one end, and nothing after it. When the connection's own process dies nothing more comes: it is
-  `handle.connection`, to be monitored where that matters; `await/2` does.
+  | event | meaning |
+  |---|---|
+  | `{:chunk, chunk}` | a part of the answer, as an `AxonCore.Chunk`; only in `run_stream` |
+  | `{:tool_call, call}` | the model calls a tool that has no function; answer it with `answer/3` |
+  | `{:tool_cancelled, call_id}` | the daemon no longer waits for the answer to this call |
+  | `{:log, record}` | a log record of the run's Python code; only with the option `log` |
+  | `{:accepted, duplicate?}` | the daemon has accepted the request; only with `ack: true` |
+  | `{:refused, error}` | the daemon refused a tool answer or a user message for the run; the run continues |
+  | `{:complete, result}` | the run succeeded, with an `AxonCore.Result`; last message |
+  | `{:error, error}` | the run failed, with an `AxonCore.Error`; last message |
+
+  Each run has exactly one last message. If the connection's process exits, no more messages arrive. To detect that,
+  monitor `handle.connection`; `await/2` does so.
   """
 
   alias AxonCore.{Agent, AgentProcess, Chunk, Connection, Error, Handle, Options, Result}
 
   @type outcome :: {:ok, Result.t()} | {:error, Error.t()}
 
-  # Messages that may be on their way to who reads a lazy stream.
-  @window 64
+  # Default credit of a lazy stream: the number of chunks and logs that the daemon may send before they are read.
+  @default_credit 64
 
   @doc """
-  Runs an agent once, without a conversation, and waits: pydantic-ai's `Agent.run`.
+  Runs an agent once and waits for the result, as pydantic-ai's `Agent.run` does.
 
   #{AxonCore.Options.docs(:run)}
   """
   @spec run(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
-  def run(connection, agent, prompt, options \\ []), do: once(connection, "run", agent, prompt, options)
+  def run(connection, agent, prompt, options \\ []), do: run_once(connection, "run", agent, prompt, options)
 
   @doc """
-  The same in a thread of its own: pydantic-ai's `Agent.run_sync`, for agents with blocking code.
+  Runs an agent once in a separate thread of the worker, as pydantic-ai's `Agent.run_sync` does.
 
-  Options are those of `run/4`.
+  Use it for agents with blocking code. It takes the options of `run/4`.
   """
   @spec run_sync(GenServer.server(), Agent.t() | String.t(), term, keyword) :: outcome
-  def run_sync(connection, agent, prompt, options \\ []), do: once(connection, "run_sync", agent, prompt, options)
+  def run_sync(connection, agent, prompt, options \\ []), do: run_once(connection, "run_sync", agent, prompt, options)
 
   @doc """
-  Starts a streamed run; its messages come to the caller, or to `to`.
+  Starts a streamed run and returns; the messages of the run are sent to the caller.
 
-  Options are those of `run/4`, and `to`: a pid or the name of a process.
+  It takes the options of `run/4`, and `to`: the pid or name of a process that receives the messages instead.
 
-  With `credit: n` at most `n` chunks and logs are on their way, and the model is not read further, until `took/2` says that
-  some were dealt with; `await/2` and the lazy `stream/4` say so by themselves.
+  With `credit: n`, the daemon sends at most `n` unacknowledged chunks and logs, and then stops reading the model's
+  response. Acknowledge each with `took/2`. `await/2` and `stream/4` do this themselves.
   """
   @spec run_stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def run_stream(connection, agent, prompt, options \\ []) do
@@ -67,21 +71,21 @@ defmodule AxonCore do
   end
 
   @doc """
-  A streamed run as a lazy stream: of `AxonCore.Chunk`s and whatever else comes, and of the `AxonCore.Result` at its end.
+  Returns a streamed run as a lazy stream: its `AxonCore.Chunk`s and other events, then its `AxonCore.Result`.
 
-  Options are those of `run/4`.
+  It takes the options of `run/4`.
 
-  It begins when it is read, and goes on as it is read: a reader who stops for a while makes the model stop. At most
-  `credit` messages (#{@window} where left out) are on their way. A run that fails raises its `AxonCore.Error`; a reader
-  who stops for good cancels it.
+  The run starts when the stream is first read. The daemon sends at most `credit` chunks and logs (by default
+  #{@default_credit}) ahead of the reader: if the reader pauses, the model pauses too. If the run fails, the stream
+  raises its `AxonCore.Error`. If the reader halts the stream before its end, the run is cancelled.
   """
   @spec stream(GenServer.server(), Agent.t() | String.t(), term, keyword) :: Enumerable.t()
   def stream(connection, agent, prompt, options \\ []) do
-    lazily(options, &run_stream(connection, agent, prompt, &1))
+    to_stream(options, &run_stream(connection, agent, prompt, &1))
   end
 
   @doc """
-  Calls one Python tool, without a model.
+  Calls one Python tool without a model and waits for the result.
 
   #{AxonCore.Options.docs(:call_tool)}
   """
@@ -95,38 +99,38 @@ defmodule AxonCore do
     end)
   end
 
-  @doc "What agents and toolsets there are: the body of a `catalog`."
+  @doc "Lists the agents and toolsets of the daemon, or describes one agent: the body of a `catalog` message."
   @spec describe(GenServer.server(), String.t() | nil) :: {:ok, map} | {:error, Error.t()}
   def describe(connection, agent \\ nil) do
     body = if agent, do: %{agent: agent}, else: %{}
     wait_for([], &Connection.request(connection, "describe", body, &1))
   end
 
-  @doc "Who the daemon is and how it is: the body of a `pong`."
+  @doc "Returns the identity, limits and load of the daemon: the body of a `pong` message."
   @spec ping(GenServer.server()) :: {:ok, map} | {:error, Error.t()}
   def ping(connection) do
     wait_for([], &Connection.request(connection, "ping", %{}, &1))
   end
 
   @doc """
-  Waits for the end of what the caller has started, as `Task.await/2` does; other messages of it are dropped.
+  Waits for the last message of a run that the caller started, and drops the other messages of the run.
 
-  Exits where `timeout` milliseconds pass, or the connection's process dies. The run's own `timeout_ms` ends it at the
-  latest, so this needs none.
+  Like `Task.await/2`, it exits if `timeout` milliseconds pass or if the connection's process exits. A timeout is rarely
+  needed, because the run's own `timeout_ms` bounds it.
   """
   @spec await(Handle.t(), timeout) :: {:ok, Result.t() | map} | {:error, Error.t()}
   def await(handle, timeout \\ :infinity)
 
   def await(%Handle{to: to}, _timeout) when to != self() do
-    raise ArgumentError, "#{inspect(to)} hears of this run, and only it can await its end"
+    raise ArgumentError, "cannot await this run from #{inspect(self())}: its messages are sent to #{inspect(to)}"
   end
 
   def await(%Handle{} = handle, timeout) do
     monitor = Process.monitor(handle.connection)
-    until = if timeout == :infinity, do: :infinity, else: now() + timeout
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
 
     try do
-      case wait(handle, monitor, until) do
+      case wait(handle, monitor, deadline) do
         {:complete, result} -> {:ok, result}
         {:error, error} -> {:error, error}
         :timeout -> exit({:timeout, {__MODULE__, :await, [handle, timeout]}})
@@ -137,7 +141,7 @@ defmodule AxonCore do
     end
   end
 
-  defp wait(%Handle{ref: ref} = handle, monitor, until) do
+  defp wait(%Handle{ref: ref} = handle, monitor, deadline) do
     receive do
       {:axon, ^ref, {:complete, _result} = ended} ->
         ended
@@ -146,33 +150,39 @@ defmodule AxonCore do
         ended
 
       {:axon, ^ref, event} ->
-        took_event(handle, event)
-        wait(handle, monitor, until)
+        acknowledge(handle, event)
+        wait(handle, monitor, deadline)
 
       {:DOWN, ^monitor, :process, _pid, reason} ->
         {:down, reason}
     after
-      if(until == :infinity, do: :infinity, else: max(0, until - now())) -> :timeout
+      if(deadline == :infinity, do: :infinity, else: max(0, deadline - now())) -> :timeout
     end
   end
 
-  @doc "Says that a chunk or a log was dealt with, by its `seq`, so that there is credit for more."
+  @doc "Acknowledges all chunks and logs up to this `seq`, so that the daemon may send more (flow control)."
   @spec took(Handle.t(), pos_integer) :: :ok
   defdelegate took(handle, seq), to: Connection
 
-  @doc "Asks a run to end; its own last message says how it did, usually `:cancelled` with what there was."
+  @doc """
+  Requests the cancellation of a run.
+
+  The run's last message is then usually the error `:cancelled`, with the partial answer in its `details`.
+  """
   @spec cancel(Handle.t()) :: :ok | {:error, :ended}
   defdelegate cancel(handle), to: Connection
 
   @doc """
-  Says more to a run under way: with the model's next request (`:asap`), or when it has nothing else to do.
+  Sends a user message to a run while it executes.
 
-  Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent, or is larger than the daemon takes.
+  With the priority `:asap`, the model receives the message in its next request; with `:when_idle`, when it would
+  otherwise end the run. Raises `AxonCore.Error` (`:invalid_argument`) if the content cannot be sent, or is larger than
+  the daemon accepts.
   """
   @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
   defdelegate steer(handle, content, priority \\ :asap), to: Connection
 
-  @doc "Answers a `{:tool_call, call}`, with what a tool's function would return. Raises as `steer/3` does."
+  @doc "Answers a `{:tool_call, call}` with a value that a tool's function may return. Raises as `steer/3` does."
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   defdelegate answer(handle, call_id, answer), to: Connection
 
@@ -181,12 +191,12 @@ defmodule AxonCore do
   @doc false
   @spec wait_for(keyword, start) :: {:ok, Result.t() | map} | {:error, Error.t()}
   def wait_for(options, start) do
-    with :ok <- check_own(options), {:ok, handle} <- start.(options), do: await(handle)
+    with :ok <- check_no_receiver(options), {:ok, handle} <- start.(options), do: await(handle)
   end
 
   @doc false
-  @spec lazily(keyword, start) :: Enumerable.t()
-  def lazily(options, start) do
+  @spec to_stream(keyword, start) :: Enumerable.t()
+  def to_stream(options, start) do
     Stream.map(events(options, start), fn
       {:ended, {:ok, result}} -> result
       {:ended, {:error, error}} -> raise error
@@ -201,22 +211,22 @@ defmodule AxonCore do
   end
 
   defp begin(options, start) do
-    with :ok <- check_own(options), {:ok, handle} <- start.(with_credit(options)) do
+    with :ok <- check_no_receiver(options), {:ok, handle} <- start.(with_credit(options)) do
       {handle, Process.monitor(handle.connection)}
     end
   end
 
-  # What is no keyword list is refused by `start`.
+  # `start` validates the options and refuses anything but a keyword list.
   defp with_credit(options) do
-    if Keyword.keyword?(options), do: Keyword.put_new(options, :credit, @window), else: options
+    if Keyword.keyword?(options), do: Keyword.put_new(options, :credit, @default_credit), else: options
   end
 
   @doc false
-  # Who waits for a run, or reads it, is who hears of it.
-  @spec check_own(keyword) :: :ok | {:error, Error.t()}
-  def check_own(options) do
+  # The process that waits for a run, or reads its stream, must be the one that receives its messages.
+  @spec check_no_receiver(keyword) :: :ok | {:error, Error.t()}
+  def check_no_receiver(options) do
     if Keyword.keyword?(options) and Keyword.has_key?(options, :to),
-      do: {:error, Error.new(:invalid_argument, "`to` is for run_stream, which does not wait")},
+      do: {:error, Error.new(:invalid_argument, "invalid option :to: only run_stream without `each` accepts it")},
       else: :ok
   end
 
@@ -234,7 +244,7 @@ defmodule AxonCore do
         {[{:ended, {:error, error}}], :ended}
 
       {:axon, ^ref, event} ->
-        took_event(handle, event)
+        acknowledge(handle, event)
         {[with({:chunk, chunk} <- event, do: chunk)], state}
 
       {:DOWN, ^monitor, :process, _pid, reason} ->
@@ -242,13 +252,13 @@ defmodule AxonCore do
     end
   end
 
-  defp took_event(handle, {:chunk, %Chunk{seq: seq}}), do: took(handle, seq)
-  defp took_event(handle, {:log, %{"seq" => seq}}), do: took(handle, seq)
-  defp took_event(_handle, _needs_no_credit), do: :ok
+  defp acknowledge(handle, {:chunk, %Chunk{seq: seq}}), do: took(handle, seq)
+  defp acknowledge(handle, {:log, %{"seq" => seq}}), do: took(handle, seq)
+  defp acknowledge(_handle, _needs_no_credit), do: :ok
 
   defp finish(:ended), do: :ok
 
-  # Its reader has had enough: nothing of it shall be left in the mailbox.
+  # The reader has halted the stream. `leave/1` stops further messages, so `flush/1` empties the mailbox for good.
   defp finish({handle, monitor}) do
     Process.demonitor(monitor, [:flush])
     :ok = Connection.leave(handle)
@@ -263,7 +273,7 @@ defmodule AxonCore do
     end
   end
 
-  defp once(connection, kind, agent, prompt, options) do
+  defp run_once(connection, kind, agent, prompt, options) do
     wait_for(options, &AgentProcess.start_run(connection, kind, agent, prompt, &1))
   end
 

@@ -1,6 +1,6 @@
 defmodule AxonCore.Agent do
   @moduledoc """
-  An agent: one that the daemon has registered, by its name, or one that is sent as data.
+  Definition of an agent: the name of a registered agent, or a complete definition that is sent with each request.
 
       AxonCore.Agent.new("weather")
 
@@ -35,10 +35,16 @@ defmodule AxonCore.Agent do
           tools: [AxonCore.Tool.t()]
         }
 
-  @as_data ~w(name model instructions system_prompt model_settings retries toolsets)a
-  @of_the_request ~w(output_mode deps usage_limits)a
+  # Keys of the `agent` map in a request. The daemon defines them for a registered agent.
+  @agent_keys ~w(name model instructions system_prompt model_settings retries toolsets)a
+  # Keys of the request itself, beside `agent`.
+  @request_keys ~w(output_mode deps usage_limits)a
 
-  @doc "An agent. Raises `AxonCore.Error` (`:invalid_argument`) where an option is unknown or does not go with another."
+  @doc """
+  Returns an agent.
+
+  Raises `AxonCore.Error` (`:invalid_argument`) if an option is unknown or invalid, or excludes another given option.
+  """
   @spec new(String.t() | keyword | map, keyword) :: t
   def new(registered_or_options, options \\ [])
 
@@ -48,13 +54,13 @@ defmodule AxonCore.Agent do
   def new(options, []) do
     options = if is_map(options) and not is_struct(options), do: Map.to_list(options), else: options
     agent = struct!(__MODULE__, Options.validate!(options, :agent))
-    checked(%{agent | tools: ToolUtils.tools(agent.tools)})
+    validate(%{agent | tools: ToolUtils.tools(agent.tools)})
   end
 
   @doc """
-  The agent that a term stands for: itself, or a registered one by its name.
+  Returns the agent that a term denotes: an `AxonCore.Agent` itself, or the registered agent of that name.
 
-  Raises `AxonCore.Error` (`:invalid_argument`) for any other.
+  Raises `AxonCore.Error` (`:invalid_argument`) for any other term.
   """
   @spec of(t | String.t()) :: t
   def of(%__MODULE__{} = agent), do: agent
@@ -67,27 +73,31 @@ defmodule AxonCore.Agent do
     raise Error.new(:invalid_argument, text)
   end
 
-  defp checked(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
-    raise Error.new(:invalid_argument, "an agent has output or output_schema, not both")
+  defp validate(%__MODULE__{output: output, output_schema: schema}) when output != nil and schema != nil do
+    raise Error.new(:invalid_argument, "invalid agent: output and output_schema exclude each other; give one of them")
   end
 
-  # A schema that is one already makes nothing of the data.
-  defp checked(%__MODULE__{output: %{} = schema} = agent) when not is_struct(schema),
-    do: checked(%{agent | output: nil, output_schema: schema})
+  # A map is a JSON Schema already, so results are not cast.
+  defp validate(%__MODULE__{output: %{} = schema} = agent) when not is_struct(schema),
+    do: validate(%{agent | output: nil, output_schema: schema})
 
-  defp checked(%__MODULE__{registered: name} = agent) when name != nil do
-    case Enum.find(@as_data, &(Map.get(agent, &1) not in [nil, []])) do
-      nil -> agent
-      key -> raise Error.new(:invalid_argument, "#{inspect(name)} is registered with the daemon: its #{key} is, too")
+  defp validate(%__MODULE__{registered: name} = agent) when name != nil do
+    case Enum.find(@agent_keys, &(Map.get(agent, &1) not in [nil, []])) do
+      nil ->
+        agent
+
+      key ->
+        text = "invalid option #{inspect(key)}: the daemon defines it for the registered agent #{inspect(name)}"
+        raise Error.new(:invalid_argument, text)
     end
   end
 
-  defp checked(agent), do: agent
+  defp validate(agent), do: agent
 
   @doc """
-  The body of a run request, and the functions of its tools.
+  Returns the body of a run request, and the functions of its tools by name.
 
-  `more` are further keys of the request, such as `message_history`; those of the agent give way to them.
+  `more` holds further keys of the request, such as `message_history`. They take precedence over the agent's own keys.
   """
   @spec request(t, term, map) :: {map, %{String.t() => ToolUtils.tool_function()}}
   def request(%__MODULE__{} = agent, prompt, more) do
@@ -95,7 +105,7 @@ defmodule AxonCore.Agent do
 
     body =
       agent
-      |> Map.take(@of_the_request)
+      |> Map.take(@request_keys)
       |> Map.merge(%{agent: to_wire(agent), prompt: prompt, output_schema: schema(agent), tools: tools})
       |> Map.merge(Map.delete(more, :tools))
       |> Map.reject(fn {_key, value} -> value in [nil, []] end)
@@ -103,10 +113,10 @@ defmodule AxonCore.Agent do
     {body, functions}
   end
 
-  @doc "As the daemon is told of it: a registered name, or a map."
+  @doc "Returns the value of `agent` in a request: the name of a registered agent, or a map."
   @spec to_wire(t) :: String.t() | map
   def to_wire(%__MODULE__{registered: name}) when name != nil, do: name
-  def to_wire(agent), do: agent |> Map.take(@as_data) |> Map.reject(fn {_key, value} -> value in [nil, []] end)
+  def to_wire(agent), do: agent |> Map.take(@agent_keys) |> Map.reject(fn {_key, value} -> value in [nil, []] end)
 
   defp schema(%__MODULE__{output: nil, output_schema: schema}), do: schema
   defp schema(%__MODULE__{output: output}), do: SchemaUtils.to_json_schema(output)

@@ -1,28 +1,29 @@
 defmodule AxonCore.AgentProcess do
   @moduledoc """
-  An agent with a conversation.
+  Process that runs one agent and keeps its conversation.
 
       {AxonCore.AgentProcess, name: MyApp.Support, connection: MyApp.Axon, agent: AxonCore.Agent.new("support")}
 
   #{AxonCore.Options.docs(:agent_process)}
 
-  With a history, runs follow one another: one that is started while another is under way waits for its end. Without, any
-  number goes on at a time. What failed or was cancelled leaves the conversation as it was.
+  With `history: true`, runs execute one after the other, in the order in which they were started. With
+  `history: false`, any number of runs execute at the same time. A run that fails or is cancelled does not change the
+  conversation.
 
   ## Options of a run
 
   #{AxonCore.Options.docs(:agent_run_stream)}
 
-  `to` and `each` are for `run_stream/3`, each without the other.
+  Only `run_stream/3` accepts `to` and `each`, and only one of them at a time.
 
-  A run that ends with `deferred` is gone on with by `run(agent, nil, deferred_tool_results: %{approvals: …})`.
+  To continue a run that ended with `deferred`, call `run(agent, nil, deferred_tool_results: %{approvals: …})`.
   """
 
   use GenServer
 
   alias AxonCore.{Agent, Connection, Error, Handle, Options, Result, ToolUtils}
 
-  @of_the_body Options.body()
+  @body_keys Options.body()
 
   @type option ::
           {:agent, Agent.t() | String.t()}
@@ -31,7 +32,7 @@ defmodule AxonCore.AgentProcess do
           | {:history, boolean}
           | {:message_history, [map]}
 
-  @doc "Starts an agent's process."
+  @doc "Starts the process of an agent."
   @spec start_link([option]) :: GenServer.on_start()
   def start_link(options) do
     with {:ok, options} <- Options.validate(options, :agent_process) do
@@ -44,18 +45,19 @@ defmodule AxonCore.AgentProcess do
     %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}}
   end
 
-  @doc "Runs the agent and waits: pydantic-ai's `Agent.run`. The caller's death cancels it."
+  @doc "Runs the agent and waits for the result, as `Agent.run` does. If the caller exits, the run is cancelled."
   @spec run(GenServer.server(), term, keyword) :: AxonCore.outcome()
   def run(agent, prompt, options \\ []), do: wait_for(agent, "run", prompt, options)
 
-  @doc "The same as pydantic-ai's `Agent.run_sync`, in a thread of its own: for agents with blocking code."
+  @doc "Runs the agent as `run/3` does, but in a separate thread of the worker: for agents with blocking code."
   @spec run_sync(GenServer.server(), term, keyword) :: AxonCore.outcome()
   def run_sync(agent, prompt, options \\ []), do: wait_for(agent, "run_sync", prompt, options)
 
   @doc """
-  Starts a streamed run. Its messages come to the caller, or to `to`: see `AxonCore`.
+  Starts a streamed run. Its messages are sent to the caller, or to the process `to`: see `AxonCore`.
 
-  With `each: function` it waits instead, calls the function with each event but the last, and returns as `run/3` does.
+  With `each: function`, it calls the function with each event except the last, waits for the end of the run, and
+  returns the same as `run/3`.
   """
   @spec run_stream(GenServer.server(), term, keyword) :: {:ok, Handle.t()} | {:error, Error.t()} | AxonCore.outcome()
   def run_stream(agent, prompt, options \\ []) do
@@ -67,36 +69,36 @@ defmodule AxonCore.AgentProcess do
     end
   end
 
-  @doc "A streamed run as a lazy stream, with credit on the wire: see `AxonCore.stream/4`."
+  @doc "Returns a streamed run as a lazy stream: see `AxonCore.stream/4`."
   @spec stream(GenServer.server(), term, keyword) :: Enumerable.t()
   def stream(agent, prompt, options \\ []) do
-    AxonCore.lazily(options, &start(agent, "run_stream", prompt, &1))
+    AxonCore.to_stream(options, &start(agent, "run_stream", prompt, &1))
   end
 
   @doc """
-  Calls one Python tool of the agent's, without a model.
+  Calls one Python tool of the agent without a model and waits for the result.
 
   #{AxonCore.Options.docs(:agent_call_tool)}
   """
   @spec call_tool(GenServer.server(), String.t(), map, keyword) :: AxonCore.outcome()
   def call_tool(agent, tool, args \\ %{}, options \\ []) do
-    with :ok <- AxonCore.check_own(options),
+    with :ok <- AxonCore.check_no_receiver(options),
          {:ok, options} <- Options.validate(options, :agent_call_tool) do
-      {connection, of} = GenServer.call(agent, :who)
-      of = if of.registered, do: [agent: of.registered], else: []
-      AxonCore.call_tool(connection, tool, args, of ++ options)
+      {connection, definition} = GenServer.call(agent, :connection_and_agent)
+      registered = if definition.registered, do: [agent: definition.registered], else: []
+      AxonCore.call_tool(connection, tool, args, registered ++ options)
     end
   end
 
-  @doc "Asks a run to end; its own last message says how it did."
+  @doc "Requests the cancellation of a run: see `AxonCore.cancel/1`."
   @spec cancel(GenServer.server(), Handle.t()) :: :ok | {:error, :ended}
   def cancel(_agent, handle), do: Connection.cancel(handle)
 
-  @doc "The conversation's messages, to be kept somewhere and given to `message_history` one day."
+  @doc "Returns the messages of the conversation. To continue it later, pass them to `message_history`."
   @spec history(GenServer.server()) :: [map]
   def history(agent), do: GenServer.call(agent, :history)
 
-  @doc "Begins the conversation anew, or from these messages."
+  @doc "Replaces the conversation with the given messages, by default with none."
   @spec reset(GenServer.server(), [map]) :: :ok
   def reset(agent, messages \\ []), do: GenServer.call(agent, {:reset, messages})
 
@@ -105,18 +107,19 @@ defmodule AxonCore.AgentProcess do
           {:ok, Handle.t()} | {:error, Error.t()}
   def start_run(connection, kind, agent, prompt, options, observer \\ nil) do
     with {:ok, options} <- Options.validate(options, :run_stream),
-         {:ok, body, own} <- request(agent, prompt, options) do
-      {_of_the_body, options} = Keyword.split(options, @of_the_body)
-      Connection.request(connection, kind, body, [observer: observer] ++ own ++ options)
+         {:ok, body, agent_options} <- request(agent, prompt, options) do
+      {_body_options, options} = Keyword.split(options, @body_keys)
+      Connection.request(connection, kind, body, [observer: observer] ++ agent_options ++ options)
     end
   end
 
-  # What cannot be sent is the mistake of who asked: `Agent.of/1` and `Agent.request/3` raise an error that says so.
+  # `Agent.of/1` and `Agent.request/3` raise if the caller gave a value that cannot be sent; it gets the error back.
   defp request(agent, prompt, options) do
     agent = Agent.of(agent)
-    of_the_body = options |> Keyword.take(@of_the_body) |> Map.new()
-    {body, functions} = Agent.request(agent, prompt, of_the_body)
-    output = if of_the_body[:output_schema] == nil, do: agent.output
+    body_options = options |> Keyword.take(@body_keys) |> Map.new()
+    {body, functions} = Agent.request(agent, prompt, body_options)
+    # The output of the agent describes the results of the agent's own schema only.
+    output = if body_options[:output_schema] == nil, do: agent.output
     {:ok, body, functions: functions, output: output}
   rescue
     error in Error -> {:error, error}
@@ -126,8 +129,8 @@ defmodule AxonCore.AgentProcess do
     AxonCore.wait_for(options, &start(agent, kind, prompt, &1))
   end
 
-  # The options are checked, and tools are made of them, in the process of the caller: the agent's process gets only data
-  # that it can send.
+  # Options are checked and tools are built in the calling process. Invalid options of one caller thus never crash the
+  # agent's process, which other callers share.
   defp start(agent, kind, prompt, options) do
     with {:ok, options} <- Options.validate(options, :run_stream),
          {:ok, options} <- with_tools(options) do
@@ -140,7 +143,7 @@ defmodule AxonCore.AgentProcess do
       do: {:ok, Keyword.update!(options, :tools, &ToolUtils.tools/1)},
       else: {:ok, options}
   rescue
-    # A tool's options may be wrong, as `ToolUtils.tools/1` says.
+    # `ToolUtils.tools/1` raises for invalid options of a tool.
     error in Error -> {:error, error}
   end
 
@@ -171,32 +174,33 @@ defmodule AxonCore.AgentProcess do
     {:noreply, %{state | waiting: :queue.in({from, kind, prompt, options}, state.waiting)}}
   end
 
-  def handle_call(:who, _from, state), do: {:reply, {state.connection, state.agent}, state}
+  def handle_call(:connection_and_agent, _from, state), do: {:reply, {state.connection, state.agent}, state}
   def handle_call(:history, _from, %{history: :off} = state), do: {:reply, [], state}
   def handle_call(:history, _from, state), do: {:reply, state.history, state}
   def handle_call({:reset, _messages}, _from, %{history: :off} = state), do: {:reply, :ok, state}
 
+  # The run that is executing continues, but its messages do not become part of the new conversation.
   def handle_call({:reset, messages}, _from, %{running: {ref, _before, monitors}} = state) do
-    {:reply, :ok, %{state | history: messages, running: {ref, :of_no_interest, monitors}}}
+    {:reply, :ok, %{state | history: messages, running: {ref, :discard, monitors}}}
   end
 
   def handle_call({:reset, messages}, _from, state), do: {:reply, :ok, %{state | history: messages}}
 
   @impl true
   def handle_info({:axon_ended, ref, event}, %{running: {ref, before, _monitors}} = state) do
-    {:noreply, state |> over() |> grown(before, event) |> next()}
+    {:noreply, state |> ended() |> extend_history(before, event) |> next()}
   end
 
-  # The connection has died, and what it ran with it; or who asked, and it is being cancelled.
+  # The connection has exited, and its runs with it; or the caller has exited, and the connection cancels the run.
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{running: {_ref, _before, monitors}} = state) do
-    {:noreply, if(monitor in monitors, do: state |> over() |> next(), else: state)}
+    {:noreply, if(monitor in monitors, do: state |> ended() |> next(), else: state)}
   end
 
   def handle_info(_late, state), do: {:noreply, state}
 
   defp monitors(handle), do: Enum.map([handle.connection, handle.to], &Process.monitor/1)
 
-  defp over(%{running: {_ref, _before, monitors}} = state) do
+  defp ended(%{running: {_ref, _before, monitors}} = state) do
     Enum.each(monitors, &Process.demonitor(&1, [:flush]))
     %{state | running: nil}
   end
@@ -221,7 +225,7 @@ defmodule AxonCore.AgentProcess do
     start_run(state.connection, kind, state.agent, prompt, options, observer)
   catch
     :exit, {reason, {GenServer, :call, _args}} ->
-      text = "there is no connection #{inspect(state.connection)}, or it has just died: #{inspect(reason, limit: 5)}"
+      text = "connection #{inspect(state.connection)} is not running or has exited: #{inspect(reason, limit: 5)}"
       {:error, Error.new(:no_connection, text)}
   end
 
@@ -235,8 +239,8 @@ defmodule AxonCore.AgentProcess do
     end
   end
 
-  defp grown(state, before, {:complete, %Result{messages: messages}}) when is_list(before),
+  defp extend_history(state, before, {:complete, %Result{messages: messages}}) when is_list(before),
     do: %{state | history: before ++ messages}
 
-  defp grown(state, _before, _event), do: state
+  defp extend_history(state, _before, _event), do: state
 end

@@ -1,7 +1,7 @@
 defmodule AxonCore.Application do
   @moduledoc false
-  # Connections are started by the application that uses this package, in its own supervision tree. What their tools need
-  # is supervised here: see AxonCore.ToolSupervisor.
+  # The application that uses this package starts connections in its own supervision tree. The tasks of their tools are
+  # supervised here: see AxonCore.ToolSupervisor.
 
   use Application
 

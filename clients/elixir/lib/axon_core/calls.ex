@@ -1,17 +1,18 @@
 defmodule AxonCore.Calls do
   @moduledoc """
-  The calls of one run's tools: none is run twice, and no answer is lost. No process, nothing is sent.
+  Tool calls of one run, and the answers to them. It is pure: it has no process and sends nothing.
 
-  A connection or a broker may go while calls are open. `resumed` then tells which calls still are; what was sent before
-  comes again. Rule 7 of the protocol: a call that comes again is run only where it is still open and never was; one that
-  was answered is answered again with the same answer.
+  It keeps rule 7 of the protocol, so that no call is executed twice and no answer is lost. After the loss of a
+  connection or broker, the daemon sends earlier messages again, and lists in `resumed` the calls that are still open. A
+  repeated call is executed only if it is listed and was never executed here. If a listed call was answered already, the
+  same answer is sent again.
   """
 
-  # What tools return does not belong into a crash report.
+  # Answers may be large or confidential, so a crash report must not show them.
   @derive {Inspect, only: [:states]}
   defstruct states: %{}, answers: [], listed: MapSet.new(), last: 0
 
-  @typedoc "`:open` until it is answered; `:closed` where it was cancelled, or answered by an earlier process."
+  @typedoc "`:open` until the call is answered; `:closed` if it was cancelled, or answered by an earlier process."
   @type state :: :open | :answered | :closed
   @type t :: %__MODULE__{
           states: %{String.t() => state},
@@ -20,19 +21,20 @@ defmodule AxonCore.Calls do
           last: non_neg_integer
         }
 
-  # Bytes of all answers of a run that are kept; the oldest go first.
-  @kept 8 * 1024 * 1024
+  # Limit for all kept answers of a run; the oldest are dropped first.
+  @max_kept_bytes 8 * 1024 * 1024
 
-  @doc "A call came in sequence: whether it is to be run."
+  @doc "Records a received call, and returns whether to execute it."
   @spec take(t, String.t(), pos_integer) :: {boolean, t}
   def take(%__MODULE__{states: states} = calls, id, _seq) when is_map_key(states, id), do: {false, calls}
 
   def take(calls, id, seq) do
-    is_over = seq <= calls.last and id not in calls.listed
-    {not is_over, put(calls, id, if(is_over, do: :closed, else: :open))}
+    # A replayed call that `resumed` did not list was answered or cancelled before.
+    closed? = seq <= calls.last and id not in calls.listed
+    {not closed?, put(calls, id, if(closed?, do: :closed, else: :open))}
   end
 
-  @doc "Its answer is no longer wanted: whether it was to be given."
+  @doc "Records the cancellation of a call, and returns whether the call was known and not closed yet."
   @spec cancel(t, String.t()) :: {boolean, t}
   def cancel(calls, id) do
     if Map.get(calls.states, id, :closed) == :closed,
@@ -40,7 +42,7 @@ defmodule AxonCore.Calls do
       else: {true, calls |> forget(id) |> put(id, :closed)}
   end
 
-  @doc "An answer was sent: it is kept, since it can be lost with a connection or a broker."
+  @doc "Records a sent answer. It is kept, because it may be lost together with the connection or the broker."
   @spec answered(t, String.t(), binary) :: t
   def answered(calls, id, packed) do
     case calls.states[id] do
@@ -49,19 +51,20 @@ defmodule AxonCore.Calls do
 
       _open ->
         calls = calls |> forget(id) |> put(id, :answered)
-        %{calls | answers: newest([{id, packed} | calls.answers], @kept)}
+        %{calls | answers: newest([{id, packed} | calls.answers], @max_kept_bytes)}
     end
   end
 
-  @doc "An answer was none: the call is open as before."
+  @doc "Records that the daemon refused the answer to a call: the call is open again."
   @spec refused(t, String.t()) :: t
   def refused(calls, id) do
     if calls.states[id] == :answered, do: calls |> forget(id) |> put(id, :open), else: calls
   end
 
   @doc """
-  The daemon says which calls are open, before it sends again what it sent up to `last`; the answers that were lost, to be
-  sent again. `nil` stands for one that is no longer kept.
+  Records the open calls that a `resumed` lists, and returns the answers to send again.
+
+  Messages with a `seq` up to `last` follow as a replay. An answer that is no longer kept is `nil`.
   """
   @spec resumed(t, [String.t()], non_neg_integer) :: {[{String.t(), binary | nil}], t}
   def resumed(calls, listed, last) do
@@ -70,7 +73,7 @@ defmodule AxonCore.Calls do
     {lost, Enum.reduce(arrived, %{calls | listed: MapSet.new(listed), last: last}, &forget(&2, &1))}
   end
 
-  @doc "Whether a call waits for its answer."
+  @doc "Returns whether a call waits for its answer."
   @spec open?(t, String.t()) :: boolean
   def open?(calls, id), do: calls.states[id] == :open
 
@@ -84,7 +87,7 @@ defmodule AxonCore.Calls do
   defp put(calls, id, state), do: %{calls | states: Map.put(calls.states, id, state)}
   defp forget(calls, id), do: %{calls | answers: List.keydelete(calls.answers, id, 0)}
 
-  # The last one is kept however large it is.
+  # The newest answer is kept whatever its size.
   defp newest([{_id, packed} = answer | older], room), do: [answer | fitting(older, room - byte_size(packed))]
 
   defp fitting([{_id, packed} = answer | older], room) when byte_size(packed) <= room do

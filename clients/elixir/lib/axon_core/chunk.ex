@@ -1,18 +1,19 @@
 defmodule AxonCore.Chunk do
   @moduledoc """
-  A piece of a run's answer, or news of its tools.
+  One chunk of a streamed run: a part of the answer, or an event of a tool.
 
   | `type` | `data` |
   |---|---|
   | `:text` | the new characters |
   | `:thinking` | the new characters of the model's thinking |
-  | `:output` | the structured output so far, whole each time |
+  | `:output` | the complete structured output received so far |
   | `:tool_started` | `%{"call_id", "name", "args"}` |
   | `:tool_finished` | `%{"call_id", "outcome", "result"}` |
-  | `:event` | pydantic-ai's own event, with `events: "all"` |
+  | `:event` | an event of pydantic-ai, with the option `events: :all` |
 
-  `step` is the number of the model's response, from 1: the text of the last step is the answer. `part` is the index of
-  the part in it. A type that this version does not know stays the daemon's text.
+  `step` is the number of the model's response, from 1. The text of the last step is the answer. `part` is the index of
+  the part within the response. `seq` is the number of the message within the run; pass it to `AxonCore.took/2` if the
+  run has credit. A type that this version does not know is a string.
   """
 
   @enforce_keys [:type, :data, :seq]
@@ -28,7 +29,7 @@ defmodule AxonCore.Chunk do
 
   @types Map.new(~w(text thinking output tool_started tool_finished event)a, &{Atom.to_string(&1), &1})
 
-  @doc "The body of a `chunk`."
+  @doc "Builds a chunk from the body of a `chunk` message."
   @spec from_wire(map) :: t
   def from_wire(%{"type" => type, "seq" => seq} = body) do
     type = Map.get(@types, type, type)

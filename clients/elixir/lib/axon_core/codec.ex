@@ -1,20 +1,27 @@
 defmodule AxonCore.Codec do
   @moduledoc """
-  Between Elixir terms, msgpack and frames.
+  Conversion between Elixir terms, msgpack and the frames of messages.
 
-  Atoms but `nil`, `true` and `false` become text, keyword lists maps, `Date`, `Time` and `NaiveDateTime` ISO 8601 text,
-  other structs maps; `DateTime` stays a time. A binary is text: wrap bytes with `bytes/1`. What comes back has string
-  keys, and bytes as `Msgpax.Bin`, so that messages can be sent back as they are.
+  | term | msgpack |
+  |---|---|
+  | binary | string; wrap bytes with `bytes/1` |
+  | `nil`, `true`, `false` | nil or boolean |
+  | other atom | string |
+  | map, keyword list, struct | map |
+  | `DateTime` | timestamp |
+  | `Date`, `Time`, `NaiveDateTime` | string in ISO 8601 |
+
+  Decoded maps have string keys, and bytes are `Msgpax.Bin`. Received messages can therefore be sent back unchanged.
   """
 
   alias AxonCore.Error
 
   @type frames :: [binary]
 
-  @doc "Whether msgpack can be read and written: the error that names the missing package if not."
+  @doc "Returns `:ok` if the package msgpax is available, and otherwise an error that says how to add it."
   @spec check() :: :ok | {:error, Error.t()}
 
-  # `ensure_compiled` is `ensure_loaded?` that also waits for a module of this project, as the tests' double is one.
+  # `ensure_compiled` rather than `ensure_loaded?`: it waits for modules of this project, such as the test double.
   if match?({:module, _msgpax}, Code.ensure_compiled(Msgpax)) do
     def check, do: :ok
     defp to_msgpack(term), do: Msgpax.pack!(term, iodata: false)
@@ -26,24 +33,24 @@ defmodule AxonCore.Codec do
     defp missing, do: Error.missing_package("AxonCore.Codec", ~s({:msgpax, "~> 2.4"}))
   end
 
-  @doc "Bytes, for images and the like."
+  @doc "Wraps bytes, such as an image, so that they are packed as msgpack binary and not as text."
   @spec bytes(binary) :: struct
   def bytes(data) when is_binary(data), do: %{__struct__: Msgpax.Bin, data: data}
 
   @doc """
-  A map as msgpack.
+  Packs a map as msgpack; an empty map becomes an empty frame.
 
-  Raises `AxonCore.Error` (`:invalid_argument`) that names the place of what msgpack cannot hold.
+  Raises `AxonCore.Error` (`:invalid_argument`) with the JSON pointer of a value that msgpack cannot represent.
   """
   @spec pack(map) :: binary
   def pack(map) when map_size(map) == 0, do: ""
   def pack(map), do: map |> plain() |> pack_plain()
 
-  @doc "The same of a map that is plain already."
+  @doc "Packs a map that `plain/1` has converted already."
   @spec pack_plain(map) :: binary
   def pack_plain(map), do: to_msgpack(map)
 
-  @doc "A map out of msgpack; an empty frame is an empty map."
+  @doc "Unpacks a msgpack map; an empty frame is an empty map."
   @spec unpack(binary) :: {:ok, map} | :error
   def unpack(""), do: {:ok, %{}}
 
@@ -54,11 +61,11 @@ defmodule AxonCore.Codec do
     end
   end
 
-  @doc "A message to the daemon; empty frames at its end are left out."
+  @doc "Builds the frames of a message to the daemon, without empty frames at the end."
   @spec message(String.t(), binary, map, map) :: frames
   def message(kind, id, header \\ %{}, body \\ %{}), do: frames(kind, id, header, pack(body))
 
-  @doc "The same with a body that is packed."
+  @doc "Builds the frames of a message whose body is packed already."
   @spec frames(String.t(), binary, map, binary) :: frames
   def frames(kind, id, header, packed) do
     case {pack(header), packed} do
@@ -69,10 +76,10 @@ defmodule AxonCore.Codec do
   end
 
   @doc """
-  Kind, id and body of a message from the daemon.
+  Returns kind, id and body of a message from the daemon.
 
-  Its last three frames count: chumak puts stale ones in front after a reconnect. One frame alone is an answer in one
-  frame, as `frames: "single"` asks for.
+  Only the last three frames are read, because chumak may put frames of an earlier, interrupted message in front of them
+  after a reconnect. A single frame is a message in the format of `frames: "single"`.
   """
   @spec parse(frames) :: {:ok, {String.t(), binary, map}} | :error
   def parse([single]) do
@@ -91,9 +98,9 @@ defmodule AxonCore.Codec do
   end
 
   @doc """
-  A term as msgpack can hold it.
+  Converts a term to one that msgpack can represent.
 
-  Raises `AxonCore.Error` (`:invalid_argument`) with the JSON pointer of what it cannot.
+  Raises `AxonCore.Error` (`:invalid_argument`) with the JSON pointer of a value that has no such form.
   """
   @spec plain(term) :: term
   def plain(term) do
@@ -103,12 +110,12 @@ defmodule AxonCore.Codec do
     end
   end
 
-  @doc "The same, with the error returned."
+  @doc "Converts a term as `plain/1` does, but returns the error instead of raising it."
   @spec to_plain(term) :: {:ok, term} | {:error, Error.t()}
   def to_plain(term) do
     {:ok, plain(term, [])}
   catch
-    # Thrown by `refuse/2`, out of any depth.
+    # `refuse/2` throws from any depth of the recursion.
     {:refused, %Error{} = error} -> {:error, error}
   end
 
@@ -117,7 +124,7 @@ defmodule AxonCore.Codec do
   defp plain(%struct{} = value, _path) when struct in [Date, Time, NaiveDateTime], do: struct.to_iso8601(value)
   defp plain(%_struct{} = value, path), do: value |> Map.from_struct() |> plain(path)
   defp plain(map, path) when is_map(map), do: Map.new(map, &pair(&1, path))
-  defp plain([_ | tail], path) when not is_list(tail), do: refuse(path, "it is no proper list")
+  defp plain([_ | tail], path) when not is_list(tail), do: refuse(path, "expected a proper list")
   defp plain([{key, _value} | _] = list, path) when is_atom(key), do: Map.new(list, &pair(&1, path))
 
   defp plain(list, path) when is_list(list) do
@@ -129,15 +136,15 @@ defmodule AxonCore.Codec do
   defp plain(integer, _path) when integer in -0x8000000000000000..0xFFFFFFFFFFFFFFFF, do: integer
 
   defp plain(integer, path) when is_integer(integer),
-    do: refuse(path, "#{integer} has more than 64 bits: send it as text")
+    do: refuse(path, "integer #{integer} does not fit in 64 bits; send it as text")
 
   defp plain(text, path) when is_binary(text) do
-    if String.valid?(text), do: text, else: refuse(path, "it is not UTF-8: wrap bytes in AxonCore.Codec.bytes/1")
+    if String.valid?(text), do: text, else: refuse(path, "text is not UTF-8; wrap bytes in AxonCore.Codec.bytes/1")
   end
 
-  defp plain(other, path), do: refuse(path, "#{inspect(other, limit: 5)} has no form in msgpack")
+  defp plain(other, path), do: refuse(path, "msgpack cannot represent #{inspect(other, limit: 5)}")
 
-  @doc "A plain term with each `DateTime` as ISO 8601 text, which is all that JSON has for it."
+  @doc "Replaces each `DateTime` in a plain term with ISO 8601 text, because JSON has no type for times."
   @spec times_as_text(term) :: term
   def times_as_text(%DateTime{} = time), do: DateTime.to_iso8601(time)
   def times_as_text(%_bytes{} = bytes), do: bytes
@@ -147,12 +154,13 @@ defmodule AxonCore.Codec do
 
   defp pair({key, value}, path) when is_atom(key) and not is_nil(key), do: pair({Atom.to_string(key), value}, path)
   defp pair({key, value}, path) when is_binary(key), do: {key, plain(value, [key | path])}
-  defp pair({key, _value}, path), do: refuse(path, "the key #{inspect(key, limit: 5)} is neither text nor an atom")
-  defp pair(other, path), do: refuse(path, "#{inspect(other, limit: 5)} is no key with a value")
+  defp pair({key, _value}, path), do: refuse(path, "invalid key #{inspect(key, limit: 5)}: expected text or an atom")
+  defp pair(other, path), do: refuse(path, "invalid entry #{inspect(other, limit: 5)}: expected a key and a value")
 
   @spec refuse([String.t() | non_neg_integer], String.t()) :: no_return
   defp refuse(path, why) do
-    throw({:refused, Error.new(:invalid_argument, "#{pointer(path)}: #{why}", %{"pointer" => pointer(path)})})
+    place = if path == [], do: "value", else: "value at #{pointer(path)}"
+    throw({:refused, Error.new(:invalid_argument, "invalid #{place}: #{why}", %{"pointer" => pointer(path)})})
   end
 
   defp pointer(path), do: path |> Enum.reverse() |> Enum.map_join(&"/#{&1}")

@@ -1,16 +1,21 @@
 defmodule AxonCore.Connection do
   @moduledoc """
-  One DEALER to the daemon, for any number of agents and callers; it reconnects by itself.
+  Connection to the daemon: one DEALER socket for any number of agents and callers, which reconnects automatically.
 
       {AxonCore.Connection, name: MyApp.Axon, endpoint: "tcp://127.0.0.1:5570", identity: "my-app-1"}
 
   #{AxonCore.Options.docs(:connection)}
 
-  What is kept of the protocol's rules is in `AxonCore.Session` and `AxonCore.Run`, which are pure; here are the processes:
-  the transport, the tools' tasks, and who asked. When somebody who asked dies, his run is cancelled. When this process ends
-  itself, the daemon ends its runs 15 s later; where it is started anew in the same VM before, it cancels those of which it
-  hears again, which are streams: nobody waits for them any more. Runs with an `id` of your own, and those with
-  `on_disconnect: :keep`, are left to you.
+  This module owns the processes: the transport, the tasks of tools, and the monitors of callers. The rules of the
+  protocol are implemented in `AxonCore.Session` and `AxonCore.Run`, which are pure.
+
+  ## Runs whose owner exits
+
+  If a caller exits, the connection cancels its runs.
+
+  If the connection exits, the daemon ends the connection's runs after 15 s. If it is restarted in the same VM before
+  that, it cancels each streamed run from which it receives a message, because no process waits for these runs any more.
+  It never cancels runs with an explicit `id` or with `on_disconnect: :keep`; the application may resume them.
   """
 
   use GenServer
@@ -20,11 +25,12 @@ defmodule AxonCore.Connection do
   alias AxonCore.{Transport, UserCode}
 
   @header Options.header()
-  @tick 1_000
-  @soonest 500
-  @latest 5_000
-  # Milliseconds that a tool has which traps exits.
-  @stop_within 5_000
+  @tick_ms 1_000
+  # Delay before a failed transport is restarted; doubled after each failure.
+  @min_reconnect_ms 500
+  @max_reconnect_ms 5_000
+  # Time that a tool which traps exits has to stop before it is killed; the same as for a supervised child.
+  @tool_stop_timeout_ms 5_000
 
   @type option ::
           {:name, GenServer.name()}
@@ -38,7 +44,7 @@ defmodule AxonCore.Connection do
     %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}}
   end
 
-  @doc "Starts a connection. It need not find the daemon: requests wait until it does."
+  @doc "Starts a connection. The daemon need not be running yet: requests wait until it is reachable."
   @spec start_link([option]) :: GenServer.on_start()
   def start_link(options \\ []) do
     with {:ok, options} <- Options.validate(options, :connection),
@@ -49,14 +55,14 @@ defmodule AxonCore.Connection do
   end
 
   @doc """
-  Sends a request; its messages come to the caller, or to the process `to`.
+  Sends a request. Its messages are sent to the caller, or to the process `to`.
 
   #{AxonCore.Options.docs(:request)}
   """
   @spec request(GenServer.server(), String.t(), map, keyword) :: {:ok, Handle.t()} | {:error, Error.t()}
   def request(connection, kind, body, options \\ []) do
     with {:ok, options} <- Options.validate(options, :request),
-         {:ok, to} <- listener(Keyword.get(options, :to, self())),
+         {:ok, to} <- receiver(Keyword.get(options, :to, self())),
          {:ok, run} <- new_run(kind, body, options) do
       caller = options |> Keyword.take([:output, :cast, :observer]) |> Map.new() |> Map.put(:to, to)
       GenServer.call(connection, {:start, run, caller}, :infinity)
@@ -68,61 +74,62 @@ defmodule AxonCore.Connection do
     id = Keyword.get_lazy(options, :id, fn -> new_id(header[:on_disconnect]) end)
     {:ok, Run.new(id, kind, header, body, options[:functions], now())}
   rescue
-    # The body holds what cannot be sent, as `Run.new/6` says.
+    # `Run.new/6` raises if header or body cannot be sent.
     error in Error -> {:error, error}
   end
 
-  # One that shall be kept is for whoever goes on with it.
-  defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: ours() <> random())
+  # A run that survives a disconnect gets an id without the VM's prefix, so that a restarted connection never takes it
+  # for an orphan and cancels it.
+  defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: id_prefix() <> random())
 
-  # Begins the ids of all other runs that are started in this VM.
-  defp ours do
-    key = {__MODULE__, :ours}
+  # Prefix of the ids of all other runs that this VM starts.
+  defp id_prefix do
+    key = {__MODULE__, :id_prefix}
     :persistent_term.get(key, nil) || tap("ex-#{binary_part(random(), 0, 8)}-", &:persistent_term.put(key, &1))
   end
 
-  defp listener(to) do
+  defp receiver(to) do
     pid = GenServer.whereis(to)
 
     if is_pid(pid) and (node(pid) != node() or Process.alive?(pid)),
       do: {:ok, pid},
       else:
-        {:error, Error.new(:invalid_argument, "invalid option :to of a request: there is no process #{inspect(to)}")}
+        {:error, Error.new(:invalid_argument, "invalid option :to of a request: process #{inspect(to)} is not running")}
   end
 
-  @doc "Asks a request to end; its own last message says how it did."
+  @doc "Requests the cancellation of a run: see `AxonCore.cancel/1`."
   @spec cancel(Handle.t()) :: :ok | {:error, :ended}
-  def cancel(handle), do: ask(handle, {:cancel, handle.ref})
+  def cancel(handle), do: call(handle, {:cancel, handle.ref})
 
-  @doc "Says more to a run under way. Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent."
+  @doc "Sends a user message to a run while it executes: see `AxonCore.steer/3`."
   @spec steer(Handle.t(), term, :asap | :when_idle) :: :ok | {:error, :ended}
   def steer(handle, content, priority \\ :asap) do
-    ask(handle, {:steer, handle.ref, Run.steer_body(content, priority)})
+    call(handle, {:steer, handle.ref, Run.steer_body(content, priority)})
   end
 
-  @doc "Answers a call that came as `{:tool_call, call}`; any process may. Raises as `steer/3` does."
+  @doc "Answers a call received as `{:tool_call, call}`. Any process may answer. Raises as `steer/3` does."
   @spec answer(Handle.t(), String.t(), AxonCore.Tool.answer()) :: :ok | {:error, :ended}
   def answer(handle, call_id, answer) do
     if not (is_binary(call_id) and String.valid?(call_id)),
       do: raise(Error.new(:invalid_argument, "invalid call_id: expected text in UTF-8, got: #{inspect(call_id)}"))
 
-    ask(handle, {:answer, handle.ref, call_id, ToolUtils.packed_answer(answer)})
+    call(handle, {:answer, handle.ref, call_id, ToolUtils.packed_answer(answer)})
   end
 
-  @doc "Says that a chunk or a log was dealt with, by its `seq`, so that there is credit for more."
+  @doc "Acknowledges all chunks and logs up to this `seq`: see `AxonCore.took/2`."
   @spec took(Handle.t(), pos_integer) :: :ok
   def took(%Handle{credit: nil}, _seq), do: :ok
   def took(handle, seq) when is_integer(seq), do: GenServer.cast(handle.connection, {:took, handle.ref, seq})
 
-  # The run of a connection that has died is over, as far as anybody here can hear of it.
-  defp ask(handle, message) do
+  # If the connection has exited, no message of its runs can arrive any more, so the run counts as ended.
+  defp call(handle, message) do
     with {:invalid, error} <- GenServer.call(handle.connection, message, :infinity), do: raise(error)
   catch
     :exit, {_reason, {GenServer, :call, _args}} -> {:error, :ended}
   end
 
   @doc false
-  # Who heard of it wants no more: it is cancelled, and nothing of it is sent to him from here on.
+  # Cancels a run, and guarantees that its receiver gets no more messages of it once this function has returned.
   @spec leave(Handle.t()) :: :ok
   def leave(handle) do
     GenServer.call(handle.connection, {:leave, handle.ref}, :infinity)
@@ -134,6 +141,7 @@ defmodule AxonCore.Connection do
 
   @impl true
   def init(options) do
+    # The exit of the linked transport must arrive as a message, so that another one is started.
     Process.flag(:trap_exit, true)
 
     case ToolSupervisor.start() do
@@ -144,17 +152,17 @@ defmodule AxonCore.Connection do
 
   defp new(options, tools, task_supervisor) do
     {:ok, {host, port}} = Options.address(options[:endpoint])
-    {identity, instance} = who(options)
+    {identity, instance} = identity_and_instance(options)
     greeting = if options[:frames] == :single, do: %{frames: "single"}, else: %{}
-    {:ok, _timer} = :timer.send_interval(@tick, :tick)
+    {:ok, _timer} = :timer.send_interval(@tick_ms, :tick)
 
     %{
-      session: Session.new(instance, now(), greeting, ours()),
+      session: Session.new(instance, now(), greeting, id_prefix()),
       module: options[:transport],
       options: [identity: identity, host: host, port: port],
       transport: nil,
       unsent: :queue.new(),
-      wait: @soonest,
+      wait: @min_reconnect_ms,
       tools: tools,
       task_supervisor: task_supervisor,
       callers: %{},
@@ -163,21 +171,21 @@ defmodule AxonCore.Connection do
     }
   end
 
-  # Random for each connection of a VM, and not for each of its starts: chumak makes atoms of identities, and the daemon
-  # would take another instance for another process.
-  defp who(options) do
+  # The random part is the same for every start of one connection in a VM, for two reasons: chumak turns identities into
+  # atoms, which are never freed, and the daemon would take a new `instance` for a second process with this identity.
+  defp identity_and_instance(options) do
     key = {__MODULE__, options[:name] || unnamed(1)}
     random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))
     {options[:identity] || "ex-" <> random, random}
   end
 
-  # The first such name that no other connection has: it is free again when this process has ended.
+  # Registers the first free name. It is free again when this process exits, so a restarted connection gets it back.
   defp unnamed(number) do
     name = Module.concat(__MODULE__, "Unnamed#{number}")
     true = Process.register(self(), name)
     name
   rescue
-    # `Process.register/2` raises it for a name that is taken.
+    # `Process.register/2` raises this if the name is taken.
     ArgumentError -> unnamed(number + 1)
   end
 
@@ -210,11 +218,11 @@ defmodule AxonCore.Connection do
     end
   end
 
-  def handle_call({:cancel, ref}, _from, state), do: reply_about(state, ref, &Run.cancel/1)
-  def handle_call({:steer, ref, packed}, _from, state), do: reply_about(state, ref, &Run.steer(&1, packed))
+  def handle_call({:cancel, ref}, _from, state), do: reply_with_run(state, ref, &Run.cancel/1)
+  def handle_call({:steer, ref, packed}, _from, state), do: reply_with_run(state, ref, &Run.steer(&1, packed))
 
   def handle_call({:answer, ref, call_id, packed}, _from, state) do
-    reply_about(state, ref, &Run.answer(&1, call_id, packed))
+    reply_with_run(state, ref, &Run.answer(&1, call_id, packed))
   end
 
   def handle_call({:leave, ref}, _from, state) do
@@ -230,13 +238,13 @@ defmodule AxonCore.Connection do
 
   @impl true
   def handle_cast({:took, ref, seq}, state) do
-    {:noreply, try_about_run(state, state.ids[ref], &Run.took(&1, seq))}
+    {:noreply, try_with_run(state, state.ids[ref], &Run.took(&1, seq))}
   end
 
   @impl true
   def handle_info({:axon_transport, pid, {:received, frames}}, %{transport: pid} = state) do
-    {actions, session} = Session.heard(state.session, frames, now())
-    {:noreply, perform(%{state | session: session, wait: @soonest}, actions)}
+    {actions, session} = Session.handle_frames(state.session, frames, now())
+    {:noreply, perform(%{state | session: session, wait: @min_reconnect_ms}, actions)}
   end
 
   def handle_info({:axon_transport, _earlier, _message}, state), do: {:noreply, state}
@@ -249,7 +257,7 @@ defmodule AxonCore.Connection do
 
   def handle_info(:connect, state), do: {:noreply, connect(state)}
 
-  # A tool's task has ended, well or not.
+  # The task of a tool has returned.
   def handle_info({task, packed}, state) when is_map_key(state.tasks, task) do
     Process.demonitor(task, [:flush])
     {:noreply, finished(state, task, packed, :ok)}
@@ -259,12 +267,12 @@ defmodule AxonCore.Connection do
     {:noreply, finished(state, task, ToolUtils.crashed(reason), :crash)}
   end
 
-  # Tools cannot be run any more.
+  # No tool can be executed any more: exit, so that the application's supervisor restarts the connection with new tasks.
   def handle_info({:DOWN, tools, :process, _pid, reason}, %{tools: tools} = state) do
     {:stop, {:tool_supervisor_ended, reason}, state}
   end
 
-  # Who asked has died: nobody hears of it any more, and it shall end.
+  # A caller has exited, so its run is cancelled.
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
     case Enum.find(state.callers, fn {_id, caller} -> caller.monitor == monitor end) do
       {id, _caller} -> {:noreply, abandon(state, id)}
@@ -273,10 +281,13 @@ defmodule AxonCore.Connection do
   end
 
   def handle_info({:EXIT, pid, reason}, %{transport: pid} = state) do
-    Logger.warning("axon_core: the connection broke, and is built anew: #{inspect(reason)}")
+    Logger.warning(
+      "axon_core: connection #{state.options[:identity]} lost (#{inspect(reason)}); reconnecting in #{state.wait} ms"
+    )
+
     metadata = %{identity: state.options[:identity], reason: reason}
     Telemetry.execute([:connection, :down], %{system_time: System.system_time()}, metadata)
-    {:noreply, again(%{state | transport: nil})}
+    {:noreply, connect_later(%{state | transport: nil})}
   end
 
   def handle_info(_late, state), do: {:noreply, state}
@@ -296,16 +307,20 @@ defmodule AxonCore.Connection do
         perform(%{state | transport: pid, session: session, unsent: :queue.new()}, actions)
 
       {:error, reason} ->
-        Logger.warning("axon_core: no socket, another try follows: #{inspect(reason)}")
-        again(state)
+        Logger.warning(
+          "axon_core: cannot open a socket for #{state.options[:identity]} (#{inspect(reason)}); " <>
+            "retrying in #{state.wait} ms"
+        )
+
+        connect_later(state)
     end
   end
 
   defp connect(state), do: state
 
-  defp again(state) do
+  defp connect_later(state) do
     Process.send_after(self(), :connect, state.wait)
-    %{state | wait: min(2 * state.wait, @latest)}
+    %{state | wait: min(2 * state.wait, @max_reconnect_ms)}
   end
 
   defp transmit(%{transport: nil} = state, frames), do: %{state | unsent: :queue.in(frames, state.unsent)}
@@ -315,28 +330,28 @@ defmodule AxonCore.Connection do
     state
   end
 
-  # Nobody wants it any more.
-  defp abandon(state, id), do: state |> stop(id, :all) |> try_about_run(id, &Run.cancel/1)
+  # The run stays open until its last message has arrived.
+  defp abandon(state, id), do: state |> stop(id, :all) |> try_with_run(id, &Run.cancel/1)
 
-  # --- what the session says is to be done ---------------------------------------------------------
+  # --- actions of the session ----------------------------------------------------------------------
 
-  # What has ended since needs nothing more.
-  defp try_about_run(state, id, what),
-    do: with({:ok, state} <- about_run(state, id, what), do: state, else: (_ -> state))
+  # Does nothing if the run has ended in the meantime.
+  defp try_with_run(state, id, fun),
+    do: with({:ok, state} <- with_run(state, id, fun), do: state, else: (_ -> state))
 
-  defp reply_about(state, ref, what) do
-    case about_run(state, state.ids[ref], what) do
+  defp reply_with_run(state, ref, fun) do
+    case with_run(state, state.ids[ref], fun) do
       {:ok, state} -> {:reply, :ok, state}
-      # It is larger than the daemon takes.
+      # The message is larger than the daemon accepts.
       {:error, error} -> {:reply, {:invalid, error}, state}
       :ended -> {:reply, {:error, :ended}, state}
     end
   end
 
-  defp about_run(_state, nil, _what), do: :ended
+  defp with_run(_state, nil, _fun), do: :ended
 
-  defp about_run(state, id, what) do
-    with {:ok, actions, session} <- Session.with_run(state.session, id, what) do
+  defp with_run(state, id, fun) do
+    with {:ok, actions, session} <- Session.with_run(state.session, id, fun) do
       {:ok, perform(%{state | session: session}, actions)}
     end
   end
@@ -345,19 +360,20 @@ defmodule AxonCore.Connection do
 
   defp act(:shared, state) do
     Logger.error(
-      "axon_core: another process uses the identity #{state.options[:identity]}: answers go to one of the two"
+      "axon_core: another process uses the identity #{state.options[:identity]}, and only one of the two receives " <>
+        "messages; give each process its own identity"
     )
 
     state
   end
 
   defp act({_id, {:transmit, frames}}, state), do: transmit(state, frames)
-  defp act({id, {:event, event}}, state), do: tell(state, id, event)
+  defp act({id, {:event, event}}, state), do: notify(state, id, event)
   defp act({id, {:stop, call_id}}, state), do: stop(state, id, call_id)
 
   defp act({id, {:call, call, function}}, state) do
-    most = state.session.max_body
-    task = Task.Supervisor.async_nolink(state.task_supervisor, ToolUtils, :call, [function, call.args, most])
+    max_bytes = state.session.max_body
+    task = Task.Supervisor.async_nolink(state.task_supervisor, ToolUtils, :call, [function, call.args, max_bytes])
     running = %{id: id, call_id: call.call_id, name: call.name, pid: task.pid, began: System.monotonic_time()}
     put_in(state.tasks[task.ref], running)
   end
@@ -370,14 +386,16 @@ defmodule AxonCore.Connection do
       {caller, state} ->
         Process.demonitor(caller.monitor, [:flush])
         event = cast(caller, event)
+        # The observer comes first: an agent's process must have the new messages of the conversation before its caller
+        # can start the next run.
         if caller[:observer], do: send(caller.observer, {:axon_ended, caller.ref, event})
         if caller.to, do: send(caller.to, {:axon, caller.ref, event})
-        stopped(caller, id, event)
+        emit_stop(caller, id, event)
         stop(%{state | ids: Map.delete(state.ids, caller.ref)}, id, :all)
     end
   end
 
-  defp stopped(caller, id, event) do
+  defp emit_stop(caller, id, event) do
     outcome = with {:error, error} <- event, do: error.type
     outcome = if is_tuple(outcome), do: :complete, else: outcome
     duration = System.monotonic_time() - caller.began
@@ -387,8 +405,8 @@ defmodule AxonCore.Connection do
   defp cast(caller, {:complete, %AxonCore.Result{deferred: nil} = result} = event) do
     case cast_result(caller, result.result) do
       {:ok, value} -> {:complete, %{result | result: value}}
-      {:error, why, details} -> {:error, unfit(why, Map.put(details, "result", result.result))}
-      :as_it_is -> event
+      {:error, reason, details} -> {:error, uncastable(reason, Map.put(details, "result", result.result))}
+      :unchanged -> event
     end
   end
 
@@ -403,7 +421,7 @@ defmodule AxonCore.Connection do
         {:error, "", %{"errors" => faults}}
 
       {:ok, _other} ->
-        :as_it_is
+        :unchanged
 
       {:error, {kind, reason, _stack}} ->
         {:error, ": the function `cast` failed: #{inspect({kind, reason}, limit: 20)}", %{}}
@@ -414,11 +432,13 @@ defmodule AxonCore.Connection do
     with {:error, faults} <- SchemaUtils.cast(value, spec), do: {:error, "", %{"errors" => faults}}
   end
 
-  defp cast_result(_caller, _value), do: :as_it_is
+  defp cast_result(_caller, _value), do: :unchanged
 
-  defp unfit(why, details), do: Error.new(:unreadable, "the result does not fit the output#{why}", details)
+  defp uncastable(reason, details) do
+    Error.new(:unreadable, "the result does not fit the agent's output#{reason}", details)
+  end
 
-  defp tell(state, id, event) do
+  defp notify(state, id, event) do
     with %{to: to, ref: ref} when to != nil <- state.callers[id], do: send(to, {:axon, ref, event})
     state
   end
@@ -430,9 +450,9 @@ defmodule AxonCore.Connection do
     duration = System.monotonic_time() - running.began
     Telemetry.execute([:tool, :stop], %{duration: duration}, %{name: running.name, id: running.id, outcome: outcome})
 
-    with {:error, error} <- about_run(state, running.id, &Run.answer(&1, running.call_id, packed)) do
-      # It fitted when it was called.
-      try_about_run(state, running.id, &Run.answer(&1, running.call_id, ToolUtils.failure(error.message)))
+    with {:error, error} <- with_run(state, running.id, &Run.answer(&1, running.call_id, packed)) do
+      # The daemon may have announced a smaller `max_body` while the tool was executing.
+      try_with_run(state, running.id, &Run.answer(&1, running.call_id, ToolUtils.failure(error.message)))
     else
       {:ok, state} -> state
       :ended -> state
@@ -444,13 +464,14 @@ defmodule AxonCore.Connection do
       for {task, %{id: ^id} = running} <- state.tasks, which in [:all, running.call_id] do
         Process.demonitor(task, [:flush])
         Process.exit(running.pid, :shutdown)
-        {:ok, _timer} = :timer.exit_after(@stop_within, running.pid, :kill)
+        {:ok, _timer} = :timer.exit_after(@tool_stop_timeout_ms, running.pid, :kill)
         task
       end
 
     %{state | tasks: Map.drop(state.tasks, stopped)}
   end
 
+  # Random bits rather than a counter: ids and identities must not collide with the ids of other VMs.
   defp random, do: Base.encode16(:crypto.strong_rand_bytes(16), case: :lower)
   defp now, do: System.monotonic_time(:millisecond)
 end

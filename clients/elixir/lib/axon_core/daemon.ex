@@ -1,17 +1,17 @@
 defmodule AxonCore.Daemon do
   @moduledoc """
-  The Python daemon under a port, for those who want `mix` to start everything.
+  Process that runs the Python daemon as a child of this VM, for development and tests.
 
       {AxonCore.Daemon, name: MyApp.Daemon, command: ".venv/bin/axon-zmq", env: %{"AXON_AGENTS" => "support=my_agents:support"}}
 
-  It runs `axon-zmq serve`: a supervisord with the broker and the workers. What stands before it in a supervision tree is
-  started without waiting for it; what stands behind it finds it ready. When this process ends, or the whole VM with it,
-  however that happens, the daemon ends too: workers finish what they have first.
+  It runs `axon-zmq serve`, which is a supervisord with the broker and the workers. Children that follow it in a
+  supervision tree are started only when the daemon is ready. When this process or the whole VM ends, for whatever
+  reason, the daemon is stopped: its workers first finish the runs that they execute.
 
   #{AxonCore.Options.docs(:daemon)}
 
-  In production, run it beside the application, under systemd or in a container of its own: it can then be restarted
-  without the application, and the application without it.
+  In production, run the daemon separately, for example under systemd or in its own container. The daemon and the
+  application can then be restarted independently.
   """
 
   use GenServer
@@ -19,8 +19,9 @@ defmodule AxonCore.Daemon do
 
   alias AxonCore.{Error, Options}
 
-  # The port's stdin closes with the VM: then the daemon is told to stop, as it is by SIGTERM; and it is waited for.
-  @guard """
+  # A port's stdin is closed even when the VM is killed, so this shell reads it and then stops the daemon, as it does on
+  # SIGTERM. It waits for the daemon and exits with its code. `wait` returns early when the trap runs, hence the loop.
+  @wrapper """
   exec 3<&0
   "$@" </dev/null &
   pid=$!
@@ -32,16 +33,16 @@ defmodule AxonCore.Daemon do
   exit $code
   """
 
-  # Milliseconds over `AXON_DRAIN_SECONDS` that it may take to end.
-  @slack 30_000
+  # Time that the daemon may take to stop after it has waited `AXON_DRAIN_SECONDS` for its runs.
+  @stop_margin_ms 30_000
 
   @doc false
   def child_spec(options) do
     options = Options.validate!(options, :daemon)
     drain = env(options)["AXON_DRAIN_SECONDS"] || System.get_env("AXON_DRAIN_SECONDS", "60")
-    # What is no number the daemon refuses, and says so.
+    # The daemon itself reports a value that is not a number.
     seconds = with {seconds, _rest} <- Float.parse(drain), do: seconds, else: (:error -> 60)
-    shutdown = @slack + trunc(1_000 * seconds)
+    shutdown = @stop_margin_ms + trunc(1_000 * seconds)
     %{id: Keyword.get(options, :name, __MODULE__), start: {__MODULE__, :start_link, [options]}, shutdown: shutdown}
   end
 
@@ -51,28 +52,36 @@ defmodule AxonCore.Daemon do
     for {name, value} <- Keyword.get(options, :env, []), into: %{}, do: {to_string(name), to_string(value)}
   end
 
-  @doc "Starts the daemon, and returns when it is ready."
+  @doc "Starts the daemon and returns when it is ready."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do
     with {:ok, options} <- Options.validate(options, :daemon) do
+      # `init/1` reports a daemon that is not ready in time, so GenServer's own timeout must be longer.
       timeout = options[:timeout] + 5_000
       GenServer.start_link(__MODULE__, options, [timeout: timeout] ++ Keyword.take(options, [:name]))
     end
   end
 
-  @doc "Where it serves."
+  @doc "Returns the endpoint of the daemon's frontend."
   @spec endpoint(GenServer.server()) :: String.t()
   def endpoint(daemon), do: GenServer.call(daemon, :endpoint)
 
   @impl true
   def init(options) do
+    # `terminate/2` must run when the supervisor stops this process, to stop the daemon.
     Process.flag(:trap_exit, true)
     command = options[:command]
 
     case {System.find_executable("sh"), executable(command)} do
-      {nil, _command} -> {:stop, Error.new(:invalid_argument, "there is no sh, which ends the daemon with the VM")}
-      {_sh, nil} -> {:stop, Error.new(:invalid_argument, "there is no #{command}: pip install axon-zmq, or name it")}
-      {sh, command} -> open(sh, command, options)
+      {nil, _command} ->
+        {:stop, Error.new(:invalid_argument, "sh not found on the PATH; AxonCore.Daemon needs it to stop the daemon")}
+
+      {_sh, nil} ->
+        text = "command #{inspect(command)} not found; run `pip install axon-zmq`, or set :command to its path"
+        {:stop, Error.new(:invalid_argument, text)}
+
+      {sh, command} ->
+        open(sh, command, options)
     end
   end
 
@@ -83,35 +92,37 @@ defmodule AxonCore.Daemon do
     env = for {name, value} <- env(options), do: {to_charlist(name), to_charlist(value)}
 
     settings = [
-      args: ["-c", @guard, "axon-zmq", command, "serve"],
+      args: ["-c", @wrapper, "axon-zmq", command, "serve"],
       env: env,
       cd: Keyword.get(options, :cd, File.cwd!())
     ]
 
     port = Port.open({:spawn_executable, sh}, [:binary, :exit_status, :stderr_to_stdout, {:line, 4096} | settings])
-    until = System.monotonic_time(:millisecond) + options[:timeout]
-    await_ready(%{port: port, said: []}, until)
+    deadline = System.monotonic_time(:millisecond) + options[:timeout]
+    await_ready(%{port: port, output: []}, deadline, options[:timeout])
   end
 
-  defp await_ready(%{port: port} = state, until) do
+  # The last lines of output become the error if the daemon exits before it is ready.
+  defp await_ready(%{port: port} = state, deadline, timeout) do
     receive do
       {^port, {:data, {_end, "serving on " <> served = line}}} ->
         Logger.info("axon-zmq: #{line}")
         {:ok, Map.put(state, :endpoint, served |> String.split() |> hd())}
 
       {^port, {:data, {_end, line}}} ->
-        await_ready(%{state | said: Enum.take([line | state.said], 20)}, until)
+        await_ready(%{state | output: Enum.take([line | state.output], 20)}, deadline, timeout)
 
       {^port, {:exit_status, code}} ->
-        said = state.said |> Enum.reverse() |> Enum.join("\n")
-        {:stop, Error.new(:no_answer, "the daemon ended with exit code #{code}: #{said}")}
+        output = state.output |> Enum.reverse() |> Enum.join("\n")
+        {:stop, Error.new(:no_answer, "the daemon exited with code #{code} before it was ready:\n#{output}")}
 
       {:EXIT, _parent, reason} ->
         {:stop, reason}
     after
-      max(0, until - System.monotonic_time(:millisecond)) ->
+      max(0, deadline - System.monotonic_time(:millisecond)) ->
         Port.close(port)
-        {:stop, Error.new(:no_answer, "the daemon was not ready in time")}
+        text = "the daemon was not ready after #{timeout} ms (option :timeout); look at its log, or raise the timeout"
+        {:stop, Error.new(:no_answer, text)}
     end
   end
 
@@ -125,7 +136,7 @@ defmodule AxonCore.Daemon do
   end
 
   def handle_info({port, {:exit_status, code}}, %{port: port} = state) do
-    {:stop, Error.new(:no_answer, "the daemon ended with exit code #{code}"), state}
+    {:stop, Error.new(:no_answer, "the daemon exited with code #{code}"), state}
   end
 
   def handle_info(_other, state), do: {:noreply, state}
@@ -133,7 +144,7 @@ defmodule AxonCore.Daemon do
   @impl true
   def terminate(_reason, %{port: port}) do
     with {:os_pid, pid} <- Port.info(port, :os_pid) do
-      {_said, _code} = System.cmd("kill", ["-TERM", Integer.to_string(pid)])
+      {_output, _code} = System.cmd("kill", ["-TERM", Integer.to_string(pid)])
       await_end(port)
     end
   end

@@ -1,20 +1,21 @@
 defmodule AxonCore.Error do
   @moduledoc """
-  Why a request failed: the daemon's `error` message as an exception.
+  Exception for a failed request: the daemon's `error` message, or an error that this package detected.
 
-  `type` is one of `types/0` as an atom, or the daemon's own text where this version does not know it: judge such a one
-  by `retryable?`. Five are this package's own:
+  `type` is one of `types/0` as an atom. A type of a newer daemon, which this version does not know, is a string; decide
+  by `retryable?` how to handle it. This package adds five types:
 
-  | `type` | what happened |
+  | `type` | meaning |
   |---|---|
-  | `:gap` | messages of the run were lost and are no longer kept; the run was cancelled |
-  | `:no_answer` | nothing came within the request's own time and ten seconds; it was cancelled |
-  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not there, or died before it had the request |
-  | `:unreadable` | the daemon's answer is nothing that this version understands, or does not fit the output: `details["result"]` has it |
-  | `:invalid_argument` | what was to be sent cannot be, and was not |
+  | `:gap` | messages of the run were lost and the daemon no longer keeps them; the run was cancelled |
+  | `:no_answer` | no last message arrived within the run's `timeout_ms` and ten seconds more; the run was cancelled |
+  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not running, or exited before it had the request |
+  | `:unreadable` | a message of the daemon was malformed, or the result does not fit the agent's `output`; the result is in `details["result"]` |
+  | `:invalid_argument` | the request is invalid and was not sent |
 
-  `details` is the daemon's, with string keys: `"partial"` has the text and messages so far, `"retry_after_ms"` when to
-  try again, `"may_have_run"` whether an unknown run may have been started.
+  `details` has string keys. Frequent ones are `"partial"` (text and messages of the run up to its end),
+  `"retry_after_ms"`, and `"may_have_run"` (whether an unknown run may have been started). See also the
+  [list of all errors](https://github.com/axon-zmq/axon_zmq/blob/main/docs/errors.md).
   """
 
   @enforce_keys [:type, :message]
@@ -29,11 +30,11 @@ defmodule AxonCore.Error do
             model_context_exceeded model_connection model_behavior internal)a
   @by_name Map.new(@types, &{Atom.to_string(&1), &1})
 
-  @doc "The daemon's error types."
+  @doc "Returns the error types of the daemon."
   @spec types() :: [atom]
   def types, do: @types
 
-  @doc "The body of an `error` or a `refused` as an exception."
+  @doc "Builds an exception from the body of an `error` or `refused` message."
   @spec from_wire(map) :: t
   def from_wire(body) do
     type = body["error_type"] || "internal"
@@ -46,13 +47,13 @@ defmodule AxonCore.Error do
     }
   end
 
-  @doc "An error of this package's own."
+  @doc "Builds an error that this package detected; its `details` have `\"by\" => \"client\"`."
   @spec new(atom, String.t(), map) :: t
   def new(type, message, details \\ %{}) do
     %__MODULE__{type: type, message: message, details: Map.put_new(details, "by", "client")}
   end
 
-  @doc "The error of something that needs a package which is not there; `dependency` is its line in `mix.exs`."
+  @doc "Builds the error about a missing package; `dependency` is the entry to add to `mix.exs`."
   @spec missing_package(String.t(), String.t()) :: t
   def missing_package(what, dependency) do
     text =

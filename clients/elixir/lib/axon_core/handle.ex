@@ -1,6 +1,9 @@
 defmodule AxonCore.Handle do
   @moduledoc """
-  A request that was sent. Its messages are `{:axon, handle.ref, event}`; what can be done with it is in `AxonCore`.
+  Handle of a request that was sent.
+
+  The messages of the request are `{:axon, handle.ref, event}`. `AxonCore` has the functions that take a handle, such as
+  `AxonCore.await/2` and `AxonCore.cancel/1`.
   """
 
   @enforce_keys [:ref, :id, :kind, :connection, :to]

@@ -1,12 +1,12 @@
 defmodule AxonCore.Message do
   @moduledoc """
-  A message from the daemon, decoded.
+  Decoded message from the daemon.
 
-  Messages are decoded once, when they are received, and only here is malformed input an expected case: `decode/1` returns
-  `{:ok, message}` or `{:error, malformed}`. `AxonCore.Session` and `AxonCore.Run` get decoded messages alone, so an
+  Messages are decoded once, when they are received. Only this module expects malformed input: `decode/1` returns
+  `{:ok, message}` or `{:error, malformed}`. `AxonCore.Session` and `AxonCore.Run` receive decoded messages only, so an
   exception in them is a bug and is never rescued.
 
-  A kind that this version does not know is `:unknown`: the protocol allows new ones, and a client ignores them.
+  The event of a kind that this version does not know is `:unknown`. The protocol may add kinds, which clients ignore.
   """
 
   alias AxonCore.{Chunk, Codec, Error, Result}
@@ -29,12 +29,12 @@ defmodule AxonCore.Message do
           | {:error, Error.t()}
           | :unknown
 
-  @typedoc "`seq` is the number of the message within its run; `nil` if it has none."
+  @typedoc "`seq` is the number of the message within its run, or `nil` if it has none."
   @type t :: %__MODULE__{id: binary, seq: pos_integer | nil, event: event}
 
   @typedoc """
-  `part` is what is malformed: the `:frames`, so that not even the kind is known, or the `:body`. `id` is that of the
-  request, as far as it is known.
+  - `part`: the malformed part: the `:frames`, whose kind is then unknown, or the `:body`
+  - `id`: the id of the request, if known
   """
   @type malformed :: %{part: :frames | :body, id: binary | nil, reason: String.t()}
 
@@ -43,13 +43,13 @@ defmodule AxonCore.Message do
   def decode(frames) do
     case Codec.parse(frames) do
       {:ok, {kind, id, body}} -> decode(kind, id, body)
-      :error -> {:error, %{part: :frames, id: Enum.at(frames, -2), reason: "the frames are no message"}}
+      :error -> {:error, %{part: :frames, id: Enum.at(frames, -2), reason: "malformed frames"}}
     end
   end
 
-  @doc "Decodes the body of a message, of which kind and id are known."
+  @doc "Decodes the body of a message whose kind and id are known."
   @spec decode(String.t(), binary, map) :: {:ok, t} | {:error, malformed}
-  # Nearly all messages are chunks, and one match is cheaper than a check of each field.
+  # Nearly all messages are chunks, and one match is cheaper than checking each field.
   def decode("chunk", id, %{"seq" => seq, "type" => type} = body)
       when is_integer(seq) and seq > 0 and is_binary(type) do
     {:ok, %__MODULE__{id: id, seq: seq, event: {:chunk, Chunk.from_wire(body)}}}
@@ -61,14 +61,14 @@ defmodule AxonCore.Message do
       {:ok, %__MODULE__{id: id, seq: seq, event: event}}
     else
       {:error, field, expected} ->
-        reason = "malformed `#{kind}`: #{field} must be #{expected}, and is #{shown(body[field])}"
+        reason = "malformed `#{kind}` message: expected #{field} to be #{expected}, got: #{shown(body[field])}"
         {:error, %{part: :body, id: id, reason: reason}}
     end
   end
 
   defp shown(value), do: inspect(value, limit: 5, printable_limit: 60)
 
-  # A call is always numbered; the others are if they come from a worker.
+  # A tool call always has a number. Other messages have one if a worker sent them.
   defp seq({:tool_call, _call}, body), do: field(body, "seq", :seq)
   defp seq(:unknown, %{"seq" => seq}) when is_integer(seq) and seq > 0, do: {:ok, seq}
   defp seq(:unknown, _body), do: {:ok, nil}
@@ -84,7 +84,7 @@ defmodule AxonCore.Message do
     {:ok, {:pong, %{boot: body["boot"], shared?: shared?, max_body: max_body(body), body: body}}}
   end
 
-  # Malformed: `decode/3` has taken the others.
+  # `decode/3` has matched all well-formed chunks already.
   defp event("chunk", body) do
     with {:ok, _seq} <- field(body, "seq", :seq), do: {:error, "type", expected(:text)}
   end
@@ -140,7 +140,7 @@ defmodule AxonCore.Message do
     end
   end
 
-  # What a `pong` says beyond this protocol's version is for the application.
+  # An unreadable limit is ignored and not an error: the application may still be interested in the rest of the `pong`.
   defp max_body(%{"limits" => %{"max_body" => most}}) when is_integer(most) and most > 0, do: most
   defp max_body(_pong), do: nil
 

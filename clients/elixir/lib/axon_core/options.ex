@@ -1,10 +1,10 @@
 defmodule AxonCore.Options do
   @moduledoc """
-  The options of every public function, in one table.
+  Options of every public function, each with its type, default and documentation.
 
-  The table produces both the checks (`validate/2`) and the documentation (`docs/1`), so that neither can miss an option
-  of the other. A check names the option, the value and what is expected; an unknown option is an error with the nearest
-  known name, because a misspelled option would be ignored otherwise.
+  Validation (`validate/2`) and documentation (`docs/1`) are generated from the same tables and therefore always agree.
+  An error names the option, its value and the expected type. An unknown option is an error too, because a misspelled
+  option would otherwise be ignored silently; the message suggests the most similar known name.
 
   Tables: `:connection`, `:request`, `:run`, `:run_stream`, `:agent_run_stream`, `:call_tool`, `:agent_call_tool`,
   `:agent_process`, `:supervisor`, `:daemon`, `:agent`, `:tool`, `:from_json_schema`.
@@ -15,22 +15,27 @@ defmodule AxonCore.Options do
   @header [
     timeout_ms: [
       type: {:nullable, :pos_integer},
-      doc: "milliseconds for the whole run; the daemon's default is 600,000"
+      doc: "time limit of the whole run in milliseconds; the daemon's default is 600,000"
     ],
     max_attempts: [
       type: {:nullable, :pos_integer},
-      doc: "how often the run may be started, from 1 to 10, if its worker dies before it sent anything; default 1"
+      doc:
+        "how many times the run may be started, from 1 to 10, if a worker dies before it sent a message of the run; " <>
+          "default 1"
     ],
-    ack: [type: {:nullable, :boolean}, doc: "`true`: the daemon confirms the request with `{:accepted, duplicate?}`"],
+    ack: [
+      type: {:nullable, :boolean},
+      doc: "`true`: the daemon acknowledges the request with `{:accepted, duplicate?}`"
+    ],
     credit: [
       type: {:nullable, :pos_integer},
-      doc: "how many chunks and logs may be unread (flow control); without it they are sent at once"
+      doc: "how many unacknowledged chunks and logs the daemon may send (flow control); unlimited by default"
     ],
     on_disconnect: [
       type: {:nullable, {:word, [:cancel, :keep]}},
-      doc: "what happens to the run when this client is away for 15 s; the daemon's default is `:cancel`"
+      doc: "whether the run is cancelled or kept when this client is disconnected for 15 s; default `:cancel`"
     ],
-    traceparent: [type: {:nullable, :text}, doc: "W3C trace context; the spans of the run continue that trace"],
+    traceparent: [type: {:nullable, :text}, doc: "W3C trace context: the spans of the run become part of that trace"],
     tracestate: [type: {:nullable, :text}, doc: "W3C trace state"]
   ]
 
@@ -38,83 +43,88 @@ defmodule AxonCore.Options do
     id: [
       type: :run_id,
       doc:
-        "the id of the request, different for each request; random by default. A run with an id of yours is never " <>
-          "cancelled because its connection restarted"
+        "the id of the request, unique among all requests; random by default. A run with an explicit id is not " <>
+          "cancelled when its connection is restarted"
     ]
   ]
 
-  @to [to: [type: :process, doc: "the process that receives the messages; the caller by default"]]
+  @to [to: [type: :process, doc: "the process that receives the messages of the run; by default the caller"]]
 
   @body [
     message_history: [
       type: {:nullable, {:list_of, :map}},
-      doc: "messages of earlier runs, unchanged, as in `AxonCore.Result`"
+      doc: "messages of earlier runs, unchanged, from `AxonCore.Result`"
     ],
-    tools: [type: {:list_of, :tool}, doc: "`AxonCore.Tool`s or their options, instead of the tools of the agent"],
+    tools: [type: {:list_of, :tool}, doc: "`AxonCore.Tool`s or their options; they replace the tools of the agent"],
     deferred_tool_results: [
       type: {:nullable, :map},
-      doc: "answers to the calls that ended an earlier run: `%{calls: …, approvals: …}`, each by `call_id`"
+      doc: "answers to the deferred calls of an earlier run: `%{calls: …, approvals: …}`, both maps by `call_id`"
     ],
-    output_schema: [type: {:nullable, :map}, doc: "a JSON Schema of the result"],
+    output_schema: [type: {:nullable, :map}, doc: "JSON Schema that the result must fit"],
     output_mode: [
       type: {:nullable, {:word, [:tool, :native, :prompted]}},
-      doc: "how the model is asked for the output"
+      doc: "how pydantic-ai requests structured output from the model"
     ],
     deps: [type: :any, doc: "dependencies for the tools of a registered agent"],
-    model: [type: {:nullable, :label}, doc: "the name of a model, instead of the model of the agent"],
-    model_settings: [type: {:nullable, :map}, doc: "pydantic-ai's, such as `%{temperature: 0}`"],
-    usage_limits: [type: {:nullable, :map}, doc: "pydantic-ai's, such as `%{request_limit: 3}`"],
+    model: [type: {:nullable, :label}, doc: "the name of a model; it replaces the model of the agent"],
+    model_settings: [type: {:nullable, :map}, doc: "pydantic-ai's model settings, such as `%{temperature: 0}`"],
+    usage_limits: [type: {:nullable, :map}, doc: "pydantic-ai's usage limits, such as `%{request_limit: 3}`"],
     retries: [
       type: {:nullable, {:or, [:non_neg_integer, :map]}},
-      doc: "how often the model may try again: a number, or `%{tools: …, output: …}`"
+      doc: "how many times the model may try again: a number, or `%{tools: …, output: …}`"
     ],
-    events: [type: {:nullable, {:word, [:text, :all]}}, doc: "what the chunks of a stream are; default `:text`"],
+    events: [
+      type: {:nullable, {:word, [:text, :all]}},
+      doc:
+        "`:text`: chunks carry text, structured output and tool events. `:all`: they carry all events of pydantic-ai; " <>
+          "default `:text`"
+    ],
     log: [
       type: {:nullable, {:word, [:off, :debug, :info, :warning, :error, :critical]}},
-      doc: "from which level log records of the Python code are sent; default `:off`"
+      doc: "lowest level of the Python log records that are sent to the client; default `:off`"
     ],
     metadata: [type: {:nullable, :map}, doc: "a map that is passed to pydantic-ai"]
   ]
 
   @connection [
-    name: [type: {:nullable, :name}, doc: "as of any GenServer"],
+    name: [type: {:nullable, :name}, doc: "the registered name of the process, as for any GenServer"],
     endpoint: [
       type: :endpoint,
       default: "tcp://127.0.0.1:5570",
-      doc: "the daemon's `AXON_FRONTEND`, over IPv4"
+      doc: "address of the daemon's frontend (its setting `AXON_FRONTEND`), over IPv4"
     ],
     identity: [
       type: {:nullable, :identity},
       doc:
-        "the name of this client at the daemon; no two processes may share one. By default it is random, and the " <>
-          "same for each connection of that `name` until the VM ends (without a name: for the first such connection, the " <>
-          "second, and so on). An application that resumes runs after its own restart sets it"
+        "the ZeroMQ routing id of this client; two processes must not share one. By default it is random. A connection " <>
+          "that is restarted in the same VM keeps it (by its `name`, or as the n-th connection without a name). " <>
+          "Set it if the application resumes runs after a restart of the VM"
     ],
     transport: [
       type: :module,
       default: AxonCore.Transport.Chumak,
-      doc: "`AxonCore.Transport.Chumak`, `AxonCore.Transport.Erlzmq` or another `AxonCore.Transport`"
+      doc: "`AxonCore.Transport.Chumak`, `AxonCore.Transport.Erlzmq` or another module with this behaviour"
     ],
     frames: [
       type: {:nullable, {:in, [:single]}},
       doc:
-        "`:single`: the daemon sends each answer as one frame, for a transport that tears messages apart, as chumak " <>
-          "does over CURVE"
+        "`:single`: the daemon sends each message as one frame, for a transport that does not keep the frames of a " <>
+          "message together, such as chumak over CURVE"
     ]
   ]
 
   @daemon [
-    command: [type: :text, default: "axon-zmq", doc: "the program, as a path or as a name on the PATH"],
+    command: [type: :text, default: "axon-zmq", doc: "the path of the command, or its name if it is on the PATH"],
     env: [
       type: :env,
       default: [],
       doc:
-        "environment variables for it: its " <>
-          "[settings](https://github.com/axon-zmq/axon_zmq/blob/main/docs/operations.md#settings), keys of providers"
+        "environment variables of the daemon, such as API keys and its " <>
+          "[settings](https://github.com/axon-zmq/axon_zmq/blob/main/docs/operations.md#settings)"
     ],
-    cd: [type: :text, doc: "the folder from which modules of agents are imported; the current folder by default"],
-    timeout: [type: :pos_integer, default: 60_000, doc: "milliseconds until the daemon must be ready"],
-    name: [type: {:nullable, :name}, doc: "as of any GenServer"]
+    cd: [type: :text, doc: "the folder from which Python modules are imported; by default the current folder"],
+    timeout: [type: :pos_integer, default: 60_000, doc: "time in milliseconds in which the daemon must become ready"],
+    name: [type: {:nullable, :name}, doc: "the registered name of the process, as for any GenServer"]
   ]
 
   @tables %{
@@ -126,14 +136,15 @@ defmodule AxonCore.Options do
          @to ++
          [
            functions: [type: :functions, default: %{}, doc: "the functions of the tools in `body`, by name"],
-           output: [type: :any, doc: "a spec of `AxonCore.SchemaUtils`: the result of a `complete` is cast to it"],
+           output: [type: :any, doc: "a spec of `AxonCore.SchemaUtils` to which the result is cast"],
            cast: [
              type: {:nullable, {:function, 1}},
-             doc: "a function that casts the result of a `complete` instead, as `{:ok, value}` or `{:error, faults}`"
+             doc:
+               "a function that casts the result instead of `output`: it returns `{:ok, value}` or `{:error, faults}`"
            ],
            observer: [
              type: {:nullable, :pid},
-             doc: "a process that receives `{:axon_ended, ref, event}` before `to` receives the end"
+             doc: "a process that receives `{:axon_ended, ref, event}` before `to` receives the last message"
            ]
          ]},
     run: {"a run", @body ++ @header ++ @id},
@@ -148,7 +159,8 @@ defmodule AxonCore.Options do
            each: [
              type: {:nullable, {:function, 1}},
              doc:
-               "a function that is called with each event but the last, in the caller; the call then waits for the end"
+               "a function that the calling process calls with each event except the last; `run_stream` then waits " <>
+                 "for the end of the run"
            ]
          ]},
     call_tool:
@@ -163,16 +175,16 @@ defmodule AxonCore.Options do
        [
          agent: [type: :agent, required: true, doc: "an `AxonCore.Agent`, or the name of a registered agent"],
          connection: [type: :server, required: true, doc: "the `AxonCore.Connection`"],
-         name: [type: {:nullable, :name}, doc: "as of any GenServer"],
+         name: [type: {:nullable, :name}, doc: "the registered name of the process, as for any GenServer"],
          history: [
            type: :boolean,
            default: true,
-           doc: "`true`: each run continues the conversation. `false`: each run stands alone"
+           doc: "`true`: each run continues the conversation. `false`: runs are independent of each other"
          ],
          message_history: [
            type: {:list_of, :map},
            default: [],
-           doc: "where the conversation begins: the messages of an earlier one"
+           doc: "the messages with which the conversation starts"
          ]
        ]},
     supervisor:
@@ -187,12 +199,12 @@ defmodule AxonCore.Options do
            type: :agents,
            default: [],
            doc:
-             "names, each with an `AxonCore.Agent`, the name of a registered agent, or options of " <>
-               "`AxonCore.AgentProcess` with `agent:`"
+             "each agent under a name: an `AxonCore.Agent`, the name of a registered agent, or options of " <>
+               "`AxonCore.AgentProcess` that include `agent`"
          ],
          daemon: [
            type: {:nullable, {:keyword, :daemon}},
-           doc: "options of `AxonCore.Daemon`, to start that too; the default of `endpoint` is then its address"
+           doc: "options of `AxonCore.Daemon`: starts the daemon too; `endpoint` then defaults to its address"
          ]
        ] ++ Keyword.delete(@connection, :name)},
     daemon: {"AxonCore.Daemon", @daemon},
@@ -201,56 +213,63 @@ defmodule AxonCore.Options do
        [
          registered: [
            type: {:nullable, :label},
-           doc: "the name of a registered agent; the next seven are then the daemon's"
+           doc: "the name of a registered agent, for which the daemon defines the next seven options"
          ],
-         name: [type: {:nullable, :label}, doc: "as pydantic-ai's"],
+         name: [type: {:nullable, :label}, doc: "pydantic-ai's name of the agent"],
          model: [type: {:nullable, :label}, doc: "the name of a model, such as `openai-chat:gpt-5-mini`"],
-         instructions: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "as pydantic-ai's"],
-         system_prompt: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "as pydantic-ai's"],
-         model_settings: [type: {:nullable, :map}, doc: "as pydantic-ai's, such as `%{temperature: 0}`"],
+         instructions: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "pydantic-ai's instructions"],
+         system_prompt: [type: {:nullable, {:or, [:text, {:list_of, :text}]}}, doc: "pydantic-ai's system prompt"],
+         model_settings: [type: {:nullable, :map}, doc: "pydantic-ai's model settings, such as `%{temperature: 0}`"],
          retries: [
            type: {:nullable, {:or, [:non_neg_integer, :map]}},
-           doc: "how often the model may try again: a number, or `%{tools: …, output: …}`"
+           doc: "how many times the model may try again: a number, or `%{tools: …, output: …}`"
          ],
          toolsets: [
            type: {:list_of, :label},
            default: [],
            doc: "names of toolsets that the operator has registered"
          ],
-         output_schema: [type: {:nullable, :map}, doc: "a JSON Schema of the result"],
+         output_schema: [type: {:nullable, :map}, doc: "JSON Schema that the result must fit"],
          output_mode: [
            type: {:nullable, {:word, [:tool, :native, :prompted]}},
-           doc: "how the model is asked for the output"
+           doc: "how pydantic-ai requests structured output from the model"
          ],
          output: [
            type: :any,
            doc:
-             "instead of `output_schema`: what `AxonCore.SchemaUtils.to_json_schema/1` takes. With the module of a " <>
-               "struct, results are that struct"
+             "a spec of `AxonCore.SchemaUtils` for the result, instead of `output_schema`. Results are cast to it: " <>
+               "with the module of a struct, a result is that struct"
          ],
          tools: [type: {:list_of, :tool}, default: [], doc: "`AxonCore.Tool`s of this application, or their options"],
          deps: [type: :any, doc: "dependencies for the tools of a registered agent"],
-         usage_limits: [type: {:nullable, :map}, doc: "pydantic-ai's, such as `%{request_limit: 3}`"]
+         usage_limits: [type: {:nullable, :map}, doc: "pydantic-ai's usage limits, such as `%{request_limit: 3}`"]
        ]},
     tool:
       {"AxonCore.Tool",
        [
-         name: [type: :tool_name, required: true, doc: "different for each tool of an agent"],
-         description: [type: {:nullable, :text}, doc: "for the model"],
-         parameters: [type: :any, doc: "the arguments: what `AxonCore.SchemaUtils.to_json_schema/1` takes"],
-         returns: [type: :any, doc: "the result, as `parameters`"],
+         name: [type: :tool_name, required: true, doc: "the name of the tool, unique among the tools of an agent"],
+         description: [type: {:nullable, :text}, doc: "the description that the model reads"],
+         parameters: [type: :any, doc: "the arguments, as a spec of `AxonCore.SchemaUtils` or a JSON Schema"],
+         returns: [type: :any, doc: "the result, as a spec of `AxonCore.SchemaUtils` or a JSON Schema"],
          function: [
            type: {:nullable, {:function, 1}},
-           doc: "without it, calls are sent to the caller as `{:tool_call, call}`"
+           doc: "the function to call; without it, calls are sent to the caller as `{:tool_call, call}`"
          ],
          mode: [
            type: {:in, [:live, :deferred]},
            default: :live,
-           doc: "`:live`: the run waits. `:deferred`: the run ends with the call, and a later run continues"
+           doc: "`:live`: the run waits for the answer. `:deferred`: the run ends, and a later run continues with it"
          ],
-         approval: [type: :boolean, default: false, doc: "`true`: the run ends with each call until it is approved"],
-         timeout_ms: [type: {:nullable, :pos_integer}, doc: "milliseconds for one call; the time of the run by default"],
-         sequential: [type: :boolean, default: false, doc: "`true`: no other call while this one is open"]
+         approval: [
+           type: :boolean,
+           default: false,
+           doc: "`true`: the run ends, and a later run executes the call if it was approved"
+         ],
+         timeout_ms: [
+           type: {:nullable, :pos_integer},
+           doc: "time limit of one call in milliseconds; by default the time limit of the run"
+         ],
+         sequential: [type: :boolean, default: false, doc: "`true`: no other call is open at the same time"]
        ]},
     from_json_schema:
       {"AxonCore.SchemaUtils.from_json_schema",
@@ -258,7 +277,7 @@ defmodule AxonCore.Options do
          keys: [
            type: {:in, [:strings, :atoms]},
            default: :strings,
-           doc: "`:atoms` only for schemas of your own, because atoms are never freed"
+           doc: "the type of field names; use `:atoms` only for trusted schemas, because atoms are never freed"
          ]
        ]}
   }
@@ -269,8 +288,7 @@ defmodule AxonCore.Options do
   @doc """
   Checks options against a table.
 
-  Returns the options with the defaults of those that were left out, or the error (`:invalid_argument`) of the first
-  invalid one.
+  Returns the options, completed with defaults, or the error (`:invalid_argument`) about the first invalid option.
   """
   @spec validate(keyword, table) :: {:ok, keyword} | {:error, Error.t()}
   def validate(options, table) do
@@ -294,33 +312,33 @@ defmodule AxonCore.Options do
     end
   end
 
-  @doc "The names of the options of a table, in the order of the documentation."
+  @doc "Returns the names of a table's options, in the order of the documentation."
   @spec names(table) :: [atom]
   def names(table) do
     {_owner, specs} = Map.fetch!(@tables, table)
     Keyword.keys(specs)
   end
 
-  @doc "The options of a table as the fields of a struct, each with its default."
+  @doc "Returns the options of a table as the fields of a struct, each with its default."
   @spec fields(table) :: keyword
   def fields(table) do
     {_owner, specs} = Map.fetch!(@tables, table)
     for {name, spec} <- specs, do: {name, spec[:default]}
   end
 
-  @doc "The names of the options that are keys of a request's header."
+  @doc "Returns the names of the options that are keys of a request's header."
   @spec header() :: [atom]
   def header, do: Keyword.keys(@header)
 
-  @doc "The names of the options that are keys of a run request's body."
+  @doc "Returns the names of the options that are keys of a run request's body."
   @spec body() :: [atom]
   def body, do: Keyword.keys(@body)
 
-  @doc "The documentation of a table's options, as a Markdown table."
+  @doc "Returns the documentation of a table's options as a Markdown table."
   @spec docs(table) :: String.t()
   def docs(table) do
     {_owner, specs} = Map.fetch!(@tables, table)
-    Enum.join(["| option | type | |", "|---|---|---|" | Enum.map(specs, &row/1)], "\n")
+    Enum.join(["| option | type | meaning |", "|---|---|---|" | Enum.map(specs, &row/1)], "\n")
   end
 
   defp row({name, spec}) do
@@ -334,7 +352,7 @@ defmodule AxonCore.Options do
     "| `#{name}` | #{spec[:type] |> without_nil() |> expected()} | #{spec[:doc]}#{note} |"
   end
 
-  # In the documentation, nil is the same as left out and goes without saying.
+  # The documentation does not mention nil, which has the same effect as leaving an option out.
   defp without_nil({:nullable, type}), do: type
   defp without_nil(type), do: type
 
@@ -371,7 +389,7 @@ defmodule AxonCore.Options do
     end)
   end
 
-  # The options of the option are judged by their own table, and its error is more precise.
+  # Nested options are checked against their own table, whose error names the nested option.
   defp check({:nullable, _type}, nil), do: :ok
   defp check({:nullable, {:keyword, _table} = type}, value), do: check(type, value)
 
@@ -383,18 +401,19 @@ defmodule AxonCore.Options do
 
   defp invalid(text), do: {:error, Error.new(:invalid_argument, text)}
 
-  # Two names that are as near as this differ by a letter or two.
-  @near 0.8
+  # Names with a higher similarity than this differ by one or two letters.
+  @min_similarity 0.8
 
   defp hint(unknown, known) do
-    near = Enum.max_by(known, &distance(unknown, &1))
+    nearest = Enum.max_by(known, &similarity(unknown, &1))
 
-    if distance(unknown, near) > @near,
-      do: "; did you mean #{inspect(near)}?",
+    if similarity(unknown, nearest) > @min_similarity,
+      do: "; did you mean #{inspect(nearest)}?",
       else: "; known options: #{Enum.map_join(known, ", ", &inspect/1)}"
   end
 
-  defp distance(one, other), do: String.jaro_distance(to_string(one), to_string(other))
+  # Despite its name, `jaro_distance` is 1.0 for equal strings.
+  defp similarity(one, other), do: String.jaro_distance(to_string(one), to_string(other))
 
   defp shown(value), do: inspect(value, limit: 5, printable_limit: 100)
 
@@ -404,7 +423,7 @@ defmodule AxonCore.Options do
   defp fits?({:nullable, type}, value), do: value == nil or fits?(type, value)
   defp fits?({:or, types}, value), do: Enum.any?(types, &fits?(&1, value))
   defp fits?({:in, values}, value), do: value in values
-  # What is sent as text may be given as an atom.
+  # Atoms are sent as text, so both forms are accepted.
   defp fits?({:word, words}, value), do: value in words or value in Enum.map(words, &Atom.to_string/1)
   defp fits?({:list_of, type}, value), do: all?(value, type)
   defp fits?({:function, arity}, value), do: is_function(value, arity)
@@ -414,7 +433,7 @@ defmodule AxonCore.Options do
   defp fits?(:pos_integer, value), do: is_integer(value) and value > 0
   defp fits?(:non_neg_integer, value), do: is_integer(value) and value >= 0
   defp fits?(:text, value), do: is_binary(value) and String.valid?(value)
-  # It is sent as text, so it may be an atom.
+  # Atoms are sent as text, so both forms are accepted.
   defp fits?(:label, value), do: fits?(:text, value) or fits?(:atom, value)
   defp fits?(:functions, value), do: is_map(value) and value |> Map.values() |> all?({:function, 1})
   defp fits?(:map, value), do: is_map(value) or Keyword.keyword?(value)
@@ -423,7 +442,7 @@ defmodule AxonCore.Options do
   defp fits?(:tool_name, value), do: is_binary(value) and value =~ ~r/\A[a-zA-Z0-9_-]{1,64}\z/
   defp fits?(:identity, value), do: is_binary(value) and value =~ ~r/\A[\x21-\x7e]{1,200}\z/
   defp fits?(:endpoint, value), do: match?({:ok, _address}, address(value))
-  # Not as a pattern: modules with options are compiled after this one.
+  # Not matched as a struct pattern, because AxonCore.Agent is compiled after this module.
   defp fits?(:agent, value), do: is_struct(value, AxonCore.Agent) or fits?(:text, value)
   defp fits?(:tool, value), do: is_map(value) or Keyword.keyword?(value)
   defp fits?(:agents, value), do: Keyword.keyword?(value)
@@ -443,12 +462,12 @@ defmodule AxonCore.Options do
 
   defp scalar?(value), do: is_binary(value) or is_atom(value) or is_number(value)
 
-  # A list may be improper.
+  # Recursive, because `Enum.all?/2` raises for an improper list.
   defp all?([], _type), do: true
   defp all?([value | rest], type), do: fits?(type, value) and all?(rest, type)
   defp all?(_other, _type), do: false
 
-  @doc "The host and the port of an endpoint; `:error` if it is not `tcp://HOST:PORT` over IPv4."
+  @doc "Returns host and port of an endpoint, or `:error` if it does not have the form `tcp://HOST:PORT` over IPv4."
   @spec address(term) :: {:ok, {String.t(), :inet.port_number()}} | :error
   def address(endpoint) do
     with true <- is_binary(endpoint),

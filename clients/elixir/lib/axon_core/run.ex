@@ -1,25 +1,26 @@
 defmodule AxonCore.Run do
   @moduledoc """
-  A client's side of one request: what each message means and what is to be done about it. No process, nothing is sent;
-  time is passed in, in milliseconds.
+  State of one request, and the client's rules of the protocol for it.
 
-  It keeps the rules that every client must: the sequence (rule 1), what is asked after a new broker (rule 6), tool calls
-  that are run once and answered until the answer has arrived (rule 7), and credit (rule 9).
+  The module is pure: it has no process and sends nothing, and the time is an argument, in milliseconds. It implements
+  the rules about sequence numbers (rule 1), resuming at a new broker (rule 6), tool calls that are executed once and
+  whose answers are not lost (rule 7), and credit (rule 9). The
+  [conformance suite](https://github.com/axon-zmq/axon_zmq/blob/main/docs/conformance.md) uses the same rule numbers.
 
-  What is to be done is a list of actions, in order:
+  Each function returns the actions that its caller must perform, in order:
 
-  | action | what it asks for |
+  | action | to do |
   |---|---|
-  | `{:transmit, frames}` | send them |
-  | `{:event, event}` | tell who asked |
-  | `{:call, call, function}` | run a tool |
-  | `{:stop, call_id}` | stop it: its answer is not wanted |
-  | `{:ended, event}` | tell who asked; nothing more comes |
+  | `{:transmit, frames}` | send these frames to the daemon |
+  | `{:event, event}` | send this event to the caller of the run |
+  | `{:call, call, function}` | execute a tool |
+  | `{:stop, call_id}` | stop a tool, because the daemon no longer waits for its answer |
+  | `{:ended, event}` | send the last event to the caller of the run |
   """
 
   alias AxonCore.{Calls, Chunk, Codec, Credit, Error, Message, Result, ToolUtils}
 
-  # Prompts do not belong into a crash report.
+  # `frames` contain prompts, which a crash report must not show.
   @derive {Inspect, except: [:frames, :functions]}
   @enforce_keys [:id, :kind, :sent_at, :deadline]
   defstruct [
@@ -28,14 +29,14 @@ defmodule AxonCore.Run do
     :sent_at,
     :deadline,
     :credit,
-    :begun_again_at,
+    :restarted_at,
     :resumed_at,
     :resume_due,
     frames: [],
     functions: %{},
     calls: %Calls{},
-    taken: MapSet.new(),
-    mended: MapSet.new(),
+    executed: MapSet.new(),
+    replaced: MapSet.new(),
     last: 0,
     highest: 0,
     cancelled?: false
@@ -60,56 +61,61 @@ defmodule AxonCore.Run do
   @type t :: %__MODULE__{id: binary, kind: String.t(), sent_at: integer, deadline: integer}
 
   @runs ~w(run_sync run run_stream call_tool)
-  @resume_again 2_000
-  @patience 10_000
-  @default_timeout 600_000
-  @describe_timeout 10_000
-  @lost_answer "the answer was lost, and is no longer kept"
+  # One resume covers a whole gap, so the messages that arrive behind the gap must not each request a replay.
+  @resume_interval_ms 2_000
+  # The daemon ends a run at its deadline and needs a moment to say so, so the client waits this much longer.
+  @grace_ms 10_000
+  # The daemon's default of `timeout_ms`.
+  @default_timeout_ms 600_000
+  # For requests that are not runs, such as `describe`.
+  @request_timeout_ms 10_000
+  @lost_answer "the answer was lost and is no longer kept"
 
   @doc """
-  A request, and the message that asks for it.
+  Returns the state of a new request, including the frames to send.
 
-  `functions` are those of its tools, by name; they never go over the wire. Raises `AxonCore.Error`
-  (`:invalid_argument`) where header or body cannot be sent.
+  `functions` are the functions of its tools by name; they are never sent. Raises `AxonCore.Error`
+  (`:invalid_argument`) if header or body cannot be sent.
   """
   @spec new(binary, String.t(), map, map, %{String.t() => ToolUtils.tool_function()}, integer) :: t
   def new(id, kind, header, body, functions, now) do
-    timeout = if kind in @runs, do: header[:timeout_ms] || @default_timeout, else: @describe_timeout
+    timeout = if kind in @runs, do: header[:timeout_ms] || @default_timeout_ms, else: @request_timeout_ms
 
     %__MODULE__{
       id: id,
       kind: kind,
       sent_at: now,
-      deadline: now + timeout + @patience,
+      deadline: now + timeout + @grace_ms,
       frames: [Codec.message(kind, id, header, body)],
       credit: header[:credit] && Credit.new(header[:credit]),
       functions: functions
     }
   end
 
-  @doc "Whether the daemon runs something for it, which can be resumed and cancelled."
+  @doc "Returns whether the request starts a run, which can be resumed and cancelled."
   @spec run?(t) :: boolean
   def run?(run), do: run.kind in @runs
 
-  # --- what came -----------------------------------------------------------------------------------
+  # --- received messages ---------------------------------------------------------------------------
 
-  @doc "Handles a message of this request."
-  @spec heard(t, Message.t(), integer) :: {[action], t}
-  def heard(run, %Message{seq: nil, event: event}, now), do: take(event, run, now)
+  @doc "Handles a received message of this request."
+  @spec handle_message(t, Message.t(), integer) :: {[action], t}
+  def handle_message(run, %Message{seq: nil, event: event}, now), do: take(event, run, now)
 
-  def heard(run, %Message{seq: seq, event: event}, now) do
+  def handle_message(run, %Message{seq: seq, event: event}, now) do
     run = %{run | highest: max(run.highest, seq)}
 
     cond do
-      seq == run.last + 1 -> event |> take(%{run | last: seq, frames: []}, now) |> passed(event)
+      # A numbered message comes from a worker, so the run has started, and its request need not be sent again.
+      seq == run.last + 1 -> event |> take(%{run | last: seq, frames: []}, now) |> grant_unless_credited(event)
       seq <= run.last -> {[], run}
       true -> resume(run, now)
     end
   end
 
   defp take({kind, _event} = event, run, _now) when kind in [:chunk, :log, :accepted], do: {[{:event, event}], run}
-  defp take({:tool_call, call}, run, _now), do: called(call, run)
-  defp take({:tool_cancelled, call_id}, run, _now), do: uncalled(call_id, run)
+  defp take({:tool_call, call}, run, _now), do: tool_called(call, run)
+  defp take({:tool_cancelled, call_id}, run, _now), do: tool_cancelled(call_id, run)
   defp take({:resumed, resumed}, run, _now), do: resumed(resumed, run)
   defp take({:refused, refused}, run, now), do: refused(refused, run, now)
   defp take({:complete, result}, run, _now), do: {[{:ended, {:complete, result}}], run}
@@ -120,53 +126,54 @@ defmodule AxonCore.Run do
     cond do
       run.frames == [] or not never_ran?(error, now - run.sent_at) -> failed(run, error)
       run.cancelled? -> failed(run, Error.new(:cancelled, "cancelled before it was started"))
-      # What else was on its way to the daemon is answered so, too; all of it was sent again.
-      run.begun_again_at != nil and now - run.begun_again_at < @resume_again -> {[], run}
-      true -> {again(run, now), %{run | begun_again_at: now}}
+      # The daemon answers each message in flight with this error. All of them were sent again with the request.
+      run.restarted_at != nil and now - run.restarted_at < @resume_interval_ms -> {[], run}
+      true -> {send_again(run, now), %{run | restarted_at: now}}
     end
   end
 
-  # An `alive` is the session's; a kind that is not known is ignored.
+  # The session handles `alive`, and unknown kinds are ignored.
   defp take(_other, run, _now), do: {[], run}
 
   defp failed(run, error), do: {[{:ended, {:error, error}}], run}
 
-  # The daemon is sure that it never began: it waited when the broker died, or never arrived.
+  # The daemon is certain that the run never started: it was queued when the broker died, or never reached the broker.
   defp never_ran?(%Error{type: :unknown_request, details: details}, age) do
     details["may_have_run"] == false or age < (details["never_ran_within_ms"] || 0)
   end
 
   defp never_ran?(_error, _age), do: false
 
-  defp again(run, now) do
-    [[kind, id | rest] | said] = run.frames
+  # The request and the user messages that followed it, with the time that is left until the original deadline.
+  defp send_again(run, now) do
+    [[kind, id | rest] | steers] = run.frames
     {:ok, header} = rest |> Enum.at(0, "") |> Codec.unpack()
-    left = max(1, run.deadline - @patience - now)
-    request = Codec.frames(kind, id, Map.put(header, "timeout_ms", left), Enum.at(rest, 1, ""))
-    for frames <- [request | said], do: {:transmit, frames}
+    timeout = max(1, run.deadline - @grace_ms - now)
+    request = Codec.frames(kind, id, Map.put(header, "timeout_ms", timeout), Enum.at(rest, 1, ""))
+    for frames <- [request | steers], do: {:transmit, frames}
   end
 
-  # --- its tools' calls ----------------------------------------------------------------------------
+  # --- tool calls ----------------------------------------------------------------------------------
 
-  # It is in sequence, so its number is that of the last message.
-  defp called(%{call_id: id, name: name} = call, run) do
-    {is_news, calls} = Calls.take(run.calls, id, run.last)
+  # Tool calls are taken in sequence, so the number of this one is `run.last`.
+  defp tool_called(%{call_id: id, name: name} = call, run) do
+    {new?, calls} = Calls.take(run.calls, id, run.last)
     run = %{run | calls: calls}
 
     cond do
-      not is_news or run.cancelled? -> {[], run}
-      function = run.functions[name] -> {[{:call, call, function}], %{run | taken: MapSet.put(run.taken, id)}}
+      not new? or run.cancelled? -> {[], run}
+      function = run.functions[name] -> {[{:call, call, function}], %{run | executed: MapSet.put(run.executed, id)}}
       true -> {[{:event, {:tool_call, call}}], run}
     end
   end
 
-  defp uncalled(id, run) do
-    {was_wanted, calls} = Calls.cancel(run.calls, id)
-    actions = if was_wanted, do: [{:stop, id}, {:event, {:tool_cancelled, id}}], else: []
+  defp tool_cancelled(id, run) do
+    {open?, calls} = Calls.cancel(run.calls, id)
+    actions = if open?, do: [{:stop, id}, {:event, {:tool_cancelled, id}}], else: []
     {actions, %{run | calls: calls}}
   end
 
-  @doc "A call was answered, by its function or by who asked: `body` is that of a `tool_result`, packed."
+  @doc "Answers a tool call with `packed`, the packed body of a `tool_result`."
   @spec answer(t, String.t(), binary) :: {[action], t}
   def answer(run, call_id, packed) do
     frames = Codec.frames("tool_result", run.id, %{call_id: call_id}, packed)
@@ -175,17 +182,20 @@ defmodule AxonCore.Run do
 
   defp refused(%{of: of, error: error}, %{kind: of} = run, _now), do: failed(run, error)
 
-  # A broker that has just started holds too much: it is asked once more, and told again what it has not heard.
+  # A broker in recovery holds messages only up to a limit and refuses the rest. A later resume makes up for both kinds:
+  # its `resumed` lists the open calls, whose answers are then sent again.
   defp refused(%{of: of, error: %{type: :overloaded}}, run, now) when of in ["resume", "tool_result"] do
-    {[], %{run | resume_due: now + @resume_again}}
+    {[], %{run | resume_due: now + @resume_interval_ms}}
   end
 
   defp refused(%{call_id: id, error: %{type: type} = error}, run, _now) when id != nil and type != :unknown_request do
     run = %{run | calls: Calls.refused(run.calls, id)}
 
-    if id in run.taken and id not in run.mended do
+    # The refused answer of a function, such as one that does not fit `returns`, is replaced once with a failure, so
+    # that the model can react. A caller that answers itself gets the refusal and may answer again.
+    if id in run.executed and id not in run.replaced do
       {actions, run} = answer(run, id, ToolUtils.failure(if(error.message == "", do: "refused", else: error.message)))
-      {actions, %{run | mended: MapSet.put(run.mended, id)}}
+      {actions, %{run | replaced: MapSet.put(run.replaced, id)}}
     else
       {[{:event, {:refused, error}}], run}
     end
@@ -193,19 +203,20 @@ defmodule AxonCore.Run do
 
   defp refused(%{error: error}, run, _now), do: {[{:event, {:refused, error}}], run}
 
-  # --- a new broker, a lost message ----------------------------------------------------------------
+  # --- resuming ------------------------------------------------------------------------------------
 
-  @doc "Something may have been lost: what came since the last message is asked for, at most every two seconds."
+  @doc "Requests the messages after the last received one, because some may be lost; at most every two seconds."
   @spec resume(t, integer) :: {[action], t}
   def resume(%{kind: kind} = run, now) when kind in @runs do
-    if run.resumed_at == nil or now - run.resumed_at >= @resume_again,
-      do: ask(run, now),
-      else: {[], %{run | resume_due: run.resumed_at + @resume_again}}
+    if run.resumed_at == nil or now - run.resumed_at >= @resume_interval_ms,
+      do: request_replay(run, now),
+      else: {[], %{run | resume_due: run.resumed_at + @resume_interval_ms}}
   end
 
   def resume(run, _now), do: {[], run}
 
-  defp ask(run, now) do
+  # Credit and cancellation are sent again too, because the broker may have lost them.
+  defp request_replay(run, now) do
     header = if run.credit, do: %{from: run.last + 1, upto: run.credit.granted}, else: %{from: run.last + 1}
     cancel = if run.cancelled?, do: [{:transmit, ["cancel", run.id]}], else: []
     run = %{run | resumed_at: now, resume_due: nil}
@@ -213,58 +224,58 @@ defmodule AxonCore.Run do
   end
 
   defp resumed(%{gap?: true, from: from}, run) do
-    text = "messages #{run.last + 1} to #{from - 1} are no longer kept"
+    text = "messages #{run.last + 1} to #{from - 1} of the run were lost, and the daemon no longer keeps them"
     {[{:transmit, ["cancel", run.id]}, {:ended, {:error, Error.new(:gap, text)}}], run}
   end
 
   defp resumed(%{open_calls: listed, last: last}, run) do
     {lost, calls} = Calls.resumed(run.calls, listed, last || run.highest)
-    again = for {id, packed} <- lost, do: {id, packed || ToolUtils.failure(@lost_answer)}
+    answers = for {id, packed} <- lost, do: {id, packed || ToolUtils.failure(@lost_answer)}
 
-    Enum.reduce(again, {[], %{run | calls: calls}}, fn {id, packed}, {actions, run} ->
+    Enum.reduce(answers, {[], %{run | calls: calls}}, fn {id, packed}, {actions, run} ->
       {more, run} = answer(run, id, packed)
       {actions ++ more, run}
     end)
   end
 
-  # --- what its owner says -------------------------------------------------------------------------
+  # --- requests of the caller ----------------------------------------------------------------------
 
-  @doc "It shall end; its own last message says how it did. Calls that come later are not run."
+  @doc "Requests the cancellation of the run. Tool calls that arrive later are not executed."
   @spec cancel(t) :: {[action], t}
   def cancel(run), do: {[{:transmit, ["cancel", run.id]}], %{run | cancelled?: true}}
 
   @doc """
-  More is said to it.
+  Sends a user message to the run.
 
-  Raises `AxonCore.Error` (`:invalid_argument`) for what cannot be sent.
+  Raises `AxonCore.Error` (`:invalid_argument`) if the content cannot be sent.
   """
   @spec steer(t, term, :asap | :when_idle) :: {[action], t}
   def steer(run, content, priority), do: steer(run, steer_body(content, priority))
 
-  @doc "The body of a `steer`, packed: the caller does that, whose mistake it is if it cannot be sent."
+  @doc "Packs the body of a `steer`, in the calling process, so that content which cannot be sent raises there."
   @spec steer_body(term, :asap | :when_idle) :: binary
   def steer_body(content, priority), do: Codec.pack(%{content: content, priority: priority})
 
-  @doc "As `steer/3`, with a packed body."
+  @doc "Sends a user message as `steer/3` does, with a body that is packed already."
   @spec steer(t, binary) :: {[action], t}
   def steer(run, packed) do
     frames = Codec.frames("steer", run.id, %{}, packed)
-    # Until it is known to have begun, it may have to be said again with it.
+    # Until the first message of the run arrives, the request may have to be sent again, and this message with it.
     run = if run.frames == [], do: run, else: %{run | frames: run.frames ++ [frames]}
     {[{:transmit, frames}], run}
   end
 
-  @doc "Who asked has taken a chunk or a log: credit is given for more, once half of the window is used."
+  @doc "Records that the caller has processed all messages up to `seq`, and grants more credit if half of it is used."
   @spec took(t, pos_integer) :: {[action], t}
   def took(%{credit: nil} = run, _seq), do: {[], run}
   def took(run, seq), do: grant(run, Credit.took(run.credit, seq))
 
-  # In `heard`, of what came in sequence and did not end the run.
-  defp passed({[{:ended, _outcome}], _run} = taken, _event), do: taken
-  defp passed({_actions, %{credit: nil}} = taken, _event), do: taken
-  defp passed(taken, {kind, _event}) when kind in [:chunk, :log], do: taken
+  # Chunks and logs use credit until the caller has processed them. Other messages need none, so they raise the limit.
+  defp grant_unless_credited({[{:ended, _outcome}], _run} = handled, _event), do: handled
+  defp grant_unless_credited({_actions, %{credit: nil}} = handled, _event), do: handled
+  defp grant_unless_credited(handled, {kind, _event}) when kind in [:chunk, :log], do: handled
 
-  defp passed({actions, run}, _event) do
+  defp grant_unless_credited({actions, run}, _event) do
     {granted, run} = grant(run, Credit.free(run.credit, run.last))
     {actions ++ granted, run}
   end
@@ -276,18 +287,19 @@ defmodule AxonCore.Run do
     end
   end
 
-  @doc "Time has passed."
+  @doc "Handles the passing of time: a request whose time is up ends, and a due resume is sent."
   @spec tick(t, integer) :: {[action], t}
   def tick(run, now) do
     cond do
-      now > run.deadline -> late(run)
-      run.resume_due != nil and now >= run.resume_due -> ask(run, now)
+      now > run.deadline -> timed_out(run)
+      run.resume_due != nil and now >= run.resume_due -> request_replay(run, now)
       true -> {[], run}
     end
   end
 
-  defp late(run) do
+  defp timed_out(run) do
     cancel = if run?(run), do: [{:transmit, ["cancel", run.id]}], else: []
-    {cancel ++ [{:ended, {:error, Error.new(:no_answer, "the daemon did not answer in time")}}], run}
+    text = "no last message within #{run.deadline - run.sent_at} ms; check that the daemon is running and reachable"
+    {cancel ++ [{:ended, {:error, Error.new(:no_answer, text)}}], run}
   end
 end

@@ -1,6 +1,8 @@
 defmodule AxonCore.SchemaUtils do
   @moduledoc """
-  Between Elixir and JSON Schema (draft 2020-12): for a tool's arguments and results, and for an agent's output.
+  JSON Schema (draft 2020-12) from Elixir types, and validation and casting of data.
+
+  Use it for the arguments and results of tools, and for the output of agents.
 
       iex> AxonCore.SchemaUtils.to_json_schema(city: :string, days: [type: :integer, min: 1, required: false])
       %{
@@ -14,24 +16,26 @@ defmodule AxonCore.SchemaUtils do
 
   | spec | JSON Schema |
   |---|---|
-  | a map | itself: it is one |
-  | `:string` `:integer` `:number` `:float` `:boolean` `:map` `:any` `nil` | the type |
-  | `:date` `:time` `:datetime` (and Ecto's names of them), `Date` `Time` `DateTime` `NaiveDateTime` | text in that format |
-  | `{:list, spec}`, `[spec]` (where that is no pair), `{:array, spec}` | array |
+  | a map | the map itself, which is a JSON Schema already |
+  | `:string` `:integer` `:number` `:float` `:boolean` `:map` `:any` `nil` | the type of that name |
+  | `:date` `:time` `:datetime` (and Ecto's names), `Date` `Time` `DateTime` `NaiveDateTime` | string of that format |
+  | `{:list, spec}`, `{:array, spec}`, `[spec]` (unless `spec` is a pair) | array of such items |
   | `{:map, spec}` | object with such values |
-  | `{:tuple, [spec, …]}` | array of exactly these |
-  | `{:enum, [value, …]}`, `{:const, value}` | these values; atoms are text |
-  | `{:nullable, spec}` | the same, or null |
-  | `{:one_of, [spec, …]}` | any of these |
-  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields; their names are atoms, in the second form text too |
-  | `[type: spec, …options]`, `{spec, options}` (but not `{:map, …}`, which is above) | the spec with `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
-  | a struct's module | object, from its `@type t`, its Ecto schema, or its fields alone |
-  | `{Module, :type}` | a typespec: `@type type` of that module |
+  | `{:tuple, [spec, …]}` | array of exactly these items |
+  | `{:enum, [value, …]}`, `{:const, value}` | one of these values; atoms become strings |
+  | `{:nullable, spec}` | the spec, or null |
+  | `{:one_of, [spec, …]}` | any of the specs |
+  | `[field: spec, …]`, `{:object, [{field, spec}, …]}` | object with these fields. Field names are atoms; in the second form they may be strings. |
+  | `[type: spec, …options]`, `{spec, options}` (except `{:map, …}`, see above) | the spec with the options `doc`, `min`, `max`, `pattern`, `format`, `default`, `required` |
+  | module of a struct | object with the struct's fields, whose types come from its `@type t` or Ecto schema if it has one |
+  | `{Module, :type}` | the `@type type` of that module |
 
-  Fields are required, but for those with `required: false`, a `default`, or of a struct neither enforced nor without a
-  default. `min` and `max` are of a number's value, a text's length, an array's size. Fields of which the first is called
-  `type` are written `{:object, […]}`, so as not to be options. A struct inside itself may be anything there, since models
-  are given schemas written out.
+  - A field is optional if it has `required: false` or a `default`. A field of a struct is required only if the struct
+    enforces it.
+  - `min` and `max` bound the value of a number, the length of a string, or the size of an array.
+  - If the first field of an object is called `type`, write `{:object, […]}`: otherwise the list is read as options.
+  - A struct that contains itself is expanded once; the inner occurrence accepts any value. Schemas are written out in
+    full, without references.
   """
 
   alias AxonCore.{Codec, Error, Options}
@@ -72,16 +76,20 @@ defmodule AxonCore.SchemaUtils do
     "number" => {"minimum", "maximum"}
   }
   @options ~w(type doc min max pattern format default required)a
-  # Pairs that begin so are specs, whatever stands beside it; other pairs with a list are a spec and its options.
+  # A pair whose first element is one of these is a spec. Any other pair with a list is a spec and its options.
   @forms ~w(list array map object tuple enum const one_of nullable)a
 
   # --- to JSON Schema ------------------------------------------------------------------------------
 
-  @doc "A spec as JSON Schema, with text as keys. Raises `AxonCore.Error` (`:invalid_argument`) for what is none."
+  @doc """
+  Converts a spec to a JSON Schema with string keys.
+
+  Raises `AxonCore.Error` (`:invalid_argument`) if the spec is invalid.
+  """
   @spec to_json_schema(spec) :: map
   def to_json_schema(spec), do: schema(spec, [])
 
-  # `within` are the structs that this is a part of.
+  # `within` holds the enclosing structs, to stop the recursion at a struct that contains itself.
   defp schema(spec, _within) when is_map(spec) and not is_struct(spec), do: Codec.plain(spec)
   defp schema(spec, _within) when is_map_key(@scalars, spec), do: @scalars[spec]
   defp schema(module, _within) when is_map_key(@modules, module), do: @scalars[@modules[module]]
@@ -116,12 +124,14 @@ defmodule AxonCore.SchemaUtils do
   defp schema([spec], within), do: schema({:list, spec}, within)
 
   defp schema(other, _within),
-    do: raise(Error.new(:invalid_argument, "#{inspect(other)} is no spec of a schema"))
+    do: raise(Error.new(:invalid_argument, "invalid spec #{inspect(other)}: see the table in AxonCore.SchemaUtils"))
 
   defp json(value), do: value |> Codec.plain() |> Codec.times_as_text()
 
   defp object(fields, within) do
-    if not fields?(fields), do: raise(Error.new(:invalid_argument, "#{inspect(fields)} is no list of fields"))
+    if not fields?(fields),
+      do: raise(Error.new(:invalid_argument, "invalid fields #{inspect(fields)}: expected a list of {name, spec}"))
+
     required = for {name, spec} <- fields, required?(spec), do: to_string(name)
     properties = Map.new(fields, fn {name, spec} -> {to_string(name), schema(spec, within)} end)
     schema = %{"type" => "object", "properties" => properties, "additionalProperties" => false}
@@ -152,7 +162,8 @@ defmodule AxonCore.SchemaUtils do
 
       {:pattern, %Regex{source: source} = regex}, schema ->
         if Regex.opts(regex) not in ["", [], "u", [:unicode]],
-          do: raise(Error.new(:invalid_argument, "#{inspect(regex)}: a pattern of JSON Schema has no modifiers"))
+          do:
+            raise(Error.new(:invalid_argument, "invalid pattern #{inspect(regex)}: JSON Schema supports no modifiers"))
 
         Map.put(schema, "pattern", source)
 
@@ -166,10 +177,10 @@ defmodule AxonCore.SchemaUtils do
         schema
 
       {other, _value}, _schema ->
-        raise Error.new(:invalid_argument, "a spec has no #{inspect(other)}: #{inspect(@options)}")
+        raise Error.new(:invalid_argument, "unknown option #{inspect(other)} of a spec; known: #{inspect(@options)}")
 
       other, _schema ->
-        raise Error.new(:invalid_argument, "#{inspect(other)} is no option of a spec: #{inspect(@options)}")
+        raise Error.new(:invalid_argument, "invalid option #{inspect(other)} of a spec; known: #{inspect(@options)}")
     end)
   end
 
@@ -179,7 +190,11 @@ defmodule AxonCore.SchemaUtils do
   end
 
   defp bound(%{"type" => [type, "null"]}, which), do: bound(%{"type" => type}, which)
-  defp bound(schema, which), do: raise(Error.new(:invalid_argument, "#{inspect(schema)} has no #{which}"))
+
+  defp bound(schema, which) do
+    text = "invalid option #{inspect(which)}: only strings, numbers and arrays have bounds, not #{inspect(schema)}"
+    raise Error.new(:invalid_argument, text)
+  end
 
   defp nullable(%{"type" => type} = schema) when is_binary(type), do: %{schema | "type" => [type, "null"]}
   defp nullable(%{"enum" => values} = schema), do: %{schema | "enum" => values ++ [nil]}
@@ -190,24 +205,26 @@ defmodule AxonCore.SchemaUtils do
   defp named(module, type) do
     case Structs.type(module, type) do
       {:ok, spec} -> spec
-      :error -> raise Error.new(:invalid_argument, "#{inspect(module)} has no type #{type}, or was compiled without it")
+      :error -> raise Error.new(:invalid_argument, "type #{type} of #{inspect(module)} not found in its BEAM file")
     end
   end
 
   defp struct_fields(module) do
     case Structs.fields(module) do
-      {:ok, fields} -> fields
-      :error -> raise Error.new(:invalid_argument, "#{inspect(module)} is neither a type nor a struct's module")
+      {:ok, fields} ->
+        fields
+
+      :error ->
+        raise Error.new(:invalid_argument, "invalid spec #{inspect(module)}: neither a type nor a struct module")
     end
   end
 
-  # --- and back ------------------------------------------------------------------------------------
+  # --- from JSON Schema ----------------------------------------------------------------------------
 
   @doc """
-  A JSON Schema as a spec; what has no spec stays the schema that it is.
+  Converts a JSON Schema to a spec. Parts that no spec can express remain schemas.
 
-  Fields' names are text: `{:object, [{"city", :string}]}`. With `keys: :atoms` they become atoms, `[city: :string]`: only
-  for schemas of your own, since atoms are for ever.
+  Field names are strings: `{:object, [{"city", :string}]}`. With `keys: :atoms` they are atoms: `[city: :string]`.
 
   #{AxonCore.Options.docs(:from_json_schema)}
   """
@@ -226,7 +243,7 @@ defmodule AxonCore.SchemaUtils do
     end
   end
 
-  # `fields` is what makes a spec of an object's.
+  # `fields` is a function that turns the fields of an object into its spec.
   defp back(true, _fields), do: :any
   defp back(false, _fields), do: %{"not" => %{}}
 
@@ -302,11 +319,11 @@ defmodule AxonCore.SchemaUtils do
   # --- values --------------------------------------------------------------------------------------
 
   @doc """
-  Whether data, as it comes from the daemon, fits a schema or a spec.
+  Checks decoded data, such as a result of the daemon, against a schema or a spec.
 
-  This is for what an application wants to know beforehand: the daemon judges everything by itself. It knows the keywords
-  that specs make, `allOf`, `oneOf`, `not` and `$ref` into the same schema; of other keywords it says nothing, nor of
-  `format`, which is a remark to the model: `cast/2` knows whether text is a date.
+  The daemon itself validates arguments and results; this function is for checks in the application. It supports the
+  keywords that specs generate, and `allOf`, `oneOf`, `not`, and a `$ref` into the same schema. It ignores all other
+  keywords. It also ignores `format`; `cast/2` checks whether a string is a date or time.
   """
   @spec validate(term, spec) :: :ok | {:error, [fault]}
   def validate(data, spec) do
@@ -317,8 +334,15 @@ defmodule AxonCore.SchemaUtils do
   end
 
   @doc """
-  Data as the spec means it: structs for a struct's module, maps with atoms as keys for fields, `Date`, `Time` and
-  `DateTime` for those, atoms where `:enum` has atoms.
+  Validates data and converts it to the Elixir terms that the spec describes.
+
+  | spec | result |
+  |---|---|
+  | module of a struct | that struct |
+  | fields | map with the field names as keys |
+  | date or time | `Date`, `Time`, `DateTime` or `NaiveDateTime` |
+  | `{:enum, atoms}` | atom |
+  | `{:tuple, specs}` | tuple |
   """
   @spec cast(term, spec) :: {:ok, term} | {:error, [fault]}
   def cast(data, spec), do: cast(data, spec, [])
@@ -339,7 +363,7 @@ defmodule AxonCore.SchemaUtils do
 
   defp cast_to(nil, _spec, _within), do: nil
 
-  # One inside itself may be anything: it becomes the struct where it fits.
+  # A struct inside itself accepts any value (see `schema/2`); it becomes the struct only if it fits.
   defp cast_to(data, module, within) when is_atom(module) do
     if module not in within or validate(data, module) == :ok,
       do: struct(module, cast_fields(data, struct_fields(module), [module | within])),
@@ -359,7 +383,7 @@ defmodule AxonCore.SchemaUtils do
   defp cast_to(data, {:tuple, specs}, within),
     do: data |> Enum.zip(specs) |> Enum.map(fn {item, spec} -> cast_to(item, spec, within) end) |> List.to_tuple()
 
-  # Text that fits a date's schema need be none.
+  # Each spec is cast and not only validated, because a string that fits the schema of a date need not be a date.
   defp cast_to(data, {:one_of, specs}, within) do
     {:ok, value} =
       Enum.find_value(specs, {:ok, data}, fn spec ->
@@ -389,23 +413,24 @@ defmodule AxonCore.SchemaUtils do
   end
 
   defp scalar(text, "date") when is_binary(text), do: parsed(Date.from_iso8601(text), text)
-  defp scalar(text, "time") when is_binary(text), do: parsed(Time.from_iso8601(whole(text)), text)
+  defp scalar(text, "time") when is_binary(text), do: parsed(Time.from_iso8601(normalized(text)), text)
 
   defp scalar(text, "date-time") when is_binary(text) do
-    with {:ok, time, _offset} <- DateTime.from_iso8601(whole(text)),
+    with {:ok, time, _offset} <- DateTime.from_iso8601(normalized(text)),
          do: time,
-         else: (_naive -> parsed(NaiveDateTime.from_iso8601(whole(text)), text))
+         else: (_naive -> parsed(NaiveDateTime.from_iso8601(normalized(text)), text))
   end
 
   defp scalar(data, _format), do: data
 
-  # RFC 3339 has small letters and leap seconds, ISO 8601 times without seconds; Elixir has none of them.
-  defp whole(text) do
+  # RFC 3339 allows lower case letters and leap seconds, and ISO 8601 allows times without seconds. Elixir parses none
+  # of these.
+  defp normalized(text) do
     text = String.upcase(text)
     text = Regex.replace(~r/(^|[T ])(\d\d:\d\d)(?=$|Z|[+-])/, text, "\\1\\2:00")
     Regex.replace(~r/(:\d\d:)60/, text, "\\g{1}59")
   end
 
   defp parsed({:ok, value}, _text), do: value
-  defp parsed({:error, _reason}, text), do: throw({:uncastable, "#{inspect(text)} is no date or time"})
+  defp parsed({:error, _reason}, text), do: throw({:uncastable, "invalid date or time #{inspect(text)}"})
 end

@@ -1,26 +1,32 @@
 defmodule AxonCore.Session do
   @moduledoc """
-  All requests of one connection, and who is at its other end. No process, nothing is sent; time is passed in, in
-  milliseconds.
+  State of one connection: its open requests, and what is known of the broker.
 
-  It watches what every client must (rule 6 of the protocol): a new `boot`, a count of open requests that differs twice in
-  a row, a silence of five seconds, a reconnect. After each it asks for whatever may have been lost. Actions are those of
-  `AxonCore.Run`, each with the id that it is about, and `:shared` when another process uses this identity.
+  The module is pure: it has no process and sends nothing, and the time is an argument, in milliseconds. It detects the
+  four signs that messages may be lost (rule 6 of the protocol), and then resumes all runs:
+
+  - an `alive` or `pong` has a new `boot`, so the broker was restarted;
+  - the transport has reconnected;
+  - the broker's count of open requests differs from the client's twice in a row;
+  - no message arrived for five seconds while requests were open, and then the broker answered a `ping`.
+
+  It returns the actions of `AxonCore.Run`, each with the id of its request, and the action `:shared`, which reports
+  that another process uses this identity.
   """
 
   alias AxonCore.{Codec, Error, Message, Run}
 
-  # Bytes of a body, until a `pong` says what this daemon takes.
-  @max_body 16 * 1024 * 1024
+  # The daemon's default of `max_body`, used until a `pong` has the actual value.
+  @default_max_body 16 * 1024 * 1024
 
   defstruct [
     :boot,
     :greeting,
-    :ours,
+    :id_prefix,
     :probe,
-    :heard_at,
+    :received_at,
     :pinged_at,
-    max_body: @max_body,
+    max_body: @default_max_body,
     runs: %{},
     orphans: MapSet.new(),
     miscounted?: false,
@@ -31,90 +37,99 @@ defmodule AxonCore.Session do
   @type t :: %__MODULE__{runs: %{binary => Run.t()}}
   @type action :: {binary, Run.action()} | :shared
 
-  @silence 5_000
-  # Ids of an earlier connection's runs that are remembered.
-  @orphans 10_000
+  @silence_ms 5_000
+  # Limit for the remembered ids of orphans; when it is reached, all are forgotten.
+  @max_orphans 10_000
 
   @doc """
-  A connection that knows nobody. `instance` is random, one for each process; `more` is what else its pings say, which are
-  the first that a broker hears: `frames: "single"`. What begins with `ours` is the id of a run that only a connection of
-  this VM can have started, and that nobody goes on with when that has died.
+  Returns the state of a new connection.
+
+  - `instance` is random and different for each client process, so that the daemon detects a shared identity.
+  - `options` are further header keys of each `ping`, such as `frames: "single"`. A `ping` is the first message on a
+    connection, so they apply to all messages of the broker.
+  - `id_prefix` is the prefix of the run ids that this VM generates. A run with this prefix that is unknown here was
+    started by an earlier connection of this VM, and no process waits for it any more.
   """
   @spec new(String.t(), integer, map, String.t() | nil) :: t
-  def new(instance, now, more \\ %{}, ours \\ nil) do
-    greeting = Map.put(more, :instance, instance)
-    %__MODULE__{greeting: greeting, probe: "probe-" <> instance, heard_at: now, pinged_at: now, ours: ours}
+  def new(instance, now, options \\ %{}, id_prefix \\ nil) do
+    greeting = Map.put(options, :instance, instance)
+    probe = "probe-" <> instance
+    %__MODULE__{greeting: greeting, probe: probe, received_at: now, pinged_at: now, id_prefix: id_prefix}
   end
 
-  @doc "A new request: what is to be sent for it."
+  @doc "Adds a request, and returns the actions that send it."
   @spec start(t, Run.t(), integer) :: {:ok, [action], t} | {:error, Error.t()}
   def start(session, %Run{id: id}, _now) when is_map_key(session.runs, id) do
-    {:error, Error.new(:invalid_argument, "a request with the id #{inspect(id)} is open already")}
+    {:error, Error.new(:invalid_argument, "request id #{inspect(id)} is in use by an open request; choose another id")}
   end
 
   def start(session, run, now) do
     request = {:transmit, hd(run.frames)}
 
-    with :ok <- fits([request], session.max_body) do
-      # While nothing was open, silence meant nothing.
-      session = if session.runs == %{}, do: %{session | heard_at: now, pinged_at: now}, else: session
+    with :ok <- check_size([request], session.max_body) do
+      # The daemon sends nothing while no request is open, so the silence starts to count now.
+      session = if session.runs == %{}, do: %{session | received_at: now, pinged_at: now}, else: session
       {:ok, [{run.id, request}], put(session, run)}
     end
   end
 
-  @doc "Does something with an open request; `:ended` where it has ended."
+  @doc "Applies a function to an open request; returns `:ended` if the request has ended."
   @spec with_run(t, binary, (Run.t() -> {[Run.action()], Run.t()})) :: {:ok, [action], t} | {:error, Error.t()} | :ended
-  def with_run(session, id, _what) when not is_map_key(session.runs, id), do: :ended
+  def with_run(session, id, _fun) when not is_map_key(session.runs, id), do: :ended
 
-  def with_run(session, id, what) do
-    {actions, _run} = done = what.(session.runs[id])
+  def with_run(session, id, fun) do
+    {actions, _run} = updated = fun.(session.runs[id])
 
-    with :ok <- fits(actions, session.max_body) do
-      {actions, session} = applied(session, id, done)
+    with :ok <- check_size(actions, session.max_body) do
+      {actions, session} = apply_update(session, id, updated)
       {:ok, actions, session}
     end
   end
 
-  # The daemon would cut the connection for what is far too large, and say nothing.
-  defp fits(actions, most) do
-    case for {:transmit, frames} <- actions, frame <- frames, byte_size(frame) > most, do: byte_size(frame) do
-      [] -> :ok
-      [size | _] -> {:error, Error.new(:invalid_argument, "it has #{size} bytes; the daemon takes at most #{most}")}
+  # Checked here, because the broker closes the connection without an error if a frame exceeds four times `max_body`.
+  defp check_size(actions, max_body) do
+    case for {:transmit, frames} <- actions, frame <- frames, byte_size(frame) > max_body, do: byte_size(frame) do
+      [] ->
+        :ok
+
+      [size | _] ->
+        text = "message too large: a frame has #{size} bytes, and the daemon accepts at most #{max_body} (max_body)"
+        {:error, Error.new(:invalid_argument, text)}
     end
   end
 
   @doc """
-  Handles a message, as its frames.
+  Handles the frames of a received message.
 
-  They are decoded here and only here: what follows gets an `AxonCore.Message` and does not rescue anything.
+  Frames are decoded only here. All other functions receive an `AxonCore.Message` and rescue nothing.
   """
-  @spec heard(t, Codec.frames(), integer) :: {[action], t}
-  def heard(session, frames, now) do
+  @spec handle_frames(t, Codec.frames(), integer) :: {[action], t}
+  def handle_frames(session, frames, now) do
     case Message.decode(frames) do
-      {:ok, message} -> understood(%{session | heard_at: now}, message, now)
-      {:error, %{part: :body} = malformed} -> unreadable(%{session | heard_at: now}, malformed)
-      # Unreadable frames are no sign of life: a new broker does not know yet that this client wants single frames.
+      {:ok, message} -> decoded(%{session | received_at: now}, message, now)
+      {:error, %{part: :body} = malformed} -> unreadable(%{session | received_at: now}, malformed)
+      # Malformed frames do not end the silence: a new broker may send them until a `ping` asks for single frames.
       {:error, %{part: :frames} = malformed} -> unreadable(session, malformed)
     end
   end
 
-  defp understood(session, %Message{event: {:alive, alive}}, now), do: alive(session, alive, now)
-  defp understood(session, %Message{event: {:pong, pong}} = message, now), do: pong(session, pong, message, now)
-  defp understood(session, message, now), do: message(session, message, now)
+  defp decoded(session, %Message{event: {:alive, alive}}, now), do: alive(session, alive, now)
+  defp decoded(session, %Message{event: {:pong, pong}} = message, now), do: pong(session, pong, message, now)
+  defp decoded(session, message, now), do: message(session, message, now)
 
   defp message(%{runs: runs} = session, %Message{id: id} = message, now) do
     case runs do
-      %{^id => run} -> applied(session, id, Run.heard(run, message, now))
+      %{^id => run} -> apply_update(session, id, Run.handle_message(run, message, now))
       _unknown -> orphaned(session, message)
     end
   end
 
-  # A run that an earlier connection of this VM has left goes on for nobody. It is told so once: what was on its way
-  # meanwhile is answered no more.
-  defp orphaned(%{ours: ours, shared?: false} = session, %Message{id: id, event: {kind, _event}})
+  # Cancels a run that an earlier connection of this VM started. One cancel is enough: messages that arrive after it
+  # were in flight already. If the identity is shared, the run may belong to the other process and is left alone.
+  defp orphaned(%{id_prefix: prefix, shared?: false} = session, %Message{id: id, event: {kind, _event}})
        when kind in [:chunk, :tool_call, :log] do
-    if ours != nil and String.starts_with?(id, ours) and id not in session.orphans do
-      orphans = if MapSet.size(session.orphans) < @orphans, do: session.orphans, else: MapSet.new()
+    if prefix != nil and String.starts_with?(id, prefix) and id not in session.orphans do
+      orphans = if MapSet.size(session.orphans) < @max_orphans, do: session.orphans, else: MapSet.new()
       {[{id, {:transmit, ["cancel", id]}}], %{session | orphans: MapSet.put(orphans, id)}}
     else
       {[], session}
@@ -123,65 +138,67 @@ defmodule AxonCore.Session do
 
   defp orphaned(session, _message), do: {[], session}
 
-  # Only the request that the message is for ends.
+  # A malformed message ends its own request and no other.
   defp unreadable(session, %{id: id, reason: reason}) when is_map_key(session.runs, id) do
-    text = "the daemon's answer is nothing that this version understands: #{reason}"
+    text = "cannot decode a message of the daemon: #{reason}; check that daemon and axon_core have the same version"
     actions = [{:transmit, ["cancel", id]}, {:ended, {:error, Error.new(:unreadable, text)}}]
-    applied(session, id, {actions, session.runs[id]})
+    apply_update(session, id, {actions, session.runs[id]})
   end
 
   defp unreadable(session, _malformed), do: {[], session}
 
-  # Every two seconds while something is open.
+  # The broker sends `alive` every two seconds while a request is open. One differing count is normal, because a
+  # request or an end may be in flight; two in a row mean that one of them was lost.
   defp alive(session, alive, now) do
-    wrong? = alive.open != Enum.count(session.runs, fn {_id, run} -> run.kind != "ping" end)
-    {met, session} = met(session, alive.boot, now)
-    {asked, session} = if wrong? and session.miscounted?, do: resume_all(session, now), else: {[], session}
-    {met ++ asked, %{session | miscounted?: wrong? and not session.miscounted?}}
+    differs? = alive.open != Enum.count(session.runs, fn {_id, run} -> run.kind != "ping" end)
+    {restarted, session} = check_boot(session, alive.boot, now)
+    {resumed, session} = if differs? and session.miscounted?, do: resume_all(session, now), else: {[], session}
+    {restarted ++ resumed, %{session | miscounted?: differs? and not session.miscounted?}}
   end
 
   defp pong(session, pong, message, now) do
-    {met, session} = met(session, pong.boot, now)
-    # It is there, and yet had nothing to say about what is open here.
-    {asked, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
+    {restarted, session} = check_boot(session, pong.boot, now)
+    # The broker is alive, but sent nothing about the open requests: messages were lost.
+    {resumed, session} = if session.silent?, do: resume_all(session, now), else: {[], session}
     shared = if pong.shared? and not session.shared?, do: [:shared], else: []
-    most = pong.max_body || session.max_body
-    session = %{session | silent?: false, shared?: pong.shared?, max_body: most}
-    {refused, session} = each(session, &if_it_fits(&1, most))
+    max_body = pong.max_body || session.max_body
+    session = %{session | silent?: false, shared?: pong.shared?, max_body: max_body}
+    {too_large, session} = each_run(session, &end_if_too_large(&1, max_body))
     {ended, session} = message(session, message, now)
-    {refused ++ met ++ asked ++ shared ++ ended, session}
+    {too_large ++ restarted ++ resumed ++ shared ++ ended, session}
   end
 
-  # It was sent before the daemon had said how much it takes.
-  defp if_it_fits(run, most) do
-    case fits(Enum.map(run.frames, &{:transmit, &1}), most) do
+  # The request may have been sent before the daemon's limit was known.
+  defp end_if_too_large(run, max_body) do
+    case check_size(Enum.map(run.frames, &{:transmit, &1}), max_body) do
       :ok -> {[], run}
       {:error, error} -> {[{:ended, {:error, error}}], run}
     end
   end
 
-  defp met(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
-  defp met(session, boot, now), do: resume_all(%{session | boot: boot}, now)
+  defp check_boot(%{boot: known} = session, boot, _now) when known in [nil, boot], do: {[], %{session | boot: boot}}
+  defp check_boot(session, boot, now), do: resume_all(%{session | boot: boot}, now)
 
-  @doc "There is a connection: who is there is asked, and, since what was on its way may be lost, for that too."
+  @doc "Handles a new transport: sends a `ping`, and resumes all runs, because messages in flight may be lost."
   @spec connected(t, integer) :: {[action], t}
   def connected(session, now) do
-    {asked, session} = resume_all(session, now)
-    {[probe(session) | asked], %{session | pinged_at: now}}
+    {resumed, session} = resume_all(session, now)
+    {[probe(session) | resumed], %{session | pinged_at: now}}
   end
 
-  defp resume_all(session, now), do: each(session, &Run.resume(&1, now))
+  defp resume_all(session, now), do: each_run(session, &Run.resume(&1, now))
 
   @doc """
-  Time has passed: about once a second.
+  Handles the passing of time; to be called about once a second.
 
-  `idle?` says that nothing waits to be sent: a question behind what waits already would only make it longer.
+  `idle?` is whether no message waits to be sent. While messages wait, the daemon is unreachable, and a `ping` would
+  only make the queue longer.
   """
   @spec tick(t, integer, boolean) :: {[action], t}
   def tick(session, now, idle? \\ true) do
-    {actions, session} = each(session, &Run.tick(&1, now))
+    {actions, session} = each_run(session, &Run.tick(&1, now))
 
-    if idle? and session.runs != %{} and now - max(session.heard_at, session.pinged_at) > @silence do
+    if idle? and session.runs != %{} and now - max(session.received_at, session.pinged_at) > @silence_ms do
       {[probe(session) | actions], %{session | pinged_at: now, silent?: true}}
     else
       {actions, session}
@@ -192,14 +209,14 @@ defmodule AxonCore.Session do
     {session.probe, {:transmit, Codec.message("ping", session.probe, session.greeting)}}
   end
 
-  defp each(session, what) do
+  defp each_run(session, fun) do
     Enum.reduce(session.runs, {[], session}, fn {id, run}, {actions, session} ->
-      {more, session} = applied(session, id, what.(run))
+      {more, session} = apply_update(session, id, fun.(run))
       {actions ++ more, session}
     end)
   end
 
-  defp applied(session, id, {actions, run}) do
+  defp apply_update(session, id, {actions, run}) do
     ended? = Enum.any?(actions, &match?({:ended, _event}, &1))
     session = if ended?, do: %{session | runs: Map.delete(session.runs, id)}, else: put(session, run)
     {Enum.map(actions, &{id, &1}), session}

@@ -1,6 +1,6 @@
 defmodule AxonCore.Supervisor do
   @moduledoc """
-  A connection and its agents, under one roof.
+  Supervisor of a connection and its agents, and optionally of the daemon.
 
       {AxonCore.Supervisor,
        name: MyApp.Axon,
@@ -10,12 +10,14 @@ defmodule AxonCore.Supervisor do
          poet: AxonCore.Agent.new(model: "openai-chat:gpt-5-mini", instructions: "Rhyme.")
        ]}
 
-  The connection is `connection(MyApp.Axon)`, each agent's process `agent(MyApp.Axon, :support)`.
+  `connection/1` returns the name of the connection, such as `connection(MyApp.Axon)`, and `agent/2` the name of an
+  agent's process, such as `agent(MyApp.Axon, :support)`.
 
   #{AxonCore.Options.docs(:supervisor)}
 
-  When the connection dies the agents are started anew with it, their conversations with them: `message_history` brings one
-  back. A connection that merely breaks is no death, nor is the end of the daemon, which is started anew beside them.
+  If the process of the connection exits, the agents are restarted too and lose their conversations; `message_history`
+  restores one. A lost network connection or a restart of the daemon affects neither the connection's process nor the
+  conversations.
   """
 
   use Supervisor
@@ -28,21 +30,21 @@ defmodule AxonCore.Supervisor do
     %{id: name, type: :supervisor, start: {__MODULE__, :start_link, [options]}}
   end
 
-  @doc "Starts them."
+  @doc "Starts the supervisor and its children."
   @spec start_link(keyword) :: Supervisor.on_start()
   def start_link(options) do
     with {:ok, checked} <- Options.validate(options, :supervisor),
          {:ok, agents} <- children(checked[:agents], checked[:name]) do
-      # As they were given: the default of `endpoint` depends on `daemon`.
+      # Without the defaults of `checked`: the default of `endpoint` depends on `daemon`.
       Supervisor.start_link(__MODULE__, {options, agents}, name: checked[:name])
     end
   end
 
-  @doc "The name of the connection."
+  @doc "Returns the registered name of the connection."
   @spec connection(atom) :: atom
   def connection(name), do: Module.concat(name, Connection)
 
-  @doc "The name of an agent's process."
+  @doc "Returns the registered name of an agent's process."
   @spec agent(atom, atom) :: atom
   def agent(name, agent), do: Module.concat([name, AgentProcess, Macro.camelize(Atom.to_string(agent))])
 
@@ -52,12 +54,15 @@ defmodule AxonCore.Supervisor do
     {name, options} = Keyword.pop!(options, :name)
     options = options |> Keyword.delete(:agents) |> Keyword.put(:name, connection(name))
 
+    # `rest_for_one`: the runs of an agent end with the connection, so the agents are restarted with it.
     if daemon,
-      do: beside(Keyword.put_new(daemon, :name, Module.concat(name, Daemon)), options, agents),
+      do: init_with_daemon(Keyword.put_new(daemon, :name, Module.concat(name, Daemon)), options, agents),
       else: Supervisor.init([{Connection, options} | agents], strategy: :rest_for_one)
   end
 
-  defp beside(daemon, options, agents) do
+  # `one_for_one` with the clients under their own supervisor: a restart of the daemon must not restart the connection,
+  # which resumes its runs instead.
+  defp init_with_daemon(daemon, options, agents) do
     clients = %{
       id: Clients,
       type: :supervisor,
@@ -74,10 +79,10 @@ defmodule AxonCore.Supervisor do
     Supervisor.start_link([{Connection, options} | agents], strategy: :rest_for_one)
   end
 
-  # The options of every agent are checked before anything is started.
+  # The options of all agents are checked before any process is started.
   defp children(agents, name) do
     Enum.reduce_while(Enum.reverse(agents), {:ok, []}, fn {key, agent}, {:ok, children} ->
-      options = [name: agent(name, key), connection: connection(name)] ++ own(agent)
+      options = [name: agent(name, key), connection: connection(name)] ++ process_options(agent)
 
       case Options.validate(options, :agent_process) do
         {:ok, _options} -> {:cont, {:ok, [{AgentProcess, options} | children]}}
@@ -86,7 +91,7 @@ defmodule AxonCore.Supervisor do
     end)
   end
 
-  defp own(agent) do
+  defp process_options(agent) do
     if Keyword.keyword?(agent) and Keyword.has_key?(agent, :agent), do: agent, else: [agent: agent]
   end
 end

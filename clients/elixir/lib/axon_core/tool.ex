@@ -1,6 +1,6 @@
 defmodule AxonCore.Tool do
   @moduledoc """
-  A tool that lives in this application: the model calls an Elixir function.
+  Definition of a tool: an Elixir function that the model may call.
 
       AxonCore.Tool.new(
         name: "weather",
@@ -10,21 +10,21 @@ defmodule AxonCore.Tool do
         function: fn %{"place" => place} -> {:ok, MyApp.Weather.celsius(place)} end
       )
 
-  `parameters` and `returns` are a JSON Schema (a map with a `type` or the like), or whatever
-  `AxonCore.SchemaUtils.to_json_schema/1` takes. What the model gives is checked against `parameters` before the function
-  hears of it, and what the function gives against `returns`.
+  `parameters` and `returns` are JSON Schemas (maps) or specs of `AxonCore.SchemaUtils`. The daemon checks the model's
+  arguments against `parameters` before the function is called, and the function's result against `returns`.
 
-  The function takes the arguments, a map with string keys, and returns one of
+  The function receives the arguments as a map with string keys, and returns one of these:
 
-  | | |
+  | value | effect |
   |---|---|
-  | `{:ok, result}` | for the model: what JSON can hold. Structs become maps, dates and times text; return a list for a `{:tuple, …}` |
-  | `{:ok, result, content: …, metadata: …}` | more for the model, such as an image; `metadata` comes back in `messages` alone |
-  | `{:error, message}` | the model is told that the tool failed; so it is where the function raises or exits |
-  | `{:retry, message}` | the model is asked to try again, as often as the agent's `retries` say |
+  | `{:ok, result}` | The model receives the result. It must be representable in JSON: structs become maps, dates and times become text, and a `{:tuple, …}` must be returned as a list. |
+  | `{:ok, result, content: …, metadata: …}` | The model also receives `content`, such as an image. `metadata` is for the application: it is only in the `messages` of the `AxonCore.Result`. |
+  | `{:error, message}` | The model receives the message as a failure of the tool. A function that raises or exits has the same effect. |
+  | `{:retry, message}` | The model receives the message and may try again, as many times as the agent's `retries` allow. |
 
-  It runs in a supervised task of its own, several at a time, and is stopped when its answer is no longer wanted. Without
-  a `function` its calls come to who asked, as `{:tool_call, call}`, to be answered with `AxonCore.answer/3`.
+  Each call runs in a separate supervised task, so several calls may run at the same time. A task is stopped when the
+  daemon no longer waits for its answer. Without a `function`, calls are sent to the caller of the run as
+  `{:tool_call, call}`; answer them with `AxonCore.answer/3`.
 
   #{AxonCore.Options.docs(:tool)}
   """
@@ -47,7 +47,7 @@ defmodule AxonCore.Tool do
           sequential: boolean
         }
 
-  @doc "A tool. Raises `AxonCore.Error` (`:invalid_argument`) that names what is wrong."
+  @doc "Returns a tool. Raises `AxonCore.Error` (`:invalid_argument`) that names the invalid option."
   @spec new(keyword | map) :: t
   def new(options) do
     options = if is_map(options) and not is_struct(options), do: Map.to_list(options), else: options
@@ -55,7 +55,7 @@ defmodule AxonCore.Tool do
     %{tool | parameters: schema(tool.parameters), returns: schema(tool.returns)}
   end
 
-  @doc "As the daemon is told of it: all but the function."
+  @doc "Returns the tool's entry in a request: all options except the function."
   @spec to_wire(t) :: map
   def to_wire(%__MODULE__{} = tool) do
     tool

@@ -7,12 +7,12 @@ defmodule AxonCore.ToolSupervisor do
   #         ├── Task.Supervisor
   #         └── AxonCore.ToolSupervisor.Owner, which monitors the connection
   #
-  # A connection is started by its user's supervisor with its own pid, so it cannot be a sibling of its Task.Supervisor.
-  # The owner's process ends when the connection has ended, however that ended; `auto_shutdown` (OTP 24) then shuts the
-  # tasks down: each gets 5 s, then it is killed. A task never outlives its connection, and a connection that is started
-  # again does not wait for the tasks of the earlier one.
+  # The supervisor of the application starts the connection, so the connection cannot be a sibling of its
+  # Task.Supervisor. The Owner exits when the connection has exited for any reason; `auto_shutdown` (OTP 24) then shuts
+  # the tasks down. Each task gets 5 s and is then killed. The tasks therefore end with their connection, and a
+  # restarted connection does not wait for the tasks of its predecessor.
 
-  # Supervisor of Elixir 1.14 has no `auto_shutdown`.
+  # Erlang's supervisor is used because the one of Elixir 1.14 has no `auto_shutdown`.
   @behaviour :supervisor
 
   alias AxonCore.Error
@@ -33,11 +33,11 @@ defmodule AxonCore.ToolSupervisor do
 
   @dynamic AxonCore.ToolSupervisors
 
-  @doc "The child of this application's supervisor."
+  @doc "Returns the child spec of the dynamic supervisor in this application's tree."
   @spec dynamic() :: Supervisor.child_spec() | {module, keyword}
   def dynamic, do: {DynamicSupervisor, name: @dynamic, strategy: :one_for_one}
 
-  @doc "Starts the supervisor of the tools of the calling process, and returns it and its `Task.Supervisor`."
+  @doc "Starts the tool supervisor of the calling process, and returns it and its `Task.Supervisor`."
   @spec start() :: {:ok, pid, pid} | {:error, Error.t()}
   def start do
     if Process.whereis(@dynamic) do
@@ -45,7 +45,7 @@ defmodule AxonCore.ToolSupervisor do
       [tasks] = for {Task.Supervisor, pid, _type, _modules} <- :supervisor.which_children(supervisor), do: pid
       {:ok, supervisor, tasks}
     else
-      text = "the application :axon_core is not running; start it with Application.ensure_all_started(:axon_core)"
+      text = "application :axon_core is not running; start it with Application.ensure_all_started(:axon_core)"
       {:error, Error.new(:invalid_argument, text)}
     end
   end
@@ -53,7 +53,7 @@ defmodule AxonCore.ToolSupervisor do
   @doc false
   @spec child_spec(pid) :: Supervisor.child_spec()
   def child_spec(owner) do
-    # Temporary: when it has ended, so has the connection, or the connection ends with it.
+    # Temporary: it exits after its connection, or the connection exits with it and starts a new one when restarted.
     %{id: __MODULE__, type: :supervisor, restart: :temporary, start: {__MODULE__, :start_link, [owner]}}
   end
 

@@ -1,26 +1,29 @@
 defmodule AxonCore.ToolUtils do
-  @moduledoc "From tools to what goes over the wire, and from what their functions return to answers."
+  @moduledoc "Conversion of tools to their form in a request, and of the values that their functions return to answers."
 
   alias AxonCore.{Codec, Error, Tool, UserCode}
 
   @type tool_function :: (map -> Tool.answer())
 
-  @doc "Tools as the daemon is told of them, and their functions by name, which stay here."
+  @doc "Returns the tools' entries in a request, and their functions by name, which are never sent."
   @spec split([Tool.t() | keyword | map]) :: {[map], %{String.t() => tool_function}}
   def split(tools) do
     tools = tools(tools)
-    twice = Enum.map(tools, & &1.name) -- Enum.uniq(Enum.map(tools, & &1.name))
-    if twice != [], do: raise(Error.new(:invalid_argument, "two tools are called #{inspect(hd(twice))}"))
+    names = Enum.map(tools, & &1.name)
+
+    with [name | _] <- names -- Enum.uniq(names),
+         do: raise(Error.new(:invalid_argument, "two tools have the name #{inspect(name)}; rename one of them"))
+
     functions = for %Tool{name: name, function: function} when function != nil <- tools, into: %{}, do: {name, function}
     {Enum.map(tools, &Tool.to_wire/1), functions}
   end
 
-  @doc "A list of tools, or of the options of some; raises `AxonCore.Error` (`:invalid_argument`) for what is none."
+  @doc "Builds a list of tools from tools or their options; raises `AxonCore.Error` (`:invalid_argument`) otherwise."
   @spec tools([Tool.t() | keyword | map]) :: [Tool.t()]
   def tools(tools) do
     if is_list(tools) and List.improper?(tools) == false,
       do: Enum.map(tools, &as_tool/1),
-      else: raise(Error.new(:invalid_argument, "expected a list of tools, got: #{inspect(tools, limit: 5)}"))
+      else: raise(Error.new(:invalid_argument, "invalid tools: expected a list, got: #{inspect(tools, limit: 5)}"))
   end
 
   defp as_tool(%Tool{} = tool), do: tool
@@ -30,30 +33,36 @@ defmodule AxonCore.ToolUtils do
       do: Tool.new(options),
       else:
         raise(
-          Error.new(:invalid_argument, "expected a tool, as AxonCore.Tool.new(…), got: #{inspect(options, limit: 5)}")
+          Error.new(
+            :invalid_argument,
+            "invalid tool: expected an AxonCore.Tool or its options, got: #{inspect(options, limit: 5)}"
+          )
         )
   end
 
   @doc """
-  Calls a tool's function; its answer as the packed body of a `tool_result`.
+  Calls a tool's function, and returns its answer as the packed body of a `tool_result`.
 
-  Raises where the function raises, and where it returns what no tool does; an answer over `most` bytes is a failure.
+  An answer of more than `max_bytes` becomes a failure. Raises if the function raises or returns an invalid value.
   """
   @spec call(tool_function, map, pos_integer) :: binary
-  def call(function, args, most) do
+  def call(function, args, max_bytes) do
     packed = function.(args) |> packed_answer()
     size = byte_size(packed)
-    if size > most, do: failure("the result has #{size} bytes, more than #{most}"), else: packed
+
+    if size > max_bytes,
+      do: failure("result too large: #{size} bytes, more than the limit of #{max_bytes} (max_body)"),
+      else: packed
   end
 
-  @doc "What a function returned as the packed body of a `tool_result`; times are text in its result, as in JSON."
+  @doc "Packs the value that a function returned as the body of a `tool_result`; times in the result become text."
   @spec packed_answer(Tool.answer()) :: binary
   def packed_answer(answer) do
     body = answer |> answer() |> Codec.plain()
     Codec.pack_plain(with(%{"result" => result} <- body, do: %{body | "result" => Codec.times_as_text(result)}))
   end
 
-  @doc "The same, as it is."
+  @doc "Returns the body of a `tool_result` for the value that a function returned."
   @spec answer(Tool.answer()) :: map
   def answer({:ok, result}), do: %{result: result}
   def answer({:ok, result, more}), do: Map.merge(%{result: result}, Map.new(more))
@@ -61,10 +70,12 @@ defmodule AxonCore.ToolUtils do
   def answer({:retry, message}), do: %{error: %{message: text(message), retry: true}}
 
   def answer(other) do
-    raise ArgumentError, "a tool returns {:ok, result}, {:error, message} or {:retry, message}, not #{inspect(other)}"
+    raise ArgumentError,
+          "invalid return value of a tool: expected {:ok, result}, {:error, message} or {:retry, message}, " <>
+            "got: #{inspect(other)}"
   end
 
-  @doc "The answer of a tool that failed, packed."
+  @doc "Packs the answer of a tool that failed."
   @spec failure(String.t()) :: binary
   def failure(message) do
     message =
@@ -73,13 +84,13 @@ defmodule AxonCore.ToolUtils do
     Codec.pack(%{error: %{message: message, retry: false}})
   end
 
-  @doc "The same for a task that ended with a reason, whatever that is."
+  @doc "Packs the answer of a tool whose task exited with this reason."
   @spec crashed(term) :: binary
   def crashed(reason) do
-    # An exception is formatted by its own `message/1`, which is the application's code and may fail.
+    # Formatting an exception calls its `message/1`, which is code of the application and may itself fail.
     case UserCode.call(&formatted/1, [reason]) do
       {:ok, text} -> failure(text)
-      {:error, _failed} -> failure("the tool ended with #{inspect(reason, limit: 20)}")
+      {:error, _failed} -> failure("the tool exited with #{inspect(reason, limit: 20)}")
     end
   end
 

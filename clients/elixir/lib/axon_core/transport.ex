@@ -1,40 +1,45 @@
 defmodule AxonCore.Transport do
   @moduledoc """
-  What a connection needs of a ZeroMQ library: a process with one DEALER socket.
+  Behaviour of a transport: a process with one DEALER socket of a ZeroMQ library.
 
-  It is linked to its owner, and tells it `{:axon_transport, pid, {:received, frames}}` for each message, in order. It ends
-  when its socket can no longer be used; the owner then starts another. `transmit/2` never waits for the other end.
+  The process is linked to its owner, and sends it `{:axon_transport, pid, {:received, frames}}` for each message, in
+  order. It exits if its socket becomes unusable; the owner then starts another transport. `transmit/2` must not wait
+  for the daemon.
   """
 
   @typedoc """
-  - `identity`: ASCII text, at most 200 bytes, the same for each connection of this application
-  - `host`, `port`: where the daemon is
+  - `identity`: the routing id of the socket: ASCII text of at most 200 bytes, the same after each reconnect
+  - `host`, `port`: the address of the daemon
   """
   @type options :: [identity: String.t(), host: String.t(), port: :inet.port_number()]
 
+  @doc "Starts the transport and links it to its owner."
   @callback start_link(owner :: pid, options) :: {:ok, pid} | {:error, term}
+
+  @doc "Sends the frames of a message, or queues them if the daemon is unreachable."
   @callback transmit(pid, AxonCore.Codec.frames()) :: :ok
 
-  @doc "Messages that wait to be sent, because the daemon is away."
+  @doc "Returns the number of messages that wait to be sent because the daemon is unreachable."
   @callback waiting(pid) :: non_neg_integer
 
-  @doc "Modules that must be there."
+  @doc "Returns the modules of the library that must be loaded."
   @callback required() :: [module]
 
   alias AxonCore.Error
 
-  # The transports of this package, each compiled only if its library is loaded: what to add to mix.exs for it.
+  # Dependencies to add to mix.exs for the transports of this package, each of which is compiled only if its library is
+  # loaded.
   @dependencies %{
     AxonCore.Transport.Chumak => ~s({:chumak, "~> 1.5"}),
     AxonCore.Transport.Erlzmq => ~s({:erlzmq, "~> 4.2", hex: :erlzmq_dnif})
   }
 
-  @doc "Whether a module is a transport whose library is there: the error that names what is missing if not."
+  @doc "Returns `:ok` if a module is a transport whose library is loaded, and otherwise an error that names the cause."
   @spec check(module) :: :ok | {:error, Error.t()}
   def check(transport) do
     if Code.ensure_loaded?(transport) and function_exported?(transport, :required, 0),
       do: check_required(transport),
-      else: {:error, not_there(transport)}
+      else: {:error, unavailable(transport)}
   end
 
   defp check_required(transport) do
@@ -44,13 +49,16 @@ defmodule AxonCore.Transport do
     end
   end
 
-  defp missing(transport, _module) when is_map_key(@dependencies, transport), do: not_there(transport)
+  defp missing(transport, _module) when is_map_key(@dependencies, transport), do: unavailable(transport)
 
   defp missing(transport, module) do
-    Error.new(:invalid_argument, "#{inspect(transport)} needs the module #{inspect(module)}, which is not there")
+    text =
+      "#{inspect(transport)} needs the module #{inspect(module)}, which cannot be loaded; add its package to mix.exs"
+
+    Error.new(:invalid_argument, text)
   end
 
-  defp not_there(transport) do
+  defp unavailable(transport) do
     case @dependencies do
       %{^transport => dependency} ->
         Error.missing_package(inspect(transport), dependency)

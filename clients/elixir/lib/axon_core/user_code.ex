@@ -1,13 +1,13 @@
 defmodule AxonCore.UserCode do
   @moduledoc """
-  The one place that catches everything: calls of the application's own functions in a process that others share.
+  Calls to functions of the application within a process that several callers share, with all exceptions caught.
 
-  A connection serves many callers. A function that one of them gave, such as `cast`, or the `message/1` of an exception
-  that a tool raised, may fail in any way, and must not end the runs of the others. Code of this package is never called
-  through here: its bugs crash the process and are seen.
+  A connection serves many callers. A function that one of them passed, such as `cast`, or the `message/1` of an
+  exception that a tool raised, may fail in any way, and must not end the runs of other callers. Code of this package is
+  never called through this module, so that its bugs crash the process and become visible.
   """
 
-  @doc "Calls a function of the application's."
+  @doc "Calls a function of the application, and returns its result or the kind, reason and stacktrace of its failure."
   @spec call((... -> result), [term]) ::
           {:ok, result} | {:error, {:error | :exit | :throw, term, Exception.stacktrace()}}
         when result: term

@@ -2,7 +2,7 @@ defmodule AxonCore.AgentTest do
   use ExUnit.Case, async: true
   alias AxonCore.{Agent, Error, Tool, ToolUtils}
 
-  test "an agent by name and an agent as data" do
+  test "a request contains the name of a registered agent, or the agent as data" do
     assert {%{agent: "weather", prompt: "x"}, functions} = Agent.request(Agent.new("weather"), "x", %{})
     assert functions == %{}
 
@@ -17,7 +17,7 @@ defmodule AxonCore.AgentTest do
     refute is_map_key(body, :tools)
   end
 
-  test "functions never go over the wire" do
+  test "the functions of tools are not part of the request" do
     tool = [name: "add", parameters: [a: :integer], function: &{:ok, &1["a"]}, timeout_ms: 5]
     {body, functions} = Agent.request(Agent.new(model: "tools", tools: [tool]), "x", %{})
     assert [%{name: "add", timeout_ms: 5, mode: :live} = wire] = body.tools
@@ -25,11 +25,11 @@ defmodule AxonCore.AgentTest do
     assert functions["add"].(%{"a" => 3}) == {:ok, 3}
   end
 
-  test "what is wrong is named" do
+  test "an error names the invalid option" do
     for {make, part} <- [
           {fn -> Agent.new(modle: "echo") end, ":modle"},
-          {fn -> Agent.new("weather", model: "echo") end, "its model"},
-          {fn -> Agent.new(output: [a: :string], output_schema: %{}) end, "not both"},
+          {fn -> Agent.new("weather", model: "echo") end, "invalid option :model"},
+          {fn -> Agent.new(output: [a: :string], output_schema: %{}) end, "exclude each other"},
           {fn -> Tool.new(name: "two words") end, "name"},
           {fn -> Tool.new(name: "a", function: fn -> 1 end) end, "one argument"},
           {fn -> Tool.new(name: "a", mode: :sometimes) end, "mode"},
@@ -40,12 +40,12 @@ defmodule AxonCore.AgentTest do
     end
   end
 
-  test "what a tool returns" do
+  test "the return value of a tool becomes an answer" do
     assert ToolUtils.answer({:ok, 1}) == %{result: 1}
     assert ToolUtils.answer({:ok, 1, metadata: %{a: 1}}) == %{result: 1, metadata: %{a: 1}}
     assert ToolUtils.answer({:retry, "again"}) == %{error: %{message: "again", retry: true}}
     assert ToolUtils.answer({:error, :enoent}) == %{error: %{message: "enoent", retry: false}}
     assert ToolUtils.answer({:error, %RuntimeError{message: "no"}}) == %{error: %{message: "no", retry: false}}
-    assert_raise ArgumentError, ~r/a tool returns/, fn -> ToolUtils.answer(5) end
+    assert_raise ArgumentError, ~r/invalid return value of a tool/, fn -> ToolUtils.answer(5) end
   end
 end

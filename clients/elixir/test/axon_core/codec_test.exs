@@ -2,7 +2,7 @@ defmodule AxonCore.CodecTest do
   use ExUnit.Case, async: true
   alias AxonCore.{Codec, Error}
 
-  test "terms become what msgpack can hold" do
+  test "terms are converted to terms that msgpack can represent" do
     given = %{
       agent: :echo,
       when: ~D[2026-01-02],
@@ -20,13 +20,13 @@ defmodule AxonCore.CodecTest do
            }
   end
 
-  test "what msgpack cannot hold is named by its place" do
+  test "an error has the JSON pointer of a value that msgpack cannot represent" do
     for {given, place, why} <- [
-          {%{a: [1, self()]}, "/a/1", "no form in msgpack"},
+          {%{a: [1, self()]}, "/a/1", "msgpack cannot represent"},
           {%{a: %{b: <<255>>}}, "/a/b", "AxonCore.Codec.bytes/1"},
           {%{a: 2 ** 64}, "/a", "64 bits"},
-          {%{1 => 2}, "", "neither text nor an atom"},
-          {%{a: {1, 2}}, "/a", "no form in msgpack"}
+          {%{1 => 2}, "", "expected text or an atom"},
+          {%{a: {1, 2}}, "/a", "msgpack cannot represent"}
         ] do
       error = assert_raise Error, fn -> Codec.plain(given) end
       assert error.type == :invalid_argument
@@ -35,12 +35,12 @@ defmodule AxonCore.CodecTest do
     end
   end
 
-  test "bytes stay bytes" do
+  test "wrapped bytes remain bytes" do
     assert Codec.plain(%{data: Codec.bytes(<<255>>)})["data"] == Codec.bytes(<<255>>)
   end
 
   @tag :packed
-  test "messages leave empty frames out, and are read from their end" do
+  test "messages have no empty frames at the end, and are parsed from their last frames" do
     assert Codec.message("cancel", "1") == ["cancel", "1"]
     assert ["credit", "1", header] = Codec.message("credit", "1", %{upto: 5})
     assert Codec.unpack(header) == {:ok, %{"upto" => 5}}
@@ -52,14 +52,14 @@ defmodule AxonCore.CodecTest do
   end
 
   @tag :packed
-  test "an answer in one frame" do
+  test "a message in a single frame is parsed" do
     single = Msgpax.pack!(["pong", Codec.bytes("id"), %{"protocol" => 1}], iodata: false)
     assert Codec.parse([single]) == {:ok, {"pong", "id", %{"protocol" => 1}}}
     assert Codec.parse([<<0xC1>>]) == :error
   end
 
   @tag :packed
-  test "every golden message comes back as it was" do
+  test "every fixture message is unchanged after unpacking and packing" do
     folder = Path.expand("../../../../tests/support/fixtures", __DIR__)
     files = Path.wildcard(Path.join(folder, "*.msgpack"))
     assert length(files) > 40

@@ -9,7 +9,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
     @moduletag timeout: 180_000
     @transport transport
 
-    test "the project's suite for clients: every rule is kept by a broker at its worst" do
+    test "the client passes all cases of the conformance suite" do
       endpoint = "tcp://127.0.0.1:#{TestDaemon.free_port()}"
 
       server =

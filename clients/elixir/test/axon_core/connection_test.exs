@@ -10,7 +10,7 @@ defmodule AxonCore.ConnectionTest do
     events =
       for event <- [[:run, :start], [:run, :stop], [:connection, :up], [:connection, :down]], do: [:axon_core | event]
 
-    :telemetry.attach_many(:connection_test, events, &__MODULE__.tell/4, self())
+    :telemetry.attach_many(:connection_test, events, &__MODULE__.forward/4, self())
     on_exit(fn -> :telemetry.detach(:connection_test) end)
     connection = start_supervised!({Connection, identity: "connection_test", transport: FakeTransport})
     assert_receive {:up, transport}
@@ -18,20 +18,23 @@ defmodule AxonCore.ConnectionTest do
     %{connection: connection, transport: transport}
   end
 
-  def tell(event, measurements, metadata, test), do: send(test, {:event, event, measurements, metadata})
+  def forward(event, measurements, metadata, test), do: send(test, {:event, event, measurements, metadata})
 
-  test "a request, its messages and its end", %{connection: connection, transport: transport} do
+  test "the caller receives the messages of its request", %{connection: connection, transport: transport} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", timeout_ms: 5)
     assert_receive {:sent, ^transport, ["run_stream", id, _header, _body]}
     ref = handle.ref
-    FakeTransport.say(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
+    FakeTransport.deliver(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
     assert_receive {:axon, ^ref, {:chunk, %Chunk{data: "x"}}}
-    FakeTransport.say(transport, "complete", id, %{seq: 2, result: "x"})
+    FakeTransport.deliver(transport, "complete", id, %{seq: 2, result: "x"})
     assert_receive {:axon, ^ref, {:complete, %Result{result: "x"}}}
     assert AxonCore.cancel(handle) == {:error, :ended}
   end
 
-  test "what is wrong is its caller's alone", %{connection: connection, transport: transport} do
+  test "invalid input is reported to its caller and does not affect the connection", %{
+    connection: connection,
+    transport: transport
+  } do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x")
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
     assert_raise Error, fn -> AxonCore.steer(handle, <<255>>) end
@@ -41,7 +44,7 @@ defmodule AxonCore.ConnectionTest do
           [id: 123],
           [id: ""],
           [id: String.duplicate("x", 65)],
-          [to: :nobody],
+          [to: :not_registered],
           [to: "abc"],
           [tools: nil],
           [tools: [name: "a"]],
@@ -65,12 +68,12 @@ defmodule AxonCore.ConnectionTest do
     assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, :echo, "x")
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run(agent, "x", timeout_ms: :infinity)
-    FakeTransport.say(transport, "error", id, %{seq: 1, error_type: "unknown_request", details: 5})
+    FakeTransport.deliver(transport, "error", id, %{seq: 1, error_type: "unknown_request", details: 5})
     assert {:error, %Error{}} = AxonCore.await(handle)
     assert Process.alive?(connection)
   end
 
-  test "what an agent's process cannot send is its caller's mistake, and the conversation goes on", %{
+  test "invalid input to an agent's process is reported to its caller, and the conversation continues", %{
     connection: connection,
     transport: transport
   } do
@@ -90,11 +93,11 @@ defmodule AxonCore.ConnectionTest do
     assert {:error, %Error{type: :invalid_argument}} = AgentProcess.run_stream(agent, "x", %{timeout_ms: 5})
     run = Task.async(fn -> AgentProcess.run(agent, "x") end)
     assert_receive {:sent, ^transport, ["run", id | _]}
-    FakeTransport.say(transport, "complete", id, %{seq: 1, result: "x"})
+    FakeTransport.deliver(transport, "complete", id, %{seq: 1, result: "x"})
     assert {:ok, %Result{result: "x"}} = Task.await(run)
   end
 
-  test "a result is cast to the output; a function that casts it may fail", %{
+  test "a result is cast to the output, or by a function, which may fail", %{
     connection: connection,
     transport: transport
   } do
@@ -103,14 +106,14 @@ defmodule AxonCore.ConnectionTest do
           {[output: [day: :date]], %{day: 5}, :unreadable},
           {[cast: &{:ok, String.upcase(&1)}], "x", {:ok, "X"}},
           {[cast: fn _ -> {:error, ["no"]} end], "x", :unreadable},
-          {[cast: fn _ -> :as_it_is end], "x", {:ok, "x"}},
+          {[cast: fn _ -> :unchanged end], "x", {:ok, "x"}},
           {[cast: fn _ -> raise "no" end], "x", :unreadable},
           {[cast: fn _ -> throw(:no) end], "x", :unreadable},
           {[cast: fn _ -> exit(:no) end], "x", :unreadable}
         ] do
       {:ok, handle} = Connection.request(connection, "run", %{agent: "echo"}, options)
       assert_receive {:sent, ^transport, ["run", id | _]}
-      FakeTransport.say(transport, "complete", id, %{seq: 1, result: result})
+      FakeTransport.deliver(transport, "complete", id, %{seq: 1, result: result})
 
       case expected do
         {:ok, value} ->
@@ -122,7 +125,10 @@ defmodule AxonCore.ConnectionTest do
     end
   end
 
-  test "a tool that ends in whatever way has failed, and nothing else", %{connection: connection, transport: transport} do
+  test "a tool that raises, exits or throws fails, and the run continues", %{
+    connection: connection,
+    transport: transport
+  } do
     ends = [
       fn _ -> raise <<255>> end,
       fn _ -> exit({:bad_rows, [{"a", 1, 2, "x"}]}) end,
@@ -133,7 +139,7 @@ defmodule AxonCore.ConnectionTest do
 
     assert {:ok, %{"error" => _}} =
              AxonCore.Codec.unpack(
-               AxonCore.ToolUtils.crashed({%{__struct__: AxonCore.Unsayable, __exception__: true}, []})
+               AxonCore.ToolUtils.crashed({%{__struct__: AxonCore.UnprintableError, __exception__: true}, []})
              )
 
     for function <- ends do
@@ -141,24 +147,27 @@ defmodule AxonCore.ConnectionTest do
         AxonCore.run_stream(connection, "echo", "x", tools: [[name: "bad", parameters: %{}, function: function]])
 
       assert_receive {:sent, ^transport, ["run_stream", id | _]}
-      FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "bad", args: %{}})
+      FakeTransport.deliver(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "bad", args: %{}})
       assert_receive {:sent, ^transport, ["tool_result", ^id, _, body]}
       assert {:ok, %{"error" => %{"retry" => false}}} = AxonCore.Codec.unpack(body)
-      FakeTransport.say(transport, "complete", id, %{seq: 2, result: "x"})
+      FakeTransport.deliver(transport, "complete", id, %{seq: 2, result: "x"})
       assert {:ok, _} = AxonCore.await(handle)
     end
   end
 
-  test "what a tool returns has times as text, as its schema says", %{connection: connection, transport: transport} do
+  test "times in the result of a tool become text", %{connection: connection, transport: transport} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x")
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    FakeTransport.say(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "when", args: %{}})
+    FakeTransport.deliver(transport, "tool_call", id, %{seq: 1, call_id: "c", name: "when", args: %{}})
     :ok = AxonCore.answer(handle, "c", {:ok, %{at: [~U[2026-01-02 03:04:05Z]]}})
     assert_receive {:sent, ^transport, ["tool_result", ^id, _, body]}
     assert AxonCore.Codec.unpack(body) == {:ok, %{"result" => %{"at" => ["2026-01-02T03:04:05Z"]}}}
   end
 
-  test "a reader who stops waits for nobody, and hears no more", %{connection: connection, transport: transport} do
+  test "halting a stream does not wait for the daemon, and no more messages arrive", %{
+    connection: connection,
+    transport: transport
+  } do
     test = self()
 
     reader =
@@ -169,28 +178,31 @@ defmodule AxonCore.ConnectionTest do
       end)
 
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    FakeTransport.say(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
-    # The daemon says nothing.
+    FakeTransport.deliver(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
+    # The reader has stopped although the daemon has sent nothing more.
     assert_receive :stopped
     assert_receive {:sent, ^transport, ["cancel", ^id]}
-    FakeTransport.say(transport, "chunk", id, %{seq: 2, type: "text", data: "y"})
-    FakeTransport.say(transport, "error", id, %{seq: 3, error_type: "cancelled"})
+    FakeTransport.deliver(transport, "chunk", id, %{seq: 2, type: "text", data: "y"})
+    FakeTransport.deliver(transport, "error", id, %{seq: 3, error_type: "cancelled"})
     assert_receive {:event, [:axon_core, :run, :stop], _, %{outcome: :cancelled}}
     send(reader.pid, :look)
     assert {[%Chunk{data: "x"}], {:messages, []}} = Task.await(reader)
   end
 
-  test "what does not fit the output is not lost", %{connection: connection, transport: transport} do
+  test "the error about a result that does not fit the output contains the result", %{
+    connection: connection,
+    transport: transport
+  } do
     agent = AxonCore.Agent.new(registered: "echo", output: :date)
     {:ok, handle} = AxonCore.run_stream(connection, agent, "x")
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    FakeTransport.say(transport, "complete", id, %{seq: 1, result: "soon"})
+    FakeTransport.deliver(transport, "complete", id, %{seq: 1, result: "soon"})
     assert {:error, %Error{type: :unreadable, details: details}} = AxonCore.await(handle)
     assert %{"result" => "soon", "errors" => [%{message: message}]} = details
-    assert message =~ "no date"
+    assert message =~ "invalid date or time"
   end
 
-  test "a run that its connection left is cancelled by the next one, but for what is kept", %{
+  test "a restarted connection cancels the runs of its predecessor, except those to be kept", %{
     connection: connection,
     transport: transport
   } do
@@ -208,13 +220,13 @@ defmodule AxonCore.ConnectionTest do
 
     Process.exit(connection, :kill)
     assert_receive {:up, another}
-    for id <- ids, do: FakeTransport.say(another, "chunk", id, %{seq: 7, type: "text", data: "x"})
+    for id <- ids, do: FakeTransport.deliver(another, "chunk", id, %{seq: 7, type: "text", data: "x"})
     left = hd(ids)
     assert_receive {:sent, ^another, ["cancel", ^left]}
     refute_receive {:sent, ^another, ["cancel", _]}, 50
   end
 
-  test "a conversation goes on when a reader stops, and remembers nothing of it", %{
+  test "a conversation continues after a stream was halted, without the messages of that run", %{
     connection: connection,
     transport: transport
   } do
@@ -229,29 +241,29 @@ defmodule AxonCore.ConnectionTest do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     reader = Task.async(fn -> agent |> AgentProcess.stream("1", tools: [slow]) |> Enum.take(1) end)
     assert_receive {:sent, ^transport, ["run_stream", one | _]}
-    FakeTransport.say(transport, "tool_call", one, %{seq: 1, call_id: "c", name: "slow", args: %{}})
+    FakeTransport.deliver(transport, "tool_call", one, %{seq: 1, call_id: "c", name: "slow", args: %{}})
     assert_receive {:tool, tool}
     monitor = Process.monitor(tool)
-    FakeTransport.say(transport, "chunk", one, %{seq: 2, type: "text", data: "x"})
+    FakeTransport.deliver(transport, "chunk", one, %{seq: 2, type: "text", data: "x"})
     assert [%Chunk{}] = Task.await(reader)
     assert_receive {:DOWN, ^monitor, :process, _, :shutdown}
     assert_receive {:sent, ^transport, ["cancel", ^one]}
     next = Task.async(fn -> AgentProcess.run(agent, "2") end)
-    FakeTransport.say(transport, "complete", one, %{seq: 3, messages: [%{of: "one"}]})
+    FakeTransport.deliver(transport, "complete", one, %{seq: 3, messages: [%{of: "one"}]})
     assert_receive {:sent, ^transport, ["run", two | _]}
-    FakeTransport.say(transport, "complete", two, %{seq: 1, messages: [%{of: "two"}]})
+    FakeTransport.deliver(transport, "complete", two, %{seq: 1, messages: [%{of: "two"}]})
     assert {:ok, _} = Task.await(next)
     assert %{"of" => "two"} = List.last(AgentProcess.history(agent))
   end
 
-  test "only who hears of a run awaits its end", %{connection: connection} do
+  test "only the receiver of a run's messages can await it", %{connection: connection} do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", to: spawn(fn -> Process.sleep(:infinity) end))
-    assert_raise ArgumentError, ~r/only it can await/, fn -> AxonCore.await(handle) end
+    assert_raise ArgumentError, ~r/cannot await this run/, fn -> AxonCore.await(handle) end
   end
 
-  test "who waits hears of it himself: to is refused before anything is started", %{connection: connection} do
+  test "functions that wait refuse the option :to before they send a request", %{connection: connection} do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
-    nobody = spawn(fn -> :ok end)
+    exited = spawn(fn -> :ok end)
 
     for start <- [
           &AxonCore.run(connection, "echo", "x", &1),
@@ -261,17 +273,20 @@ defmodule AxonCore.ConnectionTest do
           &AgentProcess.call_tool(agent, "tool", %{}, &1),
           &AgentProcess.run_stream(agent, "x", [each: fn _ -> :ok end] ++ &1)
         ] do
-      assert {:error, %Error{type: :invalid_argument, message: message}} = start.(to: nobody)
-      assert message =~ "`to`"
+      assert {:error, %Error{type: :invalid_argument, message: message}} = start.(to: exited)
+      assert message =~ "invalid option :to"
     end
 
-    assert_raise Error, ~r/`to`/, fn -> connection |> AxonCore.stream("echo", "x", to: nobody) |> Enum.to_list() end
-    assert {:error, %Error{message: message}} = AgentProcess.run(agent, "x", observer: nobody)
+    assert_raise Error, ~r/option :to/, fn ->
+      connection |> AxonCore.stream("echo", "x", to: exited) |> Enum.to_list()
+    end
+
+    assert {:error, %Error{message: message}} = AgentProcess.run(agent, "x", observer: exited)
     assert message =~ ":observer"
     refute_receive {:sent, _transport, ["run" <> _ | _]}, 50
   end
 
-  test "a run of who died while it waited for its turn is not started", %{connection: connection, transport: transport} do
+  test "a queued run whose caller has exited is not started", %{connection: connection, transport: transport} do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     {:ok, first} = AgentProcess.run_stream(agent, "1")
     assert_receive {:sent, ^transport, ["run_stream", one | _]}
@@ -280,31 +295,31 @@ defmodule AxonCore.ConnectionTest do
     Process.exit(caller, :kill)
     assert_receive {:DOWN, ^monitor, _, _, _}
     last = Task.async(fn -> AgentProcess.run(agent, "3") end)
-    FakeTransport.say(transport, "complete", one, %{seq: 1, messages: []})
+    FakeTransport.deliver(transport, "complete", one, %{seq: 1, messages: []})
     assert {:ok, _} = AxonCore.await(first)
     assert_receive {:sent, ^transport, ["run", three, _, body]}
     assert {:ok, %{"prompt" => "3"}} = AxonCore.Codec.unpack(body)
-    FakeTransport.say(transport, "complete", three, %{seq: 1, messages: []})
+    FakeTransport.deliver(transport, "complete", three, %{seq: 1, messages: []})
     assert {:ok, _} = Task.await(last)
   end
 
-  test "a lazy stream's logs and tool calls use up no credit", %{connection: connection, transport: transport} do
+  test "reading logs from a lazy stream grants credit", %{connection: connection, transport: transport} do
     reader = Task.async(fn -> connection |> AxonCore.stream("echo", "x", credit: 4, log: :info) |> Enum.to_list() end)
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
 
-    for seq <- 1..3, do: FakeTransport.say(transport, "log", id, %{seq: seq, message: "x"})
+    for seq <- 1..3, do: FakeTransport.deliver(transport, "log", id, %{seq: seq, message: "x"})
     assert_receive {:sent, ^transport, ["credit", ^id, header]}
     assert {:ok, %{"upto" => 7}} = AxonCore.Codec.unpack(header)
-    FakeTransport.say(transport, "complete", id, %{seq: 4, result: "x"})
+    FakeTransport.deliver(transport, "complete", id, %{seq: 4, result: "x"})
     assert [{:log, _}, {:log, _}, {:log, _}, %Result{}] = Task.await(reader)
   end
 
-  test "connections without a name or an identity have each their own, and keep it over a restart" do
-    pids = for id <- [:a, :b], do: start_supervised!({Connection, transport: AxonCore.TellingTransport}, id: id)
+  test "each connection without a name gets its own identity, and keeps it over a restart" do
+    pids = for id <- [:a, :b], do: start_supervised!({Connection, transport: AxonCore.ReportingTransport}, id: id)
     assert [first, second] = for(pid <- pids, do: identity_of(pid))
     assert first != second
     :ok = stop_supervised(:a)
-    again = start_supervised!({Connection, transport: AxonCore.TellingTransport}, id: :a)
+    again = start_supervised!({Connection, transport: AxonCore.ReportingTransport}, id: :a)
     assert identity_of(again) == first
   end
 
@@ -313,7 +328,7 @@ defmodule AxonCore.ConnectionTest do
     identity
   end
 
-  test "who awaits a run with credit reads it", %{connection: connection, transport: transport} do
+  test "await grants credit", %{connection: connection, transport: transport} do
     run =
       Task.async(fn ->
         {:ok, handle} = AxonCore.run_stream(connection, "echo", "x", credit: 2)
@@ -321,13 +336,13 @@ defmodule AxonCore.ConnectionTest do
       end)
 
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    for seq <- 1..2, do: FakeTransport.say(transport, "chunk", id, %{seq: seq, type: "text", data: "x"})
+    for seq <- 1..2, do: FakeTransport.deliver(transport, "chunk", id, %{seq: seq, type: "text", data: "x"})
     assert_receive {:sent, ^transport, ["credit", ^id, _upto]}
-    FakeTransport.say(transport, "complete", id, %{seq: 3, result: "x"})
+    FakeTransport.deliver(transport, "complete", id, %{seq: 3, result: "x"})
     assert {:ok, %Result{result: "x"}} = Task.await(run)
   end
 
-  test "a connection that is started anew is no other process", %{connection: connection, transport: transport} do
+  test "a restarted connection has the same instance", %{connection: connection, transport: transport} do
     assert AxonCore.Connection |> Process.whereis() == nil
     instance = :sys.get_state(connection).session.greeting
     Process.exit(connection, :kill)
@@ -336,17 +351,20 @@ defmodule AxonCore.ConnectionTest do
     assert :sys.get_state(again).session.greeting == instance
   end
 
-  test "a request that is too large, sent before the daemon said so, is told", %{
+  test "a request sent before the limit was known ends with an error if it is too large", %{
     connection: connection,
     transport: transport
   } do
     {:ok, handle} = AxonCore.run_stream(connection, "echo", String.duplicate("x", 100))
-    FakeTransport.say(transport, "pong", "who", %{boot: "one", limits: %{max_body: 50}})
+    FakeTransport.deliver(transport, "pong", "who", %{boot: "one", limits: %{max_body: 50}})
     assert {:error, %Error{type: :invalid_argument, message: message}} = AxonCore.await(handle)
     assert message =~ "at most 50"
   end
 
-  test "an error that the callback raises is the caller's own", %{connection: connection, transport: transport} do
+  test "an exception in the callback is raised in the caller and cancels the run", %{
+    connection: connection,
+    transport: transport
+  } do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     mine = Error.new(:invalid_argument, "mine")
     me = self()
@@ -357,14 +375,14 @@ defmodule AxonCore.ConnectionTest do
       end)
 
     assert_receive {:sent, ^transport, ["run_stream", id | _]}
-    FakeTransport.say(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
+    FakeTransport.deliver(transport, "chunk", id, %{seq: 1, type: "text", data: "x"})
     assert_receive {:sent, ^transport, ["cancel", ^id]}
-    FakeTransport.say(transport, "error", id, %{error_type: "cancelled"})
+    FakeTransport.deliver(transport, "error", id, %{error_type: "cancelled"})
     assert_receive {:raised, ^mine}
     assert_receive {:DOWN, ^monitor, :process, ^caller, :normal}
   end
 
-  test "who dies holds up no conversation", %{connection: connection, transport: transport} do
+  test "a conversation continues after a caller has exited", %{connection: connection, transport: transport} do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     caller = spawn(fn -> AgentProcess.run(agent, "1") end)
     assert_receive {:sent, ^transport, ["run", one | _]}
@@ -372,25 +390,25 @@ defmodule AxonCore.ConnectionTest do
     assert_receive {:sent, ^transport, ["cancel", ^one]}
     next = Task.async(fn -> AgentProcess.run(agent, "2", message_history: nil) end)
     assert_receive {:sent, ^transport, ["run", two | _]}
-    FakeTransport.say(transport, "complete", two, %{seq: 1, messages: [%{a: 1}]})
+    FakeTransport.deliver(transport, "complete", two, %{seq: 1, messages: [%{a: 1}]})
     assert {:ok, _} = Task.await(next)
     assert AgentProcess.history(agent) == [%{"a" => 1}]
   end
 
-  test "an option that there is none of is named", %{connection: connection} do
+  test "an unknown option is an error that names it", %{connection: connection} do
     assert {:error, %Error{message: message}} = AxonCore.call_tool(connection, "tool", %{}, timeout: 5)
     assert message =~ ":timeout"
   end
 
-  test "events are told, without what is said", %{connection: connection, transport: transport} do
+  test "telemetry events contain no prompts or error messages", %{connection: connection, transport: transport} do
     {:ok, _} = AxonCore.run_stream(connection, "echo", "a secret")
     assert_receive {:event, [:axon_core, :run, :start], %{system_time: _}, %{kind: "run_stream", id: id}}
-    FakeTransport.say(transport, "error", id, %{error_type: "overloaded", message: "a secret"})
+    FakeTransport.deliver(transport, "error", id, %{error_type: "overloaded", message: "a secret"})
     assert_receive {:event, [:axon_core, :run, :stop], %{duration: _}, %{outcome: :overloaded} = metadata}
     refute inspect(metadata) =~ "secret"
   end
 
-  test "what is sent while there is no connection is sent when there is", %{
+  test "requests made while disconnected are sent after the reconnect", %{
     connection: connection,
     transport: transport
   } do
@@ -402,20 +420,23 @@ defmodule AxonCore.ConnectionTest do
     assert_receive {:up, another}
     assert_receive {:sent, ^another, ["run_stream" | _]}
     assert_receive {:sent, ^another, ["resume", ^before | _]}
-    FakeTransport.say(another, "complete", before, %{seq: 1, result: "x"})
+    FakeTransport.deliver(another, "complete", before, %{seq: 1, result: "x"})
     assert {:ok, %Result{result: "x"}} = AxonCore.await(handle)
   end
 
-  test "who dies has his run cancelled, and the connection lives on", %{connection: connection, transport: transport} do
+  test "the run of a caller that exits is cancelled, and the connection continues", %{
+    connection: connection,
+    transport: transport
+  } do
     caller = spawn(fn -> AxonCore.run(connection, "echo", "x") end)
     assert_receive {:sent, ^transport, ["run", id | _]}
     Process.exit(caller, :kill)
     assert_receive {:sent, ^transport, ["cancel", ^id]}
-    FakeTransport.say(transport, "error", id, %{error_type: "cancelled"})
+    FakeTransport.deliver(transport, "error", id, %{error_type: "cancelled"})
     assert Process.alive?(connection)
   end
 
-  test "runs of a conversation follow one another; a reset meanwhile stays one", %{
+  test "runs of a conversation execute in order, and a reset during a run discards its messages", %{
     connection: connection,
     transport: transport
   } do
@@ -424,17 +445,17 @@ defmodule AxonCore.ConnectionTest do
     second = Task.async(fn -> AgentProcess.run(agent, "2") end)
     assert_receive {:sent, ^transport, ["run_stream", one | _]}
     refute_receive {:sent, ^transport, ["run", _ | _]}, 50
-    FakeTransport.say(transport, "complete", one, %{seq: 1, messages: [%{a: 1}]})
+    FakeTransport.deliver(transport, "complete", one, %{seq: 1, messages: [%{a: 1}]})
     assert {:ok, _} = AxonCore.await(first)
     assert_receive {:sent, ^transport, ["run", two, _, body]}
     assert {:ok, %{"message_history" => [%{"a" => 1}]}} = AxonCore.Codec.unpack(body)
     :ok = AgentProcess.reset(agent)
-    FakeTransport.say(transport, "complete", two, %{seq: 1, messages: [%{b: 2}]})
+    FakeTransport.deliver(transport, "complete", two, %{seq: 1, messages: [%{b: 2}]})
     assert {:ok, _} = Task.await(second)
     assert AgentProcess.history(agent) == []
   end
 
-  test "a connection that dies takes no agent with it", %{connection: connection, transport: transport} do
+  test "an agent's process survives the exit of its connection", %{connection: connection, transport: transport} do
     {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
     {:ok, _} = AgentProcess.run_stream(agent, "1")
     assert_receive {:sent, ^transport, ["run_stream" | _]}
@@ -442,7 +463,7 @@ defmodule AxonCore.ConnectionTest do
     assert {:error, %Error{type: :no_connection}} = AgentProcess.run(agent, "2")
   end
 
-  test "what is said to the runs of a connection that has died is said to ended ones", %{
+  test "runs of an exited connection count as ended", %{
     connection: connection,
     transport: transport
   } do
@@ -459,7 +480,7 @@ defmodule AxonCore.ConnectionTest do
         {"erlzmq", :erlzmq, AxonCore.Transport.Erlzmq}
       ],
       not Code.ensure_loaded?(module) do
-    test "#{inspect(transport)} without its package is refused with what to add" do
+    test "the error about #{inspect(transport)} without its package names the dependency" do
       assert {:error, %Error{type: :invalid_argument, message: message}} =
                Connection.start_link(transport: unquote(transport))
 
@@ -467,7 +488,7 @@ defmodule AxonCore.ConnectionTest do
     end
   end
 
-  test "options that make no sense are told at the start" do
+  test "start_link refuses invalid options" do
     Process.flag(:trap_exit, true)
 
     for {options, part} <- [
@@ -481,7 +502,7 @@ defmodule AxonCore.ConnectionTest do
           {[identity: "two words"], "invalid option :identity"},
           {[identity: :mine], "invalid option :identity"},
           {[frames: :many], "invalid option :frames"},
-          {[transport: AxonCore.NeedsMore], "no_such_package"}
+          {[transport: AxonCore.UnavailableTransport], "no_such_package"}
         ] do
       options = Keyword.put_new(options, :transport, FakeTransport)
       assert {:error, %Error{message: message}} = Connection.start_link(options)
@@ -511,7 +532,7 @@ defmodule AxonCore.ConnectionTest do
   end
 end
 
-defmodule AxonCore.TellingTransport do
+defmodule AxonCore.ReportingTransport do
   @moduledoc false
   def required, do: []
   def waiting(_pid), do: 0
@@ -523,11 +544,11 @@ defmodule AxonCore.TellingTransport do
   end
 end
 
-defmodule AxonCore.Unsayable do
+defmodule AxonCore.UnprintableError do
   defexception []
-  def message(_), do: throw(:not_now)
+  def message(_), do: throw(:unprintable)
 end
 
-defmodule AxonCore.NeedsMore do
+defmodule AxonCore.UnavailableTransport do
   def required, do: [:no_such_package]
 end

@@ -8,7 +8,7 @@ defmodule AxonCore.DaemonTest do
 
   @few %{"AXON_RUN_SYNC_WORKERS" => "0", "AXON_RUN_STREAM_WORKERS" => "0"}
 
-  test "it is ready when it has started, and no process is left when it has stopped" do
+  test "the daemon is ready when start_link returns, and leaves no process when it is stopped" do
     {options, endpoint} = TestDaemon.options(@few)
     start_supervised!({Daemon, options})
     pid = TestDaemon.pid(options, "broker")
@@ -18,7 +18,7 @@ defmodule AxonCore.DaemonTest do
     refute alive?(pid)
   end
 
-  test "all of it under one supervisor" do
+  test "AxonCore.Supervisor starts daemon, connection and agents, and each may be restarted" do
     {options, _endpoint} = TestDaemon.options(@few)
     agents = [echo: "echo", poet: [agent: AxonCore.Agent.new(model: "echo"), history: false]]
     start_supervised!({AxonCore.Supervisor, name: MyAxon, daemon: options, agents: agents})
@@ -37,7 +37,7 @@ defmodule AxonCore.DaemonTest do
     assert eventually(fn -> match?({:ok, _}, try_to_run(AxonCore.Supervisor.agent(MyAxon, :poet))) end)
   end
 
-  test "it ends with the VM, however that ends" do
+  test "the daemon is stopped when the VM is killed" do
     {options, _endpoint} = TestDaemon.options(@few)
     paths = :code.get_path() |> Enum.filter(&(to_string(&1) =~ "axon_core")) |> Enum.flat_map(&["-pa", to_string(&1)])
 
@@ -53,7 +53,7 @@ defmodule AxonCore.DaemonTest do
     assert eventually(fn -> not alive?(broker) end)
   end
 
-  test "what keeps it from starting is said" do
+  test "an error explains why the daemon does not start" do
     Process.flag(:trap_exit, true)
     assert {:error, %Error{message: message}} = Daemon.start_link(command: "no-such-axon-zmq")
     assert message =~ "no-such-axon-zmq"

@@ -27,9 +27,9 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
 
     defp speaker(options), do: Agent.new(model: "synthetic:#{options}")
 
-    # --- ask and wait ------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------
 
-    test "each mode answers", %{connection: connection} do
+    test "each mode returns a result", %{connection: connection} do
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
 
       for run <- [&AgentProcess.run/2, &AgentProcess.run_sync/2] do
@@ -37,7 +37,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       end
     end
 
-    test "what fails is told", %{connection: connection} do
+    test "a failed request returns an error", %{connection: connection} do
       assert {:error, %Error{type: :unknown_agent, retryable?: false}} = AxonCore.run(connection, "ecko", "x")
       assert {:error, %Error{type: :invalid_argument}} = AxonCore.run(connection, "echo", <<255>>)
 
@@ -49,7 +49,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:error, %Error{type: :deadline_exceeded, retryable?: true}} = late
     end
 
-    test "a conversation goes on, in order, and can begin anew", %{connection: connection} do
+    test "a conversation continues in order, and can be reset", %{connection: connection} do
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: "echo")
       answers = 1..3 |> Enum.map(&Task.async(fn -> AgentProcess.run(agent, "#{&1}") end)) |> Task.await_many()
       assert Enum.all?(answers, &match?({:ok, _}, &1))
@@ -63,7 +63,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert AgentProcess.history(alone) == []
     end
 
-    test "structured output becomes the struct", %{connection: connection} do
+    test "structured output is cast to a struct", %{connection: connection} do
       agent = Agent.new(model: "echo", retries: 0, output: AxonCore.Fixtures.Place)
 
       assert {:ok, %Result{result: %AxonCore.Fixtures.Place{name: "Oslo", kind: :town}}} =
@@ -72,7 +72,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:error, %Error{type: :invalid_output}} = AxonCore.run(connection, agent, "Oslo")
     end
 
-    test "bytes and times come back as what they were", %{connection: connection} do
+    test "bytes and times in messages are unchanged", %{connection: connection} do
       image = %{kind: "binary", media_type: "image/png", data: AxonCore.Codec.bytes(<<0x89, "PNG", 0xFF>>)}
       {:ok, first} = AxonCore.run(connection, "echo", ["Keep this: ", image])
       {:ok, second} = AxonCore.run(connection, "echo", "And now?", message_history: first.messages)
@@ -92,7 +92,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:error, %Error{type: :unknown_tool}} = AxonCore.call_tool(connection, "no_such_tool")
     end
 
-    test "answers in single frames, for transports that tear messages apart", %{endpoint: endpoint} do
+    test "messages arrive in single frames with frames: :single", %{endpoint: endpoint} do
       options = [endpoint: endpoint, identity: "single-#{inspect(@transport)}", transport: @transport, frames: :single]
       connection = start_supervised!({Connection, options}, id: :single)
       assert {:ok, %Result{result: "Hello"}} = AxonCore.run(connection, "echo", "Hello")
@@ -124,21 +124,21 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert_raise Error, ~r/unknown_agent/, fn -> connection |> AxonCore.stream("ecko", "x") |> Enum.to_list() end
     end
 
-    test "a reader who has had enough cancels the run, and leaves nothing behind", %{connection: connection} do
+    test "halting a stream cancels the run and leaves no messages in the mailbox", %{connection: connection} do
       [first] = connection |> AxonCore.stream(speaker("tokens=1000,delay_ms=5"), "x") |> Enum.take(1)
       assert %Chunk{seq: 1} = first
       assert eventually(fn -> :sys.get_state(connection).session.runs == %{} end)
       assert {:message_queue_len, 0} = Process.info(self(), :message_queue_len)
     end
 
-    test "a reader who stops for a while makes the model stop", %{connection: connection} do
+    test "a slow reader makes the model wait", %{connection: connection} do
       stream = AxonCore.stream(connection, speaker("tokens=4000,delay_ms=0,size=100"), "x", credit: 4)
       sizes = for %Chunk{data: data} <- stream |> Stream.each(fn _ -> Process.sleep(1) end), do: byte_size(data)
       assert Enum.sum(sizes) == 400_000
-      assert length(sizes) < 4000, "what waited was merged"
+      assert length(sizes) < 4000, "chunks were not merged"
     end
 
-    test "200 streams at a time, each in order", %{connection: connection} do
+    test "200 concurrent streams are each in order", %{connection: connection} do
       texts =
         1..200
         |> Enum.map(fn _ ->
@@ -152,16 +152,16 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
 
       for events <- texts do
         {chunks, [%Result{result: result}]} = Enum.split(events, -1)
-        # A worker that is behind makes one chunk of some deltas.
+        # A worker whose event loop is late merges deltas into one chunk.
         assert Enum.map(chunks, & &1.seq) == Enum.to_list(1..length(chunks))
         assert Enum.map_join(chunks, & &1.data) == whole
         assert result == whole
       end
     end
 
-    # --- how they end ------------------------------------------------------------------------------
+    # --- cancellation ------------------------------------------------------------------------------
 
-    test "cancel ends it with what there was", %{connection: connection} do
+    test "a cancelled run ends with its partial answer", %{connection: connection} do
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: speaker("tokens=100,delay_ms=500"))
       {:ok, handle} = AgentProcess.run_stream(agent, "x")
       ref = handle.ref
@@ -175,7 +175,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       refute_receive {:axon, ^ref, _}, 50
     end
 
-    test "a caller who dies has his run cancelled", %{connection: connection} do
+    test "the run of a caller that exits is cancelled", %{connection: connection} do
       me = self()
 
       caller =
@@ -190,7 +190,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert eventually(fn -> :sys.get_state(connection).session.runs == %{} end)
     end
 
-    test "await exits when time is up, and when the connection dies", %{connection: connection} do
+    test "await exits after its timeout, and when the connection exits", %{connection: connection} do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=10,delay_ms=1000"), "x")
       assert {:timeout, _} = catch_exit(AxonCore.await(handle, 50))
       Process.exit(connection, :kill)
@@ -200,7 +200,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
 
     # --- tools -------------------------------------------------------------------------------------
 
-    test "tools run in tasks of their own, at the same time", %{connection: connection} do
+    test "tools run concurrently in separate tasks", %{connection: connection} do
       me = self()
 
       meet = [
@@ -219,16 +219,16 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:ok, %Result{result: "[1,1,1]"}} = Task.await(run)
     end
 
-    test "what goes wrong in a tool is told to the model, and harms nobody", %{connection: connection} do
+    test "failures of tools are reported to the model and affect nothing else", %{connection: connection} do
       wrong = %{
         "fails" => {fn _ -> {:error, "no paper"} end, "no paper"},
         "raises" => {fn _ -> raise "ouch" end, "ouch"},
         "exits" => {fn _ -> exit(:tired) end, ":tired"},
         "throws" => {fn _ -> throw(:ball) end, ":ball"},
         "killed" => {fn _ -> Process.exit(self(), :kill) end, "killed"},
-        "bare" => {fn _ -> 5 end, "a tool returns"},
-        "unpackable" => {fn _ -> {:ok, self()} end, "no form in msgpack"},
-        "huge" => {fn _ -> {:ok, String.duplicate("x", 16 * 1024 * 1024)} end, "more than"},
+        "bare" => {fn _ -> 5 end, "invalid return value of a tool"},
+        "unpackable" => {fn _ -> {:ok, self()} end, "msgpack cannot represent"},
+        "huge" => {fn _ -> {:ok, String.duplicate("x", 16 * 1024 * 1024)} end, "result too large"},
         "misfit" => {fn _ -> {:ok, "five"} end, "is not of type"}
       }
 
@@ -242,19 +242,19 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       {:ok, result} =
         AxonCore.run(connection, agent, script(for(name <- ["good" | Map.keys(wrong)], do: {name, "{}"})), retries: 5)
 
-      told =
+      reported =
         for %{"parts" => parts} <- result.messages,
             %{"tool_name" => name, "content" => content} <- parts,
             into: %{},
             do: {name, content}
 
-      assert told["good"] == 7
-      for {name, {_, part}} <- wrong, do: assert(inspect(told[name]) =~ part, name)
+      assert reported["good"] == 7
+      for {name, {_, part}} <- wrong, do: assert(inspect(reported[name]) =~ part, name)
       assert Process.alive?(connection)
       assert :sys.get_state(connection).tasks == %{}
     end
 
-    test "a tool is stopped when its answer is not wanted", %{connection: connection} do
+    test "a tool is stopped when the daemon no longer waits for its answer", %{connection: connection} do
       me = self()
 
       forever = fn more ->
@@ -284,7 +284,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert {:error, %Error{type: :cancelled}} = AxonCore.await(handle)
     end
 
-    test "calls that the caller answers, steering, refusals", %{connection: connection} do
+    test "the caller answers tool calls, steers the run and receives refusals", %{connection: connection} do
       ask = [name: "ask", parameters: [question: :string], returns: :string]
 
       {:ok, handle} =
@@ -307,7 +307,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert AxonCore.steer(handle, "And cheap.") == {:error, :ended}
     end
 
-    test "approvals", %{connection: connection} do
+    test "a run with approvals ends, and a later run continues", %{connection: connection} do
       pay = [name: "pay", parameters: [euros: :integer], approval: true, function: &{:ok, "paid #{&1["euros"]}"}]
       {:ok, agent} = AgentProcess.start_link(connection: connection, agent: Agent.new(model: "tools", tools: [pay]))
 
@@ -321,16 +321,19 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
                AgentProcess.run(agent, nil, deferred_tool_results: decisions)
     end
 
-    test "logs of the Python side", %{connection: connection} do
+    test "log records of the Python code arrive", %{connection: connection} do
       {:ok, handle} = AxonCore.run_stream(connection, "weather", "Oslo?", log: :debug)
       ref = handle.ref
       assert_receive {:axon, ^ref, {:log, %{"level" => "debug", "message" => "read the thermometer of Oslo"}}}
       assert {:ok, _} = AxonCore.await(handle)
     end
 
-    # --- what breaks -------------------------------------------------------------------------------
+    # --- failures ----------------------------------------------------------------------------------
 
-    test "a stream goes on over a kill of the broker, whole and once", %{connection: connection, options: options} do
+    test "a stream continues after the broker was killed, with each chunk once", %{
+      connection: connection,
+      options: options
+    } do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=60,delay_ms=100,size=5"), "x")
       ref = handle.ref
       assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}
@@ -340,7 +343,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert length(String.split(text)) == 60
     end
 
-    test "a tool runs once over a kill of the broker, and its answer is not lost", %{
+    test "a tool is executed once although the broker is killed, and its answer is not lost", %{
       connection: connection,
       options: options
     } do
@@ -377,7 +380,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
              end)
     end
 
-    test "a stream goes on when the transport dies", %{connection: connection} do
+    test "a stream continues after the transport was killed", %{connection: connection} do
       {:ok, handle} = AxonCore.run_stream(connection, speaker("tokens=30,delay_ms=100,size=5"), "x")
       ref = handle.ref
       assert_receive {:axon, ^ref, {:chunk, %Chunk{seq: 3}}}
@@ -386,7 +389,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert Enum.map(chunks, & &1.seq) == [1, 2 | Enum.to_list(4..30)]
     end
 
-    test "another process under the same identity is noticed", %{connection: connection} do
+    test "a second process with the same identity is logged", %{connection: connection} do
       log =
         ExUnit.CaptureLog.capture_log(fn ->
           assert {:ok, _} = AxonCore.ping(connection)
@@ -399,7 +402,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert log =~ "another process uses the identity"
     end
 
-    test "a request that is made before there is a daemon is answered when there is" do
+    test "a request sent before the daemon is started is answered later" do
       {options, endpoint} = TestDaemon.options(%{"AXON_RUN_SYNC_WORKERS" => "0", "AXON_RUN_STREAM_WORKERS" => "0"})
       early = start_supervised!({Connection, endpoint: endpoint, identity: "early", transport: @transport}, id: :early)
       run = Task.async(fn -> AxonCore.run(early, "echo", "Hello") end)
@@ -413,7 +416,7 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
         {:axon, ^ref, {ended, _} = event} when ended in [:complete, :error] -> {Enum.reverse(chunks), event}
         {:axon, ^ref, _other} -> collect(ref, chunks)
       after
-        60_000 -> flunk("no end came after #{length(chunks)} chunks")
+        60_000 -> flunk("no last message after #{length(chunks)} chunks")
       end
     end
   end

@@ -2,7 +2,7 @@ defmodule AxonCore.MessageTest do
   use ExUnit.Case, async: true
   alias AxonCore.{Chunk, Codec, Error, Message, Result, Run, Session}
 
-  test "each kind is decoded" do
+  test "each kind of message is decoded" do
     call = %{"call_id" => "c", "name" => "add", "args" => %{"a" => 1}}
 
     for {kind, body, event} <- [
@@ -65,20 +65,20 @@ defmodule AxonCore.MessageTest do
     {"error", %{"details" => %{"never_ran_within_ms" => "long"}}, "never_ran_within_ms"}
   ]
 
-  test "a malformed message is an error that names the kind and the field" do
+  test "the error about a malformed message names the kind and the field" do
     for {kind, body, field} <- @malformed do
       assert {:error, %{part: :body, id: "1", reason: reason}} = Message.decode(kind, "1", body)
-      assert reason =~ ~r/\Amalformed `#{kind}`: #{field} must be /
+      assert reason =~ ~r/\Amalformed `#{kind}` message: expected #{field} to be /
     end
 
     assert {:error, %{part: :frames, id: "1"}} = Message.decode(["chunk", "1", <<0xC1>>])
     assert {:error, %{part: :frames, id: nil}} = Message.decode(["alive"])
   end
 
-  test "a malformed message ends its own request, and no other" do
+  test "a malformed message ends its own request and no other" do
     for {kind, body, field} <- @malformed do
       session = Enum.reduce(["1", "2"], Session.new("me", 0), &started/2)
-      {actions, session} = Session.heard(session, [kind, "1", Codec.pack_plain(body)], 0)
+      {actions, session} = Session.handle_frames(session, [kind, "1", Codec.pack_plain(body)], 0)
 
       assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable} = error}}}] =
                actions
@@ -88,11 +88,11 @@ defmodule AxonCore.MessageTest do
     end
   end
 
-  test "a bug in a handler is not rescued: it is no malformed message" do
+  test "an exception in a handler is not rescued" do
     session = started("1", Session.new("me", 0))
     broken = put_in(session.runs["1"].calls, %{})
     call = %{"seq" => 1, "call_id" => "c", "name" => "x", "args" => %{}}
-    assert_raise KeyError, fn -> Session.heard(broken, ["tool_call", "1", Codec.pack_plain(call)], 0) end
+    assert_raise KeyError, fn -> Session.handle_frames(broken, ["tool_call", "1", Codec.pack_plain(call)], 0) end
   end
 
   defp started(id, session) do

@@ -5,7 +5,7 @@ defmodule AxonCore.OptionsTest do
   @tables ~w(connection request run run_stream agent_run_stream call_tool agent_call_tool agent_process supervisor
              daemon agent tool from_json_schema)a
 
-  test "an unknown option is named, with the nearest that there is" do
+  test "the error about an unknown option suggests the most similar one" do
     assert {:error, %Error{type: :invalid_argument, message: message}} = Options.validate([timout_ms: 5], :run)
     assert message == "unknown option :timout_ms of a run; did you mean :timeout_ms?"
     assert {:error, %Error{message: message}} = Options.validate([nothing_like_it: 5], :daemon)
@@ -15,7 +15,7 @@ defmodule AxonCore.OptionsTest do
                "known options: :command, :env, :cd, :timeout, :name"
   end
 
-  test "a value is named with its option and what is expected" do
+  test "the error about an invalid value names the option and the expected type" do
     for {table, option, value, expected} <- [
           {:run, :timeout_ms, 0, "a positive integer, or nil"},
           {:run, :credit, "5", "a positive integer, or nil"},
@@ -43,7 +43,7 @@ defmodule AxonCore.OptionsTest do
     end
   end
 
-  test "a required option that is missing is named" do
+  test "the error about a missing required option names it" do
     assert {:error, %Error{message: "missing option :connection of AxonCore.AgentProcess: expected " <> _}} =
              Options.validate([agent: "echo"], :agent_process)
 
@@ -52,30 +52,30 @@ defmodule AxonCore.OptionsTest do
     end
   end
 
-  test "options of an option are checked by their own table" do
+  test "nested options are checked by their own table" do
     assert {:error, %Error{message: "unknown option :comand of AxonCore.Daemon; did you mean :command?"}} =
              Options.validate([name: A, daemon: [comand: "x"]], :supervisor)
   end
 
-  test "options that are no keyword list are refused" do
+  test "options must be a keyword list" do
     for given <- [%{timeout_ms: 5}, [:timeout_ms], [{"timeout_ms", 5}], "x", nil, [{:a, 1} | :b]] do
       assert {:error, %Error{message: "invalid options of a run: expected a keyword list" <> _}} =
                Options.validate(given, :run)
     end
   end
 
-  test "what is left out has its default, and nothing else is added" do
+  test "missing options get their defaults, and no other options are added" do
     assert Options.validate([], :run) == {:ok, []}
     {:ok, options} = Options.validate([identity: "me"], :connection)
     assert Enum.sort(Keyword.keys(options)) == [:endpoint, :identity, :transport]
     assert options[:endpoint] == "tcp://127.0.0.1:5570"
   end
 
-  test "a name or an identity that is nil is left out, as one from an environment variable may be" do
+  test "a name or an identity may be nil, as the value of an unset environment variable is" do
     assert {:ok, _} = Options.validate([name: nil, identity: nil], :connection)
   end
 
-  test "what is sent as text may be an atom or text" do
+  test "a value that is sent as text may be an atom" do
     for {option, values} <- [log: [:info, "info"], model: [:echo, "echo"]], value <- values do
       assert {:ok, [{^option, ^value}]} = Options.validate([{option, value}], :run)
     end
@@ -97,12 +97,12 @@ defmodule AxonCore.OptionsTest do
     end
   end
 
-  test "an agent and a tool have the options of their tables as fields, with the same defaults" do
+  test "agents and tools have the options of their tables as fields, with the same defaults" do
     assert Map.from_struct(Tool.new(name: "a")) == Map.new(Keyword.put(Options.fields(:tool), :name, "a"))
     assert Map.from_struct(Agent.new([])) == Map.new(Options.fields(:agent))
   end
 
-  test "the types of options have those of the tables" do
+  test "the option types of modules list the options of the tables" do
     for {module, table} <- [{AxonCore.Connection, :connection}, {AxonCore.AgentProcess, :agent_process}] do
       {:ok, types} = Code.Typespec.fetch_types(module)
       [members] = for {:type, {:option, {:type, _, :union, members}, []}} <- types, do: members
@@ -111,11 +111,11 @@ defmodule AxonCore.OptionsTest do
     end
   end
 
-  test "the documentation of a table has every option" do
+  test "the documentation of a table contains every option" do
     for table <- @tables, name <- Options.names(table), do: assert(Options.docs(table) =~ "| `#{name}` | ")
   end
 
-  test "the documentation of every public function that takes options is the table's" do
+  test "the documentation of every public function with options contains its table" do
     for {module, place, table} <- [
           {AxonCore, {:run, 4}, :run},
           {AxonCore, {:call_tool, 4}, :call_tool},

@@ -9,10 +9,10 @@ defmodule AxonCore.RunTest do
 
   defp chunk(seq), do: %{"seq" => seq, "type" => "text", "data" => "#{seq}"}
 
-  defp heard(run, messages, now \\ 0) do
+  defp handle(run, messages, now \\ 0) do
     Enum.reduce(messages, {[], run}, fn {kind, body}, {actions, run} ->
       {:ok, message} = Message.decode(kind, "1", body)
-      {more, run} = Run.heard(run, message, now)
+      {more, run} = Run.handle_message(run, message, now)
       {actions ++ more, run}
     end)
   end
@@ -21,102 +21,102 @@ defmodule AxonCore.RunTest do
   defp header([_id, packed | _body]), do: packed |> AxonCore.Codec.unpack() |> elem(1)
   defp header([_id]), do: %{}
 
-  test "rule 1: messages are taken in order only, and a gap is asked for once" do
-    {actions, run} = heard(run(), [{"chunk", chunk(1)}, {"chunk", chunk(1)}, {"chunk", chunk(3)}, {"chunk", chunk(4)}])
+  test "rule 1: messages are handled in order only, and a gap is resumed once" do
+    {actions, run} = handle(run(), [{"chunk", chunk(1)}, {"chunk", chunk(1)}, {"chunk", chunk(3)}, {"chunk", chunk(4)}])
     assert [{:event, {:chunk, %Chunk{seq: 1, type: :text, data: "1"}}}, {:transmit, _resume}] = actions
     assert sent(actions) == [{"resume", %{"from" => 2}}]
-    {actions, _run} = heard(run, [{"chunk", chunk(2)}, {"chunk", chunk(4)}], 2_000)
+    {actions, _run} = handle(run, [{"chunk", chunk(2)}, {"chunk", chunk(4)}], 2_000)
     assert [{:event, {:chunk, %Chunk{seq: 2}}}, {:transmit, ["resume" | _]}] = actions
   end
 
-  test "a last message behind a gap waits for what is missing" do
-    assert {[{:transmit, ["resume" | _]}], run} = heard(run(), [{"complete", %{"seq" => 2, "result" => "x"}}])
+  test "a last message behind a gap does not end the run before the missing messages arrive" do
+    assert {[{:transmit, ["resume" | _]}], run} = handle(run(), [{"complete", %{"seq" => 2, "result" => "x"}}])
     messages = [{"chunk", chunk(1)}, {"complete", %{"seq" => 2, "result" => "x"}}]
-    assert {[_chunk, {:ended, {:complete, %Result{result: "x"}}}], _run} = heard(run, messages)
+    assert {[_chunk, {:ended, {:complete, %Result{result: "x"}}}], _run} = handle(run, messages)
   end
 
-  test "what is no longer kept ends it loudly" do
-    {actions, _run} = heard(run(), [{"resumed", %{"from" => 5, "gap" => true}}])
+  test "a gap in the replay ends the run with an error" do
+    {actions, _run} = handle(run(), [{"resumed", %{"from" => 5, "gap" => true}}])
     assert [{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :gap}}}] = actions
   end
 
-  test "an error ends it; a type that is not known stays text" do
+  test "an error ends the run, and an unknown error type is a string" do
     assert {[{:ended, {:error, %Error{type: :overloaded, retryable?: true}}}], _} =
-             heard(run(), [{"error", %{"error_type" => "overloaded", "message" => "", "retryable" => true}}])
+             handle(run(), [{"error", %{"error_type" => "overloaded", "message" => "", "retryable" => true}}])
 
     assert {[{:ended, {:error, %Error{type: "quite_new"}}}], _} =
-             heard(run(), [{"error", %{"error_type" => "quite_new"}}])
+             handle(run(), [{"error", %{"error_type" => "quite_new"}}])
   end
 
-  test "what never ran is sent again with the time that is left; what may have is told" do
+  test "a request that never ran is sent again with the remaining time; one that may have run ends" do
     unknown = fn details -> {"error", %{"error_type" => "unknown_request", "details" => details}} end
-    {actions, _} = heard(run(timeout_ms: 60_000), [unknown.(%{"may_have_run" => false})], 20_000)
+    {actions, _} = handle(run(timeout_ms: 60_000), [unknown.(%{"may_have_run" => false})], 20_000)
     assert sent(actions) == [{"run_stream", %{"timeout_ms" => 40_000}}]
-    sure = unknown.(%{"may_have_run" => true, "never_ran_within_ms" => 5_000})
-    assert {[{:transmit, ["run_stream" | _]}], _} = heard(run(), [sure], 4_000)
-    assert {[{:ended, {:error, %Error{type: :unknown_request}}}], _} = heard(run(), [sure], 6_000)
-    {_, begun} = heard(run(), [{"chunk", chunk(1)}])
-    assert {[{:ended, _}], _} = heard(begun, [unknown.(%{"may_have_run" => false})])
+    recent = unknown.(%{"may_have_run" => true, "never_ran_within_ms" => 5_000})
+    assert {[{:transmit, ["run_stream" | _]}], _} = handle(run(), [recent], 4_000)
+    assert {[{:ended, {:error, %Error{type: :unknown_request}}}], _} = handle(run(), [recent], 6_000)
+    {_, started} = handle(run(), [{"chunk", chunk(1)}])
+    assert {[{:ended, _}], _} = handle(started, [unknown.(%{"may_have_run" => false})])
   end
 
-  test "a cancelled run that never ran has ended; and what was said to it is said again with it" do
+  test "a cancelled request that never ran ends; user messages are sent again with their request" do
     never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
     {_, cancelled} = Run.cancel(run())
-    assert {[{:ended, {:error, %Error{type: :cancelled}}}], _} = heard(cancelled, [never])
+    assert {[{:ended, {:error, %Error{type: :cancelled}}}], _} = handle(cancelled, [never])
     {_, steered} = Run.steer(run(), "more", :asap)
-    {actions, _} = heard(steered, [never])
+    {actions, _} = handle(steered, [never])
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
   end
 
-  test "a call of a tool with a function is run, another one is told" do
+  test "a call of a tool with a function is executed; other calls are events" do
     mine = fn _ -> {:ok, 1} end
     call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
 
     assert {[{:call, %{call_id: "c", name: "mine"}, ^mine}], run} =
-             heard(run(functions: %{"mine" => mine}), [{"tool_call", call}])
+             handle(run(functions: %{"mine" => mine}), [{"tool_call", call}])
 
     assert {[{:event, {:tool_call, %{call_id: "d"}}}], run} =
-             heard(run, [{"tool_call", %{call | "seq" => 2, "call_id" => "d", "name" => "other"}}])
+             handle(run, [{"tool_call", %{call | "seq" => 2, "call_id" => "d", "name" => "other"}}])
 
     {[{:transmit, ["tool_result", "1", _, "packed"]}], run} = Run.answer(run, "c", "packed")
-    {actions, run} = heard(run, [{"resumed", %{"from" => 3, "open_calls" => [%{"call_id" => "c"}], "last" => 2}}])
+    {actions, run} = handle(run, [{"resumed", %{"from" => 3, "open_calls" => [%{"call_id" => "c"}], "last" => 2}}])
     assert [{:transmit, ["tool_result", "1", _, "packed"]}] = actions
 
     assert {[{:stop, "d"}, {:event, {:tool_cancelled, "d"}}], _} =
-             heard(run, [{"tool_cancelled", %{"seq" => 3, "call_id" => "d"}}])
+             handle(run, [{"tool_cancelled", %{"seq" => 3, "call_id" => "d"}}])
   end
 
-  test "a function's answer that is refused becomes a failure, once; a caller's own is told" do
+  test "a function's refused answer is replaced with a failure once; a caller's refused answer is an event" do
     call = %{"seq" => 1, "call_id" => "c", "name" => "mine", "args" => %{}}
 
     refused =
       {"refused", %{"of" => "tool_result", "call_id" => "c", "error_type" => "invalid_request", "message" => "no"}}
 
-    {_, run} = heard(run(functions: %{"mine" => & &1}), [{"tool_call", call}])
+    {_, run} = handle(run(functions: %{"mine" => & &1}), [{"tool_call", call}])
     {_, run} = Run.answer(run, "c", "packed")
-    assert {[{:transmit, ["tool_result" | _]}], run} = heard(run, [refused])
-    assert {[{:event, {:refused, %Error{}}}], _} = heard(run, [refused])
-    {_, run} = heard(run(), [{"tool_call", call}])
+    assert {[{:transmit, ["tool_result" | _]}], run} = handle(run, [refused])
+    assert {[{:event, {:refused, %Error{}}}], _} = handle(run, [refused])
+    {_, run} = handle(run(), [{"tool_call", call}])
     {_, run} = Run.answer(run, "c", "packed")
-    assert {[{:event, {:refused, %Error{type: :invalid_request}}}], _} = heard(run, [refused])
+    assert {[{:event, {:refused, %Error{type: :invalid_request}}}], _} = handle(run, [refused])
   end
 
-  test "a broker that has just started and holds too much is asked once more" do
+  test "a message refused by an overloaded broker in recovery is followed by a resume" do
     for of <- ["resume", "tool_result"] do
       refused = {"refused", %{"of" => of, "call_id" => "c", "error_type" => "overloaded"}}
-      assert {[], run} = heard(run(), [refused], 1_000)
+      assert {[], run} = handle(run(), [refused], 1_000)
       assert {[], run} = Run.tick(run, 2_000)
       assert {[{:transmit, ["resume" | _]}], run} = Run.tick(run, 3_000)
       assert {[], _run} = Run.tick(run, 6_000)
     end
   end
 
-  test "another run under its id ends it" do
+  test "a refused request ends" do
     assert {[{:ended, {:error, %Error{type: :invalid_request}}}], _} =
-             heard(run(), [{"refused", %{"of" => "run_stream", "error_type" => "invalid_request", "message" => ""}}])
+             handle(run(), [{"refused", %{"of" => "run_stream", "error_type" => "invalid_request", "message" => ""}}])
   end
 
-  test "rule 9: credit is given when half of the window is used, and said again with a resume" do
+  test "rule 9: credit is granted when half of the window is used, and sent again with a resume" do
     run = run(credit: 10)
     assert {[], run} = Run.took(run, 5)
     assert {[{:transmit, ["credit", "1", _]}] = actions, run} = Run.took(run, 6)
@@ -125,50 +125,50 @@ defmodule AxonCore.RunTest do
     assert sent(actions) == [{"resume", %{"from" => 1, "upto" => 16}}]
   end
 
-  test "rule 9: a message that needs no credit takes none of it from those that do" do
+  test "rule 9: a message that needs no credit does not use up credit" do
     call = fn seq -> {"tool_call", %{"seq" => seq, "call_id" => "#{seq}", "name" => "x", "args" => %{}}} end
-    {actions, run} = heard(run(credit: 4), Enum.map(1..6, call))
+    {actions, run} = handle(run(credit: 4), Enum.map(1..6, call))
     assert sent(actions) == [{"credit", %{"upto" => 7}}, {"credit", %{"upto" => 10}}]
-    {[_chunk], run} = heard(run, [{"chunk", chunk(7)}])
+    {[_chunk], run} = handle(run, [{"chunk", chunk(7)}])
     assert {[], run} = Run.took(run, 7)
-    {[{:event, {:log, %{"seq" => 8}}}], run} = heard(run, [{"log", %{"seq" => 8, "message" => "x"}}])
+    {[{:event, {:log, %{"seq" => 8}}}], run} = handle(run, [{"log", %{"seq" => 8, "message" => "x"}}])
     assert {[], run} = Run.took(run, 8)
-    {[_chunk], run} = heard(run, [{"chunk", chunk(9)}])
+    {[_chunk], run} = handle(run, [{"chunk", chunk(9)}])
     {actions, _run} = Run.took(run, 9)
     assert sent(actions) == [{"credit", %{"upto" => 13}}]
   end
 
-  test "rule 9: calls before what is read are counted once it is read" do
+  test "rule 9: an acknowledged chunk is counted when calls have followed it" do
     call = {"tool_call", %{"seq" => 2, "call_id" => "c", "name" => "x", "args" => %{}}}
-    {_, run} = heard(run(credit: 2), [{"chunk", chunk(1)}, call])
+    {_, run} = handle(run(credit: 2), [{"chunk", chunk(1)}, call])
     assert {[{:transmit, ["credit" | _]}], _run} = Run.took(run, 1)
-    assert {[{:ended, _}], _} = heard(run(credit: 1), [{"complete", %{"seq" => 1, "result" => "x"}}])
+    assert {[{:ended, _}], _} = handle(run(credit: 1), [{"complete", %{"seq" => 1, "result" => "x"}}])
   end
 
-  test "a steer is said again once, though the daemon answers that and the resume" do
+  test "a user message is sent again once, although the daemon answers both it and the resume" do
     never = {"error", %{"error_type" => "unknown_request", "details" => %{"may_have_run" => false}}}
     {_, run} = Run.steer(run(), "more", :asap)
     {_, run} = Run.resume(run, 0)
-    {actions, run} = heard(run, [never, never])
+    {actions, run} = handle(run, [never, never])
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
-    assert {[], run} = heard(run, [never], 1_999)
-    {actions, _} = heard(run, [never], 2_000)
+    assert {[], run} = handle(run, [never], 1_999)
+    {actions, _} = handle(run, [never], 2_000)
     assert [{"run_stream", _}, {"steer", _}] = sent(actions)
   end
 
-  test "a cancel may be lost with a broker: it is said again" do
+  test "a cancel is sent again with a resume, because the broker may have lost it" do
     {_, run} = Run.cancel(run())
     {actions, _} = Run.resume(run, 0)
     assert [{"resume", _}, {"cancel", _}] = sent(actions)
   end
 
-  test "nothing is waited for for ever" do
+  test "a request without an answer ends ten seconds after its timeout" do
     run = run(timeout_ms: 1_000)
     assert {[], _} = Run.tick(run, 11_000)
     assert {[{:transmit, ["cancel", "1"]}, {:ended, {:error, %Error{type: :no_answer}}}], _} = Run.tick(run, 11_001)
   end
 
-  # --- all of a connection's -----------------------------------------------------------------------
+  # --- sessions ------------------------------------------------------------------------------------
 
   defp session(run \\ run()) do
     {:ok, [{"1", {:transmit, ["run_stream" | _]}}], session} = Session.start(Session.new("me", 0), run, 0)
@@ -177,33 +177,33 @@ defmodule AxonCore.RunTest do
 
   defp alive(boot, open), do: ["alive", "", AxonCore.Codec.pack(%{boot: boot, open: open})]
 
-  test "rule 6: a new broker is asked for everything" do
-    {[], session} = Session.heard(session(), alive("one", 1), 0)
-    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("two", 1), 2_000)
+  test "rule 6: all runs are resumed at a new broker" do
+    {[], session} = Session.handle_frames(session(), alive("one", 1), 0)
+    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.handle_frames(session, alive("two", 1), 2_000)
   end
 
-  test "rule 6: a new connection is asked who is there, and for everything" do
+  test "rule 6: a new connection sends a ping and resumes all runs" do
     {actions, _session} = Session.connected(session(), 0)
     assert [{"probe-me", {:transmit, ["ping" | _]}}, {"1", {:transmit, ["resume" | _]}}] = actions
   end
 
-  test "rule 6: two counts in a row that differ are reason to ask" do
-    {[], session} = Session.heard(session(), alive("one", 2), 0)
-    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.heard(session, alive("one", 2), 2_000)
+  test "rule 6: runs are resumed if the count of open requests differs twice in a row" do
+    {[], session} = Session.handle_frames(session(), alive("one", 2), 0)
+    assert {[{"1", {:transmit, ["resume" | _]}}], _} = Session.handle_frames(session, alive("one", 2), 2_000)
   end
 
-  test "rule 6: silence makes it ask who is there, and an answer after it what was missed" do
+  test "rule 6: after a silence a ping is sent, and runs are resumed when it is answered" do
     {[], session} = Session.tick(session(), 5_000)
     {[{"probe-me", {:transmit, ["ping" | _]}}], session} = Session.tick(session, 5_001)
     assert {[], _} = Session.tick(session, 9_000)
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", shared: true})]
-    assert {[{"1", {:transmit, ["resume" | _]}}, :shared], _} = Session.heard(session, pong, 6_000)
+    assert {[{"1", {:transmit, ["resume" | _]}}, :shared], _} = Session.handle_frames(session, pong, 6_000)
 
     assert {[], _} = Session.tick(%{session | pinged_at: 0}, 60_000, false),
-           "nothing is put behind what waits to be sent"
+           "no ping is queued behind messages that wait to be sent"
   end
 
-  test "a run of an earlier process, which nobody can go on with, is cancelled, once" do
+  test "a run of an earlier connection of this VM is cancelled once" do
     session = Session.new("me", 0, %{}, "ours-")
     chunk = &["chunk", &1, AxonCore.Codec.pack(chunk(7))]
     many = for number <- 1..1_000, do: "ours-#{number}"
@@ -211,32 +211,32 @@ defmodule AxonCore.RunTest do
     session =
       for id <- many, reduce: session do
         session ->
-          assert {[{^id, {:transmit, ["cancel", ^id]}}], session} = Session.heard(session, chunk.(id), 0)
+          assert {[{^id, {:transmit, ["cancel", ^id]}}], session} = Session.handle_frames(session, chunk.(id), 0)
           session
       end
 
-    for id <- many, do: assert({[], _} = Session.heard(session, chunk.(id), 0))
-    assert {[], _} = Session.heard(session, chunk.("another's"), 0)
-    assert {[], _} = Session.heard(session, ["complete", "ours-0", AxonCore.Codec.pack(%{seq: 8})], 0)
+    for id <- many, do: assert({[], _} = Session.handle_frames(session, chunk.(id), 0))
+    assert {[], _} = Session.handle_frames(session, chunk.("another's"), 0)
+    assert {[], _} = Session.handle_frames(session, ["complete", "ours-0", AxonCore.Codec.pack(%{seq: 8})], 0)
 
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", shared: true})]
-    {_, session} = Session.heard(session, pong, 0)
-    assert {[], _} = Session.heard(session, chunk.("ours-0"), 0), "it may be another's who has this identity too"
+    {_, session} = Session.handle_frames(session, pong, 0)
+    assert {[], _} = Session.handle_frames(session, chunk.("ours-0"), 0), "the run may belong to the other process"
   end
 
-  test "single frames are asked for by the ping, the first that a broker hears" do
+  test "single frames are requested by the ping, the first message to a broker" do
     {actions, _} = Session.connected(Session.new("me", 0, %{frames: "single"}), 0)
     assert [{"ping", %{"frames" => "single", "instance" => "me"}}] = sent(for {_id, action} <- actions, do: action)
   end
 
-  test "what cannot be read is no sign of life" do
-    {[], session} = Session.heard(session(), ["alive"], 4_000)
+  test "malformed frames do not end a silence" do
+    {[], session} = Session.handle_frames(session(), ["alive"], 4_000)
     assert {[{"probe-me", {:transmit, ["ping" | _]}}], _} = Session.tick(session, 5_001)
   end
 
-  test "what is larger than the daemon takes is not sent" do
+  test "a message larger than the daemon accepts is not sent" do
     pong = ["pong", "probe-me", AxonCore.Codec.pack(%{boot: "one", limits: %{max_body: 5}})]
-    {_, session} = Session.heard(Session.new("me", 0), pong, 0)
+    {_, session} = Session.handle_frames(Session.new("me", 0), pong, 0)
     assert {:error, %Error{type: :invalid_argument, message: message}} = Session.start(session, run(), 0)
     assert message =~ "at most 5"
     session = %{session(run()) | max_body: 5}
@@ -245,10 +245,10 @@ defmodule AxonCore.RunTest do
     assert :ended = Session.with_run(session, "2", &Run.cancel/1)
   end
 
-  test "an id that is open is not taken twice; foreign ids do no harm; what cannot be read ends its run" do
+  test "a used id is refused, messages of unknown ids are ignored, and a malformed message ends its run" do
     assert {:error, %Error{type: :invalid_argument}} = Session.start(session(), run(), 0)
-    assert {[], _} = Session.heard(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
-    assert {actions, session} = Session.heard(session(), ["chunk", "1", <<0xC1>>], 0)
+    assert {[], _} = Session.handle_frames(session(), ["chunk", "2", AxonCore.Codec.pack(chunk(1))], 0)
+    assert {actions, session} = Session.handle_frames(session(), ["chunk", "1", <<0xC1>>], 0)
     assert [{"1", {:transmit, ["cancel", "1"]}}, {"1", {:ended, {:error, %Error{type: :unreadable}}}}] = actions
     assert session.runs == %{}
 
@@ -257,13 +257,16 @@ defmodule AxonCore.RunTest do
           {"chunk", %{seq: 1}},
           {"resumed", %{gap: true, from: "x"}}
         ] do
-      assert {[_ | _] = actions, %{runs: runs}} = Session.heard(session(), [kind, "1", AxonCore.Codec.pack(body)], 0)
+      assert {[_ | _] = actions, %{runs: runs}} =
+               Session.handle_frames(session(), [kind, "1", AxonCore.Codec.pack(body)], 0)
+
       assert {"1", {:ended, {:error, %Error{type: :unreadable}}}} = List.last(actions)
       assert runs == %{}
     end
 
-    for odd <- [%{boot: 5, limits: 7}, %{limits: %{max_body: "many"}}] do
-      assert {_, %{max_body: 16_777_216}} = Session.heard(session(), ["pong", "probe-me", AxonCore.Codec.pack(odd)], 0)
+    for malformed <- [%{boot: 5, limits: 7}, %{limits: %{max_body: "many"}}] do
+      assert {_, %{max_body: 16_777_216}} =
+               Session.handle_frames(session(), ["pong", "probe-me", AxonCore.Codec.pack(malformed)], 0)
     end
   end
 end

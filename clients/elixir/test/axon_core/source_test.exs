@@ -4,15 +4,15 @@ defmodule AxonCore.SourceTest do
   @lib Path.expand("../../lib", __DIR__)
   @files Path.wildcard(Path.join(@lib, "**/*.ex"))
 
-  # A function of the application's may fail in any way, and is called in a process that others share.
+  # It calls functions of the application, which may fail in any way, in a process that several callers share.
   @may_catch_everything ["axon_core/user_code.ex"]
 
-  test "a rescue or a catch names what it expects; only calls of the application's code catch everything" do
+  test "only calls of the application's code catch all exceptions" do
     found = for file <- @files, clause <- handlers(file), catches_everything?(clause), do: Path.relative_to(file, @lib)
     assert found == @may_catch_everything
   end
 
-  test "the check for handlers that catch everything finds them" do
+  test "the check finds handlers that catch all exceptions" do
     for code <- [
           "try do x() rescue _ -> 1 end",
           "try do x() rescue error -> error end",
@@ -38,20 +38,20 @@ defmodule AxonCore.SourceTest do
     end
   end
 
-  test "no process is sent a closure of this package's: messages are data" do
+  test "messages between processes contain no closures" do
     for file <- @files, call <- calls(file), {_function, _meta, [_process, message | _rest]} = call do
       refute closure?(message), "#{file}: #{Macro.to_string(call)}"
     end
   end
 
-  test "every task and supervisor has its place in a supervision tree" do
+  test "every task and supervisor is part of a supervision tree" do
     for file <- @files, source = File.read!(file) do
       refute source =~ "Task.Supervisor.start_link", file
       refute source =~ ~r/\bTask\.(async|start)\b/, file
     end
   end
 
-  # --- what is found in a file ---------------------------------------------------------------------
+  # --- helpers -------------------------------------------------------------------------------------
 
   defp handlers(file), do: file |> File.read!() |> Code.string_to_quoted!() |> handlers_in()
 

@@ -1,5 +1,9 @@
 defmodule AxonCore.FakeTransport do
-  @moduledoc "A transport whose other end is the test: it is told `{:sent, transport, frames}`, and answers with `say/3`."
+  @moduledoc """
+  Transport without a socket, for tests that play the daemon.
+
+  The test process receives each sent message as `{:sent, transport, frames}`, and answers with `deliver/4`.
+  """
   use GenServer
   @behaviour AxonCore.Transport
 
@@ -8,7 +12,7 @@ defmodule AxonCore.FakeTransport do
 
   @impl AxonCore.Transport
   def start_link(owner, options) do
-    # The identity is the test's name.
+    # The identity is the registered name of the test process.
     test = options[:identity] |> String.to_existing_atom() |> Process.whereis()
     GenServer.start_link(__MODULE__, {owner, test})
   end
@@ -19,8 +23,8 @@ defmodule AxonCore.FakeTransport do
   @impl AxonCore.Transport
   def waiting(_pid), do: 0
 
-  @doc "A message from the daemon."
-  def say(pid, kind, id, body), do: GenServer.cast(pid, {:say, [kind, id, AxonCore.Codec.pack(body)]})
+  @doc "Delivers a message as if the daemon had sent it."
+  def deliver(pid, kind, id, body), do: GenServer.cast(pid, {:deliver, [kind, id, AxonCore.Codec.pack(body)]})
 
   @impl GenServer
   def init({owner, test}) do
@@ -34,7 +38,7 @@ defmodule AxonCore.FakeTransport do
     {:noreply, state}
   end
 
-  def handle_cast({:say, frames}, {owner, _test} = state) do
+  def handle_cast({:deliver, frames}, {owner, _test} = state) do
     send(owner, {:axon_transport, self(), {:received, frames}})
     {:noreply, state}
   end

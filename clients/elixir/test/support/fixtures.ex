@@ -1,5 +1,5 @@
 defmodule AxonCore.Fixtures do
-  @moduledoc "Structs for the tests of schemas."
+  @moduledoc "Structs for the tests of `AxonCore.SchemaUtils`."
 
   defmodule Place do
     @enforce_keys [:name]

@@ -1,10 +1,10 @@
 defmodule AxonCore.Waiting do
-  @moduledoc "For what comes about by itself, sooner or later."
+  @moduledoc "Waiting for a condition that other processes bring about."
 
-  @doc "Whether it becomes true within about 20 seconds."
-  def eventually(true?, tries \\ 800) do
+  @doc "Returns whether a condition becomes true within about 20 seconds."
+  def eventually(condition, tries \\ 800) do
     cond do
-      true?.() ->
+      condition.() ->
         true
 
       tries == 0 ->
@@ -12,7 +12,7 @@ defmodule AxonCore.Waiting do
 
       true ->
         Process.sleep(25)
-        eventually(true?, tries - 1)
+        eventually(condition, tries - 1)
     end
   end
 end

@@ -1,25 +1,25 @@
 defmodule AxonCore.SchemaUtils.Structs do
-  @moduledoc "The fields of a struct as specs: out of its Ecto schema, its `@type t`, or its defaults alone."
+  @moduledoc "Specs for the fields of a struct, from its Ecto schema, its `@type t`, or its default values."
 
-  @doc "Names and specs; `:error` where the module has no struct."
+  @doc "Returns names and specs of a struct's fields, or `:error` if the module defines no struct."
   @spec fields(module) :: {:ok, [{atom, AxonCore.SchemaUtils.spec()}]} | :error
   def fields(module) do
     cond do
       not struct?(module) -> :error
       function_exported?(module, :__schema__, 2) -> {:ok, of_ecto(module)}
-      true -> {:ok, remembered(module)}
+      true -> {:ok, cached(module)}
     end
   end
 
-  # Reading types out of a beam file takes a millisecond; a module that is compiled anew has another checksum.
-  defp remembered(module) do
+  # Cached, because reading types from a BEAM file takes a millisecond. A recompiled module has another checksum.
+  defp cached(module) do
     key = {__MODULE__, module, module.module_info(:md5)}
     :persistent_term.get(key, nil) || tap(of_struct(module), &:persistent_term.put(key, &1))
   end
 
   defp struct?(module), do: Code.ensure_loaded?(module) and function_exported?(module, :__struct__, 0)
 
-  @doc "A type of a module as a spec; `:error` where it has none of that name, or no types in its beam file."
+  @doc "Returns the spec of a module's type, or `:error` if the BEAM file of the module has no such type."
   @spec type(module, atom) :: {:ok, AxonCore.SchemaUtils.spec()} | :error
   def type(module, name) do
     with {:ok, ast} <- ast(module, name), do: {:ok, spec(ast, {module, [{module, name}]})}
@@ -74,12 +74,12 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp optional(spec, default) do
     case AxonCore.Codec.to_plain(default) do
       {:ok, _plain} -> [type: spec, default: default]
-      # A tuple, a function: nothing that a model could be told.
+      # The default, such as a tuple or a function, has no form in JSON, so the schema cannot contain it.
       {:error, _error} -> [type: spec, required: false]
     end
   end
 
-  # A struct's enforced keys are known to its own compilation alone; making one without them tells.
+  # The enforced keys are read from the error that `__struct__/1` raises if they are missing.
   defp enforced(module) do
     module.__struct__([])
     []
@@ -124,7 +124,7 @@ defmodule AxonCore.SchemaUtils.Structs do
     cond do
       name == :t and module != itself and struct?(module) -> module
       match?("Elixir." <> _, Atom.to_string(module)) -> named(module, name, seen)
-      # Erlang's own can be endless, written out.
+      # Types of Erlang modules may refer to very many other types, and become huge when written out.
       true -> :any
     end
   end
@@ -133,7 +133,7 @@ defmodule AxonCore.SchemaUtils.Structs do
   defp spec({:ann_type, _, [_name, ast]}, known), do: spec(ast, known)
   defp spec(_other, _known), do: :any
 
-  # A type inside itself is shown as anything: models are given schemas written out.
+  # A type inside itself accepts any value, because schemas are written out in full.
   defp named(module, name, seen) do
     with false <- {module, name} in seen,
          {:ok, ast} <- ast(module, name) do

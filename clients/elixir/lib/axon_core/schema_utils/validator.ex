@@ -1,19 +1,21 @@
 defmodule AxonCore.SchemaUtils.Validator do
-  @moduledoc "Data judged by a JSON Schema; see `AxonCore.SchemaUtils.validate/2` for which keywords."
+  @moduledoc "Validation of data against a JSON Schema; `AxonCore.SchemaUtils.validate/2` lists the supported keywords."
 
-  # Faults that are told, and schemas within schemas that are followed.
-  @most_faults 20
-  @deepest 64
+  @max_faults 20
+  # Limit for nested schemas. Each `$ref` counts as a level, so that a recursive `$ref` ends.
+  @max_depth 64
 
-  @doc "What is wrong with the data: at most #{@most_faults} faults, each with its JSON pointer."
+  @doc "Returns the faults of the data, at most #{@max_faults}, each with its JSON pointer."
   @spec faults(term, map | boolean) :: [AxonCore.SchemaUtils.fault()]
-  def faults(data, schema), do: data |> judge(schema, "", schema, 0) |> Enum.take(@most_faults)
+  def faults(data, schema), do: data |> judge(schema, "", schema, 0) |> Enum.take(@max_faults)
 
   defp judge(_data, true, _at, _root, _depth), do: []
-  defp judge(_data, false, at, _root, _depth), do: fault(at, "nothing is allowed here")
-  defp judge(_data, _schema, at, _root, depth) when depth > @deepest, do: fault(at, "the schema is nested too deep")
+  defp judge(_data, false, at, _root, _depth), do: fault(at, "the schema allows no value here")
 
-  # The daemon refuses what is no schema; it is nothing to judge by here.
+  defp judge(_data, _schema, at, _root, depth) when depth > @max_depth,
+    do: fault(at, "the schema is nested over #{@max_depth} deep")
+
+  # An invalid schema is ignored here; the daemon refuses it.
   defp judge(_data, schema, _at, _root, _depth) when not is_map(schema), do: []
 
   defp judge(data, schema, at, root, depth) do
@@ -29,7 +31,7 @@ defmodule AxonCore.SchemaUtils.Validator do
   end
 
   defp keyword("enum", values, data, _schema, {at, _, _}) when is_list(values) do
-    if Enum.any?(values, &(&1 == data)), do: [], else: fault(at, "#{shown(data)} is none of #{shown(values)}")
+    if Enum.any?(values, &(&1 == data)), do: [], else: fault(at, "#{shown(data)} is not one of #{shown(values)}")
   end
 
   defp keyword("const", value, data, _schema, {at, _, _}) do
@@ -70,26 +72,27 @@ defmodule AxonCore.SchemaUtils.Validator do
     |> Enum.flat_map(fn {item, index} -> within(item, schema, index, place) end)
   end
 
-  defp keyword("minItems", least, data, _s, {at, _, _}) when is_list(data) and is_number(least),
-    do: least(length(data), least, at, "items")
+  defp keyword("minItems", min, data, _s, {at, _, _}) when is_list(data) and is_number(min),
+    do: at_least(length(data), min, at, "items")
 
-  defp keyword("maxItems", most, data, _s, {at, _, _}) when is_list(data) and is_number(most),
-    do: most(length(data), most, at, "items")
+  defp keyword("maxItems", max, data, _s, {at, _, _}) when is_list(data) and is_number(max),
+    do: at_most(length(data), max, at, "items")
 
-  defp keyword("minLength", least, data, _s, {at, _, _}) when is_binary(data) and is_number(least) do
-    least(length(String.codepoints(data)), least, at, "characters")
+  # JSON Schema counts code points; `String.length/1` counts graphemes.
+  defp keyword("minLength", min, data, _s, {at, _, _}) when is_binary(data) and is_number(min) do
+    at_least(length(String.codepoints(data)), min, at, "characters")
   end
 
-  defp keyword("maxLength", most, data, _s, {at, _, _}) when is_binary(data) and is_number(most) do
-    most(length(String.codepoints(data)), most, at, "characters")
+  defp keyword("maxLength", max, data, _s, {at, _, _}) when is_binary(data) and is_number(max) do
+    at_most(length(String.codepoints(data)), max, at, "characters")
   end
 
-  defp keyword("minimum", least, data, _s, {at, _, _}) when is_number(data) and is_number(least) and data < least do
-    fault(at, "#{data} is less than #{least}")
+  defp keyword("minimum", min, data, _s, {at, _, _}) when is_number(data) and is_number(min) and data < min do
+    fault(at, "#{data} is less than #{min}")
   end
 
-  defp keyword("maximum", most, data, _s, {at, _, _}) when is_number(data) and is_number(most) and data > most do
-    fault(at, "#{data} is more than #{most}")
+  defp keyword("maximum", max, data, _s, {at, _, _}) when is_number(data) and is_number(max) and data > max do
+    fault(at, "#{data} is more than #{max}")
   end
 
   defp keyword("pattern", pattern, data, _schema, {at, _, _}) when is_binary(data) and is_binary(pattern) do
@@ -109,26 +112,26 @@ defmodule AxonCore.SchemaUtils.Validator do
   defp keyword("anyOf", schemas, data, _schema, {at, root, depth}) when is_list(schemas) do
     if Enum.any?(schemas, &(judge(data, &1, at, root, depth + 1) == [])),
       do: [],
-      else: fault(at, "#{shown(data)} fits none of the schemas")
+      else: fault(at, "#{shown(data)} fits none of the schemas of `anyOf`")
   end
 
   defp keyword("oneOf", schemas, data, _schema, {at, root, depth}) when is_list(schemas) do
     case Enum.count(schemas, &(judge(data, &1, at, root, depth + 1) == [])) do
       1 -> []
-      fitting -> fault(at, "#{shown(data)} fits #{fitting} of the schemas, not one")
+      fitting -> fault(at, "#{shown(data)} fits #{fitting} schemas of `oneOf`, expected exactly one")
     end
   end
 
   defp keyword("not", schema, data, _whole, {at, root, depth}) do
     if judge(data, schema, at, root, depth + 1) == [],
-      do: fault(at, "#{shown(data)} is just what it must not be"),
+      do: fault(at, "#{shown(data)} fits the schema of `not`"),
       else: []
   end
 
   defp keyword("$ref", "#" <> pointer, data, _schema, {at, root, depth}) do
     case pointer |> String.split("/", trim: true) |> Enum.reduce(root, &step(unescape(&1), &2)) do
       schema when is_map(schema) or is_boolean(schema) -> judge(data, schema, at, root, depth + 1)
-      _none -> fault(at, "the schema has no ##{pointer}")
+      _none -> fault(at, "the schema has no part ##{pointer}")
     end
   end
 
@@ -142,13 +145,16 @@ defmodule AxonCore.SchemaUtils.Validator do
 
   defp step(_key, _leaf), do: nil
 
-  defp additional(false, name, _value, {at, _root, _depth}), do: fault("#{at}/#{escape(name)}", "there is no such key")
+  defp additional(false, name, _value, {at, _root, _depth}), do: fault("#{at}/#{escape(name)}", "unknown key")
   defp additional(schema, name, value, place), do: within(value, schema, name, place)
 
   defp within(data, schema, name, {at, root, depth}), do: judge(data, schema, "#{at}/#{escape(name)}", root, depth + 1)
 
-  defp least(size, least, at, what), do: if(size < least, do: fault(at, "#{size} #{what}; at least #{least}"), else: [])
-  defp most(size, most, at, what), do: if(size > most, do: fault(at, "#{size} #{what}; at most #{most}"), else: [])
+  defp at_least(size, min, at, unit),
+    do: if(size < min, do: fault(at, "#{size} #{unit}, expected at least #{min}"), else: [])
+
+  defp at_most(size, max, at, unit),
+    do: if(size > max, do: fault(at, "#{size} #{unit}, expected at most #{max}"), else: [])
 
   defp type?("string", data), do: is_binary(data)
   defp type?("integer", data), do: is_integer(data) or (is_float(data) and trunc(data) == data)

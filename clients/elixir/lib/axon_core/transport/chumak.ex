@@ -1,19 +1,19 @@
 if Code.ensure_loaded?(:chumak) do
   defmodule AxonCore.Transport.Chumak do
     @moduledoc """
-    ZeroMQ in pure Erlang: the default.
+    Default transport, on chumak, an implementation of ZeroMQ in Erlang.
 
-    Written around what chumak does:
+    It works around these limits of chumak (version 1.5):
 
-    | chumak | here |
+    | chumak | this transport |
     |---|---|
-    | `send_multipart` waits while there is no connection, `recv_multipart` until something comes; of two receivers the second gets `{:error, :efsm}` | one sender and one receiver process |
-    | `recv_multipart` before the first message was sent holds the socket up for 5 s | the receiver begins then |
-    | a peer process that ends for good (a ZMTP PING, a handshake that times out) leaves the receiver waiting for ever | socket and peer are monitored: this process ends with them, and removes the socket from `chumak_sup` |
-    | it connects again by itself, every 2 s, under the same identity, and says nothing of it | `AxonCore.Session` notices by what is missing |
-    | identities are charlists that become atoms | one for each connection's name, never a random one |
-    | TCP over IPv4 only | `endpoint` names such an address |
-    | two crashes of sockets within 5 s end `chumak_sup`, and the application `chumak` with it | it is started again; in a release, make it `:temporary` |
+    | `send_multipart` blocks while the socket is disconnected; `recv_multipart` blocks until a message arrives. A second concurrent receiver gets `{:error, :efsm}`. | It has one sender and one receiver process. |
+    | `recv_multipart` before the first message was sent blocks the socket for 5 s. | The receiver starts after the first message was sent. |
+    | If a peer process ends permanently (after a ZMTP PING, or a handshake timeout), the receiver waits forever. | It monitors socket and peer, exits with them, and removes the socket from `chumak_sup`. |
+    | chumak reconnects every 2 s with the same identity, and does not report it. | `AxonCore.Session` detects a reconnect by the missing messages. |
+    | An identity is a charlist, which chumak turns into an atom. Atoms are never freed. | Each connection keeps its identity over restarts. |
+    | It supports only TCP over IPv4. | `endpoint` must be such an address. |
+    | Two socket crashes within 5 s end `chumak_sup`, and with it the application `chumak`. | It starts the application again. In a release, give chumak the type `:temporary`; otherwise the VM exits. |
     """
 
     use GenServer
@@ -43,11 +43,12 @@ if Code.ensure_loaded?(:chumak) do
 
       with {:ok, socket} <- :chumak.socket(:dealer, identity),
            {:ok, peer} <- :chumak.connect(socket, :tcp, String.to_charlist(options[:host]), options[:port]) do
+        # `terminate/2` must run when the owner exits, to remove the socket.
         Process.flag(:trap_exit, true)
         Enum.each([socket, peer], &Process.monitor/1)
         transport = self()
-        receiver = spawn_link(fn -> begin_to_receive(socket, owner, transport) end)
-        sender = spawn_link(fn -> begin_to_send(socket, receiver) end)
+        receiver = spawn_link(fn -> receive_loop(socket, owner, transport) end)
+        sender = spawn_link(fn -> send_loop(socket, receiver) end)
         {:ok, %{identity: identity, owner: owner, receiver: receiver, sender: sender}}
       else
         {:error, reason} -> {:stop, {:no_socket, reason}}
@@ -78,6 +79,8 @@ if Code.ensure_loaded?(:chumak) do
       remove(state.identity)
     end
 
+    # `chumak_sup` restarts a crashed socket by itself, and `:chumak.socket/2` returns a socket that already runs under
+    # the identity, in whatever state it is. Only after its removal does it create a new one.
     defp remove(identity) do
       child = :chumak_sup.get_child_id(identity)
       _ = :supervisor.terminate_child(:chumak_sup, child)
@@ -87,10 +90,11 @@ if Code.ensure_loaded?(:chumak) do
       :exit, {_reason, {:gen_server, :call, _args}} -> :ok
     end
 
-    # --- the two that wait ---------------------------------------------------------------------------
+    # --- sender and receiver -------------------------------------------------------------------------
 
-    defp begin_to_send(socket, receiver) do
+    defp send_loop(socket, receiver) do
       send_one(socket)
+      # The first message is sent, so the socket is connected, and receiving no longer blocks it.
       send(receiver, :begin)
       Stream.run(Stream.repeatedly(fn -> send_one(socket) end))
     end
@@ -101,7 +105,7 @@ if Code.ensure_loaded?(:chumak) do
       end
     end
 
-    defp begin_to_receive(socket, owner, transport) do
+    defp receive_loop(socket, owner, transport) do
       receive do
         :begin -> Stream.run(Stream.repeatedly(fn -> receive_one(socket, owner, transport) end))
       end

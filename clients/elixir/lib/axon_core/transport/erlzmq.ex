@@ -1,16 +1,19 @@
 if Code.ensure_loaded?(:erlzmq) do
   defmodule AxonCore.Transport.Erlzmq do
     @moduledoc """
-    libzmq through `erlzmq_dnif`: dirty NIFs, a high-water mark, and libzmq's own reconnects.
+    Transport on libzmq, through the dirty NIFs of `erlzmq_dnif`.
 
-    A call of erlzmq's that waits holds up every other call on its socket. So one process does both: it sends what there is
-    to send, takes what has come, and waits for at most a millisecond (20 while nothing happens) for more.
+    Unlike chumak it has a high-water mark, and it first tries to reconnect after 100 ms instead of 2 s.
+
+    A blocking call of erlzmq blocks every other call on the same socket. Therefore one process does everything: it
+    sends all queued messages, receives all available ones, and then polls for 1 ms, or up to 20 ms while idle.
     """
 
     @behaviour AxonCore.Transport
 
-    @busy 1
-    @idle 20
+    @min_poll_ms 1
+    @max_poll_ms 20
+    # Messages received in one turn, so that a flood of received messages does not delay sending.
     @batch 256
 
     @impl true
@@ -37,23 +40,25 @@ if Code.ensure_loaded?(:erlzmq) do
 
     @doc false
     def init(owner, options) do
+      # The owner's exit must arrive as a message, so that the socket is closed.
       Process.flag(:trap_exit, true)
       {:ok, context} = :erlzmq.context()
       {:ok, socket} = :erlzmq.socket(context, :dealer)
 
+      # `linger: 0`: otherwise closing the socket would wait forever for unsent messages.
       for {option, value} <- [identity: options[:identity], linger: 0, reconnect_ivl: 100, reconnect_ivl_max: 2_000] do
         :ok = :erlzmq.setsockopt(socket, option, value)
       end
 
       :ok = :erlzmq.connect(socket, "tcp://#{options[:host]}:#{options[:port]}")
       :proc_lib.init_ack({:ok, self()})
-      loop(%{owner: owner, context: context, socket: socket, held: nil}, @busy)
+      loop(%{owner: owner, context: context, socket: socket, held: nil}, @min_poll_ms)
     end
 
     defp loop(state, wait) do
       with {sent, state} <- transmit_all(state),
            received when is_integer(received) <- receive_all(state, @batch),
-           wait = if(sent + received > 0, do: @busy, else: min(2 * wait, @idle)),
+           wait = if(sent + received > 0, do: @min_poll_ms, else: min(2 * wait, @max_poll_ms)),
            :ok <- if(received < @batch, do: poll(state.socket, wait), else: :ok) do
         loop(state, wait)
       else
@@ -72,13 +77,14 @@ if Code.ensure_loaded?(:erlzmq) do
       end
     end
 
+    # `:shutdown` avoids a crash report: the connection logs the loss itself and starts another transport.
     defp lost(reason), do: {:stop, {:shutdown, {:socket_lost, reason}}}
 
-    # What a full pipe does not take is held, and tried first the next time.
+    # If the pipe is full, the message is held and sent first in the next turn.
     defp transmit_all(%{held: frames} = state) when frames != nil do
       case :erlzmq.send_multipart(state.socket, frames, [:dontwait]) do
-        :ok -> sent_one(transmit_all(%{state | held: nil}))
-        {:error, :eagain} -> if_owned({0, state})
+        :ok -> count_sent(transmit_all(%{state | held: nil}))
+        {:error, :eagain} -> check_owner({0, state})
         {:error, reason} -> lost(reason)
       end
     end
@@ -92,17 +98,17 @@ if Code.ensure_loaded?(:erlzmq) do
       end
     end
 
-    # While the pipe is full nothing else is read here, and yet its owner's end shall be this one's.
-    defp if_owned(sent) do
+    # While the pipe is full, no `:transmit` is read from the mailbox, but the exit of the owner must still be noticed.
+    defp check_owner(result) do
       receive do
         {:EXIT, _owner, reason} -> {:stop, reason}
       after
-        0 -> sent
+        0 -> result
       end
     end
 
-    defp sent_one({:stop, reason}), do: {:stop, reason}
-    defp sent_one({sent, state}), do: {sent + 1, state}
+    defp count_sent({:stop, reason}), do: {:stop, reason}
+    defp count_sent({sent, state}), do: {sent + 1, state}
 
     defp receive_all(_state, 0), do: @batch
 

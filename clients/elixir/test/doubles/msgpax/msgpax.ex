@@ -1,8 +1,8 @@
 defmodule Msgpax do
   @moduledoc """
-  What the package uses of msgpax, if that package is missing: Erlang's own format instead of msgpack.
+  Test double for msgpax, used if that package is missing: it packs terms in Erlang's external term format.
 
-  The tests of the bytes of messages need the package itself: without it they are excluded, and counted.
+  Tests of packed messages need msgpax itself. Without it they are excluded.
   """
 
   def pack!(term, _options), do: :erlang.term_to_binary(term)

@@ -1,5 +1,5 @@
 defmodule :telemetry do
-  @moduledoc "What the tests use of telemetry, if that package is missing: one handler for all of its events."
+  @moduledoc "Test double for telemetry, used if that package is missing: it supports one handler."
 
   def attach_many(_id, events, function, config), do: :persistent_term.put(__MODULE__, {events, function, config})
 
