@@ -2,7 +2,9 @@
 
 In a page, `<!-- runnable: name -->` stands right before a fenced block that is to be run. All such blocks of one
 name and language are one script, in order. `<!-- prints: name -->` stands before a `text` block: what the blocks of
-that name, since the last such block, print. There a `…` stands for anything within a line.
+that name, since the last such block, print. There a `…` stands for anything within a line. `<!-- setup -->` stands
+before a block with which every script of the page begins; `<!-- setup: other.md -->`, anywhere in a page, lets its
+scripts begin with the setup blocks of another page in the same folder.
 
 `python -m tests.snippets` writes the table of `docs/errors.md` from `errors.ERROR_TYPES`, and the tables of
 `docs/backend.md` from the classes of `protocol/backend.py` and their docstrings.
@@ -40,10 +42,11 @@ WAIT_TIMEOUT_S = 60.0
 """Seconds that a script may take."""
 
 _BLOCK = re.compile(
-    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
+    r"(?:^[ \t]*<!-- (?P<role>runnable|prints|setup)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
     r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+_SETUP_PAGE = re.compile(r"^<!-- setup: ([\w.-]+\.md) -->$", re.MULTILINE)
 _SEPARATE = {"python": "print('\\x1e', flush=True)", "elixir": 'IO.puts("\\x1e")'}
 _SUFFIX = {"python": ".py", "elixir": ".exs"}
 
@@ -57,7 +60,7 @@ class Block:
     line: int
     """Of its first line of code."""
     role: str | None = None
-    """`runnable`, `prints`, or None for a block that is only read."""
+    """`runnable`, `prints`, `setup`, or None for a block that is only shown."""
     name: str = "page"
 
 
@@ -93,6 +96,8 @@ class Script:
     name: str
     language: str
     steps: list[Step] = field(default_factory=list)
+    setup: str = ""
+    """Code before the first step."""
 
     def __str__(self) -> str:
         return f"{self.page.name}-{self.name}-{self.language}"
@@ -101,7 +106,8 @@ class Script:
         """The script for a daemon at this endpoint, with more code of a test's own at the end."""
         port = endpoint.rpartition(":")[2]
         parts = [step.code.replace(DEFAULT_PORT, port) for step in self.steps]
-        return f"\n{_SEPARATE[self.language]}\n".join([*parts, *([more] if more else [])])
+        setup = self.setup.replace(DEFAULT_PORT, port)
+        return setup + f"\n{_SEPARATE[self.language]}\n".join([*parts, *([more] if more else [])])
 
     def check(self, output: str) -> None:
         """Compare what it printed with what the page says."""
@@ -120,7 +126,9 @@ def scripts(page: Path, language: str) -> list[Script]:
     last: dict[str, Step] = {}
     for block in blocks(page):
         if block.role == "runnable" and block.language == language:
-            script = made.setdefault(block.name, Script(page, block.name, language))
+            if block.name not in made:
+                made[block.name] = Script(page, block.name, language, setup=setup_of(page, language))
+            script = made[block.name]
             if block.name not in last:
                 last[block.name] = Step(line=block.line)
                 script.steps.append(last[block.name])
@@ -128,6 +136,13 @@ def scripts(page: Path, language: str) -> list[Script]:
         elif block.role == "prints" and (step := last.pop(block.name, None)) is not None:
             step.prints, step.line = block.code, block.line
     return list(made.values())
+
+
+def setup_of(page: Path, language: str) -> str:
+    """The code with which each script of a page begins."""
+    if found := _SETUP_PAGE.search(page.read_text(encoding="utf-8")):
+        page = page.with_name(found[1])
+    return "".join(block.code for block in blocks(page) if block.role == "setup" and block.language == language)
 
 
 def same_text(expected: str, printed: str) -> bool:

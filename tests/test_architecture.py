@@ -188,7 +188,7 @@ def test_each_mode_has_its_settings():
     assert fields == {f"{mode}_{what}" for mode in MODES for what in ("workers", "slots")}
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
 """A file in backquotes, below the root or `axon_zmq`, and a class or function in it."""
 
