@@ -1,6 +1,7 @@
-"""How the core's cost grows with workers and clients: `python -m bench.growth`, in memory, with a simulated clock.
+"""Cost of the broker core by number of workers and clients: `python -m bench.growth`.
 
-Nothing but `Broker.receive` is timed, with all that it does: no socket is there, and what comes back is dropped.
+The core runs in memory with a simulated clock. Only `Broker.receive` is timed; there are no sockets, and effects are
+dropped.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ from bench.processes import ROOT
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- growth: written by python -m bench.growth --write -->", "<!-- growth: end -->"
 SIZES = ((2, 100), (16, 1_000), (64, 10_000), (1_000, 100_000))
-"""Workers and clients; each client has a run open."""
+"""Numbers of workers and clients; each client has one open run."""
 QUICK = ((2, 100), (8, 500))
 EACH = 2_000
-"""Events of a kind that are timed, at most."""
+"""Maximum number of timed events of each kind."""
 ROWS = (
-    ("request", "a request comes and goes to a worker, µs"),
+    ("request", "a request is admitted and dispatched, µs"),
     ("ended", "a run ends, µs"),
     ("cancel", "a run is cancelled, µs"),
     ("ping", "a ping, µs"),
     ("progress", "a worker makes progress, µs"),
     ("lost", "a worker is lost, µs for each of its runs"),
-    ("housekeeping", "each half second, ms"),
+    ("housekeeping", "periodic checks, every 0.5 s, ms"),
     ("alive", "`alive` to 500 clients, ms"),
 )
 
 
 @dataclass
 class Simulation:
-    """A broker with so many workers and clients.
+    """A broker core with a number of workers and clients.
 
     Args:
-        workers: All of mode `run_stream`, with room for all runs.
-        clients: Each with one run open.
+        workers: Number of workers, all of mode `run_stream`, with room for all runs.
+        clients: Number of clients, each with one open run.
     """
 
     workers: int
@@ -82,7 +83,7 @@ class Simulation:
         self.feed(FromClient(client, [b"run_stream", id, b"", id], self.now), kind)
 
     def measure(self) -> dict[str, float]:
-        """Each kind of event by its row's name, in the row's unit."""
+        """Median cost of each kind of event, by the name of its row, in the unit of its row."""
         keys = list(self._held)
         some = keys[:: max(1, len(keys) // EACH)][:EACH]
         for key in some:
@@ -116,7 +117,7 @@ class Simulation:
 
 
 def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
-    """The rows, a column for each size."""
+    """The Markdown table, with a column for each size."""
     columns: list[tuple[str, dict[str, float]]] = []
     for workers, clients in sizes:
         say(f"{workers} workers, {clients} clients")
@@ -132,10 +133,13 @@ def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and put it into the page where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description="How the core's cost grows.")
-    parser.add_argument("--quick", action="store_true", help="that it works, not how it grows")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    """Measure, print the table, and with `--write` put it into the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.growth",
+        description="Measure how the cost of the broker core grows with workers and clients.",
+    )
+    parser.add_argument("--quick", action="store_true", help="only check that the benchmark works")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     options = parser.parse_args()
     made = table(QUICK if options.quick else SIZES, print)
     print(made)

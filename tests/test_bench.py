@@ -14,7 +14,7 @@ import pytest
 
 from axon_zmq.process import gc
 from bench import agents, bare, growth, isolation, measure, memory, report, widening
-from bench.clients import Came
+from bench.clients import Reply
 from bench.measure import Comparison, Other, Row
 from bench.numbers import Figure, percentiles
 from bench.peers import service, start
@@ -22,7 +22,7 @@ from bench.peers.sockets import Line, Nats, Posts, WebSockets
 from bench.peers.start import FASTAPI, GRPC, NATS, PEERS, POST, PROXY
 from bench.relay import NAIVE
 from bench.runs import BARE
-from bench.transport import FLOOR
+from bench.transport import PROXY_SAME_WORKER
 from tests.conftest import ROOT
 
 
@@ -39,7 +39,7 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
     peers = [name for name in PEERS if f"without {name}" not in result["where"]]
     pressed = [name for name in (FASTAPI, PROXY) if name in peers]
     proxied = [PROXY] if PROXY in peers else []
-    floor = [FLOOR] if proxied else []
+    floor = [PROXY_SAME_WORKER] if proxied else []
     asked = [way for name in peers for way in ([name, POST] if name == FASTAPI else [name])]
     for title, others in {
         "relayed chunk, 1 stream at full speed: broker": [NAIVE, *proxied],
@@ -51,13 +51,13 @@ def test_a_quick_run_measures_everything_and_prints_a_table_and_json():
         "`run` on `echo`, one at a time, back to back: p50": [BARE],
         "`run` on `echo`, one at a time, back to back: p99": [BARE],
         "tool call in a `run`: p50": ["the same tool in Python"],
-        "4 streams without pause, slowest by median: time": pressed,
+        "4 streams without pause, slowest divided by median: time": pressed,
         "added delay of a delta, 5 paced streams: p99": pressed,
         "added delay of a delta, 10 paced streams: p99": [],
-        "delay of a paced chunk, 5 streams, 10 MB pass all the time: p99": [isolation.ALONE, isolation.ELSEWHERE],
+        "delay of a paced chunk, 5 streams, during 10 MB transfers: p99": [isolation.ALONE, isolation.ELSEWHERE],
         "memory when idle, broker: all": ["import zmq, msgpack"],
-        "memory when idle, worker with OpenAI's provider: all": [f"import {memory.WORKERS_FLOOR}"],
-        "memory of a stream, 20 open, a connection each: broker": [],
+        "memory when idle, worker with OpenAI's provider: all": [f"import {memory.WORKER_IMPORTS}"],
+        "memory of a stream, 20 open, one connection each: broker": [],
         "memory of an agent's stream, 5 open: worker": [BARE],
         "start, broker: until ready": ["import zmq, msgpack"],
         "start, worker: until ready": ["import pydantic_ai"],
@@ -107,7 +107,7 @@ def test_a_peer_that_cannot_be_had_is_left_out_and_said(monkeypatch):
 
 
 def test_how_late_each_delta_came():
-    came = Came(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
+    came = Reply(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
     assert came.delays(0.1) == pytest.approx([0.0, 0.4, 0.3])
 
 
@@ -153,7 +153,7 @@ def test_the_chart_has_a_line_for_what_grows_and_a_point_for_each_number(tmp_pat
     plan, of = measure.QUICK, Figure(10.0, 9.0, 17.0)
     rows = [
         Row(f"{widening.title(what, most)}: broker", "µs CPU", of, [Other("1", of, of)])
-        for what, most in ((widening.ON_ONE, 40), (widening.ON_MANY, 40), (widening.WORKERS, 2))
+        for what, most in ((widening.STREAMS_ONE, 40), (widening.STREAMS_MANY, 40), (widening.WORKERS, 2))
     ]
     report.draw(widening.curves(rows, plan), tmp_path / "growth.svg")
     drawn = ElementTree.parse(tmp_path / "growth.svg").getroot()
