@@ -1,7 +1,6 @@
 """Cost of the broker core by number of workers and clients: `python -m bench.growth`.
 
-The core runs in memory with a simulated clock. Only `Broker.receive` is timed; there are no sockets, and effects are
-dropped.
+The core runs in memory with a simulated clock. Only `Broker.receive` is timed, without sockets; effects are dropped.
 """
 
 from __future__ import annotations
