@@ -53,16 +53,16 @@ async def _latency(times: int, pause: float) -> dict[str, float]:
     return percentiles(took)
 
 
-async def answer(what: str, *numbers: float) -> dict[str, float]:
+async def answer(name: str, *numbers: float) -> dict[str, float]:
     """Perform one measurement."""
-    if what == "latency":
+    if name == "latency":
         times, pause = numbers
         return await _latency(int(times), pause)
     tasks, each = map(int, numbers)
-    if what == "paced":
+    if name == "paced":
         await asyncio.gather(*(_stream(agents.paced, str(each)) for _ in range(tasks)))
         return {}
-    if what == "stream":
+    if name == "stream":
         return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
     return {"server": await _cpu(_run, tasks, each)}
 

@@ -20,7 +20,7 @@ TRANSPORTS = ("chumak", "erlzmq")
 ROUNDS = 3
 
 
-def _mix(figure: str, transport: str, endpoint: str, hear: Callable[[str], None] = lambda _: None) -> int:
+def _mix(figure: str, transport: str, endpoint: str, on_line: Callable[[str], None] = lambda _: None) -> int:
     """Run `bench/figures.exs` in the Elixir package; returns the figure that it prints in its last line."""
     env = {**os.environ, "ERL_LIBS": os.environ["AXON_ELIXIR_DEPS"], "MIX_ENV": "test", "LC_ALL": "C.UTF-8"}
     command = ["mix", "run", "bench/figures.exs", figure, transport, endpoint]
@@ -28,7 +28,7 @@ def _mix(figure: str, transport: str, endpoint: str, hear: Callable[[str], None]
     with subprocess.Popen(command, cwd=PACKAGE, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            hear(line.strip())
+            on_line(line.strip())
             last = line.strip() or last
     if process.returncode:
         raise RuntimeError(f"{figure} on {transport} failed: {last}")
@@ -61,13 +61,13 @@ def run(transport: str) -> str:
 
 
 def _python(endpoint: str) -> float:
-    taken: list[float] = []
+    times: list[float] = []
     with Client(endpoint) as client:
         for _ in range(450):
             began = time.perf_counter()
             client.run("echo", "Hello")
-            taken.append((time.perf_counter() - began) * 1000)
-    return median(taken[50:])
+            times.append((time.perf_counter() - began) * 1000)
+    return median(times[50:])
 
 
 def streams(transport: str) -> str:

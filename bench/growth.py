@@ -94,7 +94,7 @@ class Simulation:
             self.feed(FromClient(b"c-%d" % (number % self.clients), [b"ping", b"p"], self.now), "ping")
             self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
         for _ in range(40):
-            self._let_time_pass()
+            self._advance_time()
         for client, id in self._held:
             self.broker.relay.accept(self._held[client, id], client, kinds.CHUNK, id)
         for number in range(min(self.workers - 1, 20)):
@@ -104,7 +104,7 @@ class Simulation:
         in_ms = ("housekeeping", "alive")
         return {kind: median(taken) * (1e3 if kind in in_ms else 1e6) for kind, taken in self.timed.items()}
 
-    def _let_time_pass(self) -> None:
+    def _advance_time(self) -> None:
         self.now += HOUSEKEEPING_S
         for number in range(self.workers):
             self.feed(FromWorker(b"w-%d" % number, b"progress", b""))
@@ -115,11 +115,11 @@ class Simulation:
                 self.feed(Tick(), "alive")
 
 
-def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
+def table(sizes: Iterable[tuple[int, int]], log: Callable[[str], None]) -> str:
     """The Markdown table, with a column for each size."""
     columns: list[tuple[str, dict[str, float]]] = []
     for workers, clients in sizes:
-        say(f"{workers} workers, {clients} clients")
+        log(f"{workers} workers, {clients} clients")
         columns.append((f"{workers:,} / {clients:,}", Simulation(workers, clients).measure()))
     lines = [
         "| workers / clients | " + " | ".join(name for name, _ in columns) + " |",

@@ -28,22 +28,24 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
         place.broker(workers=2)
         elsewhere.broker(workers=1)
         place.source()
-        passing = [_passing(each) for each in (place, elsewhere)]
+        transfers = [_start_transfers(each) for each in (place, elsewhere)]
         place.wait_for("run_stream", MODE)
         elsewhere.wait_for(MODE)
         crowd = stack.enter_context(closing(Dealers(place.endpoint, plan.isolation_streams)))
-        beside, elsewhere_beside = (partial(_beside, each, crowd, plan.chunks_per_stream) for each in passing)
+        during, elsewhere_during = (
+            partial(_delays_during_transfers, each, crowd, plan.chunks_per_stream) for each in transfers
+        )
         yield [
             Comparison(
                 f"delay of a paced chunk, {plan.isolation_streams} streams, during 10 MB transfers",
                 "ms",
-                beside,
-                {ALONE: partial(_delays, crowd, plan.chunks_per_stream), ELSEWHERE: elsewhere_beside},
+                during,
+                {ALONE: partial(_delays, crowd, plan.chunks_per_stream), ELSEWHERE: elsewhere_during},
             )
         ]
 
 
-def _passing(place: Site) -> Process:
+def _start_transfers(place: Site) -> Process:
     place.source(MODE)
     return place.start("passing", "bench.passing", place.endpoint)
 
@@ -57,9 +59,9 @@ def _delays(crowd: Crowd, chunks: int) -> Parts:
     return percentiles(late)
 
 
-def _beside(passing: Process, crowd: Crowd, chunks: int) -> Parts:
+def _delays_during_transfers(transfers: Process, crowd: Crowd, chunks: int) -> Parts:
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(passing.ask, "pass", chunks * PACE_S)
+        answer = pool.submit(transfers.call, "pass", chunks * PACE_S)
         delays = _delays(crowd, chunks)
         answer.result()
     return delays

@@ -155,7 +155,7 @@ class Service:
     """All processes of the server, by role."""
     connect: Callable[[int, int | None], Crowd]
     """Creates clients: number of clients, and number of connections; by default each has its own."""
-    also: Service | None = None
+    alternative: Service | None = None
     """The same processes with another way to send unary requests."""
 
     def cpu(self) -> Cpu:
@@ -179,16 +179,16 @@ class Sides:
         measure: Callable[[Service, Crowd], Parts],
         size: int,
         connections: int | None = None,
-        beside: dict[str, Callable[[], Parts]] | None = None,
+        extra: dict[str, Callable[[], Parts]] | None = None,
         warm: bool = True,
     ) -> Comparison:
-        """Compare the services with the same number of clients; `beside` has further sides without clients."""
+        """Compare the services with the same number of clients; `extra` has further sides without clients."""
 
         def side(service: Service) -> Callable[[], Parts]:
             return partial(measure, service, self.stack.enter_context(closing(service.connect(size, connections))))
 
         others = {other.name: side(other) for other in self.others}
-        return Comparison(title, unit, side(self.ours), {**others, **(beside or {})}, warm)
+        return Comparison(title, unit, side(self.ours), {**others, **(extra or {})}, warm)
 
 
 @dataclass(frozen=True)

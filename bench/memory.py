@@ -34,13 +34,13 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
     opened, agents = f"{plan.open_streams:,} open", f"{plan.open_agent_streams} open"
     comparisons = [
         Comparison(
-            "memory when idle, broker", "MiB", _broker, {f"import {BROKER_IMPORTS}": partial(_floor, BROKER_IMPORTS)}
+            "memory when idle, broker", "MiB", _broker, {f"import {BROKER_IMPORTS}": partial(_imports, BROKER_IMPORTS)}
         ),
         Comparison(
             "memory when idle, worker with OpenAI's provider",
             "MiB",
             _worker,
-            {f"import {WORKER_IMPORTS}": partial(_floor, WORKER_IMPORTS)},
+            {f"import {WORKER_IMPORTS}": partial(_imports, WORKER_IMPORTS)},
         ),
         Comparison(f"memory of a stream, {opened}, one connection", "KiB", partial(_streams, plan.open_streams, 1), {}),
         Comparison(
@@ -61,9 +61,9 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
     yield comparisons
 
 
-def _floor(what: str) -> Parts:
+def _imports(modules: str) -> Parts:
     with site() as place:
-        python = place.imported(what)
+        python = place.imported(modules)
         python.ready()
         return {"all": python.resident() / MIB}
 
@@ -111,9 +111,9 @@ def _agents_streams(count: int) -> Parts:
 def _bare_streams(count: int) -> Parts:
     with site() as place:
         bare = place.start("bare", "bench.bare")
-        bare.ask("paced", 1, 1)
+        bare.call("paced", 1, 1)
         with Growth(bare) as growth:
-            bare.ask("paced", count, DELTAS)
+            bare.call("paced", count, DELTAS)
         return {"worker": growth.bytes / KIB / count}
 
 

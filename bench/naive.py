@@ -23,6 +23,7 @@ def relay(frontend: str, backend: str) -> None:
     back.bind(backend)
     worker = back.recv_multipart()[0]
     front.bind(frontend)
+    # A worker expects a lease as the last frame of a run.
     lease = pack({"deadline": float("inf"), "attempt": 1})
     poller = zmq.Poller()
     poller.register(front, zmq.POLLIN)

@@ -51,6 +51,7 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds of user and system time so far."""
+        # The clock id of another process, as clock_getcpuclockid(3) computes it. /proc/PID/stat only counts 10 ms ticks.
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
 
     def resident(self, most: bool = False) -> int:
@@ -84,14 +85,14 @@ class Process:
             return False
         return True
 
-    def ask(self, what: str, *numbers: float) -> dict[str, float]:
+    def call(self, name: str, *numbers: float) -> dict[str, float]:
         """Write one line to its stdin and read one line of JSON from its stdout."""
         assert self._child.stdin and self._child.stdout
-        self._child.stdin.write(json.dumps([what, *numbers]).encode() + b"\n")
+        self._child.stdin.write(json.dumps([name, *numbers]).encode() + b"\n")
         self._child.stdin.flush()
         answer = self._child.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{what} failed:\n{self.log()}")
+            raise RuntimeError(f"{name} failed:\n{self.log()}")
         return json.loads(answer)
 
     def ready(self) -> None:
@@ -164,9 +165,9 @@ class Site:
         """Start `python -m` with these arguments."""
         return self._start(name, [sys.executable, "-m", *arguments], **env)
 
-    def imported(self, what: str) -> Process:
+    def imported(self, modules: str) -> Process:
         """Start a Python process that imports modules, reports that on stdout, and waits."""
-        return self._start("imported", [sys.executable, "-c", f"import {what}; print(flush=True); input()"])
+        return self._start("imported", [sys.executable, "-c", f"import {modules}; print(flush=True); input()"])
 
     def launch(self, name: str, *command: str, **env: str) -> Process:
         """Start a program that is not ours, in such a way that it ends with this process."""

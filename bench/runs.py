@@ -51,7 +51,7 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
                 "µs CPU",
                 partial(_streamed, each=each),
                 count,
-                beside={BARE: partial(bare.ask, "stream", count, each)},
+                extra={BARE: partial(bare.call, "stream", count, each)},
                 warm=warm,
             )
 
@@ -60,7 +60,7 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
                 f"`run` on `echo`, one at a time, {how}",
                 "ms",
                 partial(_latency, one, plan.latency_requests, pause),
-                {BARE: partial(bare.ask, "latency", plan.latency_requests, pause)},
+                {BARE: partial(bare.call, "latency", plan.latency_requests, pause)},
             )
 
         each = plan.run_requests // plan.concurrency
@@ -73,7 +73,7 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
                 "µs CPU",
                 partial(_unary, each=each),
                 plan.concurrency,
-                beside={BARE: partial(bare.ask, "run", plan.concurrency, each)},
+                extra={BARE: partial(bare.call, "run", plan.concurrency, each)},
             ),
             latency("back to back", 0.0),
             latency(f"{PAUSE_S * 1000:g} ms apart", PAUSE_S),

@@ -43,6 +43,7 @@ def serve(backend: str, mode: str, workers: int) -> None:
     runs: list[Run] = []
     reported_at = time.monotonic()
     while True:
+        # Without progress reports the broker would stop sending runs after 4 s, and later kill this process.
         if time.monotonic() - reported_at >= PROGRESS_INTERVAL_S:
             for dealer in dealers:
                 dealer.send_multipart([CONTROL, b"progress", pack({"open": 0})])
@@ -85,6 +86,7 @@ def _bursts(chunks: list[bytes], size: int) -> list[list[bytes]]:
 def _stream(runs: list[Run], bursts: list[list[bytes]], pause: float) -> None:
     """Send the chunks of all runs, spread over each pause, because real streams do not start at the same time."""
     targets = [(dealer.send, client, id) for dealer, client, id in runs]
+    # The runs are split into groups, one for each tick of a pause.
     parts = max(1, min(len(runs), int(pause / TICK_S)))
     start = time.perf_counter()
     for number, chunks in enumerate(bursts):

@@ -29,9 +29,9 @@ WORKER_IMPORTS = "pydantic_ai"
 def group(plan: Plan) -> Generator[list[Comparison]]:
     """Each start uses new processes in a new folder; files are in the file system cache."""
 
-    def compare(what: str, ours: Callable[[], float], floor: str) -> Comparison:
-        imports = partial(_typical, plan.starts, partial(_imports, floor))
-        return Comparison(f"start, {what}", "s", partial(_typical, plan.starts, ours), {f"import {floor}": imports})
+    def compare(name: str, ours: Callable[[], float], baseline: str) -> Comparison:
+        imports = partial(_typical, plan.starts, partial(_imports, baseline))
+        return Comparison(f"start, {name}", "s", partial(_typical, plan.starts, ours), {f"import {baseline}": imports})
 
     yield [
         compare("broker", _broker, BROKER_IMPORTS),
@@ -48,10 +48,10 @@ def _typical(times: int, start: Callable[[], float]) -> Parts:
     return {"until ready": median(start() for _ in range(times))}
 
 
-def _imports(what: str) -> float:
+def _imports(modules: str) -> float:
     with site() as place:
         began = time.perf_counter()
-        place.imported(what).ready()
+        place.imported(modules).ready()
         return time.perf_counter() - began
 
 

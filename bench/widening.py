@@ -18,7 +18,7 @@ CONNECTIONS = 100
 STREAMS_ONE, STREAMS_MANY, WORKERS = "streams, one connection", f"streams, up to {CONNECTIONS} connections", "workers"
 """The quantities that grow."""
 PART = "broker"
-AT_ONCE = 20
+CHUNKS_PER_TICK = 20
 """Chunks of all streams at each tick, for any number of streams: the broker finds the same amount at each wake-up."""
 
 
@@ -31,20 +31,20 @@ def group(plan: Plan) -> Generator[list[Comparison]]:
 
         def relayed(workers: int, streams: int, connections: int) -> Callable[[], Parts]:
             place, broker = relays[workers]
-            crowd = stack.enter_context(closing(Watching(place, broker, streams, min(streams, connections))))
+            crowd = stack.enter_context(closing(SamplingDealers(place, broker, streams, min(streams, connections))))
             return partial(_relayed, crowd, plan.growth_chunks // streams)
 
         def among_streams(connections: int) -> Callable[[int], Callable[[], Parts]]:
             return lambda count: relayed(fewest, count, connections)
 
         yield [
-            _widened(STREAMS_ONE, plan.stream_counts, among_streams(1)),
-            _widened(STREAMS_MANY, plan.stream_counts, among_streams(CONNECTIONS)),
-            _widened(WORKERS, plan.worker_counts, lambda count: relayed(count, most, CONNECTIONS)),
+            _comparison(STREAMS_ONE, plan.stream_counts, among_streams(1)),
+            _comparison(STREAMS_MANY, plan.stream_counts, among_streams(CONNECTIONS)),
+            _comparison(WORKERS, plan.worker_counts, lambda count: relayed(count, most, CONNECTIONS)),
         ]
 
 
-def _widened(what: str, counts: Sequence[int], relayed: Callable[[int], Callable[[], Parts]]) -> Comparison:
+def _comparison(what: str, counts: Sequence[int], relayed: Callable[[int], Callable[[], Parts]]) -> Comparison:
     """Compare the highest count with all lower ones, so that each is measured once."""
     *fewer, most = counts
     return Comparison(title(what, most), "µs CPU", relayed(most), {f"{count:,}": relayed(count) for count in fewer})
@@ -69,7 +69,7 @@ def curves(rows: Iterable[Row], plan: Plan) -> Curves:
     return made
 
 
-class Watching(Dealers):
+class SamplingDealers(Dealers):
     """Clients that read the broker's CPU time at the first chunk and at the first end of a stream.
 
     Args:
@@ -82,18 +82,18 @@ class Watching(Dealers):
     def __init__(self, place: Site, broker: Process, size: int, connections: int) -> None:
         super().__init__(place.endpoint, size, connections)
         self._broker = broker
-        self.seen: dict[bool, float] = {}
+        self.sampled: dict[bool, float] = {}
         """CPU seconds at the first chunk (False) and at the first end (True)."""
 
     def _receive(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
         for client, piece, ended in super()._receive(seconds):
-            if ended not in self.seen:
-                self.seen[ended] = self._broker.cpu()
+            if ended not in self.sampled:
+                self.sampled[ended] = self._broker.cpu()
             yield client, piece, ended
 
 
-def _relayed(crowd: Watching, chunks: int) -> Parts:
+def _relayed(crowd: SamplingDealers, chunks: int) -> Parts:
     """Microseconds for each chunk, without the cost of opening and ending the streams."""
-    crowd.seen.clear()
-    paced(crowd, chunks, TICK_S * max(1, len(crowd) // AT_ONCE), burst=max(1, AT_ONCE // len(crowd)))
-    return {PART: (crowd.seen[True] - crowd.seen[False]) * 1e6 / (chunks * len(crowd))}
+    crowd.sampled.clear()
+    paced(crowd, chunks, TICK_S * max(1, len(crowd) // CHUNKS_PER_TICK), burst=max(1, CHUNKS_PER_TICK // len(crowd)))
+    return {PART: (crowd.sampled[True] - crowd.sampled[False]) * 1e6 / (chunks * len(crowd))}

@@ -114,7 +114,8 @@ class WebSockets(Sockets):
         payload = json.dumps({"kind": request.kind, "body": request.body}).encode()
         size = len(payload)
         head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
-        return head + bytes(4) + payload  # masked with zeros
+        # Clients must mask their frames (RFC 6455); a mask of zeros leaves the payload as it is.
+        return head + bytes(4) + payload
 
     def _taken(self, line: Line) -> Iterator[tuple[int, str]]:
         buffer, at = line.buffer, 0

@@ -110,7 +110,7 @@ def absent() -> dict[str, str]:
 
 def unary(services: Iterable[Service]) -> list[Service]:
     """All services, including second ways to send a unary request."""
-    return [each for service in services for each in (service, service.also) if each]
+    return [each for service in services for each in (service, service.alternative) if each]
 
 
 @contextmanager
