@@ -51,7 +51,7 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds of user and system time so far."""
-        # The clock id of another process, as clock_getcpuclockid(3) computes it. /proc/PID/stat only counts 10 ms ticks.
+        # The CPU clock of another process, as in clock_getcpuclockid(3): /proc/PID/stat only counts ticks of 10 ms.
         return time.clock_gettime((~self._child.pid << 3) | _LINUX_CPU_CLOCK)
 
     def resident(self, most: bool = False) -> int:
