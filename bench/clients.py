@@ -114,7 +114,7 @@ class Crowd(ABC):
 
         Each time is measured from before the request body is packed until the reply is unpacked.
         """
-        took: list[float] = []
+        latencies: list[float] = []
         for _ in range(times):
             time.sleep(pause)
             start = time.perf_counter()
@@ -122,8 +122,8 @@ class Crowd(ABC):
             while not any(ended for _, _, ended in list(self._receive(WAIT_TIMEOUT_S))):
                 if time.perf_counter() - start > WAIT_TIMEOUT_S:
                     raise RuntimeError(f"a request got no reply within {WAIT_TIMEOUT_S:g} s")
-            took.append((time.perf_counter() - start) * 1000)
-        return took
+            latencies.append((time.perf_counter() - start) * 1000)
+        return latencies
 
     @abstractmethod
     def _send(self, client: int, request: Request) -> None:

@@ -53,8 +53,8 @@ def _start_transfers(place: Site) -> Process:
 def _delays(crowd: Crowd, chunks: int) -> Parts:
     """Percentiles of the milliseconds by which chunks were later than the most punctual chunk of their stream."""
     late: list[float] = []
-    for came in paced(crowd, chunks, PACE_S):
-        delays = came.delays(PACE_S)
+    for reply in paced(crowd, chunks, PACE_S):
+        delays = reply.delays(PACE_S)
         late += [(delay - min(delays)) * 1000 for delay in delays]
     return percentiles(late)
 

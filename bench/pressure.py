@@ -58,10 +58,10 @@ def paced_stream(deltas: int) -> Request:
 
 def _delayed(_service: Service, crowd: Crowd, deltas: int, rate: int) -> Parts:
     """Percentiles of the milliseconds by which deltas were late, if the model starts when the request is sent."""
-    came = crowd.exchange(paced_stream(deltas), rate=rate)
-    return percentiles([delay * 1000 for each in came for delay in each.delays(PACE_S)])
+    replies = crowd.exchange(paced_stream(deltas), rate=rate)
+    return percentiles([delay * 1000 for each in replies for delay in each.delays(PACE_S)])
 
 
 def _uneven(_service: Service, crowd: Crowd) -> Parts:
-    took = [each.ended - each.sent for each in crowd.exchange(STREAM)]
-    return {"time": max(took) / median(took)}
+    durations = [each.ended - each.sent for each in crowd.exchange(STREAM)]
+    return {"time": max(durations) / median(durations)}
