@@ -2,9 +2,7 @@
 
 In a page, `<!-- runnable: name -->` stands right before a fenced block that is to be run. All such blocks of one
 name and language are one script, in order. `<!-- prints: name -->` stands before a `text` block: what the blocks of
-that name, since the last such block, print. There a `…` stands for anything within a line. `<!-- setup -->` stands
-before a block with which every script of the page begins; `<!-- setup: other.md -->`, anywhere in a page, lets its
-scripts begin with the setup blocks of another page in the same folder.
+that name, since the last such block, print. There a `…` stands for anything within a line.
 
 `python -m tests.snippets` writes the table of `docs/errors.md` from `errors.ERROR_TYPES`, and the tables of
 `docs/backend.md` from the classes of `protocol/backend.py` and their docstrings.
@@ -139,7 +137,10 @@ def scripts(page: Path, language: str) -> list[Script]:
 
 
 def setup_of(page: Path, language: str) -> str:
-    """The code with which each script of a page begins."""
+    """The code with which each script of a page begins: all blocks after `<!-- setup -->`.
+
+    With `<!-- setup: other.md -->` anywhere in the page, these are the setup blocks of that page in the same folder.
+    """
     if found := _SETUP_PAGE.search(page.read_text(encoding="utf-8")):
         page = page.with_name(found[1])
     return "".join(block.code for block in blocks(page) if block.role == "setup" and block.language == language)
