@@ -58,7 +58,7 @@ class Block:
     line: int
     """Of its first line of code."""
     role: str | None = None
-    """`runnable`, `prints`, `setup`, or None for a block that is only shown."""
+    """`runnable`, `prints`, or None for a block that is only read."""
     name: str = "page"
 
 
