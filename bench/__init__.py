@@ -1,1 +1,1 @@
-"""What the daemon costs, beside the same work without it, both in one run; `scripts/bench` starts it."""
+"""The benchmark: cost of the daemon, compared with the same work done without it; `scripts/bench` starts it."""

@@ -1,4 +1,4 @@
-"""The agents that are measured, the same ones in the workers and in process."""
+"""The agents that are measured: the same ones in the workers, in the peers and in process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from axon_zmq.agents.echo import agent as echo
 from axon_zmq.worker.registry.offline_models import synthetic, tools, user_text
 
 DELTAS = 500
-"""What `stream` streams: so many deltas of five characters, without a pause."""
+"""Number of deltas that `stream` sends, each of `SIZE` characters, without a pause."""
 SIZE = 5
 """Characters of a delta."""
-PACE = 0.02
+PACE_S = 0.02
 """Seconds between two deltas of `paced`, as between two tokens of a large model."""
 
 stream = Agent(synthetic(f"tokens={DELTAS},delay_ms=0,size={SIZE}"), name="stream")
 
 caller = Agent(tools(), name="caller")
-"""Calls what its prompt says: tools of the client's."""
+"""Calls the tools that its prompt names; the client executes them."""
 python_caller = Agent(tools(), name="python_caller")
 """The same, with the tool in Python."""
 
@@ -41,17 +41,17 @@ async def _paced(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterato
     loop = asyncio.get_running_loop()
     start = loop.time()
     for number in range(int(user_text(messages))):
-        await asyncio.sleep(max(0.0, start + number * PACE - loop.time()))
+        await asyncio.sleep(max(0.0, start + number * PACE_S - loop.time()))
         yield _number(number)
 
 
 paced = Agent(FunctionModel(stream_function=_paced), name="paced")
-"""As many deltas as its prompt says, each at its time, as `synthetic` has them."""
+"""Sends the number of deltas that its prompt gives, on a schedule of one each `PACE_S`, as `synthetic` does."""
 
 
 def text(deltas: int) -> str:
-    """What so many deltas of `stream` or `paced` say: each is its own number, so a gap shows."""
+    """The text of that many deltas of `stream` or `paced`. Each delta is its own number, so that a gap is visible."""
     return "".join(map(_number, range(deltas)))
 
 
-__all__ = ["DELTAS", "PACE", "SIZE", "caller", "echo", "paced", "python_caller", "stream", "text"]
+__all__ = ["DELTAS", "PACE_S", "SIZE", "caller", "echo", "paced", "python_caller", "stream", "text"]

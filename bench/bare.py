@@ -1,6 +1,6 @@
-"""Bare pydantic-ai in a process of its own: the same agents, called as any program would call them.
+"""Bare pydantic-ai in a separate process: the same agents, called directly.
 
-A line on stdin, such as `["run", 32, 10]`, asks for a measurement; a line of JSON on stdout answers.
+A line on stdin, such as `["run", 32, 10]`, requests a measurement; the result is a line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def _run() -> None:
 
 
 async def _cpu(call: Callable[[], Awaitable[None]], tasks: int, each: int) -> float:
-    """Microseconds of this process for each call, `tasks` at a time."""
+    """Microseconds of CPU time for each call, with `tasks` calls at a time."""
 
     async def repeat() -> None:
         for _ in range(each):
@@ -43,7 +43,7 @@ async def _cpu(call: Callable[[], Awaitable[None]], tasks: int, each: int) -> fl
 
 
 async def _latency(times: int, pause: float) -> dict[str, float]:
-    """Milliseconds of one run at a time, with a pause before each."""
+    """Percentiles of the milliseconds of consecutive runs, with a pause before each."""
     took: list[float] = []
     for _ in range(times):
         await asyncio.sleep(pause)
@@ -53,24 +53,24 @@ async def _latency(times: int, pause: float) -> dict[str, float]:
     return percentiles(took)
 
 
-async def answer(what: str, *numbers: float) -> dict[str, float]:
-    """Do one measurement."""
-    if what == "latency":
+async def answer(name: str, *numbers: float) -> dict[str, float]:
+    """Perform one measurement."""
+    if name == "latency":
         times, pause = numbers
         return await _latency(int(times), pause)
     tasks, each = map(int, numbers)
-    if what == "paced":
+    if name == "paced":
         await asyncio.gather(*(_stream(agents.paced, str(each)) for _ in range(tasks)))
         return {}
-    if what == "stream":
+    if name == "stream":
         return {"server": await _cpu(_stream, tasks, each) / agents.DELTAS}
     return {"server": await _cpu(_run, tasks, each)}
 
 
 async def main() -> None:
-    """Answer until stdin ends."""
+    """Perform the measurements that stdin requests, until it ends."""
     await _run()
-    gc.tune_gc()  # as our workers do
+    gc.tune_gc()  # Workers do the same; otherwise the ratio would include this difference.
     for line in sys.stdin:
         print(json.dumps(await answer(*json.loads(line))), flush=True)
 

@@ -1,4 +1,4 @@
-"""A line chart as SVG, for the docs: it needs no network, no script and no library."""
+"""A line chart as SVG for the documentation, drawn without a library, a script or network access."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from itertools import chain
 from bench.numbers import Figure
 
 Curves = Mapping[str, Sequence[tuple[int, Figure]]]
-"""By their names: how many there were, and the figure."""
+"""Points of each curve by its name: count on the horizontal axis, and figure."""
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 50, 30, 70, 45
 COLOURS = ("#4c8bd6", "#e08a2e", "#3fa66b")
 GREY = "#888888"
-"""Of all text: it can be read on white and on black."""
+"""Colour of all text: readable on white and on black."""
 MARKS = 5
-"""Values on the upright axis, about."""
+"""Approximate number of labels on the vertical axis."""
 
 
-def svg(across: str, upright: str, curves: Curves) -> str:
-    """The medians as lines, on a logarithmic axis, and between lowest and highest an upright line at each."""
+def svg(horizontal: str, vertical: str, curves: Curves) -> str:
+    """Draw the medians as lines over a logarithmic axis, with a vertical bar from the lowest to the highest round.
+
+    Args:
+        horizontal: Label of the horizontal axis.
+        vertical: Label of the vertical axis.
+        curves: The points to draw.
+    """
     all_points = list(chain.from_iterable(curves.values()))
     counts = sorted({count for count, _ in all_points})
     most = max(figure.high for _, figure in all_points)
@@ -40,8 +46,8 @@ def svg(across: str, upright: str, curves: Curves) -> str:
             yield _text(LEFT - 8, at + 4, f"{number * step:g}", "end")
         for count in counts:
             yield _text(x(count), HEIGHT - BOTTOM + 20, f"{count:,}", "middle")
-        yield _text(WIDTH / 2, HEIGHT - 8, across, "middle")
-        yield _text(LEFT - 35, 18, upright, "start")
+        yield _text(WIDTH / 2, HEIGHT - 8, horizontal, "middle")
+        yield _text(LEFT - 35, 18, vertical, "start")
         for number, (name, points) in enumerate(curves.items()):
             colour = COLOURS[number]
             path = " ".join(f"{x(count):.1f},{y(figure.median):.1f}" for count, figure in points)
@@ -56,7 +62,7 @@ def svg(across: str, upright: str, curves: Curves) -> str:
 
 
 def _step(highest: float) -> float:
-    """Between two values on the upright axis: 1, 2 or 5, or ten times that and so on."""
+    """Distance of two labels on the vertical axis: 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(highest / MARKS))
     return next(power * times for times in (1, 2, 5, 10) if power * times * MARKS >= highest)
 

@@ -1,4 +1,4 @@
-"""Clients of any protocol: what is asked, what came, and the loop that all drivers share."""
+"""Clients of any protocol: requests, replies, and the loop that all drivers share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bench.processes import WAIT_TIMEOUT_S
 
 @dataclass(frozen=True)
 class Request:
-    """What each client asks for: `echo` and `run` have one answer, `paced` and `stream` come in pieces."""
+    """The request of each client: `echo` and `run` have one reply, `paced` and `stream` have many pieces."""
 
     kind: str
     body: dict[str, Any]
     text: str
-    """What must come, over all pieces."""
+    """The expected text of all pieces together."""
 
     @property
     def unary(self) -> bool:
-        """Whether there is one answer."""
+        """Whether the request has a single reply."""
         return self.kind in ("echo", "run")
 
 
 @dataclass(slots=True)
-class Came:
-    """What came of one request, with times of `time.perf_counter`."""
+class Reply:
+    """The reply to one request, with times of `time.perf_counter`."""
 
     sent: float
     ended: float = 0.0
@@ -37,11 +37,11 @@ class Came:
 
     @property
     def text(self) -> str:
-        """All that came."""
+        """The text of all pieces."""
         return "".join(piece for _, piece in self.pieces)
 
     def delays(self, pace: float) -> list[float]:
-        """Seconds by which each delta was late, had each been due `pace` seconds after the one before."""
+        """Seconds by which each delta was late, if one is due every `pace` seconds from the time of the request."""
         late: list[float] = []
         for at, piece in self.pieces:
             late += [at - self.sent - pace * number for number in range(len(late), len(late) + len(piece) // SIZE)]
@@ -49,10 +49,10 @@ class Came:
 
 
 class Crowd(ABC):
-    """Some clients, each with one request at a time. It runs in one thread and waits for sockets only.
+    """A number of clients with one request at a time each, in one thread that only waits for sockets.
 
     Args:
-        size: How many clients.
+        size: Number of clients.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,71 +61,77 @@ class Crowd(ABC):
     def __len__(self) -> int:
         return self._size
 
-    def exchange(self, request: Request, each: int = 1, rate: float = 0.0) -> list[Came]:
-        """Each client makes `each` requests, one after the other; what came, whole, in the order of the ends.
+    def exchange(self, request: Request, each: int = 1, rate: float = 0.0) -> list[Reply]:
+        """Let each client make `each` requests, one after the other.
 
         Args:
-            request: What all ask for.
-            each: How often.
-            rate: How many clients begin in a second; 0 is all at once.
+            request: The request, the same for all.
+            each: Requests of each client.
+            rate: Clients that start in a second; 0 starts all at once.
+
+        Returns:
+            The complete replies, in the order in which they ended.
+
+        Raises:
+            RuntimeError: No piece arrived for `WAIT_TIMEOUT_S`, or a reply lacks text.
         """
-        done: list[Came] = []
-        under_way: dict[int, Came] = {}
+        done: list[Reply] = []
+        open_requests: dict[int, Reply] = {}
         left = [each] * self._size
-        begun, heard = 0, time.perf_counter()
-        start = heard
+        started, last_piece_at = 0, time.perf_counter()
+        start = last_piece_at
         while len(done) < self._size * each:
             now = time.perf_counter()
-            while begun < self._size and (not rate or start + begun / rate <= now):
-                under_way[begun] = self._begin(begun, request)
-                begun += 1
-            due = start + begun / rate - now if begun < self._size else WAIT_TIMEOUT_S
-            for client, piece, ended in self._heard(max(0.0, due)):
-                came = under_way[client]
-                heard = time.perf_counter()
+            while started < self._size and (not rate or start + started / rate <= now):
+                open_requests[started] = self._begin(started, request)
+                started += 1
+            due = start + started / rate - now if started < self._size else WAIT_TIMEOUT_S
+            for client, piece, ended in self._receive(max(0.0, due)):
+                reply = open_requests[client]
+                last_piece_at = time.perf_counter()
                 if piece:
-                    came.pieces.append((heard, piece))
+                    reply.pieces.append((last_piece_at, piece))
                 if ended:
-                    came.ended = heard
-                    done.append(came)
+                    reply.ended = last_piece_at
+                    done.append(reply)
                     left[client] -= 1
                     if left[client]:
-                        under_way[client] = self._begin(client, request)
-            if time.perf_counter() - heard > WAIT_TIMEOUT_S:
-                raise RuntimeError(f"{sum(left)} requests waited {WAIT_TIMEOUT_S:g} s for an answer")
-        torn = sum(came.text != request.text for came in done)
-        if torn:
-            raise RuntimeError(f"{torn} of {len(done)} answers to {request.kind!r} are not whole")
+                        open_requests[client] = self._begin(client, request)
+            if time.perf_counter() - last_piece_at > WAIT_TIMEOUT_S:
+                raise RuntimeError(f"{sum(left)} requests got no reply within {WAIT_TIMEOUT_S:g} s")
+        incomplete = sum(reply.text != request.text for reply in done)
+        if incomplete:
+            raise RuntimeError(f"{incomplete} of {len(done)} replies to {request.kind!r} lack text")
         return done
 
-    def _begin(self, client: int, request: Request) -> Came:
-        came = Came(time.perf_counter())
+    def _begin(self, client: int, request: Request) -> Reply:
+        reply = Reply(time.perf_counter())
         self._send(client, request)
-        return came
+        return reply
 
     def latencies(self, request: Request, times: int, pause: float) -> list[float]:
-        """The first client makes requests one after the other, with a pause before each.
+        """Milliseconds of consecutive requests of the first client, with `pause` seconds before each.
 
-        Milliseconds of each, from before its body is packed until the answer's is unpacked.
+        Each time is measured from before the request body is packed until the reply is unpacked.
         """
-        took: list[float] = []
+        latencies: list[float] = []
         for _ in range(times):
             time.sleep(pause)
             start = time.perf_counter()
             self._send(0, request)
-            while not any(ended for _, _, ended in list(self._heard(WAIT_TIMEOUT_S))):
+            while not any(ended for _, _, ended in list(self._receive(WAIT_TIMEOUT_S))):
                 if time.perf_counter() - start > WAIT_TIMEOUT_S:
-                    raise RuntimeError(f"a client waited {WAIT_TIMEOUT_S:g} s for an answer")
-            took.append((time.perf_counter() - start) * 1000)
-        return took
+                    raise RuntimeError(f"a request got no reply within {WAIT_TIMEOUT_S:g} s")
+            latencies.append((time.perf_counter() - start) * 1000)
+        return latencies
 
     @abstractmethod
     def _send(self, client: int, request: Request) -> None:
         """Send a client's request."""
 
     @abstractmethod
-    def _heard(self, seconds: float) -> Iterable[tuple[int, str, bool]]:
-        """Wait at most so long; then which client, what piece of text came, and whether its request has ended."""
+    def _receive(self, seconds: float) -> Iterable[tuple[int, str, bool]]:
+        """Wait at most `seconds`, then yield for each piece: client, text, and whether its request has ended."""
 
     @abstractmethod
     def close(self) -> None:

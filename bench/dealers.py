@@ -1,4 +1,4 @@
-"""Raw DEALERs, so that what is measured is the daemon and not a client library."""
+"""Raw DEALER clients: the benchmark measures the daemon, not a client library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bench.clients import Crowd, Request
 
 _BATCH = 256
 KINDS = {"echo": "run_stream", "paced": "run_stream", "stream": "run_stream"}
-"""What the daemon calls a request, where the name is another; those without an agent go to `bench.source`."""
+"""Kinds of the daemon for the requests that have another name; `echo` and `paced` are answered by `bench.source`."""
 
 
 class Dealers(Crowd):
-    """Clients of the daemon, or of what relays the same frames.
+    """Clients of the daemon, or of another relay of the same frames.
 
     Args:
-        endpoint: The daemon's, the naive loop's or the C proxy's.
-        size: How many clients.
-        connections: How many sockets they share.
-        kinds: What the server calls the requests.
+        endpoint: Of the daemon, the naive loop or the C proxy.
+        size: Number of clients.
+        connections: Number of sockets that they share; by default one for each client.
+        kinds: The server's kinds for the requests that have another name there.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Dealers(Crowd):
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, f"bench-{secrets.token_hex(8)}".encode())
-        dealer.setsockopt(zmq.RCVHWM, 0)  # it reads without end, as chumak does: the server never waits for it
+        dealer.setsockopt(zmq.RCVHWM, 0)  # Unbounded, as in chumak: the server never waits for a client.
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(endpoint)
         self._poller.register(dealer, zmq.POLLIN)
@@ -56,7 +56,7 @@ class Dealers(Crowd):
         kind = self._kinds.get(request.kind, request.kind).encode()
         self._dealers[client % len(self._dealers)].send_multipart([kind, id, b"", pack(request.body)])
 
-    def _heard(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
+    def _receive(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
         for dealer, _ in self._poller.poll(math.ceil(seconds * 1000)):
             for _ in range(_BATCH):
                 try:
@@ -72,14 +72,14 @@ class Dealers(Crowd):
                 elif kind == b"tool_call":
                     self._add(dealer, id, body)
                 elif kind != b"alive":
-                    raise RuntimeError(f"the daemon answered {kind.decode()}: {body}")
+                    raise RuntimeError(f"unexpected {kind.decode()} from the daemon: {body}")
 
     @staticmethod
     def _add(dealer: zmq.Socket[bytes], id: bytes, call: dict[str, Any]) -> None:
-        """Do what `bench.agents.add` does, as a tool of the client's."""
+        """Execute the tool `add` in the client, as `bench.agents.add` does in Python."""
         result = call["args"]["a"] + call["args"]["b"]
         dealer.send_multipart([b"tool_result", id, pack({"call_id": call["call_id"]}), pack({"result": result})])
 
     def close(self) -> None:
-        """Close all."""
+        """Close all connections."""
         self._context.destroy(linger=0)

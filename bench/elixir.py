@@ -1,4 +1,7 @@
-"""What the Elixir package costs on chumak and erlzmq: `python -m bench.elixir`; needs elixir and AXON_ELIXIR_DEPS."""
+"""Benchmark of the Elixir package on chumak and erlzmq.
+
+`python -m bench.elixir` starts it. It needs `elixir`, and a folder of compiled packages in `AXON_ELIXIR_DEPS`.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ TRANSPORTS = ("chumak", "erlzmq")
 ROUNDS = 3
 
 
-def _mix(figure: str, transport: str, endpoint: str, hear: Callable[[str], None] = lambda _: None) -> int:
-    """One figure of the Elixir side."""
+def _mix(figure: str, transport: str, endpoint: str, on_line: Callable[[str], None] = lambda _: None) -> int:
+    """Run `bench/figures.exs` in the Elixir package; returns the figure that it prints in its last line."""
     env = {**os.environ, "ERL_LIBS": os.environ["AXON_ELIXIR_DEPS"], "MIX_ENV": "test", "LC_ALL": "C.UTF-8"}
     command = ["mix", "run", "bench/figures.exs", figure, transport, endpoint]
     last = ""
     with subprocess.Popen(command, cwd=PACKAGE, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            hear(line.strip())
+            on_line(line.strip())
             last = line.strip() or last
     if process.returncode:
         raise RuntimeError(f"{figure} on {transport} failed: {last}")
@@ -38,7 +41,7 @@ def _source(place: Site) -> Process:
 
 
 def chunks(transport: str) -> str:
-    """Chunks a second that one process receives, from a worker without an agent."""
+    """Chunks per second that one Elixir process receives from a worker without an agent."""
     with site() as place:
         _source(place)
         place.wait_for("run_stream")
@@ -47,7 +50,7 @@ def chunks(transport: str) -> str:
 
 
 def run(transport: str) -> str:
-    """The p50 of `run` on `echo`, beside the Python client's in the same round."""
+    """The p50 of `run` on `echo`, compared with the Python client in the same round."""
     with site() as place:
         place.broker(1)
         place.worker("run")
@@ -58,17 +61,17 @@ def run(transport: str) -> str:
 
 
 def _python(endpoint: str) -> float:
-    taken: list[float] = []
+    times: list[float] = []
     with Client(endpoint) as client:
         for _ in range(450):
             began = time.perf_counter()
             client.run("echo", "Hello")
-            taken.append((time.perf_counter() - began) * 1000)
-    return median(taken[50:])
+            times.append((time.perf_counter() - began) * 1000)
+    return median(times[50:])
 
 
 def streams(transport: str) -> str:
-    """200 streams of 100 chunks paced at 20 ms, each in order: how long they took, of 2 s at least."""
+    """Seconds for 200 streams of 100 chunks at 20 ms each, which take at least 2 s; checks the order of the chunks."""
     with site() as place:
         place.broker(1)
         place.worker("run_stream")
@@ -77,7 +80,7 @@ def streams(transport: str) -> str:
 
 
 def recovery(transport: str) -> str:
-    """The pause of a stream, paced at 10 ms, over `kill -9` of the broker; it fails where a chunk is lost."""
+    """Interruption of a stream of one chunk per 10 ms after `kill -9` of the broker; fails if a chunk is lost."""
     pauses: list[int] = []
     for _ in range(ROUNDS):
         with site() as place:
@@ -95,17 +98,20 @@ def recovery(transport: str) -> str:
 
 
 ROWS: tuple[tuple[str, Callable[[str], str]], ...] = (
-    ("chunks a second, received by one process", chunks),
+    ("chunks per second, received by one process", chunks),
     ("`run` on `echo`, one at a time, p50", run),
-    ("200 streams of 100 chunks, one each 20 ms, all in order", streams),
-    ("pause of a stream over `kill -9` of the broker", recovery),
+    ("200 streams of 100 chunks, one per 20 ms, all in order", streams),
+    ("interruption of a stream after `kill -9` of the broker", recovery),
 )
 
 
 def main() -> int:
     """Print the table."""
     if not os.environ.get("AXON_ELIXIR_DEPS"):
-        print("AXON_ELIXIR_DEPS names no folder with chumak/ebin, msgpax/ebin and erlzmq/ebin", file=sys.stderr)
+        print(
+            "AXON_ELIXIR_DEPS is not set: expected a folder with chumak/ebin, msgpax/ebin and erlzmq/ebin",
+            file=sys.stderr,
+        )
         return 2
     bound(600)
     print(f"|  | {' | '.join(TRANSPORTS)} |", f"|---{'|---' * len(TRANSPORTS)}|", sep="\n")

@@ -1,6 +1,6 @@
-"""How the core's cost grows with workers and clients: `python -m bench.growth`, in memory, with a simulated clock.
+"""Cost of the broker core by number of workers and clients: `python -m bench.growth`.
 
-Nothing but `Broker.receive` is timed, with all that it does: no socket is there, and what comes back is dropped.
+The core runs in memory with a simulated clock. Only `Broker.receive` is timed, without sockets; effects are dropped.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from bench.processes import ROOT
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- growth: written by python -m bench.growth --write -->", "<!-- growth: end -->"
 SIZES = ((2, 100), (16, 1_000), (64, 10_000), (1_000, 100_000))
-"""Workers and clients; each client has a run open."""
+"""Numbers of workers and clients; each client has one open run."""
 QUICK = ((2, 100), (8, 500))
 EACH = 2_000
-"""Events of a kind that are timed, at most."""
+"""Maximum number of timed events of each kind."""
 ROWS = (
-    ("request", "a request comes and goes to a worker, µs"),
+    ("request", "a request is admitted and dispatched, µs"),
     ("ended", "a run ends, µs"),
     ("cancel", "a run is cancelled, µs"),
     ("ping", "a ping, µs"),
     ("progress", "a worker makes progress, µs"),
     ("lost", "a worker is lost, µs for each of its runs"),
-    ("housekeeping", "each half second, ms"),
+    ("housekeeping", "periodic checks, every 0.5 s, ms"),
     ("alive", "`alive` to 500 clients, ms"),
 )
 
 
 @dataclass
 class Simulation:
-    """A broker with so many workers and clients.
+    """A broker core with a number of workers and clients.
 
     Args:
-        workers: All of mode `run_stream`, with room for all runs.
-        clients: Each with one run open.
+        workers: Number of workers, all of mode `run_stream`, with room for all runs.
+        clients: Number of clients, each with one open run.
     """
 
     workers: int
@@ -82,7 +82,7 @@ class Simulation:
         self.feed(FromClient(client, [b"run_stream", id, b"", id], self.now), kind)
 
     def measure(self) -> dict[str, float]:
-        """Each kind of event by its row's name, in the row's unit."""
+        """Median cost of each kind of event, by the name of its row, in the unit of its row."""
         keys = list(self._held)
         some = keys[:: max(1, len(keys) // EACH)][:EACH]
         for key in some:
@@ -94,7 +94,7 @@ class Simulation:
             self.feed(FromClient(b"c-%d" % (number % self.clients), [b"ping", b"p"], self.now), "ping")
             self.feed(FromWorker(b"w-%d" % (number % self.workers), b"progress", b""), "progress")
         for _ in range(40):
-            self._let_time_pass()
+            self._advance_time()
         for client, id in self._held:
             self.broker.relay.accept(self._held[client, id], client, kinds.CHUNK, id)
         for number in range(min(self.workers - 1, 20)):
@@ -104,7 +104,7 @@ class Simulation:
         in_ms = ("housekeeping", "alive")
         return {kind: median(taken) * (1e3 if kind in in_ms else 1e6) for kind, taken in self.timed.items()}
 
-    def _let_time_pass(self) -> None:
+    def _advance_time(self) -> None:
         self.now += HOUSEKEEPING_S
         for number in range(self.workers):
             self.feed(FromWorker(b"w-%d" % number, b"progress", b""))
@@ -115,11 +115,11 @@ class Simulation:
                 self.feed(Tick(), "alive")
 
 
-def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
-    """The rows, a column for each size."""
+def table(sizes: Iterable[tuple[int, int]], log: Callable[[str], None]) -> str:
+    """The Markdown table, with a column for each size."""
     columns: list[tuple[str, dict[str, float]]] = []
     for workers, clients in sizes:
-        say(f"{workers} workers, {clients} clients")
+        log(f"{workers} workers, {clients} clients")
         columns.append((f"{workers:,} / {clients:,}", Simulation(workers, clients).measure()))
     lines = [
         "| workers / clients | " + " | ".join(name for name, _ in columns) + " |",
@@ -132,10 +132,13 @@ def table(sizes: Iterable[tuple[int, int]], say: Callable[[str], None]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and put it into the page where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description="How the core's cost grows.")
-    parser.add_argument("--quick", action="store_true", help="that it works, not how it grows")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    """Measure, print the table, and with `--write` put it into the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.growth",
+        description="Measure how the cost of the broker core grows with workers and clients.",
+    )
+    parser.add_argument("--quick", action="store_true", help="only check that the benchmark works")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     options = parser.parse_args()
     made = table(QUICK if options.quick else SIZES, print)
     print(made)

@@ -1,4 +1,4 @@
-"""Isolation: what streams notice of 10 MB requests and replies that pass through for others."""
+"""Isolation: how 10 MB requests and replies of one client delay the streams of other clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
-from bench.agents import PACE
+from bench.agents import PACE_S
 from bench.clients import Crowd
 from bench.dealers import Dealers
 from bench.measure import Comparison, Parts, Plan
@@ -16,50 +16,52 @@ from bench.passing import MODE
 from bench.processes import Process, Site, site
 from bench.relay import paced
 
-ALONE, ELSEWHERE = "nothing passes", "they pass through another daemon"
-"""What is beside it: the second is as busy a machine, so the rest is the broker's."""
+ALONE, ELSEWHERE = "no transfers", "transfers through another broker"
+"""Names of the comparisons. With the second one the machine is as busy, so the difference is caused by the broker."""
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """A broker with a worker without agents for the streams and another for what passes; and one for that alone."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """One broker with separate workers for streams and for transfers, and a second broker for transfers only."""
     with ExitStack() as stack:
         place, elsewhere = stack.enter_context(site()), stack.enter_context(site())
         place.broker(workers=2)
         elsewhere.broker(workers=1)
         place.source()
-        passing = [_passing(each) for each in (place, elsewhere)]
+        transfers = [_start_transfers(each) for each in (place, elsewhere)]
         place.wait_for("run_stream", MODE)
         elsewhere.wait_for(MODE)
-        crowd = stack.enter_context(closing(Dealers(place.endpoint, plan.beside)))
-        beside, elsewhere_beside = (partial(_beside, each, crowd, plan.chunks) for each in passing)
+        crowd = stack.enter_context(closing(Dealers(place.endpoint, plan.isolation_streams)))
+        during, elsewhere_during = (
+            partial(_delays_during_transfers, each, crowd, plan.chunks_per_stream) for each in transfers
+        )
         yield [
             Comparison(
-                f"delay of a paced chunk, {plan.beside} streams, 10 MB pass all the time",
+                f"delay of a paced chunk, {plan.isolation_streams} streams, during 10 MB transfers",
                 "ms",
-                beside,
-                {ALONE: partial(_delays, crowd, plan.chunks), ELSEWHERE: elsewhere_beside},
+                during,
+                {ALONE: partial(_delays, crowd, plan.chunks_per_stream), ELSEWHERE: elsewhere_during},
             )
         ]
 
 
-def _passing(place: Site) -> Process:
+def _start_transfers(place: Site) -> Process:
     place.source(MODE)
     return place.start("passing", "bench.passing", place.endpoint)
 
 
 def _delays(crowd: Crowd, chunks: int) -> Parts:
-    """Milliseconds by which chunks were later than the most punctual one of their stream."""
+    """Percentiles of the milliseconds by which chunks were later than the most punctual chunk of their stream."""
     late: list[float] = []
-    for came in paced(crowd, chunks, PACE):
-        delays = came.delays(PACE)
+    for reply in paced(crowd, chunks, PACE_S):
+        delays = reply.delays(PACE_S)
         late += [(delay - min(delays)) * 1000 for delay in delays]
     return percentiles(late)
 
 
-def _beside(passing: Process, crowd: Crowd, chunks: int) -> Parts:
+def _delays_during_transfers(transfers: Process, crowd: Crowd, chunks: int) -> Parts:
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(passing.ask, "pass", chunks * PACE)
+        answer = pool.submit(transfers.call, "pass", chunks * PACE_S)
         delays = _delays(crowd, chunks)
         answer.result()
     return delays

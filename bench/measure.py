@@ -1,4 +1,4 @@
-"""How it is measured: each comparison does the same work on several sides, ours first, and has figures by part."""
+"""Measuring: each comparison does the same work on several sides, ours first, and yields one figure for each part."""
 
 from __future__ import annotations
 
@@ -13,159 +13,159 @@ from bench.numbers import Figure
 from bench.processes import Cpu, Process
 
 Parts = dict[str, float]
-"""Figures by the part that they are of, such as `broker`, or `p99`."""
+"""Figures by the name of the part, such as `broker` or `p99`."""
 OURS = "axon_zmq"
-PAUSE = 0.005
-"""Seconds between two requests, where they are not back to back."""
+PAUSE_S = 0.005
+"""Seconds between two requests that are not sent back to back."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done in each round."""
+    """Amount of work in each round."""
 
     rounds: int
     warm: bool
-    """Whether what is measured is tried once before it counts."""
-    crowd: int
-    """Clients at a time, where it is more than one."""
-    many: int
-    """Agent streams at a time, where they are many."""
-    relayed: int
+    """Whether each side runs once before it is measured."""
+    concurrency: int
+    """Concurrent clients in the measurements with more than one."""
+    many_streams: int
+    """Concurrent agent streams in the measurement with the most."""
+    relayed_chunks: int
     """Chunks at full speed, over all clients."""
-    paced: int
-    """Chunks one by one, a millisecond apart."""
-    abreast: int
-    """Paced streams at a time, without agents and with them."""
-    chunks: int
-    """Of each paced stream without an agent."""
-    echoes: int
+    single_chunks: int
+    """Chunks of a stream with one chunk per millisecond."""
+    paced_streams: int
+    """Concurrent paced streams, without agents and with agents."""
+    chunks_per_stream: int
+    """Chunks of each paced stream without an agent."""
+    echo_requests: int
     """Unary requests without an agent, over all clients."""
-    streams: int
-    """Agent streams, one at a time."""
-    runs: int
-    """Unary requests, over all clients."""
-    timed: int
-    """Unary requests one at a time."""
-    called: int
-    """Runs of many tool calls each."""
-    idle: float
-    """Seconds in which nothing is asked."""
-    overload: int
-    """Paced agent streams at a time, where they are more than can be served."""
-    deltas: int
-    """Of each paced stream of an agent."""
-    rate: int
-    """Paced agent streams that begin in a second."""
-    beside: int
-    """Paced streams without agents, beside 10 MB that pass."""
-    opened: int
-    """Streams without agents that are open while memory is looked at."""
-    agents_opened: int
-    """The same, of agents."""
+    agent_streams: int
+    """Consecutive agent streams of one client."""
+    run_requests: int
+    """Unary requests to an agent, over all clients."""
+    latency_requests: int
+    """Consecutive unary requests of one client."""
+    tool_runs: int
+    """Runs with `bench.runs.CALLS` tool calls each."""
+    idle_s: float
+    """Seconds without any request."""
+    overload_streams: int
+    """Concurrent paced agent streams: more than two workers can serve in time."""
+    deltas_per_stream: int
+    """Deltas of each paced agent stream."""
+    start_rate: int
+    """Paced agent streams that start in a second."""
+    isolation_streams: int
+    """Concurrent paced streams without agents during 10 MB transfers."""
+    open_streams: int
+    """Open streams without agents while memory is measured."""
+    open_agent_streams: int
+    """Open agent streams while memory is measured."""
     starts: int
-    """Starts of each process, of which the median counts."""
-    served: int
-    """Workers of each mode of a whole daemon."""
-    widths: Sequence[int]
-    """Numbers of open streams of which the cost of a chunk is compared, the most last."""
-    workers: Sequence[int]
-    """The same, of workers."""
-    widened: int
-    """Chunks for each of these."""
-    lasting: int
-    """Requests over which memory must not grow; 0: that is not looked at."""
+    """Starts of each process in a round; the figure is their median."""
+    serve_workers: int
+    """Workers of each mode when a whole daemon is started."""
+    stream_counts: Sequence[int]
+    """Numbers of open streams for which the cost of a chunk is measured, in ascending order."""
+    worker_counts: Sequence[int]
+    """Numbers of workers for which the cost of a chunk is measured, in ascending order."""
+    growth_chunks: int
+    """Chunks for each of these numbers."""
+    memory_requests: int
+    """Requests over which memory growth is measured; 0 skips this measurement."""
 
 
 FULL = Plan(
     rounds=3,
     warm=True,
-    crowd=32,
-    many=256,
-    relayed=64_000,
-    paced=1_000,
-    abreast=500,
-    chunks=100,
-    echoes=6_400,
-    streams=8,
-    runs=960,
-    timed=400,
-    called=30,
-    idle=2.0,
-    overload=2_000,
-    deltas=200,
-    rate=500,
-    beside=50,
-    opened=1_000,
-    agents_opened=200,
+    concurrency=32,
+    many_streams=256,
+    relayed_chunks=64_000,
+    single_chunks=1_000,
+    paced_streams=500,
+    chunks_per_stream=100,
+    echo_requests=6_400,
+    agent_streams=8,
+    run_requests=960,
+    latency_requests=400,
+    tool_runs=30,
+    idle_s=2.0,
+    overload_streams=2_000,
+    deltas_per_stream=200,
+    start_rate=500,
+    isolation_streams=50,
+    open_streams=1_000,
+    open_agent_streams=200,
     starts=3,
-    served=2,
-    widths=(1, 10, 100, 1_000, 10_000),
-    workers=(1, 4, 16, 64),
-    widened=40_000,
-    lasting=0,
+    serve_workers=2,
+    stream_counts=(1, 10, 100, 1_000, 10_000),
+    worker_counts=(1, 4, 16, 64),
+    growth_chunks=40_000,
+    memory_requests=0,
 )
 QUICK = Plan(
     rounds=1,
     warm=False,
-    crowd=2,
-    many=4,
-    relayed=2_000,
-    paced=50,
-    abreast=5,
-    chunks=5,
-    echoes=20,
-    streams=1,
-    runs=20,
-    timed=20,
-    called=2,
-    idle=0.1,
-    overload=10,
-    deltas=20,
-    rate=50,
-    beside=5,
-    opened=20,
-    agents_opened=5,
+    concurrency=2,
+    many_streams=4,
+    relayed_chunks=2_000,
+    single_chunks=50,
+    paced_streams=5,
+    chunks_per_stream=5,
+    echo_requests=20,
+    agent_streams=1,
+    run_requests=20,
+    latency_requests=20,
+    tool_runs=2,
+    idle_s=0.1,
+    overload_streams=10,
+    deltas_per_stream=20,
+    start_rate=50,
+    isolation_streams=5,
+    open_streams=20,
+    open_agent_streams=5,
     starts=1,
-    served=1,
-    widths=(1, 40),
-    workers=(1, 2),
-    widened=2_000,
-    lasting=100,
+    serve_workers=1,
+    stream_counts=(1, 40),
+    worker_counts=(1, 2),
+    growth_chunks=2_000,
+    memory_requests=100,
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of figures, or a few: all sides do the same work."""
+    """One or several rows of figures for the same work on all sides."""
 
     title: str
     unit: str
     ours: Callable[[], Parts]
     others: dict[str, Callable[[], Parts]]
     warm: bool = True
-    """Whether each side is tried once before it counts; not worth it for what takes long, after others like it."""
+    """Whether each side runs once before it is measured. Long comparisons that follow similar ones skip this."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What serves, ours or a peer's."""
+    """A service under test: ours or a peer."""
 
     name: str
     processes: dict[str, Process]
-    """All of the server's, by what each is."""
+    """All processes of the server, by role."""
     connect: Callable[[int, int | None], Crowd]
-    """So many clients, on so many connections; on one each by default."""
-    also: Service | None = None
-    """The same processes, asked for one answer in another way."""
+    """Creates clients: number of clients, and number of connections; by default each has its own."""
+    alternative: Service | None = None
+    """The same processes with another way to send unary requests."""
 
     def cpu(self) -> Cpu:
-        """Of all its processes."""
+        """Measure the CPU time of all its processes."""
         return Cpu(**self.processes)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Services that are measured alike."""
+    """Services that are measured in the same way."""
 
     stack: ExitStack
     """Closes the clients."""
@@ -179,31 +179,31 @@ class Sides:
         measure: Callable[[Service, Crowd], Parts],
         size: int,
         connections: int | None = None,
-        beside: dict[str, Callable[[], Parts]] | None = None,
+        extra: dict[str, Callable[[], Parts]] | None = None,
         warm: bool = True,
     ) -> Comparison:
-        """Measure each with as many clients; `beside` are sides that have none."""
+        """Compare the services with the same number of clients; `extra` has further sides without clients."""
 
         def side(service: Service) -> Callable[[], Parts]:
             return partial(measure, service, self.stack.enter_context(closing(service.connect(size, connections))))
 
         others = {other.name: side(other) for other in self.others}
-        return Comparison(title, unit, side(self.ours), {**others, **(beside or {})}, warm)
+        return Comparison(title, unit, side(self.ours), {**others, **(extra or {})}, warm)
 
 
 @dataclass(frozen=True)
 class Other:
-    """The figure of another side, and ours divided by it."""
+    """The figure of another side, and our figure divided by it."""
 
     name: str
     figure: Figure
     ratio: Figure
-    """Of the rounds' own ratios: what slows all sides of a round does not change it."""
+    """Median of the ratios of the single rounds: a slow round changes all sides and not the ratio."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One of our figures beside the others'; where only the daemon has such a part, beside nothing."""
+    """One of our figures and the figures of the other sides; `others` is empty if only the daemon has such a part."""
 
     title: str
     unit: str
@@ -211,22 +211,25 @@ class Row:
     others: Sequence[Other]
 
 
-Room = Callable[[Plan], AbstractContextManager[Sequence[Comparison]]]
-"""Starts what some comparisons need, and ends it after them."""
+Group = Callable[[Plan], AbstractContextManager[Sequence[Comparison]]]
+"""A context manager that starts the processes of a group of comparisons and stops them afterwards."""
 
 
-def run(rooms: Sequence[Room], plan: Plan, rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Measure everything, a room at a time; the order of the sides is reversed with every round."""
+def run(groups: Sequence[Group], plan: Plan, rounds: int, log: Callable[[str], None]) -> list[Row]:
+    """Measure all comparisons, one group after the other.
+
+    The order of the sides is reversed with every round, so that a trend of the machine does not favour one side.
+    """
     rows: list[Row] = []
-    for room in rooms:
-        with room(plan) as comparisons:
+    for group in groups:
+        with group(plan) as comparisons:
             for comparison in filter(lambda each: plan.warm and each.warm, comparisons):
-                say(f"warming up: {comparison.title}")
+                log(f"warming up: {comparison.title}")
                 _all_sides(comparison, backwards=False)
             measured: list[list[dict[str, Parts]]] = [[] for _ in comparisons]
             for number in range(rounds):
                 for comparison, results in zip(comparisons, measured, strict=True):
-                    say(f"round {number + 1} of {rounds}: {comparison.title}")
+                    log(f"round {number + 1} of {rounds}: {comparison.title}")
                     results.append(_all_sides(comparison, backwards=number % 2 == 1))
         for comparison, results in zip(comparisons, measured, strict=True):
             rows += _rows(comparison, results)
@@ -235,11 +238,14 @@ def run(rooms: Sequence[Room], plan: Plan, rounds: int, say: Callable[[str], Non
 
 def _all_sides(comparison: Comparison, backwards: bool) -> dict[str, Parts]:
     sides = list({OURS: comparison.ours, **comparison.others}.items())
-    return {name: _uncollected(side) for name, side in (reversed(sides) if backwards else sides)}
+    return {name: _without_gc(side) for name, side in (reversed(sides) if backwards else sides)}
 
 
-def _uncollected(side: Callable[[], Parts]) -> Parts:
-    """A side's figures; the driver's own garbage is collected before, since that takes a tenth of a second."""
+def _without_gc(side: Callable[[], Parts]) -> Parts:
+    """The figures of a side, measured without garbage collection in the driver.
+
+    A collection takes up to 0.1 s and would be counted as a delay of the server.
+    """
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Memory: what broker and worker hold when nobody asks, for each open stream, and after many requests."""
+"""Memory of broker and worker: when idle, for each open stream, and after many requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 from axon_zmq.protocol.limits import KIB, MIB
-from bench.agents import PACE
+from bench.agents import PACE_S
 from bench.dealers import Dealers
 from bench.measure import Comparison, Parts, Plan
 from bench.pressure import paced_stream
@@ -17,49 +17,53 @@ from bench.runs import BARE
 from bench.transport import ECHO
 
 OPENAI = {"AXON_MODEL": "openai-chat:gpt-5-mini", "OPENAI_API_KEY": "none"}
-"""A worker makes a model's provider when it starts, and asks it nothing."""
-BROKERS_FLOOR, WORKERS_FLOOR = "zmq, msgpack", "pydantic_ai, pydantic_ai.models.openai"
-"""What they cannot do without."""
+"""Settings with which a worker creates an OpenAI provider at its start; no request is sent to it."""
+BROKER_IMPORTS, WORKER_IMPORTS = "zmq, msgpack", "pydantic_ai, pydantic_ai.models.openai"
+"""Imports that broker and worker cannot avoid: the baseline of their memory."""
 CHUNKS = 20
-"""Of each stream: so long do all stay open."""
+"""Chunks of each stream; all streams are open at the same time for that long."""
 DELTAS = 50
-"""Of each stream of an agent."""
+"""Deltas of each agent stream."""
 PARTS = 20
-"""Of many requests: after each the benchmark drops the answers."""
+"""Parts into which many requests are split; the driver drops the replies after each part."""
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """Each figure is of processes of its own: memory that was given back once is not taken anew."""
-    opened, agents = f"{plan.opened:,} open", f"{plan.agents_opened} open"
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """Each figure uses new processes, because a process reuses memory that it has freed, which would hide growth."""
+    opened, agents = f"{plan.open_streams:,} open", f"{plan.open_agent_streams} open"
     comparisons = [
         Comparison(
-            "memory when idle, broker", "MiB", _broker, {f"import {BROKERS_FLOOR}": partial(_floor, BROKERS_FLOOR)}
+            "memory when idle, broker", "MiB", _broker, {f"import {BROKER_IMPORTS}": partial(_imports, BROKER_IMPORTS)}
         ),
         Comparison(
             "memory when idle, worker with OpenAI's provider",
             "MiB",
             _worker,
-            {f"import {WORKERS_FLOOR}": partial(_floor, WORKERS_FLOOR)},
+            {f"import {WORKER_IMPORTS}": partial(_imports, WORKER_IMPORTS)},
         ),
-        Comparison(f"memory of a stream, {opened}, one connection", "KiB", partial(_streams, plan.opened, 1), {}),
-        Comparison(f"memory of a stream, {opened}, a connection each", "KiB", partial(_streams, plan.opened, None), {}),
+        Comparison(f"memory of a stream, {opened}, one connection", "KiB", partial(_streams, plan.open_streams, 1), {}),
+        Comparison(
+            f"memory of a stream, {opened}, one connection each", "KiB", partial(_streams, plan.open_streams, None), {}
+        ),
         Comparison(
             f"memory of an agent's stream, {agents}",
             "KiB",
-            partial(_agents_streams, plan.agents_opened),
-            {BARE: partial(_bare_streams, plan.agents_opened)},
+            partial(_agents_streams, plan.open_agent_streams),
+            {BARE: partial(_bare_streams, plan.open_agent_streams)},
         ),
     ]
-    if plan.lasting:
-        title = f"memory gained over the last four fifths of {plan.lasting:,} requests"
-        comparisons.append(Comparison(title, "MiB", partial(_gained, plan.lasting, plan.crowd), {}, warm=False))
+    if plan.memory_requests:
+        title = f"memory gained over the last four fifths of {plan.memory_requests:,} requests"
+        comparisons.append(
+            Comparison(title, "MiB", partial(_memory_gained, plan.memory_requests, plan.concurrency), {}, warm=False)
+        )
     yield comparisons
 
 
-def _floor(what: str) -> Parts:
+def _imports(modules: str) -> Parts:
     with site() as place:
-        python = place.imported(what)
+        python = place.imported(modules)
         python.ready()
         return {"all": python.resident() / MIB}
 
@@ -79,11 +83,14 @@ def _worker() -> Parts:
 
 
 def _streams(count: int, connections: int | None) -> Parts:
-    """Of streams that get chunks, their connections included; one has been there before."""
+    """Growth per stream that receives chunks, including its connection.
+
+    One stream runs before, so that memory which the first stream allocates once is not counted.
+    """
     with relaying() as (place, broker), closing(Dealers(place.endpoint, 1)) as first:
-        paced(first, CHUNKS, PACE)
+        paced(first, CHUNKS, PACE_S)
         with Growth(broker) as growth, closing(Dealers(place.endpoint, count, connections)) as crowd:
-            paced(crowd, CHUNKS, PACE)
+            paced(crowd, CHUNKS, PACE_S)
         return {"broker": growth.bytes / KIB / count}
 
 
@@ -104,13 +111,13 @@ def _agents_streams(count: int) -> Parts:
 def _bare_streams(count: int) -> Parts:
     with site() as place:
         bare = place.start("bare", "bench.bare")
-        bare.ask("paced", 1, 1)
+        bare.call("paced", 1, 1)
         with Growth(bare) as growth:
-            bare.ask("paced", count, DELTAS)
+            bare.call("paced", count, DELTAS)
         return {"worker": growth.bytes / KIB / count}
 
 
-def _gained(requests: int, clients: int) -> Parts:
+def _memory_gained(requests: int, clients: int) -> Parts:
     with relaying() as (place, broker), closing(Dealers(place.endpoint, clients)) as crowd:
         before = 0
         for part in range(PARTS):

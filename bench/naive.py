@@ -1,6 +1,6 @@
-"""The comparison for the relay: the textbook loop between two ROUTERs, whole messages, one for each poll.
+"""Baseline for the relay: the textbook loop between two ROUTER sockets, one whole message for each poll.
 
-It does nothing else: no check, no bookkeeping, no bound on what waits.
+It has no checks, no bookkeeping and no limits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from axon_zmq.protocol.msgpack import pack
 
 
 def relay(frontend: str, backend: str) -> None:
-    """Relay for ever between clients and the one worker."""
+    """Relay between clients and one worker until the process is killed."""
     context = zmq.Context()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+    # Without ROUTER_MANDATORY, a ROUTER drops messages for a client whose pipe is full.
     front.setsockopt(zmq.SNDHWM, 0)
     back.bind(backend)
     worker = back.recv_multipart()[0]
     front.bind(frontend)
+    # A worker expects a lease as the last frame of a run.
     lease = pack({"deadline": float("inf"), "attempt": 1})
     poller = zmq.Poller()
     poller.register(front, zmq.POLLIN)

@@ -1,4 +1,4 @@
-"""The few sums that turn measurements into figures."""
+"""Percentiles and medians of measurements."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from statistics import median
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """The 50th and the 99th, each a value that was measured (nearest rank)."""
+    """The 50th and 99th percentile, each a measured value (nearest rank)."""
     ordered = sorted(values)
     return {f"p{rank}": ordered[max(0, -(-rank * len(ordered) // 100) - 1)] for rank in (50, 99)}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure over all rounds."""
+    """Median, lowest and highest value over all rounds."""
 
     median: float
     low: float
@@ -23,15 +23,15 @@ class Figure:
 
     @classmethod
     def of(cls, rounds: Sequence[float]) -> Figure:
-        """From one value for each round."""
+        """Create a figure from one value for each round."""
         return cls(median(rounds), min(rounds), max(rounds))
 
     def show(self, unit: str = "") -> str:
-        """The median, and what lay between the rounds."""
+        """The median, and the range of the rounds."""
         return f"{_short(self.median)}{unit and ' '}{unit} ({_short(self.low)} to {_short(self.high)})"
 
 
 def _short(value: float) -> str:
-    """Three digits that matter, and no more."""
+    """Format with about three significant digits."""
     decimals = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{decimals}f}"

@@ -1,6 +1,7 @@
-"""Large requests and replies of other clients, from a process of its own: `bench.isolation` has them pass.
+"""A process that sends large requests and receives them back, for `bench.isolation`.
 
-A line on stdin, such as `["pass", 2.0]`, has them pass for so many seconds; a line of JSON on stdout says how many did.
+A line on stdin, such as `["pass", 2.0]`, starts the transfers for that many seconds; a line of JSON on stdout then
+reports their number.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from bench.clients import Crowd, Request
 from bench.dealers import Dealers
 
 MODE = "run"
-"""Whose worker sends them back: the streams' has its hands full."""
+"""Mode of the worker that sends the bodies back. The worker of the streams is another one, because it is busy."""
 SIZE = 10_000_000
-"""Bytes of a request, and of its reply."""
+"""Bytes of a request and of its reply."""
 
 
 def _passed(crowd: Crowd, request: Request, seconds: float) -> int:
-    """How many came back while so much time went by, one client's after the other's."""
+    """Number of replies received within `seconds`, with one request at a time."""
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         count += len(crowd.exchange(request))
@@ -29,7 +30,7 @@ def _passed(crowd: Crowd, request: Request, seconds: float) -> int:
 
 
 def main(endpoint: str) -> None:
-    """Answer until stdin ends."""
+    """Transfer on request until stdin ends."""
     said = "x" * SIZE
     request = Request("echo", {"echo": said}, said)
     with closing(Dealers(endpoint, 1, kinds={"echo": MODE})) as crowd:

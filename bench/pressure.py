@@ -1,4 +1,4 @@
-"""Under pressure: more streams of agents than two workers have time for."""
+"""Overload: more agent streams than two workers can serve in time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 
-from bench.agents import PACE, text
+from bench.agents import PACE_S, text
 from bench.clients import Crowd, Request
 from bench.measure import OURS, Comparison, Parts, Plan, Service, Sides
 from bench.numbers import percentiles
@@ -19,8 +19,8 @@ WORKERS = 2
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """Two workers of `run_stream`, beside peers with two processes each."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """Two workers of `run_stream`, compared with peers that have two processes each."""
     with ExitStack() as stack:
         place = stack.enter_context(site())
         broker = place.broker(workers=WORKERS)
@@ -33,26 +33,35 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
 
         def delayed(of: Sides, count: int) -> Comparison:
             title = f"added delay of a delta, {count:,} paced streams"
-            return of.compare(title, "ms", partial(_delayed, deltas=plan.deltas, rate=plan.rate), count, 1, warm=False)
+            return of.compare(
+                title,
+                "ms",
+                partial(_delayed, deltas=plan.deltas_per_stream, rate=plan.start_rate),
+                count,
+                1,
+                warm=False,
+            )
 
         yield [
-            sides.compare(f"{plan.many} streams without pause, slowest by median", "", _uneven, plan.many),
-            delayed(sides, plan.abreast),
-            delayed(alone, plan.overload),
+            sides.compare(
+                f"{plan.many_streams} streams without pause, slowest divided by median", "", _uneven, plan.many_streams
+            ),
+            delayed(sides, plan.paced_streams),
+            delayed(alone, plan.overload_streams),
         ]
 
 
 def paced_stream(deltas: int) -> Request:
-    """A stream of `bench.agents.paced`."""
+    """A request for a stream of `bench.agents.paced`."""
     return Request("stream", {"agent": "paced", "prompt": str(deltas)}, text(deltas))
 
 
 def _delayed(_service: Service, crowd: Crowd, deltas: int, rate: int) -> Parts:
-    """Milliseconds behind the schedule that the model keeps, had it begun when the request was sent."""
-    came = crowd.exchange(paced_stream(deltas), rate=rate)
-    return percentiles([delay * 1000 for each in came for delay in each.delays(PACE)])
+    """Percentiles of the milliseconds by which deltas were late, if the model starts when the request is sent."""
+    replies = crowd.exchange(paced_stream(deltas), rate=rate)
+    return percentiles([delay * 1000 for each in replies for delay in each.delays(PACE_S)])
 
 
 def _uneven(_service: Service, crowd: Crowd) -> Parts:
-    took = [each.ended - each.sent for each in crowd.exchange(STREAM)]
-    return {"time": max(took) / median(took)}
+    durations = [each.ended - each.sent for each in crowd.exchange(STREAM)]
+    return {"time": max(durations) / median(durations)}

@@ -1,4 +1,4 @@
-"""The relay alone: the broker, and others in its place, with a worker that sends ready-made chunks."""
+"""The relay only: the broker and two alternatives, with a worker that sends prepared chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from bench.clients import Came, Crowd, Request
+from bench.clients import Crowd, Reply, Request
 from bench.measure import OURS, Comparison, Parts, Plan, Service, Sides
 from bench.peers import start
 from bench.processes import site
@@ -16,8 +16,8 @@ NAIVE = "naive loop"
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """The broker beside the naive loop and the C proxy."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """The broker, compared with the naive loop and the C proxy."""
     with ExitStack() as stack:
         daemon, naive = stack.enter_context(site()), stack.enter_context(site())
         ours = start.dealers(OURS, daemon, broker=daemon.broker(workers=1))
@@ -36,9 +36,9 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
             return Sides(stack, ours, others).compare(f"relayed chunk, {how}", "µs CPU", relayed, clients)
 
         yield [
-            compare("1 stream at full speed", 1, plan.relayed),
-            compare(f"{plan.crowd} streams at full speed", plan.crowd, plan.relayed),
-            compare("1 stream, one each ms", 1, plan.paced, 0.001),
+            compare("1 stream at full speed", 1, plan.relayed_chunks),
+            compare(f"{plan.concurrency} streams at full speed", plan.concurrency, plan.relayed_chunks),
+            compare("1 stream, one per ms", 1, plan.single_chunks, 0.001),
         ]
 
 
@@ -48,7 +48,7 @@ def _relayed(service: Service, crowd: Crowd, chunks: int, pause: float) -> Parts
     return {"broker": cpu.per(chunks * len(crowd))["broker"]}
 
 
-def paced(crowd: Crowd, chunks: int, pause: float, burst: int = 1) -> list[Came]:
-    """Each client has a stream of so many chunks."""
+def paced(crowd: Crowd, chunks: int, pause: float, burst: int = 1) -> list[Reply]:
+    """Stream `chunks` chunks to each client."""
     body = {"streams": len(crowd), "chunks": chunks, "pause": pause, "burst": burst}
     return crowd.exchange(Request("paced", body, DELTA * chunks))

@@ -1,4 +1,4 @@
-"""The table, for a terminal and for `docs/performance.md`, and the same as JSON."""
+"""The results as a table for a terminal and for `docs/performance.md`, and as JSON."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bench.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
 CHART = PAGE.with_name("growth.svg")
-HEAD = ("", OURS, "beside it", "ratio")
-NOTHING = "-"
-"""In a cell that has no figure."""
+HEAD = ("", OURS, "compared with", "ratio")
+NO_FIGURE = "-"
+"""Text of a cell without a figure."""
 BEGIN, END = "<!-- bench: written by scripts/bench --write -->", "<!-- bench: end -->"
 
 
 def machine() -> dict[str, str]:
-    """Where and with what it was measured."""
+    """The machine and the versions with which the benchmark ran."""
     packages = [
         "axon-zmq",
         "pydantic-ai-slim",
@@ -58,15 +58,17 @@ def _processor() -> str:
 
 
 def as_json(rows: Sequence[Row], where: dict[str, str], rounds: int) -> dict[str, Any]:
-    """Everything, for programs."""
+    """The results for programs."""
     return {"where": where, "rounds": rounds, "rows": [asdict(row) for row in rows]}
 
 
 def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
-    """The table, with a line on how it came about."""
-    said = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "machine", "system"))
+    """The Markdown table, preceded by the machine, the versions and the number of rounds."""
+    versions = ", ".join(
+        f"{name} {value}" for name, value in where.items() if name not in ("date", "machine", "system")
+    )
     lines = [
-        f"{where['date']}, {where['machine']}, {where['system']}; {said}.",
+        f"{where['date']}, {where['machine']}, {where['system']}; {versions}.",
         f"Medians of {rounds} rounds (lowest to highest).",
         "",
         *(
@@ -78,20 +80,20 @@ def as_markdown(rows: Sequence[Row], where: dict[str, str], rounds: int) -> str:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The table, for a terminal."""
+    """The table for a terminal."""
     table = [HEAD, *chain.from_iterable(map(_cells, rows))]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(_line(cells, widths) for cells in table)
 
 
 def _cells(row: Row) -> Iterator[tuple[str, ...]]:
-    """A line for each other side; what is ours stands in the first."""
+    """One line for each other side; our figure is in the first line only."""
     ours = row.title, row.ours.show(row.unit)
     for other in row.others:
         yield *ours, f"{other.name} {other.figure.show(row.unit)}", other.ratio.show()
         ours = "", ""
     if not row.others:
-        yield *ours, NOTHING, NOTHING
+        yield *ours, NO_FIGURE, NO_FIGURE
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
@@ -99,7 +101,7 @@ def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
 
 
 def write(markdown: str, page: Path = PAGE, markers: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace the table in a page, between two markers."""
+    """Replace the table between two markers in a page."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(markers[0])
     _old, end, after = rest.partition(markers[1])
     if not (begin and end):
@@ -108,5 +110,5 @@ def write(markdown: str, page: Path = PAGE, markers: tuple[str, str] = (BEGIN, E
 
 
 def draw(curves: Curves, picture: Path = CHART) -> None:
-    """Put the growth on the wire into a picture, beside the page."""
-    picture.write_text(chart.svg("open streams, or workers", "µs of the broker's CPU for a chunk", curves))
+    """Draw the chart of the relay's cost next to the page."""
+    picture.write_text(chart.svg("open streams, or workers", "µs of the broker's CPU time for a chunk", curves))

@@ -1,4 +1,4 @@
-"""Agents: the whole daemon beside the peers, and beside the same agents in process."""
+"""Agents: the whole daemon, compared with the peers and with the same agents in process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from bench.agents import DELTAS, text
 from bench.bare import PROMPT
 from bench.clients import Crowd, Request
-from bench.measure import OURS, PAUSE, Comparison, Parts, Plan, Service, Sides
+from bench.measure import OURS, PAUSE_S, Comparison, Parts, Plan, Service, Sides
 from bench.numbers import percentiles
 from bench.peers import start
 from bench.processes import Cpu, Process, site
@@ -26,15 +26,15 @@ ADD = {
     "parameters": {"type": "object", "properties": _NUMBERS, "required": ["a", "b"]},
     "returns": {"type": "integer"},
 }
-"""`bench.agents.add` as a tool of the client's."""
+"""`bench.agents.add` as a tool that the client executes."""
 BARE = "bare pydantic-ai"
 STREAM = Request("stream", {"agent": "stream", "prompt": PROMPT}, text(DELTAS))
 RUN = Request("run", {"agent": "echo", "prompt": PROMPT}, PROMPT)
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """One worker process of each mode, as the peers have one."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """One worker process for each mode; the peers have one process too."""
     with ExitStack() as stack:
         daemon = stack.enter_context(site())
         broker, run, run_stream = daemon.broker(workers=2), daemon.worker("run"), daemon.worker("run_stream")
@@ -51,7 +51,7 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
                 "µs CPU",
                 partial(_streamed, each=each),
                 count,
-                beside={BARE: partial(bare.ask, "stream", count, each)},
+                extra={BARE: partial(bare.call, "stream", count, each)},
                 warm=warm,
             )
 
@@ -59,31 +59,31 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
             return Comparison(
                 f"`run` on `echo`, one at a time, {how}",
                 "ms",
-                partial(_latency, one, plan.timed, pause),
-                {BARE: partial(bare.ask, "latency", plan.timed, pause)},
+                partial(_latency, one, plan.latency_requests, pause),
+                {BARE: partial(bare.call, "latency", plan.latency_requests, pause)},
             )
 
-        each = plan.runs // plan.crowd
+        each = plan.run_requests // plan.concurrency
         yield [
-            streams(1, plan.streams),
-            streams(plan.crowd, 1),
-            streams(plan.many, 1, warm=False),
+            streams(1, plan.agent_streams),
+            streams(plan.concurrency, 1),
+            streams(plan.many_streams, 1, warm=False),
             running.compare(
-                f"`run` on `echo`, {plan.crowd} at a time",
+                f"`run` on `echo`, {plan.concurrency} at a time",
                 "µs CPU",
                 partial(_unary, each=each),
-                plan.crowd,
-                beside={BARE: partial(bare.ask, "run", plan.crowd, each)},
+                plan.concurrency,
+                extra={BARE: partial(bare.call, "run", plan.concurrency, each)},
             ),
             latency("back to back", 0.0),
-            latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
+            latency(f"{PAUSE_S * 1000:g} ms apart", PAUSE_S),
             Comparison(
                 "tool call in a `run`",
                 "ms",
-                partial(_called, one, "caller", plan.called, [ADD]),
-                {"the same tool in Python": partial(_called, one, "python_caller", plan.called, [])},
+                partial(_called, one, "caller", plan.tool_runs, [ADD]),
+                {"the same tool in Python": partial(_called, one, "python_caller", plan.tool_runs, [])},
             ),
-            Comparison("idle, each second", "ms CPU", partial(_idle, running.ours.processes, plan.idle), {}),
+            Comparison("idle, per second", "ms CPU", partial(_idle, running.ours.processes, plan.idle_s), {}),
         ]
 
 
@@ -104,7 +104,7 @@ def _latency(crowd: Crowd, times: int, pause: float) -> Parts:
 
 
 def _called(crowd: Crowd, agent: str, times: int, tools: list[dict[str, Any]]) -> Parts:
-    """Of each call, its step of the model included: of runs that make `CALLS` of them, one after the other."""
+    """Percentiles of the time of a tool call, including the model step, in runs with `CALLS` consecutive calls."""
     script = [[{"name": "add", "args": {"a": number, "b": 1}}] for number in range(CALLS)]
     answer = json.dumps([number + 1 for number in range(CALLS)], separators=(",", ":"))
     request = Request("run", {"agent": agent, "prompt": json.dumps(script), "tools": tools}, answer)

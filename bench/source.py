@@ -1,10 +1,11 @@
-"""A worker without agents: it speaks the backend protocol and sends ready-made chunks, so that only the relay works.
+"""A worker without agents: it sends prepared chunks over the backend protocol, so that only the relay is measured.
 
-A request's body is `{streams, chunks, pause}`: when so many requests have come, their chunks go out in
-turn, so many each, with so many seconds between two of a stream, or between `burst` of them and the next. All
-are the same, unless it says `numbered`, for clients that look at `seq`. `{echo}` is answered at once.
+The body of a request is `{streams, chunks, pause}`. When `streams` requests have arrived, their chunks are sent in
+turn: `chunks` for each stream, with `pause` seconds between two chunks of a stream, or between two bursts of `burst`
+chunks. All chunks are the same bytes, unless the request has `numbered`, for clients that check `seq`. A request with
+`echo` is answered at once.
 
-One process may be several workers of a mode, each with a DEALER of its own.
+One process can act as several workers of a mode, each with its own DEALER.
 """
 
 from __future__ import annotations
@@ -22,43 +23,44 @@ from axon_zmq.worker.core.worker import PROGRESS_INTERVAL_S
 
 DELTA = "0123 "
 CHUNK = pack({"seq": 300, "type": "text", "data": DELTA, "step": 1, "part": 0})
-"""What a delta of a model looks like on the wire."""
+"""Packed body of a chunk with one delta of a model."""
 SLOTS = 16_384
-"""Requests that each worker takes at a time: all that are asked here."""
-TICK = 0.001
-"""Seconds between two looks at what is due, as an asyncio loop with many timers takes them."""
+"""Concurrency of each worker: higher than the number of requests in any measurement."""
+TICK_S = 0.001
+"""Seconds between two checks for due chunks; an asyncio loop with many timers wakes up about as often."""
 
 
 Run = tuple[zmq.Socket[bytes], bytes, bytes]
-"""A request under way: the DEALER that it came to, its client and its id."""
+"""An open request: the DEALER that received it, its client and its id."""
 
 
 def serve(backend: str, mode: str, workers: int) -> None:
-    """Answer requests for ever."""
+    """Answer requests until the process is killed."""
     context, poller = zmq.Context(), zmq.Poller()
     dealers = [_registered(context, backend, mode, number) for number in range(workers)]
     for dealer in dealers:
         poller.register(dealer, zmq.POLLIN)
     runs: list[Run] = []
-    told = time.monotonic()
+    reported_at = time.monotonic()
     while True:
-        if time.monotonic() - told >= PROGRESS_INTERVAL_S:
+        # Without progress reports the broker would stop sending runs after 4 s, and later kill this process.
+        if time.monotonic() - reported_at >= PROGRESS_INTERVAL_S:
             for dealer in dealers:
                 dealer.send_multipart([CONTROL, b"progress", pack({"open": 0})])
-            told = time.monotonic()
+            reported_at = time.monotonic()
         for dealer, _ in poller.poll(int(PROGRESS_INTERVAL_S * 1000)):
             client, kind, *rest = dealer.recv_multipart()
             if kind != mode.encode():
                 continue
             id, _header, body, *_lease = rest
-            asked = unpack(body, "the body")
-            if "echo" in asked:
-                _end((dealer, client, id), 1, asked["echo"])
+            request = unpack(body, "the body")
+            if "echo" in request:
+                _end((dealer, client, id), 1, request["echo"])
                 continue
             runs.append((dealer, client, id))
-            if len(runs) == asked["streams"]:
-                chunks = _chunks(asked["chunks"], asked.get("numbered", False))
-                _stream(runs, _bursts(chunks, asked.get("burst", 1)), asked["pause"])
+            if len(runs) == request["streams"]:
+                chunks = _chunks(request["chunks"], request.get("numbered", False))
+                _stream(runs, _bursts(chunks, request.get("burst", 1)), request["pause"])
                 runs.clear()
 
 
@@ -82,9 +84,10 @@ def _bursts(chunks: list[bytes], size: int) -> list[list[bytes]]:
 
 
 def _stream(runs: list[Run], bursts: list[list[bytes]], pause: float) -> None:
-    """Each run is due at its own time within a pause: real streams do not begin together."""
+    """Send the chunks of all runs, spread over each pause, because real streams do not start at the same time."""
     targets = [(dealer.send, client, id) for dealer, client, id in runs]
-    parts = max(1, min(len(runs), int(pause / TICK)))
+    # The runs are split into groups, one for each tick of a pause.
+    parts = max(1, min(len(runs), int(pause / TICK_S)))
     start = time.perf_counter()
     for number, chunks in enumerate(bursts):
         for part in range(parts):
@@ -108,7 +111,7 @@ def _end(run: Run, seq: int, result: str) -> None:
 
 if __name__ == "__main__":
     lifeline.die_with_parent()
-    parser = argparse.ArgumentParser(prog="python -m bench.source", description="A worker without agents.")
+    parser = argparse.ArgumentParser(prog="python -m bench.source", description="Run a worker without agents.")
     parser.add_argument("backend")
     parser.add_argument("--mode", default="run_stream")
     parser.add_argument("--workers", type=int, default=1)

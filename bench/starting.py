@@ -1,4 +1,4 @@
-"""Starting: seconds from a process's start until it serves, beside what its imports alone take."""
+"""Start time: seconds from the start of a process until it serves, compared with its imports."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ import zmq
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import unpack
 from bench.measure import Comparison, Parts, Plan
-from bench.memory import BROKERS_FLOOR
+from bench.memory import BROKER_IMPORTS
 from bench.processes import WAIT_TIMEOUT_S, Site, site
 
 SERVE = Path(sys.executable).with_name("axon-zmq")
 POLL_INTERVAL_S = 0.005
-"""Seconds between two questions whether it serves."""
-WORKERS_FLOOR = "pydantic_ai"
+"""Seconds between two checks whether the daemon serves."""
+WORKER_IMPORTS = "pydantic_ai"
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """Each start is of a new process in a folder of its own; files are in the system's cache."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """Each start uses new processes in a new folder; files are in the file system cache."""
 
-    def compare(what: str, ours: Callable[[], float], floor: str) -> Comparison:
-        imports = partial(_typical, plan.starts, partial(_imports, floor))
-        return Comparison(f"start, {what}", "s", partial(_typical, plan.starts, ours), {f"import {floor}": imports})
+    def compare(name: str, ours: Callable[[], float], baseline: str) -> Comparison:
+        imports = partial(_typical, plan.starts, partial(_imports, baseline))
+        return Comparison(f"start, {name}", "s", partial(_typical, plan.starts, ours), {f"import {baseline}": imports})
 
     yield [
-        compare("broker", _broker, BROKERS_FLOOR),
-        compare("worker", _worker, WORKERS_FLOOR),
-        compare(f"`axon-zmq serve`, {plan.served} of each worker", partial(_daemon, plan.served), WORKERS_FLOOR),
+        compare("broker", _broker, BROKER_IMPORTS),
+        compare("worker", _worker, WORKER_IMPORTS),
+        compare(
+            f"`axon-zmq serve`, {plan.serve_workers} of each worker",
+            partial(_daemon, plan.serve_workers),
+            WORKER_IMPORTS,
+        ),
     ]
 
 
@@ -44,10 +48,10 @@ def _typical(times: int, start: Callable[[], float]) -> Parts:
     return {"until ready": median(start() for _ in range(times))}
 
 
-def _imports(what: str) -> float:
+def _imports(modules: str) -> float:
     with site() as place:
         began = time.perf_counter()
-        place.imported(what).ready()
+        place.imported(modules).ready()
         return time.perf_counter() - began
 
 
@@ -55,18 +59,18 @@ def _broker() -> float:
     with site() as place:
         began = time.perf_counter()
         place.broker(workers=1)
-        _answers(place, {})
+        _wait_until_serving(place, {})
         return time.perf_counter() - began
 
 
 def _worker() -> float:
-    """With the agents that ship, for a broker that is there."""
+    """Start a worker with the bundled agents; the broker is already running."""
     with site() as place:
         place.broker(workers=1)
-        _answers(place, {})
+        _wait_until_serving(place, {})
         began = time.perf_counter()
         place.worker("run_stream", 0, AXON_AGENTS="")
-        _answers(place, {"run_stream": 1})
+        _wait_until_serving(place, {"run_stream": 1})
         return time.perf_counter() - began
 
 
@@ -76,7 +80,7 @@ def _daemon(workers: int) -> float:
         settings |= {"AXON_FRONTEND": place.endpoint, "AXON_RUN_DIR": str(place.folder)}
         began = time.perf_counter()
         daemon = place.launch("serve", str(SERVE), "serve", **settings)
-        _answers(place, dict.fromkeys(MODES, workers))
+        _wait_until_serving(place, dict.fromkeys(MODES, workers))
         took = time.perf_counter() - began
         daemon.signal(signal.SIGTERM)
         if not daemon.ended(WAIT_TIMEOUT_S):
@@ -84,8 +88,11 @@ def _daemon(workers: int) -> float:
         return took
 
 
-def _answers(place: Site, wanted: Mapping[str, int]) -> None:
-    """Ask until so many workers of each mode are there; whoever connects tries again each millisecond."""
+def _wait_until_serving(place: Site, wanted: Mapping[str, int]) -> None:
+    """Ping until the wanted number of workers of each mode is registered.
+
+    The socket tries to connect every millisecond; ZeroMQ's default of 100 ms would be part of the result.
+    """
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.RECONNECT_IVL, 1)
         dealer.setsockopt(zmq.LINGER, 0)
@@ -99,4 +106,4 @@ def _answers(place: Site, wanted: Mapping[str, int]) -> None:
             if all(modes[mode]["workers"] >= count for mode, count in wanted.items()):
                 return
             time.sleep(POLL_INTERVAL_S)
-    raise RuntimeError(f"it does not serve after {WAIT_TIMEOUT_S:g} s:\n{place.logs()}")
+    raise RuntimeError(f"the daemon does not serve after {WAIT_TIMEOUT_S:g} s:\n{place.logs()}")

@@ -1,4 +1,4 @@
-"""The transport without an agent: what a message costs on its way, here and with the peers."""
+"""Transport without an agent: the cost of a message in the daemon and in the peers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from bench.agents import PACE
+from bench.agents import PACE_S
 from bench.clients import Crowd, Request
-from bench.measure import OURS, PAUSE, Comparison, Parts, Plan, Service, Sides
+from bench.measure import OURS, PAUSE_S, Comparison, Parts, Plan, Service, Sides
 from bench.numbers import percentiles
 from bench.peers import start
 from bench.processes import site
 from bench.relay import paced
 
-FLOOR = "C proxy, our source"
-"""What is left when nothing but libzmq relays, with the same worker."""
-SAID = "hello there"
-ECHO = Request("echo", {"echo": SAID}, SAID)
+PROXY_SAME_WORKER = "C proxy, same worker"
+"""Name of the lower bound: only libzmq relays, between the same clients and the same worker."""
+TEXT = "hello there"
+ECHO = Request("echo", {"echo": TEXT}, TEXT)
 
 
 @contextmanager
-def room(plan: Plan) -> Generator[list[Comparison]]:
-    """The broker with a worker without agents, beside the peers, and beside the C proxy with that worker."""
+def group(plan: Plan) -> Generator[list[Comparison]]:
+    """The broker with a worker without agents, compared with the peers and with the C proxy before the same worker."""
     with ExitStack() as stack:
         place = stack.enter_context(site())
         broker, worker = place.broker(workers=1), place.source()
@@ -30,32 +30,34 @@ def room(plan: Plan) -> Generator[list[Comparison]]:
         if start.PROXY not in start.absent():
             proxied = stack.enter_context(site())
             hub, source = start.proxy(proxied), proxied.source()
-            others.append(start.dealers(FLOOR, proxied, hub=hub, source=source))
+            others.append(start.dealers(PROXY_SAME_WORKER, proxied, hub=hub, source=source))
         place.wait_for("run_stream")
         streaming = Sides(stack, start.dealers(OURS, place, broker=broker, worker=worker), others)
         asking = Sides(stack, streaming.ours, start.unary(others))
 
         def streams(how: str, connections: int | None) -> Comparison:
-            title = f"paced chunk, {plan.abreast} streams, {how}"
-            return streaming.compare(title, "µs CPU", partial(_paced, chunks=plan.chunks), plan.abreast, connections)
+            title = f"paced chunk, {plan.paced_streams} streams, {how}"
+            return streaming.compare(
+                title, "µs CPU", partial(_paced, chunks=plan.chunks_per_stream), plan.paced_streams, connections
+            )
 
         def latency(how: str, pause: float) -> Comparison:
-            measure = partial(_latency, times=plan.timed, pause=pause)
+            measure = partial(_latency, times=plan.latency_requests, pause=pause)
             return asking.compare(f"echo, one at a time, {how}", "ms", measure, 1)
 
-        echoed = partial(_echoed, each=plan.echoes // plan.crowd)
+        echoed = partial(_echoed, each=plan.echo_requests // plan.concurrency)
         yield [
-            streams("a connection each", None),
+            streams("one connection each", None),
             streams("one connection", 1),
-            asking.compare(f"echo, {plan.crowd} at a time", "µs CPU", echoed, plan.crowd),
+            asking.compare(f"echo, {plan.concurrency} at a time", "µs CPU", echoed, plan.concurrency),
             latency("back to back", 0.0),
-            latency(f"{PAUSE * 1000:g} ms apart", PAUSE),
+            latency(f"{PAUSE_S * 1000:g} ms apart", PAUSE_S),
         ]
 
 
 def _paced(service: Service, crowd: Crowd, chunks: int) -> Parts:
     with service.cpu() as cpu:
-        paced(crowd, chunks, PACE)
+        paced(crowd, chunks, PACE_S)
     return cpu.per(chunks * len(crowd))
 
 

@@ -7,10 +7,10 @@ import socket
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens at the moment.
+    """A free port of 127.0.0.1, outside the range of ports that the kernel gives to outgoing connections.
 
-    Ports that the system assigns to outgoing connections are left out: a client that reconnects again and again to a
-    port on which nothing listens may be assigned that same port for its own end, and connect to itself.
+    Within that range, a client that tries to connect while the server is down may get the same port as its own source
+    port. It is then connected to itself, and the server cannot bind the port.
     """
     while True:
         port = secrets.randbelow(10_000) + 20_000

@@ -1,1 +1,1 @@
-"""The same service as others would write it: the same agents over other protocols, each in processes of its own."""
+"""Peers: the same service and the same agents over other protocols, each in separate processes."""

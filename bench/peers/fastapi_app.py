@@ -1,6 +1,7 @@
-"""FastAPI under uvicorn: a WebSocket for each client, JSON in, a text message for each piece, an empty one at the end.
+"""FastAPI under uvicorn, with a WebSocket for each client.
 
-A unary request is a message and its answer on that socket, or a POST of its own, as is usual and takes longer.
+Requests are JSON. A stream is one text message for each piece, followed by an empty one. A unary request is a message
+and its answer on the WebSocket, or a separate POST, which is more usual and takes longer.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ app = FastAPI(lifespan=_lifespan)
 
 @app.post("/{kind}")
 async def answer(kind: str, body: dict[str, Any]) -> dict[str, str]:
-    """Answer once."""
+    """Answer a unary request."""
     return {"text": await UNARY[kind](body)}
 
 
 @app.websocket("/")
 async def serve(client: WebSocket) -> None:
-    """Answer one client's requests, one after the other."""
+    """Answer the requests of one client, one after the other."""
     await client.accept()
     try:
         while True:
-            asked = await client.receive_json()
-            kind, body = asked["kind"], asked["body"]
+            request = await client.receive_json()
+            kind, body = request["kind"], request["body"]
             if kind in UNARY:
                 await client.send_text(await UNARY[kind](body))
                 continue
@@ -53,16 +54,16 @@ async def serve(client: WebSocket) -> None:
 
 
 def main(port: int) -> None:
-    """Serve for ever, under uvloop, which `fastapi[standard]` installs.
+    """Serve until the process is killed, with uvloop, which `fastapi[standard]` installs.
 
-    Each process has a listener of its own on the port (SO_REUSEPORT), and the kernel spreads the connections over
-    them, since each is started and counted by itself. `uvicorn --workers` has them share one listener.
+    Each process has its own listener on the port (SO_REUSEPORT), and the kernel distributes the connections, because
+    the benchmark starts and measures each process separately. With `uvicorn --workers` they would share one listener.
     """
-    listener = socket.socket(proto=socket.IPPROTO_TCP)  # said, or asyncio leaves Nagle's algorithm on: 40 ms a POST
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # Without `proto`, asyncio leaves Nagle on: 40 ms a POST.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(2048)
-    # A driver that waits for its turn asks nothing and reads nothing, and so answers no ping.
+    # Pings and the keep-alive timeout are off, because a driver that waits for its turn does not read its sockets.
     config = uvicorn.Config(app, loop="uvloop", log_level="warning", ws_ping_interval=None, timeout_keep_alive=3600)
     uvicorn.Server(config).run(sockets=[listener])
 

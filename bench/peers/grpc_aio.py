@@ -1,4 +1,4 @@
-"""gRPC with `grpc.aio`: generic handlers, msgpack in and text out, so that no generated code is needed."""
+"""gRPC with `grpc.aio`: generic handlers with msgpack requests and text replies, so no generated code is needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _stream(answer: Callable[[dict[str, Any]], AsyncIterator[str]]) -> Any:
 
 
 async def main(port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     server = grpc.aio.server(options=[("grpc.max_concurrent_streams", 100_000)])
     unary = {kind: _unary(answer) for kind, answer in UNARY.items()}
     streams = {kind: _stream(answer) for kind, answer in STREAMS.items()}

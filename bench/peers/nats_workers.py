@@ -1,4 +1,7 @@
-"""NATS: workers in a queue group, msgpack in, each piece a message to the inbox that asked; a stream ends with none."""
+"""NATS: workers in a queue group.
+
+Requests are msgpack. Each piece is a message to the reply subject; an empty message ends a stream.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,23 @@ from axon_zmq.process import lifeline
 from bench.peers.service import NAME, STREAMS, UNARY, warm_up
 
 
-async def _answer(bus: Client, asked: Msg) -> None:
-    kind, body = asked.subject.removeprefix(f"{NAME}."), msgpack.unpackb(asked.data)
+async def _answer(bus: Client, request: Msg) -> None:
+    kind, body = request.subject.removeprefix(f"{NAME}."), msgpack.unpackb(request.data)
     if kind in UNARY:
-        await bus.publish(asked.reply, (await UNARY[kind](body)).encode())
+        await bus.publish(request.reply, (await UNARY[kind](body)).encode())
         return
     async for piece in STREAMS[kind](body):
-        await bus.publish(asked.reply, piece.encode())
-    await bus.publish(asked.reply, b"")
+        await bus.publish(request.reply, piece.encode())
+    await bus.publish(request.reply, b"")
 
 
 async def main(port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     bus = await nats.connect(f"nats://127.0.0.1:{port}", reconnect_time_wait=0.05, max_reconnect_attempts=-1)
     answering: set[asyncio.Task[None]] = set()
 
-    async def take(asked: Msg) -> None:
-        task = asyncio.create_task(_answer(bus, asked))
+    async def take(request: Msg) -> None:
+        task = asyncio.create_task(_answer(bus, request))
         answering.add(task)
         task.add_done_callback(answering.discard)
 

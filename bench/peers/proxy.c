@@ -1,4 +1,4 @@
-/* The floor of a relay: libzmq's own zmq_proxy between a ROUTER for clients and a DEALER for workers. */
+/* Lower bound of a relay: libzmq's zmq_proxy between a ROUTER for clients and a DEALER for workers. */
 #include <stdio.h>
 #include <zmq.h>
 
@@ -7,7 +7,7 @@ int main(int argc, char **argv) {
   void *context = zmq_ctx_new();
   void *front = zmq_socket(context, ZMQ_ROUTER);
   void *back = zmq_socket(context, ZMQ_DEALER);
-  int unbounded = 0; /* else a ROUTER drops what a client does not read in time */
+  int unbounded = 0; /* otherwise a ROUTER drops messages for a client whose pipe is full */
   zmq_setsockopt(front, ZMQ_SNDHWM, &unbounded, sizeof unbounded);
   if (zmq_bind(front, argv[1]) || zmq_bind(back, argv[2])) return 1;
   puts("ready");

@@ -1,4 +1,4 @@
-"""What is served, whatever the protocol: four functions of a request's body, two that answer once, two that stream."""
+"""The service of all peers: two functions that answer a request body once, and two that stream."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bench import agents
 from bench.source import DELTA
 
 NAME: Final = "bench"
-"""What the service is called, where a protocol asks for a name."""
+"""Name of the service in protocols that need one."""
 
 
 async def echo(body: dict[str, Any]) -> str:
-    """Answer what was said, without an agent."""
+    """Return the text of the request, without an agent."""
     return body["echo"]
 
 
 async def run(body: dict[str, Any]) -> str:
-    """Run an agent."""
+    """Run an agent and return its output."""
     return (await getattr(agents, body["agent"]).run(body["prompt"])).output
 
 
@@ -34,14 +34,14 @@ async def paced(body: dict[str, Any]) -> AsyncIterator[str]:
 
 
 async def stream(body: dict[str, Any]) -> AsyncIterator[str]:
-    """Stream an agent's text, each delta of the model as it comes."""
+    """Stream the text of an agent, each delta of the model separately."""
     async with getattr(agents, body["agent"]).run_stream(body["prompt"]) as answer:
         async for text in answer.stream_text(delta=True, debounce_by=None):
             yield text
 
 
 async def warm_up() -> None:
-    """Do what our workers do before they serve: a run, for what the first would wait for, and the garbage collector."""
+    """Prepare in the same way as our workers: execute one run, and configure the garbage collector."""
     await agents.echo.run("warm")
     gc.tune_gc()
 

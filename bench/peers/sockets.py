@@ -1,4 +1,4 @@
-"""Clients of WebSocket, HTTP and NATS as bytes on plain sockets: libraries in Python would take longer than servers."""
+"""Clients of WebSocket, HTTP and NATS on plain sockets: client libraries in Python are slower than the servers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bench.peers.service import NAME
 from bench.processes import WAIT_TIMEOUT_S
 
 _READ = 1 << 18
-"""Bytes taken from a socket at a time."""
+"""Maximum number of bytes read from a socket at a time."""
 
 
 class Line:
-    """One connection, and what came on it that is not yet a whole message."""
+    """One connection, and its received bytes that are not yet a whole message."""
 
     def __init__(self, connected: socket.socket, number: int) -> None:
         self.socket = connected
@@ -29,14 +29,14 @@ class Line:
         self.buffer = bytearray()
 
     def read(self) -> None:
-        """Take what is there, or wait for it."""
+        """Append the available bytes to the buffer, or wait for some."""
         data = self.socket.recv(_READ)
         if not data:
             raise RuntimeError("the server closed a connection")
         self.buffer += data
 
     def read_until(self, mark: bytes) -> None:
-        """Read and drop everything up to and with a mark."""
+        """Read and drop everything up to a mark and the mark itself."""
         while mark not in self.buffer:
             self.read()
         del self.buffer[: self.buffer.index(mark) + len(mark)]
@@ -52,9 +52,9 @@ class Sockets(Crowd):
     """Clients on plain sockets; a stream ends with an empty message.
 
     Args:
-        port: The server's.
-        size: How many clients.
-        connections: How many sockets they share, where the protocol allows it.
+        port: Port of the server.
+        size: Number of clients.
+        connections: Number of sockets that they share, if the protocol allows it.
     """
 
     def __init__(self, port: int, size: int, connections: int | None = None) -> None:
@@ -74,7 +74,7 @@ class Sockets(Crowd):
     def _line(self, client: int) -> Line:
         return self._lines[client % len(self._lines)]
 
-    def _heard(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
+    def _receive(self, seconds: float) -> Iterator[tuple[int, str, bool]]:
         for file, _ in self._epoll.poll(math.ceil(seconds * 1000) / 1000):
             line = self._by_file[file]
             line.read()
@@ -82,26 +82,26 @@ class Sockets(Crowd):
                 yield client, piece, self._unary or not piece
 
     def close(self) -> None:
-        """Close all."""
+        """Close all connections."""
         self._epoll.close()
         for line in self._lines:
             line.socket.close()
 
     @abstractmethod
     def _greet(self, line: Line) -> None:
-        """What both sides say first."""
+        """Perform the handshake of the protocol."""
 
     @abstractmethod
     def _packed(self, client: int, request: Request) -> bytes:
-        """A request as bytes."""
+        """Return a request as bytes."""
 
     @abstractmethod
     def taken(self, line: Line) -> Iterator[tuple[int, str]]:
-        """Take the whole messages from a line's buffer: whose, and the text."""
+        """Remove the whole messages from the buffer of a line; yields client and text of each."""
 
 
 class WebSockets(Sockets):
-    """Each client has a connection."""
+    """Clients with one WebSocket each."""
 
     def _greet(self, line: Line) -> None:
         line.socket.sendall(
@@ -110,11 +110,12 @@ class WebSockets(Sockets):
         )
         line.read_until(b"\r\n\r\n")
 
-    def _packed(self, client: int, request: Request) -> bytes:  # noqa: ARG002  its connection tells who asks
+    def _packed(self, client: int, request: Request) -> bytes:  # noqa: ARG002  identified by its connection
         payload = json.dumps({"kind": request.kind, "body": request.body}).encode()
         size = len(payload)
         head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
-        return head + bytes(4) + payload  # masked with zeros
+        # Clients must mask their frames (RFC 6455); a mask of zeros leaves the payload as it is.
+        return head + bytes(4) + payload
 
     def taken(self, line: Line) -> Iterator[tuple[int, str]]:
         buffer, at = line.buffer, 0
@@ -130,12 +131,12 @@ class WebSockets(Sockets):
 
 
 class Posts(Sockets):
-    """Each client has a connection, and keeps it."""
+    """Clients that send each request as a POST on their own persistent connection."""
 
     def _greet(self, line: Line) -> None:
         pass
 
-    def _packed(self, client: int, request: Request) -> bytes:  # noqa: ARG002  its connection tells who asks
+    def _packed(self, client: int, request: Request) -> bytes:  # noqa: ARG002  identified by its connection
         payload = json.dumps(request.body).encode()
         head = f"POST /{request.kind} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
@@ -148,7 +149,7 @@ class Posts(Sockets):
 
 
 class Nats(Sockets):
-    """Clients of a nats-server, each with an inbox; some may share a connection."""
+    """Clients of a nats-server, each with its own inbox; clients may share a connection."""
 
     def _greet(self, line: Line) -> None:
         line.read_until(b"\r\n")  # INFO

@@ -1,4 +1,4 @@
-"""Which peers there are, how each is started, and why one is left out."""
+"""The peers: how each is started, and why one is left out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bench.processes import Process, Site, site
 FASTAPI, GRPC, NATS, PROXY = "FastAPI + WebSocket", "gRPC", "NATS", "C proxy"
 _HEADER = Path("/usr/include/zmq.h")
 POST = "FastAPI, POST"
-"""Another way to ask FastAPI for one answer."""
+"""Name of the second way to send a unary request to FastAPI."""
 PACKAGES = {FASTAPI: ("fastapi", "httptools", "uvicorn", "uvloop", "websockets"), GRPC: ("grpcio",), NATS: ("nats-py",)}
-"""What each needs of the extra `bench`."""
+"""Packages of the extra `bench` that each peer needs."""
 
 
 def _port(place: Site) -> int:
@@ -45,7 +45,7 @@ def _nats(place: Site, workers: int) -> Service:
     from bench.peers.sockets import Nats
 
     port, config = str(_port(place)), place.folder / "nats.conf"
-    config.write_text('ping_interval: "1h"\n')  # a driver that waits for its turn reads nothing, and so answers no ping
+    config.write_text('ping_interval: "1h"\n')  # A driver that waits for its turn does not answer pings.
     hub = place.launch("nats-server", _found("nats-server"), "-c", str(config), "-a", "127.0.0.1", "-p", port)
     processes = {"hub": hub, **_workers(place, "nats_workers", workers, port)}
     return Service(NATS, processes, lambda size, connections: Nats(_port(place), size, connections))
@@ -57,12 +57,12 @@ def _proxy(place: Site, workers: int) -> Service:
 
 
 def dealers(name: str, place: Site, **processes: Process) -> Service:
-    """What speaks our frames at a site's endpoint."""
+    """A service with our frames at the endpoint of a site."""
     return Service(name, processes, lambda size, connections: Dealers(place.endpoint, size, connections))
 
 
 def proxy(place: Site) -> Process:
-    """Compile and start the C proxy alone."""
+    """Compile and start the C proxy."""
     program, source = place.folder / "proxy", Path(__file__).with_name("proxy.c")
     subprocess.run([_found("gcc"), "-O2", "-o", program, source, "-lzmq"], check=True)
     process = place.launch("proxy", str(program), place.endpoint, place.backend)
@@ -85,7 +85,7 @@ PEERS: dict[str, Callable[[Site, int], Service]] = {FASTAPI: _fastapi, GRPC: _gr
 
 
 def installed(package: str) -> bool:
-    """Whether there is such a package."""
+    """Whether a package is installed."""
     try:
         return bool(version(package))
     except PackageNotFoundError:
@@ -94,7 +94,7 @@ def installed(package: str) -> bool:
 
 @cache
 def absent() -> dict[str, str]:
-    """The peers that cannot be measured here, and why."""
+    """The peers that cannot be measured on this machine, with the reason."""
     lacking = {
         name: f"no {package}; pip install 'axon-zmq[bench]'"
         for name, packages in PACKAGES.items()
@@ -109,13 +109,13 @@ def absent() -> dict[str, str]:
 
 
 def unary(services: Iterable[Service]) -> list[Service]:
-    """All ways to ask them for one answer."""
-    return [each for service in services for each in (service, service.also) if each]
+    """All services, including second ways to send a unary request."""
+    return [each for service in services for each in (service, service.alternative) if each]
 
 
 @contextmanager
 def started(workers: int = 1, names: Sequence[str] = tuple(PEERS)) -> Generator[list[Service]]:
-    """Those peers that can be had, each with so many workers, once they serve."""
+    """Start the available peers with that many workers each, and wait until they serve."""
     with ExitStack() as stack:
         places = {name: stack.enter_context(site()) for name in names if name not in absent()}
         services = [PEERS[name](place, workers) for name, place in places.items()]

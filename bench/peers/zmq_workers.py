@@ -1,4 +1,4 @@
-"""Workers behind a plain ZeroMQ proxy, as pyzmq's examples have them: asyncio sockets, whole messages, msgpack."""
+"""Workers behind a plain ZeroMQ proxy, as in pyzmq's examples: asyncio sockets, whole messages, msgpack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _answer(dealer: zmq.asyncio.Socket, client: bytes, kind: str, id: byte
 
 
 async def main(backend: str) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     dealer = zmq.asyncio.Context().socket(zmq.DEALER)
     dealer.connect(backend)
     await warm_up()

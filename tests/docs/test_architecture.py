@@ -175,7 +175,7 @@ def test_each_mode_has_its_settings():
     assert fields == {f"{mode}_{what}" for mode in MODES for what in ("workers", "slots")}
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
 """A file name in backquotes, relative to the root or to `axon_zmq`, and a class or function in that file."""
 
@@ -207,7 +207,7 @@ def test_files_and_functions_named_on_a_page_exist(page):
 def test_the_tables_of_a_runs_path_name_functions_in_each_step():
     for page, heading, steps in (
         ("README.md", "## The life of a request", 10),
-        ("docs/architecture.md", "## The way of a run", 15),
+        ("docs/architecture.md", "## The data path of a run", 15),
     ):
         section = (ROOT / page).read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| \d+ \|.*$", section, re.MULTILINE)

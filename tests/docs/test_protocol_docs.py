@@ -29,7 +29,7 @@ from tests.support import fixtures, snippets
 
 FIXTURES = fixtures.load()
 MAPS = [fixture for fixture in FIXTURES.values() if fixture.part != "message"]
-PAGES = [*sorted(snippets.DOCS.glob("*.md")), snippets.ROOT / "README.md"]
+PAGES = [*sorted(snippets.DOCS.rglob("*.md")), snippets.ROOT / "README.md"]
 BOOT = FIXTURES["alive"].value["boot"]
 
 
@@ -338,7 +338,10 @@ def test_catalog_and_partial_answers_have_the_golden_shape(dealer):
 
 
 def text_of(page: str) -> str:
-    return (snippets.DOCS / page).read_text(encoding="utf-8")
+    """The text of a page, followed by the pages in the folder of the same name."""
+    path = snippets.DOCS / page
+    pages = [path, *sorted(path.with_suffix("").glob("*.md"))]
+    return "\n".join(each.read_text(encoding="utf-8") for each in pages)
 
 
 def rows(page: str) -> list[list[str]]:

@@ -40,10 +40,11 @@ WAIT_TIMEOUT_S = 60.0
 """Time limit of a script in seconds."""
 
 _BLOCK = re.compile(
-    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
+    r"(?:^[ \t]*<!-- (?P<role>runnable|prints|setup)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
     r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+_SETUP_PAGE = re.compile(r"^<!-- setup: ([\w.-]+\.md) -->$", re.MULTILINE)
 _SEPARATE = {"python": "print('\\x1e', flush=True)", "elixir": 'IO.puts("\\x1e")'}
 _SUFFIX = {"python": ".py", "elixir": ".exs"}
 
@@ -93,6 +94,8 @@ class Script:
     name: str
     language: str
     steps: list[Step] = field(default_factory=list)
+    setup: str = ""
+    """Code before the first step."""
 
     def __str__(self) -> str:
         return f"{self.page.name}-{self.name}-{self.language}"
@@ -101,7 +104,8 @@ class Script:
         """The script for a daemon at this endpoint, followed by additional code of a test."""
         port = endpoint.rpartition(":")[2]
         parts = [step.code.replace(DEFAULT_PORT, port) for step in self.steps]
-        return f"\n{_SEPARATE[self.language]}\n".join([*parts, *([more] if more else [])])
+        setup = self.setup.replace(DEFAULT_PORT, port)
+        return setup + f"\n{_SEPARATE[self.language]}\n".join([*parts, *([more] if more else [])])
 
     def check(self, output: str) -> None:
         """Compare the output with the page."""
@@ -120,7 +124,9 @@ def scripts(page: Path, language: str) -> list[Script]:
     last: dict[str, Step] = {}
     for block in blocks(page):
         if block.role == "runnable" and block.language == language:
-            script = made.setdefault(block.name, Script(page, block.name, language))
+            if block.name not in made:
+                made[block.name] = Script(page, block.name, language, setup=setup_of(page, language))
+            script = made[block.name]
             if block.name not in last:
                 last[block.name] = Step(line=block.line)
                 script.steps.append(last[block.name])
@@ -128,6 +134,16 @@ def scripts(page: Path, language: str) -> list[Script]:
         elif block.role == "prints" and (step := last.pop(block.name, None)) is not None:
             step.prints, step.line = block.code, block.line
     return list(made.values())
+
+
+def setup_of(page: Path, language: str) -> str:
+    """The code with which each script of a page begins: all blocks after `<!-- setup -->`.
+
+    With `<!-- setup: other.md -->` anywhere in the page, these are the setup blocks of that page in the same folder.
+    """
+    if found := _SETUP_PAGE.search(page.read_text(encoding="utf-8")):
+        page = page.with_name(found[1])
+    return "".join(block.code for block in blocks(page) if block.role == "setup" and block.language == language)
 
 
 def same_text(expected: str, printed: str) -> bool:

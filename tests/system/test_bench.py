@@ -12,7 +12,7 @@ from bench import isolation, memory
 from bench.peers.start import FASTAPI, PEERS, POST, PROXY
 from bench.relay import NAIVE
 from bench.runs import BARE
-from bench.transport import FLOOR
+from bench.transport import PROXY_SAME_WORKER
 from tests.support import ROOT
 
 
@@ -29,7 +29,7 @@ def test_a_quick_benchmark_measures_everything_and_prints_a_table_and_json():
     peers = [name for name in PEERS if f"without {name}" not in result["where"]]
     pressed = [name for name in (FASTAPI, PROXY) if name in peers]
     proxied = [PROXY] if PROXY in peers else []
-    floor = [FLOOR] if proxied else []
+    floor = [PROXY_SAME_WORKER] if proxied else []
     asked = [way for name in peers for way in ([name, POST] if name == FASTAPI else [name])]
     for title, others in {
         "relayed chunk, 1 stream at full speed: broker": [NAIVE, *proxied],
@@ -41,13 +41,13 @@ def test_a_quick_benchmark_measures_everything_and_prints_a_table_and_json():
         "`run` on `echo`, one at a time, back to back: p50": [BARE],
         "`run` on `echo`, one at a time, back to back: p99": [BARE],
         "tool call in a `run`: p50": ["the same tool in Python"],
-        "4 streams without pause, slowest by median: time": pressed,
+        "4 streams without pause, slowest divided by median: time": pressed,
         "added delay of a delta, 5 paced streams: p99": pressed,
         "added delay of a delta, 10 paced streams: p99": [],
-        "delay of a paced chunk, 5 streams, 10 MB pass all the time: p99": [isolation.ALONE, isolation.ELSEWHERE],
+        "delay of a paced chunk, 5 streams, during 10 MB transfers: p99": [isolation.ALONE, isolation.ELSEWHERE],
         "memory when idle, broker: all": ["import zmq, msgpack"],
-        "memory when idle, worker with OpenAI's provider: all": [f"import {memory.WORKERS_FLOOR}"],
-        "memory of a stream, 20 open, a connection each: broker": [],
+        "memory when idle, worker with OpenAI's provider: all": [f"import {memory.WORKER_IMPORTS}"],
+        "memory of a stream, 20 open, one connection each: broker": [],
         "memory of an agent's stream, 5 open: worker": [BARE],
         "start, broker: until ready": ["import zmq, msgpack"],
         "start, worker: until ready": ["import pydantic_ai"],

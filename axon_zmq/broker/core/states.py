@@ -13,7 +13,7 @@ A **client** is active while it has unfinished runs. It is gone when a send does
 been gone for the grace period: then its runs are ended, except those with `on_disconnect: "keep"`. The next message
 from or to the client makes it active again.
 
-`python -m tests.pictures` draws the tables for `docs/states.md`.
+`python -m tests.support.pictures` draws the tables for `docs/states.md`.
 """
 
 from __future__ import annotations

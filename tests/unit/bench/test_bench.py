@@ -11,7 +11,7 @@ import pytest
 
 from axon_zmq.process import gc
 from bench import agents, bare, growth, measure, report, widening
-from bench.clients import Came
+from bench.clients import Reply
 from bench.measure import Comparison, Other, Row
 from bench.numbers import Figure, percentiles
 from bench.peers import service, start
@@ -52,7 +52,7 @@ def test_an_unavailable_peer_is_left_out_and_named(monkeypatch):
 
 
 def test_the_delay_of_each_delta_is_measured():
-    came = Came(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
+    came = Reply(sent=10.0, pieces=[(10.0, "0000 "), (10.5, "0001 0002 ")])  # merged: each counts
     assert came.delays(0.1) == pytest.approx([0.0, 0.4, 0.3])
 
 
@@ -77,7 +77,7 @@ def test_the_chart_has_a_line_for_growth_and_a_point_for_each_value(tmp_path):
     plan, of = measure.QUICK, Figure(10.0, 9.0, 17.0)
     rows = [
         Row(f"{widening.title(what, most)}: broker", "µs CPU", of, [Other("1", of, of)])
-        for what, most in ((widening.ON_ONE, 40), (widening.ON_MANY, 40), (widening.WORKERS, 2))
+        for what, most in ((widening.STREAMS_ONE, 40), (widening.STREAMS_MANY, 40), (widening.WORKERS, 2))
     ]
     report.draw(widening.curves(rows, plan), tmp_path / "growth.svg")
     drawn = ElementTree.parse(tmp_path / "growth.svg").getroot()  # noqa: S314 -- we have drawn it
