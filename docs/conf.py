@@ -33,7 +33,8 @@ language = "en"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
-nitpicky = False
+# Pygments' lexer does not know all of Elixir's syntax; such a block is highlighted in its relaxed mode.
+suppress_warnings = ["misc.highlighting_failure"]
 
 myst_enable_extensions = ["colon_fence"]
 # The anchors of headings are those that GitHub makes, so that one link works on GitHub and on the site.
@@ -44,8 +45,7 @@ autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-# Docstrings are Markdown-like; a single backquote marks code.
-default_role = "code"
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "axon_zmq"
@@ -71,7 +71,7 @@ class NamedAnchors(SphinxTransform):
 
     default_priority = 100
 
-    def apply(self, **kwargs: Any) -> None:
+    def apply(self, **_kwargs: Any) -> None:
         """Replace the raw HTML by a target node before MyST resolves links (priority 879)."""
         for raw in list(self.document.findall(nodes.raw)):
             if found := re.fullmatch(r'<a id="([\w-]+)">', raw.astext().strip()):
@@ -80,7 +80,7 @@ class NamedAnchors(SphinxTransform):
                 raw.replace_self(target)
 
 
-def link_to_the_repository(app: Sphinx, docname: str, source: list[str]) -> None:
+def link_to_the_repository(_app: Sphinx, docname: str, source: list[str]) -> None:
     """Turn links to files outside `docs/`, which work on GitHub, into links to the repository."""
     folder = posixpath.dirname(f"docs/{docname}")
 
@@ -96,7 +96,35 @@ def link_to_the_repository(app: Sphinx, docname: str, source: list[str]) -> None
     source[0] = re.sub(r"\]\((?P<path>\.\./[^)#\s]*)(?P<anchor>#[^)\s]*)?\)", linked, source[0])
 
 
+_attributes: dict[str, list[str]] = {}
+
+
+def _code(found: re.Match[str]) -> str:
+    """One piece of code as reStructuredText; names of classes and of their methods become links."""
+    name = re.fullmatch(r"[A-Z]\w+(\.\w+)?", found[1])
+    # The escaped blank separates code from a letter that follows, as in "`Tool`s".
+    return (f":py:obj:`{found[1]}`" if name else f"``{found[1]}``") + "\\ " * bool(found[2])
+
+
+def code_in_docstrings(_app: Sphinx, what: str, name: str, _obj: object, _options: Any, lines: list[str]) -> None:
+    """Docstrings mark code with single backquotes, as Markdown does; reStructuredText needs two."""
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(r"(?<![`:])`([^`]+)`(?!`)(?=(\w)?)", _code, line)
+    if what in ("attribute", "data"):
+        _attributes[name] = list(lines)
+
+
+def whole_docstrings_of_attributes(
+    _app: Sphinx, _what: str, name: str, _obj: object, _options: Any, lines: list[str]
+) -> None:
+    """Undo napoleon for attributes: it takes "Seconds to wait. Default: 5." for a type, a colon and a description."""
+    if name in _attributes:
+        lines[:] = _attributes[name]
+
+
 def setup(app: Sphinx) -> None:
     """Register the hooks."""
     app.connect("source-read", link_to_the_repository)
+    app.connect("autodoc-process-docstring", code_in_docstrings, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-docstring", whole_docstrings_of_attributes, priority=600)
     app.add_transform(NamedAnchors)

@@ -40,7 +40,7 @@ WAIT_TIMEOUT_S = 60.0
 """Seconds that a script may take."""
 
 _BLOCK = re.compile(
-    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
+    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w.-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
     r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
@@ -233,7 +233,7 @@ def error_table() -> str:
         f"| `{FAMILIES[known.mender].__name__}` |"
         for name, known in ERROR_TYPES.items()
     ]
-    head = ["| error_type | what happened, and what mends it | who can mend it | retryable | in Python |"]
+    head = ["| error_type | what happened, and how to fix it | who can fix it | retryable | in Python |"]
     return "\n".join([*head, "|---|---|---|---|---|", *rows])
 
 

@@ -188,7 +188,7 @@ def test_each_mode_has_its_settings():
     assert fields == {f"{mode}_{what}" for mode in MODES for what in ("workers", "slots")}
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
 """A file in backquotes, below the root or `axon_zmq`, and a class or function in it."""
 
@@ -219,7 +219,7 @@ def test_files_and_functions_that_a_page_names_exist(page):
 
 def test_the_tables_of_a_requests_way_name_functions_in_each_step():
     for page, heading, steps in (
-        ("README.md", "## The life of a request", 10),
+        ("docs/explanation/life-of-a-request.md", "## In the code", 10),
         ("docs/architecture.md", "## The way of a run", 15),
     ):
         section = (ROOT / page).read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
@@ -317,7 +317,7 @@ def test_the_figures_in_the_architecture_page_are_those_that_are_counted():
 def test_every_setting_is_in_the_operations_page_with_its_default():
     from axon_zmq.settings import Settings
 
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/reference/settings.md").read_text()
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = (

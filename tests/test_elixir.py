@@ -22,7 +22,7 @@ from tests.conftest import WAIT_TIMEOUT_S, running
 
 pytestmark = pytest.mark.skipif(snippets.no_elixir() is not None, reason=str(snippets.no_elixir()))
 
-PAGES = [*sorted(snippets.DOCS.glob("*.md")), snippets.ROOT / "README.md"]
+PAGES = [*sorted(snippets.DOCS.rglob("*.md")), snippets.ROOT / "README.md"]
 SCRIPTS = {str(script): script for page in PAGES for script in snippets.scripts(page, "elixir")}
 MODULE = SCRIPTS["elixir.md-elixir-elixir"]
 """The page with the module to copy."""

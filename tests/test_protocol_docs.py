@@ -29,7 +29,7 @@ from tests import fixtures, snippets
 
 FIXTURES = fixtures.load()
 MAPS = [fixture for fixture in FIXTURES.values() if fixture.part != "message"]
-PAGES = [*sorted(snippets.DOCS.glob("*.md")), snippets.ROOT / "README.md"]
+PAGES = [*sorted(snippets.DOCS.rglob("*.md")), snippets.ROOT / "README.md"]
 BOOT = FIXTURES["alive"].value["boot"]
 
 
