@@ -37,7 +37,7 @@ exclude_patterns = ["_build"]
 suppress_warnings = ["misc.highlighting_failure"]
 
 myst_enable_extensions = ["colon_fence"]
-# The anchors of headings are those that GitHub makes, so that one link works on GitHub and on the site.
+# Headings get the same anchors as on GitHub, so that a link works on GitHub and on the site.
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"

@@ -126,7 +126,7 @@ def test_the_systemd_unit_leaves_the_daemon_time_to_drain():
 
 @contextmanager
 def serving(commands: list[tuple[str, str]], folder: Path, env: dict[str, str]) -> Iterator[None]:
-    """The daemon that a tutorial starts; its first lines are compared with those that the page shows."""
+    """The daemon that a tutorial starts; its first lines are compared with the page."""
     *first, (serve, shown) = commands
     script = "\n".join([*(command for command, _ in first), f"exec {serve}"])
     daemon = subprocess.Popen(

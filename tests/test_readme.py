@@ -1,4 +1,4 @@
-"""What the README and the operations page tell a person to type, typed."""
+"""The commands of the README, the operations page and the guides, executed as a reader would."""
 
 from __future__ import annotations
 

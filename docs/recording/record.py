@@ -1,8 +1,9 @@
-"""Records a terminal session as an animated SVG: `python docs/recording/record.py` writes terminal.svg beside this file.
+"""Records a terminal session as an animated SVG.
 
-The commands are really executed: `./scripts/run` on a free port in a temporary run directory, and clients of it, each in
-a pseudo terminal. The SVG replays their output with its own timing; pauses are shortened to `LONGEST_PAUSE_S`. It needs
-no script, font or other host, so GitHub shows it. Without animations, such as in a printout, the last state is visible.
+`python docs/recording/record.py` writes `terminal.svg` beside this file. It executes `./scripts/run` on a free port in a
+temporary run directory, and clients of that daemon, each in a pseudo terminal. The SVG replays their output
+with its own timing; pauses are shortened to `LONGEST_PAUSE_S`. It needs no script, font or other host, so GitHub shows
+it. Without animation, for example in a printout, the last state is visible.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def free_port() -> int:
 
 def main() -> None:
     """Record and write the file."""
-    subprocess.run([ROOT / "scripts/setup"], check=True)  # not part of the recording
+    subprocess.run([ROOT / "scripts/setup"], check=True)  # noqa: S603 -- not part of the recording
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="axon-") as folder:
         env = {**os.environ, "AXON_FRONTEND": endpoint, "AXON_RUN_DIR": f"{folder}/run", "TERM": "xterm-256color"}
