@@ -1,7 +1,7 @@
 """Records a terminal session as an animated SVG.
 
-`python docs/recording/record.py` writes `terminal.svg` beside this file. It executes `./scripts/run` on a free port in a
-temporary run directory, and clients of that daemon, each in a pseudo terminal. The SVG replays their output
+`python docs/recording/record.py` writes `terminal.svg` beside this file. It executes `./scripts/run` on a free port and
+in a temporary run directory, and clients of that daemon, each in a pseudo terminal. The SVG replays their output
 with its own timing; pauses are shortened to `LONGEST_PAUSE_S`. It needs no script, font or other host, so GitHub shows
 it. Without animation, for example in a printout, the last state is visible.
 """
