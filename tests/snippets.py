@@ -40,7 +40,7 @@ WAIT_TIMEOUT_S = 60.0
 """Seconds that a script may take."""
 
 _BLOCK = re.compile(
-    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w.-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
+    r"(?:^[ \t]*<!-- (?P<role>runnable|prints)(?:: (?P<name>[\w-]+))? -->[ \t]*\n(?:[ \t]*\n)*)?"
     r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )

@@ -184,7 +184,7 @@ def test_the_python_tutorial_works_from_the_first_to_the_last_step(tmp_path: Pat
     with serving(console(page, "serve"), folder, activated):
         for command, shown in console(page, "ask"):
             assert matches(shown, run(command)), command
-        programs = {block.name: block.code for block in snippets.blocks(page) if block.role == "prints"}
+        programs = {f"{block.name}.py": block.code for block in snippets.blocks(page) if block.role == "prints"}
         assert programs.keys() == files(page).keys() - {"my_agents.py"}
         for name, shown in programs.items():
             printed = run(f"python {name}")
