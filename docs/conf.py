@@ -80,6 +80,18 @@ class NamedAnchors(SphinxTransform):
                 raw.replace_self(target)
 
 
+class LongNames(SphinxTransform):
+    """Marks names of tests, such as `test_x.py::test_y`, so that the style sheet may wrap them."""
+
+    default_priority = 880
+
+    def apply(self, **_kwargs: Any) -> None:
+        """Add a class to the inline code."""
+        for literal in self.document.findall(nodes.literal):
+            if "::" in literal.astext():
+                literal["classes"].append("long-name")
+
+
 def link_to_the_repository(_app: Sphinx, docname: str, source: list[str]) -> None:
     """Turn links to files outside `docs/`, which work on GitHub, into links to the repository."""
     folder = posixpath.dirname(f"docs/{docname}")
@@ -128,3 +140,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", code_in_docstrings, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", whole_docstrings_of_attributes, priority=600)
     app.add_transform(NamedAnchors)
+    app.add_transform(LongNames)
