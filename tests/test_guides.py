@@ -86,7 +86,7 @@ def small_daemon() -> Iterator[Served]:
     """A supervised daemon with one worker of each mode, for all guides."""
     one_each = {f"AXON_{mode}_WORKERS": "1" for mode in ("RUN_SYNC", "RUN", "RUN_STREAM")}
     with served(**one_each) as daemon:
-        daemon.wait_for("the processes")
+        daemon.wait_for("supervisorctl")
         yield daemon
 
 

@@ -225,7 +225,7 @@ def serving_until_ready(serving: Iterator[Event]) -> Iterator[Event]:
     for moment, text in serving:
         yield moment, text
         seen += text
-        if re.search(r"the processes .*\n", seen):
+        if re.search(r"supervisorctl .*\n", seen):
             return
 
 
