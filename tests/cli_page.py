@@ -16,14 +16,6 @@ INTRODUCTION = """\
 
 This page is generated from `axon-zmq --help` and from the `--help` of each command. On a terminal, the commands print
 tables and text; in a pipe, they print JSON.
-
-| exit code | meaning |
-|---|---|
-| 0 | success |
-| 1 | the run failed, or a check did not pass |
-| 2 | an invalid option, setting or request |
-| 3 | temporarily unavailable: no daemon, overloaded, no worker; try again |
-| 130 | interrupted |
 """
 
 
