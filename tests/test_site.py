@@ -40,3 +40,11 @@ def test_every_public_name_is_in_the_api_reference():
     documented = set(re.findall(r"^\.\. (?:auto|py:)\w+:: axon_zmq\.([\w.]+)", page, re.MULTILINE))
     names = {name.rpartition(".")[2] for name in documented}
     assert {*axon_zmq.__all__, *errors.__all__} <= names
+
+
+def test_the_readme_stays_short_and_shows_pictures_of_the_repository():
+    readme = (snippets.ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert pictures
+    assert all((snippets.ROOT / picture).is_file() for picture in pictures)
