@@ -206,7 +206,7 @@ def test_files_and_functions_named_on_a_page_exist(page):
 
 def test_the_tables_of_a_runs_path_name_functions_in_each_step():
     for page, heading, steps in (
-        ("README.md", "## The life of a request", 10),
+        ("docs/explanation/life-of-a-request.md", "## In the code", 10),
         ("docs/architecture.md", "## The data path of a run", 15),
     ):
         section = (ROOT / page).read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
@@ -304,7 +304,7 @@ def test_the_figures_on_the_architecture_page_are_current():
 def test_the_operations_page_lists_every_setting_with_its_default():
     from axon_zmq.settings import Settings
 
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/reference/settings.md").read_text()
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = (

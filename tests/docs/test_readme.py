@@ -90,10 +90,12 @@ def test_the_commands_of_the_operations_page_work_from_a_checkout(serving: Serve
             wait_until(lambda: not (Path(folder) / "run/supervisord.pid").exists(), "the end of supervisord", 60)
 
 
-def test_the_settings_file_of_the_operations_page_is_valid(tmp_path, monkeypatch):
+def test_the_settings_file_of_the_settings_page_is_valid(tmp_path, monkeypatch):
     from axon_zmq import settings
 
-    [toml] = [block.code for block in snippets.blocks(snippets.DOCS / "operations.md") if block.language == "toml"]
+    [toml] = [
+        block.code for block in snippets.blocks(snippets.DOCS / "reference/settings.md") if block.language == "toml"
+    ]
     (tmp_path / "axon.toml").write_text(toml)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AXON_MODEL", raising=False)
@@ -101,10 +103,11 @@ def test_the_settings_file_of_the_operations_page_is_valid(tmp_path, monkeypatch
     assert (loaded.run_workers, loaded.agents) == (4, {"support": "my_app.agents:support"})
 
 
-def test_a_custom_agent_works_as_the_readme_shows(tmp_path):
-    """The module and the variables of the README, with another port and without a model provider."""
+def test_a_custom_agent_works_as_the_guide_shows(tmp_path):
+    """The module and the commands of the guide, with another port and without a model provider."""
+    guide = snippets.DOCS / "how-to/define-an-agent.md"
     python, shell = (
-        next(block.code for block in snippets.blocks(README) if block.role is None and block.language == language)
+        next(block.code for block in snippets.blocks(guide) if block.role is None and block.language == language)
         for language in ("python", "sh")
     )
     (tmp_path / "my_agents.py").write_text(python)
@@ -112,7 +115,7 @@ def test_a_custom_agent_works_as_the_readme_shows(tmp_path):
     env = {**os.environ, "AXON_RUN_DIR": str(run_dir), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
     env |= {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_STREAM_WORKERS": "0"}
     daemon = subprocess.Popen(
-        ["bash", "-c", shell.replace("./scripts/run", f"exec {ROOT}/scripts/run")],
+        ["bash", "-c", shell.replace("axon-zmq serve", f"exec {ROOT}/scripts/run")],
         cwd=tmp_path,
         env=env,
         stdout=subprocess.DEVNULL,

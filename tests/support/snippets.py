@@ -249,7 +249,7 @@ def error_table() -> str:
         f"| `{FAMILIES[known.mender].__name__}` |"
         for name, known in ERROR_TYPES.items()
     ]
-    head = ["| error_type | what happened, and what mends it | who can mend it | retryable | in Python |"]
+    head = ["| error_type | what happened, and how to fix it | who can fix it | retryable | in Python |"]
     return "\n".join([*head, "|---|---|---|---|---|", *rows])
 
 
