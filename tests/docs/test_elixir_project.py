@@ -7,10 +7,11 @@ does not notice them at all.
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
+
+import axon_zmq
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 PACKAGE = ROOT / "clients" / "elixir"
@@ -34,8 +35,7 @@ PAGES = [*(PACKAGE / name for name in EXTRAS), PACKAGE / "examples" / "README.md
 
 
 def test_the_elixir_package_has_the_version_of_the_python_package():
-    python = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert python == VERSION
+    assert axon_zmq.__version__ == VERSION
 
 
 def test_the_readme_names_the_current_version():
