@@ -75,7 +75,8 @@ def test_the_first_run_of_the_readme_works(daemon: Daemon):
     [code] = [code for code in re.findall(r"```elixir\n(.*?)```", readme, re.DOTALL) if "Supervisor.start_link" in code]
     code = code.replace("name: MyApp.Axon,", f'name: MyApp.Axon, endpoint: "{daemon.endpoint}",')
     said = [line for line in mix("run", "-e", code).splitlines() if line.strip()]
-    assert said == ["Hello from Elixir", '"one"', '" two"', '" three"']
+    # The compiler's messages may come first.
+    assert said[-4:] == ["Hello from Elixir", '"one"', '" two"', '" three"']
 
 
 EXAMPLES = {
