@@ -32,17 +32,17 @@ def doctor(endpoint: Endpoint = None) -> None:
     Exit codes: 0 if everything is ok, 1 if a check fails, 2 if the settings are invalid, 3 if no check fails but the
     daemon is STARTING.
     """
-    from axon_zmq.cli import doctor
+    from axon_zmq.cli import doctor as checks
 
-    styles = {doctor.State.OK: "green", doctor.State.STARTING: "yellow", doctor.State.FAIL: "bold red"}
-    findings: list[doctor.Finding] = []
-    for finding in doctor.examine(endpoint):
+    styles = {checks.State.OK: "green", checks.State.STARTING: "yellow", checks.State.FAIL: "bold red"}
+    findings: list[checks.Finding] = []
+    for finding in checks.examine(endpoint):
         findings.append(finding)
         out.print(f"{finding.state:<8}", end=" ", style=styles[finding.state])
         out.print(f"{finding.subject}: {finding.detail}", markup=False)
-        if finding.state is not doctor.State.OK:
+        if finding.state is not checks.State.OK:
             out.print(f"{'':<8} fix: {finding.fix}", markup=False)
-    raise typer.Exit(doctor.exit_code(findings))
+    raise typer.Exit(checks.exit_code(findings))
 
 
 def status(as_json: AsJson = False) -> None:

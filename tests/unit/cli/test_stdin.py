@@ -19,7 +19,7 @@ def test_a_line_over_the_limit_ends_the_input(monkeypatch):
     async def read() -> None:
         source = Lines(reading)
         assert [await source.next(), await source.next()] == ["first", ""]
-        with pytest.raises(ValueError, match="over 10000 bytes"):
+        with pytest.raises(ValueError, match="longer than 10000 bytes"):
             await source.next()
         assert await source.next() is None
 
