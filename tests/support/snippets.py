@@ -235,7 +235,7 @@ def no_elixir() -> str | None:
 TABLE_BEGIN = "<!-- error types: written by `python -m tests.support.snippets` -->"
 TABLE_END = "<!-- end of error types -->"
 _TABLE = re.compile(
-    r"(?P<begin><!-- table: (?P<name>[\w-]+), written by `python -m tests\.snippets` -->\n).*?"
+    r"(?P<begin><!-- table: (?P<name>[\w-]+), written by `python -m tests\.support\.snippets` -->\n).*?"
     r"(?P<end><!-- end of table -->)",
     re.DOTALL,
 )
