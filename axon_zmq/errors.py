@@ -15,8 +15,8 @@ __all__ = [
     "FAMILIES",
     "AxonError",
     "ConfigurationError",
+    "ErrorFamily",
     "ErrorType",
-    "Mender",
     "ModelError",
     "RequestError",
     "RunEndedError",
@@ -24,7 +24,7 @@ __all__ = [
     "UnavailableError",
 ]
 
-Mender = Literal["caller", "later", "run", "model", "tool"]
+ErrorFamily = Literal["caller", "later", "run", "model", "tool"]
 """Family of an error; `FAMILIES` has the exception class of each.
 
 - `caller`: the request is invalid, and its sender must change it.
@@ -38,7 +38,7 @@ Mender = Literal["caller", "later", "run", "model", "tool"]
 class ErrorType(NamedTuple):
     """Properties of one `error_type` of the protocol."""
 
-    mender: Mender
+    family: ErrorFamily
     """Family of the error: a key of `FAMILIES`."""
     retryable: bool
     """Whether the same request may succeed if it is sent again under a new id."""
@@ -173,7 +173,7 @@ class AxonError(Exception):
             An instance of the class that `FAMILIES` has for this code; a plain `AxonError` for an unknown code.
         """
         known = ERROR_TYPES.get(error_type)
-        family = FAMILIES[known.mender] if known else AxonError
+        family = FAMILIES[known.family] if known else AxonError
         return family(error_type, message, details, retryable=retryable)
 
     def to_body(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class ConfigurationError(Exception):
     """A setting, an endpoint or a configuration file is invalid; the message names it and shows how to fix it."""
 
 
-FAMILIES: Mapping[Mender, type[AxonError]] = {
+FAMILIES: Mapping[ErrorFamily, type[AxonError]] = {
     "caller": RequestError,
     "later": UnavailableError,
     "run": RunEndedError,

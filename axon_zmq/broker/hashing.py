@@ -59,7 +59,7 @@ class BodyHasher:
 
     @property
     def size(self) -> int:
-        """Bytes of the messages that wait."""
+        """Estimated bytes of memory that the waiting messages occupy."""
         return self._bytes
 
     @property

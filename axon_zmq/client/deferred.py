@@ -25,10 +25,10 @@ def deferred_results(
 
     Args:
         complete: Last event of the first run; `complete.deferred` has the calls, each `{call_id, name, args}`.
-        approve: Decisions on the calls that need an approval. One decision for all of them, a map from `call_id` to a
-            decision, or a function that takes a call and returns a decision. A decision is True (approve), False
-            (deny), text (deny, with a reason for the model), or a map (approve, with these arguments instead of the
-            model's). Default: None, for a run without such calls.
+        approve: Decisions on the calls that need an approval: a function that takes a call and returns a decision, a
+            map from `call_id` to a decision, or one decision for all calls. A decision is True (approve), False
+            (deny), text (deny, with this reason for the model), or a map (approve, with these arguments instead of the
+            model's; not as one decision for all calls). Default: None, for a run without such calls.
         calls: Results of the calls that were to be executed elsewhere, by `call_id`: a value, a `ToolAnswer`, or an
             exception if the call failed; after a `ToolRetry` the model may try again. Default: None, for a run without
             such calls.
@@ -48,15 +48,20 @@ def deferred_results(
     else:
         choices = {} if approve is None else dict.fromkeys(wanted, approve)
     results = {call_id: outcome_body(result) for call_id, result in (calls or {}).items()}
-    _matching("approve", wanted, choices)
-    _matching("calls", {call["call_id"]: call for call in deferred.get("calls", ())}, results)
+    _check_answers("approve", wanted, choices)
+    _check_answers("calls", {call["call_id"]: call for call in deferred.get("calls", ())}, results)
     return {
         "calls": {call_id: executed(body) for call_id, body in results.items()},
         "approvals": {call_id: approved(choice) for call_id, choice in choices.items()},
     }
 
 
-def _matching(which: str, wanted: Mapping[str, Call], answers: Mapping[str, object]) -> None:
+def _check_answers(which: str, wanted: Mapping[str, Call], answers: Mapping[str, object]) -> None:
+    """Check that each call has an answer and each answer a call.
+
+    Raises:
+        ValueError: A call has no answer, or an answer has no call.
+    """
     if missing := wanted.keys() - answers.keys():
         first = min(missing)
         raise ValueError(

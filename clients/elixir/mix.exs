@@ -1,7 +1,7 @@
 defmodule AxonCore.MixProject do
   use Mix.Project
 
-  # The daemon's pyproject.toml must have the same version; a test of the repository compares them. The version is
+  # The daemon has the same version, in axon_zmq/__init__.py; a test of the repository compares them. The version is
   # repeated here rather than read from that file, because the hex package does not contain it.
   @version "0.1.0"
   @source_url "https://github.com/axon-zmq/axon_zmq"

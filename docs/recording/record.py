@@ -33,7 +33,7 @@ TYPING_S = 0.03
 CHARACTER, LINE = 8.4, 19
 """Width of a character and height of a line, in pixels."""
 COMMANDS = (
-    """.venv/bin/axon-zmq stream '{"model": "synthetic:tokens=28,delay_ms=70"}' 'Count'""",
+    """.venv/bin/axon-zmq stream '{"model": "synthetic:tokens=17,delay_ms=100"}' 'Count'""",
     """.venv/bin/axon-zmq run weather 'Oslo and Rome?'""",
     """.venv/bin/axon-zmq status""",
 )

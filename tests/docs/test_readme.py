@@ -38,7 +38,7 @@ def steps(console: str) -> list[tuple[str, str]]:
 def test_the_first_command_prints_what_the_readme_shows(serving: Served):
     [(command, shown)] = steps(CONSOLE["serve"])
     assert command == "./scripts/run"  # what `served` has started
-    serving.wait_for("the processes")
+    serving.wait_for("processes")
     printed = "".join(serving.output)
     printed = printed[printed.index("starting:") :]
     # A port and a folder other than the defaults.
@@ -47,7 +47,7 @@ def test_the_first_command_prints_what_the_readme_shows(serving: Served):
 
 
 def test_the_suggested_commands_work_as_printed(serving: Served):
-    offered = [line.split(maxsplit=2)[2] for line in serving.output if ".venv/bin/" in line]
+    offered = [line.split(maxsplit=1)[1] for line in serving.output if ".venv/bin/" in line]
     assert len(offered) == 3
     for command in offered:
         done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)

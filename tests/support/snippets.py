@@ -245,8 +245,8 @@ def error_table() -> str:
     """`errors.ERROR_TYPES` as the table of `docs/errors.md`."""
     bar = r"\|"
     rows = [
-        f"| `{name}` | {known.meaning.replace('|', bar)} | {known.mender} | {'yes' if known.retryable else 'no'} "
-        f"| `{FAMILIES[known.mender].__name__}` |"
+        f"| `{name}` | {known.meaning.replace('|', bar)} | {known.family} | {'yes' if known.retryable else 'no'} "
+        f"| `{FAMILIES[known.family].__name__}` |"
         for name, known in ERROR_TYPES.items()
     ]
     head = ["| error_type | what happened, and how to fix it | who can fix it | retryable | in Python |"]

@@ -64,7 +64,7 @@ class Runs:
 
     @property
     def deadlines(self) -> int:
-        """Entries in the heap of deadlines: bounded by the runs that wait, not by those that were served."""
+        """Number of entries in the heap of deadlines. It follows the number of queued runs, not of all runs so far."""
         return len(self._deadlines)
 
     def __iter__(self) -> Iterator[Run]:

@@ -17,7 +17,7 @@ def test_arbitrary_frames_give_a_message_or_one_request_error(frames):
     try:
         message = parse(envelope.frames, 1000)
     except RequestError as error:
-        assert ERROR_TYPES[error.error_type].mender == "caller"
+        assert ERROR_TYPES[error.error_type].family == "caller"
     else:
         assert message.kind in HEADERS
 

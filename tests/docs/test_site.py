@@ -12,13 +12,13 @@ import pytest
 
 import axon_zmq
 from axon_zmq import errors
-from tests import cli_page, snippets
+from tests.support import cli_page, snippets
 
 DIAGRAMS = snippets.DOCS / "diagrams"
 
 
 def test_the_page_of_commands_is_generated_from_help():
-    assert cli_page.PAGE.read_text() == cli_page.page(), "run python -m tests.cli_page"
+    assert cli_page.PAGE.read_text() == cli_page.page(), "run python -m tests.support.cli_page"
 
 
 def drawings():

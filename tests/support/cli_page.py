@@ -1,4 +1,4 @@
-"""The page docs/reference/cli.md, generated from `axon-zmq --help`: `python -m tests.cli_page` writes it."""
+"""The page docs/reference/cli.md, generated from `axon-zmq --help`: `python -m tests.support.cli_page` writes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from axon_zmq.cli.app import app
-from tests.snippets import DOCS
+from tests.support.snippets import DOCS
 
 PAGE = DOCS / "reference/cli.md"
 INTRODUCTION = """\

@@ -16,18 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from tests import snippets
-from tests.conftest import ROOT, WAIT_TIMEOUT_S, free_port
-from tests.test_supervised import BIN, Served, served
+from axon_zmq.testing.ports import free_port
+from tests.support import ROOT, snippets
+from tests.support.daemon import WAIT_TIMEOUT_S
+from tests.support.served import BIN, Served, served
 
 HOW_TO = sorted((snippets.DOCS / "how-to").glob("*.md"))
 TUTORIALS = sorted((snippets.DOCS / "tutorials").glob("*.md"))
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
 """The first line of a block that the reader saves as a file."""
 CHECKED_ELSEWHERE = {
-    ("define-an-agent.md", "python"),  # in tests/test_readme.py
+    ("define-an-agent.md", "python"),  # in tests/docs/test_readme.py
     ("define-an-agent.md", "sh"),
-    ("write-a-client.md", "sh"),  # a server that runs until Ctrl-C: tests/test_conformance.py
+    ("write-a-client.md", "sh"),  # a server that runs until Ctrl-C: tests/integration/test_conformance.py
     ("python.md", "python"),  # the last step of the tutorial, which needs a provider's key
     ("python.md", "sh"),
 }
