@@ -31,7 +31,7 @@ JOURNAL_FILE: Final = "journal"
 """Name of the file in the run directory."""
 _BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_STALE_RECORDS: Final = 10_000
-"""Number of obsolete records at which the file is rewritten, in addition to one per queued run."""
+"""The file is rewritten when it contains more obsolete records than this number plus the number of queued runs."""
 _MACHINE_RECORD: Final = "machine"
 """First element of the first record; the second is the boot id of the machine."""
 

@@ -86,7 +86,7 @@ async def fetch_pong(endpoint: str | None, wait: float = 0.0) -> dict[str, Any]:
     """Ping the daemon and return its `pong`.
 
     Args:
-        endpoint: The daemon's frontend; None for that of the settings.
+        endpoint: The daemon's frontend; None for the endpoint in the settings.
         wait: Seconds to wait until each configured mode has a worker; 0 to return the first `pong`.
 
     Raises:

@@ -79,7 +79,7 @@ FEATURES: Final = (
 """`pong.features`: optional parts of the protocol that this daemon supports."""
 
 NO_PREVIOUS: Final = PreviousState()
-"""The state of an earlier broker about which nothing is known."""
+"""The previous state if nothing is known about an earlier broker."""
 
 
 class Broker:
@@ -262,7 +262,7 @@ class Broker:
             f"{self._held_bytes} bytes (max_queued, max_queued_bytes); retry in {retry_after_ms} ms"
         )
         error = UnavailableError("overloaded", text, {"retry_after_ms": retry_after_ms})
-        # The run may exist. An `error` would end it for the client, `refused` does not.
+        # The run may exist. An `error` would end it for the client; a `refused` does not.
         if message.kind in _ABOUT_A_RUN or (event.client, message.id) in self._held_keys:
             self._out.refuse(event.client, message.id, message.kind, error)
         else:

@@ -82,7 +82,7 @@ defmodule AxonCore.Connection do
   # for an orphan and cancels it.
   defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: id_prefix() <> random())
 
-  # Prefix of the ids of all other runs that this VM starts.
+  # Prefix of the ids of the runs that this VM starts and that do not survive a disconnect.
   defp id_prefix do
     key = {__MODULE__, :id_prefix}
     :persistent_term.get(key, nil) || tap("ex-#{binary_part(random(), 0, 8)}-", &:persistent_term.put(key, &1))

@@ -2,8 +2,8 @@ defmodule AxonCore.Error do
   @moduledoc """
   Exception for a failed request: the daemon's `error` message, or an error that this package detected.
 
-  `type` is one of `types/0` as an atom. A type of a newer daemon, which this version does not know, is a string; decide
-  by `retryable?` how to handle it. This package adds five types:
+  `type` is one of `types/0`, an atom. If a newer daemon sends a type that this version does not know, `type` is a
+  string; use `retryable?` to decide how to handle it. This package adds five types:
 
   | `type` | meaning |
   |---|---|

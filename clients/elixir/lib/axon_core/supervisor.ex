@@ -35,7 +35,7 @@ defmodule AxonCore.Supervisor do
   def start_link(options) do
     with {:ok, checked} <- Options.validate(options, :supervisor),
          {:ok, agents} <- children(checked[:agents], checked[:name]) do
-      # Without the defaults of `checked`: the default of `endpoint` depends on `daemon`.
+      # `options` and not `checked`, which contains defaults: the default of `endpoint` depends on `daemon`.
       Supervisor.start_link(__MODULE__, {options, agents}, name: checked[:name])
     end
   end
