@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,14 @@ CORES = [
 """Packages and modules without I/O: they neither read a clock nor use a socket."""
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path, top_level: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     found: set[str] = set()
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -64,6 +71,7 @@ def imports(path: Path, top_level: bool = False) -> set[str]:
     return found
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {
         path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
@@ -117,7 +125,7 @@ def test_only_the_command_line_writes_to_a_terminal():
         if is_below(name, "cli"):
             continue
         assert not {i.split(".")[0] for i in imports(path)} & {"rich", "typer", "click"}, name
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
         assert not [each for each in calls if isinstance(each.func, ast.Name) and each.func.id == "print"], name
 
 
@@ -133,7 +141,7 @@ def test_a_constructor_takes_at_most_three_positional_arguments(name):
     """Further arguments are keyword-only, so that calls name them. Events and effects are also used as patterns."""
     if name == "events" or name.endswith((".events", ".effects")):
         pytest.skip("events and effects")
-    for node in ast.walk(ast.parse(modules()[name].read_text())):
+    for node in ast.walk(parsed(modules()[name])):
         if isinstance(node, ast.ClassDef):
             assert positional_arguments(node) <= 3, f"{name}.{node.name}"
 
@@ -157,7 +165,7 @@ def test_the_three_modes_are_listed_once():
         for path in (ROOT / folder).rglob("*.py"):
             if path == PACKAGE / "protocol/kinds.py":
                 continue
-            tree = ast.parse(path.read_text())
+            tree = parsed(path)
             types = {id(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
             for node in ast.walk(tree):
                 if isinstance(node, ast.List | ast.Tuple | ast.Set) and id(node) not in types:
@@ -182,7 +190,7 @@ REFERENCE = re.compile(r"`((?:\w+/)*\w+\.py)(?::(\w+(?:\.\w+)*))?`")
 
 def is_defined(path: Path, name: str) -> bool:
     """Whether a module defines a class or function, such as `Server._send`."""
-    trees: list[ast.AST] = [ast.parse(path.read_text())]
+    trees: list[ast.AST] = [parsed(path)]
     for step in name.split(".") if name else []:
         trees = [
             node

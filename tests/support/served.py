@@ -18,6 +18,8 @@ from tests.support import ROOT
 from tests.support.daemon import WAIT_TIMEOUT_S
 
 BIN = Path(sys.executable).parent
+GREETED = "supervisorctl -c"
+"""In the last line that the daemon prints when it is ready."""
 
 PROGRAMS = {"broker", "events", *(f"{mode}-{slot}" for mode in MODES for slot in (1, 2))}
 

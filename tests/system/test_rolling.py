@@ -27,7 +27,7 @@ from axon_zmq.supervise import broker_status, programs, supervisord
 from axon_zmq.supervise.daemon import Daemon as Serving
 from tests.support import ROOT, snippets
 from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
-from tests.support.served import BIN, Served, served
+from tests.support.served import BIN, GREETED, Served, served
 
 FEW = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "1"}
 STREAM = {"model": "synthetic:tokens=20,delay_ms=20"}
@@ -45,7 +45,7 @@ def pids(daemon: Served) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Served]:
     with served(**FEW) as started:
-        started.wait_for("the processes")
+        started.wait_for(GREETED)
         yield started
 
 
@@ -204,7 +204,7 @@ def test_a_roll_stops_at_the_first_new_worker_whose_agents_cannot_be_loaded(tmp_
         ["changing=changing:agent", "gone=changing:gone", *(f"{name}={name}:agent" for name in LEFT_OVER)]
     )
     with served(**FEW, AXON_AGENTS=agents, PYTHONPATH=str(tmp_path)) as own:
-        own.wait_for("the processes")
+        own.wait_for(GREETED)
         assert "agent gone (changing:gone) could not be loaded" in "".join(own.output)
         shown = command(own, "status")
         assert shown.returncode == 3
@@ -374,7 +374,7 @@ def test_a_crash_loop_degrades_its_pool_delays_restarts_and_leaves_others_alone(
     agents = "crashing=crashing_agent:agent,echo=axon_zmq.agents.echo:agent"
     env = {**FEW, "AXON_AGENTS": agents, "PYTHONPATH": f"{ROOT}/tests/support", "AXON_HANG_SECONDS": "4"}
     with served(**env) as own:
-        own.wait_for("the processes")
+        own.wait_for(GREETED)
         a_worker_that_hangs_is_killed_and_replaced(own, "run_stream-1")
         with Client(own.endpoint) as client:
             for number in range(4):  # with different prompts, or the request would be quarantined

@@ -17,7 +17,7 @@ from axon_zmq.errors import AxonError
 from axon_zmq.testing.ports import free_port
 from tests.support import ROOT
 from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
-from tests.support.served import BIN, PROGRAMS, family, served
+from tests.support.served import BIN, GREETED, PROGRAMS, family, served
 
 
 def status(run_dir: Path) -> dict[str, str]:
@@ -42,7 +42,7 @@ def test_the_demo_shows_each_mode_exits_with_0_and_leaves_no_process():
 def test_serve_is_ready_soon_is_private_and_survives_a_kill_of_each_process():
     with served() as daemon:
         started = time.monotonic()
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         took = time.monotonic() - started
         print(f"ready and shown after {took:.1f} s")
         printed = "".join(daemon.output)
@@ -87,7 +87,7 @@ def all_there(client: Client) -> bool:
 
 def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
     with served() as daemon:
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         daemon.family()["supervisord"].kill()
         wait_until(lambda: not daemon.family(), "the end of all its processes")
         assert daemon.process.wait(WAIT_TIMEOUT_S) != 0
@@ -103,14 +103,14 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
 
 def test_ctrl_c_stops_the_daemon_even_if_serve_itself_is_killed():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         assert status(daemon.run_dir).keys() == {"broker", "events", "run-1"}
         daemon.process.send_signal(signal.SIGINT)
         daemon.wait_for("stopping: waiting up to 60 s for running requests")
         assert daemon.process.wait(WAIT_TIMEOUT_S) == 0
         assert daemon.family() == {}
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         daemon.process.kill()
         wait_until(lambda: not daemon.family(), "the end of supervisord and its programs")
 
@@ -122,14 +122,14 @@ def test_two_daemons_with_different_settings_run_side_by_side():
         served(AXON_RUN_WORKERS="1", AXON_AGENTS="two=axon_zmq.agents.echo:agent", **few) as two,
     ):
         for daemon, agent in ((one, "one"), (two, "two")):
-            daemon.wait_for("the processes")
+            daemon.wait_for(GREETED)
             with Client(daemon.endpoint) as client:
                 assert list(client.describe()) == [agent]
 
 
 def test_a_second_daemon_in_the_same_run_directory_is_rejected():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         for env, says in (
             ({"AXON_RUN_DIR": str(daemon.run_dir), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}, "AXON_RUN_DIR"),
             ({"AXON_RUN_DIR": f"{daemon.run_dir}2", "AXON_FRONTEND": daemon.endpoint}, "AXON_FRONTEND"),
@@ -147,7 +147,7 @@ def test_a_greeting_that_fails_does_not_end_the_daemon():
     with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
         daemon.wait_for("ready after")  # and now it greets
         daemon.family()["run-1"].kill()
-        daemon.wait_for("the processes")
+        daemon.wait_for(GREETED)
         with Client(daemon.endpoint) as client:
             wait_until(lambda: client.ping(WAIT_TIMEOUT_S)["modes"]["run"]["workers"] == 1, "the next worker")
             assert client.run("echo", "again").result == "again"
