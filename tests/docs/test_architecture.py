@@ -301,7 +301,7 @@ def test_the_figures_on_the_architecture_page_are_current():
     }
 
 
-def test_the_operations_page_lists_every_setting_with_its_default():
+def test_the_settings_page_lists_every_setting_with_its_default():
     from axon_zmq.settings import Settings
 
     page = (ROOT / "docs/reference/settings.md").read_text()
