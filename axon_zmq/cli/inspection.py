@@ -70,7 +70,8 @@ def ping(
 ) -> None:
     """Show the version, workers and queues of the daemon.
 
-    With --wait, a start script can wait until the daemon serves requests. The exit code is 3 if it does not in time.
+    With --wait, a start script can wait until the daemon serves requests. The exit code is 3 if the daemon is not ready
+    in time.
     """
     pong = run_or_exit(fetch_pong(endpoint, wait))
     if prints_json(as_json):

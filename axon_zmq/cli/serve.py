@@ -80,8 +80,7 @@ def worker(
 ) -> None:
     """Run only one worker, in the foreground.
 
-    It registers with the broker in the same run directory (AXON_RUN_DIR), even if that broker belongs to a running
-    daemon.
+    The worker registers with the broker of its run directory (AXON_RUN_DIR). The broker may belong to a running daemon.
     """
     from axon_zmq.supervise.conf import worker_arguments
 
@@ -90,7 +89,7 @@ def worker(
 
 
 def conf() -> None:
-    """Print the supervisord configuration for the settings."""
+    """Print the supervisord configuration for the current settings."""
     from axon_zmq import settings
     from axon_zmq.supervise.conf import render
 
