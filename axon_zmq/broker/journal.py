@@ -5,7 +5,7 @@ started. It contains ids and no bodies, because each client still has its reques
 
 The file must survive a killed process, but not a crash of the machine. Records are therefore written without fsync:
 after `write` they are in the kernel's page cache, which a dying process does not affect. If the file cannot be written
-or read, the next broker knows nothing about earlier runs and tells clients that their runs may have run.
+or read, the next broker knows nothing about earlier runs and tells clients that their runs may have been executed.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def worker(
 ) -> None:
     """Run only one worker, in the foreground.
 
-    The worker registers with the broker of its run directory (AXON_RUN_DIR). The broker may belong to a running daemon.
+    It registers with the broker that uses the same run directory (AXON_RUN_DIR), even if that broker belongs to a
+    running daemon.
     """
     from axon_zmq.supervise.conf import worker_arguments
 

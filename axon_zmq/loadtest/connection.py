@@ -85,8 +85,7 @@ class Connection:
         self._resume(time.monotonic())
 
     def reconnected_since(self, then: float) -> bool:
-        """Return whether the socket has connected again since a time, for any reason, such as a restart of the
-        daemon."""
+        """Return whether the socket has reconnected since a time, for any reason, such as a restart of the daemon."""
         self.check_connection()
         return self._reconnected_at >= then
 

@@ -1,7 +1,7 @@
 """Event listener that reports supervisord's programs to the broker: `python -m axon_zmq.supervise.listener`.
 
-supervisord starts it as an event listener. It sends the broker the states of all programs, so that the broker knows
-which of them cannot be kept running. The listener also watches a pidfd of each process, through which the kernel
+supervisord starts it as an event listener. The listener sends the broker the states of all programs, so that the broker
+knows which of them cannot be kept running. The listener also watches a pidfd of each process, through which the kernel
 reports the end of that process immediately. The listener then notifies the broker and wakes supervisord, which
 otherwise checks its processes once per second. The listener's stdout is reserved for supervisord's protocol.
 """

@@ -3,7 +3,7 @@
 `Broker.receive` takes an event and the time, and returns effects. It implements the broker's part of the protocol:
 admission, limits, fairness, duplicates, deadlines, and the end of each run. It neither reads a clock nor uses a socket;
 `server` does both. Bodies are never unpacked. Messages from workers to clients do not pass through the core, because
-`relay` decides about them; the core only receives an event when a terminal message was relayed.
+`relay` decides about them; the core receives an event only after a terminal message was relayed.
 
 This module distributes events to the other modules and holds messages back during recovery. `admission` handles
 messages from clients, and `control` handles messages from workers. `runs`, `workers` and `clients` contain the state.

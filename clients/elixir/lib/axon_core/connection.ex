@@ -13,9 +13,10 @@ defmodule AxonCore.Connection do
 
   If a caller exits, the connection cancels its runs.
 
-  If the connection exits, the daemon ends the connection's runs after 15 s. If it is restarted in the same VM before
-  that, it cancels each streamed run from which it receives a message, because no process waits for these runs any more.
-  It never cancels runs with an explicit `id` or with `on_disconnect: :keep`; the application may resume them.
+  If the connection exits, the daemon ends the connection's runs after 15 s. If the connection is restarted in the same
+  VM before that, the new process cancels each streamed run of the old one from which it receives a message, because no
+  process waits for these runs any more. It never cancels runs with an explicit `id` or with `on_disconnect: :keep`; the
+  application may resume them.
   """
 
   use GenServer

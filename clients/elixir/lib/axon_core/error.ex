@@ -9,7 +9,7 @@ defmodule AxonCore.Error do
   |---|---|
   | `:gap` | messages of the run were lost and the daemon no longer keeps them; the run was cancelled |
   | `:no_answer` | no last message arrived within the run's `timeout_ms` and ten seconds more; the run was cancelled |
-  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not running, or exited before it had the request |
+  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not running, or exited before it had received the request |
   | `:unreadable` | a message of the daemon was malformed, or the result does not fit the agent's `output`; the result is in `details["result"]` |
   | `:invalid_argument` | the request is invalid and was not sent |
 

@@ -15,9 +15,9 @@ defmodule AxonCore.Supervisor do
 
   #{AxonCore.Options.docs(:supervisor)}
 
-  If the process of the connection exits, the agents are restarted too and lose their conversations; `message_history`
-  restores one. A lost network connection or a restart of the daemon affects neither the connection's process nor the
-  conversations.
+  If the process of the connection exits, the agents are restarted too and lose their conversations; the option
+  `message_history` restores a conversation. A lost network connection or a restart of the daemon affects neither the
+  connection's process nor the conversations.
   """
 
   use Supervisor
