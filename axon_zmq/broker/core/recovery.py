@@ -125,7 +125,7 @@ class Recovery:
         if self._all_registered:
             self._all_registered = False
             # If `_complete_since` has changed since the start, a run was forgotten early after the start. That time is
-            # later than the times below, so it remains.
+            # not earlier than the times below, so it remains.
             if self._complete_since == self._started_at:
                 self._complete_since = max(self._previous.lost_at, self._forgot_at)
 
