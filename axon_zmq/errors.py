@@ -133,8 +133,8 @@ class AxonError(Exception):
         message: Description of the problem and, if possible, how to fix it. It is for people and logs; programs
             should use `error_type` and `details`.
         details: Machine-readable details, such as `retry_after_ms` (milliseconds to wait), `partial` (the partial
-            answer) or `by` (`broker` or `client`, if these ended the run). The attribute is a dictionary and never
-            None. Default: empty.
+            answer) or `by` (`broker` or `client`, if one of these and not the worker ended the run). The attribute is a
+            dictionary and never None. Default: empty.
         retryable: Whether the same request may succeed if it is sent again under a new id. Default: as in
             `ERROR_TYPES`; False for an unknown `error_type`.
     """

@@ -58,8 +58,8 @@ class McpServer(BaseModel):
     args: list[str] = Field(default_factory=list[str], repr=False)
     """Arguments of the program."""
     env: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
-    """Environment variables of the program. From the worker's own environment it inherits only HOME, LOGNAME, PATH,
-    SHELL, TERM and USER."""
+    """Environment variables of the program. The program inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER from
+    the worker."""
     cwd: str | None = None
     """Working directory of the program. Default: the worker's."""
     url: str | None = Field(None, repr=False)
@@ -147,8 +147,8 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(
         None,
-        description="Model of agents as data that name none, and of the example agent `assistant`, such as "
-        "`openai-chat:gpt-5-mini`.",
+        description="Default model, such as `openai-chat:gpt-5-mini`: for agents as data without `model`, and for the "
+        "example agent `assistant`.",
     )
     loop: Literal["auto", "asyncio", "uvloop"] = Field(
         "auto", description="Event loop of the workers: `asyncio`, `uvloop`, or `auto` (`uvloop` if it is installed)."

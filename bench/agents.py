@@ -46,7 +46,7 @@ async def _paced(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterato
 
 
 paced = Agent(FunctionModel(stream_function=_paced), name="paced")
-"""Sends the number of deltas that its prompt gives, on a schedule of one each `PACE_S`, as `synthetic` does."""
+"""Sends the number of deltas that its prompt gives, one every `PACE_S` seconds, as `synthetic` does."""
 
 
 def text(deltas: int) -> str:

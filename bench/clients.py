@@ -67,7 +67,7 @@ class Crowd(ABC):
         Args:
             request: The request, the same for all.
             each: Requests of each client.
-            rate: Clients that start in a second; 0 starts all at once.
+            rate: Number of clients that start per second; 0 starts all at once.
 
         Returns:
             The complete replies, in the order in which they ended.

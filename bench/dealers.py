@@ -22,7 +22,7 @@ class Dealers(Crowd):
     """Clients of the daemon, or of another relay of the same frames.
 
     Args:
-        endpoint: Of the daemon, the naive loop or the C proxy.
+        endpoint: Endpoint of the daemon, the naive loop or the C proxy.
         size: Number of clients.
         connections: Number of sockets that they share; by default one for each client.
         kinds: The server's kinds for the requests that have another name there.

@@ -17,7 +17,8 @@ from bench.processes import Process, Site, site
 from bench.relay import paced
 
 ALONE, ELSEWHERE = "no transfers", "transfers through another broker"
-"""Names of the comparisons. With the second one the machine is as busy, so the difference is caused by the broker."""
+"""Names of the comparisons. In the second comparison the machine is equally busy, so the difference from it is caused
+by the broker."""
 
 
 @contextmanager

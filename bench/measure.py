@@ -55,7 +55,7 @@ class Plan:
     deltas_per_stream: int
     """Deltas of each paced agent stream."""
     start_rate: int
-    """Paced agent streams that start in a second."""
+    """Paced agent streams that start per second."""
     isolation_streams: int
     """Concurrent paced streams without agents during 10 MB transfers."""
     open_streams: int

@@ -21,7 +21,7 @@ OPENAI = {"AXON_MODEL": "openai-chat:gpt-5-mini", "OPENAI_API_KEY": "none"}
 BROKER_IMPORTS, WORKER_IMPORTS = "zmq, msgpack", "pydantic_ai, pydantic_ai.models.openai"
 """Imports that broker and worker cannot avoid: the baseline of their memory."""
 CHUNKS = 20
-"""Chunks of each stream; all streams are open at the same time for that long."""
+"""Chunks of each stream; all streams are open at the same time while these chunks are sent."""
 DELTAS = 50
 """Deltas of each agent stream."""
 PARTS = 20
@@ -95,7 +95,7 @@ def _streams(count: int, connections: int | None) -> Parts:
 
 
 def _agents_streams(count: int) -> Parts:
-    """Of streams of `bench.agents.paced`, with all that is kept for replay; one has been there before."""
+    """Growth per stream of `bench.agents.paced`, including all messages kept for replay; one stream runs before."""
     with site() as place:
         place.broker(workers=1)
         worker = place.worker("run_stream")

@@ -16,7 +16,7 @@ from bench.clients import Crowd, Request
 from bench.dealers import Dealers
 
 MODE = "run"
-"""Mode of the worker that sends the bodies back. The worker of the streams is another one, because it is busy."""
+"""Mode of the worker that sends the bodies back. The streams have another worker, because they keep it busy."""
 SIZE = 10_000_000
 """Bytes of a request and of its reply."""
 

@@ -22,7 +22,7 @@ ECHO = Request("echo", {"echo": TEXT}, TEXT)
 
 @contextmanager
 def group(plan: Plan) -> Generator[list[Comparison]]:
-    """The broker with a worker without agents, compared with the peers and with the C proxy before the same worker."""
+    """The broker with a worker without agents, compared with the peers and with the C proxy and the same worker."""
     with ExitStack() as stack:
         place = stack.enter_context(site())
         broker, worker = place.broker(workers=1), place.source()

@@ -49,7 +49,7 @@ def prompt(name: str, tokens: int, seconds: float) -> str:
 
 
 def text(tokens: int) -> str:
-    """Return the answer of `paced` with so many tokens."""
+    """Return the answer of `paced` with this number of tokens."""
     return "".join(f"{number:04d} " for number in range(tokens))
 
 

@@ -44,7 +44,7 @@ def _upstream(provider: FakeProvider) -> dict[str, str]:
 
 
 def vanished(report: Report) -> None:
-    """Kill clients: `cancel` closes the model's stream after the grace period, with `keep` the run finishes."""
+    """Kill clients: with `cancel`, the model's stream closes after the grace period; with `keep`, the run finishes."""
     with FakeProvider() as provider, run_daemon("run_stream", **_upstream(provider)) as daemon:
         model = '{"model": "openai-chat:slow"}'
         longish = prompt("kept", 400, 0.02)
@@ -241,7 +241,7 @@ def slow(report: Report) -> None:
 
 
 async def _gaps(daemon: Daemon, clients: int, name: str) -> list[float]:
-    """Return the seconds between chunks of streams with a chunk each 20 ms."""
+    """Return the seconds between chunks of streams with a chunk every 20 ms."""
 
     async def one(number: int) -> list[float]:
         times: list[float] = []

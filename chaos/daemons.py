@@ -64,7 +64,7 @@ class Daemon:
         return time.monotonic()
 
     def wait_for(self, **workers: int) -> dict[str, Any]:
-        """Wait until each mode has exactly so many workers; return the `pong`."""
+        """Wait until each mode has exactly the given number of workers; return the `pong`."""
         with Client(self.endpoint) as client:
             return self._wait_for(client, workers)
 
@@ -111,7 +111,8 @@ class SupervisedDaemon:
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})
-        # It makes processes end with their parent. Here supervisord sets it for its own children, not for `serve`.
+        # This variable makes processes end with their parent. Here supervisord sets it for its own children; `serve`
+        # must not have it.
         del self.env["SUPERVISOR_ENABLED"]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -20,7 +20,7 @@ PAUSE_S = 0.1
 WARMUP_S = 120.0
 """Seconds until a worker's memory is steady: the resume window (60 s) is full, and the allocator has settled."""
 MAX_GROWTH_MB = 8.0
-"""Growth of a process after that which is accepted, however long the load lasts."""
+"""Maximum accepted growth of a process's memory after the warm-up, however long the load lasts."""
 FEW = {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_WORKERS": "1", "AXON_RUN_STREAM_WORKERS": "2"}
 
 

@@ -52,6 +52,7 @@ html_title = "axon_zmq"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+pygments_dark_style = "github-dark"
 html_show_sphinx = False
 html_theme_options = {
     "source_repository": REPOSITORY,

@@ -22,8 +22,8 @@ CHECK_INTERVAL_S: Final = 1.0
 """Seconds between two checks of all connections. A check takes about 2 µs per connection."""
 UNANSWERED_PACKETS: Final = 3
 """Minimum number of consecutive unacknowledged packets, so that a few lost packets do not close a connection. TCP
-doubles the interval between two packets, up to 2 minutes: if a client has long not read when its cable is cut, it takes
-minutes until three packets are unacknowledged."""
+doubles the interval between two packets, up to 2 minutes: if a client had not read for a long time before its cable was
+cut, it takes minutes until three packets are unacknowledged."""
 _INFO: Final = struct.Struct("=8B13I")
 """Linux's `struct tcp_info`, up to and including `tcpi_last_ack_recv`."""
 _ABORT: Final = struct.pack("ii", 1, 0)
@@ -44,7 +44,7 @@ class DeadPeerDetector:
     def __init__(self, dead_host: float = limits.DEAD_HOST) -> None:
         self._dead_host = dead_host
         self._unanswered_since: dict[int, float | None] = {}
-        """For each connection, since when packets have been unacknowledged; None: all are acknowledged."""
+        """For each connection, the time since which packets have been unacknowledged; None: all are acknowledged."""
         self.check_at = 0.0 if sys.platform == "linux" else float("inf")
         """When the next check is due, in seconds of the monotonic clock."""
 
@@ -85,12 +85,13 @@ def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> 
 
     Args:
         info: The connection's `tcp_info`.
-        since: Since when packets were unacknowledged at the previous check; None if all were acknowledged.
+        since: Time since which packets were unacknowledged, as of the previous check; None if all were acknowledged.
         now: Seconds of a monotonic clock.
         dead_host: Seconds without an acknowledgement after which a connection is dead.
 
     Returns:
-        Since when packets have been unacknowledged (None: all are acknowledged), and whether the connection is dead.
+        The time since which packets have been unacknowledged (None: all are acknowledged), and whether the connection
+        is dead.
     """
     _, _, resent, probes, *_, answered_ms = _INFO.unpack(info)
     # `resent` counts retransmissions of data. `probes` counts keepalives and zero-window probes; TCP sends the latter
@@ -99,7 +100,7 @@ def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> 
     if not unanswered:
         return None, False
     # The time restarts at the first unacknowledged packet and after each acknowledgement. The age of the last
-    # acknowledgement alone would not do: it is also high on a connection that was idle.
+    # acknowledgement alone would not suffice: it is also high on a connection that was idle.
     if since is None or now - answered_ms / 1000 > since:
         return now, False
     return since, unanswered >= UNANSWERED_PACKETS and now - since >= dead_host
@@ -114,7 +115,7 @@ def _info(fd: int) -> bytes:
 
 
 def _shut_down(fd: int) -> None:
-    # shutdown, not close: the descriptor is ZeroMQ's, which sees the end of the connection and closes it.
+    # shutdown, not close, because ZeroMQ owns the descriptor: it notices the end of the connection and closes it.
     borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
     try:
         borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)

@@ -5,7 +5,7 @@ started. It contains ids and no bodies, because each client still has its reques
 
 The file must survive a killed process, but not a crash of the machine. Records are therefore written without fsync:
 after `write` they are in the kernel's page cache, which a dying process does not affect. If the file cannot be written
-or read, the next broker knows nothing about earlier runs and tells clients that their runs may have run.
+or read, the next broker knows nothing about earlier runs and tells clients that their runs may have been executed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JOURNAL_FILE: Final = "journal"
 """Name of the file in the run directory."""
 _BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_STALE_RECORDS: Final = 10_000
-"""Number of obsolete records at which the file is rewritten, in addition to one per queued run."""
+"""The file is rewritten when it contains more obsolete records than this number plus the number of queued runs."""
 _MACHINE_RECORD: Final = "machine"
 """First element of the first record; the second is the boot id of the machine."""
 

@@ -50,7 +50,8 @@ _NO_ROOM: Final = error_body(
 _OVERHEAD: Final = 200
 """Bytes that a waiting message is estimated to occupy in addition to its body."""
 _MIN_CLIENTS_TO_SWEEP: Final = 16
-"""Number of clients with large messages in flight from which on those whose messages were released are swept out."""
+"""Minimum number of clients with large messages in flight at which clients whose messages were released are
+forgotten."""
 
 MIN_RETRY_DELAY_S: Final = 0.001
 MAX_RETRY_DELAY_S: Final = 0.05

@@ -64,8 +64,8 @@ OVERSIZE_FACTOR: Final = 4
 """ZeroMQ closes a connection on which a frame exceeds `max_body` times this factor (ZMQ_MAXMSGSIZE). Smaller frames
 over `max_body` are received, so that the client gets the error `too_large`."""
 CLIENT_PIPE: Final = 250
-"""Messages in ZeroMQ's pipe to one client (ZMQ_SNDHWM). A full pipe is retried every millisecond, so this allows
-250,000 messages per second."""
+"""Maximum number of messages in ZeroMQ's pipe to one client (ZMQ_SNDHWM). A full pipe is retried every millisecond, so
+this allows 250,000 messages per second."""
 LARGE_MESSAGE: Final = 64 * limits.KIB
 """Size in bytes from which a body is sent without a copy, and counted in `InFlight` until ZeroMQ has released it."""
 RECEIVE_BATCH: Final = 256
@@ -73,7 +73,7 @@ RECEIVE_BATCH: Final = 256
 PROBE_INTERVAL_S: Final = 2.0
 """Seconds between two probes of all workers' links while the socket monitor reports nothing."""
 SUSPECT_PROBE_INTERVAL_S: Final = 0.02
-"""Seconds between two probes after a link went down: the socket monitor reports that before a send fails."""
+"""Seconds between two probes after a link went down: the socket monitor reports the loss before a send fails."""
 SUSPECT_PROBES_S: Final = 1.0
 """Seconds after a link went down during which probes are that frequent."""
 LAST_MESSAGE_BATCHES: Final = 64
@@ -331,8 +331,8 @@ class Server:
             if self._hasher.full or (self._stop_requested and self._hasher.waiting):
                 return
             try:
-                # Routing id, all allowed frames and one more, from which the core sees that there were too many. ZeroMQ
-                # itself bounds the size of a frame but not the number of frames.
+                # Receive the routing id, all allowed frames and one more, which shows the core that there were too
+                # many. ZeroMQ itself bounds the size of a frame but not the number of frames.
                 client, *frames = recv_message(self._recv_front, max_frames=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
             except zmq.Again:
                 return

@@ -58,7 +58,7 @@ _EPILOGS: Final[Mapping[Callable[..., None], str]] = {
         "axon-zmq loadtest --compare old.json new.json",
     ),
     checks.conformance: examples(
-        "axon-zmq conformance --server     check a client of yours",
+        "axon-zmq conformance --server     check your client",
         "axon-zmq conformance              the Python client, from another shell",
         "axon-zmq conformance --server --only gap --only restart",
     ),

@@ -38,7 +38,7 @@ def conformance(
 ) -> None:
     """Check that a client in any language follows the protocol.
 
-    With --server, a scripted broker restarts, repeats and loses messages; the client under test connects to it and
+    With --server, a scripted broker repeats and loses messages, and restarts. The client under test connects to it and
     reports what it received. The exit code is 1 if the client breaks a rule of the protocol.
     """
     from axon_zmq.cli.conformance import run_server
@@ -60,14 +60,15 @@ def loadtest(
         ),
     ] = Scenario.STREAMS.value,
     rate: Annotated[
-        float | None, typer.Option(help="Send this many requests per second, on schedule.", min=0.01, max=100_000)
+        float | None,
+        typer.Option(help="Send this many requests per second, on a fixed schedule.", min=0.01, max=100_000),
     ] = None,
     streams: Annotated[
         int | None, typer.Option(help="Keep this many requests open. [default without --rate: 10]", min=1, max=100_000)
     ] = None,
     duration: Annotated[float, typer.Option(help="Seconds to measure.", min=0.1, max=86_400)] = 10,
     warmup: Annotated[float, typer.Option(help="Seconds of load before the measurement.", min=0, max=86_400)] = 2,
-    most: Annotated[int, typer.Option(help="Total number of requests, at most.", min=1)] = 100_000,
+    most: Annotated[int, typer.Option(help="Largest total number of requests.", min=1)] = 100_000,
     clients: Annotated[int, typer.Option(help="Number of client connections.", min=1, max=64)] = 8,
     agent: Annotated[str | None, typer.Option(help="Agent to run instead of the offline ones: a name or JSON.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt to send instead of the built-in ones.")] = None,
@@ -95,7 +96,7 @@ def loadtest(
     remote: Annotated[bool, typer.Option("--remote", help="Allow an endpoint on another machine.")] = False,
     endpoint: Endpoint = None,
 ) -> None:
-    """Put load on a running daemon and measure what clients see.
+    """Put load on a running daemon and measure latency and failures.
 
     The exit code is 1 if a request failed, and 130 after Ctrl-C.
     """

@@ -46,7 +46,7 @@ class Finding:
     subject: str
     detail: str
     fix: str = ""
-    """What to do about it, if the state is not `ok`."""
+    """How to fix the problem, if the state is not `ok`."""
     exit_code: ExitCode = ExitCode.FAILED
     """Exit code if the state is FAIL."""
 
@@ -67,7 +67,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     """Run all checks in order. Invalid settings end it, because the other checks depend on them.
 
     Args:
-        endpoint: The daemon to look for; None for that of the settings.
+        endpoint: The daemon to look for; None for the endpoint in the settings.
     """
     packages = ("pydantic-ai-slim", "pyzmq", "msgpack", "supervisor")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -202,7 +202,7 @@ def daemon_finding(
         pong: Its answer to `ping`.
         configured: The number of workers of each mode, from the settings.
         starting: Modes of which supervisord runs a process. The broker reports a mode as degraded when such a process
-            has not registered for 10 s, so a worker that never registers becomes a FAIL by itself.
+            has not registered for 10 s, so a worker that never registers is then a FAIL.
     """
     modes: Mapping[str, Any] = pong["modes"]
     missing = [mode for mode, processes in configured.items() if processes and not modes[mode]["workers"]]

@@ -70,7 +70,8 @@ def ping(
 ) -> None:
     """Show the version, workers and queues of the daemon.
 
-    With --wait, a start script can wait until the daemon serves requests. The exit code is 3 if it does not in time.
+    With --wait, a start script can wait until the daemon serves requests. The exit code is 3 if the daemon is not ready
+    in time.
     """
     pong = run_or_exit(fetch_pong(endpoint, wait))
     if prints_json(as_json):
@@ -86,7 +87,7 @@ async def fetch_pong(endpoint: str | None, wait: float = 0.0) -> dict[str, Any]:
     """Ping the daemon and return its `pong`.
 
     Args:
-        endpoint: The daemon's frontend; None for that of the settings.
+        endpoint: The daemon's frontend; None for the endpoint in the settings.
         wait: Seconds to wait until each configured mode has a worker; 0 to return the first `pong`.
 
     Raises:

@@ -168,5 +168,5 @@ def _is_choice(value: object) -> bool:
 
 
 def _refuse(message: str, call_id: str | None = None) -> None:
-    """Report that a line was refused, with the same event that a refusal by the daemon becomes."""
+    """Report that a line was refused, as the event that is also printed if the daemon refuses a message."""
     print_event(Refused("answer", "invalid_request", message, call_id))

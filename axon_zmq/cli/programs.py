@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 ConfFile = Annotated[
     Path | None,
-    typer.Option("--conf", help="Configuration file of supervisord, if it is not found.", exists=True, dir_okay=False),
+    typer.Option(
+        "--conf", help="supervisord's configuration file, if the command cannot find it.", exists=True, dir_okay=False
+    ),
 ]
 
 
@@ -40,7 +42,7 @@ def roll(
     names: Annotated[
         list[str] | None, typer.Argument(help="Modes or workers, such as run or run_stream-2. [default: all workers]")
     ] = None,
-    with_broker: Annotated[bool, typer.Option("--broker", help="Restart the broker too, last.")] = False,
+    with_broker: Annotated[bool, typer.Option("--broker", help="Restart the broker too, after the workers.")] = False,
     conf_file: ConfFile = None,
 ) -> None:
     """Restart workers one by one, without failing any request.

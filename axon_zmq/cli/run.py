@@ -85,7 +85,7 @@ input, one JSON line each:
   {"steer": "more to say"}               message to the running agent
 
 Answer each tool_call line while the run waits. After a complete line with "deferred", answer all of its calls and
-approvals; the next run then starts. An invalid line is reported as a refused line."""
+approvals; the next run then starts. The command reports an invalid line with a line of kind "refused"."""
 """How to answer tool calls: the end of `run --help` and `stream --help`."""
 
 

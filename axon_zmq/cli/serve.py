@@ -80,7 +80,8 @@ def worker(
 ) -> None:
     """Run only one worker, in the foreground.
 
-    It registers with the broker of the same run directory (AXON_RUN_DIR), also with that of a running daemon.
+    It registers with the broker that uses the same run directory (AXON_RUN_DIR), even if that broker belongs to a
+    running daemon.
     """
     from axon_zmq.supervise.conf import worker_arguments
 
@@ -89,7 +90,7 @@ def worker(
 
 
 def conf() -> None:
-    """Print the supervisord configuration for the settings."""
+    """Print the supervisord configuration for the current settings."""
     from axon_zmq import settings
     from axon_zmq.supervise.conf import render
 

@@ -226,8 +226,8 @@ class AsyncClient:
     Args:
         endpoint: Endpoint of the daemon's frontend. Default: the environment variable `AXON_FRONTEND`, or
             `tcp://127.0.0.1:5570`.
-        identity: Routing id of the ZeroMQ socket: 1 to 200 ASCII characters. No two connected clients may have the
-            same. A client with the identity of an earlier process can continue runs which that process started with
+        identity: Routing id of the ZeroMQ socket: 1 to 200 ASCII characters. No two connected clients may have the same
+            identity. A client with the identity of an earlier process can continue runs which that process started with
             `on_disconnect="keep"`: repeat the request with the same option `id`. Default: random.
 
     Raises:

@@ -65,7 +65,7 @@ class Run:
     window: int = 0
     """Number of messages that may be in flight to the reader; 0: no limit."""
     granted: int = 0
-    """Highest `seq` up to which the daemon may send: the credit that it has."""
+    """Credit of the run: the daemon may send messages up to this `seq`."""
     sent_at: float = 0.0
     """Time at which the request was first sent."""
     frames: list[list[bytes]] = field(default_factory=list[list[bytes]])
@@ -77,8 +77,8 @@ class Run:
     cancelled: bool = False
     """Whether the client has sent `cancel`."""
     resume_due: bool = False
-    """Whether a `resume` must be sent as soon as the last one is `RESUME_INTERVAL_S` old. It could not be sent at once,
-    or the daemon refused it, or a tool's answer, as `overloaded`."""
+    """Whether another `resume` is needed; it is sent when the last one is `RESUME_INTERVAL_S` old. This is set if a
+    `resume` was needed earlier than that, or if the daemon refused a `resume` or a tool's answer as `overloaded`."""
     tool_calls: ToolCalls = field(default_factory=ToolCalls)
     """Record of the run's tool calls."""
     resumed_at: float = float("-inf")
@@ -399,7 +399,7 @@ class ClientCore:
         """Send the request again, because a restarted broker lost it before a worker started it.
 
         Returns:
-            Whether the inbox has a new item: a cancelled run ends instead.
+            True if the inbox has a new item, because the run was cancelled and ends instead; otherwise False.
         """
         if run.cancelled:
             self._end(run, RunEndedError("cancelled", "cancelled before it was started", {"by": "client"}))

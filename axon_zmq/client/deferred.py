@@ -26,9 +26,10 @@ def deferred_results(
     Args:
         complete: Last event of the first run; `complete.deferred` has the calls, each `{call_id, name, args}`.
         approve: Decisions on the calls that need an approval: a function that takes a call and returns a decision, a
-            map from `call_id` to a decision, or one decision for all calls. A decision is True (approve), False
-            (deny), text (deny, with this reason for the model), or a map (approve, with these arguments instead of the
-            model's; not as one decision for all calls). Default: None, for a run without such calls.
+            map from `call_id` to a decision, or one decision for all calls. A decision is True (approve), False (deny),
+            text (deny, with this reason for the model), or a map (approve, with these arguments instead of the
+            model's). A map cannot be given as the one decision for all calls. Default: None, for a run without such
+            calls.
         calls: Results of the calls that were to be executed elsewhere, by `call_id`: a value, a `ToolAnswer`, or an
             exception if the call failed; after a `ToolRetry` the model may try again. Default: None, for a run without
             such calls.

@@ -1,9 +1,9 @@
 """Record of one run's tool calls, so that no call is executed twice and no answer is lost. No I/O.
 
 A connection or a broker may be lost while calls are open. The daemon then sends `resumed` with the calls that are still
-open, and replays messages. The protocol's rule for this case ("Tools over a reconnect" in `docs/protocol.md`): the
-client executes a replayed call only if it is still open and was never executed; if it was answered, the client sends
-the same answer again.
+open, and replays messages. Rule 7 of the protocol (`docs/protocol/recovery.md`) applies to this case: the client
+executes a replayed call only if it is still open and was never executed; if the call is open although the client has
+answered it, the client sends the same answer again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 
 FORGOTTEN_ANSWER: Final = pack({"error": {"message": "the client no longer keeps its answer", "retry": False}})
-"""Answer that is sent in place of a lost answer that this client no longer keeps."""
+"""Answer that replaces a lost answer that this client no longer keeps."""
 
 
 class _State(Enum):

@@ -77,9 +77,10 @@ class Tool:
 
     A plain function in the option `tools` is equivalent to a `Tool` with the default arguments.
 
-    Every parameter of the function needs a name. `Annotated[…, Field(description=…)]`, or the `Args:` section of the
-    docstring, describes it for the model. A coroutine function runs on the client's event loop, and any other function
-    in a thread, at most 32 at a time. The function may raise `ToolRetry` and may return a `ToolAnswer`.
+    Every parameter of the function must accept an argument by name. `Annotated[…, Field(description=…)]`, or the
+    `Args:` section of the docstring, describes a parameter for the model. A coroutine function runs on the client's
+    event loop, and any other function in a thread, at most 32 at a time. The function may raise `ToolRetry` and may
+    return a `ToolAnswer`.
 
     Args:
         function: The function that the client calls.

@@ -16,7 +16,7 @@ from axon_zmq.client.tool_functions import Tool, ToolResultBody, fault
 from axon_zmq.events import Refused, ToolCall, ToolCancelled
 
 MAX_TOOL_THREADS: Final = 32
-"""Number of blocking tool functions that one client executes at a time; further calls wait."""
+"""Maximum number of blocking tool functions that one client executes at a time; further calls wait."""
 MAX_REFUSAL_CHARACTERS: Final = 1000
 """How many characters of a `refused` message are reported to the model."""
 Outcome = tuple[object, BaseException | None]
@@ -67,7 +67,7 @@ class ToolRunner:
     def close(self) -> None:
         """Cancel all tasks, because the run has ended and needs no more answers."""
         tasks = list(self._tasks.values())
-        self._tasks.clear()  # first: `_run` recognises by this that its task was cancelled
+        self._tasks.clear()  # first, because `_run` recognizes a cancelled task by its absence
         for task in tasks:
             task.cancel()
 
@@ -101,7 +101,7 @@ class ToolThreads:
     at exit, so one tool that never returns would keep the process from exiting. An instance belongs to one event loop.
 
     Args:
-        most: Number of threads at a time.
+        most: Maximum number of threads at a time.
     """
 
     def __init__(self, most: int = MAX_TOOL_THREADS) -> None:

@@ -148,11 +148,11 @@ class Peer:
 
         Args:
             kind: Expected kind.
-            rule: Rule that is broken if another message arrives, or none.
+            rule: Rule that is broken if another message arrives, or if no message arrives.
             seconds: How long to wait.
 
         Raises:
-            BrokenRuleError: No message arrived in time, or one of another kind.
+            BrokenRuleError: No message arrived in time, or a message of another kind arrived.
         """
         received = self.receive(time.monotonic() + seconds)
         if received is None:

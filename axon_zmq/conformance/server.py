@@ -15,7 +15,8 @@ AGENT: Final = "conformance"
 """Agent of the runs that start a case."""
 REPORT: Final = "report"
 LIST: Final = "cases"
-"""Tools of the scripted broker: `cases` lists the cases, and `report` receives what the application got in a case."""
+"""Tools of the scripted broker: `cases` lists the cases, and `report` receives the messages that the application got in
+a case."""
 
 
 @dataclass(frozen=True)

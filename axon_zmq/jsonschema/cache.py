@@ -16,8 +16,8 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_ENTRY: Final = 16 * limits.KIB
-"""Maximum size of a schema in the cache in bytes, as received plus with its references replaced. The schemas of most
-tools have less than 4 KiB."""
+"""Maximum size of a schema in the cache in bytes: its size as received plus its size with references replaced. The
+schemas of most tools have less than 4 KiB."""
 _MAX_ENTRIES: Final = 256
 """Maximum number of schemas in the cache: enough for the tools of a few dozen agents, and at most 4 MiB."""
 
@@ -56,7 +56,7 @@ def load_schema(schema: Schema, pointer: str, budget: Budget | None = None) -> C
         budget.spend(known.nodes, known.bytes, pointer)
         return known.compiled
     before = Budget(budget.nodes, budget.bytes)
-    # A compiled schema refers to the schema that it was made from; the caller could change its own later.
+    # A compiled schema refers to the schema that it was made from, and the caller could later change the one it passed.
     own_copy = msgpack.unpackb(packed, timestamp=3, strict_map_key=False)
     compiled = compile_schema(own_copy, pointer, budget)
     entry = _Entry(compiled, before.nodes - budget.nodes, before.bytes - budget.bytes)

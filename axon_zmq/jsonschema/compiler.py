@@ -37,10 +37,11 @@ from axon_zmq.jsonschema.validator import CompiledSchema
 from axon_zmq.protocol import limits
 
 _MAX_NODES: Final = 20_000
-"""Maximum number of values in all schemas of one request, with references replaced by their targets, which can multiply
-them. Replacing references in so many values takes about 30 ms."""
+"""Maximum number of values in all schemas of one request after references were replaced by their targets, which can
+multiply the number. Replacing references in so many values takes about 30 ms."""
 _MAX_BYTES: Final = 8 * limits.MAX_SCHEMA
-"""Maximum size of all schemas of one request in bytes, as received plus with their references replaced."""
+"""Maximum size of all schemas of one request in bytes: their size as received plus their size with references
+replaced."""
 _MAX_DEFINITIONS: Final = 200
 """Maximum number of recursive definitions in one schema. The library compiles each inside the previous one."""
 _DROPPED: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
@@ -210,8 +211,8 @@ def _recursive(root: Schema, resolver: _Resolver, budget: Budget, pointer: str) 
         RequestError: `invalid_request`: a schema refers to itself for the same value, which never ends; or the budget
             is exceeded.
     """
-    # The search spends from a copy of the budget. It cannot exceed it before the writer would, because the writer
-    # visits each target at least once.
+    # The search spends from a copy of the budget. It refuses no schema that the writer would accept, because the writer
+    # visits each target at least once and so spends at least as much.
     edges: dict[int, set[int]] = {}
     in_place: dict[int, set[int]] = {}
     pending = [root]

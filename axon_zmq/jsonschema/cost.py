@@ -7,8 +7,8 @@ doubles the time. Two measures prevent this. The compiler replaces all reference
 each subschema is applied at most once to each list and map. The library caches no verdicts on scalar values (strings,
 numbers and so on): to these, a definition is applied once for each path of references for the same value.
 
-`weigh` adds all this up, as if every subschema applied to every value. So a schema of 200 keywords may be used for
-100,000 values, and one of 20,000 keywords for 1000 values.
+`weigh` adds up the costs of all subschemas, as if each of them applied to every value. So a schema of 200 keywords may
+be used for a value with 100,000 parts, and a schema of 20,000 keywords for a value with 1000 parts.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """Cost of validating with a schema, in units, by the property of the value that it is proportional to."""
+    """Cost of validating with a schema, in units: one number for each property of the value that increases the cost."""
 
     node: int
     """Units for each value."""

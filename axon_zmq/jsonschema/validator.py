@@ -4,8 +4,8 @@
 of collecting the errors of an invalid value is not: the library collects all errors, for each branch of each `anyOf`
 (13 s for a value nested 16 levels deep, with two branches for each level). Therefore errors are collected step by step.
 Each step uses an outline of a subschema, in which references and choices (`anyOf`, `oneOf`) are replaced by opaque
-schemas. The library then only reports which opaque schema failed, and the next step continues inside it. The search
-ends when ten errors were found or its time is used up.
+schemas. For these the library only reports that they failed, without details, and the next step examines them. The
+search ends when ten errors were found or its time is used up.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _MAX_COLLECTED: Final = 10_000
 and may correspond to a single unit, so this is at most 0.1 s. At a higher cost only the first error is determined."""
 _MAX_SHOWN: Final = 100_000
 """Maximum size of a value whose errors are determined, in values plus hundreds of characters. The library copies the
-value into each error, which takes 0.6 µs for each."""
+value into each error, which takes 0.6 µs for each unit of this size."""
 _MAX_SHOWN_DEPTH: Final = 200
-"""Maximum depth of such a value. The library raises ValueError for an error in a value nested over 255 deep."""
+"""Maximum depth of a value whose errors are determined. The library raises ValueError for an error in a value nested
+over 255 deep."""
 _MAX_SEARCH_S: Final = 0.05
 """CPU time in seconds after which the search for errors ends."""
 _TOO_LARGE: Final = "is too large to validate against this schema: send a smaller value, or simplify the schema"
@@ -438,4 +439,4 @@ _CONTAINS: Final = {
     "maxContains": "has more items that fit the schema in contains than maxContains",
     "minContains": "has fewer items that fit the schema in contains than minContains",
 }
-"""Messages by keyword. The library has the same message for all three, that no item fits."""
+"""Messages by keyword, because the library reports that no item fits for all three keywords."""

@@ -24,7 +24,7 @@ OTHER_FILES = 64
 
 
 def check_open_files(connections: int) -> None:
-    """Raise the soft limit of open files to the hard limit, and check that it suffices for so many connections.
+    """Raise the soft limit of open files to the hard limit, and check that it suffices for this number of connections.
 
     Raises:
         ConfigurationError: The hard limit is too low.
@@ -85,7 +85,7 @@ class Connection:
         self._resume(time.monotonic())
 
     def reconnected_since(self, then: float) -> bool:
-        """Return whether the socket has connected again since a time, also because the daemon restarted."""
+        """Return whether the socket has reconnected since a time, for any reason, such as a restart of the daemon."""
         self.check_connection()
         return self._reconnected_at >= then
 

@@ -53,7 +53,7 @@ class Figures:
     """Number of failures by `error_type` or broken promise."""
     complete_within: int = 0
     messages_within: int = 0
-    """Received while requests were being sent, also for requests of the warm-up."""
+    """Number of messages received while requests were being sent, including messages for requests of the warm-up."""
     latency: Times = field(default_factory=Times)
     first_chunk: Times = field(default_factory=Times)
     chunk_gap: Times = field(default_factory=Times)

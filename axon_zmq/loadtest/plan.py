@@ -18,7 +18,7 @@ SLOW_CREDIT: Final = 8
 """Credit of a slow reader, in messages."""
 _SYNTHETIC: Final = {"model": "synthetic:tokens=20,delay_ms=20"}
 _COUNTED: Final = "".join(f"{number:04d} " for number in range(20))
-"""The answer of that model."""
+"""The answer of the model in `_SYNTHETIC`."""
 _ADD: Final[Mapping[str, Any]] = {
     "name": "add",
     "description": "Adds two numbers.",
@@ -63,7 +63,8 @@ class Kind:
 
     @property
     def stalls(self) -> bool:
-        """Whether a slow reader leaves its socket unread: without credit, only that holds back the daemon."""
+        """Whether a slow reader leaves its socket unread: without credit, only an unread socket holds the daemon
+        back."""
         return self.reads_slowly and "credit" not in self.options
 
 

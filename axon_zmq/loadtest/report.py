@@ -17,7 +17,8 @@ from axon_zmq.loadtest.figures import Figures, Times
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 LATE_MS: Final = 10.0
 BUSY_SHARE: Final = 0.9
-"""If the driver's p99 lag exceeds `LATE_MS`, or it is busy for a larger share of the time, it distorts the figures."""
+"""The driver distorts the figures if its p99 lag exceeds `LATE_MS`, or if it is busy for more than this share of the
+time."""
 TIMED: Final = {"latency": "latency", "first_chunk": "first chunk", "chunk_gap": "chunk gap"}
 """Times that are measured for each kind of request, and their labels."""
 
@@ -43,7 +44,7 @@ class Part(BaseModel):
     complete: int
     failures: dict[str, int]
     complete_per_second: float
-    """While requests were being sent."""
+    """Rate of completed requests while requests were being sent."""
     messages_per_second: float
     latency: Timed
     first_chunk: Timed

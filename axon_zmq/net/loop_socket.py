@@ -21,8 +21,8 @@ RECEIVE_BATCH: Final = 256
 COALESCED_MESSAGES: Final = 256
 """Maximum number of messages in a batch; a full batch is sent at once."""
 COALESCE_S: Final = 0.001
-"""Seconds that a message may wait in a batch, so that the peer wakes up once for all of its messages. The timers of
-uvloop have no finer resolution."""
+"""Seconds that a message may wait in a batch, so that the peer wakes up once for all messages of the batch. The timers
+of uvloop have no finer resolution."""
 LATENESS_MEMORY_S: Final = 0.1
 """Seconds after which a measured lateness of the loop no longer counts."""
 LATENESS_SMOOTHING: Final = 0.3
@@ -74,8 +74,8 @@ class LoopSocket:
         """Send now, or within `COALESCE_S` in a batch if a batch was sent less than that long ago."""
         if self._batch:
             self._batch.append(frames)
-            # A caller that never yields to the loop would prevent the timer. Only sending shows that the pipe to the
-            # peer is full, which makes `congested` true and the caller wait.
+            # A caller that never yields to the loop would keep the timer from firing. Only a send shows that the pipe
+            # to the peer is full: then `congested` is true, and the caller waits.
             if len(self._batch) >= COALESCED_MESSAGES:
                 self._send_batch()
             return

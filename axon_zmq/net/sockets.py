@@ -25,8 +25,8 @@ Recv = Callable[..., Any]
 arrived."""
 _FIRST_BODY: Final = 4
 """Index of the first frame that can be a body: routing id, kind, id and header precede it. In a REQ socket's message,
-whose delimiter shifts the frames by one, this is the header: a valid one is too small to be received uncopied, and any
-other is refused because of its length."""
+whose delimiter shifts the frames by one, this is the header: a valid header is too small to be received without a copy,
+and a larger one is refused because of its length."""
 
 
 def sender(socket: zmq.Socket[bytes]) -> Send:

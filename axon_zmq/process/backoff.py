@@ -4,8 +4,7 @@ supervisord's own backoff applies only to programs that exit within `startsecs`.
 restarted forever and without a delay. Each process of the daemon therefore records its starts in a file of the run
 directory and waits by itself.
 
-Like `lifeline`, this module imports nothing from the package, so that it still works if importing the package is what
-fails.
+Like `lifeline`, this module imports nothing from the package, so that it works even if the package cannot be imported.
 """
 
 from __future__ import annotations
@@ -79,14 +78,14 @@ def _file(run_dir: Path, name: str) -> Path:
 
 
 def _starts(file: Path) -> list[float]:
-    """The recorded starts within the window. Starts by another supervisord do not count: its crashes are history."""
+    """The recorded starts within the window. Starts by an earlier supervisord do not count."""
     now = time.monotonic()
     try:
         supervisor, *starts = map(float, file.read_text().split())
     except (OSError, ValueError):
         return []
-    # Recorded times include the delay, so they can be in the future. A time beyond that is from an earlier boot of the
-    # machine, whose monotonic clock had run for longer.
+    # Recorded times include the delay, so they can be in the future. A time that is even later is from an earlier boot
+    # of the machine, whose monotonic clock had run for longer.
     return (
         [start for start in starts if now - WINDOW_S < start <= now + LONGEST_PAUSE_S]
         if supervisor == os.getppid()

@@ -75,7 +75,7 @@ def tied_command(command: Sequence[str]) -> list[str]:
 
 
 def become(parent: int, command: Sequence[str]) -> NoReturn:
-    """Replace this process with a command that ends together with its parent, and with it its whole process group.
+    """Replace this process with a command that ends together with its parent, as does the command's process group.
 
     The kernel kills the command itself. The command may have started further processes: npx and uvx start the real
     server as a child. These are killed by a helper process, which watches the command.
@@ -113,7 +113,7 @@ def _kill_group_after(leader: int, parent: int) -> NoReturn:
     for pipe in range(3):
         os.dup2(nowhere, pipe)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to the group, they must not end this process before the leader
+        signal.signal(number, signal.SIG_IGN)  # a signal to the group must not end this process first
     try:
         end = select.poll()
         end.register(os.pidfd_open(leader), select.POLLIN)

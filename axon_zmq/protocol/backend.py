@@ -7,8 +7,8 @@ package and is not caught. Unknown keys are ignored, and a key with a default ma
 restart broker and workers may have different versions.
 
 `python -m tests.support.snippets` generates the tables of `docs/backend.md` from these classes. The docstring of a
-class says when the message is sent and what follows; it begins with the frames of the message if these differ from the
-form above. The docstring of a field describes its value.
+class states when the message is sent and how the receiver reacts; it begins with the frames of the message if these
+differ from the form above. The docstring of a field describes its value.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class EndReason(Enum):
     SLOW_CONSUMER = "slow_consumer"
     """The broker, because the client's send queue is full."""
     SUPERSEDED = "superseded"
-    """The broker, because the run continued on another worker; it drops further messages of this worker about it."""
+    """The broker, because the run continued on another worker; it drops further messages of this worker about the
+    run."""
     DEADLINE = "deadline"
     """The worker itself, at the deadline of the run's lease."""
     SHUTTING_DOWN = "shutting_down"
@@ -101,7 +102,7 @@ class Message(Body):
         return pack(self.to_wire())
 
     def has_fields(self) -> bool:
-        """Whether messages of this kind have a body; others are sent without a frame for it."""
+        """Whether messages of this kind have a body; a message without fields is sent without a body frame."""
         return bool(_names(type(self)))
 
     @classmethod
@@ -241,7 +242,7 @@ class WorkerStatus(Body):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Message):
-    """Sent after each connect and reconnect, as soon as all messages of an earlier broker have been read.
+    """Sent after each connect and reconnect, as soon as all messages that an earlier broker had sent were read.
 
     It registers the worker.
     """

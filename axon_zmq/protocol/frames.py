@@ -24,7 +24,7 @@ MAX_ATTEMPTS: Final = 10
 RunKey = tuple[bytes, bytes]
 """Routing id of the client, and request id."""
 Check = Callable[[object], str | None]
-"""Validates the value of a header key: returns what it must be, or None if it is valid."""
+"""Validates the value of a header key: returns None if it is valid, otherwise the requirement that it violates."""
 
 
 def _integer(low: int, high: int) -> Check:
@@ -108,11 +108,11 @@ class Envelope(NamedTuple):
     delimiter: bool
     """Whether the message had a delimiter, which REQ sockets add."""
     id: bytes
-    """Request id; empty if the message has none or it is too long to be repeated."""
+    """Request id; empty if the message has no id, or if the id is too long to be repeated in an error."""
 
 
 def open_envelope(frames: list[bytes]) -> Envelope:
-    """Separate the delimiter, and find the id, so that the error about a malformed message reaches its request."""
+    """Remove the delimiter and find the request id, so that an error about a malformed message can carry this id."""
     delimiter = len(frames) > 1 and not frames[0]
     if delimiter:
         frames = frames[1:]

@@ -1,4 +1,4 @@
-"""Limits that several modules use, with unit and reason; a limit with one user is defined in the module of that user.
+"""Limits that several modules use, with unit and reason; a limit that only one module uses is defined in that module.
 
 Limits that operators can set are fields of `BrokerLimits`; the others are fixed. The broker reports the limits that
 concern clients in `pong.limits`.

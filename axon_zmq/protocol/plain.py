@@ -1,4 +1,4 @@
-"""Converts results of agents and tools to plain values, which msgpack can pack and every language has.
+"""Converts results of agents and tools to plain values: msgpack can pack them, and every language has their types.
 
 Plain values are nil, booleans, integers of 64 bits, finite floats, text, bytes, times with a time zone, lists, and maps
 with text as keys. Other types are converted:
@@ -29,7 +29,8 @@ from axon_zmq.errors import ModelError
 from axon_zmq.protocol import msgpack
 
 MAX_DEPTH: Final = 256
-"""Maximum depth of nested maps and lists. msgpack's packer fails at 511; many JSON readers stop at about 200."""
+"""Maximum depth of nested maps and lists. msgpack's packer fails at a depth of 511; many JSON parsers fail at about
+200."""
 _MAX_TEXT_CHARS: Final = 1_000
 """Maximum length of the text that replaces an object that cannot be converted, in characters."""
 

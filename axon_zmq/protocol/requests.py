@@ -174,7 +174,7 @@ class ClientTool(_Checked):
     """JSON Schema of the result. Default: any result is accepted."""
     mode: Literal["live", "deferred"] = "live"
     approval: bool = False
-    """Whether the run ends with each call, until it is approved."""
+    """Whether each call ends the run; a later run executes the call if it was approved."""
     timeout_ms: Annotated[int, Field(ge=1, le=2**53)] | None = None
     """Time limit of one call in milliseconds. Default: the time limit of the run."""
     sequential: bool = False
@@ -245,7 +245,7 @@ class ToolResult(_Checked):
     metadata: Any = None
     """Data that only the application sees, in the messages of the run."""
     error: ToolFault | None = None
-    """Instead of all other keys, if the tool failed."""
+    """Error of the tool, if it failed; all other keys must then be absent."""
 
 
 class Steer(_Checked):
@@ -266,8 +266,8 @@ class DescribeRequest(_Checked):
 _NIL_MEANS_ABSENT: Final = frozenset(
     ("agent", "prompt", "retries", "model_settings", "usage_limits", "tools", "content", "error")
 )
-"""Keys whose maps belong to the protocol: in them, too, nil counts as absent. In other values, such as `deps`, nil is
-kept."""
+"""Keys whose values are maps, or lists of maps, that the protocol defines: in these maps, nil also counts as absent.
+In other values, such as `deps`, nil is kept."""
 _TAG: Final = re.compile(r"<[^>]*>|\[key\]|(?:function-\w+|tagged-union|union|nullable)\[.*\]", re.DOTALL)
 """Matches the steps of pydantic's error locations that are not steps into the value: the member of a union, or the mark
 of an invalid key."""
@@ -285,7 +285,7 @@ def run_request(body: Mapping[str, Any]) -> RunRequest:
     if request.prompt is None and not request.message_history:
         raise invalid([("/prompt", "is missing: give a prompt, or a message_history to continue")])
     if request.deferred_tool_results is not None and not request.message_history:
-        raise invalid([("/message_history", "is missing: deferred_tool_results answer calls in it")])
+        raise invalid([("/message_history", "is missing: it must contain the calls that deferred_tool_results answer")])
     seen: set[str] = set()
     for index, tool in enumerate(request.tools or ()):
         if tool.name in seen:

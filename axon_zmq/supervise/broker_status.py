@@ -36,7 +36,8 @@ class WorkerStatus(TypedDict):
     pid: int
     state: str
     broken: NotRequired[list[str] | None]
-    """Agents that the worker could not load; None if the worker is too old to report them, missing if the broker is."""
+    """Agents that the worker could not load; None if the worker is too old to report them; the key is missing if the
+    broker is too old."""
     slots: int
     busy: int
     silent_ms: int

@@ -30,9 +30,11 @@ LISTENER: Final = "events"
 START_SECONDS: Final = 2
 """Seconds after which supervisord considers a process started. Import errors occur earlier."""
 LISTENER_START_SECONDS: Final = 1
-"""As `START_SECONDS`, for the event listener. supervisord sends it no events before; it asks for all states itself."""
+"""As `START_SECONDS`, for the event listener. supervisord sends it no events before that, but the listener requests all
+states when it starts."""
 START_RETRIES: Final = 10
-"""Failed starts in a row, each delayed by one second more, until supervisord sets a program to FATAL."""
+"""Number of consecutive failed starts after which supervisord sets a program to FATAL; each delay is 1 s
+longer than the one before."""
 _WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",

@@ -1,9 +1,9 @@
 """Event listener that reports supervisord's programs to the broker: `python -m axon_zmq.supervise.listener`.
 
-supervisord starts it as an event listener. It sends the broker the states of all programs, so that the broker knows
-which of them cannot be kept running. It also watches a pidfd of each process, through which the kernel reports its end
-immediately; then it notifies the broker, and wakes supervisord, which otherwise checks once per second. Its stdout is
-reserved for supervisord's protocol.
+supervisord starts it as an event listener. The listener sends the broker the states of all programs, so that the broker
+knows which of them cannot be kept running. The listener also watches a pidfd of each process, through which the kernel
+reports the end of that process immediately. The listener then notifies the broker and wakes supervisord, which
+otherwise checks its processes once per second. The listener's stdout is reserved for supervisord's protocol.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent
 log = logging.getLogger("axon_zmq.listener")
 
 SEND_QUEUE_MESSAGES: Final = 100
-"""Messages that may wait for a busy broker. After a reconnect, the broker gets the states of all programs anyway."""
+"""Maximum number of messages that wait for a busy broker. After a reconnect, the broker gets the states of all programs
+anyway."""
 READ_BYTES: Final = 65536
 """Maximum number of bytes of one read from supervisord."""
 _LIVE: Final = frozenset(("STARTING", "RUNNING"))
@@ -190,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="run directory of the daemon")
     options = parser.parse_args(argv)
-    lifeline.die_with_parent()  # ends this process with supervisord, also if that is killed
+    lifeline.die_with_parent()  # ends this process with supervisord, even if supervisord is killed
     answers = _take_stdout()
     logs.configure("events", "info")
     try:

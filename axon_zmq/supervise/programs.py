@@ -32,12 +32,12 @@ START_TIMEOUT_S: Final = 60.0
 STOP_SLACK_S: Final = 30.0
 """Seconds beyond its `stopwaitsecs` that a program may take to stop."""
 _STOPPED: Final = frozenset(("STOPPED", "FATAL", "UNKNOWN"))
-"""States in which supervisord leaves a program as it is. It soon restarts one that is EXITED."""
+"""States in which supervisord leaves a program as it is. supervisord soon restarts a program that is EXITED."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpareAdded:
-    """A spare worker has registered, which serves while others are restarted."""
+    """A spare worker, which serves while others are restarted, has registered."""
 
     name: str
 
@@ -179,7 +179,7 @@ class WorkerPrograms:
     def broken(self) -> dict[str, set[str] | None]:
         """Return the agents that each ready worker could not load.
 
-        None stands for a worker that is too old to report them, or whose broker is.
+        The value is None if the worker or its broker is too old to report them.
 
         Raises:
             UnavailableError: No broker answers.

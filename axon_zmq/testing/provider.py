@@ -371,7 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
         if streamed:
             return [event.encode() for event in events(answer)]
         text = json.dumps(whole(answer)).encode()
-        # About as many pieces as a stream has, so that `pause` delays both by the same time.
+        # The answer is split into about as many pieces as a stream has, so that `pause` delays both by the same time.
         size = len(text) // (len(answer.pieces) + 1) + 1
         return [text[start : start + size] for start in range(0, len(text), size)]
 

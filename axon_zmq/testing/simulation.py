@@ -362,8 +362,8 @@ class World:
         self.broker = None
         self.late.clear()
         self._disconnect_workers()
-        # The buffers of a dead process are lost. Messages that it sent first had left them; messages that were sent to
-        # it last are still in the sender's socket, which delivers them to the next broker.
+        # The buffers of a dead process are lost. The first messages that it sent had already left these buffers. The
+        # last messages sent to it are still in the sender's socket, which delivers them to the next broker.
         for peer in (*self.workers.values(), *self.clients.values()):
             _keep_first(peer.inbox, survives(len(peer.inbox)))
             _keep_last(peer.sent, survives(len(peer.sent)))
@@ -391,7 +391,7 @@ class World:
 
         Args:
             worker: The worker.
-            survives: How many of its messages in flight are delivered, the first ones.
+            survives: How many of its messages in flight are delivered, the oldest first.
         """
         worker.is_dead = True
         worker.inbox.clear()
@@ -404,7 +404,7 @@ class World:
             self._connect_worker(worker)
 
     def notice(self, worker: Worker, unread: int = 0) -> None:
-        """Let the broker's server detect that a worker is dead: it reads its last messages and reports it to the core.
+        """Let the broker's server detect a dead worker, read the worker's last messages, and report it to the core.
 
         Args:
             worker: The worker; nothing happens if it is alive.
@@ -432,7 +432,7 @@ class World:
         Args:
             client: The client.
             survives: Takes the number of messages in flight in a pipe, and returns how many of them are delivered, the
-                first ones.
+                oldest first.
         """
         client.is_connected = False
         _keep_first(client.inbox, survives(len(client.inbox)))

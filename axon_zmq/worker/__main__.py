@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("axon_zmq.worker")
 
 REGISTRY_CLOSE_TIMEOUT_S: Final = 2.0
-"""Seconds that the processes of toolsets have to end when the worker ends; after that they are killed with it."""
+"""Seconds within which the processes of toolsets must end when the worker ends; then they are killed with it."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -76,9 +76,9 @@ from axon_zmq.worker.run import Mode, Run
 log = logging.getLogger(__name__)
 
 END_TURNS: Final = 64
-"""Turns of the event loop that a run's code gets to end, after `END_GRACE_S`. Ending a run takes about 13 turns; if
-hundreds of runs are cancelled at once, each turn takes long. (Runs of `run_sync` end in other threads, so turns of
-this loop are only a rough measure for them.)"""
+"""Number of turns of the event loop, after `END_GRACE_S`, within which a run's code must end. Ending a run takes about
+13 turns; if hundreds of runs are cancelled at once, each turn takes long. (Runs of `run_sync` end in other threads, so
+turns of this loop are only a rough measure for them.)"""
 LAST_SEND_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for the broker to receive its last messages."""
 LARGE_TOOL_RESULT_BYTES: Final = 32 * limits.KIB

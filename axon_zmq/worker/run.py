@@ -31,9 +31,9 @@ LATE_THRESHOLD_S: Final = 0.008
 HOLD_FACTOR: Final = 4
 """How long chunks are held to be merged, as a multiple of the loop's lateness."""
 MAX_HOLD_S: Final = 0.1
-"""Seconds that chunks are held at most."""
+"""Maximum seconds for which chunks are held."""
 MAX_HELD_BYTES: Final = 4 * limits.KIB
-"""Bytes of a run's chunks that are held at most. Merging more saves no more time, and puts large messages into the
+"""Maximum bytes of a run's chunks that are held. Merging more saves no more time, and puts large messages into the
 clients' pipes, whose capacity is counted in messages and not in bytes."""
 
 

@@ -20,13 +20,13 @@ from axon_zmq.worker.run import Run
 executing_run: ContextVar[Run | None] = ContextVar("executing_run", default=None)
 """The run for which the current task or thread executes code."""
 MAX_RECORDS_PER_SECOND: Final = 200
-"""Records of one run that are relayed in a second; further ones are dropped and counted."""
+"""Maximum number of records of one run that are relayed in a second; further ones are dropped and counted."""
 MAX_MESSAGE_CHARS: Final = 4096
-"""Characters of a record's message that are relayed."""
+"""Maximum number of characters of a record's message that are relayed."""
 MAX_FIELD_CHARS: Final = 512
-"""Characters of each extra field that are relayed."""
+"""Maximum number of characters of each extra field that are relayed."""
 MAX_FIELDS: Final = 20
-"""Extra fields of one record that are relayed."""
+"""Maximum number of extra fields of one record that are relayed."""
 _DAEMON_LOGGERS: Final = ("axon_zmq.worker", "axon_zmq.broker")
 """Loggers of the daemon itself, whose records are for the operator."""
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "run"}
@@ -35,7 +35,7 @@ _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"mes
 
 @dataclass(slots=True, kw_only=True)
 class _Listener:
-    """What one run's client requested, and how much of it was relayed."""
+    """The lowest level that one run's client requested, and counters of the run's records."""
 
     level: int
     """The lowest level that is relayed."""

@@ -315,7 +315,7 @@ def test_the_figures_on_the_architecture_page_are_current(current_figures):
     }
 
 
-def test_the_operations_page_lists_every_setting_with_its_default():
+def test_the_settings_page_lists_every_setting_with_its_default():
     from axon_zmq.settings import Settings
 
     page = (ROOT / "docs/reference/settings.md").read_text()
@@ -332,7 +332,7 @@ def test_the_operations_page_lists_every_setting_with_its_default():
         assert row.split("|")[2].strip().strip("`") == shown, row
 
 
-def test_no_registry_and_no_local_path_is_committed():
+def test_no_host_of_a_package_registry_is_committed():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")

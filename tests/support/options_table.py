@@ -30,7 +30,7 @@ def options() -> list[tuple[str, str, str, str]]:
 def table() -> str:
     """The table, in Markdown."""
     rows = [f"| `{name}` | {group} | `{kind}` | {text} |" for name, group, kind, text in options()]
-    return "\n".join(["| option | of | type | meaning |", "|---|---|---|---|", *rows])
+    return "\n".join(["| option | requests | type | meaning |", "|---|---|---|---|", *rows])
 
 
 def _type(annotation: ast.expr) -> str:

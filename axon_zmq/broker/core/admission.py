@@ -28,7 +28,7 @@ class Admission:
         clients: Records of clients.
         workers: Records of workers, and the pools in which runs are queued.
         runs: All runs.
-        recovery: Knows what is certain about unknown runs.
+        recovery: Creates the error for a message about an unknown run.
         bounds: The limits that the operator may set.
     """
 
@@ -120,7 +120,7 @@ class Admission:
         return UnavailableError("overloaded", message, {"retry_after_ms": retry_after_ms})
 
     def _full_queue(self, pool: Pool, run: Run) -> str | None:
-        """Which bound of the queues a run would exceed, in words, or None."""
+        """The bound of the queues that a run would exceed, in words; None if it exceeds none."""
         bounds = self._bounds
         of_client = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
         if of_client >= bounds.max_queued_per_client:

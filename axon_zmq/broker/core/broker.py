@@ -3,7 +3,7 @@
 `Broker.receive` takes an event and the time, and returns effects. It implements the broker's part of the protocol:
 admission, limits, fairness, duplicates, deadlines, and the end of each run. It neither reads a clock nor uses a socket;
 `server` does both. Bodies are never unpacked. Messages from workers to clients do not pass through the core, because
-`relay` decides about them; the core only receives an event when a terminal message was relayed.
+`relay` decides about them; the core receives an event only after a terminal message was relayed.
 
 This module distributes events to the other modules and holds messages back during recovery. `admission` handles
 messages from clients, and `control` handles messages from workers. `runs`, `workers` and `clients` contain the state.
@@ -79,7 +79,7 @@ FEATURES: Final = (
 """`pong.features`: optional parts of the protocol that this daemon supports."""
 
 NO_PREVIOUS: Final = PreviousState()
-"""The state of an earlier broker about which nothing is known."""
+"""The previous state if nothing is known about an earlier broker."""
 
 
 class Broker:
@@ -262,7 +262,7 @@ class Broker:
             f"{self._held_bytes} bytes (max_queued, max_queued_bytes); retry in {retry_after_ms} ms"
         )
         error = UnavailableError("overloaded", text, {"retry_after_ms": retry_after_ms})
-        # The run may exist. An `error` would end it for the client, `refused` does not.
+        # The run may exist. An `error` would end it for the client; a `refused` does not.
         if message.kind in _ABOUT_A_RUN or (event.client, message.id) in self._held_keys:
             self._out.refuse(event.client, message.id, message.kind, error)
         else:

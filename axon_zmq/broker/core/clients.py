@@ -32,7 +32,7 @@ class Client:
     instance_seen: float = 0.0
     """When `instance` was last received."""
     shared_until: float = 0.0
-    """Until when the routing id counts as shared by two processes."""
+    """Time until which the routing id counts as shared by two processes."""
 
     def step(self, event: ClientEvent) -> None:
         """Apply an event to the life cycle of the client's connection."""
@@ -81,8 +81,8 @@ class Clients:
             return
         self._relay.set_flag(client, flag)
         flagged = self._relay.flagged()
-        # Bounds the memory that clients with ever new routing ids can occupy. A client with unfinished runs keeps its
-        # flags, because replies will still be sent to it.
+        # Bounds the memory that clients that keep using new routing ids can occupy. A client with unfinished runs keeps
+        # its flags, because replies will still be sent to it.
         if len(flagged) > CLIENTS_KEPT:
             idle = next((each for each in flagged if each not in self._known), None)
             if idle is not None:

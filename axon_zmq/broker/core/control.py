@@ -95,10 +95,11 @@ class Control:
             case Processes():
                 self._health.set_programs(message.programs)
             case Exited(name, pid):
-                # Not lost yet: its last messages may be unread. The probe finds its link down and reads them first.
+                # The worker is not lost yet, because its last messages may be unread. The probe finds its link down,
+                # and reads them before the worker is declared lost.
                 self._workers.exited(name, pid)
                 self._out.probe_workers()
-            case None:  # a kind of a newer version
+            case None:  # a kind that a newer version has added
                 pass
             case _:
                 self._from_worker(peer, message, now)
@@ -181,7 +182,7 @@ class Control:
     # --- recovery --------------------------------------------------------------------------------------
 
     def all_registered(self, expected: int) -> bool:
-        """Whether every expected worker has registered, and every handover file that was given to one has been read.
+        """Whether every expected worker has registered, and has read every handover file that it was given.
 
         Args:
             expected: Number of workers; 0: all worker processes that supervisord has started.
@@ -234,7 +235,7 @@ class Control:
         self._workers.remove(worker, now)
         self._handovers.worker_lost(worker)
         # A leaving worker that has finished and handed over its runs loses nothing: the journal must not record a loss,
-        # because that would shorten the time about which the next broker is certain.
+        # because the next broker could then be certain only about runs sent after this time.
         nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_ended_runs_of(routing_id)
         self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
         self._health.lost(worker, self._workers.is_name_used(worker.name), now)

@@ -23,7 +23,8 @@ CRASH_WINDOW_S: Final = 60.0
 MISSING_GRACE_S: Final = 10.0
 """Seconds for which a worker may be missing before its mode is degraded. A restart takes 1 to 3 s."""
 MISSING_FORGOTTEN_S: Final = 600.0
-"""Seconds after which a missing worker is forgotten: it may have been started by hand, so that nothing restarts it."""
+"""Seconds after which a missing worker is forgotten: it may have been started by hand, in which case nothing restarts
+it."""
 _DOWN: Final = frozenset(("BACKOFF", "FATAL", "UNKNOWN"))
 """supervisord's states of a program that should run and does not. EXITED is not among them, because supervisord is
 about to restart such a program."""
@@ -36,7 +37,7 @@ class _NameRecord:
     mode: str
     crashes: deque[float] = field(default_factory=lambda: deque[float](maxlen=CRASH_LOOP))
     missing_since: float | None = None
-    """Since when no process of this name is registered, after a crash; None if one is registered."""
+    """Time since which no process of this name has been registered, after a crash; None if one is registered."""
 
     def is_missing(self, now: float) -> bool:
         return self.missing_since is not None and now - self.missing_since > MISSING_GRACE_S
@@ -53,7 +54,7 @@ class Health:
         self._programs: Mapping[str, Program] | None = None
         """supervisord's worker programs; None if nothing was reported."""
         self._unregistered: dict[str, float] = {}
-        """Programs that run without a registered worker, and since when that has been so."""
+        """Programs that run without a registered worker, and the time since which each has done so."""
 
     def __repr__(self) -> str:
         return f"<Health of {len(self._names)} names, {len(self._programs or {})} programs>"

@@ -97,26 +97,26 @@ class Outgoing:
     # --- to the journal ----------------------------------------------------------------------------
 
     def enqueued(self, run: Run) -> None:
-        """A run is queued that was never dispatched."""
+        """Record in the journal that a run is queued and was never dispatched."""
         run.journaled = True
         self._effects.append(Enqueued(*run.key))
 
     def dequeued(self, run: Run) -> None:
-        """A run is no longer queued, if the journal lists it as queued."""
+        """Record in the journal that a run is no longer queued, if the journal lists it as queued."""
         if run.journaled:
             run.journaled = False
             self._effects.append(Dequeued(*run.key))
 
     def forgotten(self, key: RunKey) -> None:
-        """A run that was queued in an earlier broker no longer needs to be remembered."""
+        """Remove a run that was queued in an earlier broker from the journal."""
         self._effects.append(Dequeued(*key))
 
     def registered(self, worker: Worker) -> None:
-        """A worker has registered."""
+        """Record in the journal that a worker has registered."""
         self._effects.append(Registered(worker.routing_id, worker.pid))
 
     def unregistered(self, worker: bytes, lost_at: float) -> None:
-        """A worker is no longer registered.
+        """Record in the journal that a worker is no longer registered.
 
         Args:
             worker: Routing id of the worker.

@@ -1,8 +1,9 @@
 """Recovery: the knowledge of a restarted broker about runs from before its start.
 
-A new broker starts with the journal of its predecessor only. During recovery, its first seconds, workers register and
-report the runs that they hold. Messages about unknown runs are held back until recovery is over, because the answer
-`unknown_request` could be wrong. When a client asks about an unknown run after that, two facts may be certain:
+When a new broker starts, it knows only the journal of its predecessor. During recovery, its first seconds, workers
+register and report the runs that they hold. Messages about unknown runs are held back until recovery is over, because
+the answer `unknown_request` could be wrong. When a client asks about an unknown run after that, two facts may be
+certain:
 
 - A run that **was queued** when the predecessor ended was never started, because the journal lists it.
 - The broker knows every run that was sent after `_complete_since` and reached a worker. A run that was sent after this
@@ -51,7 +52,7 @@ class Recovery:
         self._previous = previous
         self._started_at = self._missing_since = now
         self._complete_since = now
-        """Since when the broker knows every run that reached a worker; see the module's docstring."""
+        """Time since which the broker knows every run that reached a worker; see the module's docstring."""
         self._was_queued = set(previous.waiting)
         """Runs that were queued in the earlier broker and have not been sent again."""
         self._was_queued_until = now + limits.RESUME_WINDOW
@@ -96,7 +97,7 @@ class Recovery:
         self._complete_since = now
 
     def forgotten_by_worker(self, forgot_at: float) -> None:
-        """Record that a worker has forgotten an ended run early, so that the run may be unknown although it ran."""
+        """Record that a worker has forgotten an ended run early: the run may now be unknown although it ran."""
         self._forgot_at = max(self._forgot_at, forgot_at)
         self._complete_since = max(self._complete_since, forgot_at)
 
@@ -123,7 +124,8 @@ class Recovery:
         """
         if self._all_registered:
             self._all_registered = False
-            # Unchanged since the start: otherwise a run was forgotten early since then, which is the later time.
+            # If `_complete_since` has changed since the start, a run was forgotten early after the start. That time is
+            # not earlier than the times below, so it remains.
             if self._complete_since == self._started_at:
                 self._complete_since = max(self._previous.lost_at, self._forgot_at)
 
@@ -149,7 +151,7 @@ class Recovery:
     # --- time ------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Forget the earlier broker's queue when a resume window has passed, in which its clients could ask."""
+        """Forget the earlier broker's queue after one resume window, the time that its clients had to ask about it."""
         if self._was_queued and now >= self._was_queued_until:
             for key in self._was_queued:
                 self._out.forgotten(key)

@@ -38,8 +38,8 @@ LOST_WORKERS_KEPT: Final = 1000
 """Number of lost workers at which all of them are forgotten. Their late messages arrive within milliseconds of the
 loss, so the old entries are useless."""
 _ABOUT_ENDED_RUNS: Final = frozenset((kinds.RESUMED, kinds.REFUSED))
-"""Kinds that may follow a run's terminal message. They must not mark the run as relayed again, because the terminal
-message that would remove the mark need not follow."""
+"""Kinds that may follow a run's terminal message. They must not mark the run as relayed again, because a terminal
+message that would remove the mark may never follow."""
 
 
 class Verdict(Enum):
@@ -83,7 +83,7 @@ class Relay:
             kind: The message's kind.
             id: The request id.
         """
-        # Relay path: called for each message. The emptiness test saves a call, as there are nearly never disowned runs.
+        # Relay path: called for each message. The emptiness test saves a call, because disowned runs are rare.
         if worker in self._lost or (self._disowned and self._is_disowned(worker, client, kind, id)):
             return _DROP
         if kind in TERMINAL_KINDS:

@@ -39,7 +39,7 @@ class Runs:
         clients: Records of clients with their unfinished runs.
         workers: Records of workers, and the pools in which runs are queued.
         relay: Knows which runs have been relayed.
-        recovery: Knows what is certain about runs from before the start of this broker.
+        recovery: Keeps track of what is certain about runs from before the start of this broker.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Runs:
             run.body = run.header_frame = b""  # no further attempt will need them
 
     def deliver_pending(self, run: Run) -> None:
-        """Send the worker of a run the client's messages that waited for it, and `gone` if the client is gone."""
+        """Send the client's waiting messages to the run's worker, and `gone` if the client is gone."""
         for message in run.undelivered:
             self.pass_on(run, *message)
         run.undelivered.clear()
@@ -139,7 +139,7 @@ class Runs:
 
     def pass_on(self, run: Run, kind: bytes, header_frame: bytes, body: bytes) -> None:
         """Pass a client's message on to the worker that executes the run."""
-        # No further attempt: it would execute without this message, which the broker does not keep.
+        # No further attempt is allowed: it would execute without this message, which the broker does not keep.
         run.max_attempts = run.attempts
         self._out.to_worker(run, kind, header_frame, body)
 
@@ -406,7 +406,7 @@ class Runs:
 
 
 DUPLICATE: Final = {flag: pack({"duplicate": flag}) for flag in (False, True)}
-"""The body of `accepted`, by whether the request is a repeated one."""
+"""The body of `accepted`, for a new request (False) and for a repeated one (True)."""
 FROM_START: Final = pack({"from": 1})
 """The header of a `resume` from the first message."""
 

@@ -9,7 +9,7 @@ A **worker** is ready from its first message, and leaving after its message `lea
 exited if the event listener reports that its process has ended. In any of these states, it becomes lost only when its
 link is down and all messages that it had sent have been read.
 
-A **client** is active while it has unfinished runs. It is gone when a send does not find it, and abandoned when it has
+A **client** is active while it has unfinished runs. It is gone when a send does not reach it, and abandoned when it has
 been gone for the grace period: then its runs are ended, except those with `on_disconnect: "keep"`. The next message
 from or to the client makes it active again.
 

@@ -149,7 +149,7 @@ class Workers:
     # --- time ------------------------------------------------------------------------------------------
 
     def skip_suspended_time(self, now: float) -> float:
-        """Do not count time against workers in which this process did not run: it was stopped, or the machine slept.
+        """Exclude time in which this process was stopped or the machine slept from the times without progress.
 
         The workers' `progress` messages from that time are still unread. Without this, all workers would seem to hang,
         and would be killed.

@@ -125,7 +125,7 @@ class RemoteCalls:
 
     def open(self, call: RemoteCall) -> None:
         """Send a call to the client, and start its timer."""
-        # The agent's code may still make calls: it does not know yet that the run has ended, or is stuck.
+        # The agent's code may still make calls, because it is stuck or does not know yet that the run has ended.
         if self._ended:
             call.settle(_RUN_HAS_ENDED)
             return

@@ -36,7 +36,7 @@ _ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
     (ai.UserError, "invalid_request"),
 )
 _MAX_MESSAGE_CHARS = 1000
-"""Characters of an error message; a provider may answer with a whole web page."""
+"""Maximum number of characters in an error message; a provider may answer with a whole web page."""
 _MAX_RETRY_AFTER_S = 86400.0
 """Upper bound in seconds for `retry_after_ms`: one day. A larger value of a provider is taken for an error."""
 

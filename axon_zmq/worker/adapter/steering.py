@@ -16,9 +16,10 @@ from axon_zmq.protocol.requests import Steer, invalid
 from axon_zmq.worker.adapter import compat, messages
 
 MAX_STEERS: Final = 100
-"""`steer` messages of a run that have not been delivered to the model."""
+"""Maximum number of `steer` messages of a run that have not been delivered to the model."""
 MAX_STEER_BYTES: Final = 4 * limits.MIB
-"""Bytes of all `steer` messages of a run, delivered or not: all of them stay in its message history."""
+"""Maximum number of bytes in all `steer` messages of a run, delivered or not: all of them stay in its message
+history."""
 
 
 class Steering:

@@ -1,1 +1,1 @@
-"""The worker's decisions, without I/O: events and the time in, effects out."""
+"""The worker core: all decisions of the worker, without I/O."""

@@ -1,4 +1,4 @@
-"""What must be done: the effects that the worker core returns."""
+"""Effects: the output of the worker core, as values that the host applies in order."""
 
 from __future__ import annotations
 

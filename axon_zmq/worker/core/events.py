@@ -1,4 +1,4 @@
-"""What can happen to the worker: the events that its core receives."""
+"""Events: the input of the worker core."""
 
 from __future__ import annotations
 

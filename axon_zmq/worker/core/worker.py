@@ -5,8 +5,9 @@ each broker, the run table, the end of each run, replays, and the handover of en
 successor. It reads no clock and uses no socket or event loop; `host` applies its effects. The rules for the end of a
 run:
 
-- A run **ends once**, with the result or the exception of its code. If it was asked to end, an exception of its code is
-  replaced by the error for that reason (`ERRORS`); a result that its code still returns counts.
+- A run **ends once**, with the result or the exception of its code. If it was asked to end and its code raises an
+  exception, the exception is replaced by the error for the reason (`ERRORS`); if its code still returns a result, the
+  run ends with that result.
 - When a run is asked to end, its code gets `END_GRACE_S` and some turns of the event loop to return a partial answer.
   After that, the core ends the run without a partial answer, and the run is **stuck**: its code still occupies the
   worker. The worker therefore reports one slot less to the broker before it sends the terminal message, because the
@@ -443,7 +444,7 @@ class WorkerCore:
             self._refuse(key, kinds.CANCEL)
 
     def _end(self, run: ActiveRun, reason: EndReason, now: float) -> None:
-        """Ask a run's code to end, and start the timer after which the run is ended without it."""
+        """Ask a run's code to end, and start the timer after which the run is ended without waiting for its code."""
         # The first reason counts: a run that was cancelled and then passes its deadline is reported as cancelled.
         if run.ended or run.reason is not None:
             return
@@ -610,7 +611,7 @@ class WorkerCore:
             self._resume(message)
 
     def _write_again(self, now: float) -> None:
-        """Have the handover file written again if it lacks ended runs that this worker has just taken over, or will."""
+        """Have the handover file written again if it lacks ended runs that this worker took over or will take over."""
         if self.phase in (Phase.WRITING, Phase.WAITING):
             self._handover = None
             self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)

@@ -1,8 +1,8 @@
 """Flow control of one run: the messages that wait for credit, merged if possible. No I/O.
 
 Credit is needed because TCP and the high-water mark cannot slow a run down: chumak, for example, has no high-water mark
-and queues without limit in the client's memory. Credit is absolute: chunks and logs up to this `seq` may be sent. A
-grant that arrives twice, or late after a reconnect, therefore does no harm.
+and queues without limit in the client's memory. Credit is an absolute `seq`: chunks and logs up to this number may be
+sent. A grant that arrives twice, or late after a reconnect, therefore does no harm.
 
 Messages wait for credit, or because the event loop is late. They get their `seq` only when they are sent, so that
 deltas of text can be merged and a structured output can be replaced by a newer one.

@@ -1,7 +1,7 @@
 """Replay buffer of one run: its messages, numbered from 1 and kept until the resume window closes. No I/O.
 
-`seq` shows a client that its stream is complete: ZeroMQ drops messages silently when a connection or a broker dies. It
-is therefore assigned here and nowhere else. Messages are kept in packed form, bounded in bytes.
+`seq` shows a client that its stream is complete: ZeroMQ drops messages silently when a connection or a broker dies.
+`seq` is therefore assigned here and nowhere else. Messages are kept in packed form, bounded in bytes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from axon_zmq.protocol.frames import RunKey
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 
 REPLAY_BYTES_PER_WORKER: Final = 128 * limits.MIB
-"""Bytes of the messages of all runs that a worker keeps; the runs that ended first are forgotten first."""
+"""Maximum number of bytes in the kept messages of all runs of a worker; the runs that ended first are forgotten
+first."""
 
 
 class ReplayStore:
@@ -54,7 +55,7 @@ class ReplayStore:
         self._buffers.move_to_end(key)
 
     def held(self, keys: Iterable[RunKey] | None = None) -> tuple[Held, ...]:
-        """Return the descriptions of kept runs with which a worker registers: of all, or of those with these keys."""
+        """Return descriptions of kept runs for a registration: of all runs, or of the runs with these keys."""
         wanted = self._buffers if keys is None else set(keys)
         return tuple(
             Held(

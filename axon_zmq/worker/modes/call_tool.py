@@ -63,7 +63,7 @@ class CallTool:
 
 
 def completed(returned: object) -> dict[str, Any]:
-    """Return the body of `complete`, without `seq`: that of a run, with the content and metadata of a `ToolReturn`."""
+    """Return the body of `complete`, without `seq`: as for a run, plus the content and metadata of a `ToolReturn`."""
     body: dict[str, Any] = {
         "result": returned,
         "usage": messages.usage(RunUsage(tool_calls=1)),

@@ -1,10 +1,10 @@
 """Relays the deltas of a model before pydantic-ai's event machinery processes them.
 
-Of the 75 µs that a delta costs in `run_stream_events`, the model layer needs 14. In the rest, events are passed from
-one generator to the next, counted, and offered to hooks. So each delta is relayed as it leaves the model, and the event
-machinery then receives neighbouring deltas merged into one. The text, its place among tool calls, the result, the usage
-and the messages stay the same. Together with `event_stream_handler` in place of `run_stream_events`, this reduces the
-cost of a delta from 126 µs to 36 at 32 streams (docs/performance.md).
+Of the 75 µs that a delta costs in `run_stream_events`, the model layer needs 14. The rest is spent on passing events
+from one generator to the next, counting them, and offering them to hooks. So each delta is relayed as it leaves the
+model, and the event machinery then receives neighbouring deltas merged into one. The text, its place among tool calls,
+the result, the usage and the messages stay the same. Together with `event_stream_handler` in place of
+`run_stream_events`, this reduces the cost of a delta from 126 µs to 36 at 32 streams (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.modes.response_task import read_in_task
 
 MAX_MERGED_DELTAS: Final = 64
-"""Deltas that the event machinery receives as one. Not more, because pydantic-ai checks usage limits at each event."""
+"""Maximum number of deltas that the event machinery receives as one. It is small because pydantic-ai checks usage
+limits at each event."""
 
 Relay = Callable[[PartDeltaEvent], Awaitable[None] | None]
 """Relays a delta. It returns an awaitable if the model must wait, because the client is slow, and None otherwise: most
@@ -67,8 +68,8 @@ class RelayingModel(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         """Open the wrapped model's response; its deltas are relayed and merged if no other code needs each of them."""
         request = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
-        # pydantic-ai renumbers the parts of a response that continues a suspended one, after this point: relayed here,
-        # the chunks would have wrong part numbers.
+        # After this point, pydantic-ai renumbers the parts of a response that continues a suspended one. Chunks relayed
+        # here would therefore have wrong part numbers.
         if not compat.resumes_suspended_response(messages) and self._is_for(run_context):
             request = read_in_task(request, self._merged)
         async with request as response:

@@ -102,8 +102,8 @@ class _Reading:
             if not self._closes_itself:
                 self._queue.put_nowait(None)
         except BaseException as error:
-            # The reader raises it in the agent's task, also SystemExit, or a CancelledError that the model raised
-            # itself. In this task, it would never be noticed.
+            # The reader raises the exception in the agent's task, even a SystemExit, or a CancelledError that the model
+            # raised itself. In this task, the exception would never be noticed.
             if self._left.is_set():
                 raise
             if self.response.done():

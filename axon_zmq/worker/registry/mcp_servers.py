@@ -46,12 +46,13 @@ MAX_RESTART_DELAY_S: Final = 60.0
 """Longest delay in seconds between a failed start and the next one. The first delay is 1 s, and each further delay is
 twice as long."""
 SERVER_CLOSE_TIMEOUT_S: Final = 5.0
-"""Seconds that a server has to end. The MCP SDK closes its input, sends SIGTERM after 2 s, and kills it after 2 s more.
+"""Seconds within which a server must end. The MCP SDK closes its input, sends SIGTERM after 2 s, and kills it after 2 s
+more.
 """
 _START_POLL_S: Final = 0.5
 _FORGOTTEN_SESSION_TEXTS: Final = ("Session not found", "Session terminated")
-"""Texts of the error for a session that the server no longer knows: of servers made with the MCP SDKs, and of the MCP
-client for an HTTP 404 without a body."""
+"""Texts of the error for a session that the server no longer knows. The first one comes from servers made with the MCP
+SDKs, the second one from the MCP client after an HTTP 404 without a body."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _MAX_FAULT_CHARS: Final = 500
 
@@ -167,7 +168,7 @@ class ServerToolset(AbstractToolset[object]):
         return connection
 
     async def _await_start(self, connection: _Connection) -> None:
-        # All runs that need the server wait for this start: one that is cancelled must not cancel it.
+        # All runs that need the server wait for this start: a cancelled run must not cancel the start.
         error = await asyncio.shield(connection.opened)
         if error is None:
             self._failures = 0

@@ -19,7 +19,7 @@ from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.registry import offline_models
 
 MAX_CACHED_MODELS: Final = 256
-"""Models that are kept for reuse. Bounded, because clients choose the names."""
+"""Maximum number of models that are kept for reuse. It is limited because clients choose the names."""
 
 ProviderKey = tuple[type[Any], str, str]
 """Class, base URL and API key of a provider."""

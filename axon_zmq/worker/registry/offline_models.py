@@ -137,9 +137,9 @@ class Pace:
     """Number, pace and size of the deltas of a `synthetic` model."""
 
     tokens: int = 50
-    """Deltas; at most a million."""
+    """Number of deltas; at most a million."""
     delay_ms: int = 20
-    """Milliseconds between two deltas; at most a minute."""
+    """Milliseconds between two deltas; at most 60,000."""
     size: int = 5
     """Characters of each delta; at most 64 Ki."""
 

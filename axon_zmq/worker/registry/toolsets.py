@@ -39,9 +39,9 @@ log = logging.getLogger(__name__)
 LISTING_TIMEOUT_S: Final = 5.0
 """Seconds that one toolset may take to list its tools for a `catalog`."""
 MAX_FAULT_CHARS: Final = 500
-"""Characters of a toolset's exception in an error message."""
+"""Maximum number of characters of a toolset's exception that an error message repeats."""
 MAX_NAMES_SHOWN: Final = 20
-"""Names of tools or toolsets that an error message lists."""
+"""Maximum number of tools or toolsets that an error message lists."""
 
 Toolset = AbstractToolset[object]
 
@@ -75,7 +75,7 @@ class Toolsets:
         return f"<Toolsets {', '.join(self.loaded) or 'none'}; broken: {', '.join(self.broken) or 'none'}>"
 
     def named(self, names: Sequence[str]) -> list[Toolset]:
-        """Return the toolsets that an agent as data names.
+        """Return the toolsets whose names an agent defined as data contains.
 
         Raises:
             RequestError: `invalid_request`, with a JSON pointer to the name that is unknown, broken or repeated.

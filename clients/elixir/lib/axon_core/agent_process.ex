@@ -113,12 +113,13 @@ defmodule AxonCore.AgentProcess do
     end
   end
 
-  # `Agent.of/1` and `Agent.request/3` raise if the caller gave a value that cannot be sent; it gets the error back.
+  # `Agent.of/1` and `Agent.request/3` raise if the caller gave a value that cannot be sent; the caller then receives
+  # the error.
   defp request(agent, prompt, options) do
     agent = Agent.of(agent)
     body_options = options |> Keyword.take(@body_keys) |> Map.new()
     {body, functions} = Agent.request(agent, prompt, body_options)
-    # The output of the agent describes the results of the agent's own schema only.
+    # The agent's `output` describes only results of the agent's own schema, not of an `output_schema` in the options.
     output = if body_options[:output_schema] == nil, do: agent.output
     {:ok, body, functions: functions, output: output}
   rescue

@@ -13,9 +13,10 @@ defmodule AxonCore.Connection do
 
   If a caller exits, the connection cancels its runs.
 
-  If the connection exits, the daemon ends the connection's runs after 15 s. If it is restarted in the same VM before
-  that, it cancels each streamed run from which it receives a message, because no process waits for these runs any more.
-  It never cancels runs with an explicit `id` or with `on_disconnect: :keep`; the application may resume them.
+  If the connection exits, the daemon ends the connection's runs after 15 s. If the connection is restarted in the same
+  VM before that, the new process cancels each streamed run of the old one from which it receives a message, because no
+  process waits for these runs any more. It never cancels runs with an explicit `id` or with `on_disconnect: :keep`; the
+  application may resume them.
   """
 
   use GenServer
@@ -82,7 +83,7 @@ defmodule AxonCore.Connection do
   # for an orphan and cancels it.
   defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: id_prefix() <> random())
 
-  # Prefix of the ids of all other runs that this VM starts.
+  # Prefix of the ids of the runs that this VM starts and that do not survive a disconnect.
   defp id_prefix do
     key = {__MODULE__, :id_prefix}
     :persistent_term.get(key, nil) || tap("ex-#{binary_part(random(), 0, 8)}-", &:persistent_term.put(key, &1))

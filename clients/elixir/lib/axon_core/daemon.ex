@@ -19,8 +19,9 @@ defmodule AxonCore.Daemon do
 
   alias AxonCore.{Error, Options}
 
-  # A port's stdin is closed even when the VM is killed, so this shell reads it and then stops the daemon, as it does on
-  # SIGTERM. It waits for the daemon and exits with its code. `wait` returns early when the trap runs, hence the loop.
+  # The port closes the shell's stdin even when the VM is killed. The shell reads stdin until it is closed, and then
+  # stops the daemon, as it does on SIGTERM. The shell waits for the daemon and exits with the daemon's exit code.
+  # `wait` is in a loop because it returns early when the trap runs.
   @wrapper """
   exec 3<&0
   "$@" </dev/null &

@@ -2,14 +2,14 @@ defmodule AxonCore.Error do
   @moduledoc """
   Exception for a failed request: the daemon's `error` message, or an error that this package detected.
 
-  `type` is one of `types/0` as an atom. A type of a newer daemon, which this version does not know, is a string; decide
-  by `retryable?` how to handle it. This package adds five types:
+  `type` is one of `types/0`, an atom. If a newer daemon sends a type that this version does not know, `type` is a
+  string; use `retryable?` to decide how to handle it. This package adds five types:
 
   | `type` | meaning |
   |---|---|
   | `:gap` | messages of the run were lost and the daemon no longer keeps them; the run was cancelled |
   | `:no_answer` | no last message arrived within the run's `timeout_ms` and ten seconds more; the run was cancelled |
-  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not running, or exited before it had the request |
+  | `:no_connection` | the `AxonCore.Connection` of an agent's process is not running, or exited before it had received the request |
   | `:unreadable` | a message of the daemon was malformed, or the result does not fit the agent's `output`; the result is in `details["result"]` |
   | `:invalid_argument` | the request is invalid and was not sent |
 

@@ -97,7 +97,7 @@ defmodule AxonCore.Options do
       type: {:nullable, :identity},
       doc:
         "the ZeroMQ routing id of this client; two processes must not share one. By default it is random. A connection " <>
-          "that is restarted in the same VM keeps it (by its `name`, or as the n-th connection without a name). " <>
+          "that is restarted in the same VM keeps its identity; without a `name`, the order in which connections start decides. " <>
           "Set it if the application resumes runs after a restart of the VM"
     ],
     transport: [

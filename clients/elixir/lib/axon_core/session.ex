@@ -1,6 +1,6 @@
 defmodule AxonCore.Session do
   @moduledoc """
-  State of one connection: its open requests, and what is known of the broker.
+  State of one connection: its open requests, and the last known state of the broker.
 
   The module is pure: it has no process and sends nothing, and the time is an argument, in milliseconds. It detects the
   four signs that messages may be lost (rule 6 of the protocol), and then resumes all runs:

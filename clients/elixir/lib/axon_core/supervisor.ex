@@ -15,9 +15,9 @@ defmodule AxonCore.Supervisor do
 
   #{AxonCore.Options.docs(:supervisor)}
 
-  If the process of the connection exits, the agents are restarted too and lose their conversations; `message_history`
-  restores one. A lost network connection or a restart of the daemon affects neither the connection's process nor the
-  conversations.
+  If the process of the connection exits, the agents are restarted too and lose their conversations; the option
+  `message_history` restores a conversation. A lost network connection or a restart of the daemon affects neither the
+  connection's process nor the conversations.
   """
 
   use Supervisor
@@ -35,7 +35,7 @@ defmodule AxonCore.Supervisor do
   def start_link(options) do
     with {:ok, checked} <- Options.validate(options, :supervisor),
          {:ok, agents} <- children(checked[:agents], checked[:name]) do
-      # Without the defaults of `checked`: the default of `endpoint` depends on `daemon`.
+      # `options` and not `checked`, which contains defaults: the default of `endpoint` depends on `daemon`.
       Supervisor.start_link(__MODULE__, {options, agents}, name: checked[:name])
     end
   end

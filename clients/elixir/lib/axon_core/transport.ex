@@ -27,7 +27,7 @@ defmodule AxonCore.Transport do
 
   alias AxonCore.Error
 
-  # Dependencies to add to mix.exs for the transports of this package, each of which is compiled only if its library is
+  # Dependencies to add to mix.exs for the transports of this package. Each transport is compiled only if its library is
   # loaded.
   @dependencies %{
     AxonCore.Transport.Chumak => ~s({:chumak, "~> 1.5"}),
