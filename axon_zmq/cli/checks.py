@@ -99,7 +99,7 @@ def loadtest(
 ) -> None:
     """Put load on a running daemon and measure latency and failures.
 
-    The exit code is 1 if a request failed, and 130 after Ctrl-C.
+    The exit code is 1 if a request or a check failed or no request was measured, and 130 after Ctrl-C.
     """
     from axon_zmq.loadtest import require_extra
 
