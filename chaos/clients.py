@@ -36,7 +36,7 @@ with Client(sys.argv[1], identity=sys.argv[2]) as client:
 DEADLINE_SLACK_S = 0.1
 """Seconds after its deadline in which a run must end."""
 MAX_GAP_RATIO = 1.2
-"""How much the p99 gap between chunks may grow for other clients while some clients stall."""
+"""Factor by which the p99 gap between chunks may grow for other clients while some clients stall."""
 
 
 def _upstream(provider: FakeProvider) -> dict[str, str]:

@@ -111,8 +111,8 @@ class SupervisedDaemon:
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})
-        # This variable makes processes end with their parent. Here supervisord sets it for its own children; `serve`
-        # must not have it.
+        # Processes with this variable end with their parent. supervisord sets it for its children. `serve` itself must
+        # not have it.
         del self.env["SUPERVISOR_ENABLED"]
         self._process: subprocess.Popen[bytes] | None = None
 

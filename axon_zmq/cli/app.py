@@ -93,7 +93,8 @@ class _HelpFormatter(Protocol):
 class _Commands(TyperGroup):
     """Command group whose help lists the commands by section.
 
-    typer's own sections (`rich_help_panel`) need its rich mode, which draws boxes and takes `[...]` in help for markup.
+    typer's own sections (`rich_help_panel`) need its rich mode, which draws boxes and interprets `[...]` in help as
+    markup.
     """
 
     def format_commands(self, ctx: Any, formatter: _HelpFormatter) -> None:  # noqa: ARG002

@@ -158,7 +158,7 @@ def _converse(
         from axon_zmq.client import AsyncClient
 
         async with AsyncClient(frontend(endpoint)) as client:
-            # Reports a missing daemon after 2 s. A request would be sent once a daemon appears, up to its own timeout.
+            # The ping fails after 2 s if no daemon answers. The run itself would wait for a daemon until its timeout.
             await client.ping(PING_TIMEOUT_S)
             await converse(client, mode, parsed, text, options, ui)
 

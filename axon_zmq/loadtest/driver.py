@@ -28,7 +28,8 @@ from axon_zmq.protocol import kinds
 ROUND_MESSAGES: Final = 64
 """Maximum number of messages received from one connection, or requests sent, in one round."""
 LAG_CHECK_INTERVAL_S: Final = 0.01
-"""Seconds between two measurements of the driver's lag at a fixed concurrency, where no schedule shows it."""
+"""Seconds between two measurements of the driver's lag at a fixed concurrency, which has no schedule to
+show it."""
 TICK_INTERVAL_S: Final = 0.5
 """Seconds between two checks for overdue runs and lost connections."""
 _TERMINAL: Final = (kinds.COMPLETE, kinds.ERROR)

@@ -230,7 +230,7 @@ class Broker:
         if message.kind == kinds.PING:
             self._ping(client, message, now)
         elif self.recovering and message.kind != kinds.DESCRIBE and self.runs.get((client, message.id)) is None:
-            # A worker that has not registered yet may hold this run. A `describe` starts no run, so it is never held.
+            # A worker that has not registered yet may have this run. A `describe` starts no run and is not held back.
             self._hold(event, message)
         elif message.kind in _ABOUT_A_RUN:
             self._admission.about_a_run(client, message, now)

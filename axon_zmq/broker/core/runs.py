@@ -151,7 +151,7 @@ class Runs:
             start: The first `seq` to replay.
             header_frame: The header of the client's `resume`, which the worker reads.
         """
-        # No worker has messages of such a run, so the broker answers for it.
+        # No worker has messages to replay if the run is queued, was ended by the broker, or is a `describe`.
         if run.state is RunState.QUEUED or run.terminal is not None or not run.takes_slot:
             body = pack({"from": start, "gap": False, "open_calls": []})
             self._out.send(run.client, kinds.RESUMED, run.id, body)

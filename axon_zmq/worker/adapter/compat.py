@@ -59,9 +59,9 @@ def are_output_retries_exhausted(error: BaseException) -> bool:
 def is_tool_timeout(error: BaseException | None) -> bool:
     """Whether a Python tool took longer than its `timeout`.
 
-    Relies on the text of the `ModelRetry` that `FunctionToolset.call_tool` raises. It drops the `TimeoutError` with
-    `from None`, and a tool may raise `ModelRetry` itself. If this changes, the error is `tool_failed` or
-    `model_behavior` instead of `tool_timeout`.
+    Relies on the text of the `ModelRetry` that `FunctionToolset.call_tool` raises. That method drops the
+    `TimeoutError` with `from None`, and a tool may raise `ModelRetry` itself. If this changes, the error is
+    `tool_failed` or `model_behavior` instead of `tool_timeout`.
     """
     return isinstance(error, ai.ModelRetry) and error.message.startswith(_TOOL_TIMEOUT_TEXT)
 
@@ -103,8 +103,9 @@ def raising_tool(error: Exception) -> str | None:
     """Return the name of the Python tool that raised an exception; None if no tool did.
 
     Relies on the traceback passing through `FunctionToolset.call_tool`, and on its parameter `name`. pydantic-ai passes
-    a tool's exception on unchanged, without the name of the tool. Its own exceptions, which may pass through the same
-    frame, belong to the run and not to the tool. If this changes, the error is `internal` instead of `tool_failed`.
+    a tool's exception on unchanged, without the name of the tool. Exceptions of pydantic-ai itself may pass through the
+    same frame, but belong to the run and not to the tool. If this changes, the error is `internal` instead of
+    `tool_failed`.
     """
     if isinstance(error, ai.AgentRunError | ai.UserError):
         return None
@@ -141,8 +142,8 @@ def _frames(error: Exception) -> Iterator[FrameType]:
 def last_attempt(error: Exception) -> Exception | None:
     """Return the error of the last model that a `FallbackModel` tried; None for any other error.
 
-    Relies on the order of the group, which is that of the attempts. `attempts`, which is documented as ordered, does
-    not survive durable execution. If this changes, the error of another model is reported.
+    Relies on the exception group being in the order of the attempts. Its attribute `attempts` is documented as ordered,
+    but does not survive durable execution. If this changes, the error of another model is reported.
     """
     last = error.exceptions[-1] if isinstance(error, ai.FallbackExceptionGroup) else None
     return last if isinstance(last, Exception) else None

@@ -376,7 +376,7 @@ class WorkerCore:
                 self._reading += 1
                 self._put(ReadHandover(file))
                 # A restarted broker may send `take` before it reads `leaving`, even for the file that this worker
-                # has just written. The runs in that file must not end with this process.
+                # has just written. The runs in that file must not be lost with this process.
                 self._write_again(now)
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
@@ -401,7 +401,8 @@ class WorkerCore:
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
         lease = message.lease
-        # Kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts the run.
+        # The run info is kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts
+        # the run.
         run_info = RunInfo(
             kind=printable(message.kind),
             digest=lease.digest or body_digest(message.body),
@@ -502,7 +503,8 @@ class WorkerCore:
         # While the code of an ended run was stuck, its client may have started another run with the same id.
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
-        # The bound method keeps the executing `Run` alive, and with it the request body, which may have many megabytes.
+        # `open_calls` is a bound method, which would keep the executing `Run` alive, and with it the request body of up
+        # to many megabytes.
         run.open_calls = list
         if run.is_stuck:
             run.is_stuck = False

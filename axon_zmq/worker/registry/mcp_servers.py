@@ -158,7 +158,8 @@ class ServerToolset(AbstractToolset[object]):
     async def _open(self) -> _Connection:
         connection = self._connection
         if connection is None or connection.is_over:
-            # Otherwise each run would wait for the start of a broken server, up to its `timeout`.
+            # Fail at once during the delay after a failed start. Otherwise each run would wait for another start of a
+            # broken server, up to its `timeout`.
             if (delay := self._retry_at - time.monotonic()) > 0:
                 delay = min(delay, MAX_RESTART_DELAY_S)
                 raise self._tool_failed(f"{self._failure}; it is not started again before {delay:.1f} s have passed")

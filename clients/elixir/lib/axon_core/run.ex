@@ -63,7 +63,7 @@ defmodule AxonCore.Run do
   @runs ~w(run_sync run run_stream call_tool)
   # One resume covers a whole gap, so the messages that arrive behind the gap must not each request a replay.
   @resume_interval_ms 2_000
-  # The daemon ends a run at its deadline and needs a moment to say so, so the client waits this much longer.
+  # The daemon ends a run at its deadline. The error needs some time to arrive, so the client waits this much longer.
   @grace_ms 10_000
   # The daemon's default of `timeout_ms`.
   @default_timeout_ms 600_000

@@ -12,7 +12,7 @@ defmodule AxonCore.ToolSupervisor do
   # the tasks down. Each task gets 5 s and is then killed. The tasks therefore end with their connection, and a
   # restarted connection does not wait for the tasks of its predecessor.
 
-  # Erlang's supervisor is used because the one of Elixir 1.14 has no `auto_shutdown`.
+  # Erlang's supervisor is used because Elixir 1.14's supervisor has no `auto_shutdown`.
   @behaviour :supervisor
 
   alias AxonCore.Error
