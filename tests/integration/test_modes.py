@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 
 from axon_zmq import AxonError, Client
@@ -33,12 +35,10 @@ def test_run_stream_sends_each_delta_as_one_chunk_with_consecutive_seq(dealer):
 
 def test_thinking_is_sent_in_separate_chunks(client: Client):
     events = list(client.stream("thinker", "?"))
-    assert [(e.type, e.data) for e in events if isinstance(e, Chunk)] == [
-        ("thinking", "let me "),
-        ("thinking", "think"),
-        ("text", "the "),
-        ("text", "answer"),
-    ]
+    chunks = [event for event in events if isinstance(event, Chunk)]
+    # A late worker merges neighbouring deltas of one type.
+    assert [kind for kind, _ in groupby(chunk.type for chunk in chunks)] == ["thinking", "text"]
+    assert "".join(chunk.data for chunk in chunks) == "let me think" + "the answer"
     assert events[-1].result == "the answer"
 
 

@@ -77,7 +77,7 @@ def test_steer_messages_to_a_queued_run_reach_it_when_it_starts():
         until(dealer, b"accepted")
         steer(dealer, b"2", "hurry")
         answer(dealer, b"2", call, result="of another run")
-        assert "not started" in until(dealer, b"refused")["message"]
+        assert "still queued" in until(dealer, b"refused")["message"]
         answer(dealer, b"1", call, result=1)
         until(dealer, b"complete")
         answer(dealer, b"2", until(dealer, b"tool_call"), result=2)

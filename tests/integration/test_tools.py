@@ -218,7 +218,7 @@ def test_arguments_that_are_not_a_json_object_end_the_run_with_a_reason(dealer, 
 @pytest.mark.parametrize(
     ("tools", "pointer", "text"),
     [
-        ([WEATHER, WEATHER], "/tools/1/name", "another tool"),
+        ([WEATHER, WEATHER], "/tools/1/name", "duplicate tool name"),
         ([{**WEATHER, "name": f"t{n}"} for n in range(1000)], "/tools", "256"),
         ([{"name": "no spaces"}], "/tools/0/name", "pattern"),
         ([{**WEATHER, "parameters": {"type": "string"}}], "/tools/0/parameters/type", "object"),
