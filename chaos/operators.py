@@ -115,7 +115,7 @@ async def _soak(report: Report, endpoint: str, processes: dict[str, Process], se
         async def follow(number: int) -> None:
             nonlocal done, failed
             while time.monotonic() < began + seconds:
-                # A fixed rate keeps the number of ended runs within the resume window constant, and so the memory.
+                # At a fixed rate, the number of ended runs within the resume window is constant, and the memory too.
                 await asyncio.sleep(PAUSE_S)
                 try:
                     if number % 3 == 0:

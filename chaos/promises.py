@@ -15,7 +15,7 @@ class Report:
     """One row of the table.
 
     Args:
-        short: Whether this is the short form for CI, in which a busy machine does not break a promised time.
+        short: Whether this is the short form for CI, in which promised times are relaxed by `SLOW_MACHINE`.
         done: The faults that were caused, in words.
         figures: The measurements.
         broken: The broken promises.

@@ -70,7 +70,7 @@ def temperature(ctx: RunContext[dict[str, float] | None], place: str) -> dict[st
     """The temperature of a place, in degrees Celsius.
 
     Args:
-        ctx: Its `deps` may have temperatures by place, which take precedence.
+        ctx: Its `deps` may contain temperatures by place, which take precedence over `TEMPERATURES`.
         place: Name of the place.
     """
     readings = {**TEMPERATURES, **(ctx.deps or {})}

@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         backend = backend_endpoint(run_dir)
         backoff.pause(run_dir, "broker")
         _raise_file_limit()
-        # The locks are held until the process ends. They protect both endpoints, because a bind of an ipc path that is
-        # in use takes it away from the process that uses it.
+        # The locks protect both endpoints until the process ends. They are needed because binding an ipc path that is
+        # in use takes the path away from the process that uses it.
         with ExitStack() as locks:
             locks.enter_context(hold_lock(run_dir / BROKER_LOCK_FILE))
             if frontend.startswith("ipc://"):

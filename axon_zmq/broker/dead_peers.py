@@ -61,7 +61,7 @@ class DeadPeerDetector:
         self._unanswered_since.pop(fd, None)
 
     def check(self, now: float) -> int:
-        """Shut down all dead connections and return their number. ZeroMQ then closes them like any other."""
+        """Shut down all dead connections and return their number. ZeroMQ notices the end of each and closes it."""
         self.check_at = now + CHECK_INTERVAL_S
         dead = [fd for fd in list(self._unanswered_since) if self._is_dead(fd, now)]
         for fd in dead:

@@ -25,9 +25,9 @@ IN_FLIGHT_BYTES_TOTAL: Final = 256 * limits.MIB
 """Maximum bytes of large messages in the pipes to all clients. If more than 16 clients have large messages in their
 pipes, the bound of each is an equal share of this value."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
-"""Maximum number of messages in the send queue of a blocked client; further terminal messages are dropped. Only error
-replies to a flood of bad requests can reach it: the smallest chunks that fit into a send queue, together with the
-terminal messages of all runs, are fewer."""
+"""Maximum number of messages in the send queue of a blocked client; further terminal messages are dropped. Only a
+client that floods the broker with bad requests can reach it, through the error replies. Even the smallest chunks that
+fit into a send queue, together with the terminal messages of all runs, are fewer."""
 QUEUE_BYTES_PER_CLIENT: Final = 16 * limits.MIB
 """Maximum bytes of non-terminal messages in one client's send queue. A client that exceeds it is blocked, and its runs
 are ended as `slow_consumer`. Messages in ZeroMQ's pipe do not count."""
@@ -36,7 +36,7 @@ ANSWER_BYTES_PER_CLIENT: Final = 128 * limits.MIB
 of completed work, and because workers can end many runs with large results at once, much faster than even a client that
 never pauses can read them."""
 QUEUE_BYTES_TOTAL: Final = 256 * limits.MIB
-"""Bytes in all send queues together above which a client is blocked if its queue exceeds an equal share of them. Above
+"""Total bytes in all send queues above which clients are blocked: each client whose queue exceeds an equal share. Above
 twice this value, a terminal message is queued only if its client stays within its share; otherwise a short error
 replaces it. The send queues therefore never exceed three times this value."""
 _NO_ROOM: Final = error_body(
@@ -50,8 +50,7 @@ _NO_ROOM: Final = error_body(
 _OVERHEAD: Final = 200
 """Bytes that a waiting message is estimated to occupy in addition to its body."""
 _MIN_CLIENTS_TO_SWEEP: Final = 16
-"""Minimum number of clients with large messages in flight at which clients whose messages were released are
-forgotten."""
+"""`InFlight` looks for clients to forget only if it has at least this many clients; see `InFlight._sweep`."""
 
 MIN_RETRY_DELAY_S: Final = 0.001
 MAX_RETRY_DELAY_S: Final = 0.05

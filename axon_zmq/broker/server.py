@@ -317,7 +317,7 @@ class Server:
     def _on_client_gone(self, client: bytes) -> None:
         self._send_queues.forget(client)
         self._in_flight.forget(client)
-        # One event is enough: messages of this client's runs keep coming, and each fails in the same way.
+        # One event is enough: workers still send messages for this client, and the send of each fails in the same way.
         if not (self._relay.flags_of(client) or 0) & GONE:
             self._receive(ClientGone(client))
 
@@ -359,7 +359,10 @@ class Server:
         self._probe_soon(now)
 
     def _probe_soon(self, now: float) -> None:
-        """Probe the workers' links now, and frequently for a while: a send may still succeed after the report."""
+        """Probe the workers' links now, and frequently for a while.
+
+        The socket monitor has reported that a link is down, but a send to that worker may still succeed for a moment.
+        """
         self._suspect_until = now + SUSPECT_PROBES_S
         self._probe_at = now
 

@@ -22,7 +22,8 @@ _SECTIONS: Final[Mapping[str, tuple[Callable[..., None], ...]]] = {
     "Run agents and tools": (run.run, run.stream, run.call),
     "Test a daemon or a client": (checks.loadtest, checks.conformance),
 }
-"""The commands in the order of `axon-zmq --help`. Modules of commands import expensive libraries only when called."""
+"""The commands in the order of `axon-zmq --help`. A module imports expensive libraries only when one of
+its commands runs."""
 _EPILOGS: Final[Mapping[Callable[..., None], str]] = {
     serve.serve: examples("axon-zmq serve", "axon-zmq serve --demo", "AXON_RUN_WORKERS=4 axon-zmq serve"),
     serve.broker: examples("axon-zmq broker", "AXON_FRONTEND=tcp://127.0.0.1:5580 axon-zmq broker"),
@@ -128,7 +129,8 @@ def main() -> None:
         message = f"{error.filename}: {error.strerror}" if error.filename else f"{type(error).__name__}: {error}"
         fail(message, ExitCode.INVALID)
     except ValueError as error:
-        # Messages of axon_zmq are complete sentences. A library's subclass often has only a value as its message.
+        # axon_zmq raises ValueError itself, with a complete sentence. Libraries raise subclasses whose message is often
+        # only a value, so the name of the class is added.
         fail(str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}", ExitCode.INVALID)
 
 

@@ -38,8 +38,9 @@ def conformance(
 ) -> None:
     """Check that a client in any language follows the protocol.
 
-    With --server, a scripted broker repeats and loses messages, and restarts. The client under test connects to it and
-    reports what it received. The exit code is 1 if the client breaks a rule of the protocol.
+    With --server, this command is a scripted broker, which repeats and loses messages, and restarts. The client under
+    test connects to the broker and reports which messages it received. The exit code is 1 if the client breaks a rule
+    of the protocol.
     """
     from axon_zmq.cli.conformance import run_server
     from axon_zmq.conformance import driver

@@ -26,7 +26,7 @@ from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import supervisord
 
 MIN_OPEN_FILES: Final = 4096
-"""Hard limit of open files that `doctor` accepts: each connected client takes one in the broker."""
+"""Lowest hard limit of open files that `doctor` accepts: the broker needs a file descriptor for each client."""
 
 
 class State(StrEnum):
@@ -201,8 +201,8 @@ def daemon_finding(
         endpoint: Its frontend.
         pong: Its answer to `ping`.
         configured: The number of workers of each mode, from the settings.
-        starting: Modes of which supervisord runs a process. The broker reports a mode as degraded when such a process
-            has not registered for 10 s, so a worker that never registers is then a FAIL.
+        starting: Modes of which supervisord runs a process. Such a mode without a worker is STARTING. If the process
+            has not registered after 10 s, the broker reports the mode as degraded, and the result is FAIL.
     """
     modes: Mapping[str, Any] = pong["modes"]
     missing = [mode for mode, processes in configured.items() if processes and not modes[mode]["workers"]]

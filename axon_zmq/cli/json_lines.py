@@ -168,5 +168,5 @@ def _is_choice(value: object) -> bool:
 
 
 def _refuse(message: str, call_id: str | None = None) -> None:
-    """Report that a line was refused, as the event that is also printed if the daemon refuses a message."""
+    """Report that a line was refused, with the same event as for a message that the daemon refuses."""
     print_event(Refused("answer", "invalid_request", message, call_id))

@@ -77,9 +77,7 @@ Endpoint = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, as in a pipe.")]
 Mode = Annotated[
     str,
-    typer.Argument(
-        help=f"Mode of the workers: {', '.join(MODES)}.", callback=one_of(MODES), autocompletion=complete(MODES)
-    ),
+    typer.Argument(help=f"Execution mode: {', '.join(MODES)}.", callback=one_of(MODES), autocompletion=complete(MODES)),
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds after which the run is ended.", min=0.001)]
 

@@ -70,8 +70,9 @@ Interactive = Annotated[
     ),
 ]
 ANSWERING: Final = """\
-On a terminal, you are asked for the results of calls of --tools, and for approvals. The run continues with your
-answers. Ctrl-D ends the answers: open tool calls fail, and a run that waits for an approval ends with exit code 1.
+On a terminal, the command asks you for the result of each call of a tool from --tools, and for each approval. The run
+continues with your answers. Ctrl-D ends the answers: open tool calls fail, and a run that waits for an approval ends
+with exit code 1.
 
 In a pipe, each event is printed as a JSON line. With --tools or --interactive, answers are read from standard
 input, one JSON line each:

@@ -29,12 +29,12 @@ class HeaderOptions(TypedDict, total=False):
     ack: bool | None
     """Whether the daemon confirms the request with `Accepted`. Default: False."""
     credit: int | None
-    """How many messages of a stream may be in flight to the reader, at least 1. If the reader is slower, the daemon
-    merges text; when 64 KiB wait, it stops reading from the model until the reader continues. Default: 1024 for
-    `stream`; None means no limit."""
+    """How many messages of a stream may be in flight to the reader, at least 1. If the reader is slower than the model,
+    the daemon merges text; when 64 KiB of messages wait in the daemon, it stops reading from the model until the
+    reader continues. Default: 1024 for `stream`; there, an explicit None means no limit."""
     on_disconnect: Literal["cancel", "keep"] | None
-    """What happens to the run if this client stays disconnected for 15 seconds: `cancel` ends it, with `keep` it
-    continues and can be resumed. Default: `cancel`."""
+    """What happens to the run if this client stays disconnected for 15 seconds: with `cancel` it is
+    ended; with `keep` it continues and can be resumed. Default: `cancel`."""
     traceparent: str | None
     """W3C trace context of the caller; spans of the run belong to this trace. Default: none."""
     tracestate: str | None
@@ -45,8 +45,8 @@ class RequestOptions(HeaderOptions, total=False):
     """Options of every request that starts a run. All `HeaderOptions` are allowed, too."""
 
     id: bytes | str | None
-    """Request id, 1 to 64 bytes. It must differ from the ids of this client's requests that are open or ended within
-    the last minute. Default: random."""
+    """Request id, 1 to 64 bytes. It must differ from the id of each request of this client that is still open or has
+    ended within the last minute. Default: random."""
 
 
 class RunOptions(RequestOptions, total=False):
@@ -75,8 +75,8 @@ class RunOptions(RequestOptions, total=False):
     """How often failed tool calls and invalid output are retried, 0 to 100: one number for both, or
     `{"tools": …, "output": …}`. Default: the agent's numbers."""
     events: Literal["text", "all"] | None
-    """Which chunks a stream has: `text` for text, thinking, output and tool calls; `all` for pydantic-ai's own events
-    instead. Default: `text`."""
+    """Which chunks a stream contains: with `text`, those for text, thinking, output and tool calls; with `all`,
+    pydantic-ai's own events instead. Default: `text`."""
     log: Literal["off", "debug", "info", "warning", "error", "critical"] | None
     """Lowest level of the run's log records that the daemon sends as `Log`. Default: `off`."""
     metadata: Body | None

@@ -213,7 +213,11 @@ def _tool(peer: Peer) -> None:
 
 
 def _tool_replayed(peer: Peer) -> None:
-    """One answer has arrived and one was lost; one call was never received, and one is no longer open."""
+    """Play four tool calls across a restart of the broker.
+
+    Before it, the client answers the first two calls, and the second answer is lost. After it, the client receives the
+    other two calls for the first time, and the third one is no longer open.
+    """
     peer.alive()
     peer.send("tool_call", **peer.call(1, "arrived"))
     _answered(peer, "arrived", "each tool call is answered")

@@ -12,7 +12,7 @@ from axon_zmq.events import Chunk
 CREDIT: Final = 16
 """Credit of each run, in messages."""
 CASE_TIMEOUT_MS: Final = 60_000
-"""Milliseconds after which one case has failed."""
+"""Time limit of each case in milliseconds; a longer case has failed."""
 
 
 def drive(endpoint: str) -> None:

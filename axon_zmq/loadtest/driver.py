@@ -220,7 +220,8 @@ class Driver:
             self.tally.second(now - self._start).messages += 1
             if self._in_window(now):
                 self.tally.kinds[run.kind.name].messages_within += 1
-            # Nothing new for a reader. If a higher `seq` than the next one has arrived, there is a gap.
+            # The core passed nothing to a reader: the message is a repetition or follows a gap. There is a gap if a
+            # message was received whose predecessor has not arrived.
             if client_run is None:
                 run.gap |= run.client_run.highest_seq > run.client_run.last_seq
             else:

@@ -51,7 +51,7 @@ class Run:
 
     def broken_by(self, done: Complete) -> str | None:
         """Return the promise that a completed run has broken, or None."""
-        # Messages in flight are lost with a connection, so a gap breaks a promise only on an unbroken one.
+        # A lost connection loses the messages in flight. A gap breaks a promise only if the connection was not lost.
         if self.gap and not self.connection.reconnected_since(self.due):
             return "a gap in seq"
         streamed = "".join(self._text) if self.kind.mode == "run_stream" else self.kind.answer

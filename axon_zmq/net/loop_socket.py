@@ -71,11 +71,11 @@ class LoopSocket:
             self._schedule_if_readable()
 
     def send_soon(self, frames: Sequence[bytes]) -> None:
-        """Send now, or within `COALESCE_S` in a batch if a batch was sent less than that long ago."""
+        """Send now; if the previous batch was sent less than `COALESCE_S` ago, send with the next batch instead."""
         if self._batch:
             self._batch.append(frames)
-            # A caller that never yields to the loop would keep the timer from firing. Only a send shows that the pipe
-            # to the peer is full: then `congested` is true, and the caller waits.
+            # The timer cannot fire while the caller does not yield to the loop, so a full batch is sent here. Only a
+            # send shows whether the pipe to the peer is full; if it is, `congested` becomes true, and the caller waits.
             if len(self._batch) >= COALESCED_MESSAGES:
                 self._send_batch()
             return

@@ -34,7 +34,7 @@ def hold_lock(path: Path) -> IO[str]:
         raise ConfigurationError(
             f"another broker has locked {str(path)!r}: stop that broker, or set other AXON_RUN_DIR and AXON_FRONTEND"
         ) from None
-    # Opened for appending and truncated only now: the file of a broker that holds the lock keeps its pid.
+    # The file is truncated only now that the lock is held: before that, it may contain the pid of another broker.
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

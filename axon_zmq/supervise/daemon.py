@@ -22,7 +22,7 @@ from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 
 PR_SET_PDEATHSIG = 1
-"""From `linux/prctl.h`: the signal that a process gets when its parent ends."""
+"""Option of prctl, from `linux/prctl.h`: sets the signal that a process gets when its parent ends."""
 POLL_INTERVAL_S = 0.1
 """Seconds between two checks whether supervisord still runs."""
 

@@ -165,7 +165,7 @@ class WorkerPrograms:
             if f"[program:{name}]" not in text:
                 conf.replace(self._more, f"{text}\n{self._copy(name)}")
         try:
-            # As `supervisorctl reread; update` for one program: it leaves all others alone.
+            # The same as `supervisorctl reread` and `supervisorctl update NAME`: all other programs continue to run.
             self._supervisor("reloadConfig")
             self._supervisor("addProcessGroup", name)
         except TemporarilyUnavailableError as fault:

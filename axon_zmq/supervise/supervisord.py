@@ -111,14 +111,14 @@ def wake(run_dir: Path) -> None:
 
 
 def processes(run_dir: Path) -> list[ProcessInfo]:
-    """Return the report about each program; raises as `call`."""
+    """Return the report about each program. Raises the same exceptions as `call`."""
     return call(run_dir, "getAllProcessInfo")
 
 
 def stop_workers(run_dir: Path) -> None:
     """Stop all workers at once; each one finishes its runs first. `supervisorctl stop` would stop them one by one.
 
-    Raises as `call`.
+    Raises the same exceptions as `call`.
     """
     for name, info in workers(run_dir).items():
         if info["statename"] in RUNNING:
@@ -127,10 +127,10 @@ def stop_workers(run_dir: Path) -> None:
 
 
 def workers_are_gone(run_dir: Path) -> bool:
-    """Return whether all workers have ended; raises as `call`."""
+    """Return whether all workers have ended. Raises the same exceptions as `call`."""
     return not any(info["pid"] for info in workers(run_dir).values())
 
 
 def workers(run_dir: Path) -> dict[str, ProcessInfo]:
-    """Return the report about each worker program, by name; raises as `call`."""
+    """Return the report about each worker program, by name. Raises the same exceptions as `call`."""
     return {process["name"]: process for process in processes(run_dir) if mode_of(process["name"])}

@@ -356,8 +356,8 @@ class World:
         """Kill the broker as SIGKILL does; some of the messages in flight are lost.
 
         Args:
-            survives: Takes the number of messages in flight in a pipe, and returns how many of them are delivered: the
-                first ones of those from the broker, the last ones of those to the broker.
+            survives: Takes the number of messages in flight in a pipe, and returns how many of them are delivered. Of
+                messages from the broker, the oldest are delivered; of messages to the broker, the newest.
         """
         self.broker = None
         self.late.clear()
@@ -398,7 +398,7 @@ class World:
         _keep_first(worker.sent, survives)
 
     def wake_worker(self, worker: Worker) -> None:
-        """Let a hung worker continue; it connects to the broker if that was restarted in the meantime."""
+        """Let a hung worker continue; if the broker was restarted in the meantime, the worker connects to it."""
         worker.is_hung = False
         if self.broker is not None and worker.boot != self.broker.boot:
             self._connect_worker(worker)

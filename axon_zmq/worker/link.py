@@ -63,8 +63,8 @@ class Link:
         dealer.connect(endpoint)
 
     def _connected(self) -> None:
-        # First receive everything that the previous broker had sent: `ready` must list those runs, or the new broker
-        # would neither adopt them nor count them against the worker's concurrency.
+        # First receive everything that the previous broker had sent, because it may contain runs. `ready` must list
+        # these runs: otherwise the new broker would neither adopt them nor count them against the worker's concurrency.
         self._socket.drain()
         self._on_connected()
 

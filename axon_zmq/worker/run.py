@@ -105,7 +105,7 @@ class Run:
     def end(self) -> None:
         """Ask the code of the run to end."""
         self.token.cancel()
-        # The task that reads the model may wait for credit. `token` does not wake it: it cancels the agent's task.
+        # The task that reads the model may wait for credit and is woken here: `token` cancels only the agent's task.
         self._more_credit.set()
         if self.on_end is not None:
             self.on_end()

@@ -247,13 +247,13 @@ def test_a_pong_has_the_golden_shape_and_the_keys_of_the_page():
 
 @pytest.mark.parametrize("fixture", [f for f in MAPS if "seq" in f.value], ids=named)
 def test_a_worker_packs_the_golden_messages(fixture):
-    outbox = ReplayBuffer(packer(), RunInfo("run", b"", 0.0, keep=False))
+    buffer = ReplayBuffer(packer(), RunInfo("run", b"", 0.0, keep=False))
     for _ in range(fixture.value["seq"] - 1):
-        outbox.put(b"chunk", {})
+        buffer.put(b"chunk", {})
     body = {key: value for key, value in fixture.value.items() if key != "seq"}
     if fixture.kinds == ["error"]:
         body = AxonError.of(body["error_type"], body["message"], body["details"]).to_body()
-    assert outbox.put(fixture.kinds[0].encode(), body) == fixture.packed
+    assert buffer.put(fixture.kinds[0].encode(), body) == fixture.packed
 
 
 def test_an_invalid_request_is_answered_with_the_golden_faults():

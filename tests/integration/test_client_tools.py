@@ -81,7 +81,7 @@ class Peer:
 
     async def hear(self, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Header and body of the next message; it must be of the given kind."""
-        heard, header, body = await asyncio.wait_for(self._heard.get(), 10)
+        heard, header, body = await asyncio.wait_for(self._heard.get(), WAIT_TIMEOUT_S)
         assert heard == kind, (heard, header, body)
         return header, body
 
@@ -437,6 +437,7 @@ def test_a_call_fails_if_the_system_gives_no_thread(monkeypatch):
 FORGETS_TO_RETURN = """
 import sys, threading
 from axon_zmq import Client
+from tests.support.daemon import WAIT_TIMEOUT_S
 
 started = threading.Event()
 

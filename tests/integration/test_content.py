@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import textwrap
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +13,6 @@ from uuid import UUID
 import pytest
 
 from axon_zmq import Client
-from axon_zmq.events import Complete
 from axon_zmq.protocol.kinds import MODES
 from tests.support.content import (
     AT,
@@ -20,17 +22,56 @@ from tests.support.content import (
     packed,
     unpacked,
 )
-from tests.support.daemon import Daemon, Dealer
+from tests.support.daemon import Daemon, Dealer, run_in_mode, running
+
+ODD_AGENT = """
+    import dataclasses, threading
+    from datetime import UTC, datetime
+    from decimal import Decimal
+    from uuid import UUID
+    from pydantic import BaseModel
+    from pydantic_ai import Agent, ToolReturn
+    from pydantic_ai.messages import BinaryContent, ModelResponse, TextContent, TextPart, ToolCallPart
+    from pydantic_ai.models.function import DeltaToolCall, FunctionModel
+
+    ARGS = {"n": 2**70}
+
+    class Model(BaseModel):
+        raw: bytes
+
+    async def respond(messages, info):
+        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart("everything", ARGS)])
+
+    async def stream(messages, info):
+        yield "done" if len(messages) > 1 else {0: DeltaToolCall("everything", '{"n": %d}' % 2**70)}
+
+    odd = Agent(FunctionModel(respond, stream_function=stream))
+
+    @odd.tool_plain
+    def everything(n: int) -> ToolReturn:
+        metadata = {"lock": threading.Lock(), "n": n, "nan": float("nan")}
+        metadata["self"] = metadata
+        values = {"set": {1}, "decimal": Decimal("1.5"), "uuid": UUID(int=5), "model": Model(raw=b"raw"), 1: n}
+        file = BinaryContent(b"\\x89PNG\\xff", media_type="image/png")
+        at = datetime(2024, 2, 29, tzinfo=UTC)
+        return ToolReturn(
+            [values, file, at], content=[file, TextContent("x", metadata={"at": at})], metadata=metadata
+        )
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with an agent whose tool leaves values of many Python types in the messages of a run."""
+    folder = tmp_path_factory.mktemp("agents")
+    (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with running(*MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
+        yield daemon
 
 
 def kind_of(part: Any) -> str:
     return part["kind"]
-
-
-def _run(client: Client, mode: str, agent: Any, prompt: Any, **options: Any) -> Complete:
-    if mode == "run_stream":
-        return client.stream(agent, prompt, **options).complete()
-    return getattr(client, mode)(agent, prompt, **options)
 
 
 def wanted(part: dict[str, Any]) -> dict[str, Any]:
@@ -40,19 +81,19 @@ def wanted(part: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", MAPS, ids=kind_of)
 def test_a_message_part_is_unchanged_after_a_round_trip_and_accepted_in_the_next_run(client: Client, mode, part):
-    first = _run(client, mode, "echo", ["see", part])
+    first = run_in_mode(client, mode, "echo", ["see", part])
     content = first.messages[0]["parts"][0]["content"]
     assert content[0] == "see"
     assert content[1].items() >= wanted(part).items()
-    second = _run(client, mode, "echo", "more", message_history=first.messages)
+    second = run_in_mode(client, mode, "echo", "more", message_history=first.messages)
     assert second.result == "more"
-    third = _run(client, mode, "echo", content)
+    third = run_in_mode(client, mode, "echo", content)
     assert third.messages[0]["parts"][0]["content"] == content
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_all_parts_and_a_history_of_every_type_pass_through_the_daemon(client: Client, mode):
-    done = _run(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
+    done = run_in_mode(client, mode, "echo", MAPS, message_history=unpacked(packed(MESSAGES[:2])), events="all")
     content = done.messages[0]["parts"][0]["content"]
     assert all(back.items() >= wanted(part).items() for back, part in zip(content, MAPS, strict=True))
 
@@ -91,7 +132,7 @@ def test_a_tool_result_and_a_steer_message_may_have_content_of_every_type(dealer
 @pytest.mark.parametrize("mode", MODES)
 def test_a_successful_run_is_complete_whatever_its_tools_left_in_its_messages(odd: Daemon, mode):
     with Client(odd.endpoint) as client:
-        done = _run(client, mode, "odd", "?")
+        done = run_in_mode(client, mode, "odd", "?")
         assert done.result == "done"
         called, returned, said = (done.messages[i]["parts"][j] for i, j in ((1, 0), (2, 0), (2, 1)))
         assert json.loads(called["args"])["n"] == 2**70 if mode == "run_stream" else called["args"] == {"n": str(2**70)}
@@ -108,7 +149,7 @@ def test_a_successful_run_is_complete_whatever_its_tools_left_in_its_messages(od
         assert "contains itself" in str(returned["metadata"]["self"])
         assert said["content"][0]["data"] == b"\x89PNG\xff"
         assert said["content"][1]["metadata"]["at"] == at
-        again = _run(client, mode, "odd", "more", message_history=done.messages)
+        again = run_in_mode(client, mode, "odd", "more", message_history=done.messages)
         assert again.result == "done"
 
 

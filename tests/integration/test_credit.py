@@ -122,15 +122,18 @@ def test_a_slow_reader_receives_everything_and_the_worker_waits_for_it(client: C
         seen = [event for event, _ in zip(events, range(40), strict=False) if isinstance(event, Chunk)]
         assert "".join(each.data for each in seen).startswith("0" * 98 + "0 ")
         events.cancel()
+        late = 0
         with pytest.raises(AxonError, match="cancelled"):
-            seen = [*zip(events, range(40), strict=False)]
-        assert len(seen) <= 4 + 40
+            for _ in events:
+                late += 1
+        assert late <= 40  # credit allows 4 and a few more before the cancel arrives; a run without credit is far ahead
     [*chunks, done] = client.stream(FAST, "x", credit=2)
     assert "".join(each.data for each in chunks) == done.result
 
 
-def test_without_credit_each_delta_is_a_chunk(client: Client):
-    [*chunks, _done] = client.stream(FAST, "x", credit=None)
-    assert len(chunks) == 300
-    with pytest.raises(ValueError, match="credit must be at least 1"):
+def test_a_stream_without_credit_is_complete_and_an_invalid_credit_is_rejected(client: Client):
+    # A late worker merges deltas, so their number varies; tests/unit/worker/test_run.py checks the merging.
+    [*chunks, done] = client.stream(FAST, "x", credit=None)
+    assert "".join(each.data for each in chunks) == done.result
+    with pytest.raises(ValueError, match="invalid credit 0: expected at least 1"):
         client.stream(FAST, "x", credit=0)

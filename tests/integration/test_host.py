@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support import ROOT
-from tests.support.daemon import Dealer, running, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Dealer, running, wait_until
 
 ODD_TOOLS = '''
 import asyncio
@@ -67,6 +67,6 @@ def test_a_bug_in_the_worker_ends_the_process_at_once(tmp_path: Path):
             wait_until(lambda: dealer.ask(b"ping", b"p")[1]["modes"]["run"]["workers"] == 1, "the worker")
             dealer.send(b"run", b"1", None, {"agent": "echo", "prompt": "x"})
             assert dealer.until_end(b"1")[-1][1]["error_type"] == "worker_lost"
-            assert worker.wait(30) == 1
+            assert worker.wait(WAIT_TIMEOUT_S) == 1
             assert worker.stderr is not None
             assert "the worker ends after an internal error" in worker.stderr.read()

@@ -7,6 +7,7 @@ import pytest
 from axon_zmq import AxonError, Client
 from axon_zmq.events import Chunk, Complete
 from axon_zmq.protocol.kinds import MODES
+from tests.support.daemon import run_in_mode
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -65,29 +66,29 @@ def test_events_are_those_of_pydantic_ai(client: Client):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_conversation_continues_from_its_messages(client: Client, mode):
-    first = _run(client, mode, "echo", "my name is Ada")
-    second = _run(client, mode, "echo", "and yours?", message_history=first.messages)
+    first = run_in_mode(client, mode, "echo", "my name is Ada")
+    second = run_in_mode(client, mode, "echo", "and yours?", message_history=first.messages)
     assert len(second.messages) == 2  # only the new messages
-    third = _run(client, mode, {"model": "echo"}, None, message_history=[*first.messages, second.messages[0]])
+    third = run_in_mode(client, mode, {"model": "echo"}, None, message_history=[*first.messages, second.messages[0]])
     assert third.result == "and yours?"
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_bytes_and_datetimes_keep_their_types(client: Client, mode):
     parts = ["see ", {"kind": "binary", "data": b"\x89PNG\x00\xff", "media_type": "image/png"}]
-    done = _run(client, mode, "echo", parts)
+    done = run_in_mode(client, mode, "echo", parts)
     content = done.messages[0]["parts"][0]["content"]
     assert content[1]["data"] == b"\x89PNG\x00\xff"
     assert done.messages[0]["parts"][0]["timestamp"].tzinfo is not None
-    again = _run(client, mode, "echo", "more", message_history=done.messages)
+    again = run_in_mode(client, mode, "echo", "more", message_history=done.messages)
     assert again.result == "more"
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_deps_are_validated_by_the_agents_type(client: Client, mode):
-    assert _run(client, mode, "typed", "?", deps={"name": "Ada", "age": 36}).result == "deps: Ada is 36"
+    assert run_in_mode(client, mode, "typed", "?", deps={"name": "Ada", "age": 36}).result == "deps: Ada is 36"
     with pytest.raises(AxonError) as caught:
-        _run(client, mode, "typed", "?", deps={"name": "Ada", "age": "old"})
+        run_in_mode(client, mode, "typed", "?", deps={"name": "Ada", "age": "old"})
     assert caught.value.error_type == "invalid_request"
     assert caught.value.details["errors"][0]["pointer"] == "/deps/age"
 
@@ -95,7 +96,7 @@ def test_deps_are_validated_by_the_agents_type(client: Client, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_raising_tool_is_named_and_the_earlier_messages_are_kept(client: Client, mode):
     with pytest.raises(AxonError) as caught:
-        _run(client, mode, "raising", "?")
+        run_in_mode(client, mode, "raising", "?")
     assert caught.value.error_type == "tool_failed"
     assert "divide" in caught.value.message
     assert caught.value.details["partial"]["messages"][1]["parts"][0]["tool_name"] == "divide"
@@ -119,9 +120,3 @@ def test_a_result_that_msgpack_cannot_represent_is_one_clear_error(dealer, mode)
 
 def test_an_agent_whose_deps_have_no_schema_is_described_and_runs_without_deps(client: Client):
     assert client.describe("opaque")["opaque"]["deps_schema"] is None
-
-
-def _run(client: Client, mode: str, agent, prompt, **options) -> Complete:
-    if mode == "run_stream":
-        return client.stream(agent, prompt, **options).complete()
-    return getattr(client, mode)(agent, prompt, **options)

@@ -17,7 +17,7 @@ from axon_zmq.testing import FakeProvider
 from axon_zmq.testing.ports import free_port
 from axon_zmq.testing.provider import BEHAVIOURS
 from tests.support import client_tools as tools_tests
-from tests.support.daemon import AGENTS, Daemon, Dealer, running, wait_until
+from tests.support.daemon import AGENTS, Daemon, Dealer, run_in_mode, running, wait_until
 
 APIS = ("openai-chat", "openai")
 KEY = "test-key-not-secret-123456"
@@ -115,14 +115,14 @@ def test_an_answer_cut_off_by_max_tokens_is_not_an_error(client: Client, api, mo
 def test_structured_output_is_parsed(client: Client, api, mode, output_mode):
     schema = {"type": "object", "properties": {"celsius": {"type": "integer"}}, "required": ["celsius"]}
     agent = {"model": f"{api}:ok", "output_schema": schema, "output_mode": output_mode}
-    assert _call(client, mode, agent, '{"celsius": 5}').result == {"celsius": 5}
+    assert run_in_mode(client, mode, agent, '{"celsius": 5}').result == {"celsius": 5}
 
 
 @EACH_MODE
 @EACH_API
 def test_the_model_calls_a_tool_and_answers_with_its_result(client: Client, api, mode):
     deps = {"name": "Ada", "age": 36}
-    done = _call(client, mode, "typed", '{"who": {}}', model=f"{api}:ok", deps=deps)
+    done = run_in_mode(client, mode, "typed", '{"who": {}}', model=f"{api}:ok", deps=deps)
     assert done.result == "Ada is 36"
     assert [message["kind"] for message in done.messages] == ["request", "response"] * 2
 
@@ -169,7 +169,7 @@ def test_a_tool_call_can_be_approved(dealer: Dealer, mode):
 @EACH_MODE
 @pytest.mark.parametrize("agent", ["assistant", {"instructions": "Echo."}], ids=["registered", "as data"])
 def test_axon_model_is_the_default(client: Client, agent, mode):
-    done = _call(client, mode, agent, PROMPT)
+    done = run_in_mode(client, mode, agent, PROMPT)
     assert (done.result, done.model) == (PROMPT, "ok")
 
 
@@ -201,7 +201,7 @@ def test_a_broken_stream_keeps_its_partial_answer_and_can_be_continued(client: C
     error = _failure(client, "run_stream", f"{api}:cut")
     assert error.details["partial"]["text"].startswith("one two three")
     history = error.details["partial"]["messages"]
-    done = _call(client, "run_stream", {"model": f"{api}:ok"}, "go on", message_history=history)
+    done = run_in_mode(client, "run_stream", {"model": f"{api}:ok"}, "go on", message_history=history)
     assert done.result == "go on"
 
 
@@ -288,8 +288,8 @@ def test_many_agents_share_one_connection(client: Client, provider: FakeProvider
     for number in range(4):
         for api in APIS:
             agent = {"name": f"agent-{number}", "model": f"{api}:ok", "instructions": f"You are {number}."}
-            _call(client, mode, agent, PROMPT)
-        _call(client, mode, "assistant", PROMPT, model_settings=ONCE)
+            run_in_mode(client, mode, agent, PROMPT)
+        run_in_mode(client, mode, "assistant", PROMPT, model_settings=ONCE)
     now = provider.stats()
     assert now.requests == before.requests + 12
     assert now.connections - before.connections <= SLOTS
@@ -341,13 +341,7 @@ with FakeProvider() as provider:
 
 
 def _run(client: Client, mode: str, model: str, prompt=PROMPT, **options) -> Complete:
-    return _call(client, mode, {"model": model}, prompt, **options)
-
-
-def _call(client: Client, mode: str, agent, prompt, **options) -> Complete:
-    if mode == "run_stream":
-        return client.stream(agent, prompt, **options).complete()
-    return getattr(client, mode)(agent, prompt, **options)
+    return run_in_mode(client, mode, {"model": model}, prompt, **options)
 
 
 def _failure(client: Client, mode: str, model: str, prompt=PROMPT, **options) -> AxonError:

@@ -49,7 +49,7 @@ class Bench:
     def __init__(
         self,
         expected_workers: int = 0,
-        settle: bool = True,
+        recovered: bool = True,
         previous: PreviousState = NO_PREVIOUS,
         **bounds: int,
     ) -> None:
@@ -72,7 +72,7 @@ class Bench:
         self.dispatched: list[tuple[bytes, Key, dict[str, Any]]] = []
         """Worker, run and lease of each start."""
         self.notes: list[Note] = []
-        if settle:
+        if recovered:
             self.pass_time(RECOVERY_S)
             assert not self.broker.recovering
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from pydantic_ai import messages as ai
 from pydantic_ai.messages import ModelRequest, ModelResponse
 from pydantic_ai.usage import RequestUsage
 
-from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.adapter import messages
-from tests.support.daemon import Daemon, running
 
 RAW = b"\x00\xff raw bytes \xfe\x89PNG"
 """Bytes that are not UTF-8 and whose base64 form occurs nowhere else."""
@@ -220,49 +214,3 @@ PARTS: list[tuple[dict[str, Any], Any]] = [
     ({"kind": "cache-point", "ttl": "1h"}, ai.CachePoint(ttl="1h")),
 ]
 MAPS = [part for part, _ in PARTS]
-
-
-ODD_AGENT = """
-    import dataclasses, threading
-    from datetime import UTC, datetime
-    from decimal import Decimal
-    from uuid import UUID
-    from pydantic import BaseModel
-    from pydantic_ai import Agent, ToolReturn
-    from pydantic_ai.messages import BinaryContent, ModelResponse, TextContent, TextPart, ToolCallPart
-    from pydantic_ai.models.function import DeltaToolCall, FunctionModel
-
-    ARGS = {"n": 2**70}
-
-    class Model(BaseModel):
-        raw: bytes
-
-    async def respond(messages, info):
-        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart("everything", ARGS)])
-
-    async def stream(messages, info):
-        yield "done" if len(messages) > 1 else {0: DeltaToolCall("everything", '{"n": %d}' % 2**70)}
-
-    odd = Agent(FunctionModel(respond, stream_function=stream))
-
-    @odd.tool_plain
-    def everything(n: int) -> ToolReturn:
-        metadata = {"lock": threading.Lock(), "n": n, "nan": float("nan")}
-        metadata["self"] = metadata
-        values = {"set": {1}, "decimal": Decimal("1.5"), "uuid": UUID(int=5), "model": Model(raw=b"raw"), 1: n}
-        file = BinaryContent(b"\\x89PNG\\xff", media_type="image/png")
-        at = datetime(2024, 2, 29, tzinfo=UTC)
-        return ToolReturn(
-            [values, file, at], content=[file, TextContent("x", metadata={"at": at})], metadata=metadata
-        )
-"""
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon with an agent whose tool leaves values of many Python types in the messages of a run."""
-    folder = tmp_path_factory.mktemp("agents")
-    (folder / "odd_agent.py").write_text(textwrap.dedent(ODD_AGENT))
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with running(*MODES, AXON_AGENTS="odd=odd_agent:odd", PYTHONPATH=path) as daemon:
-        yield daemon

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import zmq
 
-from axon_zmq import Client
+from axon_zmq import Client, Complete
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.testing.ports import free_port
@@ -162,6 +162,13 @@ class Dealer:
     def close(self) -> None:
         self.socket.close(0)
         self._context.term()
+
+
+def run_in_mode(client: Client, mode: str, agent: Any, prompt: Any, **options: Any) -> Complete:
+    """Run an agent in the given mode, and return its result."""
+    if mode == "run_stream":
+        return client.stream(agent, prompt, **options).complete()
+    return getattr(client, mode)(agent, prompt, **options)
 
 
 SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")

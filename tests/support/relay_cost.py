@@ -91,7 +91,7 @@ def ours(folder: Path, count: int) -> None:
     server, worker, client = joined(folder, 1)
     client.send_multipart([b"run_stream", ID, b"", pack({})])
     server.read_clients()
-    assert worker.poll(1000), "the run was not started"
+    assert worker.poll(60_000), "the run was not started"
     fill(worker, count)
     mark()
     while not server.read_workers():

@@ -24,6 +24,7 @@ from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 from tests.support import ROOT
 from tests.support.daemon import WAIT_TIMEOUT_S, wait_until
+from tests.support.supervisor_events import event
 
 BARE = """
 [unix_http_server]
@@ -162,11 +163,6 @@ def alone(run_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-
-
-def event(name: str, data: str) -> bytes:
-    packed = data.encode()
-    return f"ver:3.0 server:supervisor serial:1 pool:events eventname:{name} len:{len(packed)}\n".encode() + packed
 
 
 def answered(process: subprocess.Popen[bytes], expected: bytes) -> None:

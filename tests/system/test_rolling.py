@@ -378,7 +378,7 @@ def test_a_crash_loop_degrades_its_pool_delays_restarts_and_leaves_others_alone(
         a_worker_that_hangs_is_killed_and_replaced(own, "run_stream-1")
         with Client(own.endpoint) as client:
             for number in range(4):  # with different prompts, or the request would be quarantined
-                wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker", 40)
+                wait_until(lambda: client.ping()["modes"]["run"]["workers"] == 1, "the worker")
                 with pytest.raises(Exception, match="worker_lost"):
                     client.run("crashing", f"{number}")
             pong = client.ping()

@@ -216,4 +216,4 @@ def test_plain_supervisord_and_supervisorctl_work_from_a_checkout(folder):
             assert family(checkout / "run") == before
         finally:
             run("supervisorctl", "-c", "supervisord.conf", "shutdown")
-            wait_until(lambda: not family(checkout / "run") and not family(checkout), "the end of it", 30)
+            wait_until(lambda: not family(checkout / "run") and not family(checkout), "the end of it")

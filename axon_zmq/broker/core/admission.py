@@ -120,7 +120,7 @@ class Admission:
         return UnavailableError("overloaded", message, {"retry_after_ms": retry_after_ms})
 
     def _full_queue(self, pool: Pool, run: Run) -> str | None:
-        """The bound of the queues that a run would exceed, in words; None if it exceeds none."""
+        """Describe the bound that a run would exceed if it were queued; None if it would exceed none."""
         bounds = self._bounds
         of_client = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
         if of_client >= bounds.max_queued_per_client:

@@ -53,7 +53,8 @@ from axon_zmq.protocol.msgpack import pack
 RECOVERY_S: Final = 2.0
 """Maximum seconds for which a new broker waits for workers to register before it answers `unknown_request`."""
 ALIVE_INTERVAL_S: Final = 2.0
-"""Seconds between two `alive` messages to a client with unfinished runs. `alive` also finds clients that are gone."""
+"""Seconds between two `alive` messages to a client with unfinished runs. If the send fails, the client
+is gone."""
 ALIVE_BATCH: Final = 500
 """Number of clients that get an `alive` at a time. Sending it to 100,000 clients at once would delay all other messages
 by 349 ms; in batches it takes 2 s (docs/performance.md)."""

@@ -81,8 +81,8 @@ class Clients:
             return
         self._relay.set_flag(client, flag)
         flagged = self._relay.flagged()
-        # Bounds the memory that clients that keep using new routing ids can occupy. A client with unfinished runs keeps
-        # its flags, because replies will still be sent to it.
+        # Without this bound, clients that keep using new routing ids would fill the memory. A client with unfinished
+        # runs keeps its flags, because replies will still be sent to it.
         if len(flagged) > CLIENTS_KEPT:
             idle = next((each for each in flagged if each not in self._known), None)
             if idle is not None:
@@ -162,7 +162,7 @@ class Clients:
         while len(self._known) > CLIENTS_KEPT:
             name, client = self._known.popitem(last=False)
             if client.open:
-                # Not idle: keep it, as the newest entry. The next call continues with another client, so that no call
-                # has to search for an idle one.
+                # The oldest client is not idle, so it becomes the newest entry. The search ends here and the next call
+                # continues it: a single call could otherwise pass through all clients.
                 self._known[name] = client
                 return

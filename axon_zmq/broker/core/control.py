@@ -234,8 +234,8 @@ class Control:
             return
         self._workers.remove(worker, now)
         self._handovers.worker_lost(worker)
-        # A leaving worker that has finished and handed over its runs loses nothing: the journal must not record a loss,
-        # because the next broker could then be certain only about runs sent after this time.
+        # A leaving worker that has finished and handed over its runs loses nothing, so the journal must not record a
+        # loss at this time: after one, the next broker could be certain only about runs that were sent later.
         nothing_lost = worker.is_leaving and not worker.runs and not self._runs.has_ended_runs_of(routing_id)
         self._out.unregistered(routing_id, worker.forgot_at if nothing_lost else now)
         self._health.lost(worker, self._workers.is_name_used(worker.name), now)

@@ -64,7 +64,7 @@ class Unregistered(NamedTuple):
 
     worker: bytes
     lost_at: float
-    """When runs were last lost with the worker, in seconds of the monotonic clock; 0.0 if none were."""
+    """When the worker last lost or forgot runs, in seconds of the monotonic clock; 0.0 if it never did."""
 
 
 class Note(NamedTuple):

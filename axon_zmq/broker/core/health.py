@@ -140,6 +140,6 @@ class Health:
         for name, record in self._names.items():
             if record.mode == mode and record.crashes_within(now) >= CRASH_LOOP:
                 yield f"{name} crashed {CRASH_LOOP} times within {CRASH_WINDOW_S:.0f} s"
-            # With a report from supervisord, the state of the program is a better reason.
+            # If supervisord has reported its programs, the state of the program is given as the reason instead.
             elif record.mode == mode and record.is_missing(now) and self._programs is None:
                 yield f"{name} crashed and has not been restarted"

@@ -120,7 +120,7 @@ class Outgoing:
 
         Args:
             worker: Routing id of the worker.
-            lost_at: When runs were last lost with it, in seconds of the monotonic clock; 0.0 if none were.
+            lost_at: When the worker last lost or forgot runs, in seconds of the monotonic clock; 0.0 if it never did.
         """
         self._effects.append(Unregistered(worker, lost_at))
 

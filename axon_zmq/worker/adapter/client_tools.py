@@ -315,7 +315,8 @@ class RemoteToolset(AbstractToolset[object]):
         Raises:
             ModelRetry: The client did not answer in time, or asks the model to try again.
             ToolFailed: The client reports that the tool failed.
-            CallDeferred: The tool is deferred; pydantic-ai calls it after it was approved.
+            CallDeferred: The tool is deferred. pydantic-ai calls this method for it only after an approval; the client
+                must still execute the call.
         """
         called = self._by_name[name]
         if called.data.mode == "deferred":

@@ -362,8 +362,9 @@ def replace_events(
     """Let a response read its events from `events` instead of from the provider; return the provider's function.
 
     Relies on `StreamedResponse` calling its method `_get_event_iterator` once, through the instance, when it is first
-    read, and on passing the same event objects on. The public way, iterating over the response, comes after the
-    bookkeeping whose cost the caller avoids. If this changes, `run_stream` runs fail, or their deltas are not relayed.
+    read, and on passing the same event objects on. The public way, iterating over the response, yields
+    each event only after pydantic-ai's bookkeeping, whose cost the caller avoids. If this changes, `run_stream` runs
+    fail, or their deltas are not relayed.
     """
     original = getattr(response, _EVENT_ITERATOR)
     vars(response)[_EVENT_ITERATOR] = events
@@ -376,10 +377,10 @@ def replace_events(
 def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
     """Return a serializer that keeps bytes and times as they are, and applies pydantic-ai's serializers for JSON.
 
-    Relies on the core schema: `when_used: "json"` marks the serializers of instruction ids and of callbacks in
-    deltas, whose Python values `ModelMessagesTypeAdapter` cannot read again. The two public modes either keep those
-    values or convert bytes and times to text too. If this changes, a client cannot send the messages of a `complete`
-    back as `message_history`.
+    Relies on the core schema: the serializers of instruction ids, and of callbacks in deltas, have `when_used: "json"`.
+    `ModelMessagesTypeAdapter` cannot read the Python values of these fields again. Of the two public modes, `python`
+    keeps these values, and `json` converts bytes and times to text too. If this changes, a client cannot send the
+    messages of a `complete` back as `message_history`.
     """
     adapter.rebuild()
     return SchemaSerializer(_used_always(adapter.core_schema))

@@ -63,7 +63,7 @@ def results(
 
 
 def _decided(given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the decoded `approvals` in a map with this key; an empty map if they are missing or not a map."""
+    """Return `{"approvals": …}` with the decoded decisions; an empty map if `approvals` is missing or not a map."""
     approvals = given.get("approvals")
     if not isinstance(approvals, dict):
         return {}

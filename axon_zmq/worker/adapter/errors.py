@@ -38,7 +38,7 @@ _ERROR_TYPES: tuple[tuple[type[Exception], str], ...] = (
 _MAX_MESSAGE_CHARS = 1000
 """Maximum number of characters in an error message; a provider may answer with a whole web page."""
 _MAX_RETRY_AFTER_S = 86400.0
-"""Upper bound in seconds for `retry_after_ms`: one day. A larger value of a provider is taken for an error."""
+"""Upper bound in seconds for `retry_after_ms`: one day. A larger value from a provider is taken to be a mistake."""
 
 
 class ReportedByToolError(ToolError):

@@ -10,7 +10,7 @@ run:
   run ends with that result.
 - When a run is asked to end, its code gets `END_GRACE_S` and some turns of the event loop to return a partial answer.
   After that, the core ends the run without a partial answer, and the run is **stuck**: its code still occupies the
-  worker. The worker therefore reports one slot less to the broker before it sends the terminal message, because the
+  worker. The worker therefore reports one slot fewer to the broker before it sends the terminal message, because the
   broker counts the slot as free when it relays that message.
 - If a run is still stuck after `STUCK_GRACE_S`, the worker leaves, and supervisord starts a new process.
 
@@ -340,8 +340,8 @@ class WorkerCore:
         if self.phase is not Phase.SERVING:
             self._control(Leaving())
         if self.phase is Phase.WAITING and self._handover is not None:
-            # The first `handover` may have gone to the previous broker, or to this one before `ready`, which ignores
-            # messages of workers that it does not know.
+            # The first `handover` may have gone to the previous broker. If it reached this broker before `ready`, it
+            # was ignored, because a broker ignores messages of workers that it does not know.
             self._control(self._handover)
 
     # --- messages of the broker ------------------------------------------------------------------------
@@ -485,7 +485,7 @@ class WorkerCore:
             # client needs the reason. The partial answer in `details` is kept.
             error_type, message = ERRORS[run.reason]
             error = AxonError.of(error_type, message, error.details)
-        # If the partial answer cannot be packed, the error is sent without it; if the text cannot either, without both.
+        # If the error cannot be packed, it is sent without its details; if that fails too, also without its message.
         fallbacks = AxonError.of(error.error_type, error.message), AxonError.of(error.error_type, "")
         self._put(Finish(run, kinds.ERROR, tuple(each.to_body() for each in (error, *fallbacks))))
 
@@ -599,7 +599,7 @@ class WorkerCore:
         """Take over the runs of a handover file, and answer the requests to resume them that arrived meanwhile."""
         self._reading -= 1
         if not is_whole:
-            # Some runs are lost. From `forgot_at` the broker knows that it cannot say that a run never ran.
+            # Some runs are lost. Because of `forgot_at`, the broker no longer claims that an unknown run never ran.
             self._store.forgot_at = now
         taken = self._store.merge(runs)
         self._store.tidy(now)

@@ -5,7 +5,7 @@ the broker, and if no successor is running, the file waits for the next worker, 
 
 A file contains one msgpack list for each run, so that neither side has all runs in memory twice. Only the daemon's user
 can read it, and the successor deletes it. Its times are of the machine's monotonic clock, which all processes share. If
-the machine has booted since, the times do not fit, and the runs are dropped as out of their resume window.
+the machine has booted since, the times do not fit, and the runs are dropped as if their resume windows had closed.
 """
 
 from __future__ import annotations

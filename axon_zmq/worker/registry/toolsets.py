@@ -75,7 +75,7 @@ class Toolsets:
         return f"<Toolsets {', '.join(self.loaded) or 'none'}; broken: {', '.join(self.broken) or 'none'}>"
 
     def named(self, names: Sequence[str]) -> list[Toolset]:
-        """Return the toolsets whose names an agent defined as data contains.
+        """Return the toolsets that an agent as data names.
 
         Raises:
             RequestError: `invalid_request`, with a JSON pointer to the name that is unknown, broken or repeated.
@@ -101,8 +101,8 @@ class Toolsets:
             return
         loop = used[0].loop
         assert loop is not None
-        # A connection can be closed only on its own event loop. That of a `run_sync` thread does not run between two
-        # runs: it is run here, in a thread.
+        # A connection can be closed only on its own event loop. The event loop of a `run_sync` thread stands still
+        # between two runs, so it is run here, in another thread.
         closing = _close(used)
         if loop is asyncio.get_running_loop():
             await closing
@@ -246,7 +246,7 @@ async def _tools(toolset: Toolset, context: RunContext[object]) -> dict[str, dic
 
 
 def _without_combined(toolsets: Sequence[Toolset]) -> list[Toolset]:
-    """Replace each toolset that combines others by these others, so that errors name the one at fault."""
+    """Replace each combined toolset by its parts, so that errors name the part at fault."""
     return [
         part
         for toolset in toolsets

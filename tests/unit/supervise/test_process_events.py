@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from axon_zmq.supervise.process_events import Event, EventReader, MalformedEvent, OtherEvent, ProcessState
-
-
-def event(name: str, data: str) -> bytes:
-    packed = data.encode()
-    return f"ver:3.0 server:supervisor serial:1 pool:events eventname:{name} len:{len(packed)}\n".encode() + packed
+from tests.support.supervisor_events import event
 
 
 def test_events_are_decoded_the_same_however_the_bytes_are_split():

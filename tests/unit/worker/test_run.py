@@ -50,17 +50,17 @@ class FakeLink:
             function()
 
 
-def job_of(link: Any, upto: int | None = None) -> Run:
+def run_of(link: Any, upto: int | None = None) -> Run:
     pack = packer()
-    outbox = ReplayBuffer(pack, RunInfo("run_stream", b"digest", 0.0, keep=False))
+    buffer = ReplayBuffer(pack, RunInfo("run_stream", b"digest", 0.0, keep=False))
     credit = Credit(upto, lambda body: len(pack(body)))
-    active = ActiveRun(client=b"c", id=b"1", kind=b"run_stream", buffer=outbox, deadline=0.0, started=0.0)
+    active = ActiveRun(client=b"c", id=b"1", kind=b"run_stream", buffer=buffer, deadline=0.0, started=0.0)
     return Run(active=active, header={}, body=b"", link=link, loop=asyncio.get_running_loop(), credit=credit)
 
 
-def chunks(job: Run, *words: str, part: int = 0) -> None:
+def chunks(run: Run, *words: str, part: int = 0) -> None:
     for word in words:
-        job.chunk("text", word, 1, part)
+        run.chunk("text", word, 1, part)
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_a_chunk_is_converted_to_plain_values_and_never_ends_the_run(value, show
     held.append(held)
 
     def play() -> None:
-        job = job_of(link)
+        run = run_of(link)
         for data in (value, {"deep": [value]}, held):
-            job.chunk("tool_finished", data, 1, 0)
+            run.chunk("tool_finished", data, 1, 0)
 
     played(play)
     assert [data for _, data in link.sent[:2]] == [shown, {"deep": [shown]}]
@@ -107,7 +107,7 @@ def test_a_chunk_is_converted_to_plain_values_and_never_ends_the_run(value, show
 def test_a_worker_on_time_sends_each_delta(link):
     def play() -> None:
         link.is_late = LATE_THRESHOLD_S / 2
-        chunks(job_of(link), "a", "b", "c")
+        chunks(run_of(link), "a", "b", "c")
 
     played(play)
     assert link.sent == [("chunk", "a"), ("chunk", "b"), ("chunk", "c")]
@@ -116,23 +116,23 @@ def test_a_worker_on_time_sends_each_delta(link):
 
 def test_a_late_worker_merges_the_deltas_that_arrive_meanwhile(link):
     def play() -> None:
-        job = job_of(link)
-        chunks(job, "a")
+        run = run_of(link)
+        chunks(run, "a")
         link.is_late = 2 * LATE_THRESHOLD_S
-        start = job.loop.time()
-        chunks(job, "b", "c", "d")
+        start = run.loop.time()
+        chunks(run, "b", "c", "d")
         assert [data for _, data in link.sent] == ["a"]
         [(when, _)] = link.due
         assert 0 <= when - start - HOLD_FACTOR * 2 * LATE_THRESHOLD_S < 1
         link.pass_time()
         assert [data for _, data in link.sent] == ["a", "bcd"]
         link.is_late = 10.0
-        chunks(job, "e")
-        assert link.due[0][0] - job.loop.time() <= MAX_HOLD_S
+        chunks(run, "e")
+        assert link.due[0][0] - run.loop.time() <= MAX_HOLD_S
         link.is_late = 0.0
-        chunks(job, "f")
+        chunks(run, "f")
         link.pass_time()
-        chunks(job, "g")
+        chunks(run, "g")
 
     played(play)
     assert [data for _, data in link.sent] == ["a", "bcd", "ef", "g"]
@@ -141,11 +141,11 @@ def test_a_late_worker_merges_the_deltas_that_arrive_meanwhile(link):
 def test_other_chunks_are_sent_at_once_after_the_waiting_text(link):
     def play() -> None:
         link.is_late = 2 * LATE_THRESHOLD_S
-        job = job_of(link)
-        chunks(job, "a", "b")
-        chunks(job, "c", part=1)
-        job.send(b"complete", {"result": "abc"})
-        job.active.ended = True
+        run = run_of(link)
+        chunks(run, "a", "b")
+        chunks(run, "c", part=1)
+        run.send(b"complete", {"result": "abc"})
+        run.active.ended = True
         link.pass_time()
 
     played(play)
@@ -155,8 +155,8 @@ def test_other_chunks_are_sent_at_once_after_the_waiting_text(link):
 def test_large_chunks_do_not_wait_to_be_merged(link):
     def play() -> None:
         link.is_late = 2 * LATE_THRESHOLD_S
-        job = job_of(link)
-        chunks(job, "a" * (MAX_HELD_BYTES - 1), "b", "c" * MAX_HELD_BYTES)
+        run = run_of(link)
+        chunks(run, "a" * (MAX_HELD_BYTES - 1), "b", "c" * MAX_HELD_BYTES)
 
     played(play)
     assert [len(data) for _, data in link.sent] == [MAX_HELD_BYTES, MAX_HELD_BYTES]
@@ -165,14 +165,14 @@ def test_large_chunks_do_not_wait_to_be_merged(link):
 def test_waiting_text_respects_the_credit(link):
     def play() -> None:
         link.is_late = 2 * LATE_THRESHOLD_S
-        job = job_of(link, upto=1)
-        chunks(job, "a", "b")
-        chunks(job, "c", part=1)
-        job.grant(1)
+        run = run_of(link, upto=1)
+        chunks(run, "a", "b")
+        chunks(run, "c", part=1)
+        run.grant(1)
         assert link.sent == []
         link.pass_time()
         assert [data for _, data in link.sent] == ["ab"]
-        job.grant(2)
+        run.grant(2)
 
     played(play)
     assert [data for _, data in link.sent] == ["ab", "c"]

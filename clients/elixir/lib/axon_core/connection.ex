@@ -79,8 +79,8 @@ defmodule AxonCore.Connection do
     error in Error -> {:error, error}
   end
 
-  # A run that survives a disconnect gets an id without the VM's prefix, so that a restarted connection never takes it
-  # for an orphan and cancels it.
+  # A run that survives a disconnect gets an id without the VM's prefix: a restarted connection cancels runs that are
+  # unknown to it and have this prefix, see `AxonCore.Session`.
   defp new_id(on_disconnect), do: if(on_disconnect in [:keep, "keep"], do: random(), else: id_prefix() <> random())
 
   # Prefix of the ids of the runs that this VM starts and that do not survive a disconnect.

@@ -33,7 +33,7 @@ defmodule AxonCore.Message do
   @type t :: %__MODULE__{id: binary, seq: pos_integer | nil, event: event}
 
   @typedoc """
-  - `part`: the malformed part: the `:frames`, whose kind is then unknown, or the `:body`
+  - `part`: the malformed part of the message: the `:body`, or the `:frames` if not even the kind could be read
   - `id`: the id of the request, if known
   """
   @type malformed :: %{part: :frames | :body, id: binary | nil, reason: String.t()}

@@ -97,7 +97,8 @@ defmodule AxonCore.Options do
       type: {:nullable, :identity},
       doc:
         "the ZeroMQ routing id of this client; two processes must not share one. By default it is random. A connection " <>
-          "that is restarted in the same VM keeps its identity; without a `name`, the order in which connections start decides. " <>
+          "that is restarted in the same VM keeps its identity; connections without a `name` are identified by the " <>
+          "order in which they start. " <>
           "Set it if the application resumes runs after a restart of the VM"
     ],
     transport: [

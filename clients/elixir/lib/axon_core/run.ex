@@ -182,8 +182,8 @@ defmodule AxonCore.Run do
 
   defp refused(%{of: of, error: error}, %{kind: of} = run, _now), do: failed(run, error)
 
-  # A broker in recovery holds messages only up to a limit and refuses the rest. A later resume makes up for both kinds:
-  # its `resumed` lists the open calls, whose answers are then sent again.
+  # A broker in recovery holds messages only up to a limit and refuses the rest. A later resume makes up for a refused
+  # `resume` and for a refused `tool_result`: its `resumed` lists the open calls, whose answers are then sent again.
   defp refused(%{of: of, error: %{type: :overloaded}}, run, now) when of in ["resume", "tool_result"] do
     {[], %{run | resume_due: now + @resume_interval_ms}}
   end

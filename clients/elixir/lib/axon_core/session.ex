@@ -38,7 +38,8 @@ defmodule AxonCore.Session do
   @type action :: {binary, Run.action()} | :shared
 
   @silence_ms 5_000
-  # Limit for the remembered ids of orphans; when it is reached, all are forgotten.
+  # Limit for the remembered ids of orphans, which are runs that an earlier connection of this VM started. When the
+  # limit is reached, all of them are forgotten.
   @max_orphans 10_000
 
   @doc """

@@ -53,8 +53,8 @@ defmodule AxonCore.ToolSupervisor do
   @doc false
   @spec child_spec(pid) :: Supervisor.child_spec()
   def child_spec(owner) do
-    # Temporary, because a restart is never needed: this supervisor exits after its connection; or the connection exits
-    # with this supervisor, and starts a new one when it is restarted.
+    # Temporary, because a restart is never needed. Normally this supervisor exits after its connection. If it exits
+    # first, the connection exits too, and the restarted connection starts a new tool supervisor.
     %{id: __MODULE__, type: :supervisor, restart: :temporary, start: {__MODULE__, :start_link, [owner]}}
   end
 

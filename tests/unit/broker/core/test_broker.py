@@ -155,7 +155,7 @@ def test_rule_10_a_slot_that_frees_just_after_the_deadline_starts_no_run():
 
 
 def test_rule_10_time_counts_from_arrival_also_during_recovery():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     bench.send(A, "run", b"1", {"timeout_ms": 3000})
     bench.add_worker(b"w")
     bench.pass_time(RECOVERY_S)
@@ -163,7 +163,7 @@ def test_rule_10_time_counts_from_arrival_also_during_recovery():
 
 
 def test_rule_10_time_spent_digesting_a_large_body_counts():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     frames = [b"run", b"1", pack({"timeout_ms": 6000}), pack({})]
     bench.feed(FromClient(A, frames, bench.now - 1.0, b"digest"))
     bench.add_worker(b"w")
@@ -172,7 +172,7 @@ def test_rule_10_time_spent_digesting_a_large_body_counts():
 
 
 def test_held_requests_are_answered_when_the_broker_stops():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     bench.send(A, "run", b"1")
     bench.stop()
     bench.pass_time(RECOVERY_S)
@@ -565,7 +565,7 @@ def test_pong_reports_two_processes_with_the_same_routing_id():
 
 
 def test_rule_6_a_new_broker_holds_requests_about_unknown_runs_until_workers_have_registered():
-    bench = Bench(expected_workers=1, settle=False)
+    bench = Bench(expected_workers=1, recovered=False)
     body = b"the body"
     bench.send(A, "run", b"held", None, body)
     bench.send(A, "resume", b"held", {"from": 3})
@@ -595,7 +595,7 @@ def test_rule_6_a_new_broker_holds_requests_about_unknown_runs_until_workers_hav
 
 
 def test_recovery_ends_after_a_time_limit():
-    bench = Bench(expected_workers=7, settle=False)
+    bench = Bench(expected_workers=7, recovered=False)
     bench.send(A, "run", b"1")
     bench.add_worker(b"w")
     assert bench.dispatched == []

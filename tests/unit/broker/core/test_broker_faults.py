@@ -114,7 +114,7 @@ def test_an_exited_worker_is_marked_at_once_and_lost_when_its_messages_are_read(
 
 def test_a_worker_that_hung_when_the_broker_died_is_killed():
     previous = PreviousState(workers={b"run-1.abc": 4711, b"run-2.def": 4712, b"run-3.ghi": 4713})
-    bench = Bench(previous=previous, settle=False, hang_seconds=30)
+    bench = Bench(previous=previous, recovered=False, hang_seconds=30)
     listener = FakeWorker(b"events", "run", 0)
     programs = {"run-1": {"state": "RUNNING", "pid": 4711}, "run-2": {"state": "RUNNING", "pid": 5000}}
     bench.feed_control(listener, b"processes", programs=programs | {"run-3": {"state": "RUNNING", "pid": 4713}})
@@ -342,7 +342,7 @@ def test_a_process_that_does_not_register_degrades_its_pool():
 
 
 def test_requests_dropped_during_recovery_never_end_a_run():
-    bench = Bench(settle=False, max_queued=1)
+    bench = Bench(recovered=False, max_queued=1)
     bench.send(A, "run", b"held")
     for kind, id in (("resume", b"held"), ("run", b"held"), ("cancel", b"of a worker's")):
         [answer] = bench.send(A, kind, id)
@@ -388,7 +388,7 @@ def test_rule_6_runs_that_only_waited_are_known_and_can_be_sent_again():
     before.send(A, "run", b"running")
     before.send(A, "run", b"waiting")
     assert before.journal == {(A, b"waiting")}
-    after = Bench(previous=PreviousState(waiting=frozenset(before.journal), workers={b"w": 4711}), settle=False)
+    after = Bench(previous=PreviousState(waiting=frozenset(before.journal), workers={b"w": 4711}), recovered=False)
     after.send(A, "resume", b"waiting")
     after.send(A, "resume", b"running")
     after.add_worker(b"w", holds=[held((A, b"running"))])
@@ -418,7 +418,7 @@ def test_a_run_that_was_started_before_is_never_in_the_journal():
 
 
 def test_when_all_workers_have_returned_nothing_sent_within_the_window_can_have_run():
-    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), settle=False)
+    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"w2": 2}, lost_at=980.0), recovered=False)
     bench.add_worker(b"w1")
     bench.add_worker(b"w2")
     bench.pass_time(RECOVERY_S)
@@ -431,7 +431,7 @@ def test_when_all_workers_have_returned_nothing_sent_within_the_window_can_have_
 
 @pytest.mark.parametrize("previous", [PreviousState(), PreviousState(workers={b"w1": 1, b"dead": 2})])
 def test_when_a_worker_is_missing_only_requests_since_the_boot_are_certain(previous):
-    bench = Bench(previous=previous, settle=False)
+    bench = Bench(previous=previous, recovered=False)
     bench.add_worker(b"w1")
     bench.pass_time(RECOVERY_S)
     details = body_of(bench.send(A, "resume", b"1"))["details"]
@@ -439,14 +439,14 @@ def test_when_a_worker_is_missing_only_requests_since_the_boot_are_certain(previ
 
 
 def test_a_missing_worker_is_recorded_so_that_no_later_broker_is_certain():
-    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), settle=False)
+    bench = Bench(previous=PreviousState(workers={b"w1": 1, b"dead": 2}, lost_at=5.0), recovered=False)
     bench.add_worker(b"w1")
     bench.pass_time(RECOVERY_S)
     assert bench.unregistered == [Unregistered(b"dead", bench.now)]
 
 
 def test_nothing_is_certain_until_all_handover_files_have_been_read():
-    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a", "b")), settle=False)
+    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a", "b")), recovered=False)
     bench.pass_time(RECOVERY_S)
     asked = lambda: body_of(bench.send(A, "resume", b"1"))["details"]["never_ran_within_ms"]  # noqa: E731
     assert asked() == RECOVERY_S * 1000
@@ -458,7 +458,7 @@ def test_nothing_is_certain_until_all_handover_files_have_been_read():
 
 
 def test_runs_that_a_worker_forgot_or_could_not_read_are_not_certain():
-    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a",)), settle=False)
+    bench = Bench(previous=PreviousState(workers={}, lost_at=5.0, handover_files=("a",)), recovered=False)
     heir = bench.add_worker(b"heir")
     bench.pass_time(RECOVERY_S)
     bench.feed_control(heir, b"holds", holds=[], forgot_at=bench.now - 1)
@@ -486,7 +486,7 @@ def test_messages_to_a_queued_run_that_ended_elsewhere_are_refused():
 
 
 def test_a_broker_that_is_stopped_during_recovery_stops_when_recovery_ends():
-    bench = Bench(expected_workers=1, settle=False)
+    bench = Bench(expected_workers=1, recovered=False)
     bench.send(A, "resume", b"1")
     bench.stop()
     assert not bench.broker.stopped
@@ -516,7 +516,7 @@ def test_an_event_caused_by_an_effect_is_handled_after_the_other_effects():
 
 
 def test_recovery_ends_when_every_process_of_supervisord_has_registered():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     bench.add_worker(b"run-1")
     programs = {
         "run-1": {"state": "RUNNING", "pid": 1},
@@ -542,7 +542,7 @@ def test_a_restart_of_the_broker_alone_ends_no_queued_run():
 
 
 def test_an_adopted_run_is_never_started_again():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
     bench.pass_time(RECOVERY_S)
     bench.add_worker(b"other")
@@ -576,7 +576,7 @@ def test_a_worker_that_registers_late_with_a_run_started_elsewhere_must_end_it()
 
 
 def test_rule_8_the_grace_period_counts_from_the_end_of_recovery():
-    bench = Bench(settle=False)
+    bench = Bench(recovered=False)
     worker = bench.add_worker(b"w", holds=[held((A, b"1"))])
     bench.client_gone(A)
     bench.pass_time(RECOVERY_S)
@@ -637,7 +637,7 @@ def test_a_resume_without_a_successor_fails_after_the_window():
 
 
 def test_handover_files_of_an_earlier_broker_go_to_the_first_worker_before_recovery_ends():
-    bench = Bench(expected_workers=1, previous=PreviousState(handover_files=("old.msgpack",)), settle=False)
+    bench = Bench(expected_workers=1, previous=PreviousState(handover_files=("old.msgpack",)), recovered=False)
     worker = bench.add_worker(b"w")
     assert (b"w", "take", {"file": "old.msgpack"}) in bench.controls
     assert bench.broker.recovering
@@ -658,7 +658,7 @@ def test_a_worker_that_exits_without_a_handover_makes_the_previous_state_uncerta
 
 
 def test_a_handover_file_that_is_named_again_is_not_given_to_another_worker():
-    bench = Bench(previous=PreviousState(handover_files=("left",)), settle=False)
+    bench = Bench(previous=PreviousState(handover_files=("left",)), recovered=False)
     heir = bench.add_worker(b"heir")
     writer = bench.add_worker(b"writer", holds=[held((A, b"1"), ended=True)])
     bench.feed_control(writer, b"leaving")

@@ -79,8 +79,8 @@ if Code.ensure_loaded?(:chumak) do
       remove(state.identity)
     end
 
-    # `chumak_sup` restarts a crashed socket by itself, and `:chumak.socket/2` returns a socket that already runs under
-    # the identity, in whatever state it is. Only after its removal does it create a new one.
+    # `chumak_sup` restarts a crashed socket by itself. If a socket already runs under the identity, `:chumak.socket/2`
+    # returns that socket, whatever its state. The socket must be removed before a new one can be created.
     defp remove(identity) do
       child = :chumak_sup.get_child_id(identity)
       _ = :supervisor.terminate_child(:chumak_sup, child)

@@ -13,7 +13,7 @@ if Code.ensure_loaded?(:erlzmq) do
 
     @min_poll_ms 1
     @max_poll_ms 20
-    # Messages received in one turn, so that a flood of received messages does not delay sending.
+    # Maximum number of messages received in one turn, so that a flood of them does not delay sending.
     @batch 256
 
     @impl true
