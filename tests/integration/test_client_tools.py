@@ -447,7 +447,7 @@ def block() -> None:
 
 with Client(sys.argv[1]) as client:
     stream = client.stream({"model": "tools"}, '[{"name": "block", "args": {}}]', tools=[block])
-    assert started.wait(WAIT_TIMEOUT_S)
+    assert started.wait(60)
 """
 
 

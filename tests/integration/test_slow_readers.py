@@ -80,13 +80,13 @@ def test_a_silent_client_is_not_taken_for_a_dead_host():
         silent = limits.DEAD_HOST + 8
         wait_until(lambda: time.monotonic() > began + silent, "time in which it reads nothing", 2 * silent)
         assert "did not answer" not in own.log("broker")
-        kind, text, body = b"", "", {}
+        text, kind = "", b""
         while kind != b"complete":
             assert socket.poll(60_000)
-            kind, _, packed = socket.recv_multipart()[-3:]
-            body = unpack(packed, "the body")
-            text += body["data"] if kind == b"chunk" else ""
-        assert text == body["result"]
+            kind, _, body = socket.recv_multipart()[-3:]
+            if kind == b"chunk":  # a late worker merges deltas, so their number varies
+                text += unpack(body, "chunk")["data"]
+        assert text == unpack(body, "complete")["result"]
 
 
 def test_large_answers_arrive_in_order_and_complete():
