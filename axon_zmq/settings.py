@@ -32,6 +32,10 @@ Slots = Annotated[int, Field(ge=1, le=65536)]
 DEFAULT_DRAIN_S: Final = 60.0
 """Default of `drain_seconds`. supervisord's `stopwaitsecs` of a worker is derived from the setting and is longer, so
 that supervisord does not kill a worker that is still draining."""
+MAX_TIMEOUT_LIMIT_MS: Final = 31 * 24 * 3_600_000
+"""Upper limit of `max_timeout_ms`: 31 days in milliseconds."""
+MAX_QUEUED_LIMIT: Final = 10_000_000
+"""Upper limit of `max_queued` and `max_queued_per_client`, in runs. A queued run needs at least about 1 KiB of memory."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -171,17 +175,17 @@ class Settings(BaseSettings):
     max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(
         _DEFAULTS.max_body, description="Maximum size of a request body in bytes; 1024 to 1073741824."
     )
-    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
-        _DEFAULTS.max_timeout_ms, description="Maximum `timeout_ms` of a request, in milliseconds."
+    max_timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_LIMIT_MS)] = Field(
+        _DEFAULTS.max_timeout_ms, description="Maximum `timeout_ms` of a request, in milliseconds; 1 to 31 days."
     )
-    max_queued: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued, description="Maximum number of queued runs in one mode."
+    max_queued: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
+        _DEFAULTS.max_queued, description="Maximum number of queued runs in one mode; 0 to 10000000."
     )
-    max_queued_per_client: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_per_client, description="Maximum number of queued runs of one client in one mode."
+    max_queued_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
+        _DEFAULTS.max_queued_per_client, description="Maximum number of queued runs of one client in one mode; 0 to 10000000."
     )
-    max_queued_bytes: Annotated[int, Field(ge=0)] = Field(
-        _DEFAULTS.max_queued_bytes, description="Maximum total size of all queued request bodies, in bytes."
+    max_queued_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        _DEFAULTS.max_queued_bytes, description="Maximum total size of all queued request bodies, in bytes; at most 1 TiB."
     )
 
     @field_validator("agents", "toolsets", mode="before")
