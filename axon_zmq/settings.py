@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(_file()))
 
     def loggers(self) -> list[str]:
-        """Return the loggers whose records below `warning` runs may relay to their clients.
+        """Return the loggers from which a run may relay records below `warning` to its client.
 
         These are the loggers of the packages that the agents and toolsets belong to, and those in `run_loggers`. Other
         libraries are excluded by default because their debug records may contain requests with credentials.

@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_S: Final = 3.0
 """Seconds after which a connection attempt is given up and the next one starts; the kernel alone would retry at growing
 intervals."""
 LINGER_MS: Final = 500
-"""Milliseconds for which `close` waits at most until the last messages, such as `cancel`, have been sent."""
+"""Maximum number of milliseconds that `close` waits for the last messages, such as `cancel`, to be sent."""
 TICK_S: Final = 0.5
 """Seconds between two checks of the core's timers."""
 

@@ -42,8 +42,8 @@ class Resumed:
     open_calls: tuple[str, ...]
     """Ids of the tool calls that wait for an answer."""
     last: int | None
-    """`seq` of the last message that the worker had sent before: up to it, messages are replayed. None if the daemon
-    does not report it."""
+    """`seq` of the last message that the worker had sent before it received `resume`. Messages up to this `seq` are
+    replayed, later ones are new. None if the daemon does not report it."""
 
 
 @dataclass(frozen=True, slots=True)

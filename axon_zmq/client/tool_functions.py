@@ -196,9 +196,9 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _collector(function: Callable[..., object], plain: Callable[..., object]) -> Callable[..., object]:
-    """Return a stand-in for the function that pydantic calls: it has the same signature and returns its arguments.
+    """Return a stand-in for the function: it has the same signature and returns its arguments.
 
-    So pydantic validates the arguments of a call on the event loop, before a thread is used for the call itself.
+    pydantic calls it to validate the arguments on the event loop, before a thread is used for the call itself.
     """
 
     @wraps(plain)
@@ -317,7 +317,7 @@ def fault(message: str, retry: bool = False) -> ToolResultBody:
 
 
 def outcome_body(result: object) -> ToolResultBody:
-    """Build the body of a `tool_result` from what a tool returned, or from the exception that it raised.
+    """Build the body of a `tool_result` from the return value of a tool, or from the exception that it raised.
 
     Raises:
         ValueError: A value cannot be sent as msgpack.

@@ -32,7 +32,7 @@ class ToolRunner:
 
     Args:
         tools: Tools with a function by name; the application answers calls of other tools.
-        answer: Sends the answer to a call; it may raise what `ClientCore.answer` raises.
+        answer: Sends the answer to a call; it may raise the same exceptions as `ClientCore.answer`.
         threads: Executes the blocking functions.
     """
 
@@ -45,7 +45,8 @@ class ToolRunner:
         self._context = copy_context()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: set[str] = set()
-        """Ids of the calls that were answered with a result. The daemon may refuse it, which the model must learn."""
+        """Ids of the calls that were answered with a result. If the daemon refuses a result, the model must be
+        informed."""
 
     def __repr__(self) -> str:
         return f"<ToolRunner {len(self._tasks)} of {', '.join(self._tools)} running>"

@@ -43,7 +43,8 @@ _MAX_BYTES: Final = 8 * limits.MAX_SCHEMA
 """Maximum size of all schemas of one request in bytes: their size as received plus their size with references
 replaced."""
 _MAX_DEFINITIONS: Final = 200
-"""Maximum number of recursive definitions in one schema. The library compiles each inside the previous one."""
+"""Maximum number of recursive definitions in one schema. The library compiles each inside the previous one, so its
+stack grows with their number."""
 _DROPPED: Final = frozenset(("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$dynamicAnchor"))
 """Keywords that have no meaning after references were replaced."""
 _TYPES: Final = "array, boolean, integer, null, number, object, string"

@@ -43,7 +43,10 @@ class MalformedMessageError(ValueError):
 
 
 class EndReason(Enum):
-    """Reason why a worker must end a run, which determines the run's error."""
+    """Reason why a worker must end a run, which determines the run's error.
+
+    The docstring of each reason names the process that asks for the end, and the condition.
+    """
 
     CANCELLED = "cancelled"
     """The broker, because the client sent `cancel`."""
@@ -509,7 +512,7 @@ class RunEnd(NamedTuple):
 class RunResume(NamedTuple):
     """`[client, "resume", id, header, ""]`: sent when the client requests a replay; the header is the client's.
 
-    The worker answers `resumed`, and then sends the kept messages from the `from` of the header on.
+    The worker answers `resumed`, and then sends the kept messages, starting with the `seq` in `from` of the header.
     """
 
     client: bytes
@@ -520,7 +523,7 @@ class RunResume(NamedTuple):
 class RunClient(NamedTuple):
     """`[client, "gone" or "back", id]`: sent when the run's client has disconnected, and when it has reconnected.
 
-    While the client is gone, the timers of the run's tool calls (`timeout_ms`) are stopped.
+    While the client is gone, the timers of the run's tool calls (`timeout_ms`) are paused.
     """
 
     client: bytes

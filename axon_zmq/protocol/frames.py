@@ -15,7 +15,8 @@ from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.msgpack import pack, unpack
 
 MAX_ECHOED_ID: Final = 256
-"""Maximum length in bytes of an invalid request id that is still repeated in its error. Valid ids have at most 64."""
+"""Maximum length in bytes of an invalid request id that is repeated in the error about it. Valid ids have at most
+64."""
 MAX_TRACE: Final = 1024
 """Maximum length of `traceparent` and `tracestate` in characters; W3C Trace Context requires at least 512 for
 `tracestate`."""
@@ -125,7 +126,7 @@ def parse(frames: list[bytes], max_body: int) -> ClientMessage:
 
     Args:
         frames: Frames of the message, without a delimiter.
-        max_body: Largest body in bytes.
+        max_body: Maximum size of the body in bytes.
 
     Raises:
         RequestError: `malformed_frames`, `unknown_kind`, `too_large`, `invalid_msgpack`, `invalid_request` or

@@ -3,7 +3,7 @@
 The kind is the frame that names the type of a message. It is handled as ASCII bytes and never decoded to text, because
 the relay path handles it once for each chunk. The groups below follow the direction of a message. `docs/protocol.md`
 defines the kinds between client and broker, `docs/backend.md` those between broker and worker. A kind that the broker
-passes on appears in one group only.
+passes on between client and worker is listed only once, in the group of the client.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ DESCRIBE_TIMEOUT = 10.0
 RESUME_WINDOW = 60.0
 """Resume window: how long an ended run is kept, so that a repeated id or a `resume` can be answered."""
 DEAD_HOST = 10.0
-"""How long sent data may stay unacknowledged before a connection is closed. The failure of a host or of a network sends
-no message, and TCP alone would retransmit for up to 15 minutes. Most short network failures end sooner and are not
+"""How long sent data may stay unacknowledged before a connection is closed. A host or network that fails closes no
+connection, and TCP alone would retransmit for up to 15 minutes. Most short network failures end sooner and are not
 noticed. On an idle connection no data is unacknowledged; there, keepalive finds a dead peer within 30 s."""
 
 # --- sizes -----------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def _not_a_number(value: object, path: str = "") -> str | None:
 def packer(default: Callable[[object], object]) -> Callable[[object], bytes]:
     """Return a packing function for repeated use in one thread; it packs times as timestamps and bytes as bin.
 
-    It replaces lone surrogates, with which the delta of a model may end, by `?`, because they cannot be encoded.
+    The packing function replaces lone surrogates by `?`, because they cannot be encoded. The delta of a model may end
+    with one.
 
     Args:
         default: Converts a value of a type that msgpack does not know to another type. It is called again until the

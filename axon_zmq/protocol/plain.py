@@ -66,8 +66,8 @@ def plain(value: object) -> Any:
 def packer() -> Callable[[object], bytes]:
     """Return a packing function for one thread.
 
-    It raises ModelError `invalid_output` for a value without a plain form, such as an integer of more than 64 bits: the
-    value is the answer of a model or a tool, which must not be changed.
+    The packing function raises ModelError `invalid_output` for a value without a plain form, such as an integer of more
+    than 64 bits. It does not replace such a value, because the answer of a model or a tool must not be changed.
     """
     pack = msgpack.packer(_step)
 

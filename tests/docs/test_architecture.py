@@ -297,7 +297,7 @@ def test_the_structural_figures_count_what_they_name(tmp_path):
     assert found["top-level packages"] == "2"
     assert found["top-level modules"] == "1"
     assert found["upward arrows"] == "1 (low → client)"
-    assert found["units that import each other"] == "1 (client ↔ low)"
+    assert found["mutual imports"] == "1 (client ↔ low)"
     assert found["arrows between them in `worker/`"] == "1"
     assert found["bytes literals of kinds outside `protocol/`"] == "1"
     assert found["public client methods with `**options: Any`"] == "1"

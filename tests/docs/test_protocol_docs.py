@@ -412,8 +412,9 @@ def test_a_class_without_docstrings_for_its_table_is_reported():
 
 def test_the_backend_page_says_how_long_ending_a_run_takes():
     page = " ".join(text_of("backend.md").split())
-    end = f"gets {END_GRACE_S * 1000:.0f} ms and {END_TURNS} more turns of the worker's event loop to return"
-    assert f"{end} its partial answer, and {LONGEST_END_GRACE_S:.0f} s at most" in page
+    end = f"gets {END_GRACE_S * 1000:.0f} ms, and after that {END_TURNS} turns of the worker's event loop, to return"
+    assert f"{end} its partial answer." in page
+    assert f"All of this takes {LONGEST_END_GRACE_S:.0f} s at most" in page
     assert f"still stuck {STUCK_GRACE_S:.0f} s later, the worker leaves" in page
 
 

@@ -114,7 +114,7 @@ class Checkout:
         return {pair for pair in self.arrows() if self.layer_of_unit(pair[0]) < self.layer_of_unit(pair[1])}
 
     def mutual(self) -> set[tuple[str, str]]:
-        """Pairs of units that import each other."""
+        """Pairs of top-level packages or modules that import each other."""
         arrows = self.arrows()
         return {(one, other) for one, other in arrows if one < other and (other, one) in arrows}
 
@@ -174,7 +174,7 @@ def figures(checkout: Checkout) -> dict[str, str]:
         "top-level modules": str(len(checkout.loose_modules)),
         "arrows between them": str(len(checkout.arrows())),
         "upward arrows": _named(f"{one} → {other}" for one, other in checkout.upward()),
-        "units that import each other": _named(f"{one} ↔ {other}" for one, other in checkout.mutual()),
+        "mutual imports": _named(f"{one} ↔ {other}" for one, other in checkout.mutual()),
         "entries of `worker/`": str(len(checkout.entries("worker"))),
         "arrows between them in `worker/`": str(len(checkout.arrows(depth=1, within="worker"))),
         "bytes literals of kinds outside `protocol/`": str(len(checkout.kind_literals())),
