@@ -35,7 +35,7 @@ that supervisord does not kill a worker that is still draining."""
 MAX_TIMEOUT_LIMIT_MS: Final = 31 * 24 * 3_600_000
 """Upper limit of `max_timeout_ms`: 31 days in milliseconds."""
 MAX_QUEUED_LIMIT: Final = 10_000_000
-"""Upper limit of `max_queued` and `max_queued_per_client`, in runs. A queued run needs at least about 1 KiB of memory."""
+"""Upper limit of `max_queued` and `max_queued_per_client`, in runs."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -182,10 +182,12 @@ class Settings(BaseSettings):
         _DEFAULTS.max_queued, description="Maximum number of queued runs in one mode; 0 to 10000000."
     )
     max_queued_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
-        _DEFAULTS.max_queued_per_client, description="Maximum number of queued runs of one client in one mode; 0 to 10000000."
+        _DEFAULTS.max_queued_per_client,
+        description="Maximum number of queued runs of one client in a mode; 0 to 10000000.",
     )
     max_queued_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
-        _DEFAULTS.max_queued_bytes, description="Maximum total size of all queued request bodies, in bytes; at most 1 TiB."
+        _DEFAULTS.max_queued_bytes,
+        description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
     )
 
     @field_validator("agents", "toolsets", mode="before")

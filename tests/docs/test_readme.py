@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def test_a_custom_agent_works_as_the_guide_shows(tmp_path):
     env = {**os.environ, "AXON_RUN_DIR": str(run_dir), "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
     env |= {"AXON_RUN_SYNC_WORKERS": "0", "AXON_RUN_STREAM_WORKERS": "0"}
     daemon = subprocess.Popen(
-        ["bash", "-c", shell.replace("axon-zmq serve", f"exec {ROOT}/scripts/run")],
+        ["bash", "-c", shell.replace("axon-zmq serve", f"exec {shlex.quote(str(ROOT / 'scripts/run'))}")],
         cwd=tmp_path,
         env=env,
         stdout=subprocess.DEVNULL,

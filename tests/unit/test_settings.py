@@ -11,6 +11,7 @@ from axon_zmq import settings
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.process.run_dir import backend_endpoint, check_private, private_directory
+from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.settings import McpServer
 from axon_zmq.supervise import conf
 
@@ -232,3 +233,23 @@ def test_an_invalid_value_from_the_environment_is_reported_with_the_variable(tmp
     monkeypatch.setenv("axon_hang_seconds", "1")
     with pytest.raises(ConfigurationError, match=r"^AXON_HANG_SECONDS: invalid value '1': input"):
         settings.load()
+
+
+NUMERIC = [name for name, field in settings.Settings.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_every_numeric_setting_has_an_upper_limit(name, monkeypatch):
+    monkeypatch.setenv(f"AXON_{name.upper()}", "9" * 20)
+    with pytest.raises(
+        ConfigurationError, match=rf"^AXON_{name.upper()}: invalid value '9+': input should be less than"
+    ):
+        settings.load()
+
+
+def test_the_largest_limits_fit_into_a_pong(monkeypatch):
+    for name in ("max_timeout_ms", "max_queued", "max_queued_per_client", "max_queued_bytes", "max_body"):
+        [largest] = [limit.le for limit in settings.Settings.model_fields[name].metadata if hasattr(limit, "le")]
+        monkeypatch.setenv(f"AXON_{name.upper()}", str(largest))
+    limits = settings.load().bounds().to_wire()
+    assert unpack(pack({"limits": limits}), "pong")["limits"] == limits
