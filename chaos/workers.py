@@ -196,7 +196,7 @@ def hung(report: Report) -> None:
         report.within(f"{kind}: killed after", seconds, HANG_SECONDS + 1.5)
     replaced = [_replaced() for _ in range(1 if report.short else 3)]
     report.within("replaced by supervisord, after SIGSTOP", replaced, HANG_SECONDS + 10)
-    report.done = f"{times} of each, and {len(replaced)} under supervisord; AXON_HANG_SECONDS={HANG_SECONDS}"
+    report.done = f"{times} per kind of hang, and {len(replaced)} under supervisord; AXON_HANG_SECONDS={HANG_SECONDS}"
 
 
 def _replaced() -> float:

@@ -270,7 +270,7 @@ def test_the_structural_figures_that_must_be_zero_are_zero(current_figures):
     assert Checkout(ROOT).layers == LAYERS
     for name in (
         "upward arrows",
-        "units that import each other",
+        "mutual imports",
         "bytes literals of kinds outside `protocol/`",
         "public client methods with `**options: Any`",
         "undocumented uses of pydantic-ai outside `compat.py`",
