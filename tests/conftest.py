@@ -10,6 +10,7 @@ import pytest
 
 from axon_zmq import Client
 from axon_zmq.protocol.kinds import MODES
+from tests.support import ROOT
 from tests.support.daemon import AGENTS, TOOLSETS, Daemon, Dealer, running
 
 for name, max_examples in (("fast", 20), ("normal", 100), ("long", 2000)):
@@ -30,6 +31,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The longest files come first: started last, one of them would run on alone while the other processes idle.
+    tiers = ("system", "integration", "docs", "unit")
+    items.sort(key=lambda item: tiers.index(item.path.relative_to(ROOT / "tests").parts[0]))
     if config.getoption("--long"):
         return
     left_out = [item for item in items if item.get_closest_marker("long")]
