@@ -319,7 +319,7 @@ def test_status_on_a_terminal_is_a_table(daemon: Served):
     assert lines[0].split() == ["process", "supervisord", "broker", "pid", "uptime", "runs", "silent", "crashes"]
     [row] = [line.split() for line in lines if line.startswith("run_stream-1 ")]
     assert row[2:4] == ["ready", str(pids(daemon)["run_stream-1"])]
-    assert any(line.startswith("run_stream ") and line.endswith("well") for line in lines)
+    assert any(line.startswith("run_stream ") and line.endswith("ok") for line in lines)
     assert any(line.startswith("run_sync ") and line.endswith("no workers") for line in lines)
 
 
@@ -386,7 +386,7 @@ def test_a_crash_loop_degrades_its_pool_delays_restarts_and_leaves_others_alone(
             assert pong["modes"]["run_stream"]["degraded"] is False
             assert client.stream("echo", "others serve on").complete().result == "others serve on"
             log = own.run_dir / "run-1.log"
-            wait_until(lambda: "waits 4 s" in log.read_text(), "a longer wait")
+            wait_until(lambda: "waiting 4 s" in log.read_text(), "a longer wait")
             assert re.findall(r"waits (\d+) s|serves run with", log.read_text()) == ["", "", "1", "", "2", "", "4"]
         shown = command(own, "status")
         assert shown.returncode == 3

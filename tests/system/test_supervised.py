@@ -30,7 +30,7 @@ def status(run_dir: Path) -> dict[str, str]:
 
 def test_the_demo_shows_each_mode_exits_with_0_and_leaves_no_process():
     with served("--demo") as daemon:
-        out, _ = daemon.process.communicate(timeout=60)
+        out, _ = daemon.process.communicate(timeout=240)
         assert daemon.process.returncode == 0, out
         assert "run_sync    Hello from Agent.run_sync" in out
         assert "run         Hello from Agent.run" in out
