@@ -8,7 +8,7 @@ import os
 import pytest
 
 from axon_zmq.cli import stdin
-from axon_zmq.cli.stdin import Lines
+from axon_zmq.cli.stdin import InvalidUTF8Error, Lines
 
 
 def test_a_line_over_the_limit_ends_the_input(monkeypatch):
@@ -47,3 +47,20 @@ def test_reading_lines_does_not_block_the_loop():
 
     asyncio.run(read())
     os.close(reading)
+
+
+def test_a_line_that_is_not_utf8_is_reported_and_the_next_one_is_read():
+    reading, writing = os.pipe()
+    os.write(writing, b'{"call_id": "\xff"}\nnext\n')
+
+    async def read() -> None:
+        source = Lines(reading)
+        with pytest.raises(InvalidUTF8Error, match="not valid UTF-8: invalid start byte in byte 13"):
+            await source.next()
+        assert await source.next() == "next"
+
+    try:
+        asyncio.run(read())
+    finally:
+        os.close(reading)
+        os.close(writing)
