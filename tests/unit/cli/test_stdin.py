@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 
 import pytest
 
 from axon_zmq.cli import stdin
+from axon_zmq.cli.json_lines import JsonLinesUI
 from axon_zmq.cli.stdin import InvalidUTF8Error, Lines
 
 
@@ -64,3 +66,19 @@ def test_a_line_that_is_not_utf8_is_reported_and_the_next_one_is_read():
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_an_answer_that_is_not_utf8_is_refused_and_the_next_one_is_used(capsys):
+    reading, writing = os.pipe()
+    os.write(writing, b'{"call_id": "a", "result": "\xff"}\n{"call_id": "a", "result": 5}\n')
+    try:
+        ui = JsonLinesUI(Lines(reading))
+        results = asyncio.run(ui.answer_deferred({"approvals": [], "calls": [{"call_id": "a"}]}))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert results is not None
+    assert list(results["calls"]) == ["a"]
+    [refused] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert refused["kind"] == "refused"
+    assert "not valid UTF-8" in refused["message"]
