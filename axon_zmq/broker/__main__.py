@@ -59,9 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         frontend = endpoints.check_frontend(options.frontend)
-        endpoints.check_folder(frontend)
-        run_dir = private_directory(options.run_dir.absolute())
+        run_dir = options.run_dir.absolute()
+        endpoints.check_folder(frontend, run_dir)
         backend = backend_endpoint(run_dir)
+        private_directory(run_dir)
         backoff.pause(run_dir, "broker")
         _raise_file_limit()
         # The locks protect both endpoints until the process ends. They are needed because binding an ipc path that is

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Any, Final, Protocol
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from axon_zmq import __version__
 from axon_zmq.cli import checks, inspection, programs, run, serve
-from axon_zmq.cli.options import ExitCode, examples, fail
+from axon_zmq.cli.options import ExitCode, check_utf8, examples, fail
 from axon_zmq.cli.output import out
 from axon_zmq.errors import AxonError, ConfigurationError, UnavailableError
 
@@ -70,7 +70,8 @@ Exit codes:
   0    success
   1    the run, the check or the load test failed
   2    an option, a setting or the request is invalid
-  3    not available now: no daemon, no worker, or overloaded; try again
+  3    the daemon is missing, not ready or overloaded, or a scale or roll
+       is not complete
   130  interrupted by Ctrl-C
 
 \b
@@ -105,6 +106,21 @@ class _Commands(TyperGroup):
                 formatter.write_dl(
                     [(f"{name:<{width}}", self.commands[name].get_short_help_str(_SHORT_HELP_LENGTH)) for name in names]
                 )
+
+
+class _Command(TyperCommand):
+    """Command that rejects arguments that are not valid UTF-8, and shows `AGENT PROMPT` in its usage line.
+
+    typer 0.29 shows required arguments in braces: `{AGENT} {PROMPT}`.
+    """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        check_utf8(ctx, self.params)
+        return rest
 
 
 app = typer.Typer(
@@ -152,7 +168,7 @@ def _options(
 
 for _functions in _SECTIONS.values():
     for _function in _functions:
-        app.command(epilog=_EPILOGS[_function])(_function)
+        app.command(cls=_Command, epilog=_EPILOGS[_function])(_function)
 
 
 if __name__ == "__main__":

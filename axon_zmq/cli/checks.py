@@ -9,6 +9,7 @@ import typer
 
 from axon_zmq.cli.inspection import fetch_pong
 from axon_zmq.cli.options import (
+    MAX_SECONDS,
     AsJson,
     Endpoint,
     ExitCode,
@@ -16,6 +17,7 @@ from axon_zmq.cli.options import (
     complete,
     fail,
     frontend,
+    number_option,
     one_of,
     parse_agent,
     run_or_exit,
@@ -33,7 +35,9 @@ def conformance(
         str, typer.Option(help="Endpoint to listen on; without --server, to connect to.")
     ] = "tcp://127.0.0.1:5571",
     only: Annotated[list[str] | None, typer.Option(help="Run only this case; can be repeated.")] = None,
-    patience: Annotated[float, typer.Option(help="Seconds without a message after which the test ends.", min=1)] = 60.0,
+    patience: Annotated[
+        float, number_option("Seconds without a message after which the test ends.", 1, MAX_SECONDS)
+    ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Check that a client in any language follows the protocol.
@@ -56,31 +60,30 @@ def loadtest(
         str,
         typer.Argument(
             help=f"Requests to send: {', '.join(_SCENARIOS)}.",
+            metavar="SCENARIO",
             callback=one_of(_SCENARIOS),
             autocompletion=complete(_SCENARIOS),
         ),
     ] = Scenario.STREAMS.value,
     rate: Annotated[
         float | None,
-        typer.Option(help="Send this many requests per second, on a fixed schedule.", min=0.01, max=100_000),
+        number_option("Send this many requests per second, on a fixed schedule.", 0.01, 100_000),
     ] = None,
     streams: Annotated[
-        int | None, typer.Option(help="Keep this many requests open. [default without --rate: 10]", min=1, max=100_000)
+        int | None, number_option("Keep this many requests open (default without --rate: 10).", 1, 100_000)
     ] = None,
-    duration: Annotated[float, typer.Option(help="Seconds to measure.", min=0.1, max=86_400)] = 10,
-    warmup: Annotated[float, typer.Option(help="Seconds of load before the measurement.", min=0, max=86_400)] = 2,
-    most: Annotated[int, typer.Option(help="Largest total number of requests.", min=1)] = 100_000,
-    clients: Annotated[int, typer.Option(help="Number of client connections.", min=1, max=64)] = 8,
+    duration: Annotated[float, number_option("Seconds to measure.", 0.1, 86_400)] = 10,
+    warmup: Annotated[float, number_option("Seconds of load before the measurement.", 0, 86_400)] = 2,
+    most: Annotated[int, number_option("Largest total number of requests.", 1, 1_000_000_000)] = 100_000,
+    clients: Annotated[int, number_option("Number of client connections.", 1, 64)] = 8,
     agent: Annotated[str | None, typer.Option(help="Agent to run instead of the offline ones: a name or JSON.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt to send instead of the built-in ones.")] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Use mode run_sync instead of run.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request is ended.", min=0.001, max=86_400)] = 30,
+    timeout: Annotated[float, number_option("Seconds after which a request is ended.", 0.001, 86_400)] = 30,
     read_ms: Annotated[
-        float, typer.Option(help="Milliseconds for which a slow reader pauses after each chunk.", min=0, max=60_000)
+        float, number_option("Milliseconds for which a slow reader pauses after each chunk.", 0, 60_000)
     ] = 100,
-    drop_every: Annotated[
-        float, typer.Option(help="Seconds between two drops of the same connection.", min=2.5, max=86_400)
-    ] = 3,
+    drop_every: Annotated[float, number_option("Seconds between two drops of the same connection.", 2.5, 86_400)] = 3,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Write the report to this file as JSON.", dir_okay=False, writable=True),

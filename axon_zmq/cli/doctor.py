@@ -21,9 +21,9 @@ from axon_zmq.cli.options import PING_TIMEOUT_S, ExitCode
 from axon_zmq.cli.output import counted
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.net import endpoints
-from axon_zmq.process.run_dir import backend_endpoint, check_private
 from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import supervisord
+from axon_zmq.supervise.daemon import check_run_dir
 
 MIN_OPEN_FILES: Final = 4096
 """Lowest hard limit of open files that `doctor` accepts: the broker needs a file descriptor for each client."""
@@ -93,7 +93,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     yield _check(True, "settings", f"frontend {configured.frontend}, workers: {workers}")
     yield _run_dir(configured.run_dir.absolute())
     try:
-        endpoints.check_folder(configured.frontend)
+        endpoints.check_folder(configured.frontend, configured.run_dir.absolute())
     except ConfigurationError as error:
         yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND")
     # `serve` starts the supervisord next to its interpreter, which may not be on PATH.
@@ -117,8 +117,7 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
 
 def _run_dir(run_dir: Path) -> Finding:
     try:
-        check_private(run_dir)
-        backend_endpoint(run_dir)
+        check_run_dir(run_dir)
     except ConfigurationError as error:
         return _check(False, "run directory", str(error), "set AXON_RUN_DIR to a short path that only you can write to")
     return _check(True, "run directory", f"{run_dir}{'' if run_dir.exists() else ' (serve creates it)'}")

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from axon_zmq.cli.options import (
+    MAX_SECONDS,
     PING_TIMEOUT_S,
     AsJson,
     Endpoint,
     ExitCode,
     frontend,
+    number_option,
     prints_json,
     run_dir,
     run_or_exit,
@@ -63,7 +65,7 @@ def status(as_json: AsJson = False) -> None:
 
 def ping(
     wait: Annotated[
-        float, typer.Option(help="Wait up to this many seconds for a worker in each configured mode.", min=0)
+        float, number_option("Wait for a worker in each configured mode, for this many seconds.", 0, MAX_SECONDS)
     ] = 0,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
@@ -119,7 +121,9 @@ async def fetch_pong(endpoint: str | None, wait: float = 0.0) -> dict[str, Any]:
 
 
 def agents(
-    name: Annotated[str | None, typer.Argument(help="Show only this agent, with all details, as JSON.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show only this agent, with all details, as JSON.", metavar="NAME")
+    ] = None,
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:

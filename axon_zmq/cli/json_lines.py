@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from axon_zmq.cli.conversation import INPUT_ENDED, UnansweredError, send_answer
 from axon_zmq.cli.output import print_event
-from axon_zmq.cli.stdin import Lines
+from axon_zmq.cli.stdin import InvalidUTF8Error, Lines
 from axon_zmq.events import Complete, Event, Refused, ToolCall, ToolCancelled
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class JsonLinesUI:
         waiting = {call["call_id"]: kind for kind in ("approvals", "calls") for call in deferred[kind]}
         results: dict[str, dict[str, Any]] = {"approvals": {}, "calls": {}}
         while waiting:
-            line = await self._lines.next()
+            line = await _next_valid(self._lines)
             if line is None:
                 raise UnansweredError(f"{INPUT_ENDED}: {', '.join(sorted(waiting))}")
             for call_id, kind, answer in _decisions(line):
@@ -84,7 +84,7 @@ class JsonLinesUI:
 
     async def _answer_all(self, lines: Lines, events: RunStream) -> None:
         try:
-            while (line := await lines.next()) is not None:
+            while (line := await _next_valid(lines)) is not None:
                 await self._take(line, events)
         except ValueError as fault:
             _refuse(str(fault))
@@ -104,6 +104,15 @@ class JsonLinesUI:
                 _refuse("no approval is requested: the run has not ended with deferred calls")
             case _:
                 pass
+
+
+async def _next_valid(lines: Lines) -> str | None:
+    """Return the next line that is valid UTF-8, and refuse the lines before it; None at the end of input."""
+    while True:
+        try:
+            return await lines.next()
+        except InvalidUTF8Error as fault:
+            _refuse(str(fault))
 
 
 def _decisions(line: str) -> list[tuple[str, str, Any]]:

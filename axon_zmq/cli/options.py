@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from difflib import get_close_matches
 from enum import IntEnum
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar, cast
 
 import typer
+from pydantic_core import from_json
 
 from axon_zmq.cli.conversation import UnansweredError
 from axon_zmq.cli.output import err, out, print_line
@@ -19,9 +20,13 @@ from axon_zmq.protocol.kinds import MODES
 
 Result = TypeVar("Result")
 OptionalName = TypeVar("OptionalName", bound="str | None")
+OptionalNumber = TypeVar("OptionalNumber", bound="float | None")
 
 PING_TIMEOUT_S: Final = 2.0
 """Seconds to wait for the first `pong`; a running daemon answers within milliseconds."""
+
+MAX_SECONDS: Final = 31_536_000
+"""Longest time that an option accepts, in seconds: one year. The daemon has its own, lower limits."""
 
 MAX_SHOWN_LENGTH: Final = 60
 """Longest part of an invalid argument that an error message repeats, in characters."""
@@ -35,7 +40,7 @@ class ExitCode(IntEnum):
     INVALID = 2
     """An option, a setting or the request is invalid."""
     UNAVAILABLE = 3
-    """No daemon, no worker, or overloaded: the same command may succeed later."""
+    """The daemon is missing, not ready or overloaded, or a `scale` or `roll` is not complete."""
     INTERRUPTED = 130
     """Interrupted by Ctrl-C: 128 + SIGINT, as shells report it."""
 
@@ -62,6 +67,35 @@ def one_of(known: Sequence[str]) -> Callable[[OptionalName], OptionalName]:
     return check
 
 
+def within(lowest: float, highest: float) -> Callable[[OptionalNumber], OptionalNumber]:
+    """Return a callback that rejects a number outside of a range, infinity and NaN.
+
+    typer checks `min` and `max` itself, but its messages (typer 0.29) do not contain the value, and it accepts NaN if
+    only one of them is given.
+    """
+
+    def check(value: OptionalNumber) -> OptionalNumber:
+        if value is not None and not lowest <= value <= highest:
+            raise typer.BadParameter(f"{value} is not in the range {lowest:.10g} to {highest:.10g}")
+        return value
+
+    return check
+
+
+def number_option(text: str, lowest: float, highest: float) -> Any:
+    """Return an option whose value must be a number within a range; its help states the range."""
+    return typer.Option(help=_with_range(text, lowest, highest), callback=within(lowest, highest))
+
+
+def number_argument(text: str, lowest: float, highest: float, metavar: str) -> Any:
+    """Return an argument whose value must be a number within a range; its help states the range."""
+    return typer.Argument(help=_with_range(text, lowest, highest), callback=within(lowest, highest), metavar=metavar)
+
+
+def _with_range(text: str, lowest: float, highest: float) -> str:
+    return f"{text.removesuffix('.')}, {lowest:.10g} to {highest:.10g}."
+
+
 def complete(known: Sequence[str]) -> Callable[[str], list[str]]:
     """Return a function that completes known names in the shell."""
 
@@ -77,9 +111,14 @@ Endpoint = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, as in a pipe.")]
 Mode = Annotated[
     str,
-    typer.Argument(help=f"Execution mode: {', '.join(MODES)}.", callback=one_of(MODES), autocompletion=complete(MODES)),
+    typer.Argument(
+        help=f"Execution mode: {', '.join(MODES)}.",
+        metavar="MODE",
+        callback=one_of(MODES),
+        autocompletion=complete(MODES),
+    ),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds after which the run is ended.", min=0.001)]
+Timeout = Annotated[float, number_option("Seconds after which the run is ended.", 0.001, MAX_SECONDS)]
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
@@ -134,27 +173,55 @@ def _exit_code(error: AxonError) -> ExitCode:
 
 def parse_agent(text: str) -> str | Mapping[str, Any]:
     """Return the name of a registered agent, or the agent given as a JSON object."""
-    return json_object(text, "agent") if text.startswith("{") else text
+    # Names of agents contain neither brackets nor braces.
+    expected = 'the name of a registered agent, or a JSON object such as {"model": "echo"}'
+    return json_object(text, "agent", expected) if text.lstrip().startswith(("{", "[")) else text
 
 
-def json_object(text: str, what: str) -> dict[str, Any]:
+def json_object(text: str, what: str, expected: str = "a JSON object {…}") -> dict[str, Any]:
     """Parse an argument as a JSON object; exit with an error message if it is something else.
 
     Args:
         text: The argument.
         what: Name of the argument in the error message, such as `agent`.
+        expected: The values that the error message names as valid.
     """
     try:
-        value: object = json.loads(text)
+        # Unlike json.loads, it rejects unpaired surrogates such as "\\ud800", which cannot be encoded in UTF-8.
+        value: object = from_json(text)
     except ValueError as error:
         fail(f"invalid {what} {_shortened(text)!r}: not valid JSON: {error}", ExitCode.INVALID)
     if not isinstance(value, dict):
-        fail(f"invalid {what} {_shortened(text)!r}: expected a JSON object {{…}}", ExitCode.INVALID)
+        fail(f"invalid {what} {_shortened(text)!r}: expected {expected}", ExitCode.INVALID)
     return cast("dict[str, Any]", value)
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:MAX_SHOWN_LENGTH]}…"
+
+
+def check_utf8(context: typer.Context, params: Sequence[Any]) -> None:
+    """Check that all texts of a command line are valid UTF-8; file names may contain any bytes.
+
+    Python decodes each invalid byte of an argument to a surrogate, which JSON and MessagePack cannot encode.
+
+    Raises:
+        typer.BadParameter: An argument, an option or its environment variable is not valid UTF-8.
+    """
+    for param in params:
+        value: object = context.params.get(param.name or "")
+        for text in cast("list[object]", value) if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _is_utf8(text):
+                shown = os.fsencode(_shortened(text))
+                raise typer.BadParameter(f"not valid UTF-8: {shown!r}", ctx=context, param=param)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_exclusive(context: typer.Context, option: str, *compatible: str) -> None:

@@ -14,14 +14,19 @@ from axon_zmq.events import Event
 _CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
 
-class _Plain(Console):
-    """Console that drops control characters other than newline and tab.
+def _printable(text: str) -> str:
+    return text.translate(_CONTROLS).encode(errors="backslashreplace").decode()
 
-    Otherwise the text of a model could move the cursor and imitate a question of the command line.
+
+class _Plain(Console):
+    """Console that drops control characters other than newline and tab, and escapes unpaired surrogates.
+
+    Otherwise the text of a model could move the cursor and imitate a question of the command line. A file name that is
+    not valid UTF-8 contains surrogates, which cannot be printed.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        plain = (each.translate(_CONTROLS) if isinstance(each, str) else each for each in objects)
+        plain = (_printable(each) if isinstance(each, str) else each for each in objects)
         super().print(*plain, **options)
 
 

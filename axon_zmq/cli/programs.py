@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from axon_zmq.cli.options import ExitCode, Mode, fail, run_dir, suggestion
+from axon_zmq.cli.options import ExitCode, Mode, fail, number_argument, run_dir, suggestion
 from axon_zmq.cli.output import out, print_line
 from axon_zmq.protocol.kinds import MODES, mode_of
 
@@ -25,13 +25,14 @@ ConfFile = Annotated[
 
 def scale(
     mode: Mode,
-    processes: Annotated[int, typer.Argument(help="Number of workers until the next start.", min=0, max=256)],
+    processes: Annotated[int, number_argument("Number of workers until the next start.", 0, 256, "PROCESSES")],
     conf_file: ConfFile = None,
 ) -> None:
     """Set the number of workers of one mode.
 
     Other workers continue. Workers with the highest numbers are removed first, after they have finished their runs. The
-    next start of the daemon uses the settings again.
+    next start of the daemon uses the settings again. The exit code is 3 if no daemon answers, another scale or roll is
+    running, or a worker does not start or stop in time.
     """
     from axon_zmq.supervise import programs
 
@@ -40,7 +41,8 @@ def scale(
 
 def roll(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Modes or workers, such as run or run_stream-2. [default: all workers]")
+        list[str] | None,
+        typer.Argument(help="Modes or workers, such as run or run_stream-2. [default: all workers]", metavar="NAMES"),
     ] = None,
     with_broker: Annotated[bool, typer.Option("--broker", help="Restart the broker too, after the workers.")] = False,
     conf_file: ConfFile = None,
@@ -48,7 +50,11 @@ def roll(
     """Restart workers one by one, without failing any request.
 
     A spare worker registers before the first one stops, and is removed at the end. Each worker finishes its runs before
-    it stops. Ctrl-C ends the roll after the current worker, with exit code 3.
+    it stops.
+
+    The exit code is 3 if the roll is not complete: no daemon answers, another scale or roll is running, the new code of
+    an agent cannot be loaded, a worker or the broker does not restart in time, or Ctrl-C ended the roll after the
+    current worker.
     """
     from axon_zmq.supervise import programs
 

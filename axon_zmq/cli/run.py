@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from pydantic_core import from_json
 
 from axon_zmq.cli.conversation import converse
 from axon_zmq.cli.json_lines import JsonLinesUI
@@ -27,15 +26,16 @@ from axon_zmq.cli.options import (
     run_or_exit,
 )
 from axon_zmq.cli.output import print_event, print_result
-from axon_zmq.cli.stdin import Lines
+from axon_zmq.cli.stdin import Lines, read_all
 from axon_zmq.cli.terminal import TerminalUI
 from axon_zmq.events import Complete
 from axon_zmq.protocol.kinds import Mode
 
 AgentName = Annotated[
-    str, typer.Argument(help='Name of a registered agent, or an agent as JSON: \'{"model": "echo"}\'.')
+    str,
+    typer.Argument(help='Name of a registered agent, or an agent as JSON: \'{"model": "echo"}\'.', metavar="AGENT"),
 ]
-Prompt = Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")]
+Prompt = Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.", metavar="PROMPT")]
 Model = Annotated[str | None, typer.Option(help="Model to use instead of the agent's, such as synthetic:tokens=20.")]
 Schema = Annotated[
     Path | None, typer.Option(help="File with a JSON Schema that the answer must match.", exists=True, dir_okay=False)
@@ -152,7 +152,7 @@ def _converse(
         ui = JsonLinesUI(Lines() if tools or interactive else None)
     else:
         ui = TerminalUI(Lines(), tools, mode == "run_stream")
-    parsed, text = parse_agent(agent), sys.stdin.read() if prompt == "-" else prompt
+    parsed, text = parse_agent(agent), read_all("the prompt") if prompt == "-" else prompt
 
     async def conversation() -> None:
         from axon_zmq.client import AsyncClient
@@ -182,14 +182,14 @@ def _run_options(
 
 def _json_file(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_bytes())
     except ValueError as error:
         fail(f"{path} is not valid JSON: {error}", ExitCode.INVALID)
 
 
 def call(
-    tool: Annotated[str, typer.Argument(help="Name of the tool.")],
-    args: Annotated[str, typer.Argument(help="Arguments of the tool, as a JSON object.")] = "{}",
+    tool: Annotated[str, typer.Argument(help="Name of the tool.", metavar="TOOL")],
+    args: Annotated[str, typer.Argument(help="Arguments of the tool, as a JSON object.", metavar="ARGS")] = "{}",
     agent: Annotated[str | None, typer.Option(help="Agent that has the tool.")] = None,
     timeout: Timeout = 600,
     endpoint: Endpoint = None,

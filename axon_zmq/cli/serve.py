@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from axon_zmq.cli.options import Mode, run_dir
-from axon_zmq.cli.output import err, out
+from axon_zmq.cli.output import counted, err, out
 from axon_zmq.errors import RunEndedError, UnavailableError
 
 
@@ -33,7 +33,8 @@ def serve(
     configured = daemon.settings
     daemon.start()
     try:
-        out.print(f"starting: broker and {sum(configured.workers().values())} workers, logs in {configured.run_dir}")
+        workers = counted(sum(configured.workers().values()), "worker")
+        out.print(f"starting: broker and {workers}, logs in {configured.run_dir}")
         if wait_for_workers(daemon, out):
             try:
                 asyncio.run(greet(daemon, out))

@@ -7,10 +7,36 @@ import os
 import sys
 from typing import Final
 
+from axon_zmq.errors import ConfigurationError
 from axon_zmq.protocol import limits
 
 LONGEST_LINE_BYTES: Final = limits.BrokerLimits().max_body
 """Longest accepted line of standard input, in bytes: the broker refuses a longer answer."""
+
+
+def read_all(what: str) -> str:
+    """Return all of standard input.
+
+    Args:
+        what: Name of the text in error messages, such as `the prompt`.
+
+    Raises:
+        ConfigurationError: Standard input is closed, cannot be read, or is not valid UTF-8.
+    """
+    if sys.stdin is None:  # Python sets it to None if descriptor 0 was closed at start
+        raise ConfigurationError(f"cannot read {what}: standard input is closed; redirect it, or use an argument")
+    try:
+        return sys.stdin.buffer.read().decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as fault:
+        reason = f"{fault.reason} in byte {fault.start}"
+        raise ConfigurationError(f"{what} from standard input is not valid UTF-8: {reason}") from None
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+        raise ConfigurationError(f"cannot read {what} from standard input: {reason}") from None
+
+
+class InvalidUTF8Error(ValueError):
+    """A line of standard input is not valid UTF-8; the lines after it can still be read."""
 
 
 class Lines:
@@ -33,6 +59,7 @@ class Lines:
         """Return the next line without its line end; None at the end of input.
 
         Raises:
+            InvalidUTF8Error: The line is not valid UTF-8; the next call returns the line after it.
             ValueError: The line is longer than `LONGEST_LINE_BYTES`; nothing is read after it.
         """
         async with self._turn:
@@ -43,9 +70,14 @@ class Lines:
             raise ValueError(f"a line of standard input is longer than {LONGEST_LINE_BYTES} bytes")
         if not self._buffer:
             return None
-        line = self._buffer[:end].decode(errors="replace").removesuffix("\r")
+        line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return line
+        try:
+            return line.decode().removesuffix("\r")
+        except UnicodeDecodeError as fault:
+            raise InvalidUTF8Error(
+                f"invalid line of standard input: not valid UTF-8: {fault.reason} in byte {fault.start}"
+            ) from None
 
     async def _end_of_line(self) -> int:
         """Read until the buffer holds a whole line or exceeds the longest line; return the index of the line end."""

@@ -128,8 +128,9 @@ def show_next_steps(settings: Settings, conf: Path, out: Console) -> None:
     """Print the endpoint and three commands to try."""
     option = "" if settings.frontend == "tcp://127.0.0.1:5570" else f" --endpoint {settings.frontend}"
     agent = "weather" if "weather" in settings.agents else next(iter(settings.agents), '\'{"model": "echo"}\'')
+    prompt = "'Oslo and Rome?'" if agent == "weather" else "Hello"
     steps: list[tuple[str, Any]] = [
-        ("stream", f"axon-zmq stream{option} {agent} 'Oslo and Rome?'"),
+        ("stream", f"axon-zmq stream{option} {agent} {prompt}"),
         ("agents", f"axon-zmq agents{option}"),
         ("processes", f"supervisorctl -c {conf} status"),
     ]

@@ -86,13 +86,19 @@ def check_ipc(endpoint: str) -> str:
     return endpoint
 
 
-def check_folder(frontend: str) -> None:
+def check_folder(frontend: str, run_dir: Path) -> None:
     """Check that the broker can create its socket in the directory of an `ipc://` frontend.
+
+    Args:
+        frontend: The frontend.
+        run_dir: Absolute path of the run directory. The daemon creates it and its parents, so they may be missing.
 
     Raises:
         ConfigurationError: The directory is missing, or this user may not write to it.
     """
     folder = Path(frontend.removeprefix("ipc://")).parent
+    if not folder.exists() and folder.absolute() in (run_dir, *run_dir.parents):
+        return
     if frontend.startswith("ipc://") and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise ConfigurationError(
             f"cannot create the socket of endpoint {frontend!r}: {str(folder)!r} is missing, or not a directory, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -58,9 +59,12 @@ def check_private(run_dir: Path) -> None:
     """
     shown = f"run directory {str(run_dir)!r}"
     try:
-        place = next(place for place in (run_dir, *run_dir.parents) if place.exists())
+        # A symbolic link to a missing directory exists for mkdir.
+        place = next(place for place in (run_dir, *run_dir.parents) if place.exists() or place.is_symlink())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{str(place)!r} is not a directory")
         if place != run_dir:
-            if not os.access(place, os.W_OK | os.X_OK):
+            if not _can_create_in(place):
                 raise ConfigurationError(
                     f"cannot create {shown}: {str(place)!r} is not writable; set AXON_RUN_DIR to another path"
                 )
@@ -79,6 +83,30 @@ def check_private(run_dir: Path) -> None:
                 )
     except OSError as fault:
         raise _unusable(run_dir, fault) from None
+
+
+def _can_create_in(directory: Path) -> bool:
+    """Return whether a directory can be created in another one, without creating it.
+
+    `os.access` is not sufficient for root: it returns True for /proc and /sys, in which mkdir fails. So a file without
+    a name is opened too.
+
+    Raises:
+        OSError: The directory is writable, but for example its file system is full.
+    """
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return False
+    flag: int | None = getattr(os, "O_TMPFILE", None)  # Linux only
+    if flag is None:
+        return True
+    try:
+        os.close(os.open(directory, flag | os.O_WRONLY, 0o600))
+    except OSError as fault:
+        if fault.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        # The kernel's own file systems do not support the flag, and report no blocks; NFS does not support it either.
+        return os.statvfs(directory).f_blocks > 0
+    return True
 
 
 def _unusable(run_dir: Path, fault: OSError) -> ConfigurationError:

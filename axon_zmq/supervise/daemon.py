@@ -17,7 +17,7 @@ from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.process import event_loop
 from axon_zmq.process.locks import lock_holder
-from axon_zmq.process.run_dir import backend_endpoint, open_private, private_directory
+from axon_zmq.process.run_dir import backend_endpoint, check_private, open_private, private_directory
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 
@@ -25,6 +25,21 @@ PR_SET_PDEATHSIG = 1
 """Option of prctl, from `linux/prctl.h`: sets the signal that a process gets when its parent ends."""
 POLL_INTERVAL_S = 0.1
 """Seconds between two checks whether supervisord still runs."""
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Check that the daemon can create or use a run directory, without changing anything.
+
+    Args:
+        run_dir: Absolute path of the run directory.
+
+    Raises:
+        ConfigurationError: The directory cannot be used or created, or the path of a socket in it is too long.
+    """
+    check_private(run_dir)
+    backend_endpoint(run_dir)
+    # supervisord binds a path that ends in its pid, then renames the socket. Linux's highest pid has 7 digits.
+    endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")
 
 
 class Daemon:
@@ -36,10 +51,7 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings, directory: Path) -> None:
-        run_dir = private_directory(settings.run_dir.absolute())
-        backend_endpoint(run_dir)
-        # supervisord binds a path that ends in its pid, then renames the socket. Linux's highest pid has 7 digits.
-        endpoints.check_ipc(f"ipc://{run_dir / 'supervisor.sock'}.4194304")
+        run_dir = settings.run_dir.absolute()
         self.settings = settings.model_copy(update={"run_dir": run_dir})
         self.conf = run_dir / "supervisord.conf"
         self._directory = directory
@@ -50,13 +62,17 @@ class Daemon:
     def start(self) -> None:
         """Start supervisord, and install signal handlers that stop it at SIGTERM, SIGINT and SIGHUP.
 
+        All checks precede the first write, so a refused start leaves no files.
+
         Raises:
             ConfigurationError: Another daemon uses the run directory or the frontend, or a setting would keep the
                 processes from starting.
         """
+        check_run_dir(self.settings.run_dir)
         self._check_free()
-        endpoints.check_folder(self.settings.frontend)
+        endpoints.check_folder(self.settings.frontend, self.settings.run_dir)
         event_loop.new_loop(self.settings.loop).close()
+        private_directory(self.settings.run_dir)
         conf.write(self.settings, self.conf, sys.executable, self._directory)
         # Workers that `scale` added to the previous daemon are not started again: the settings decide.
         conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")

@@ -156,9 +156,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
-        run_dir = private_directory(options.run_dir.absolute())
+        run_dir = options.run_dir.absolute()
         backend_endpoint(run_dir)
         loop = event_loop.new_loop(configured.loop)
+        private_directory(run_dir)
     except ConfigurationError as error:
         logs.configure(options.name, "info")
         log.error("%s", error)

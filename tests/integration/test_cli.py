@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import zmq
@@ -95,15 +96,55 @@ def test_without_a_daemon_the_exit_code_is_3_and_the_message_says_how_to_start_o
 
 def test_settings_that_no_process_could_start_with_are_reported_before_any_starts(tmp_path):
     (tmp_path / "uvloop.py").write_text("raise ImportError")
-    env = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_LOOP": "uvloop", "PYTHONPATH": str(tmp_path)}
+    env = {"AXON_RUN_DIR": str(tmp_path / "run"), "AXON_LOOP": "uvloop", "PYTHONPATH": _path(tmp_path)}
     frontend = f"ipc://{tmp_path}/nowhere/socket"
     for more, says in (({}, "AXON_LOOP is uvloop"), ({"AXON_FRONTEND": frontend}, "not writable: create it")):
         refused = axon(None, "serve", **{"AXON_FRONTEND": f"ipc://{tmp_path}/socket", **env, **more})
         assert refused.returncode == 2
         assert says in refused.stderr.replace("\n", " ")
-        assert list((tmp_path / "run").iterdir()) == []
+        assert not (tmp_path / "run").exists()
     lone = axon(None, "broker", AXON_FRONTEND=frontend, AXON_RUN_DIR=str(tmp_path / "run"))
     assert (lone.returncode, "not writable: create it" in lone.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"AXON_RUN_DIR": "x" * 90}, "the limit is 107"),
+        ({"AXON_LOOP": "uvloop"}, "AXON_LOOP is uvloop"),
+        ({"AXON_FRONTEND": "ipc://nowhere/socket"}, "not writable: create it"),
+        ({"AXON_FRONTEND": "ipc://" + "x" * 120}, "the limit is 107"),
+        ({"AXON_RUN_WORKERS": "-1"}, "AXON_RUN_WORKERS"),
+    ],
+)
+def test_a_refused_serve_creates_nothing(tmp_path, more, says):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "uvloop.py").write_text("raise ImportError")
+    (empty := tmp_path / "empty").mkdir()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
+    env = {**inherited, "PYTHONPATH": _path(tmp_path / "modules"), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}", **more}
+    refused = subprocess.run([AXON, "serve"], env=env, cwd=empty, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert says in refused.stderr.replace("\n", " ")
+    assert list(empty.iterdir()) == []
+
+
+def test_a_frontend_may_be_in_a_run_directory_that_does_not_exist_yet(tmp_path):
+    run_dir = tmp_path / "new" / "run"
+    for folder in (run_dir, run_dir.parent):
+        done = axon(None, "doctor", AXON_RUN_DIR=str(run_dir), AXON_FRONTEND=f"ipc://{folder}/frontend")
+        assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("run_dir", ["/proc/axon", "/sys/axon", "/etc/passwd/run"])
+def test_doctor_and_serve_refuse_the_same_run_directories(run_dir):
+    place = {"AXON_RUN_DIR": run_dir, "AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}"}
+    examined, served = axon(None, "doctor", **place), axon(None, "serve", **place)
+    assert (examined.returncode, served.returncode) == (1, 2)
+    [line] = [line for line in examined.stdout.splitlines() if line.startswith("FAIL")]
+    assert line.removeprefix("FAIL     run directory: ") == served.stderr.strip().removeprefix("error: ")
 
 
 def test_an_invalid_endpoint_is_reported_without_an_exception_name():
@@ -250,6 +291,11 @@ def test_ctrl_c_ends_a_worker_that_is_loading_its_agents(tmp_path):
         wait_until((tmp_path / "loading").exists, "the import")
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT_TIMEOUT_S) == -signal.SIGINT
+
+
+def _path(first: Path) -> str:
+    """The value of PYTHONPATH with another directory at its beginning."""
+    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
 
 
 def _answer(daemon: Daemon) -> dict | None:
