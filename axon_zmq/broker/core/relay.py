@@ -21,6 +21,7 @@ the number of instructions.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from typing import Final
 
@@ -100,6 +101,18 @@ class Relay:
     def forget(self, key: RunKey) -> None:
         """Forget that a run was relayed, because the broker itself has ended it."""
         self._relayed.discard(key)
+
+    def forget_unknown(self, known: AbstractSet[RunKey]) -> None:
+        """Forget the marks of runs that the broker does not know.
+
+        Messages of workers that have not registered with a restarted broker are relayed, too. If such a worker dies
+        before it registers, nothing else removes the marks of its runs. If it registers, the marks are not needed: runs
+        that were adopted are never started again.
+
+        Args:
+            known: The run keys that the broker knows.
+        """
+        self._relayed &= known
 
     # --- workers ---------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Runs:
         """Heap of queued runs by deadline: deadline, tie-breaker, run. A run that is dispatched stays in it until its
         deadline passes or the heap is rebuilt, because removing it from the middle of the heap would be slow."""
         self._order = count()
+        self._forget_unknown_at = 0.0
+        """When the relay next forgets the marks of unknown runs."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -395,6 +397,9 @@ class Runs:
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
         self.quarantine.tidy(now)
+        if now >= self._forget_unknown_at:
+            self._forget_unknown_at = now + limits.RESUME_WINDOW
+            self._relay.forget_unknown(self._runs.keys())
 
     def _watch_deadline(self, run: Run) -> None:
         heapq.heappush(self._deadlines, (run.deadline, next(self._order), run))

@@ -797,3 +797,16 @@ def test_only_frames_from_the_old_worker_of_a_disowned_run_are_dropped():
     bench.add_worker(b"late", slots=2, holds=[held((A, b"1"))])
     assert (b"first", A, b"1") not in bench.broker.relay.disowned_runs
     assert (b"late", A, b"2") not in bench.broker.relay.disowned_runs
+
+
+def test_marks_of_runs_are_forgotten_if_their_worker_never_registers():
+    """A worker streams while the broker restarts, and dies before it registers again."""
+    bench = Bench()
+    known = bench.add_worker(b"known")
+    bench.send(A, "run", b"1")
+    bench.chunk(known, (A, b"1"))
+    stranger = FakeWorker(b"stranger", "run", 1)
+    assert bench.relay(stranger, (A, b"2"), b"chunk", 7)
+    assert bench.broker.relay.relayed_runs == {(A, b"1"), (A, b"2")}
+    bench.pass_time(limits.RESUME_WINDOW + 1)
+    assert bench.broker.relay.relayed_runs == {(A, b"1")}
