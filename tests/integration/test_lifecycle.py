@@ -57,18 +57,16 @@ def test_a_blocking_tool_does_not_delay_the_answer_and_its_thread_frees_the_slot
 
 
 def test_a_worker_with_a_stuck_run_is_replaced():
-    with running("run_sync", AXON_AGENTS="stubborn=sample_agents:stubborn,echo=axon_zmq.agents.echo:agent") as own:
-        dealer = Dealer(own.endpoint)
-        asked = time.monotonic()
-        kind, body = dealer.ask(b"run_sync", b"1", {"timeout_ms": 200}, {"agent": "stubborn", "prompt": "x"})
+    agents = "stubborn=sample_agents:stubborn,echo=axon_zmq.agents.echo:agent"
+    with running("run_sync", AXON_AGENTS=agents) as own, Dealer(own.endpoint) as dealer:
+        # Long enough for a busy machine to start the run before its deadline.
+        kind, body = dealer.ask(b"run_sync", b"1", {"timeout_ms": 5000}, {"agent": "stubborn", "prompt": "x"})
         assert (kind, body["error_type"]) == (b"error", "deadline_exceeded")
-        assert time.monotonic() - asked < 20
         assert dealer.ask(b"ping", b"p")[1]["modes"]["run_sync"]["free"] == 3  # the slot is out of service
         assert dealer.ask(b"run_sync", b"2", None, {"agent": "echo", "prompt": "x"})[0] == b"complete"
         worker = own.processes.pop("run_sync-1")
         assert worker.wait(STUCK_GRACE_S + WAIT_TIMEOUT_S) == 0  # it leaves; under supervisord it is started again
         assert "its code still occupies the worker" in own.log("run_sync-1")
-        dealer.close()
 
 
 def test_ack_duplicate_and_replay_after_the_end(dealer: Dealer):
