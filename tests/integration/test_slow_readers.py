@@ -97,16 +97,16 @@ def test_large_answers_arrive_in_order_and_complete():
         assert seqs == list(range(1, len(seqs) + 1))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_many_clients_that_do_not_read_cost_the_broker_little_memory():
     with running("run_stream") as own, stalled(own, 100) as sockets:
         for socket in sockets:
-            flood = {"agent": {"model": "synthetic:tokens=700,delay_ms=0,size=8000"}, "prompt": "x"}
+            flood = {"agent": {"model": "synthetic:tokens=500,delay_ms=0,size=8000"}, "prompt": "x"}
             socket.send_multipart([b"run_stream", b"1", b"", pack(flood)])
         broker = psutil.Process(own.processes["broker"].pid)
         before = broker.memory_info().rss
         ended = lambda: own.log("run_stream-1").count(" messages\n") == 100  # noqa: E731
-        wait_until(ended, "the ends of all runs", 100)
+        wait_until(ended, "the ends of all runs", 300)
         broker.cpu_percent()
         shares: list[float] = []
 
