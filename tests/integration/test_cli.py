@@ -261,7 +261,7 @@ def test_an_unknown_mode_is_reported_with_a_suggestion(arguments):
 
 
 def test_unknown_names_without_a_close_match_list_the_known_ones():
-    assert "expected one of run_sync, run, run_stream" in " ".join(axon(None, "scale", "batch", "2").stderr.split())
+    assert "known values: run_sync, run, run_stream" in " ".join(axon(None, "scale", "batch", "2").stderr.split())
     assert "did you mean 'streams'?" in " ".join(axon(None, "loadtest", "strems").stderr.split())
     assert "did you mean 'warning'?" in " ".join(axon(None, "run", "echo", "x", "--log", "warn").stderr.split())
 
