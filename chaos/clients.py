@@ -352,6 +352,11 @@ SCENARIOS = (
     Scenario(
         "cancel", "cancel at a random moment", "one terminal message, upstream stream closed, nothing leaked", cancelled
     ),
-    Scenario("slow", "slow readers", "other clients wait at most 1.2 times as long; broker memory is bounded", slow),
+    Scenario(
+        "slow",
+        "slow readers",
+        "other clients wait at most 1.2 times as long for a chunk as without slow readers; broker memory is bounded",
+        slow,
+    ),
     Scenario("overload", "overload", "refused at once as `overloaded`; accepted requests are answered", overload),
 )
