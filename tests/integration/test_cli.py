@@ -124,7 +124,7 @@ def test_a_refused_serve_creates_nothing(tmp_path, more, says):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AXON_")}
     env = {**inherited, "PYTHONPATH": _path(tmp_path / "modules"), "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {"AXON_FRONTEND": f"tcp://127.0.0.1:{free_port()}", **more}
-    refused = subprocess.run([AXON, "serve"], env=env, cwd=empty, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run([AXON, "serve"], env=env, cwd=empty, capture_output=True, text=True, timeout=240)
     assert refused.returncode == 2
     assert says in refused.stderr.replace("\n", " ")
     assert list(empty.iterdir()) == []
