@@ -77,6 +77,8 @@ class _World:
         """Runs that the broker knows."""
         self.ends: dict[RunKey, set[tuple[bytes, bytes]]] = {}
         """Terminal messages of each run that the broker knows."""
+        self.restarted: set[RunKey] = set()
+        """Open runs after an event that has ended recovery; empty after any other event."""
         self.returned = 0
         """Runs that may have returned to their queue because their worker was lost."""
         self.finished = 0
@@ -165,9 +167,12 @@ class _World:
 
     def feed(self, event: Event) -> None:
         """Pass an event to the core, and check its effects and its state."""
+        was_recovering = self.broker.recovering
         effects = self.broker.receive(event, self.now)
         check(len(effects) <= MAX_EFFECTS, f"{len(effects)} effects of one event")
         self._track_runs()
+        is_recovered = was_recovering and not self.broker.recovering
+        self.restarted = {run.key for run in self.broker.runs if is_recovered and run.state.value != "ended"}
         for effect in effects:
             self._apply(effect)
         self._check_queues()
@@ -191,9 +196,9 @@ class _World:
         self.answered.append((sent.kind, sent.id))
         framed(self.broker.relay.flags_of(sent.client) or 0, sent.kind, sent.id, sent.body)
         key = sent.client, sent.id
-        # At the end of recovery, one event answers a message about an unknown run, and then starts a run with its id.
-        is_unknown = b"unknown_request" in sent.body
-        if sent.kind in kinds.TERMINAL_KINDS and key in self.live and key not in self.untrusted and not is_unknown:
+        # The event that ends recovery processes all held messages: it may answer one with an error, and then start a
+        # run with the same id.
+        if sent.kind in kinds.TERMINAL_KINDS and key in self.live and key not in self.untrusted | self.restarted:
             self.ends[key].add((sent.kind, sent.body))
             check(len(self.ends[key]) == 1, "a run has two different terminal messages")
 
