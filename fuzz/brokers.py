@@ -78,7 +78,7 @@ class _World:
         self.ends: dict[RunKey, set[tuple[bytes, bytes]]] = {}
         """Terminal messages of each run that the broker knows."""
         self.restarted: set[RunKey] = set()
-        """Open runs after an event that has ended recovery; empty after any other event."""
+        """Open runs while the effects of the event that has ended recovery are applied; otherwise empty."""
         self.returned = 0
         """Runs that may have returned to their queue because their worker was lost."""
         self.finished = 0
@@ -175,6 +175,7 @@ class _World:
         self.restarted = {run.key for run in self.broker.runs if is_recovered and run.state.value != "ended"}
         for effect in effects:
             self._apply(effect)
+        self.restarted = set()
         self._check_queues()
         self._forget_runs()
 
