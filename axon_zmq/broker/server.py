@@ -78,6 +78,8 @@ SUSPECT_PROBES_S: Final = 1.0
 """Seconds after a link went down during which probes are that frequent."""
 LAST_MESSAGE_BATCHES: Final = 64
 """Maximum number of batches read from the backend before a worker is declared lost."""
+WAKEUP_BYTES: Final = 4096
+"""Maximum number of bytes of one read from the wakeup descriptor, to which Python writes one byte for each signal."""
 LONGEST_POLL_S: Final = 0.5
 """Maximum seconds of one poll, which bounds the delay of anything that does not wake up the poll."""
 
@@ -181,6 +183,10 @@ class Server:
             self._drain_backend(RECEIVE_BATCH)
         if self._front in ready:
             self._drain_frontend()
+        # The poller reports a descriptor for a socket that is not ZeroMQ's. Unread, it would end every further poll at
+        # once, so that a broker which stops during recovery would use all of a core.
+        if self._wakeup.fileno() in ready:
+            self._wakeup.recv(WAKEUP_BYTES)
         for message in self._hasher.step(RECEIVE_BATCH):
             self._receive(message)
         now = time.monotonic()

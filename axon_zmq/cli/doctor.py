@@ -20,7 +20,7 @@ from axon_zmq import __version__, settings
 from axon_zmq.cli.options import PING_TIMEOUT_S, ExitCode
 from axon_zmq.cli.output import counted
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.net import endpoints
+from axon_zmq.process.run_dir import check_frontend_path
 from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import supervisord
 from axon_zmq.supervise.daemon import check_run_dir
@@ -93,9 +93,9 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     yield _check(True, "settings", f"frontend {configured.frontend}, workers: {workers}")
     yield _run_dir(configured.run_dir.absolute())
     try:
-        endpoints.check_folder(configured.frontend, configured.run_dir.absolute())
+        check_frontend_path(configured.frontend, configured.run_dir.absolute())
     except ConfigurationError as error:
-        yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND")
+        yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND to another path")
     # `serve` starts the supervisord next to its interpreter, which may not be on PATH.
     directory = str(Path(sys.executable).parent)
     path = shutil.which("supervisord", path=os.pathsep.join((directory, os.environ.get("PATH", ""))))
