@@ -15,6 +15,7 @@ import secrets
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from axon_zmq import __version__
@@ -85,12 +86,13 @@ def main(argv: list[str] | None = None) -> int:
             locks.enter_context(hold_lock(run_dir / BROKER_LOCK_FILE))
             if frontend.startswith("ipc://"):
                 locks.enter_context(hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
-            clear_handover_files(run_dir, limits.RESUME_WINDOW)
+            delete_old_files = partial(clear_handover_files, run_dir, limits.RESUME_WINDOW)
+            delete_old_files()
             os.umask(0o177)  # the sockets, too, are only for this user
             gc.tune_gc()
             journal = Journal(run_dir / JOURNAL_FILE, handover_files(run_dir), time.monotonic())
             server.serve(
-                lambda now: Broker(
+                make_core=lambda now: Broker(
                     boot=secrets.token_hex(8),
                     bounds=bounds,
                     version=__version__,
@@ -98,10 +100,11 @@ def main(argv: list[str] | None = None) -> int:
                     now=now,
                     previous=journal.previous,
                 ),
-                journal,
-                frontend,
-                backend,
-                bounds.max_body,
+                journal=journal,
+                frontend=frontend,
+                backend=backend,
+                max_body=bounds.max_body,
+                delete_old_files=delete_old_files,
             )
     except ConfigurationError as error:
         log.error("%s", error)

@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +25,8 @@ from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import supervisord
 from axon_zmq.supervise.daemon import check_run_dir
 
+BROKER_STARTS_S: Final = 2
+"""Seconds after the start of a broker in which `doctor` does not expect an answer. A start takes 0.3 s."""
 MIN_OPEN_FILES: Final = 4096
 """Lowest hard limit of open files that `doctor` accepts: the broker needs a file descriptor for each client."""
 
@@ -238,8 +240,7 @@ def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
         return _check(True, "daemon", f"not running at {endpoint}; start it with `axon-zmq serve`")
     detail = f"no answer at {endpoint}, but a supervisord (pid {pid or 'unknown'}) uses the run directory {run_dir}"
     with suppress(*supervisord.FAULTS):
-        states = {info["name"]: info["statename"] for info in supervisord.processes(run_dir)}
-        if states.get("broker") == "STARTING":
+        if is_broker_starting(supervisord.processes(run_dir)):
             fix = "run doctor again in a few seconds"
             return Finding(state=State.STARTING, subject="daemon", detail=f"{detail}; the broker is starting", fix=fix)
     return _check(
@@ -247,6 +248,19 @@ def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
         "daemon",
         detail,
         f"{supervisord.start_broker(run_dir, pid)}, or set AXON_FRONTEND to the value that the daemon was started with",
+    )
+
+
+def is_broker_starting(processes: Iterable[supervisord.ProcessInfo]) -> bool:
+    """Return whether the broker was started just now, judging by supervisord's report.
+
+    supervisord reports a broker as RUNNING at once (`BROKER_START_SECONDS`), so its age decides.
+    """
+    return any(
+        info["name"] == "broker"
+        and info["statename"] in ("STARTING", "RUNNING")
+        and info["now"] - info["start"] <= BROKER_STARTS_S
+        for info in processes
     )
 
 
