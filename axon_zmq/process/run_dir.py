@@ -70,7 +70,15 @@ def check_frontend_path(frontend: str, run_dir: Path) -> None:
         return
     path = Path(frontend.removeprefix("ipc://")).absolute()
     shown = f"endpoint {frontend!r}"
-    if path.parent == run_dir and path.name in _RESERVED:
+    try:
+        _check_frontend_path(path, shown, run_dir)
+    except OSError as fault:
+        raise ConfigurationError(f"cannot use {shown}: {fault.strerror}; set AXON_FRONTEND to another path") from None
+
+
+def _check_frontend_path(path: Path, shown: str, run_dir: Path) -> None:
+    is_in_run_dir = os.path.realpath(path.parent) == os.path.realpath(run_dir)
+    if is_in_run_dir and path.name in _RESERVED:
         raise ConfigurationError(
             f"{shown} is a path that the daemon itself uses: set AXON_FRONTEND to another path, "
             f"such as ipc://{run_dir / 'frontend'}"
@@ -82,7 +90,7 @@ def check_frontend_path(frontend: str, run_dir: Path) -> None:
             f"cannot create the socket of {shown}: {str(path.parent)!r} is missing, or not a directory, "
             "or not writable: create it, or set AXON_FRONTEND to another path"
         )
-    files.check_path(path.parent, shown, "AXON_FRONTEND")
+    files.check_path(path.parent, shown, "AXON_FRONTEND", sets_mode=is_in_run_dir)
     _check_socket(path, shown)
 
 
@@ -122,6 +130,7 @@ def private_directory(run_dir: Path) -> Path:
         check_private(run_dir)
         if stat.S_IMODE(run_dir.stat().st_mode) != 0o700:
             run_dir.chmod(0o700)
+            # Checked again: until now, other users may have been able to create files.
             files.check_owned(run_dir, _shown(run_dir), "AXON_RUN_DIR")
     except OSError as fault:
         raise _unusable(run_dir, fault) from None

@@ -86,6 +86,14 @@ def test_an_ipc_frontend_never_replaces_a_file_or_a_socket_of_the_daemon(
     for name in ("broker", "broker.sock", "supervisor.sock"):
         with pytest.raises(ConfigurationError, match="the daemon itself uses"):
             check_frontend_path(f"ipc://run/{name}", run_dir)
+    (tmp_path / "same").symlink_to(run_dir)
+    with pytest.raises(ConfigurationError, match="the daemon itself uses"):
+        check_frontend_path("ipc://same/broker.sock", run_dir)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ConfigurationError, match="AXON_FRONTEND"):
+        check_frontend_path("ipc://circle/front", run_dir)
+    run_dir.chmod(0o777)  # the daemon sets the mode before it creates the socket
+    check_frontend_path("ipc://run/front", run_dir)
     # `mknod` creates the file of a socket without a socket.
     os.mknod(tmp_path / "front", 0o140600)
     check_frontend_path("ipc://front", run_dir)
