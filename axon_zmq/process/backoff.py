@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -60,8 +61,9 @@ def pause(run_dir: Path, name: str, policy: Policy) -> float:
     _record(file, starts)
     if seconds:
         text = "%s was started %d times within %.0f s, after crashes: waiting %.0f s; see the errors above"
-        log.error(text, name, len(starts), WINDOW_S, seconds)
-        _sleep(seconds, run_dir, name)
+        with _ended_by_sigterm(run_dir, name):
+            log.error(text, name, len(starts), WINDOW_S, seconds)
+            time.sleep(seconds)
         # Adding the delay to all times keeps the waiting out of the window. Otherwise earlier starts would expire
         # during a long delay, and the next restart would not be delayed. If the process is killed while it waits, the
         # recorded times are those above, so that the file never contains a time in the future.
@@ -76,7 +78,8 @@ def pause_before_exit(run_dir: Path, name: str, policy: Policy) -> None:
     the process.
     """
     if is_supervised():
-        _sleep(policy.longest_pause_s, run_dir, name)
+        with _ended_by_sigterm(run_dir, name):
+            time.sleep(policy.longest_pause_s)
 
 
 def is_supervised() -> bool:
@@ -90,14 +93,15 @@ def delay(starts: int, policy: Policy) -> float:
     return min(policy.longest_pause_s, 2.0 ** (delayed - 1)) if delayed > 0 else 0.0
 
 
-def _sleep(seconds: float, run_dir: Path, name: str) -> None:
+@contextmanager
+def _ended_by_sigterm(run_dir: Path, name: str) -> Iterator[None]:
     def leave(_number: int, _frame: FrameType | None) -> None:
         forget_starts(run_dir, name)
         raise SystemExit(0)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        time.sleep(seconds)
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
