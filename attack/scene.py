@@ -18,6 +18,8 @@ from axon_zmq.protocol.msgpack import pack
 
 FACTOR, FLOOR_MS = 5.0, 250.0
 """Another client's p99 during an attack may be `FACTOR` times its idle p99, or `FLOOR_MS` if that is more."""
+SLOW_MACHINE = 20.0
+"""Factor by which the limit is relaxed in the short form: it takes a second, and the machine may do other work."""
 IDLE_S, QUICK_IDLE_S = 4.0, 1.0
 """Seconds in which the honest clients' idle p99 is measured."""
 HEAD: Final = (
@@ -116,6 +118,7 @@ class Stage:
         row.expect(not row.wrong, f"{row.wrong} messages of another client were received")
         row.expect(not failed, f"{len(failed)} of {len(during)} requests of others failed ({', '.join(set(failed))})")
         limit = max(FLOOR_MS, FACTOR * (0.0 if math.isnan(row.idle_ms) else row.idle_ms))
+        limit *= SLOW_MACHINE if self.quick else 1.0
         row.expect(not is_fair or row.attack_ms <= limit, f"others' p99 over {limit:.0f} ms")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from axon_zmq.protocol import backend, kinds
 from axon_zmq.protocol.msgpack import unpack
@@ -85,7 +85,20 @@ def to_broker() -> Sequence[list[bytes]]:
         backend.Exited("run-1", 4711),
         backend.StatusRequest(),
     )
+    kinds_so_far = {each.kind for each in messages}
+    messages += tuple(_example(each) for kind, each in backend.TO_BROKER.items() if kind not in kinds_so_far)
     return [[each.kind, each.pack() if each.has_fields() else b""] for each in messages]
+
+
+def _example(message: type[backend.Message]) -> backend.Message:
+    """Return a message of a class that has no example above, with plain values in its required fields."""
+    values: dict[str, Any] = {}
+    examples: dict[Any, Any] = {bytes: IDS[0], str: "x", int: 1, float: 1.0, bool: False}
+    examples_of_client = {"client": CLIENTS[0]}
+    for name, hint in get_type_hints(message).items():
+        if name != "kind":
+            values[name] = examples_of_client.get(name, examples.get(hint, ()))
+    return message(**values)
 
 
 @cache
@@ -97,7 +110,8 @@ def to_worker() -> Sequence[list[bytes]]:
     made += [[CLIENTS[0], kind, *rest] for kind, *rest in from_client() if kind in about]
     made += [[CLIENTS[0], kinds.END, IDS[0], backend.End(reason).pack()] for reason in backend.EndReason]
     made += [[CLIENTS[0], kind, IDS[0]] for kind in (kinds.GONE, kinds.BACK)]
-    control = (backend.Left(), backend.Handed(), backend.Take("0123456789abcdef.msgpack"), backend.There())
+    control: list[backend.Message] = [backend.Take("0123456789abcdef.msgpack")]
+    control += [_example(each) for kind, each in backend.TO_WORKER.items() if kind != kinds.TAKE]
     made += [[kinds.CONTROL, each.kind, b"", each.pack()] for each in control]
     return made
 
