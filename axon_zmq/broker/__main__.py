@@ -21,7 +21,7 @@ from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.journal import JOURNAL_FILE, Journal
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
-from axon_zmq.process import backoff, gc, lifeline, logs
+from axon_zmq.process import backoff, gc, lifeline, logs, redaction
 from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
 from axon_zmq.process.run_dir import backend_endpoint, handover_files, private_directory
 from axon_zmq.protocol import limits
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
     logs.configure("broker", options.log_level)
+    redaction.redact_standard_streams()
     bounds = limits.BrokerLimits(
         **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}
     )

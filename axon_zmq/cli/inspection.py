@@ -23,6 +23,7 @@ from axon_zmq.cli.options import (
 )
 from axon_zmq.cli.output import counted, out, print_line
 from axon_zmq.errors import UnavailableError
+from axon_zmq.process.redaction import redactor
 
 
 def doctor(endpoint: Endpoint = None) -> None:
@@ -41,9 +42,9 @@ def doctor(endpoint: Endpoint = None) -> None:
     for finding in checks.examine(endpoint):
         findings.append(finding)
         out.print(f"{finding.state:<8}", end=" ", style=styles[finding.state])
-        out.print(f"{finding.subject}: {finding.detail}", markup=False)
+        out.print(redactor.text(f"{finding.subject}: {finding.detail}"), markup=False)
         if finding.state is not checks.State.OK:
-            out.print(f"{'':<8} fix: {finding.fix}", markup=False)
+            out.print(redactor.text(f"{'':<8} fix: {finding.fix}"), markup=False)
     raise typer.Exit(checks.exit_code(findings))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.process import backoff, event_loop, lifeline, logs
+from axon_zmq.process import backoff, event_loop, lifeline, logs, redaction
 from axon_zmq.process.gc import tune_gc
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
 from axon_zmq.protocol import kinds, limits
@@ -50,6 +50,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # settings are reported before that.
     from axon_zmq.protocol.plain import packer
     from axon_zmq.worker import run_logs
+    from axon_zmq.worker.adapter import tracing
     from axon_zmq.worker.core.worker import WorkerCore
     from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
@@ -75,6 +76,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # Random for each process: otherwise late messages of a dead process would be taken for messages of the next one.
     routing_id = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
+    tracing.redact_traces()
     # No run in a file of that age can be resumed any more, whichever worker reads it.
     handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
     core = WorkerCore(
@@ -153,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _arguments(sys.argv[1:] if argv is None else argv)
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
+    redaction.redact_standard_streams()
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)

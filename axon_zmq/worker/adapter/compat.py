@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from opentelemetry.trace import Tracer
 from pydantic import TypeAdapter
 from pydantic_ai import Agent, RunContext
 from pydantic_ai import exceptions as ai
@@ -29,6 +30,7 @@ from pydantic_ai.messages import (
     ToolCallPart,
 )
 from pydantic_ai.models import Model, ModelRequestContext, StreamedResponse, download_item
+from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.providers import Provider
 from pydantic_ai.tool_manager import ToolManager
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
@@ -300,6 +302,27 @@ async def call_tool_directly(
     # Approved, because the application that would approve the call makes it itself.
     valid = await tools.validate_tool_call(call, approved=True, wrap_validation_errors=False)
     return await tools.execute_tool_call(valid, wrap_validation_errors=False)
+
+
+# --- traces ----------------------------------------------------------------------------------------
+
+
+def wrap_tracers(wrapped: Callable[[Tracer], Tracer]) -> None:
+    """Let pydantic-ai make all its spans with tracers that `wrapped` returns; to be called at most once.
+
+    Relies on each span being made with the attribute `tracer` of an `InstrumentationSettings`, which becomes a property
+    here. Such settings belong to agents, models and capabilities, or are made for each run after
+    `Agent.instrument_all`, so there is no other place where all of them can be changed. If this changes, spans may
+    contain secrets.
+    """
+
+    def get(settings: InstrumentationSettings) -> Tracer:
+        return wrapped(vars(settings)["tracer"])
+
+    def set_(settings: InstrumentationSettings, tracer: Tracer) -> None:
+        vars(settings)["tracer"] = tracer
+
+    setattr(InstrumentationSettings, "tracer", property(get, set_))  # noqa: B010 -- a property is not a Tracer
 
 
 # --- models ----------------------------------------------------------------------------------------
