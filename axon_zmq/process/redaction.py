@@ -14,8 +14,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final, TextIO
@@ -274,7 +274,12 @@ redactor: Final = Redactor(os.environ)
 
 def redact_standard_streams() -> None:
     """Remove secrets from what Python code of this process prints: `print`, warnings, and tracebacks of any thread."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, RedactingStream):
-            setattr(sys, name, RedactingStream(stream, redactor))
+    sys.stdout = RedactingStream(sys.stdout, redactor)
+    sys.stderr = RedactingStream(sys.stderr, redactor)
+
+
+@contextmanager
+def redacted_standard_streams() -> Generator[None]:
+    """Remove secrets from what Python code of this process prints within the `with` statement."""
+    with redirect_stdout(RedactingStream(sys.stdout, redactor)), redirect_stderr(RedactingStream(sys.stderr, redactor)):
+        yield

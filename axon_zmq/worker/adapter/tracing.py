@@ -6,7 +6,7 @@ The `traceparent` of a request becomes the parent of pydantic-ai's spans.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,6 @@ class _RedactingTracer(Tracer):
         span = self._tracer.start_span(redactor.text(name), *arguments, attributes=_clean(attributes), **options)
         return _RedactingSpan(span)
 
-    @contextmanager
     def start_as_current_span(
         self,
         name: str,
@@ -57,14 +56,13 @@ class _RedactingTracer(Tracer):
         set_status_on_exception: bool = True,
         end_on_exit: bool = True,
         **options: Any,
-    ) -> Iterator[Span]:
-        with trace.use_span(
+    ) -> Any:
+        return trace.use_span(
             self.start_span(name, *arguments, **options),
             end_on_exit=end_on_exit,
             record_exception=record_exception,
             set_status_on_exception=set_status_on_exception,
-        ) as span:
-            yield span
+        )
 
 
 class _RedactingSpan(Span):
