@@ -63,9 +63,10 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     def make_registry(private: bool = False) -> Registry:
         made = Registry(
             targets=configured.agents,
-            models=Models(configured.model),
+            models=Models(configured.model, ambient=configured.ambient_providers),
             named_toolsets=configured.toolsets,
             private=private,
+            allowed_settings=configured.allowed_model_settings,
         )
         registries.append(made)
         return made

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 from opentelemetry.trace import Tracer
 from pydantic import TypeAdapter
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, RunContext, models
 from pydantic_ai import exceptions as ai
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import (
@@ -337,6 +340,28 @@ def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]
     provider = getattr(model, "_provider", None)
     if isinstance(provider, Provider):
         vars(model)["_provider"] = shared(provider)
+
+
+@cache
+def provider_settings() -> frozenset[str]:
+    """Return the names of all settings that only single providers have, such as `openai_reasoning_effort`.
+
+    Relies on each provider's settings being the fields of a class `…ModelSettings`, which is defined in a module below
+    `pydantic_ai.models`, and on the layout of its source. The classes are public, but importing them needs the
+    packages of all providers, and there is no list of them. If this changes, requests with such settings are refused as
+    unknown. The first call takes 0.02 s.
+    """
+    found: set[str] = set()
+    for folder in models.__path__:
+        for file in sorted(Path(folder).rglob("*.py")):
+            for body in _SETTINGS_CLASS.findall(file.read_text(encoding="utf-8")):
+                found.update(_FIELD.findall(body))
+    return frozenset(found)
+
+
+_SETTINGS_CLASS: Final = re.compile(r"^class \w+ModelSettings\([^\n]*\):\n((?:[ #][^\n]*\n|\n)*)", re.MULTILINE)
+_FIELD: Final = re.compile(r"^    ([a-z0-9]+_[a-z0-9_]+): ", re.MULTILINE)
+"""A field that has a prefix: the name of its provider."""
 
 
 def can_stream(model: Model) -> bool:

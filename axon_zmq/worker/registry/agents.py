@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import NoneType
@@ -104,6 +104,8 @@ class Registry:
         named_toolsets: Toolsets that agents as data may name.
         private: Execute the modules again instead of importing them, because an agent that several event loops share
             fails.
+        allowed_settings: Model settings that requests may set although they are refused by default; see
+            `axon_zmq.worker.adapter.model_settings.checked`.
     """
 
     def __init__(
@@ -113,8 +115,10 @@ class Registry:
         models: Models,
         named_toolsets: Mapping[str, str | McpServer] | None = None,
         private: bool = False,
+        allowed_settings: Collection[str] = (),
     ) -> None:
         self.models = models
+        self.allowed_settings = frozenset(allowed_settings)
         self.toolsets = Toolsets(named_toolsets or {}, private=private)
         self._registered: dict[str, Registered] = {}
         self._broken: dict[str, str] = {}
@@ -162,13 +166,16 @@ class Registry:
         Raises:
             AxonError: `invalid_request`, `unknown_model` or `model_auth`.
         """
-        name = model or data.model or self.models.default
-        if name is None:
+        if name := model or data.model:
+            chosen = self.models.named_by_client(name)
+        elif (name := self.models.default) is not None:
+            chosen = self.models.named(name)
+        else:
             raise invalid([("/agent/model", "is missing, and AXON_MODEL names no default")])
         named = self.toolsets.named(data.toolsets or ())
         try:
             return Agent(
-                self.models.named(name),
+                chosen,
                 name=data.name,
                 instructions=data.instructions,
                 system_prompt=data.system_prompt or (),
