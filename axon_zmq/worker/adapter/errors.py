@@ -101,14 +101,28 @@ def internal(error: BaseException) -> AxonError:
 def redact(error: AxonError) -> AxonError:
     """Remove secrets from the message and details of an error that a client will receive; return the error.
 
-    The partial answer in the details is included: an error must contain no secret, whatever a tool or model wrote.
+    Of the partial answer, only texts of failures are changed. The rest is a result, which is never changed, and may
+    have many megabytes, which the event loop should not search.
     """
     # The exception may come from code that has just set variables.
     redactor.refresh()
     error.message = redactor.text(error.message)
+    partial = error.details.pop("partial", None)
     error.details = redactor.value(error.details)
+    if partial is not None:
+        _redact_failures(partial)
+        error.details["partial"] = partial
     error.args = (error.error_type, error.message)
     return error
+
+
+def _redact_failures(partial: Mapping[str, Any]) -> None:
+    """Remove secrets from the texts with which tools and validators failed, in a partial answer."""
+    for message in partial["messages"]:
+        for part in message["parts"]:
+            is_failure = part.get("part_kind") == "retry-prompt" or part.get("outcome", "success") != "success"
+            if is_failure and "content" in part:
+                part["content"] = redactor.value(part["content"])
 
 
 def _refined(code: str, error: Exception) -> str:
