@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 from pydantic import BaseModel, field_validator
 from pydantic_ai import Agent, FunctionToolset, ModelRetry, RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.instrumented import InstrumentationSettings
+
+from tests.support.spans import Recorder
 
 SECRETS = [os.environ[name] for name in ("LEAKY_API_KEY", "LEAKY_TOKEN", "LEAKY_SECRET", "MY_PASSWORD_2")]
 LEAK = " ".join(
@@ -43,45 +43,9 @@ warnings.warn(LEAK, stacklevel=1)
 log.info("logged at import: %s", LEAK)
 
 
-class _Span(NonRecordingSpan):
-    """A span that writes everything it gets to the file."""
-
-    def _write(self, *values: object) -> None:
-        with SPANS.open("a") as file:
-            file.write(f"{values}\n")
-
-    def is_recording(self) -> bool:
-        return True
-
-    def set_attributes(self, attributes: Any) -> None:
-        self._write("attributes", attributes)
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        self._write("attribute", key, value)
-
-    def add_event(self, name: str, attributes: Any = None, timestamp: Any = None) -> None:
-        self._write("event", name, attributes)
-
-    def update_name(self, name: str) -> None:
-        self._write("name", name)
-
-    def set_status(self, status: Any, description: str | None = None) -> None:
-        self._write("status", getattr(status, "description", ""), description)
-
-    def record_exception(self, exception: Any, attributes: Any = None, *_: Any, **__: Any) -> None:
-        self._write("exception", type(exception), attributes)
-
-
-class _Tracer(trace.NoOpTracer):
-    def start_span(self, name: str, *_: Any, attributes: Any = None, **__: Any) -> Span:
-        span = _Span(SpanContext(1, 1, False, TraceFlags(1)))
-        span._write("start", name, attributes)  # noqa: SLF001
-        return span
-
-
-class _TracerProvider(trace.TracerProvider):
-    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
-        return _Tracer()
+def _export(text: str) -> None:
+    with SPANS.open("a") as file:
+        file.write(f"{text}\n")
 
 
 def _always(*parts: Any) -> FunctionModel:
@@ -112,7 +76,7 @@ class Deps(BaseModel):
 
 
 tool_raises = Agent(_always(ToolCallPart("leak", {})), description="Describes " + LEAK)
-tool_raises.instrument = InstrumentationSettings(tracer_provider=_TracerProvider())
+tool_raises.instrument = InstrumentationSettings(tracer_provider=Recorder(_export))
 
 
 @tool_raises.tool_plain

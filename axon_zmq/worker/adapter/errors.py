@@ -120,9 +120,10 @@ def _redact_failures(partial: Mapping[str, Any]) -> None:
     """Remove secrets from the texts with which tools and validators failed, in a partial answer."""
     for message in partial["messages"]:
         for part in message["parts"]:
-            is_failure = part.get("part_kind") == "retry-prompt" or part.get("outcome", "success") != "success"
-            if is_failure and "content" in part:
-                part["content"] = redactor.value(part["content"])
+            # `retry-feedback`, and `retry-prompt` in older versions of pydantic-ai.
+            is_retry = str(part.get("part_kind")).startswith("retry-")
+            if is_retry or part.get("outcome", "success") != "success":
+                part.update(redactor.value(part))
 
 
 def _refined(code: str, error: Exception) -> str:
