@@ -258,6 +258,11 @@ class WorkerCore:
         return self._open_runs
 
     @property
+    def slots(self) -> int:
+        """How many slots are not stuck."""
+        return self._slots.available
+
+    @property
     def held_slots(self) -> int:
         """How many slots runs hold that have not ended."""
         return self._slots.held
