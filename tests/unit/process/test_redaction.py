@@ -182,6 +182,8 @@ def test_a_stream_removes_secrets_of_everything_that_is_printed():
     assert stream.write("12345678") == 8
     stream.writelines(["x 12345678\n"])
     assert target.getvalue() == f"key: {MASK}\n{MASK}x {MASK}\n"
+    target.close()
+    del stream  # without an attempt to flush the closed stream
 
 
 def test_standard_streams_remove_secrets_only_as_long_as_they_should(monkeypatch: Any, capsys: Any):
