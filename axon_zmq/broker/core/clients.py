@@ -17,6 +17,10 @@ SHARED_WINDOW_S: Final = 10.0
 """If `ping` messages with different values of `instance` arrive under one routing id within this many seconds, two
 processes use the same routing id."""
 
+TAKEOVER_WINDOW_S: Final = 60.0
+"""Seconds for which a takeover is reported. The older connection has ended, so its client must reconnect before it can
+send a `ping`."""
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Client:
@@ -103,10 +107,15 @@ class Clients:
         known = self._get_or_add(client)
         if instance:
             if known.instance not in ("", instance) and now - known.instance_seen < SHARED_WINDOW_S:
-                known.shared_until = now + SHARED_WINDOW_S
+                known.shared_until = max(known.shared_until, now + SHARED_WINDOW_S)
             known.instance, known.instance_seen = instance, now
         self._forget_idle()  # only a `ping` adds clients without unfinished runs
         return now < known.shared_until
+
+    def taken_over(self, client: bytes, now: float) -> None:
+        """Report a routing id as shared, because a connection took it over from another one."""
+        self._get_or_add(client).shared_until = now + TAKEOVER_WINDOW_S
+        self._forget_idle()
 
     def opened(self, run: Run) -> None:
         """Add a run to its client's unfinished runs."""
@@ -122,7 +131,7 @@ class Clients:
         known.step(ClientEvent.CLOSE)
         if self.is_gone(run.client):
             self._relay.clear_flag(run.client, GONE)
-        if not known.instance:
+        if not known.instance and not known.shared_until:
             del self._known[run.client]
 
     def vanished(self, client: bytes, now: float) -> Client | None:
