@@ -27,7 +27,6 @@ from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
 from axon_zmq.process.run_dir import backend_endpoint, handover_files, private_directory
 from axon_zmq.protocol import limits
 
-
 RESERVED_FILES: Final = 512
 """File descriptors that connections of clients may not use: at most half of all."""
 

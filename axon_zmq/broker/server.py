@@ -156,6 +156,8 @@ class Server:
 
     def _bind(self, frontend: str, backend: str) -> None:
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
+            # ZeroMQ creates the file of an ipc endpoint with the mode that the umask leaves: 0600, for this user only.
+            umask = os.umask(0o177)
             try:
                 router.bind(endpoint)
             except zmq.ZMQError as fault:
@@ -164,6 +166,8 @@ class Server:
                     f"cannot listen on {endpoint}: {fault.strerror}; stop the process that uses this endpoint, "
                     "or set another AXON_FRONTEND or AXON_RUN_DIR"
                 ) from None
+            finally:
+                os.umask(umask)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""

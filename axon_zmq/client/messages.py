@@ -62,6 +62,8 @@ class Pong:
     """Random name of the broker process."""
     max_body: int | None
     """Size of the largest body that the daemon accepts, in bytes."""
+    shared: bool
+    """Whether another process or connection recently used the same routing id."""
     body: dict[str, Any]
     """Whole body, for the application."""
 
@@ -191,7 +193,9 @@ def _catalog(body: Fields) -> Catalog:
 
 def _pong(body: Fields) -> Pong:
     limits = _map(body, "limits") or {}
-    return Pong(_optional(body, "boot", str), _optional(limits, "max_body", int), dict(body))
+    return Pong(
+        _optional(body, "boot", str), _optional(limits, "max_body", int), body.get("shared") is True, dict(body)
+    )
 
 
 def _alive(body: Fields) -> Alive:
