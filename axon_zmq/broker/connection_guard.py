@@ -20,6 +20,7 @@ import select
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Container
 from typing import Final
 
@@ -51,6 +52,8 @@ TRIM_DELAY_S: Final = 0.25
 """Seconds after which memory is returned to the system, once a connection was cut; ZeroMQ frees it by then."""
 TRIM_FROM: Final = limits.MIB
 """Held bytes from which the end of a connection has the same effect."""
+EVICTION_DELAY_S: Final = 1.0
+"""Seconds after a takeover after which the earlier connection is shut down."""
 LOG_INTERVAL_S: Final = 10.0
 """Minimum seconds between two log lines of the same kind."""
 _MONITORED: Final = struct.Struct("=Hi")
@@ -116,6 +119,8 @@ class ConnectionGuard:
         """Connections that held too many bytes at their last measurement, and the bytes that ZeroMQ had read then."""
         self._low_water: list[Connection] = []
         """Connections for which ZeroMQ waits for `LOW_WATER` bytes until the next check."""
+        self._evictions: deque[tuple[float, Connection]] = deque()
+        """Connections that took over a routing id, and when the earlier connection is shut down."""
         self._check_at = float("inf")
         """When the next measurement of busy connections is due; infinite while the kernel is waited for."""
         self._is_paced = False
@@ -190,6 +195,10 @@ class ConnectionGuard:
                     "was open: give each client process its own random routing id",
                     now,
                 )
+                # ZeroMQ passes nothing more to or from the earlier connection, but leaves it open. Only its end lets
+                # its client reconnect and learn of the takeover. The pause keeps two clients from evicting each other
+                # in quick succession.
+                self._evictions.append((now + EVICTION_DELAY_S, connection))
                 self._on_takeover(routing_id)
             case Identified.NEW:
                 pass
@@ -276,13 +285,25 @@ class ConnectionGuard:
                 self._check(self._busy, now)
         if now >= self._dead_peers.check_at and (closed := self._dead_peers.check(now)):
             log.info("closed %d client connections: their hosts did not answer for %.0f s", closed, limits.DEAD_HOST)
+        if self._evictions and now >= self._evictions[0][0]:
+            self._evict(self._evictions.popleft()[1])
         if now >= self._trim_at:
             self._trim_at = float("inf")
             _trim()
 
     def next_timer(self) -> float:
         """When `turn` must be called at the latest, in seconds of the monotonic clock."""
-        return 0.0 if self._suspects else min(self._check_at, self._trim_at)
+        if self._suspects:
+            return 0.0
+        due = min(self._check_at, self._trim_at)
+        return min(due, self._evictions[0][0]) if self._evictions else due
+
+    def _evict(self, connection: Connection) -> None:
+        """Shut down the connection whose routing id another one has taken over, if it is still open."""
+        earlier, connection.taken_from = connection.taken_from, None
+        if earlier is not None and self._connections.open.get(earlier.fd) is earlier:
+            earlier.cut = True
+            tcp.abort(earlier.fd)
 
     def _check(self, busy: select.epoll, now: float) -> None:
         """Measure the connections on which data has arrived."""

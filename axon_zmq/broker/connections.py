@@ -49,6 +49,8 @@ class Connection:
     """Whether the broker has shut it down, and its end has not been reported yet."""
     client: bytes = b""
     """Routing id of the last message; empty before the first one."""
+    taken_from: Connection | None = None
+    """The connection whose routing id this one took over, until it is cut."""
     delivered: int = 0
     """Bytes of delivered messages, with `MESSAGE_CREDIT` for each; lowered to `read` by each measurement."""
 
@@ -188,7 +190,8 @@ class Connections:
     def identify(self, connection: Connection, routing_id: bytes, assigned: AssignedIds) -> Identified:
         """Record that a message with a routing id came from a connection whose last message had another one.
 
-        All reported ends of connections must have been passed to `remove` before.
+        All reported ends of connections must have been passed to `remove` before. After a takeover, `taken_from` is the
+        other connection.
         """
         if routing_id[:1] == b"\0":
             if not assigned.contains(routing_id, self.accepted):
@@ -201,8 +204,10 @@ class Connections:
         connection.client = routing_id
         if len(self._last) > CLIENTS_KEPT:
             self._last.popitem(last=False)
-        is_takeover = earlier is not None and earlier is not connection and _overlap(earlier, connection)
-        return Identified.TAKEOVER if is_takeover else Identified.NEW
+        if earlier is None or earlier is connection or not _overlap(earlier, connection):
+            return Identified.NEW
+        connection.taken_from = earlier
+        return Identified.TAKEOVER
 
     def is_short(self, routing_id: bytes) -> bool:
         """Whether to warn about a routing id that others can guess: once for each id, as far as they are remembered."""

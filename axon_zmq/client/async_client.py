@@ -567,8 +567,8 @@ class AsyncClient:
             self._notify(run)
         if self._core.shared and not was_shared:
             log.warning(
-                "another process uses the identity %s, and only one of the two receives messages; give each process its "
-                "own random identity",
+                "another process uses the identity %s, and only one of the two receives messages; "
+                "give each process its own random identity",
                 self._identity.decode("ascii"),
             )
         self._flush()

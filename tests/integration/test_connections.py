@@ -84,20 +84,25 @@ def shared(dealer: Dealer) -> bool:
     return dealer.ask(b"ping", b"p")[1]["shared"]
 
 
+def is_told(dealer: Dealer) -> bool:
+    dealer.send(b"ping", b"p")
+    return not dealer.silent(0.2) and dealer.recv()[2]["shared"]
+
+
 def test_a_takeover_is_reported_to_both_sides_in_the_log_and_in_the_status():
     with running() as own, ExitStack() as stack:
         name = secrets.token_hex(16).encode()
         stack.callback((victim := Dealer(own.endpoint, name)).close)
         assert not shared(victim)
         taker = stack.enter_context(RawClient(own.endpoint, name))
-        assert taker.ping()
-        assert shared(victim), "after it has reconnected"
-        stack.callback((other := Dealer(own.endpoint, name)).close)
-        assert shared(other)
+        assert taker.pong()["shared"]
+        taker.close()
+        # What it sends before its connection is closed is lost, so it asks again, as clients do after a reconnect.
+        wait_until(lambda: is_told(victim), "the report to the victim")
         log = own.log("broker")
         assert f"routing id {name.decode()} was taken over by another connection" in log
         assert "can guess it" not in log
-        assert broker_status.status(own.run_dir)["takeovers"] >= 2
+        assert broker_status.status(own.run_dir)["takeovers"] >= 1
 
 
 def test_a_client_that_reconnects_or_restarts_is_not_reported(broker: Daemon):
@@ -109,7 +114,7 @@ def test_a_client_that_reconnects_or_restarts_is_not_reported(broker: Daemon):
     dealer = Dealer(broker.endpoint, name)
     assert not shared(dealer)
     dealer.close()
-    client = f"Client({broker.endpoint!r}, identity={name.decode()!r})"
+    client = f"Client({broker.endpoint!r}, identity={name.decode()!r}).__enter__()"
     script = f"import os; from axon_zmq import Client; {client}.ping(); os._exit(1)"
     for _ in range(2):
         subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False)
@@ -151,8 +156,8 @@ def test_a_body_that_looks_like_small_frames_is_accepted(broker: Daemon):
         for at in range(0, len(whole), 128 * 1024):
             assert client.send(whole[at : at + 128 * 1024])
             time.sleep(0.002)
-        assert client.receive() == b"error"  # there is no worker
-        assert client.receive() == b"r"
+        kinds = iter(client.receive_message, [])
+        assert next(frames for frames in kinds if frames[0] != b"alive")[:2] == [b"error", b"r"]  # there is no worker
 
 
 def test_many_unfinished_messages_are_bounded_together_and_an_honest_upload_is_answered(broker: Daemon):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import Self
+from typing import Any, Self
+
+from axon_zmq.protocol.msgpack import unpack
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
@@ -45,11 +47,15 @@ class RawClient:
         self.socket = socket.create_connection((host, int(port)))
         self.socket.settimeout(30)
         self.sent = 0
-        self.socket.sendall(GREETING)
-        self._read(64)
-        if routing_id is not None:
-            self.socket.sendall(ready(routing_id))
-            self.receive()  # the daemon's READY
+        try:
+            self.socket.sendall(GREETING)
+            self._read(64)
+            if routing_id is not None:
+                self.socket.sendall(ready(routing_id))
+                self.receive()  # the daemon's READY
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -82,15 +88,24 @@ class RawClient:
             size = int.from_bytes(bytes([size]) + self._read(7), "big")
         return self._read(size)
 
+    def receive_message(self) -> list[bytes]:
+        """The next message: kind, id and body."""
+        return [self.receive() for _ in range(3)]
+
     def ping(self) -> bool:
         """Send a `ping`; whether a `pong` arrives."""
+        return bool(self.pong())
+
+    def pong(self) -> dict[str, Any]:
+        """Send a `ping`; the body of its `pong`, or an empty one if the connection is closed."""
         if not self.send(message(b"ping", b"1")):
-            return False
+            return {}
         try:
-            kind, _, _ = (self.receive() for _ in range(3))
+            kind, _, body = self.receive_message()
         except OSError:
-            return False
-        return kind == b"pong"
+            return {}
+        assert kind == b"pong"
+        return unpack(body, "the pong")
 
     def is_closed(self, seconds: float = 30.0) -> bool:
         """Whether the daemon closes the connection within some seconds."""

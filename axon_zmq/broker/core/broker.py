@@ -281,7 +281,7 @@ class Broker:
             "protocol": limits.PROTOCOL,
             "version": self.version,
             "features": list(FEATURES),
-            "shared": self.clients.is_shared(client, message.header.get("instance", ""), now),
+            "shared": self.clients.is_shared(client, now),
             "limits": self.bounds.to_wire(),
             "dropped": self.dropped,
             "boot": self.boot,
