@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -50,7 +50,7 @@ def parse_info(data: bytes) -> TcpInfo:
 
 
 @contextmanager
-def _borrowed(fd: int) -> Iterator[socket.socket]:
+def _borrowed(fd: int) -> Generator[socket.socket]:
     # The family does not matter for these calls; naming it saves the system calls that would find it out.
     handle = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
     try:

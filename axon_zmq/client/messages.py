@@ -54,7 +54,7 @@ class Catalog:
     toolsets: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """The reply to `ping`."""
 
@@ -194,7 +194,10 @@ def _catalog(body: Fields) -> Catalog:
 def _pong(body: Fields) -> Pong:
     limits = _map(body, "limits") or {}
     return Pong(
-        _optional(body, "boot", str), _optional(limits, "max_body", int), body.get("shared") is True, dict(body)
+        boot=_optional(body, "boot", str),
+        max_body=_optional(limits, "max_body", int),
+        shared=_optional(body, "shared", bool) or False,
+        body=dict(body),
     )
 
 
