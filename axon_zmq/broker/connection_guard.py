@@ -395,7 +395,7 @@ class ConnectionGuard:
         self._trim_at = now + TRIM_DELAY_S
         place = connection.address or "a Unix socket"
         client = f" of client {printable(connection.client)}" if connection.client else ""
-        self._warn("cut", f"closed a connection from {place}{client}: {why}", now)
+        self._warn(why, f"closed a connection from {place}{client}: {why}", now)
 
     def _resident(self) -> int:
         """Bytes of memory that the process occupies."""

@@ -20,6 +20,10 @@ _INFO: Final = struct.Struct("=8B24I4Q")
 """Linux's `struct tcp_info`, up to and including `tcpi_bytes_received`."""
 _ABORT: Final = struct.pack("ii", 1, 0)
 """Value of SO_LINGER (on, 0 seconds): closing the socket discards unsent data and sends RST."""
+_DISCARD: Final = 1024 * 1024
+"""Bytes that are discarded at a time when a connection is cut."""
+_DISCARDS: Final = 64
+"""How often at most."""
 _FIONREAD: Final = 0x541B
 """Linux's ioctl for the number of bytes in the receive buffer."""
 
@@ -121,5 +125,9 @@ def abort(fd: int) -> None:
         try:
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
             handle.shutdown(socket.SHUT_RDWR)
+            # What has arrived would still be read by ZeroMQ: up to 32 MiB more of an unfinished message.
+            for _ in range(_DISCARDS):
+                if not handle.recv(_DISCARD, socket.MSG_TRUNC | socket.MSG_DONTWAIT):
+                    break
         except OSError:
             pass

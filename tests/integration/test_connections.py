@@ -149,8 +149,8 @@ def test_a_message_of_empty_frames_is_cut_long_before_its_bytes_reach_the_limit(
         assert "very many small frames" in own.log("broker")
 
 
-def test_a_body_that_looks_like_small_frames_is_accepted(broker: Daemon):
-    with RawClient(broker.endpoint, secrets.token_bytes(16)) as client:
+def test_a_body_that_looks_like_small_frames_is_accepted():
+    with running() as own, RawClient(own.endpoint, secrets.token_bytes(16)) as client:
         body = pack({"agent": "echo", "prompt": b"\1\0" * (2 * MIB)})
         whole = message(b"run", b"r", b"", body)
         for at in range(0, len(whole), 128 * 1024):
