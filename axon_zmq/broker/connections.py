@@ -66,7 +66,7 @@ class Connection:
     since: float = 0.0
     """Since when the current message has been unfinished."""
     memory_before: int = 0
-    """Bytes of memory that the process used when the current message began."""
+    """Bytes of memory that the process used when the current message began; 0 before the first measurement."""
     small_frames: int = 0
     """How often the bytes of the current message looked like a sequence of very small frames."""
     small_properties: bool = False

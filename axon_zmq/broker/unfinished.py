@@ -54,7 +54,7 @@ SMALL: Final = 64
 """Bytes up to which a frame, or a property with its value, counts as small."""
 SMALL_COUNT: Final = 48
 """Number of consecutive small frames or properties that count as a long sequence. A request has at most 5 frames."""
-EXCESS_LEAST: Final = 8 * limits.MIB
+EXCESS_LEAST: Final = 16 * limits.MIB
 """Growth of memory from which it is a sign of an attack with small frames, together with `EXCESS_FACTOR`."""
 EXCESS_FACTOR: Final = 4
 """Growth of memory divided by held bytes from which it is a sign of such an attack. Empty frames reach 32."""
@@ -98,7 +98,7 @@ def measured(connection: Connection, arrived: int, unread: int, memory: int, now
     # Without this, the credit of many small messages would hide the bytes of a later large one.
     connection.delivered = min(connection.delivered, read)
     connection.delivered_before = connection.delivered
-    if has_delivered or connection.undelivered < LOOK_FROM:
+    if has_delivered or not connection.memory_before or connection.undelivered < LOOK_FROM:
         connection.since = now
         connection.memory_before = memory
         connection.small_frames = 0

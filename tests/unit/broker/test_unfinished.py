@@ -18,8 +18,8 @@ BOUNDS = Bounds.of(16 * MIB)
 
 def connection(held: int = 0, since: float = 0.0) -> Connection:
     made = Connection(fd=7, address="127.0.0.1", opened=0)
-    measured(made, 0, 0, 0, since)
-    measured(made, held, 0, 0, since)
+    measured(made, 0, 0, 1, since)
+    measured(made, held, 0, 1, since)
     return made
 
 
@@ -88,12 +88,19 @@ def grown(one: Connection, looks: int, memory: int) -> bool:
 
 
 def test_small_frames_are_an_attack_only_if_memory_grows_more_than_the_bytes():
-    assert grown(connection(MIB), 3, 9 * MIB)
-    assert not grown(connection(MIB), 3, 7 * MIB), "less than other causes explain"
-    assert not grown(connection(4 * MIB), 3, 9 * MIB), "no more than a body needs"
-    assert not grown(connection(MIB), 2, 9 * MIB), "too few looks"
+    assert grown(connection(MIB), 3, 17 * MIB)
+    assert not grown(connection(MIB), 3, 15 * MIB), "less than other causes explain"
+    assert not grown(connection(5 * MIB), 3, 17 * MIB), "no more than a body needs"
+    assert not grown(connection(MIB), 2, 17 * MIB), "too few looks"
     assert grown(connection(MIB), 1, 80 * MIB)
     assert not grown(connection(MIB), 0, 80 * MIB)
+
+
+def test_memory_that_was_used_before_the_first_measurement_is_no_sign():
+    one = Connection(fd=7, address="127.0.0.1", opened=0)
+    measured(one, MIB, 0, 100 * MIB, 1.0)
+    assert not grown(one, 3, 101 * MIB)
+    assert grown(one, 3, 120 * MIB)
 
 
 def test_a_delivered_message_ends_the_suspicion():
