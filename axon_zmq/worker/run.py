@@ -79,6 +79,16 @@ class Run:
         return self.active.kind
 
     @property
+    def client(self) -> bytes:
+        """Routing id of its client."""
+        return self.active.client
+
+    @property
+    def size(self) -> int:
+        """Size of its request body in bytes."""
+        return len(self.body)
+
+    @property
     def key(self) -> RunKey:
         """The run key: routing id of its client and request id."""
         return self.active.key

@@ -8,6 +8,7 @@ from typing import Final
 
 from axon_zmq.broker.core.outgoing import Outgoing
 from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.shares import Shares
 from axon_zmq.broker.core.states import WorkerEvent, WorkerState
 from axon_zmq.protocol.backend import Ready
 from axon_zmq.protocol.kinds import MODES, POOLS
@@ -27,8 +28,10 @@ class Workers:
     """
 
     def __init__(self, outgoing: Outgoing, hang_seconds: float, now: float) -> None:
-        self.pools = {mode: Pool(mode=mode, empty_since=now) for mode in MODES}
-        self.describes = Pool(mode="describe", empty_since=now, takes_slots=False)
+        self.pools = {mode: Pool(mode=mode, empty_since=now, shares=Shares(0)) for mode in MODES}
+        self.describes = Pool(
+            mode="describe", empty_since=now, shares=Shares(0), takes_slots=False, modes=self.pools
+        )
         """The pool of `describe` requests, which contains all workers: any of them can answer, in addition to its
         runs."""
         self._out = outgoing
@@ -76,11 +79,18 @@ class Workers:
         """Record that the number of runs that a worker can take has changed."""
         self.pools[worker.mode].offer(worker)
 
+    def hold(self, worker: Worker, run: Run) -> None:
+        """Add a run to a worker's runs."""
+        worker.hold(run)
+        self.pool_of(run).shares.add(run.client)
+        self.offer(worker)
+
     def release(self, run: Run) -> None:
-        """Remove an ended run from its worker, which can then take another one."""
-        if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
-            worker.release(run)
-            self.pools[worker.mode].offer(worker)
+        """Remove a run from its worker, which can then take another one; nothing happens if no worker has it."""
+        worker = self._workers.get(run.worker) if run.worker is not None else None
+        if worker is not None and worker.release(run):
+            self.pool_of(run).shares.remove(run.client, False)
+            self.offer(worker)
 
     # --- registration, changes and loss ----------------------------------------------------------------
 
@@ -103,6 +113,8 @@ class Workers:
     def remove(self, worker: Worker, now: float) -> None:
         """Remove a lost worker."""
         worker.step(WorkerEvent.LOSE)
+        for run in worker.runs.values():
+            self.pool_of(run).shares.remove(run.client, False)
         del self._workers[worker.routing_id]
         for pool in (self.pools[worker.mode], self.describes):
             del pool.workers[worker.routing_id]

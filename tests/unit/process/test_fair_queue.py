@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq.broker.core.fair_queue import FairQueue
+from axon_zmq.process.fair_queue import FairQueue
 
 
 class Item:
