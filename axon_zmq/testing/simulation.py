@@ -77,6 +77,8 @@ STEP_S: Final = 0.25
 """Seconds by which the clock moves in one step."""
 DRAIN_S: Final = 20.0
 """Drain time of a leaving worker, in seconds."""
+PART_MESSAGES: Final = 3
+"""Number of messages in a part of the replays: so few that most replays have several parts."""
 MAX_ROUNDS: Final = 1000
 """Deliveries from each pipe after which `deliver_all` assumes an endless exchange of messages, and fails."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
@@ -123,6 +125,7 @@ class Worker:
             drain_s=DRAIN_S,
             pack_body=packer(),
             now=world.now,
+            part_messages=PART_MESSAGES,
         )
         self.sent: deque[Frames] = deque()
         """Messages in flight to the broker."""
@@ -204,7 +207,9 @@ class Worker:
             self.put(WorkerTick())
 
     def _send(self, run: ActiveRun, kind: bytes, body: dict[str, Any]) -> None:
-        self.sent.append((run.client, kind, run.id, run.buffer.put(kind, body)))
+        packed = run.buffer.put(kind, body)
+        if not run.is_replaying:
+            self.sent.append((run.client, kind, run.id, packed))
 
     def _returned(self, run: ActiveRun) -> None:
         del self._scripts[run]

@@ -46,6 +46,7 @@ from axon_zmq.worker.core.effects import (
     Note,
     PauseTools,
     ReadHandover,
+    ReplayComplete,
     Send,
     Start,
     WriteHandover,
@@ -219,7 +220,7 @@ class Host:
                     self._done.set_result(None)
             case Catalog() | WriteHandover() | ReadHandover():
                 self._spawn(self._coroutine_for(effect))
-            case AskToEnd() | Deliver() | Grant() | PauseTools() | ContinueTools():
+            case AskToEnd() | Deliver() | Grant() | ReplayComplete() | PauseTools() | ContinueTools():
                 self._apply_to_run(effect)
 
     def _coroutine_for(self, effect: Catalog | WriteHandover | ReadHandover) -> Coroutine[Any, Any, None]:
@@ -231,7 +232,9 @@ class Host:
             case ReadHandover(file):
                 return self._read_handover(file)
 
-    def _apply_to_run(self, effect: AskToEnd | Deliver | Grant | PauseTools | ContinueTools) -> None:
+    def _apply_to_run(
+        self, effect: AskToEnd | Deliver | Grant | ReplayComplete | PauseTools | ContinueTools
+    ) -> None:
         run = self._runs[effect.run]
         match effect:
             case AskToEnd() if self._starts.remove(run):
@@ -245,6 +248,8 @@ class Host:
             case Grant(_, upto):
                 if run.credit.is_given:
                     run.grant(upto)
+            case ReplayComplete():
+                run.replayed()
             case PauseTools():
                 run.remote.pause_timers()
             case ContinueTools():

@@ -27,9 +27,11 @@ from axon_zmq.protocol.backend import (
     MalformedMessageError,
     Message,
     ModeStatus,
+    More,
     Processes,
     Progress,
     Ready,
+    Replayed,
     Slots,
     WorkerStatus,
     decode,
@@ -119,6 +121,8 @@ class Control:
             case Slots(slots):
                 self._workers.set_slots(worker, slots)
                 self._runs.dispatch_all(now)
+            case Replayed():
+                self._out.control(peer, More())
             case Leaving():
                 self._leaving(worker)
             case Handover(file, forgot_at):

@@ -30,7 +30,7 @@ SUSPECTS_PER_WORKER: Final = 4
 the request at fault then kills a second worker, at most this many requests are quarantined because of it."""
 
 
-DESCRIBES_PER_WORKER: Final = 4
+DESCRIBES_PER_WORKER: Final = 2
 """Maximum number of `describe` requests that one worker answers at a time; one client may use half of it. A `describe`
 takes no slot, so nothing else would bound the time of the worker's event loop that a flood of them takes."""
 
