@@ -25,8 +25,8 @@ from axon_zmq.protocol.frames import RunKey
 from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.replay_buffer import Message, ReplayBuffer
 
-PART_MESSAGES: Final = 128
-"""Maximum number of messages in a part. The broker relays them in about 2 ms."""
+PART_MESSAGES: Final = 64
+"""Maximum number of messages in a part. The broker relays them in about 1 ms."""
 PART_BYTES: Final = 256 * limits.KIB
 """Size of a part in bytes; its last message may exceed it."""
 TURN_MESSAGES: Final = 16
