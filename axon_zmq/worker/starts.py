@@ -1,11 +1,11 @@
-"""Starts the code of runs a few at a time, round-robin over clients.
+"""Starts the code of runs one after the other, round-robin over clients.
 
 Internal: may change in any release.
 
 The code of a run takes a few milliseconds of the event loop, in about 50 turns of the loop, before it ends or waits for
 a model. If a client sends hundreds of requests at once and the code of all of them were started at once, each turn
 would take as long as one step of all of them, and a run of another client, which needs as many turns, would take as
-long as all of them together. Therefore only a few runs may be in this first part of their execution at a time.
+long as all of them together. Therefore only one run may be in this first part of its execution at a time.
 
 Whether a run waits for its model cannot be seen from outside. A run counts as young until it ends, until the loop has
 made `YOUNG_TURNS` turns, or for `YOUNG_S`. If the loop has nothing else to do, its turns take microseconds, so runs that
@@ -21,11 +21,11 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from axon_zmq.process.fair_queue import FairQueue, Waiting
 
-MAX_YOUNG: Final = 2
-"""Maximum number of young runs, except when no run waits for its start."""
+MAX_YOUNG: Final = 1
+"""Maximum number of young runs."""
 YOUNG_TURNS: Final = 64
 """Turns of the event loop after which a run is no longer young. The first part of a run takes about 50."""
-YOUNG_S: Final = 0.1
+YOUNG_S: Final = 0.05
 """Seconds after which a run is no longer young. It counts if each turn takes long because of other work, such as
 hundreds of streams: a worker then still starts 20 runs per second."""
 
