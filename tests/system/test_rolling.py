@@ -152,7 +152,7 @@ def test_supervisorctl_restart_of_one_process_loses_no_run_that_ends_in_time(dae
             [BIN / "supervisorctl", "-c", daemon.run_dir / "supervisord.conf", "restart", "run_stream-1"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert restarted.returncode == 0, restarted.stdout
         assert len(stream.complete().result) == 300
@@ -168,7 +168,7 @@ def test_an_impossible_change_is_rejected_with_a_reason(daemon: Served):
     assert "another scale or roll" in busy.stderr
     env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir / "nothing")}
     for arguments in (["scale", "run", "2"], ["roll"], ["status"]):
-        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=60)
+        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=240)
         assert nobody.returncode == 3, nobody.stderr
         assert str(daemon.run_dir / "nothing") in nobody.stderr
         assert "start the daemon, or set AXON_RUN_DIR" in nobody.stderr.replace("\n", " ")

@@ -96,7 +96,7 @@ def test_a_killed_supervisord_leaves_no_orphan_and_the_next_start_is_clean():
             env={**os.environ, "AXON_RUN_DIR": str(daemon.run_dir), "AXON_FRONTEND": daemon.endpoint},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert again.returncode == 0, again.stdout + again.stderr
 
@@ -135,7 +135,7 @@ def test_a_second_daemon_in_the_same_run_directory_is_rejected():
             ({"AXON_RUN_DIR": f"{daemon.run_dir}2", "AXON_FRONTEND": daemon.endpoint}, "AXON_FRONTEND"),
         ):
             second = subprocess.run(
-                [ROOT / "scripts/run"], env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+                [ROOT / "scripts/run"], env={**os.environ, **env}, capture_output=True, text=True, timeout=240
             )
             assert second.returncode == 2
             assert says in second.stderr

@@ -81,7 +81,7 @@ approval = true
         ('x = {command = "a", args = "s3cret"}', "toolsets.x.args: Input should be a valid list"),
         ('x = {command = "a", timeout = 0}', "toolsets.x.timeout: Input should be greater than 0"),
         ('x = {command = "a", prefix = "a b"}', "toolsets.x.prefix: invalid prefix 'a b': expected 1 to 32"),
-        ('x = {command = "a", aproval = true}', "toolsets.x.aproval: unknown key; did you mean approval?"),
+        ('x = {command = "a", aproval = true}', "toolsets.x.aproval: unknown key; did you mean 'approval'?"),
         ('x = {command = "a", zzz = "s3cret"}', "toolsets.x.zzz: unknown key; known keys: command, args, env"),
         ('"a b" = {command = "a"}', "a b"),
     ],
@@ -210,7 +210,7 @@ def test_no_key_is_written_into_the_generated_configuration(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("hang_second = 5", "hang_second: unknown setting; did you mean hang_seconds?"),
+        ("hang_second = 5", "hang_second: unknown setting; did you mean 'hang_seconds'?"),
         ("zzz = 5", "zzz: unknown setting; known settings: frontend, "),
         ("hang_seconds = 1", "hang_seconds: invalid value 1: input should be greater than or equal to 2"),
         ("agents = 5", "agents: invalid value 5: input should be a valid dictionary"),
