@@ -49,6 +49,8 @@ ALIVE: Final = b"alive"
 
 READY: Final = b"ready"
 SLOTS: Final = b"slots"
+WAITING: Final = b"waiting"
+CONTINUING: Final = b"continuing"
 PROGRESS: Final = b"progress"
 REPLAYED: Final = b"replayed"
 LEAVING: Final = b"leaving"

@@ -8,13 +8,14 @@ would take as long as one step of all of them, and a run of another client, whic
 long as all of them together. Therefore only one run may be in this first part of its execution at a time.
 
 Whether a run waits for its model cannot be seen from outside. A run counts as young until it ends, until the loop has
-made `YOUNG_TURNS` turns, or for `YOUNG_S`. If the loop has nothing else to do, its turns take microseconds, so runs that
-wait for a model delay the starts of others by less than a millisecond.
+made `YOUNG_TURNS` turns, or until the process has used `YOUNG_CPU_S` of CPU time. If the loop has nothing else to do,
+its turns take microseconds, so a run that waits for a model delays the next start by less than a millisecond.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -25,9 +26,9 @@ MAX_YOUNG: Final = 1
 """Maximum number of young runs."""
 YOUNG_TURNS: Final = 64
 """Turns of the event loop after which a run is no longer young. The first part of a run takes about 50."""
-YOUNG_S: Final = 0.05
-"""Seconds after which a run is no longer young. It counts if each turn takes long because of other work, such as
-hundreds of streams: a worker then still starts 20 runs per second."""
+YOUNG_CPU_S: Final = 0.05
+"""Seconds of CPU time of the process after which a run is no longer young. It counts if each turn takes long because of
+other work, such as hundreds of streams: the worker then still starts 20 runs in each second of CPU time."""
 
 T = TypeVar("T", bound=Waiting)
 
@@ -36,8 +37,8 @@ class _Young(NamedTuple):
     """When a run is no longer young, whichever comes first."""
 
     turn: int
-    time: float
-    """Seconds of the event loop's clock."""
+    cpu: float
+    """Seconds of CPU time of the process."""
 
 
 class Starts(Generic[T]):
@@ -98,13 +99,13 @@ class Starts(Generic[T]):
             self._loop.call_soon(self._next_turn)
 
     def _start_now(self, run: T) -> None:
-        self._young[run] = _Young(self._turn + YOUNG_TURNS, self._loop.time() + YOUNG_S)
+        self._young[run] = _Young(self._turn + YOUNG_TURNS, time.process_time() + YOUNG_CPU_S)
         self._start(run)
 
     def _grow_up(self) -> None:
-        now = self._loop.time()
+        cpu = time.process_time()
         while self._young:
             run, until = next(iter(self._young.items()))
-            if self._turn < until.turn and now < until.time:
+            if self._turn < until.turn and cpu < until.cpu:
                 return
             del self._young[run]
