@@ -81,13 +81,14 @@ class ToolWait:
         """Wait until the run has a slot again, if it has left its slot."""
         if not self._has_left:
             return
-        if self._slot is None:
+        slot = self._slot
+        if slot is None:
             self._loop = asyncio.get_running_loop()
-            self._slot = asyncio.Event()
-            self._answered()
+            slot = self._slot = asyncio.Event()
+            self._answered()  # it may grant the slot at once
         # Checked after `_slot` was set: `end`, in another thread, sets `_ended` before it reads `_slot`.
         if not self._ended:
-            await self._slot.wait()
+            await slot.wait()
 
     def granted(self) -> None:
         """Let the run continue, because it has got a slot."""
