@@ -126,10 +126,19 @@ def prints_json(as_json: bool) -> bool:
 
 
 def run_dir() -> Path:
-    """Return the absolute run directory from the settings."""
-    from axon_zmq import settings
+    """Return the absolute run directory from the settings.
 
-    return settings.load().run_dir.absolute()
+    Raises:
+        ConfigurationError: A setting is invalid, or the directory exists and another user can write to it. The commands
+            believe what answers at the sockets in it.
+    """
+    from axon_zmq import settings
+    from axon_zmq.process.run_dir import check_private
+
+    directory = settings.load().run_dir.absolute()
+    if directory.exists():
+        check_private(directory)
+    return directory
 
 
 def frontend(endpoint: str | None) -> str:
