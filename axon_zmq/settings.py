@@ -39,6 +39,10 @@ MAX_QUEUED_LIMIT: Final = 10_000_000
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_ALLOWED_SETTING: Final = re.compile(
+    r"(extra_body|extra_headers|bedrock_additional_model_requests_fields)\.[\w-]+|(?!extra_)[a-z]\w*"
+)
+_PROVIDER: Final = re.compile(r"[a-z][a-z0-9-]*")
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -165,6 +169,16 @@ class Settings(BaseSettings):
         description="Python loggers, separated by commas, whose records below `warning` a run may also relay to its "
         "client, in addition to the loggers of the agents' and toolsets' own packages.",
     )
+    allowed_model_settings: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Model settings, separated by commas, that requests may set although they are refused by default: "
+        "`extra_body.KEY`, `extra_headers.NAME`, or the name of a provider's setting.",
+    )
+    ambient_providers: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Providers, separated by commas, that clients may use with the login of the machine or of the user "
+        "who runs the daemon: `bedrock`, `bedrock-mantle`, `google-cloud`, `openai-codex`.",
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         DEFAULT_DRAIN_S, description="Seconds for which a stopping worker lets its open runs continue; 0 to 3600."
     )
@@ -229,10 +243,28 @@ class Settings(BaseSettings):
                 raise ValueError(_invalid_target(f"{name}={target}", info))
         return targets
 
-    @field_validator("run_loggers", mode="before")
+    @field_validator("run_loggers", "allowed_model_settings", "ambient_providers", mode="before")
     @classmethod
     def _read_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_model_settings")
+    @classmethod
+    def _check_allowed(cls, entries: list[str]) -> list[str]:
+        for entry in entries:
+            if not _ALLOWED_SETTING.fullmatch(entry):
+                raise ValueError(
+                    f"invalid entry {entry!r}: expected extra_body.KEY, extra_headers.NAME, or the name of a setting"
+                )
+        return entries
+
+    @field_validator("ambient_providers")
+    @classmethod
+    def _check_providers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _PROVIDER.fullmatch(name):
+                raise ValueError(f"invalid provider {name!r}: expected a name such as openai-codex, without a model")
+        return names
 
     @field_validator("frontend")
     @classmethod

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self, Union, get_args, get_
 
 from axon_zmq.errors import RequestError
 from axon_zmq.protocol import kinds
-from axon_zmq.protocol.frames import printable
+from axon_zmq.protocol.frames import HEADERS, REQUIRED_KEYS, printable
 from axon_zmq.protocol.msgpack import pack, unpack
 
 VERSION: Final = 1
@@ -628,21 +628,39 @@ def _about_a_run(client: bytes, kind: bytes, rest: list[bytes]) -> FromBroker | 
             return Describe(client, id, body)
         case kinds.TOOL_RESULT | kinds.STEER | kinds.CREDIT:
             id, header, body = _exactly(3, kind, rest)
-            return ToRun(client, kind, id, unpack(header, "the header"), body)
+            return ToRun(client, kind, id, _read_header(kind, header), body)
         case kinds.END:
             id, body = _exactly(2, kind, rest)
             return RunEnd(client, id, End.unpack(body).reason)
         case kinds.RESUME:
             id, header, _body = _exactly(3, kind, rest)
-            return RunResume(client, id, unpack(header, "the header"))
+            return RunResume(client, id, _read_header(kind, header))
         case kinds.GONE | kinds.BACK:
             [id] = _exactly(1, kind, rest)
             return RunClient(client, id, kind == kinds.GONE)
         case _ if kind in kinds.RUN_KINDS:
             id, header, body, lease = _exactly(4, kind, rest)
-            return RunStart(client, kind, id, unpack(header, "the header"), body, _read_lease(kind, lease))
+            return RunStart(client, kind, id, _read_header(kind, header), body, _read_lease(kind, lease))
         case _:
             return None
+
+
+def _read_header(kind: bytes, packed: bytes) -> Mapping[str, Any]:
+    """Unpack and validate a client's header, which the broker passes on as it was received.
+
+    As in the broker, a key with nil counts as absent: `upto: nil` must not reach code that expects a number. Unknown
+    keys are kept, because the broker may have a later version.
+    """
+    header = unpack(packed, "the header")
+    checks = HEADERS[kind]
+    for key, value in list(header.items()):
+        if value is None:
+            del header[key]
+        elif (check := checks.get(key)) is not None and (expectation := check(value)):
+            raise MalformedMessageError(kind, f"header key {key!r} {expectation}")
+    if (needed := REQUIRED_KEYS.get(kind)) is not None and needed not in header:
+        raise MalformedMessageError(kind, f"header key {needed!r} is missing")
+    return header
 
 
 def _read_lease(kind: bytes, packed: bytes) -> Lease:

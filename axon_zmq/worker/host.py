@@ -321,7 +321,7 @@ class Host:
         # A run that was asked to end may fail in any way, which is not a problem for the operator.
         if is_traced and run.active.reason is None and not run.ended:
             _log_trace(run, made)
-        self._put(Failed(run.active, made))
+        self._put(Failed(run.active, errors.redact(made)))
 
     def _release(self, run: Run) -> None:
         """Forget a run whose code has returned."""
@@ -395,7 +395,7 @@ class Host:
 
     def _refuse(self, run: Run, of: bytes, error: AxonError, **more: Any) -> None:
         client, id = run.key
-        self._link.send(client, kinds.REFUSED, id, refused_body(of, error, **more))
+        self._link.send(client, kinds.REFUSED, id, refused_body(of, errors.redact(error), **more))
 
     # --- files and the catalog -------------------------------------------------------------------------
 
@@ -414,7 +414,7 @@ class Host:
             request = checked(DescribeRequest, unpack(message.body, "the body"))
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
-            kind, packed = kinds.ERROR, error_body(error)
+            kind, packed = kinds.ERROR, error_body(errors.redact(error))
         except Exception as error:  # from the code of an agent, such as a function that makes its description
             kind, packed = kinds.ERROR, error_body(errors.internal(error))
         self._link.send(message.client, kind, message.id, packed)

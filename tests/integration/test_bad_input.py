@@ -256,3 +256,17 @@ def test_usage_limits_end_a_run(client: Client):
         client.run("weather", "Oslo?", usage_limits={"request_limit": 1})
     assert caught.value.error_type == "usage_limit_exceeded"
     assert len(caught.value.details["partial"]["messages"]) >= 2
+
+
+def test_a_resume_with_nil_as_credit_keeps_the_credit_and_the_worker(dealer: Dealer):
+    # nil counts as absent. The worker passed it to the run's credit, and ended with all its runs.
+    dealer.send(
+        b"run_stream", b"1", {"credit": 1}, {"agent": {"model": "synthetic:tokens=4,delay_ms=5"}, "prompt": "x"}
+    )
+    assert dealer.recv()[0] == b"chunk"
+    dealer.send(b"resume", b"1", {"from": None, "upto": None})
+    while (answer := dealer.recv())[0] != b"resumed":
+        pass
+    assert answer[2]["from"] == 1
+    dealer.send(b"credit", b"1", {"upto": 100})
+    assert dealer.until_end(b"1")[-1][0] == b"complete"

@@ -461,6 +461,11 @@ class WorkerCore:
             error = AxonError.of("internal", f"the worker {self._name} does not execute {printable(message.kind)}")
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
+        if (known := self._runs.get((message.client, message.id))) is not None and not known.ended:
+            # A second run under this key would replace the buffer of the first, whose end then fails. No broker sends
+            # this; the process, and with it the runs of others, must survive if one does.
+            self._note(logging.ERROR, "ignored a second start of a run that has not ended", message.id)
+            return
         lease = message.lease
         # The run info is kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts
         # the run.
