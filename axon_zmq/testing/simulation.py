@@ -89,7 +89,7 @@ CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
 """Steps of a script: send a chunk, call a tool of the client, or ignore all later attempts to end the run."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Script:
     """Simulated code of one run."""
 
@@ -275,7 +275,7 @@ class Worker:
             self.was_overfull = True
 
     def _start(self, run: ActiveRun, message: RunStart, has_slot: bool) -> None:
-        script = Script(deque(self._world.script_of(message.body)), has_slot=has_slot)
+        script = Script(steps=deque(self._world.script_of(message.body)), has_slot=has_slot)
         self._scripts[run] = script
         self._count_running()
         run.open_calls = script.listed

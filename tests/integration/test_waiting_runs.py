@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +83,7 @@ def test_run_sync_has_more_threads_only_while_runs_wait(daemon: Daemon):
 
 
 def threads_of(daemon: Daemon, name: str) -> int:
-    return len(os.listdir(f"/proc/{daemon.processes[name].pid}/task"))
+    return sum(1 for _ in Path(f"/proc/{daemon.processes[name].pid}/task").iterdir())
 
 
 def test_kept_runs_that_wait_for_a_gone_client_end_after_max_keep_ms(daemon: Daemon):

@@ -256,7 +256,7 @@ class RemoteCalls:
 _RUN_HAS_ENDED: Final = ToolResult(error=ToolFault(message="the run has ended"))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class RemoteToolset(AbstractToolset[object]):
     """The client's tools of one request, as pydantic-ai's toolset.
 

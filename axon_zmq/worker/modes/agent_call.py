@@ -89,7 +89,7 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     call = build(request, registry, tools)
     call.options["metadata"] = run.steering.attach_to(request.metadata)
     if tools:
-        call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post, run.wait)]
+        call.options["toolsets"] = [RemoteToolset(tools=tools, calls=run.remote, post=run.post, wait=run.wait)]
         if any(tool.data.mode == "live" for tool in tools):
             call.options["capabilities"] = [ToolWatch(run.wait)]
     return call

@@ -59,10 +59,16 @@ class Slot:
         agent = Agent(FunctionModel(respond), toolsets=[FunctionToolset(list(tools), timeout=tool_timeout)])
         return asyncio.ensure_future(agent.run("go", capabilities=[ToolWatch(self.wait)]))
 
-    async def until(self, report: str) -> None:
-        async with asyncio.timeout(20):
-            while report not in self.reports:
-                await asyncio.sleep(0.001)
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Let the event loop turn until the condition holds."""
+        for _ in range(20_000):
+            if true():
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError(self.reports)
+
+    async def reported(self, report: str) -> None:
+        await self.until(lambda: report in self.reports)
 
 
 def test_a_run_that_only_waits_leaves_its_slot_and_takes_one_before_it_continues(monkeypatch):
@@ -70,9 +76,9 @@ def test_a_run_that_only_waits_leaves_its_slot_and_takes_one_before_it_continues
         slot = Slot(monkeypatch)
         slot.grants = False
         task = slot.start(slot.client_tool("ask"))
-        await slot.until("waits")
+        await slot.reported("waits")
         slot.answers["ask"].set_result("1")
-        await slot.until("answered")
+        await slot.reported("answered")
         await asyncio.sleep(0.02)
         assert slot.reports == ["model", "waits", "answered"]
         slot.wait.granted()
@@ -96,7 +102,7 @@ def test_a_run_keeps_its_slot_while_another_tool_executes(monkeypatch):
         await asyncio.sleep(0.05)
         assert slot.reports == ["model"]
         end.set()
-        await slot.until("waits")
+        await slot.reported("waits")
         slot.answers["ask"].set_result("1")
         await task
         assert slot.reports == ["model", "worked", "waits", "answered", "ask returned", "model"]
@@ -108,9 +114,9 @@ def test_a_run_waits_until_all_its_calls_are_answered(monkeypatch):
     async def scenario() -> None:
         slot = Slot(monkeypatch)
         task = slot.start(slot.client_tool("one"), slot.client_tool("two"))
-        await slot.until("waits")
+        await slot.reported("waits")
         slot.answers["one"].set_result("1")
-        await slot.until("one returned")
+        await slot.reported("one returned")
         assert "answered" not in slot.reports
         slot.answers["two"].set_result("2")
         await task
@@ -124,8 +130,7 @@ def test_a_run_that_is_answered_soon_keeps_its_slot(monkeypatch):
         slot = Slot(monkeypatch)
         monkeypatch.setattr(tool_wait, "LEAVE_SLOT_AFTER_S", 60.0)
         task = slot.start(slot.client_tool("ask"))
-        while "ask" not in slot.answers:
-            await asyncio.sleep(0)
+        await slot.until(lambda: "ask" in slot.answers)
         slot.answers["ask"].set_result("1")
         await task
         assert slot.reports == ["model", "ask returned", "model"]
@@ -138,7 +143,7 @@ def test_a_run_takes_a_slot_before_its_next_step_if_its_call_timed_out(monkeypat
         slot = Slot(monkeypatch)
         slot.grants = False
         task = slot.start(slot.client_tool("ask"), tool_timeout=0.05)
-        await slot.until("answered")
+        await slot.reported("answered")
         assert slot.reports == ["model", "waits", "answered"]
         slot.wait.granted()
         await task
@@ -152,9 +157,9 @@ def test_a_run_that_is_asked_to_end_does_not_wait_for_a_slot(monkeypatch):
         slot = Slot(monkeypatch)
         slot.grants = False
         task = slot.start(slot.client_tool("ask"))
-        await slot.until("waits")
+        await slot.reported("waits")
         slot.answers["ask"].set_result("1")
-        await slot.until("answered")
+        await slot.reported("answered")
         slot.wait.end()
         await task
         assert slot.reports == ["model", "waits", "answered", "ask returned", "model"]
@@ -166,7 +171,7 @@ def test_a_run_that_is_asked_to_end_while_it_waits_does_not_ask_for_a_slot(monke
     async def scenario() -> None:
         slot = Slot(monkeypatch)
         task = slot.start(slot.client_tool("ask"))
-        await slot.until("waits")
+        await slot.reported("waits")
         slot.grants = False
         slot.wait.end()
         slot.answers["ask"].set_result("1")
