@@ -1,7 +1,7 @@
 """One client floods the daemon from one connection; the requests of another are answered nearly as fast as before.
 
-The exact bound, at most 5 times the idle latency or 250 ms, is measured by `scripts/attack`. These are short forms, which
-allow for a busy machine.
+The exact bound, at most 5 times the idle latency or 250 ms, is measured by `scripts/attack`. These are short forms,
+which allow for a busy machine.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def idle(daemon: Daemon, request: pytest.FixtureRequest) -> tuple[float, float]:
         return slowest(other, request.param)
 
 
-@pytest.mark.parametrize("idle", [b"run"], indirect=True)
+@pytest.mark.parametrize("idle", [b"run_stream"], indirect=True)
 def test_thousands_of_describes_delay_no_other_client(daemon: Daemon, attacker: Dealer, idle: tuple[float, float]):
     for number in range(8000):
         attacker.send(b"describe", b"%d" % number)
     attacker.recv()
-    assert_fair(daemon, "describes", b"run", idle)
+    assert_fair(daemon, "describes", b"run_stream", idle)
 
 
 @pytest.mark.parametrize("idle", [b"run_stream"], indirect=True)
