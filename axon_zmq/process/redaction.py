@@ -8,7 +8,6 @@ Internal: may change in any release.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import lru_cache
 from threading import Lock
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 from urllib.parse import quote, quote_plus, unquote
 
 MASK: Final = "***"
@@ -36,7 +35,7 @@ _MIN_LINE_CHARS: Final = 16
 
 SECRET_NAME: Final = re.compile(
     r"(?:^|[_.-])(?:api|access|auth|private)?(?:key|token|secret|pat|pass)$|passw(?:or)?d|passphrase|secret_key"
-    r"|authorization|^(?:set-)?cookie$",
+    r"|bearer|authorization|^(?:set-)?cookie$",
     re.IGNORECASE,
 )
 """Matches the name of an environment variable, option or header whose value is a secret."""
@@ -220,8 +219,11 @@ def _in_base64(raw: bytes) -> Iterator[str]:
         yield coded[(0, 2, 3)[before] : None if is_complete else -1]
 
 
-class RedactingStream(io.TextIOBase):
+class RedactingStream:
     """A text stream that removes secrets from everything written to it, one `write` at a time.
+
+    It has all attributes of the stream, such as `fileno`; what is written to the descriptor itself, or to `buffer`,
+    keeps its secrets. It is no `io.TextIOBase`, whose objects close and flush themselves when they are deleted.
 
     Args:
         stream: The stream that gets the text.
@@ -229,43 +231,24 @@ class RedactingStream(io.TextIOBase):
     """
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
-        super().__init__()
         self._stream = stream
         self._redactor = redactor
 
     def __repr__(self) -> str:
         return f"<RedactingStream {self._stream!r}>"
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
     def write(self, text: str) -> int:
         """Write a text without its secrets; return the number of characters of the text."""
         self._stream.write(self._redactor.text(text))
         return len(text)
 
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream. What is written to the descriptor itself keeps its secrets."""
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        """Return whether the stream is a terminal."""
-        return self._stream.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Encoding of the stream."""
-        return self._stream.encoding
-
-    @property
-    def buffer(self) -> Any:
-        """Binary buffer of the stream. Bytes that are written to it keep their secrets."""
-        return self._stream.buffer
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts without their secrets."""
+        for line in lines:
+            self.write(line)
 
 
 redactor: Final = Redactor(os.environ)
@@ -274,12 +257,16 @@ redactor: Final = Redactor(os.environ)
 
 def redact_standard_streams() -> None:
     """Remove secrets from what Python code of this process prints: `print`, warnings, and tracebacks of any thread."""
-    sys.stdout = RedactingStream(sys.stdout, redactor)
-    sys.stderr = RedactingStream(sys.stderr, redactor)
+    sys.stdout = _redacting(sys.stdout)
+    sys.stderr = _redacting(sys.stderr)
 
 
 @contextmanager
 def redacted_standard_streams() -> Generator[None]:
     """Remove secrets from what Python code of this process prints within the `with` statement."""
-    with redirect_stdout(RedactingStream(sys.stdout, redactor)), redirect_stderr(RedactingStream(sys.stderr, redactor)):
+    with redirect_stdout(_redacting(sys.stdout)), redirect_stderr(_redacting(sys.stderr)):
         yield
+
+
+def _redacting(stream: TextIO) -> TextIO:
+    return cast("TextIO", RedactingStream(stream, redactor))

@@ -38,7 +38,15 @@ ODD = "p/a'ss\"w+rd é\\x"
             "NPM_AUTHTOKEN",
         ),
         *("CLIENT_SECRET", "DB_PASSWORD", "PASSWORD_OF_DB", "PGPASSWORD", "MYSQL_PASSWD", "SECRET_KEY_BASE", "GH_PAT"),
-        *("AWS_SECRET_ACCESS_KEY", "KEY_PASSPHRASE", "Authorization", "Proxy-Authorization", "Cookie", "SMTP_PASS"),
+        *(
+            "AWS_SECRET_ACCESS_KEY",
+            "KEY_PASSPHRASE",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            "Authorization",
+            "Proxy-Authorization",
+            "Cookie",
+            "SMTP_PASS",
+        ),
     ],
 )
 def test_the_name_decides_whether_a_value_is_a_secret(name: str):
@@ -182,6 +190,8 @@ def test_a_stream_removes_secrets_of_everything_that_is_printed():
     assert stream.write("12345678") == 8
     stream.writelines(["x 12345678\n"])
     assert target.getvalue() == f"key: {MASK}\n{MASK}x {MASK}\n"
+    target.close()
+    del stream  # without an attempt to flush the closed stream
 
 
 def test_standard_streams_remove_secrets_only_as_long_as_they_should(monkeypatch: Any, capsys: Any):

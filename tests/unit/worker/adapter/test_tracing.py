@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -54,6 +55,6 @@ def test_the_exception_that_ends_a_run_is_recorded_without_secrets(recorded: lis
     agent = Agent(FunctionModel(fail))
     agent.instrument = InstrumentationSettings(tracer_provider=Recorder(recorded.append))
     with pytest.raises(RuntimeError, match=PLANTED):
-        agent.run_sync("x")
+        asyncio.run(agent.run("x"))
     assert PLANTED not in " ".join(recorded)
     assert any(text.startswith("exception RuntimeError") and MASK in text for text in recorded)
