@@ -25,6 +25,8 @@ class ProcessReport(TypedDict, total=False):
     mode: str
     slots: int
     busy: int
+    waiting: int
+    """Runs that only wait for tools of their clients, and occupy no slot."""
     silent_ms: int
     crashes: int
     broker_says: str
@@ -51,7 +53,7 @@ def report(run_dir: Path) -> Report:
     """Return the state of all processes and modes.
 
     Each process has `state`, `pid` and `uptime` in seconds, from supervisord. If the broker knows the process, it also
-    has `slots`, `busy`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
+    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
     broker answers, the report contains its part, and `silent` has the reason why the other part is missing.
 
     Raises:
@@ -82,6 +84,7 @@ def report(run_dir: Path) -> Report:
                     "mode": worker["mode"],
                     "slots": worker["slots"],
                     "busy": worker["busy"],
+                    "waiting": worker.get("waiting", 0),  # an older broker does not report it
                     "silent_ms": worker["silent_ms"],
                     "crashes": worker["crashes"],
                     "broker_says": worker["state"],
@@ -110,6 +113,13 @@ def missing(current: Report) -> list[str]:
     ]
 
 
+def _runs(process: ProcessReport) -> str:
+    if "busy" not in process or "slots" not in process:
+        return "-"
+    waiting = f", {process['waiting']} waiting" if process.get("waiting") else ""
+    return f"{process['busy']} of {process['slots']}{waiting}"
+
+
 def show(current: Report, out: Console) -> None:
     """Print the report as a table and sentences."""
     table = Table(box=None, pad_edge=False)
@@ -122,7 +132,7 @@ def show(current: Report, out: Console) -> None:
             process.get("broker_says", "-"),
             str(process["pid"] or "-"),
             f"{process['uptime']} s" if "uptime" in process else "-",
-            f"{process['busy']} of {process['slots']}" if "busy" in process and "slots" in process else "-",
+            _runs(process),
             f"{process['silent_ms'] / 1000:.1f} s" if "silent_ms" in process else "-",
             str(process["crashes"]) if "crashes" in process else "-",
         )

@@ -40,6 +40,8 @@ class WorkerStatus(TypedDict):
     broker is too old."""
     slots: int
     busy: int
+    waiting: NotRequired[int]
+    """Runs that only wait for tools of their clients; the key is missing if the broker is too old."""
     silent_ms: int
     crashes: int
     """Number of crashes within the last minute."""

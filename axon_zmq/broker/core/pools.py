@@ -248,9 +248,9 @@ class Pool:
         # an idle slot helps none of them. This is rare: the other clients' runs are suspects that no worker may take,
         # or workers have reported fewer slots than they have runs.
         for queue, worker in able:
-            run = queue.pop()
-            self._suspects_turn = not run.suspect
-            return run, worker
+            if (run := queue.pop_unless(self._waits_too_much)) is not None:
+                self._suspects_turn = not run.suspect
+                return run, worker
         return None
 
     def _next_describe(self, now: float) -> tuple[Run, Worker] | None:
@@ -275,7 +275,11 @@ class Pool:
     def holds_back(self, client: bytes) -> bool:
         """Whether no new work of a client may start: it holds half of the slots or more, and another client waits."""
         others_wait = self.queue.has_others(client) or self.suspects.has_others(client)
-        return others_wait and self._holds_half(client)
+        return (others_wait and self._holds_half(client)) or self._waits_too_much(client)
+
+    def _waits_too_much(self, client: bytes) -> bool:
+        """Whether a client holds all slots because of its waiting runs, so that it gets none of those that are free."""
+        return self.shares.is_over_limit(client) and self.shares.held(client) >= self.slots
 
     def _holds_half(self, client: bytes) -> bool:
         return 2 * self.shares.held(client) >= self.slots
