@@ -204,6 +204,17 @@ class Settings(BaseSettings):
         description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
     )
 
+    max_waiting_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
+        _DEFAULTS.max_waiting_per_client,
+        description="Number of runs of one client in a mode that may wait for the client's tools without counting "
+        "against the slots that the client may use; 0 to 10000000. No waiting run occupies a slot for other clients.",
+    )
+    max_keep_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_LIMIT_MS)] = Field(
+        _DEFAULTS.max_keep_ms,
+        description='Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for a tool of '
+        "a client that is gone; 1 to 31 days.",
+    )
+
     @field_validator("agents", "toolsets", mode="before")
     @classmethod
     def _read_targets(cls, value: object, info: ValidationInfo) -> object:
@@ -306,6 +317,8 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             max_queued_per_client=self.max_queued_per_client,
             max_queued_bytes=self.max_queued_bytes,
+            max_waiting_per_client=self.max_waiting_per_client,
+            max_keep_ms=self.max_keep_ms,
             hang_seconds=self.hang_seconds,
         )
 

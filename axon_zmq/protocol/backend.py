@@ -52,6 +52,8 @@ class EndReason(Enum):
     """The broker, because the client sent `cancel`."""
     CLIENT_GONE = "client_gone"
     """The broker, because the client was gone for the grace period and `on_disconnect` is not `keep`."""
+    KEPT_TOO_LONG = "kept_too_long"
+    """The broker, because the run has only waited for tools of a gone client for `max_keep_ms`."""
     SLOW_CONSUMER = "slow_consumer"
     """The broker, because the client's send queue is full."""
     SUPERSEDED = "superseded"
@@ -167,6 +169,8 @@ class Held(Body):
     """`seq` of the run's last message so far."""
     ended: bool
     """Whether the run's terminal message was sent."""
+    waiting: bool = False
+    """Whether the run only waits for tools of its client, as `waiting` reports."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the map in types that msgpack can pack."""
@@ -181,6 +185,7 @@ class Held(Body):
             "keep": self.keep,
             "seq": self.seq,
             "ended": self.ended,
+            "waiting": self.waiting,
         }
 
 
@@ -233,11 +238,13 @@ class WorkerStatus(Body):
     slots: int
     """Concurrency: how many runs the worker executes at a time."""
     busy: int
-    """Number of runs that the worker executes now."""
+    """Number of runs that occupy a slot of the worker now."""
     silent_ms: int
     """Milliseconds since its last `progress`."""
     crashes: int
     """How many processes of this program crashed within the last minute."""
+    waiting: int = 0
+    """Number of runs that only wait for tools of their clients."""
 
 
 # --- from a worker to the broker -----------------------------------------------------------------------
@@ -287,6 +294,31 @@ class Slots(Message):
     kind: ClassVar[bytes] = kinds.SLOTS
     slots: int
     """Concurrency from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Message):
+    """Sent when a run only waits for tools of its client: the broker may give its slot to another run."""
+
+    kind: ClassVar[bytes] = kinds.WAITING
+    client: bytes
+    """Routing id of the run's client."""
+    id: bytes
+    """Request id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuing(Message):
+    """Sent when the client has answered a waiting run, which needs a slot again: at once, or as soon as one is free.
+
+    A waiting run that ends sends only its terminal message.
+    """
+
+    kind: ClassVar[bytes] = kinds.CONTINUING
+    client: bytes
+    """Routing id of the run's client."""
+    id: bytes
+    """Request id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +410,7 @@ class End(Message):
 
     kind: ClassVar[bytes] = kinds.END
     reason: EndReason
-    """`cancelled`, `client_gone`, `slow_consumer` or `superseded`."""
+    """`cancelled`, `client_gone`, `kept_too_long`, `slow_consumer` or `superseded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +466,20 @@ class Status(Message):
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
-    each.kind: each for each in (Ready, Slots, Progress, Leaving, Handover, Holds, Processes, Exited, StatusRequest)
+    each.kind: each
+    for each in (
+        Ready,
+        Slots,
+        Waiting,
+        Continuing,
+        Progress,
+        Leaving,
+        Handover,
+        Holds,
+        Processes,
+        Exited,
+        StatusRequest,
+    )
 }
 """Control messages to the broker, by kind."""
 TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}

@@ -66,6 +66,11 @@ class BrokerLimits:
     others."""
     max_queued_bytes: int = 256 * MIB
     """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
+    max_waiting_per_client: int = 16
+    """Number of runs of one client in one mode that may wait for the client's tools without counting against the slots
+    that the client may use. Further waiting runs leave their slots to other clients only."""
+    max_keep_ms: int = 300_000
+    """Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for tools of a gone client."""
     hang_seconds: int = 30
     """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
 

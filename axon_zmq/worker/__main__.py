@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
@@ -58,7 +59,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     from axon_zmq.worker.registry.agents import Registry
     from axon_zmq.worker.registry.models import Models
 
-    registries: list[Registry] = []
+    registries = WeakSet[Registry]()  # weak, because a surplus thread of `run_sync` ends with its registry
 
     def make_registry(private: bool = False) -> Registry:
         made = Registry(
@@ -68,7 +69,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
             private=private,
             allowed_settings=configured.allowed_model_settings,
         )
-        registries.append(made)
+        registries.add(made)
         return made
 
     slots = configured.slots(mode)

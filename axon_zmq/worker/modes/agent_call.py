@@ -33,6 +33,7 @@ from axon_zmq.worker.adapter import compat, deferred, errors, model_settings
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
 from axon_zmq.worker.adapter.output import output_type
+from axon_zmq.worker.adapter.tool_wait import ToolWatch
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
@@ -88,7 +89,9 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     call = build(request, registry, tools)
     call.options["metadata"] = run.steering.attach_to(request.metadata)
     if tools:
-        call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
+        call.options["toolsets"] = [RemoteToolset(tools=tools, calls=run.remote, post=run.post, wait=run.wait)]
+        if any(tool.data.mode == "live" for tool in tools):
+            call.options["capabilities"] = [ToolWatch(run.wait)]
     return call
 
 
