@@ -241,9 +241,7 @@ class Host:
         run = self._runs[effect.run]
         match effect:
             case AskToEnd() if self._starts.remove(run):
-                # Its code was not started, and never will be. The core replaces the error by the one for the reason.
-                self._put(Failed(run.active, AxonError.of("cancelled", "")))
-                self._release(run)
+                self._spawn(self._end_unstarted(run))
             case AskToEnd():
                 run.end()
             case Continue():
@@ -296,6 +294,15 @@ class Host:
         active.open_calls = run.remote.listed
         self._runs[active] = run
         self._starts.add(run)
+
+    async def _end_unstarted(self, run: Run) -> None:
+        """End a run whose code was not started and never will be.
+
+        This is a task because the core must process the failure before the run is forgotten. Within an effect, it would
+        process it later.
+        """
+        self._failed(run, AxonError.of("cancelled", "ended before it was started"))
+        self._release(run)
 
     async def _execute(self, run: Run) -> None:
         current_run.set(run.name)

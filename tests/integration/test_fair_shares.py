@@ -106,6 +106,23 @@ def test_kept_runs_with_an_unanswered_tool_delay_no_other_client(
     assert_fair(daemon, "kept runs", b"run_sync", idle)
 
 
+def test_runs_that_are_cancelled_before_their_code_is_started_end_as_cancelled(daemon: Daemon, attacker: Dealer):
+    ids = {b"%d" % number for number in range(200)}
+    for id in ids:
+        attacker.send(b"run", id, {}, ECHO)
+    for id in ids:
+        attacker.send(b"cancel", id)
+    ends: dict[bytes, str] = {}
+    while len(ends) < len(ids):
+        kind, id, body = attacker.recv()
+        if kind in TERMINAL_KINDS:
+            assert id not in ends, "two ends"
+            ends[id] = body.get("error_type", "complete")
+    assert set(ends.values()) <= {"complete", "cancelled"}
+    assert "cancelled" in ends.values()
+    assert "internal error" not in daemon.log("run-2")
+
+
 @pytest.mark.parametrize("idle", [b"run_stream"], indirect=True)
 def test_a_flood_of_small_requests_delays_no_other_client(daemon: Daemon, attacker: Dealer, idle: tuple[float, float]):
     for number in range(700):
