@@ -11,7 +11,7 @@ from typing import Final
 
 from axon_zmq.broker.core.clients import Client, Clients
 from axon_zmq.broker.core.outgoing import Outgoing
-from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.pools import Pool, Resume, Run, Worker
 from axon_zmq.broker.core.quarantine import STRIKES, Quarantine
 from axon_zmq.broker.core.recovery import Recovery
 from axon_zmq.broker.core.relay import Relay
@@ -110,6 +110,10 @@ class Runs:
                 pool.suspects.push(run)
             else:
                 self._dispatch_to(run, worker, now)
+        self._release_resumes(pool)
+        # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
+        if pool.takes_slots and self._workers.describes.waiting:
+            self.dispatch(self._workers.describes, now)
 
     def dispatch_all(self, now: float) -> None:
         """Dispatch queued runs of all pools."""
@@ -145,7 +149,7 @@ class Runs:
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages replayed to its client.
+        """Have a run's messages replayed to its client; later if the client is held back.
 
         Args:
             run: The run.
@@ -161,10 +165,20 @@ class Runs:
         elif run.worker is None:
             # The messages are in a handover file that no worker has read yet. A newer `resume` replaces an older one.
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
-        elif run.worker in self._workers:
-            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
-        else:
+        elif run.worker not in self._workers:
             self._out.error(run.client, run.id, _messages_lost())
+        elif (pool := self._workers.pool_of(run)).holds_back(run.client):
+            # A newer `resume` replaces an older one.
+            pool.resumes[run.key] = Resume(run, start, header_frame)
+        else:
+            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
+
+    def _release_resumes(self, pool: Pool) -> None:
+        """Continue with the requests for a replay of clients that are no longer held back."""
+        if pool.resumes:
+            for resume in [each for each in pool.resumes.values() if not pool.holds_back(each.run.client)]:
+                del pool.resumes[resume.run.key]
+                self.resume(*resume)
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -277,7 +291,9 @@ class Runs:
             # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
             # message has removed the mark.
             self._relay.forget(run.key)
-            if run.undelivered:  # a `resume` for which no successor has read the handover file in time
+            resume = self._workers.pool_of(run).resumes.pop(run.key, None)
+            # The second: a `resume` for which no successor has read the handover file in time.
+            if resume is not None or run.undelivered:
                 self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
@@ -421,6 +437,7 @@ class Runs:
         for pool in self._workers.all_pools():
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
+            self._release_resumes(pool)  # the runs that others waited for may have ended in the queue
         self.quarantine.tidy(now)
         if now >= self._forget_unknown_at:
             self._forget_unknown_at = now + limits.RESUME_WINDOW
