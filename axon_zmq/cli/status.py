@@ -53,8 +53,9 @@ def report(run_dir: Path) -> Report:
     """Return the state of all processes and modes.
 
     Each process has `state`, `pid` and `uptime` in seconds, from supervisord. If the broker knows the process, it also
-    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
-    broker answers, the report contains its part, and `silent` has the reason why the other part is missing.
+    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of
+    supervisord and the broker answers, the report contains its part, and `silent` has the reason why the other part is
+    missing.
 
     Raises:
         UnavailableError: Neither supervisord nor the broker answers.
