@@ -296,8 +296,11 @@ def _serves(stage: Stage, run_dir: Path, frontend: str) -> bool:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    ends_at = time.monotonic() + 30.0
+    while child.poll() is None and time.monotonic() < ends_at and not (run_dir / "broker.lock").exists():
+        time.sleep(0.05)
     try:
-        child.wait(4.0)
+        child.wait(3.0)  # a broker that has locked its run directory checks its endpoint afterwards
     except subprocess.TimeoutExpired:
         child.send_signal(signal.SIGTERM)
         try:
