@@ -154,6 +154,12 @@ class Settings(BaseSettings):
         description="Default model, such as `openai-chat:gpt-5-mini`: for agents as data without `model`, and for the "
         "example agent `assistant`.",
     )
+    offline_models: bool | None = Field(
+        None,
+        description="Whether clients may name offline models (`echo`, `synthetic:…`, `test`, `tools`), in agents as data "
+        "and as `model` of a request. Default: true with the example agents, false with others. Registered agents may "
+        "use them in any case.",
+    )
     loop: Literal["auto", "asyncio", "uvloop"] = Field(
         "auto", description="Event loop of the workers: `asyncio`, `uvloop`, or `auto` (`uvloop` if it is installed)."
     )
@@ -257,6 +263,10 @@ class Settings(BaseSettings):
         # Of this package only the agent's own module is included, not its broker and worker.
         packages = [name if name.startswith("axon_zmq.") else name.partition(".")[0] for name in modules]
         return sorted({*packages, *self.run_loggers})
+
+    def allows_offline_models(self) -> bool:
+        """Return whether clients may name offline models."""
+        return self.agents == EXAMPLES if self.offline_models is None else self.offline_models
 
     def workers(self) -> dict[str, int]:
         """Return the number of worker processes of each mode."""

@@ -39,6 +39,7 @@ _WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",
     "model",
+    "offline_models",
     "loop",
     "log_level",
     "run_loggers",

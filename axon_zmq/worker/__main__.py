@@ -62,7 +62,7 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     def make_registry(private: bool = False) -> Registry:
         made = Registry(
             targets=configured.agents,
-            models=Models(configured.model),
+            models=Models(configured.model, offline=configured.allows_offline_models()),
             named_toolsets=configured.toolsets,
             private=private,
         )
@@ -127,10 +127,13 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """
     from axon_zmq.protocol.requests import run_request
     from axon_zmq.worker.modes import agent_call
+    from axon_zmq.worker.registry.agents import Registry
+    from axon_zmq.worker.registry.models import Models
 
     await host.registered.wait()  # warming up must not delay the registration
     try:
-        call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
+        own = Registry(targets={}, models=Models(None))  # in which offline models may be named, unlike perhaps in the other
+        call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), own)
         agent_call.completed(await call.agent.run(call.prompt, **call.options))
         if model is not None:
             registry.models.named(model)

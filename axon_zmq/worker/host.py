@@ -386,7 +386,7 @@ class Host:
 
     async def _describe(self, message: Describe) -> None:
         try:
-            request = checked(DescribeRequest, unpack(message.body, "the body"))
+            request = checked(DescribeRequest, unpack(message.body, "the body", limits.MAX_ITEMS))
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
             kind, packed = kinds.ERROR, error_body(error)

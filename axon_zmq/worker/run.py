@@ -119,7 +119,7 @@ class Run:
         """
         if self.kind == kinds.CALL_TOOL:
             raise RequestError("invalid_request", "a call_tool cannot be steered: it has no model")
-        self.steering.enqueue(checked(Steer, unpack(body, "the body")), len(body))
+        self.steering.enqueue(checked(Steer, unpack(body, "the body", limits.MAX_ITEMS)), len(body))
 
     # --- outgoing messages; on the event loop of the link only ----------------------------------------
 

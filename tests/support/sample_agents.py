@@ -43,6 +43,15 @@ def calls_first_tool_once(text: str = "done") -> FunctionModel:
     return FunctionModel(respond, stream_function=stream, model_name="scripted")
 
 
+async def _floods(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    for _ in range(20_000):
+        yield "x" * 4000
+        await asyncio.sleep(0)
+
+
+flood = Agent(FunctionModel(stream_function=_floods, model_name="flood"), name="flood")
+"""Streams 80 MB, which is more than offline models that a client names may answer."""
+
 slow = Agent(calls_first_tool_once(), name="slow")
 
 

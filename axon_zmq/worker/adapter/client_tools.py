@@ -339,7 +339,7 @@ def read_answer(tool: RemoteTool, body: bytes) -> ToolResult:
         RequestError: `invalid_msgpack` or `invalid_request` if the body is invalid, or if the result does not match
             the schema in the tool's `returns`.
     """
-    answer = tool_result(unpack(body, "the body"))
+    answer = tool_result(unpack(body, "the body", limits.MAX_ITEMS))
     if answer.error is None and tool.returns is not None and (faults := tool.returns.faults(answer.result)):
         raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
     # Checked now, although it is converted later: the client can still send another answer.

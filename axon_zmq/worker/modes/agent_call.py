@@ -87,7 +87,7 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     Raises:
         AxonError: As `build`.
     """
-    request = run_request(unpack(run.body, "the body"))
+    request = run_request(unpack(run.body, "the body", limits.MAX_ITEMS))
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)
@@ -126,8 +126,10 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
         options["deps"] = registered.deps(request.deps)
         # A model that the agent has by name is made here, with the shared provider: pydantic-ai would rebuild the
         # provider's client in every run, which takes 35 ms.
-        if model := request.model or (agent.model if isinstance(agent.model, str) else None):
-            options["model"] = registry.models.named(model)
+        if request.model is not None:
+            options["model"] = registry.models.named_by_client(request.model)
+        elif isinstance(agent.model, str):
+            options["model"] = registry.models.named(agent.model)
         output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
     else:
         agent = registry.from_data(data, request.model)

@@ -34,7 +34,7 @@ class CallTool:
             AxonError: `invalid_request` for invalid arguments, `unknown_agent`, `unknown_tool`, `tool_timeout`,
                 `tool_failed`, `cancelled`.
         """
-        request = checked(CallRequest, unpack(run.body, "the body"))
+        request = checked(CallRequest, unpack(run.body, "the body", limits.MAX_ITEMS))
         if run.is_ending:  # asked to end before `on_end` was set
             raise AxonError.of("cancelled", "cancelled before it was started")
         # A separate task, which `on_end` can cancel: `run.token` has no effect on a tool without an agent.

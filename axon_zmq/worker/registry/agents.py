@@ -159,13 +159,16 @@ class Registry:
         Raises:
             AxonError: `invalid_request`, `unknown_model` or `model_auth`.
         """
-        name = model or data.model or self.models.default
-        if name is None:
+        if name := model or data.model:
+            chosen = self.models.named_by_client(name)
+        elif (name := self.models.default) is not None:
+            chosen = self.models.named(name)
+        else:
             raise invalid([("/agent/model", "is missing, and AXON_MODEL names no default")])
         named = self.toolsets.named(data.toolsets or ())
         try:
             return Agent(
-                self.models.named(name),
+                chosen,
                 name=data.name,
                 instructions=data.instructions,
                 system_prompt=data.system_prompt or (),

@@ -30,10 +30,12 @@ class Models:
 
     Args:
         default: The name of the model in `AXON_MODEL`; None if it is not set.
+        offline: Whether clients may name offline models (`AXON_OFFLINE_MODELS`).
     """
 
-    def __init__(self, default: str | None) -> None:
+    def __init__(self, default: str | None, *, offline: bool = True) -> None:
         self.default = default
+        self._offline = offline
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._lock = Lock()
         """Needed because large requests are read in threads."""
@@ -58,6 +60,21 @@ class Models:
             else:
                 self._models.move_to_end(name)
             return model
+
+    def named_by_client(self, name: str) -> Model:
+        """Return the model with a name that comes from a request: of an agent as data, or instead of an agent's own.
+
+        Raises:
+            RequestError: `unknown_model`, also for an offline model if clients may not name these.
+            ModelError: As `named`.
+        """
+        if not self._offline and offline_models.is_offline(name):
+            raise RequestError(
+                "unknown_model",
+                f"model {name[:64]!r} is an offline model, which clients of this daemon may not name: use another "
+                "model, or set AXON_OFFLINE_MODELS=true (its default is false if AXON_AGENTS is set)",
+            )
+        return self.named(name)
 
     def share_provider(self, model: Model) -> None:
         """Let the model of a registered agent share the provider of other models with the same URL and key."""
