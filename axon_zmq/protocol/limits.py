@@ -48,9 +48,9 @@ response. The number is part of the client protocol."""
 REPLAY_BYTES_PER_RUN = 8 * MIB
 """Bytes of one run's messages that its worker keeps for replay; if there are more, the oldest are dropped."""
 MAX_ITEMS = 400_000
-"""Maximum number of msgpack items in a body: each list element, map key and map value. Bytes alone do not limit memory:
-an empty map is one byte, and 72 bytes once it is unpacked. A history of 5,000 messages, as pydantic-ai 2.62 dumps it,
-has about 250,000 items."""
+"""Maximum number of msgpack items in a body: each list, map, list element, map key and map value counts. Bytes alone do
+not limit memory: an empty map is one byte, and 72 bytes once it is unpacked. A history of 5,000 messages, as pydantic-ai
+2.62 dumps it, has about 270,000 items."""
 MAX_SCHEMA = 256 * KIB
 """Maximum size of a JSON Schema in bytes, packed as msgpack."""
 

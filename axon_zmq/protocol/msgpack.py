@@ -40,9 +40,10 @@ def _extension(code: int, _data: bytes) -> Any:
 def _tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the size of an item and its number of children, by its first byte.
 
-    The size is that of the first byte if the item has children, and 0 if the first byte does not determine it.
+    The size of a list or map is 1, without its content. The size is 0 if the first byte does not determine it. The
+    number of children is -1 if the item is neither a list nor a map.
     """
-    sizes, children = [0] * 256, [0] * 256
+    sizes, children = [0] * 256, [-1] * 256
     sizes[0x00:0xA0] = [1] * 160  # small integers, short maps, short lists
     sizes[0xA0:0xC0] = range(1, 33)  # short strings
     sizes[0xE0:0x100] = [1] * 32  # small negative integers
@@ -61,7 +62,10 @@ _LENGTHS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1
 
 
 def count_items(data: bytes, most: int) -> int:
-    """Count the items of a packed value: the value itself, each element of a list, and each key and value of a map.
+    """Count the items of a packed value: each list, each map, each element of a list, each key and value of a map.
+
+    A list in a list therefore counts twice: it takes more memory than other elements. A value alone counts as one
+    element.
 
     Nothing is unpacked, so a value that would need too much memory can be refused before it does any harm. Counting
     stops as soon as the result is known to exceed `most`.
@@ -75,7 +79,7 @@ def count_items(data: bytes, most: int) -> int:
         declares more items than there are bytes left.
     """
     # No stack is needed: how many items are still expected does not depend on the container to which they belong.
-    at, end, counted, expected = 0, len(data), 0, 1
+    at, end, counted, expected, containers = 0, len(data), 0, 1, 0
     while counted < expected:
         if at >= end:
             return -1
@@ -86,22 +90,26 @@ def count_items(data: bytes, most: int) -> int:
             children = _CHILDREN[first]
         else:
             at, children = _open_item(data, at, first)
-        if children:
+        if children >= 0:
+            containers += 1
             expected += children
             if expected - counted > end - at:  # each item has at least one byte
                 return -1
-            if expected > most:
-                return expected
-    return expected
+            if expected + containers > most:
+                return expected + containers
+    return expected + containers
 
 
 def _open_item(data: bytes, at: int, first: int) -> tuple[int, int]:
-    """Return where the content of a list or map begins, or where any other item ends, and the number of children."""
+    """Return where the content of a list or map begins, or where any other item ends, and the number of children.
+
+    The number is -1 for an item that is neither a list nor a map.
+    """
     if (width := _LENGTHS.get(first)) is not None:
         type_byte = 1 if 0xC7 <= first <= 0xC9 else 0
-        return at + 1 + width + type_byte + int.from_bytes(data[at + 1 : at + 1 + width], "big"), 0
+        return at + 1 + width + type_byte + int.from_bytes(data[at + 1 : at + 1 + width], "big"), -1
     if first == 0xC1:  # never used; unpacking reports it
-        return at + 1, 0
+        return at + 1, -1
     width = 4 if first & 1 else 2
     length = int.from_bytes(data[at + 1 : at + 1 + width], "big")
     return at + 1 + width, length if first <= 0xDD else 2 * length
@@ -114,8 +122,8 @@ def _check_items(data: bytes, what: str, max_items: int) -> None:
     if counted > max_items:
         raise RequestError(
             "too_large",
-            f"{what} has at least {counted} msgpack items, the limit is {max_items} (pong.limits.max_items): each list "
-            f"element, map key and map value counts; send fewer, for example a shorter message_history",
+            f"{what} has at least {counted} msgpack items, the limit is {max_items} (pong.limits.max_items): each list, "
+            f"map, list element, map key and map value counts; send fewer, for example a shorter message_history",
             {"items": counted, "max_items": max_items},
         )
 

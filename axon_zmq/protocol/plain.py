@@ -28,6 +28,9 @@ from pydantic_core import to_jsonable_python
 from axon_zmq.errors import ModelError
 from axon_zmq.protocol import msgpack
 
+KEPT_BUFFER_BYTES: Final = 1024 * 1024
+"""Size of a packed value in bytes from which its packer is replaced: a packer keeps its buffer, which has at least this
+size."""
 MAX_DEPTH: Final = 256
 """Maximum depth of nested maps and lists. msgpack's packer fails at a depth of 511; many JSON parsers fail at about
 200."""
@@ -74,7 +77,10 @@ def packer() -> Callable[[object], bytes]:
     def packed(value: object) -> bytes:
         nonlocal pack
         try:
-            return pack(strictly_plain(value))
+            made = pack(strictly_plain(value))
+            if len(made) > KEPT_BUFFER_BYTES:
+                pack = msgpack.packer(_step)
+            return made
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             pack = msgpack.packer(_step)  # after an error, msgpack's Packer keeps the bytes that it has packed so far
             raise ModelError("invalid_output", f"the answer cannot be packed as msgpack: {error}") from error

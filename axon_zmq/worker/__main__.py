@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.process import backoff, event_loop, lifeline, logs
+from axon_zmq.process import backoff, event_loop, lifeline, logs, memory
 from axon_zmq.process.gc import tune_gc
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
 from axon_zmq.protocol import kinds, limits
@@ -152,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 2 if the settings are invalid. In every other case the process exits here, with 0 after an
         orderly stop and with 1 after an internal error.
     """
+    memory.tune_allocator()
     gc.disable()  # until `tune_gc`: collections during the imports take a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
     lifeline.die_with_parent()

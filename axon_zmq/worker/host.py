@@ -70,6 +70,7 @@ from axon_zmq.worker.delivery import handover
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 from axon_zmq.worker.link import Link
+from axon_zmq.worker.memory import Memory
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Mode, Run
 
@@ -128,6 +129,7 @@ class Host:
         self._runs: dict[ActiveRun, Run] = {}
         """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._memory = Memory()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
@@ -304,6 +306,7 @@ class Host:
         # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
         run_logs.handler.forget(run)
         del self._runs[run.active]
+        self._memory.run_ended(run.active.size + run.active.buffer.bytes)
         self._put(CodeReturned(run.active))
 
     def _finish(self, effect: Finish) -> None:

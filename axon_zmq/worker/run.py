@@ -54,7 +54,7 @@ class Run:
     header: Mapping[str, Any]
     """Header of the request."""
     body: bytes
-    """Packed body of the request."""
+    """Packed body of the request; empty once it was read."""
     link: Link
     loop: asyncio.AbstractEventLoop
     """The event loop of the link; in mode `run_sync` the agent has another one."""
@@ -97,6 +97,15 @@ class Run:
     def is_ending(self) -> bool:
         """Whether it was asked to end."""
         return self.active.reason is not None
+
+    def read_body(self) -> dict[str, Any]:
+        """Unpack the body of the request, and drop the packed one, which may have many megabytes.
+
+        Raises:
+            RequestError: `invalid_msgpack`, or `too_large` if it has too many items.
+        """
+        packed, self.body = self.body, b""
+        return unpack(packed, "the body", limits.MAX_ITEMS)
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function on the event loop of the link, from any thread; calls from one thread stay in order."""

@@ -26,6 +26,8 @@ class ActiveRun:
     """Seconds of the monotonic clock."""
     started: float
     """Seconds of the monotonic clock."""
+    size: int = 0
+    """Bytes of the request body."""
     open_calls: Callable[[], list[dict[str, Any]]] = list
     """Returns its unanswered tool calls in the form that `resumed` reports; set by the code that executes the run."""
     reason: EndReason | None = None

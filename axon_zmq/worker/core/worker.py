@@ -41,7 +41,7 @@ from itertools import count
 from typing import Any, Final
 
 from axon_zmq.errors import AxonError, RequestError
-from axon_zmq.protocol import kinds
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.backend import (
     VERSION,
     Describe,
@@ -118,6 +118,8 @@ ANSWER_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for each answer of the broker, and for handover files that it still reads."""
 WRITE_TIMEOUT_S: Final = 10.0
 """Seconds that writing the handover file, of 128 MiB at most, may take."""
+LARGE_ANSWER_BYTES: Final = limits.MIB
+"""Bytes of an ended run's kept messages from which the limit on all kept messages is enforced at once."""
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
     EndReason.CLIENT_GONE: ("cancelled", 'the client was gone for too long; on_disconnect "keep" prevents this'),
@@ -416,6 +418,7 @@ class WorkerCore:
             buffer=ReplayBuffer(self._pack, run_info),
             deadline=lease.deadline,
             started=now,
+            size=len(message.body),
         )
         self._runs[run.key] = run
         self._open_runs += 1
@@ -498,6 +501,10 @@ class WorkerCore:
         if run.cancel_deadline is not None:
             run.cancel_deadline()
         self._store.end(run.key, now)
+        if run.buffer.bytes > LARGE_ANSWER_BYTES:
+            # Within one second, a hundred answers of 48 MiB can end: the limit of the store must hold before the next
+            # tick.
+            self._store.tidy(now)
 
     def _code_returned(self, run: ActiveRun) -> None:
         # While the code of an ended run was stuck, its client may have started another run with the same id.

@@ -28,7 +28,6 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.protocol import limits
-from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import OutputMode, Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs
 from axon_zmq.worker.adapter import compat, deferred, errors
@@ -87,7 +86,7 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     Raises:
         AxonError: As `build`.
     """
-    request = run_request(unpack(run.body, "the body", limits.MAX_ITEMS))
+    request = run_request(run.read_body())
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)

@@ -42,12 +42,12 @@ from axon_zmq.worker.registry import generated_size
 MAX_OUTPUT_CHARS: Final = 4 * 1024 * 1024
 """Maximum number of characters in all answers of an offline model to one run. In memory and on the wire, an answer
 takes up to ten times its size: as deltas, as the result, in the messages, and packed."""
-MAX_SCRIPT_CHARS: Final = MAX_OUTPUT_CHARS
+MAX_SCRIPT_CHARS: Final = MAX_OUTPUT_CHARS // 2
 """Maximum length of a prompt that the model `tools` reads as a script, in characters."""
 MAX_SCRIPT_CALLS: Final = 2_000
 """Maximum number of calls in a script of the model `tools`. Each takes about 5 KiB while it is executed, and 20 bytes
 in the prompt."""
-MAX_PIECES: Final = 20_000
+MAX_PIECES: Final = 5_000
 """Maximum number of deltas in which a text is streamed. A longer text is streamed in larger deltas."""
 MAX_PIECE_CHARS: Final = 65_536
 """Maximum length of a delta in characters."""
