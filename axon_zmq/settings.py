@@ -196,6 +196,17 @@ class Settings(BaseSettings):
         description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
     )
 
+    max_in_flight_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        _DEFAULTS.max_in_flight_bytes,
+        description="Maximum total size of the request bodies that one worker has, in bytes; at most 1 TiB. Further runs "
+        "wait; bodies of up to 64 KiB do not count.",
+    )
+    max_in_flight_bytes_per_client: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        _DEFAULTS.max_in_flight_bytes_per_client,
+        description="Maximum total size of the request bodies of one client that all workers have, in bytes; at most "
+        "1 TiB. Further runs wait; bodies of up to 64 KiB do not count.",
+    )
+
     @field_validator("agents", "toolsets", mode="before")
     @classmethod
     def _read_targets(cls, value: object, info: ValidationInfo) -> object:
@@ -284,6 +295,8 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             max_queued_per_client=self.max_queued_per_client,
             max_queued_bytes=self.max_queued_bytes,
+            max_in_flight_bytes=self.max_in_flight_bytes,
+            max_in_flight_bytes_per_client=self.max_in_flight_bytes_per_client,
             hang_seconds=self.hang_seconds,
         )
 

@@ -70,6 +70,18 @@ class FairQueue(Generic[T]):
         self._account(-1, request)
         return request
 
+    def firsts(self) -> list[T]:
+        """The first request of each client, in the order in which `pop` would return them."""
+        return [requests[0] for requests in self._clients.values()]
+
+    def take(self, request: T) -> None:
+        """Remove the first request of a client. The client goes to the end of the round, as with `pop`."""
+        requests = self._clients.pop(request.client)
+        requests.popleft()
+        if requests:
+            self._clients[request.client] = requests
+        self._account(-1, request)
+
     def remove(self, request: T) -> None:
         """Remove a request, wherever it is in the queue.
 
