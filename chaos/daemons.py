@@ -110,7 +110,12 @@ class SupervisedDaemon:
     def __init__(self, folder: Path, **env: str) -> None:
         self.run_dir = folder / "run"
         self.endpoint = f"tcp://127.0.0.1:{free_port()}"
-        settings = {"AXON_RUN_DIR": str(self.run_dir), "AXON_FRONTEND": self.endpoint, "AXON_AGENTS": agents.NAMES, **OFFLINE}
+        settings = {
+            "AXON_RUN_DIR": str(self.run_dir),
+            "AXON_FRONTEND": self.endpoint,
+            "AXON_AGENTS": agents.NAMES,
+            **OFFLINE,
+        }
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})

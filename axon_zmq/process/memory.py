@@ -1,4 +1,4 @@
-"""Memory of this process: how much it uses, how the C library returns free memory, and a limit that the kernel enforces.
+"""Memory of this process: how much it uses, how free memory is returned, and a limit that the kernel enforces.
 
 Everything here works on Linux with glibc. On other systems, the functions do nothing, or report that they cannot.
 
@@ -42,15 +42,8 @@ def tune_allocator() -> None:
         libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def return_free_memory() -> None:
-    """Return free memory inside the heaps to the kernel. It takes a few milliseconds for each 100 MiB of heap."""
-    libc = _libc()
-    if libc is not None and hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-class ResidentMemory:
-    """Reads how many bytes of this process are in memory (RSS), in about 2 µs."""
+class ProcessMemory:
+    """The memory of this process."""
 
     def __init__(self) -> None:
         # The file stays open: opening it takes longer than reading it.
@@ -59,31 +52,36 @@ class ResidentMemory:
 
     @property
     def is_known(self) -> bool:
-        """Whether this system reports it."""
+        """Whether this system reports and limits the memory of a process."""
         return self._file is not None
 
-    def bytes(self) -> int:
-        """Return the bytes that are in memory; 0 if the system does not report it."""
+    def used(self) -> int:
+        """Return the bytes that are in memory (RSS), in about 2 µs; 0 if the system does not report it."""
+        return self._pages(1) * self._page
+
+    def limit_growth(self, more: int) -> None:
+        """Have the kernel refuse private memory beyond what this process has now plus a number of bytes.
+
+        An allocation above the limit raises MemoryError in Python code; C and Rust code may end the process instead.
+        The limit (RLIMIT_DATA) counts memory that is reserved and was never written, such as the stacks of threads. It
+        is therefore set relative to what is reserved now, and must be set again from time to time.
+
+        Processes that this one starts inherit the soft limit; the hard limit stays, so that they may raise it.
+
+        Args:
+            more: Bytes by which the process may grow; a negative number counts as 0.
+        """
         if self._file is None:
-            return 0
-        return int(os.pread(self._file, 64, 0).split()[1]) * self._page
+            return
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = self._pages(5) * self._page + max(0, more)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
+    def return_free(self) -> None:
+        """Return free memory inside the heaps to the kernel. It takes a few milliseconds for each 100 MiB of heap."""
+        libc = _libc()
+        if libc is not None and hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
 
-def limit_data(most: int) -> bool:
-    """Have the kernel refuse memory above a limit to this process, and to the processes that it starts.
-
-    Private memory counts as soon as it is reserved, even if it was never written: the stacks of threads, for example.
-    An allocation above the limit raises MemoryError in Python code. C and Rust code may end the process instead.
-
-    Args:
-        most: The limit in bytes (RLIMIT_DATA). The hard limit stays, so that child processes may raise theirs.
-
-    Returns:
-        Whether the system enforces such a limit.
-    """
-    if sys.platform != "linux":
-        return False
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-    return True
+    def _pages(self, field: int) -> int:
+        return 0 if self._file is None else int(os.pread(self._file, 128, 0).split()[field])

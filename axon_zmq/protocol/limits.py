@@ -49,8 +49,8 @@ REPLAY_BYTES_PER_RUN = 8 * MIB
 """Bytes of one run's messages that its worker keeps for replay; if there are more, the oldest are dropped."""
 MAX_ITEMS = 400_000
 """Maximum number of msgpack items in a body: each list, map, list element, map key and map value counts. Bytes alone do
-not limit memory: an empty map is one byte, and 72 bytes once it is unpacked. A history of 5,000 messages, as pydantic-ai
-2.62 dumps it, has about 270,000 items."""
+not limit memory: an empty map is one byte, and 72 bytes once it is unpacked. A history of 5,000 messages, as
+pydantic-ai 2.62 dumps it, has about 270,000 items."""
 MIN_RUN_BYTES = 64 * MIB
 """Lower bound of the limit on the bodies of one run: its request, its tool results and its steers. The limit is four
 times `max_body` if that is more."""

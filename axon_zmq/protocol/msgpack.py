@@ -122,8 +122,8 @@ def _check_items(data: bytes, what: str, max_items: int) -> None:
     if counted > max_items:
         raise RequestError(
             "too_large",
-            f"{what} has at least {counted} msgpack items, the limit is {max_items} (pong.limits.max_items): each list, "
-            f"map, list element, map key and map value counts; send fewer, for example a shorter message_history",
+            f"{what} has at least {counted} msgpack items, the limit is {max_items} (pong.limits.max_items): each "
+            f"list, map, list element, map key and map value counts; send fewer, for example a shorter message_history",
             {"items": counted, "max_items": max_items},
         )
 

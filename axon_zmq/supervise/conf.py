@@ -44,6 +44,7 @@ _WORKER_SETTINGS: Final = (
     "log_level",
     "run_loggers",
     "drain_seconds",
+    "worker_memory",
     *(f"{mode}_slots" for mode in MODES),
 )
 """Settings that a worker reads. Values that differ from the defaults are set in its environment."""

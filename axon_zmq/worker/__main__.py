@@ -89,7 +89,14 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
         now=time.monotonic(),
     )
     connect = partial(Link, backend_endpoint(run_dir), routing_id)
-    host = Host(core=core, modes=modes, registry=registry, run_dir=run_dir, connect=connect)
+    host = Host(
+        core=core,
+        modes=modes,
+        registry=registry,
+        run_dir=run_dir,
+        connect=connect,
+        memory_limit=configured.worker_memory,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
@@ -132,7 +139,9 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
 
     await host.registered.wait()  # warming up must not delay the registration
     try:
-        own = Registry(targets={}, models=Models(None))  # in which offline models may be named, unlike perhaps in the other
+        own = Registry(
+            targets={}, models=Models(None)
+        )  # in which offline models may be named, unlike perhaps in the other
         call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), own)
         agent_call.completed(await call.agent.run(call.prompt, **call.options))
         if model is not None:

@@ -111,10 +111,18 @@ class Host:
         registry: Answers `describe`.
         run_dir: The run directory, which contains the handover files.
         connect: Makes the link.
+        memory_limit: Bytes that this process may use; 0: no limit.
     """
 
     def __init__(
-        self, *, core: WorkerCore, modes: Mapping[bytes, Mode], registry: Registry, run_dir: Path, connect: MakeLink
+        self,
+        *,
+        core: WorkerCore,
+        modes: Mapping[bytes, Mode],
+        registry: Registry,
+        run_dir: Path,
+        connect: MakeLink,
+        memory_limit: int = 0,
     ) -> None:
         self._core = core
         self._modes = modes
@@ -129,8 +137,8 @@ class Host:
         self._runs: dict[ActiveRun, Run] = {}
         """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._memory = Memory()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
+        self._memory = Memory(memory_limit, self._put)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         """When `_timer` fires, in seconds of the monotonic clock."""
@@ -159,6 +167,7 @@ class Host:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._memory.close()
             self._link.close()
 
     def leave(self) -> None:
@@ -282,6 +291,7 @@ class Host:
         current_run.set(run.name)
         run_logs.executing_run.set(run)
         try:
+            self._reserve_memory(run)
             with _traced(run.header):
                 body = await self._modes[run.kind].execute(run)
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
@@ -293,6 +303,15 @@ class Host:
         finally:
             self._release(run)
 
+    def _reserve_memory(self, run: Run) -> None:
+        """Reserve memory for reading the body of a run.
+
+        Raises:
+            UnavailableError: `overloaded` if there is too little.
+        """
+        if reserved := self._memory.admit(len(run.body), len(self._runs) == 1):
+            run.on_read = partial(self._memory.was_read, reserved)
+
     def _failed(self, run: Run, error: BaseException) -> None:
         made = error if isinstance(error, AxonError) else errors.internal(error)
         is_traced = made.error_type in TRACED_ERRORS and not isinstance(made, errors.ReportedByToolError)
@@ -303,6 +322,7 @@ class Host:
 
     def _release(self, run: Run) -> None:
         """Forget a run whose code has returned."""
+        run.body_was_read()
         # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
         run_logs.handler.forget(run)
         del self._runs[run.active]
@@ -359,17 +379,25 @@ class Host:
             AxonError: No such call is open, or the body is invalid.
         """
         if len(body) > LARGE_TOOL_RESULT_BYTES:
-            self._spawn(self._take_large_tool_result(run, run.remote.start_reading(call_id), body))
+            reserved = self._memory.admit(len(body), len(self._runs) == 1)
+            try:
+                call = run.remote.start_reading(call_id)
+            except AxonError:
+                self._memory.was_read(reserved)
+                raise
+            self._spawn(self._take_large_tool_result(run, call, body, reserved))
         else:
             call = run.remote.expected(call_id)
             run.remote.take(call, read_answer(call.tool, body))
 
-    async def _take_large_tool_result(self, run: Run, call: RemoteCall, body: bytes) -> None:
+    async def _take_large_tool_result(self, run: Run, call: RemoteCall, body: bytes, reserved: int) -> None:
         try:
             run.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
             run.remote.reopen(call)
             self._refuse(run, kinds.TOOL_RESULT, error, call_id=call.call_id)
+        finally:
+            self._memory.was_read(reserved)
 
     def _refuse(self, run: Run, of: bytes, error: AxonError, **more: Any) -> None:
         client, id = run.key

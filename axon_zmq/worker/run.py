@@ -61,6 +61,8 @@ class Run:
     credit: Credit
     token: CancellationToken = field(default_factory=CancellationToken)
     """Cancels the agent's run, from any thread."""
+    on_read: Callable[[], object] | None = None
+    """Called once, on the event loop of the link, when the body was read or the run has ended."""
     on_end: Callable[[], object] | None = None
     """Called, in addition to cancelling `token`, when the run is asked to end."""
     steering: Steering = field(default_factory=Steering)
@@ -106,6 +108,12 @@ class Run:
         """
         packed, self.body = self.body, b""
         return unpack(packed, "the body", limits.MAX_ITEMS)
+
+    def body_was_read(self) -> None:
+        """Report that the body was read and converted; on the event loop of the link only."""
+        on_read, self.on_read = self.on_read, None
+        if on_read is not None:
+            on_read()
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function on the event loop of the link, from any thread; calls from one thread stay in order."""

@@ -194,8 +194,8 @@ class RemoteCalls:
         for call in list(self._open.values()):
             self.drop(call)
             call.settle(_RUN_HAS_ENDED)
-        # `send` is a method of the run, which has this object: without this cycle, the memory of the run is free as soon
-        # as it has ended, and not only at the next garbage collection.
+        # `send` is a method of the run, which has this object. Without this cycle, the memory of the run is free as
+        # soon as it has ended, and not only at the next garbage collection.
         self._send = _sends_nothing
 
     def pause_timers(self) -> None:
@@ -253,8 +253,6 @@ class RemoteCalls:
         self._closed[call.call_id] = how
         if call.timer is not None:
             call.timer.cancel()
-
-
 
 
 def _sends_nothing(_kind: bytes, _body: dict[str, object]) -> int:

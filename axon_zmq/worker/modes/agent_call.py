@@ -86,6 +86,13 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     Raises:
         AxonError: As `build`.
     """
+    try:
+        return _call_for_run(run, registry)
+    finally:
+        run.post(run.body_was_read)
+
+
+def _call_for_run(run: Run, registry: Registry) -> AgentCall:
     request = run_request(run.read_body())
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())

@@ -270,9 +270,7 @@ class BoundedTestModel(TestModel):
             ModelError: As `request`.
         """
         self._check(messages)
-        async with super().request_stream(
-            messages, model_settings, model_request_parameters, run_context
-        ) as response:
+        async with super().request_stream(messages, model_settings, model_request_parameters, run_context) as response:
             yield response
 
     def gen_tool_args(self, tool_def: ToolDefinition) -> Any:

@@ -137,5 +137,3 @@ def test_tool_results_count_and_are_refused_above_the_limit_of_a_run():
     assert started(bench) == [b"1"]
     bench.finish(worker, (A, b"1"))
     assert started(bench) == [b"1", b"2"]
-
-

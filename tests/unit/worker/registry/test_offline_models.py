@@ -49,7 +49,9 @@ async def test_the_answers_of_one_run_are_bounded_together():
     def again(_output: str) -> str:
         raise ModelRetry("again")
 
-    with pytest.raises(ModelError, match=f"would have {MOST // 2 * 3} characters, the limit of offline models is {MOST}"):
+    with pytest.raises(
+        ModelError, match=f"would have {MOST // 2 * 3} characters, the limit of offline models is {MOST}"
+    ):
         await agent.run("x", retries=50)
 
 
@@ -80,7 +82,7 @@ async def test_echo_repeats_a_prompt_of_any_length_once():
     def again(_output: str) -> str:
         raise ModelRetry("again")
 
-    with pytest.raises(ModelError, match="model 'echo': .* shorten the prompt"):
+    with pytest.raises(ModelError, match=r"model 'echo': .* shorten the prompt"):
         await agent.run(long)
 
 
@@ -127,7 +129,7 @@ async def test_the_model_test_refuses_schemas_that_demand_a_large_value(field: d
     model = Models(None).named("test")
     assert isinstance(model, TestModel)
     tool = type("Definition", (), {"name": "big", "parameters_json_schema": schema})
-    with pytest.raises(ModelError, match="model 'test': the schema of 'big' demands .* lower its minLength"):
+    with pytest.raises(ModelError, match=r"model 'test': the schema of 'big' demands .* lower its minLength"):
         model.gen_tool_args(tool)  # pyright: ignore[reportArgumentType]
 
 
