@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -26,6 +25,7 @@ from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import MODES
+from axon_zmq.suggestions import closest, suggestion
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
@@ -350,9 +350,7 @@ def _server(name: str, table: object) -> McpServer:
 def _message(fault: ErrorDetails, model: type[BaseModel], noun: str) -> str:
     if fault["type"] != "extra_forbidden":
         return fault["msg"].removeprefix("Value error, ")
-    near = get_close_matches(str(fault["loc"][-1]), model.model_fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known {noun}s: {', '.join(model.model_fields)}"
-    return f"unknown {noun}; {hint}"
+    return f"unknown {noun}; {suggestion(str(fault['loc'][-1]), model.model_fields, f'known {noun}s')}"
 
 
 def _file() -> str:
@@ -391,8 +389,8 @@ def load(**overrides: Any) -> Settings:
     # names that look like a misspelled setting are rejected.
     known = {f"AXON_{name.upper()}" for name in Settings.model_fields} | {"AXON_CONFIG"}
     for name in os.environ:
-        if name.startswith("AXON_") and name not in known and (near := get_close_matches(name, known, 1, 0.85)):
-            raise ConfigurationError(f"unknown setting {name}; did you mean {near[0]}?")
+        if name.startswith("AXON_") and name not in known and (near := closest(name, known, 0.85)):
+            raise ConfigurationError(f"unknown setting {name}; did you mean {near}?")
     if (file := os.environ.get("AXON_CONFIG")) and not Path(file).is_file():
         reason = "it is not a file" if Path(file).exists() else "the file does not exist"
         raise ConfigurationError(f"invalid AXON_CONFIG {file!r}: {reason}")

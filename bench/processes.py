@@ -23,7 +23,7 @@ from axon_zmq.testing.ports import free_port
 ROOT = Path(__file__).parent.parent
 _NAMES = ("echo", "stream", "paced", "caller", "python_caller")
 AGENTS = ",".join(f"{name}=bench.agents:{name}" for name in _NAMES)
-WAIT_TIMEOUT_S = 30.0
+WAIT_TIMEOUT_S = 120.0
 """Seconds that one step may take before the benchmark is aborted."""
 CPU_SETTLE_S = 0.02
 """Seconds between the last reply and the reading of CPU time, so that the cleanup of a request is counted with it."""

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -78,6 +79,10 @@ SUSPECT_PROBES_S: Final = 1.0
 """Seconds after a link went down during which probes are that frequent."""
 LAST_MESSAGE_BATCHES: Final = 64
 """Maximum number of batches read from the backend before a worker is declared lost."""
+WAKEUP_BYTES: Final = 4096
+"""Maximum number of bytes of one read from the wakeup descriptor, to which Python writes one byte for each signal."""
+CLEANING_INTERVAL_S: Final = 5.0
+"""Seconds between two deletions of old handover files."""
 LONGEST_POLL_S: Final = 0.5
 """Maximum seconds of one poll, which bounds the delay of anything that does not wake up the poll."""
 
@@ -93,9 +98,19 @@ class Server:
         frontend: The endpoint for clients.
         backend: The endpoint for workers.
         max_body: Largest accepted request body, in bytes; see also `OVERSIZE_FACTOR`.
+        delete_old_files: Deletes handover files that no worker has read in time; called every `CLEANING_INTERVAL_S`.
     """
 
-    def __init__(self, *, core: Broker, journal: Journal, frontend: str, backend: str, max_body: int) -> None:
+    def __init__(
+        self,
+        *,
+        core: Broker,
+        journal: Journal,
+        frontend: str,
+        backend: str,
+        max_body: int,
+        delete_old_files: Callable[[], None] = lambda: None,
+    ) -> None:
         self._core = core
         self._relay = core.relay
         self._journal = journal
@@ -106,6 +121,8 @@ class Server:
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._receive = self._events.put
         self._probe_at = 0.0
+        self._delete_old_files = delete_old_files
+        self._clean_at = 0.0
         self._suspect_until = 0.0
         self._stop_requested = False
         self._context = zmq.Context()  # with one I/O thread: a second one gains nothing here
@@ -114,6 +131,8 @@ class Server:
         self._send_front, self._recv_front = sender(self._front), receiver(self._front)
         self._send_back, self._recv_back = sender(self._back), receiver(self._back)
         self._wakeup, self._wakeup_end = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wakeup_end.setblocking(False)
         # The monitor starts before the endpoint is bound, so that it reports the first connection, too.
         self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open(frontend, backend, max_body)
@@ -160,8 +179,6 @@ class Server:
         """Serve until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._wakeup.setblocking(False)
-        self._wakeup_end.setblocking(False)
         # pyzmq resumes a poll that a signal has interrupted. The wakeup descriptor makes the poll return, so that the
         # stop request is noticed at once.
         signal.set_wakeup_fd(self._wakeup_end.fileno())
@@ -192,13 +209,27 @@ class Server:
             self._close_dead_connections(now)
         if now >= self._probe_at:
             self._probe_workers(now)
+            self._clean(now)
         if self._send_queues.waiting:
             self._send_queues.flush_due(self._send, now)
         if now >= self._core.next_timer():
             self._receive(Tick())
+        if self._stop_requested:
+            self._stop()
+
+    def _stop(self) -> None:
+        # An unread byte would end each poll at once, and a broker that completes recovery before it stops would use a
+        # whole core meanwhile.
+        with suppress(BlockingIOError):
+            self._wakeup.recv(WAKEUP_BYTES)
         # The core stops only after the requests in the hasher were processed, so that each gets an answer.
-        if self._stop_requested and not self._core.stopping and not self._hasher.waiting:
+        if not self._core.stopping and not self._hasher.waiting:
             self._receive(Stop())
+
+    def _clean(self, now: float) -> None:
+        if now >= self._clean_at:
+            self._clean_at = now + CLEANING_INTERVAL_S
+            self._delete_old_files()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         log.info("received %s, stopping", signal.Signals(number).name)
@@ -457,7 +488,15 @@ def _is_worker(pid: int, name: str) -> bool:
     return f"--name={name}".encode() in command
 
 
-def serve(make_core: Callable[[float], Broker], journal: Journal, frontend: str, backend: str, max_body: int) -> None:
+def serve(
+    *,
+    make_core: Callable[[float], Broker],
+    journal: Journal,
+    frontend: str,
+    backend: str,
+    max_body: int,
+    delete_old_files: Callable[[], None],
+) -> None:
     """Bind both endpoints and serve until SIGTERM or SIGINT.
 
     Args:
@@ -466,10 +505,16 @@ def serve(make_core: Callable[[float], Broker], journal: Journal, frontend: str,
         frontend: The endpoint for clients.
         backend: The endpoint for workers.
         max_body: Largest accepted request body, in bytes.
+        delete_old_files: Deletes handover files that no worker has read in time; called repeatedly.
 
     Raises:
         ConfigurationError: An endpoint cannot be bound.
     """
     Server(
-        core=make_core(time.monotonic()), journal=journal, frontend=frontend, backend=backend, max_body=max_body
+        core=make_core(time.monotonic()),
+        journal=journal,
+        frontend=frontend,
+        backend=backend,
+        max_body=max_body,
+        delete_old_files=delete_old_files,
     ).run()

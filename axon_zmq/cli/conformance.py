@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axon_zmq.cli.options import prints_json, suggestion
+from axon_zmq.cli.options import prints_json
 from axon_zmq.cli.output import out, print_line
 from axon_zmq.conformance.cases import CASES
 from axon_zmq.conformance.server import Server, Verdict
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
+from axon_zmq.suggestions import suggestion
 
 
 def run_server(endpoint: str, only: Sequence[str], patience: float, as_json: bool) -> bool:
@@ -30,7 +31,7 @@ def run_server(endpoint: str, only: Sequence[str], patience: float, as_json: boo
     names = [case.name for case in CASES]
     for name in only:
         if name not in names:
-            raise ConfigurationError(f"unknown case {name!r}; {suggestion(name, names)}")
+            raise ConfigurationError(f"unknown case {name!r}; {suggestion(name, names, 'known cases')}")
     host, port = endpoints.tcp_address(endpoints.check_frontend(endpoint))
     in_lines = prints_json(as_json)
     chosen = [case for case in CASES if not only or case.name in only]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar, cast
@@ -17,6 +16,7 @@ from axon_zmq.cli.conversation import UnansweredError
 from axon_zmq.cli.output import err, out, print_line
 from axon_zmq.errors import AxonError, RequestError, UnavailableError
 from axon_zmq.protocol.kinds import MODES
+from axon_zmq.suggestions import suggestion
 
 Result = TypeVar("Result")
 OptionalName = TypeVar("OptionalName", bound="str | None")
@@ -45,13 +45,6 @@ class ExitCode(IntEnum):
     """Interrupted by Ctrl-C: 128 + SIGINT, as shells report it."""
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error message about an unknown name: the closest known name, or all of them."""
-    if near := get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]!r}?"
-    return f"expected one of {', '.join(known)}" if known else "there are none"
-
-
 def one_of(known: Sequence[str]) -> Callable[[OptionalName], OptionalName]:
     """Return a callback that rejects an option or argument whose value is not a known name.
 
@@ -61,7 +54,7 @@ def one_of(known: Sequence[str]) -> Callable[[OptionalName], OptionalName]:
 
     def check(value: OptionalName) -> OptionalName:
         if value is not None and value not in known:
-            raise typer.BadParameter(f"{value!r} is unknown; {suggestion(value, known)}")
+            raise typer.BadParameter(f"{value!r} is unknown; {suggestion(value, known, 'known values')}")
         return value
 
     return check
@@ -133,10 +126,19 @@ def prints_json(as_json: bool) -> bool:
 
 
 def run_dir() -> Path:
-    """Return the absolute run directory from the settings."""
-    from axon_zmq import settings
+    """Return the absolute run directory from the settings.
 
-    return settings.load().run_dir.absolute()
+    Raises:
+        ConfigurationError: A setting is invalid, or the directory exists and another user can write to it. The commands
+            believe what answers at the sockets in it.
+    """
+    from axon_zmq import settings
+    from axon_zmq.process.run_dir import check_private
+
+    directory = settings.load().run_dir.absolute()
+    if directory.exists():
+        check_private(directory)
+    return directory
 
 
 def frontend(endpoint: str | None) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from axon_zmq.cli.options import ExitCode, Mode, fail, number_argument, run_dir, suggestion
+from axon_zmq.cli.options import ExitCode, Mode, fail, number_argument, run_dir
 from axon_zmq.cli.output import out, print_line
 from axon_zmq.protocol.kinds import MODES, mode_of
+from axon_zmq.suggestions import suggestion
 
 if TYPE_CHECKING:
     from axon_zmq.supervise.programs import Step
@@ -63,7 +64,10 @@ def roll(
     chosen = [name for name in all_names if not names or name in names or mode_of(name) in names]
     for name in names or ():
         if name not in (*all_names, *MODES):
-            fail(f"unknown mode or worker {name!r}; {suggestion(name, (*MODES, *all_names))}", ExitCode.INVALID)
+            fail(
+                f"unknown mode or worker {name!r}; {suggestion(name, (*MODES, *all_names), 'known names')}",
+                ExitCode.INVALID,
+            )
     for empty in sorted({*(names or ())} & {*MODES} - {mode_of(name) for name in all_names}):
         _print_step(f"{empty} has no workers: nothing to restart")
     _show(programs.roll(running, chosen, with_broker))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 if TYPE_CHECKING:
     from axon_zmq.client.tool_functions import ToolLike
 from axon_zmq.protocol.values import Body, Value
+from axon_zmq.suggestions import suggestion
 
 Agent = str | Mapping[str, object]
 """Name of a registered agent, or an agent as data such as `{"model": …, "instructions": …}`."""
@@ -119,6 +119,4 @@ def check_keys(options: Mapping[str, object], body_keys: tuple[str, ...]) -> Non
     known = ("id", *HEADER_KEYS, *body_keys)
     if unknown := options.keys() - set(known):
         name = min(unknown)
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
-        raise TypeError(f"unknown option {name!r}; {hint}")
+        raise TypeError(f"unknown option {name!r}; {suggestion(name, known, 'known options')}")

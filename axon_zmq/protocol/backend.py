@@ -269,8 +269,8 @@ class Ready(Message):
     broken: tuple[str, ...] | None = None
     """Names of the agents that the worker could not load. `nil`: the worker does not report them."""
     forgot_at: float = 0.0
-    """When an ended run was last forgotten before the end of its resume window, because memory was short or a handover
-    file could not be read. In seconds of the machine's monotonic clock."""
+    """The last time at which the worker forgot an ended run before the end of its resume window, because memory was
+    short or a handover file could not be read. In seconds of the machine's monotonic clock."""
 
     @classmethod
     def from_wire(cls, value: object) -> Self:
@@ -304,7 +304,7 @@ class Progress(Message):
 class Leaving(Message):
     """Sent when the worker must stop (SIGTERM): it accepts no new runs and finishes its open ones.
 
-    The broker answers `left`, after all messages that it had sent before.
+    The broker answers `left`. Messages to one worker keep their order, so no new run arrives after `left`.
     """
 
     kind: ClassVar[bytes] = kinds.LEAVING
@@ -328,7 +328,7 @@ class Handover(Message):
 class Holds(Message):
     """Sent by a successor when it has read a handover file.
 
-    The broker adopts the runs in the file: from now on it sends each `resume` for them to this worker.
+    The broker adopts the runs in the file that it does not know, and sends each `resume` for them to this worker.
     """
 
     kind: ClassVar[bytes] = kinds.HOLDS

@@ -19,6 +19,7 @@ from tests.support.structure import Checkout, figures
 PACKAGE = ROOT / "axon_zmq"
 LAYERS = [
     ["errors"],
+    ["suggestions"],
     ["protocol"],
     ["events"],
     ["net"],

@@ -51,7 +51,7 @@ def test_the_suggested_commands_work_as_printed(serving: Served):
     offered = [line.split(maxsplit=1)[1] for line in serving.output if ".venv/bin/" in line]
     assert len(offered) == 3
     for command in offered:
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         assert done.stdout
 
@@ -59,7 +59,7 @@ def test_the_suggested_commands_work_as_printed(serving: Served):
 def test_the_commands_of_the_readme_print_what_it_shows(serving: Served):
     env = {**os.environ, "AXON_FRONTEND": serving.endpoint}
     for command, shown in steps(CONSOLE["client"]):
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         assert snippets.same_text(shown, done.stdout), (command, done.stdout)
 

@@ -416,7 +416,7 @@ def test_answers_may_come_from_a_file(daemon, tools, tmp_path):
             stdin=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
     kinds = [line["kind"] for line in lines(done)]
     assert kinds.count("refused") == 2
@@ -430,7 +430,7 @@ def test_without_standard_input_the_calls_fail(daemon, tools):
         env={**os.environ, "AXON_FRONTEND": daemon.endpoint},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(lines(done)[-1]["result"]) == ["standard input ended before the call was answered"]

@@ -180,7 +180,7 @@ def test_ctrl_c_ends_a_load_test_with_a_report_and_cancels_open_runs(daemon: Dae
         running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         wait_until(lambda: free() == all_free - 10, "the streams")
         running.send_signal(signal.SIGINT)
-        seen = json.loads(running.communicate(timeout=60)[0])
+        seen = json.loads(running.communicate(timeout=240)[0])
         wait_until(lambda: free() == all_free, "the end of the streams")
     assert running.returncode == 130
     assert (seen["interrupted"], seen["unfinished"], seen["broken"]) == (True, 10, {})

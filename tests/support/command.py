@@ -22,7 +22,7 @@ def axon(daemon: Daemon | None, *arguments: str, stdin: str = "", **env: str) ->
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 

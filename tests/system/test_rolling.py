@@ -152,7 +152,7 @@ def test_supervisorctl_restart_of_one_process_loses_no_run_that_ends_in_time(dae
             [BIN / "supervisorctl", "-c", daemon.run_dir / "supervisord.conf", "restart", "run_stream-1"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert restarted.returncode == 0, restarted.stdout
         assert len(stream.complete().result) == 300
@@ -168,7 +168,7 @@ def test_an_impossible_change_is_rejected_with_a_reason(daemon: Served):
     assert "another scale or roll" in busy.stderr
     env = {**os.environ, "AXON_RUN_DIR": str(daemon.run_dir / "nothing")}
     for arguments in (["scale", "run", "2"], ["roll"], ["status"]):
-        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=60)
+        nobody = subprocess.run([BIN / "axon-zmq", *arguments], env=env, capture_output=True, text=True, timeout=240)
         assert nobody.returncode == 3, nobody.stderr
         assert str(daemon.run_dir / "nothing") in nobody.stderr
         assert "start the daemon, or set AXON_RUN_DIR" in nobody.stderr.replace("\n", " ")
@@ -397,7 +397,12 @@ def test_sigterm_ends_the_delay_and_the_next_start_counts_as_the_first(tmp_path:
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
     code = "import sys; from pathlib import Path; from axon_zmq.process import backoff; "
-    command = [sys.executable, "-c", code + "print(backoff.pause(Path(sys.argv[1]), 'run-1'))", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        code + "print(backoff.pause(Path(sys.argv[1]), 'run-1', backoff.WORKER))",
+        str(tmp_path),
+    ]
     env = {**os.environ, "SUPERVISOR_PROCESS_NAME": "run-1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as waiting:
         assert waiting.stderr is not None

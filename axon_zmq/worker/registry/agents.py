@@ -21,6 +21,7 @@ from axon_zmq.errors import ConfigurationError, RequestError
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.requests import AgentData, from_validation, invalid
 from axon_zmq.settings import McpServer
+from axon_zmq.suggestions import suggestion
 from axon_zmq.worker.registry import toolsets
 from axon_zmq.worker.registry.models import Models
 from axon_zmq.worker.registry.toolsets import Toolsets
@@ -146,7 +147,7 @@ class Registry:
             return registered
         if (why := self._broken.get(name)) is not None:
             raise RequestError("unknown_agent", f"agent {name!r} could not be loaded: {why}")
-        hint = toolsets.did_you_mean(name, self._registered)
+        hint = suggestion(name, self._registered, toolsets.REGISTERED)
         raise RequestError("unknown_agent", f"no agent {name[:64]!r} is registered; {hint}")
 
     def from_data(self, data: AgentData, model: str | None) -> Agent[object, object]:

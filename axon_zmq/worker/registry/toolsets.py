@@ -8,8 +8,6 @@ import importlib.util
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +27,7 @@ from axon_zmq.errors import AxonError, ConfigurationError, RequestError
 from axon_zmq.protocol.plain import plain
 from axon_zmq.protocol.requests import invalid
 from axon_zmq.settings import McpServer
+from axon_zmq.suggestions import suggestion
 from axon_zmq.worker.registry import offline_models
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ LISTING_TIMEOUT_S: Final = 5.0
 """Seconds that one toolset may take to list its tools for a `catalog`."""
 MAX_FAULT_CHARS: Final = 500
 """Maximum number of characters of a toolset's exception that an error message repeats."""
-MAX_NAMES_SHOWN: Final = 20
-"""Maximum number of tools or toolsets that an error message lists."""
+REGISTERED: Final = "registered names"
+"""Introduces the registered names in a hint of an error message."""
 
 Toolset = AbstractToolset[object]
 
@@ -126,7 +125,7 @@ class Toolsets:
             return None
         if (why := self.broken.get(name)) is not None:
             return f"toolset {name!r} could not be loaded: {why}"
-        return f"no toolset {name[:64]!r} is registered; {did_you_mean(name, self.loaded)}"
+        return f"no toolset {name[:64]!r} is registered; {suggestion(name, self.loaded, REGISTERED)}"
 
 
 @dataclass
@@ -294,12 +293,6 @@ def _reason(error: BaseException) -> str:
 def unknown_tool(name: str, known: Collection[str], faults: Sequence[str] = ()) -> RequestError:
     """Return an `unknown_tool` error with similar names, and with the toolsets that could not list their tools."""
     more = f"; toolsets that could not list their tools: {'; '.join(faults)}" if faults else ""
-    return RequestError("unknown_tool", f"no tool {name[:64]!r} is registered; {did_you_mean(name, known)}{more}")
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return a hint with the most similar known name, or else with the first known names."""
-    if near := get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]!r}?"
-    some = ", ".join(islice(known, MAX_NAMES_SHOWN))
-    return f"registered names: {some}{', …' if len(known) > MAX_NAMES_SHOWN else ''}" if known else "none is registered"
+    return RequestError(
+        "unknown_tool", f"no tool {name[:64]!r} is registered; {suggestion(name, known, REGISTERED)}{more}"
+    )
