@@ -18,6 +18,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Final
 
 from axon_zmq.errors import UnavailableError
@@ -61,6 +62,9 @@ class Memory:
         self, limit: int, put: Callable[[MemoryUsed], None], process: memory.ProcessMemory | None = None
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        """The context of the process. Runs end in their own context, which holds all their data: a timer in it would
+        keep the data of the last run alive during the collection."""
         self._put = put
         self._process = process or memory.ProcessMemory()
         self._limit = limit if self._process.is_known else 0
@@ -151,7 +155,7 @@ class Memory:
         """
         self._left_behind += size
         if self._left_behind >= COLLECT_BYTES and self._collection is None:
-            self._collection = self._loop.call_later(COLLECT_DELAY_S, self._collect)
+            self._collection = self._loop.call_later(COLLECT_DELAY_S, self._collect, context=self._context)
 
     def _collect_if_late(self) -> None:
         if self._loop.time() - self._collected_at >= COLLECT_DELAY_S:
