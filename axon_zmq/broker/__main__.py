@@ -21,7 +21,7 @@ from pathlib import Path
 from axon_zmq import __version__
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
-from axon_zmq.process import backoff, gc, lifeline, logs
+from axon_zmq.process import backoff, gc, lifeline, logs, redaction
 from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
 from axon_zmq.process.run_dir import (
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
     logs.configure("broker", options.log_level)
+    redaction.redact_standard_streams()
     bounds = limits.BrokerLimits(
         **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}
     )

@@ -49,6 +49,8 @@ ALIVE: Final = b"alive"
 
 READY: Final = b"ready"
 SLOTS: Final = b"slots"
+WAITING: Final = b"waiting"
+CONTINUING: Final = b"continuing"
 PROGRESS: Final = b"progress"
 LEAVING: Final = b"leaving"
 HANDOVER: Final = b"handover"

@@ -79,6 +79,11 @@ class BrokerLimits:
     max_in_flight_bytes_per_client: int = 64 * MIB
     """Maximum total size of the request bodies of one client that all workers have, in bytes; its further runs wait in
     the queue. Bodies of at most 64 KiB do not count."""
+    max_waiting_per_client: int = 16
+    """Number of runs of one client in one mode that may wait for the client's tools without counting against the slots
+    that the client may use. Further waiting runs leave their slots to other clients only."""
+    max_keep_ms: int = 300_000
+    """Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for tools of a gone client."""
     hang_seconds: int = 30
     """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
 

@@ -48,6 +48,8 @@ _WORKER_SETTINGS: Final = (
     "loop",
     "log_level",
     "run_loggers",
+    "allowed_model_settings",
+    "ambient_providers",
     "drain_seconds",
     "worker_memory",
     *(f"{mode}_slots" for mode in MODES),

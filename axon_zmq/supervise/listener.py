@@ -22,7 +22,7 @@ import zmq
 from supervisor.childutils import listener
 
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.process import lifeline, logs
+from axon_zmq.process import lifeline, logs, redaction
 from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
 from axon_zmq.protocol import kinds
@@ -196,6 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     lifeline.die_with_parent()  # ends this process with supervisord, even if supervisord is killed
     answers = _take_stdout()
     logs.configure("events", "info")
+    redaction.redact_standard_streams()
     try:
         listening = Listener(private_directory(options.run_dir.absolute()), 0, answers)
     except ConfigurationError as error:

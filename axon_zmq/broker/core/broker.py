@@ -120,7 +120,7 @@ class Broker:
         """Decides about messages from workers to clients, which do not pass through `receive`."""
         self._out = Outgoing(now)
         self.clients = Clients(self.relay)
-        self.workers = Workers(self._out, bounds.hang_seconds, now)
+        self.workers = Workers(self._out, bounds, now)
         self._recovery = Recovery(self._out, previous, now)
         self.runs = Runs(
             outgoing=self._out,
@@ -328,7 +328,7 @@ class Broker:
 
     def _client_blocked(self, client: bytes) -> None:
         if (known := self.clients.get(client)) is not None:
-            running = [run for run in known.open.values() if run.state is RunState.RUNNING]
+            running = [run for run in known.open.values() if run.state in (RunState.RUNNING, RunState.WAITING)]
             if running:
                 text = f"client {printable(client)} reads too slowly (send queue full): ending {len(running)} runs"
                 self._out.log(logging.WARNING, text)
@@ -366,6 +366,8 @@ class Broker:
             if client.state is ClientState.GONE and now - client.gone_since > CLIENT_GRACE_S:
                 client.step(ClientEvent.GIVE_UP)
                 self.runs.abandon(client, now)
+            if client.state in (ClientState.GONE, ClientState.ABANDONED):
+                self.runs.end_kept(client, now - self.bounds.max_keep_ms / 1000)
         self.next_alive = now + (ALIVE_PAUSE_S if self._alive_due else ALIVE_INTERVAL_S)
 
     def _recovered(self, now: float) -> None:

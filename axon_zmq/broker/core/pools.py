@@ -8,6 +8,7 @@ from itertools import count
 from typing import Final
 
 from axon_zmq.broker.core.fair_queue import FairQueue
+from axon_zmq.broker.core.shares import Shares
 from axon_zmq.broker.core.states import (
     RUN,
     WORKER,
@@ -26,6 +27,9 @@ it is killed."""
 SUSPECTS_PER_WORKER: Final = 4
 """Maximum number of suspects that one worker executes at a time. When a worker dies, all its runs become suspects. If
 the request at fault then kills a second worker, at most this many requests are quarantined because of it."""
+WAITING_PER_SLOT: Final = 8
+"""Number of waiting runs for each slot of a worker whose slots are given to other runs. It bounds the memory of a
+worker and, in mode `run_sync`, its threads; further waiting runs keep their slots."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -61,6 +65,10 @@ class Run:
     """Whether the journal lists this run as queued."""
     started: float = 0.0
     """Time of the last dispatch, in seconds of the broker's clock."""
+    waits: bool = False
+    """Whether the run is counted as waiting for tools of its client. It stays true while a waiting run is ended."""
+    waits_since: float = 0.0
+    """Time since which it waits, in seconds of the broker's clock; meaningful only if `waits`."""
     terminal: bytes | None = None
     """Body of the `error` with which the broker ended the run; None if the run is unfinished or a worker ended it."""
 
@@ -107,14 +115,25 @@ class Worker:
     state: WorkerState = WorkerState.READY
     runs: dict[RunKey, Run] = field(default_factory=dict)
     """The unfinished runs of this worker, including `describe` requests."""
-    busy: int = 0
-    """Number of runs that count against the concurrency."""
+    holding: int = 0
+    """Number of runs, without `describe` requests."""
+    waiting: int = 0
+    """Number of these runs that only wait for tools of their clients."""
     suspects: int = 0
     """Number of suspects among the runs."""
 
     @property
+    def busy(self) -> int:
+        """Number of runs that count against the concurrency."""
+        return self.holding - min(self.waiting, self.slots * WAITING_PER_SLOT) if self.waiting else self.holding
+
+    @property
     def free(self) -> int:
-        """How many runs the worker can take now. Negative if its concurrency was reduced while it was busy."""
+        """How many runs the worker can take now.
+
+        Negative if its concurrency was reduced while it was busy, and if waiting runs continue after others have got
+        their slots.
+        """
         return self.slots - self.busy if self.state is WorkerState.READY else 0
 
     def makes_progress(self, now: float) -> bool:
@@ -129,14 +148,17 @@ class Worker:
         """Add a run to this worker's runs."""
         self.runs[run.key] = run
         # Counted here, so that neither `free` nor the choice of a worker for a suspect iterates over the runs.
-        self.busy += run.takes_slot
+        self.holding += run.takes_slot
+        self.waiting += run.waits
         self.suspects += run.suspect
 
-    def release(self, run: Run) -> None:
-        """Remove a run, if the worker has it."""
-        if self.runs.pop(run.key, None) is not None:
-            self.busy -= run.takes_slot
+    def release(self, run: Run) -> bool:
+        """Remove a run; return whether the worker had it."""
+        if has_run := self.runs.pop(run.key, None) is not None:
+            self.holding -= run.takes_slot
+            self.waiting -= run.waits
             self.suspects -= run.suspect
+        return has_run
 
     def step(self, event: WorkerEvent) -> None:
         """Apply an event to the worker's life cycle."""
@@ -150,6 +172,8 @@ class Pool:
     mode: str
     empty_since: float
     """Time since which the pool has had no worker; meaningful only while it has none."""
+    shares: Shares
+    """How many slots each client holds."""
     takes_slots: bool = True
     """Whether the pool's runs count against the concurrency of its workers; False for the pool of `describe`."""
     workers: dict[bytes, Worker] = field(default_factory=dict)

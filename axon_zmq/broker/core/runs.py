@@ -168,8 +168,7 @@ class Runs:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started = worker.routing_id, now
         run.attempts += 1
-        worker.hold(run)
-        self._workers.offer(worker)
+        self._workers.hold(worker, run)
         # The journal record must be written before the run is sent. Otherwise, if this broker died in between, the next
         # one would tell the client that the run was never started, and the client would send it a second time.
         self._out.dequeued(run)
@@ -237,10 +236,36 @@ class Runs:
 
     def ask_to_end(self, run: Run, reason: EndReason) -> None:
         """Ask the worker of a run to end it; nothing is sent if it was asked before."""
-        if run.state is RunState.RUNNING:
+        if run.state in (RunState.RUNNING, RunState.WAITING):
             assert run.worker is not None
             run.step(RunEvent.ASK_TO_END)
             self._out.end(run.worker, run.key, reason)
+
+    def set_waiting(self, worker: Worker, key: RunKey, waits: bool, now: float) -> None:
+        """Record that a worker's run only waits for tools of its client, or that it continues.
+
+        Nothing happens if the run is not this worker's, or is known to be in this state.
+        """
+        run = worker.runs.get(key)
+        if run is None or run.waits is waits:
+            return
+        if run.state is not RunState.ENDING:  # the worker may not have read `end` yet
+            run.step(RunEvent.WAIT if waits else RunEvent.CONTINUE)
+        run.waits_since = now
+        self._workers.set_waiting(worker, run, waits)
+        self.dispatch(self._workers.pool_of(run), now)
+
+    def end_kept(self, known: Client, since: float) -> None:
+        """End the runs of a gone client that have only waited for its tools since the given time or longer.
+
+        Args:
+            known: The client.
+            since: Time in seconds of the broker's clock; the client must have been gone since then, too.
+        """
+        if known.gone_since <= since:
+            for run in known.open.values():
+                if run.waits and run.waits_since <= since:
+                    self.ask_to_end(run, EndReason.KEPT_TOO_LONG)
 
     def end_queued(self, run: Run, error: AxonError, now: float) -> None:
         """End a queued run with an error."""
@@ -345,6 +370,7 @@ class Runs:
             self._adopt_ended(run, now)
         else:
             self._adopt_open(run, worker)
+            self.set_waiting(worker, key, held.waiting, now)
 
     def _adopt_ended(self, run: Run, now: float) -> None:
         # An ended run can still be replayed, so a `resume` is delivered; `_release` refuses all other messages.
@@ -356,8 +382,7 @@ class Runs:
             self._out.to_worker(run, *each)
 
     def _adopt_open(self, run: Run, worker: Worker) -> None:
-        worker.hold(run)
-        self._workers.offer(worker)
+        self._workers.hold(worker, run)
         self._clients.opened(run)
         self.deliver_pending(run)
         known = self._clients.get(run.client)

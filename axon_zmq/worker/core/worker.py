@@ -14,6 +14,10 @@ run:
   broker counts the slot as free when it relays that message.
 - If a run is still stuck after `STUCK_GRACE_S`, the worker leaves, and supervisord starts a new process.
 
+A run holds one of the worker's slots while its code executes (`concurrency`). If its code only waits for tools that the
+client executes, the core sends `waiting` to the broker, which may send another run. Before the code continues, the core
+sends `continuing`, and the run takes a slot again.
+
 A worker **leaves** in phases. Each phase has a time limit, because the broker may not answer:
 
     SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --all read--> WRITING
@@ -44,11 +48,13 @@ from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.backend import (
     VERSION,
+    Continuing,
     Describe,
     EndReason,
     FromBroker,
     Handed,
     Handover,
+    Held,
     Holds,
     Leaving,
     Left,
@@ -63,14 +69,18 @@ from axon_zmq.protocol.backend import (
     Slots,
     Take,
     ToRun,
+    Waiting,
     decode_at_worker,
 )
 from axon_zmq.protocol.frames import RunKey, body_digest, error_body, printable, refused_body
+from axon_zmq.worker.core import concurrency
 from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
     Catalog,
+    Continue,
     ContinueTools,
     Control,
     Deliver,
@@ -86,6 +96,7 @@ from axon_zmq.worker.core.effects import (
     WriteHandover,
 )
 from axon_zmq.worker.core.events import (
+    Answered,
     CodeReturned,
     Completed,
     Connected,
@@ -97,6 +108,7 @@ from axon_zmq.worker.core.events import (
     HandoverWritten,
     Leave,
     MemoryUsed,
+    OnlyWaits,
     Received,
     Sent,
     Tick,
@@ -133,6 +145,10 @@ LARGE_ANSWER_BYTES: Final = limits.MIB
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
     EndReason.CLIENT_GONE: ("cancelled", 'the client was gone for too long; on_disconnect "keep" prevents this'),
+    EndReason.KEPT_TOO_LONG: (
+        "cancelled",
+        "the run waited for a tool of its client, and the client was gone for too long (max_keep_ms)",
+    ),
     EndReason.DEADLINE: ("deadline_exceeded", "timeout_ms passed during the run"),
     EndReason.SLOW_CONSUMER: ("slow_consumer", "the client read too slowly: its send queue in the broker is full"),
     EndReason.MEMORY: (
@@ -215,7 +231,7 @@ class WorkerCore:
         self._name = name
         self._mode = mode
         self._served = served
-        self._slots = slots
+        self._slots = concurrency.Slots(slots)
         self._pid = pid
         self._broken = broken
         self._drain_s = drain_s
@@ -223,7 +239,6 @@ class WorkerCore:
         self._runs: dict[RunKey, ActiveRun] = {}
         self._open_runs = 0
         self._store = ReplayStore()
-        self._stuck = 0
         self._reading = 0
         """How many handover files are being read."""
         self._early_resumes: list[RunResume] = []
@@ -242,7 +257,7 @@ class WorkerCore:
         self._effects: list[Effect] = []
 
     def __repr__(self) -> str:
-        return f"<WorkerCore {self._name} {self.phase.value}, {len(self._runs)} runs, {self._stuck} stuck>"
+        return f"<WorkerCore {self._name} {self.phase.value}, {len(self._runs)} runs, {self._slots!r}>"
 
     # --- queries of the shell and of tests -------------------------------------------------------------
 
@@ -260,6 +275,20 @@ class WorkerCore:
     def open_runs(self) -> int:
         """How many runs have not ended."""
         return self._open_runs
+
+    @property
+    def slots(self) -> int:
+        """How many slots are not stuck."""
+        return self._slots.available
+
+    @property
+    def held_slots(self) -> int:
+        """How many slots runs hold that have not ended."""
+        return self._slots.held
+
+    def slot_of(self, run: ActiveRun) -> Slot:
+        """Return the relation of a run to the slots of the worker."""
+        return self._slots.of(run)
 
     @property
     def kept_runs(self) -> int:
@@ -293,12 +322,18 @@ class WorkerCore:
                 self._failed(run, error)
             case Sent(run):
                 self._sent(run, now)
+            case OnlyWaits(run):
+                self._only_waits(run)
+            case Answered(run):
+                self._answered(run)
             case CodeReturned(run):
                 self._code_returned(run)
             case GraceOver(run):
                 self._end_as_stuck(run, now)
             case _:
                 self._lifecycle(event, now)
+        while (next_run := self._slots.grant()) is not None:
+            self._put(Continue(next_run))
         if self.phase is not Phase.SERVING:
             self._advance(now)
         effects, self._effects = self._effects, []
@@ -350,9 +385,9 @@ class WorkerCore:
             Ready(
                 v=VERSION,
                 mode=self._mode,
-                slots=self._slots - self._stuck,
+                slots=self._slots.available,
                 name=self._name,
-                holds=self._store.held(),
+                holds=self._held(),
                 pid=self._pid,
                 broken=self._broken,
                 forgot_at=self._store.forgot_at,
@@ -364,6 +399,10 @@ class WorkerCore:
             # The first `handover` may have gone to the previous broker. If it reached this broker before `ready`, it
             # was ignored, because a broker ignores messages of workers that it does not know.
             self._control(self._handover)
+
+    def _held(self) -> tuple[Held, ...]:
+        waiting = {run.key for run in self._runs.values() if self._slots.of(run) is Slot.LEFT}
+        return self._store.held(waiting=waiting)
 
     # --- messages of the broker ------------------------------------------------------------------------
 
@@ -421,6 +460,11 @@ class WorkerCore:
             error = AxonError.of("internal", f"the worker {self._name} does not execute {printable(message.kind)}")
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
+        if (known := self._runs.get((message.client, message.id))) is not None and not known.ended:
+            # A second run under this key would replace the buffer of the first, whose end then fails. No broker sends
+            # this; the process, and with it the runs of others, must survive if one does.
+            self._note(logging.ERROR, "ignored a second start of a run that has not ended", message.id)
+            return
         lease = message.lease
         # The run info is kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts
         # the run.
@@ -444,7 +488,7 @@ class WorkerCore:
         self._store.add(run.key, run.buffer)
         # The worker ends the run at its deadline itself, so that deadlines hold while no broker is running.
         run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))
-        self._put(Start(run, message))
+        self._put(Start(run, message, self._slots.start(run)))
 
     def _to_run(self, message: ToRun) -> None:
         run = self._runs.get((message.client, message.id))
@@ -473,6 +517,8 @@ class WorkerCore:
         if run.ended or run.reason is not None:
             return
         run.reason, run.end_asked_at = reason, now
+        if self._slots.of(run) is not Slot.HELD:
+            self._slots.end(run)  # it ends without a slot, as this takes no time; a run that waits for one ends at once
         self._put(AskToEnd(run))
         self._call_at(now + END_GRACE_S, partial(self._on_end_grace, run))
 
@@ -487,7 +533,7 @@ class WorkerCore:
         if run.ended:
             return
         run.is_stuck = True
-        self._stuck += 1
+        self._slots.change_stuck(1)
         # `slots` must arrive first: the broker frees the run's slot when it relays the terminal message, and would
         # dispatch another run to a worker that is still occupied.
         self._report_slots()
@@ -517,6 +563,7 @@ class WorkerCore:
         if run.ended:
             return
         run.ended = True
+        self._slots.end(run)
         self._open_runs -= 1
         if run.cancel_deadline is not None:
             run.cancel_deadline()
@@ -555,11 +602,27 @@ class WorkerCore:
         run.open_calls = list
         if run.is_stuck:
             run.is_stuck = False
-            self._stuck -= 1
+            self._slots.change_stuck(-1)
             self._report_slots()
 
     def _report_slots(self) -> None:
-        self._control(Slots(self._slots - self._stuck))
+        self._control(Slots(self._slots.available))
+
+    # --- runs that only wait for their client ----------------------------------------------------------
+
+    def _only_waits(self, run: ActiveRun) -> None:
+        if self._slots.of(run) is Slot.HELD and run.reason is None:
+            self._slots.leave(run)
+            self._control(Waiting(run.client, run.id))
+
+    def _answered(self, run: ActiveRun) -> None:
+        if self._slots.of(run) is not Slot.LEFT:
+            self._put(Continue(run))  # it is ending, or its `OnlyWaits` came too late: it must not wait for a slot
+            return
+        # Sent even if no slot is free: the broker must not send a new run before this one has got its slot.
+        self._control(Continuing(run.client, run.id))
+        if self._slots.take_again(run):
+            self._put(Continue(run))
 
     # --- replay ----------------------------------------------------------------------------------------
 
