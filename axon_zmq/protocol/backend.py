@@ -333,6 +333,16 @@ class Progress(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed(Message):
+    """Sent after each part of the worker's replays, about 256 KiB. The broker answers `more` when it has relayed it.
+
+    Without this, the messages of other runs would wait behind megabytes of replays.
+    """
+
+    kind: ClassVar[bytes] = kinds.REPLAYED
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving(Message):
     """Sent when the worker must stop (SIGTERM): it accepts no new runs and finishes its open ones.
 
@@ -442,6 +452,13 @@ class Take(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class More(Message):
+    """Sent in answer to `replayed`: the worker may send the next part of its replays."""
+
+    kind: ClassVar[bytes] = kinds.MORE
+
+
+@dataclass(frozen=True, slots=True)
 class There(Message):
     """`["", "there"]`: sent to find out whether the worker's link is up; the worker ignores it."""
 
@@ -465,6 +482,8 @@ class Status(Message):
     """All registered workers."""
     quarantined: int
     """Number of requests in quarantine, where requests with the same digest count once."""
+    takeovers: int = 0
+    """Number of times, since the broker started, that a connection took over a routing id from another one."""
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
@@ -475,6 +494,7 @@ TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
         Waiting,
         Continuing,
         Progress,
+        Replayed,
         Leaving,
         Handover,
         Holds,
@@ -484,7 +504,7 @@ TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
     )
 }
 """Control messages to the broker, by kind."""
-TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}
+TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, More, There)}
 """Control messages to a worker, by kind."""
 
 

@@ -42,6 +42,7 @@ from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
@@ -80,6 +81,8 @@ STEP_S: Final = 0.25
 """Seconds by which the clock moves in one step."""
 DRAIN_S: Final = 20.0
 """Drain time of a leaving worker, in seconds."""
+PART_MESSAGES: Final = 3
+"""Number of messages in a part of the replays: so few that most replays have several parts."""
 MAX_ROUNDS: Final = 1000
 """Deliveries from each pipe after which `deliver_all` assumes an endless exchange of messages, and fails."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
@@ -128,6 +131,7 @@ class Worker:
             drain_s=DRAIN_S,
             pack_body=packer(),
             now=world.now,
+            part_messages=PART_MESSAGES,
         )
         self.sent: deque[Frames] = deque()
         """Messages in flight to the broker."""
@@ -217,7 +221,9 @@ class Worker:
             self.put(WorkerTick())
 
     def _send(self, run: ActiveRun, kind: bytes, body: dict[str, Any]) -> None:
-        self.sent.append((run.client, kind, run.id, run.buffer.put(kind, body)))
+        packed = run.buffer.put(kind, body)
+        if not run.is_replaying:
+            self.sent.append((run.client, kind, run.id, packed))
 
     def _returned(self, run: ActiveRun) -> None:
         del self._scripts[run]
@@ -260,7 +266,9 @@ class Worker:
             self.put(Answered(run))
 
     def _count_running(self) -> None:
-        running = sum(script.has_slot and not run.ended for run, script in self._scripts.items())
+        # A run that is ending without a slot needs none: its code returns, or the run becomes stuck.
+        none = Slot.NONE
+        running = sum(script.has_slot and self.core.slot_of(run) is not none for run, script in self._scripts.items())
         stuck = sum(script.is_stubborn and run.ended for run, script in self._scripts.items())
         self.most_running = max(self.most_running, running + stuck)
         if running > max(1, self.slots - stuck):

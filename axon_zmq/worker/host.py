@@ -47,6 +47,7 @@ from axon_zmq.worker.core.effects import (
     Note,
     PauseTools,
     ReadHandover,
+    ReplayComplete,
     Send,
     Start,
     WriteHandover,
@@ -76,6 +77,7 @@ from axon_zmq.worker.link import Link
 from axon_zmq.worker.memory import Memory
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Mode, Run
+from axon_zmq.worker.starts import Starts
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +139,7 @@ class Host:
         """The context of the process. A run's code may cause an effect; tasks and timers started in the run's own
         context would write its request id into the log lines of other runs."""
         self._turns = Turns(END_TURNS)
+        self._starts: Starts[Run] = Starts(lambda run: self._spawn(self._execute(run)))
         self._runs: dict[ActiveRun, Run] = {}
         """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -231,7 +234,7 @@ class Host:
                     self._done.set_result(None)
             case Catalog() | WriteHandover() | ReadHandover():
                 self._spawn(self._coroutine_for(effect))
-            case AskToEnd() | Continue() | Deliver() | Grant() | PauseTools() | ContinueTools():
+            case AskToEnd() | Continue() | Deliver() | Grant() | ReplayComplete() | PauseTools() | ContinueTools():
                 self._apply_to_run(effect)
 
     def _coroutine_for(self, effect: Catalog | WriteHandover | ReadHandover) -> Coroutine[Any, Any, None]:
@@ -243,9 +246,15 @@ class Host:
             case ReadHandover(file):
                 return self._read_handover(file)
 
-    def _apply_to_run(self, effect: AskToEnd | Continue | Deliver | Grant | PauseTools | ContinueTools) -> None:
+    def _apply_to_run(
+        self, effect: AskToEnd | Continue | Deliver | Grant | ReplayComplete | PauseTools | ContinueTools
+    ) -> None:
         run = self._runs[effect.run]
         match effect:
+            case AskToEnd() if self._starts.remove(run):
+                # Its code was not started, and never will be. The core replaces the error by the one for the reason.
+                self._put(Failed(run.active, AxonError.of("cancelled", "")))
+                self._release(run)
             case AskToEnd():
                 run.end()
             case Continue():
@@ -255,6 +264,8 @@ class Host:
             case Grant(_, upto):
                 if run.credit.is_given:
                     run.grant(upto)
+            case ReplayComplete():
+                run.replayed()
             case PauseTools():
                 run.remote.pause_timers()
             case ContinueTools():
@@ -295,7 +306,7 @@ class Host:
             run.started.set()
         active.open_calls = run.remote.listed
         self._runs[active] = run
-        self._spawn(self._execute(run))
+        self._starts.add(run)
 
     async def _execute(self, run: Run) -> None:
         current_run.set(run.name)
@@ -338,6 +349,7 @@ class Host:
         run.body_was_read()
         # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
         run_logs.handler.forget(run)
+        self._starts.ended(run)
         del self._runs[run.active]
         self._memory.run_ended(run.active.size + run.active.buffer.bytes)
         self._put(CodeReturned(run.active))

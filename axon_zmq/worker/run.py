@@ -91,6 +91,16 @@ class Run:
         return self.active.kind
 
     @property
+    def client(self) -> bytes:
+        """Routing id of its client."""
+        return self.active.client
+
+    @property
+    def size(self) -> int:
+        """Size of its request body in bytes."""
+        return len(self.body)
+
+    @property
     def key(self) -> RunKey:
         """The run key: routing id of its client and request id."""
         return self.active.key
@@ -231,9 +241,17 @@ class Run:
         if not self.credit.full:
             self._more_credit.set()
 
+    def replayed(self) -> None:
+        """Continue to read the model's response: a replay has sent all messages so far."""
+        self._more_credit.set()
+
     def congested(self) -> bool:
-        """Return whether messages wait in this process, for the broker or for credit."""
-        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.active.reason is None)
+        """Return whether messages wait in this process, for the broker, for credit or for a replay."""
+        return self.link.congested() or self._must_wait()
+
+    def _must_wait(self) -> bool:
+        # A replay only catches up with the run if the run does not add messages faster than the replay sends them.
+        return (self.credit.full or self.active.is_replaying) and self.active.reason is None
 
     async def room(self) -> None:
         """Wait until the run is no longer congested, or is asked to end.
@@ -243,7 +261,7 @@ class Run:
         """
         while self.congested():
             await self.link.room()
-            if self.credit.full and self.active.reason is None:
+            if self._must_wait():
                 self._more_credit.clear()
                 await self._more_credit.wait()
 
@@ -252,7 +270,9 @@ class Run:
         # Only chunks are frequent enough to gain from a delay: all chunks of 1 ms are sent together, so that the broker
         # wakes up once for them.
         send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
-        send(active.client, kind, active.id, active.buffer.put(kind, body))
+        packed = active.buffer.put(kind, body)
+        if not active.is_replaying:  # otherwise the replay sends it, after all earlier messages
+            send(active.client, kind, active.id, packed)
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`.

@@ -28,9 +28,11 @@ from axon_zmq.protocol.backend import (
     MalformedMessageError,
     Message,
     ModeStatus,
+    More,
     Processes,
     Progress,
     Ready,
+    Replayed,
     Slots,
     Waiting,
     WorkerStatus,
@@ -121,6 +123,8 @@ class Control:
             case Slots(slots):
                 self._workers.set_slots(worker, slots)
                 self._runs.dispatch_all(now)
+            case Replayed():
+                self._out.control(peer, More())
             case Waiting(client, id) | Continuing(client, id):
                 self._runs.set_waiting(worker, (client, id), isinstance(message, Waiting), now)
             case Leaving():

@@ -12,7 +12,7 @@ from typing import Final
 from axon_zmq.broker.core.clients import Client, Clients
 from axon_zmq.broker.core.in_flight import SMALL_BODY_BYTES, InFlight
 from axon_zmq.broker.core.outgoing import Outgoing
-from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.pools import Pool, Resume, Run, Worker
 from axon_zmq.broker.core.quarantine import STRIKES, Quarantine
 from axon_zmq.broker.core.recovery import Recovery
 from axon_zmq.broker.core.relay import Relay
@@ -119,6 +119,10 @@ class Runs:
             self._dispatch_held(pool, now)
         while (found := pool.next(now)) is not None:
             self._dispatch_or_end(pool, *found, now)
+        self._release_resumes(pool)
+        # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
+        if pool.takes_slots and self._workers.describes.waiting:
+            self.dispatch(self._workers.describes, now)
 
     def _dispatch_or_end(self, pool: Pool, run: Run, worker: Worker, now: float) -> None:
         """Dispatch a run that was taken from its queue; end it, or put it back, if there is a reason to."""
@@ -153,6 +157,8 @@ class Runs:
         while dispatched and pool.idlest(now) is not None:
             dispatched = False
             for run in pool.held.firsts():
+                if pool.holds_back(run.client):
+                    continue
                 if (worker := self._with_room(pool, run, None, now)) is not None:
                     pool.held.take(run)
                     run.is_held = False
@@ -195,7 +201,7 @@ class Runs:
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages replayed to its client.
+        """Have a run's messages replayed to its client; later if the client is held back.
 
         Args:
             run: The run.
@@ -211,10 +217,20 @@ class Runs:
         elif run.worker is None:
             # The messages are in a handover file that no worker has read yet. A newer `resume` replaces an older one.
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
-        elif run.worker in self._workers:
-            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
-        else:
+        elif run.worker not in self._workers:
             self._out.error(run.client, run.id, _messages_lost())
+        elif (pool := self._workers.pool_of(run)).holds_back(run.client):
+            # A newer `resume` replaces an older one.
+            pool.resumes[run.key] = Resume(run, start, header_frame)
+        else:
+            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
+
+    def _release_resumes(self, pool: Pool) -> None:
+        """Continue with the requests for a replay of clients that are no longer held back."""
+        if pool.resumes:
+            for resume in [each for each in pool.resumes.values() if not pool.holds_back(each.run.client)]:
+                del pool.resumes[resume.run.key]
+                self.resume(*resume)
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -335,7 +351,9 @@ class Runs:
             # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
             # message has removed the mark.
             self._relay.forget(run.key)
-            if run.undelivered:  # a `resume` for which no successor has read the handover file in time
+            resume = self._workers.pool_of(run).resumes.pop(run.key, None)
+            # The second: a `resume` for which no successor has read the handover file in time.
+            if resume is not None or run.undelivered:
                 self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
@@ -480,6 +498,7 @@ class Runs:
         for pool in self._workers.all_pools():
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
+            self._release_resumes(pool)  # the runs that others waited for may have ended in the queue
         self.quarantine.tidy(now)
         if now >= self._forget_unknown_at:
             self._forget_unknown_at = now + limits.RESUME_WINDOW

@@ -47,6 +47,10 @@ class Shares:
         share = self._shares.get(client)
         return 0 if share is None else share.waiting
 
+    def is_over_limit(self, client: bytes) -> bool:
+        """Whether a client has more waiting runs than are free of charge."""
+        return self.waiting(client) > self._max_waiting
+
     def add(self, client: bytes) -> None:
         """Count a run that a worker has got."""
         share = self._shares.get(client)

@@ -31,7 +31,9 @@ class Workers:
     def __init__(self, outgoing: Outgoing, bounds: limits.BrokerLimits, now: float) -> None:
         free = bounds.max_waiting_per_client
         self.pools = {mode: Pool(mode=mode, empty_since=now, shares=Shares(free)) for mode in MODES}
-        self.describes = Pool(mode="describe", empty_since=now, shares=Shares(free), takes_slots=False)
+        self.describes = Pool(
+            mode="describe", empty_since=now, shares=Shares(free), takes_slots=False, modes=self.pools
+        )
         """The pool of `describe` requests, which contains all workers: any of them can answer, in addition to its
         runs."""
         self._out = outgoing

@@ -86,6 +86,12 @@ class Grant(NamedTuple):
     upto: int
 
 
+class ReplayComplete(NamedTuple):
+    """Continue to read the model's response of a run: a replay has sent all its messages so far."""
+
+    run: ActiveRun
+
+
 class PauseTools(NamedTuple):
     """Stop the timers of a run's open tool calls, because its client is gone."""
 
@@ -139,6 +145,7 @@ Effect = (
     | Finish
     | Deliver
     | Grant
+    | ReplayComplete
     | PauseTools
     | ContinueTools
     | Catalog

@@ -60,8 +60,10 @@ from axon_zmq.protocol.backend import (
     Left,
     MalformedMessageError,
     Message,
+    More,
     Progress,
     Ready,
+    Replayed,
     RunClient,
     RunEnd,
     RunResume,
@@ -91,6 +93,7 @@ from axon_zmq.worker.core.effects import (
     Note,
     PauseTools,
     ReadHandover,
+    ReplayComplete,
     Send,
     Start,
     WriteHandover,
@@ -113,6 +116,7 @@ from axon_zmq.worker.core.events import (
     Sent,
     Tick,
 )
+from axon_zmq.worker.core.replays import PART_MESSAGES, Replay, Replays
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.delivery.replay_store import ReplayStore
 
@@ -127,6 +131,9 @@ time when it was asked to end. On a machine with three times more work than it c
 more than 2 s."""
 STUCK_GRACE_S: Final = 10.0
 """Seconds that a run may be stuck before the worker process is replaced."""
+MORE_TIMEOUT_S: Final = 0.1
+"""Seconds that the next part of the replays waits for the broker's answer. A broker of an earlier version, or one that
+was restarted, never answers."""
 ANSWER_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for each answer of the broker, and for handover files that it still reads."""
 WRITE_TIMEOUT_S: Final = 10.0
@@ -181,6 +188,7 @@ class Phase(Enum):
     """Nothing more is sent, and the process ends."""
 
 
+_AFTER_HANDING_OVER: Final = (Phase.WRITING, Phase.WAITING, Phase.GONE)
 _REFUSED_AFTER_END: Final = RequestError("invalid_request", "the run has already ended")
 
 
@@ -212,6 +220,7 @@ class WorkerCore:
         drain_s: Seconds that open runs may take to finish when the worker leaves.
         pack_body: Packs the bodies of runs' messages.
         now: Seconds of a monotonic clock, as in every call of `receive`.
+        part_messages: Maximum number of messages in a part of the replays.
     """
 
     def __init__(
@@ -226,6 +235,7 @@ class WorkerCore:
         drain_s: float,
         pack_body: Callable[[Any], bytes],
         now: float,
+        part_messages: int = PART_MESSAGES,
     ) -> None:
         self.phase = Phase.SERVING
         self._name = name
@@ -241,6 +251,15 @@ class WorkerCore:
         self._store = ReplayStore()
         self._reading = 0
         """How many handover files are being read."""
+        self._replays = Replays(
+            begin=self._begin_replay,
+            send=self._send,
+            complete=self._complete_replay,
+            ask=lambda: self._control(Replayed()),
+            part_messages=part_messages,
+        )
+        self._more_at = float("inf")
+        """When the next part of the replays is sent without an answer; infinity if none waits for one."""
         self._early_resumes: list[RunResume] = []
         """Requests to resume unknown runs, which may be in a handover file that is being read."""
         self._handover: Handover | None = None
@@ -302,7 +321,7 @@ class WorkerCore:
 
     def next_timer(self) -> float:
         """Return the time of the next `Tick` that the core needs, in seconds of the monotonic clock."""
-        due = min(self._next_progress, self._phase_ends)
+        due = min(self._next_progress, self._phase_ends, self._more_at)
         return min(due, self._timers[0].due) if self._timers else due
 
     def receive(self, event: Event, now: float) -> list[Effect]:
@@ -336,6 +355,7 @@ class WorkerCore:
             self._put(Continue(next_run))
         if self.phase is not Phase.SERVING:
             self._advance(now)
+        self._watch_replays(now)
         effects, self._effects = self._effects, []
         return effects
 
@@ -438,6 +458,8 @@ class WorkerCore:
                 # A restarted broker may send `take` before it reads `leaving`, even for the file that this worker
                 # has just written. The runs in that file must not be lost with this process.
                 self._write_again(now)
+            case More():
+                self._next_part()
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
             case Handed() if self.phase is Phase.WAITING:
@@ -483,6 +505,7 @@ class WorkerCore:
             started=now,
             size=len(message.body),
         )
+        self._replays.forget(run.key)
         self._runs[run.key] = run
         self._open_runs += 1
         self._store.add(run.key, run.buffer)
@@ -631,7 +654,9 @@ class WorkerCore:
         key = message.client, message.id
         buffer = self._store.get(key)
         if buffer is not None:
-            self._replay(key, buffer, message.header)
+            self._replays.request(key, buffer, message.header)
+            if self.phase in _AFTER_HANDING_OVER:
+                self._replays.finish()  # nothing may be left when the broker assigns the ended runs to the successor
         elif self._reading:
             # The broker sends resumes to the successor as soon as it has sent `take`, before the file was read.
             self._early_resumes.append(message)
@@ -639,18 +664,42 @@ class WorkerCore:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
             self._send(key, kinds.ERROR, error_body(error))
 
-    def _replay(self, key: RunKey, buffer: ReplayBuffer, header: Mapping[str, Any]) -> None:
-        run = self._runs.get(key)
+    def _begin_replay(self, replay: Replay) -> None:
+        buffer, header = replay.buffer, replay.header
+        run = self._runs.get(replay.key)
         if run is not None and run.buffer is not buffer:
             run = None  # an earlier run with the same key, whose code is stuck
-        replay = buffer.replay(header.get("from") or 1)
+        found = buffer.replay(header.get("from") or 1)
         calls = [] if run is None else run.open_calls()
-        resumed = {"from": replay.start, "gap": replay.gap, "open_calls": calls, "last": buffer.seq}
-        self._send(key, kinds.RESUMED, self._pack(resumed))
-        for message in replay.messages:
-            self._send(key, message.kind, message.body)
-        if run is not None and not run.ended and "upto" in header:
-            self._put(Grant(run, header["upto"]))
+        resumed = {"from": found.start, "gap": found.gap, "open_calls": calls, "last": buffer.seq}
+        self._send(replay.key, kinds.RESUMED, self._pack(resumed))
+        replay.next_seq = found.start
+        replay.messages.extend(found.messages)
+        if run is not None:
+            replay.run = run
+            run.is_replaying = True
+
+    def _complete_replay(self, replay: Replay) -> None:
+        run = replay.run
+        if run is None:
+            return
+        run.is_replaying = False
+        if not run.ended:
+            self._put(ReplayComplete(run))
+            if "upto" in replay.header:
+                self._put(Grant(run, replay.header["upto"]))
+
+    def _watch_replays(self, now: float) -> None:
+        """Set the time of the next part of the replays if it has begun to wait for the broker's answer."""
+        if not self._replays.is_waiting:
+            self._more_at = float("inf")
+        elif self._more_at == float("inf"):
+            self._more_at = now + MORE_TIMEOUT_S
+
+    def _next_part(self) -> None:
+        self._more_at = float("inf")
+        if self._replays.is_waiting:
+            self._replays.next_part()
 
     # --- leaving ---------------------------------------------------------------------------------------
 
@@ -684,6 +733,7 @@ class WorkerCore:
                 self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
                 self._advance(now)
             case Phase.HANDING_OVER if not self._reading or now >= self._phase_ends:
+                self._replays.finish()
                 self._store.tidy(now)
                 self._enter(Phase.WRITING, now + WRITE_TIMEOUT_S)
                 self._put(WriteHandover(list(self._store.ended(now))))
@@ -735,6 +785,8 @@ class WorkerCore:
     # --- timers ----------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
+        if now >= self._more_at:
+            self._next_part()
         while self._timers and self._timers[0].due <= now:
             timer = heapq.heappop(self._timers)
             if timer.fire is not None:

@@ -33,7 +33,6 @@ from axon_zmq.protocol.backend import (
     decode,
     decode_at_worker,
 )
-from axon_zmq.protocol.frames import REQUIRED_KEYS
 from axon_zmq.protocol.msgpack import pack, unpack
 from tests.support.broker_helpers import Bench
 
@@ -174,19 +173,6 @@ def test_a_worker_rejects_messages_with_a_wrong_number_of_frames(frames: list[by
 def test_a_worker_rejects_unreadable_messages(frames: list[bytes]):
     with pytest.raises(MalformedMessageError):
         decode_at_worker(frames)
-
-
-@pytest.mark.parametrize("key", ["from", "upto"])
-def test_a_worker_reads_a_header_key_with_nil_as_absent_and_rejects_wrong_types(key: str):
-    # The broker passes headers on as it received them: `upto: nil` in a `resume` ended the worker.
-    assert decode_at_worker([b"c", b"resume", b"1", pack({key: None, "later": 1}), b""]) == RunResume(
-        b"c", b"1", {"later": 1}
-    )
-    with pytest.raises(MalformedMessageError, match=f"header key '{key}' must be an integer"):
-        decode_at_worker([b"c", b"resume", b"1", pack({key: "1"}), b""])
-    for kind, needed in REQUIRED_KEYS.items():
-        with pytest.raises(MalformedMessageError, match=f"header key '{needed}' is missing"):
-            decode_at_worker([b"c", kind, b"1", pack({needed: None}), b""])
 
 
 def test_malformed_messages_do_not_change_the_broker():

@@ -268,8 +268,9 @@ class WorldMachine(RuleBasedStateMachine):
                 # A run that waited when it was asked to end holds no slot until it ends.
                 assert known.waiting == sum(run.waits for run in known.runs.values()) >= len(waiting)
                 assert known.busy == len(worker.runs) - min(known.waiting, WAITING_PER_SLOT * known.slots)
-                # More runs than slots have been dispatched only if runs continue that others had replaced.
-                wanting = [run for run in worker.core if worker.core.slot_of(run) is Slot.WANTED]
+                # More runs than slots have been dispatched only if runs continue that others had replaced; such a run
+                # may have been asked to end meanwhile.
+                wanting = [run for run in worker.core if worker.core.slot_of(run) in (Slot.WANTED, Slot.NONE)]
                 assert known.busy <= max(1, known.slots) + len(wanting) or not known.slots
 
     def teardown(self) -> None:

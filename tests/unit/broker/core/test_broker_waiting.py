@@ -67,6 +67,21 @@ def test_a_worker_has_a_limited_number_of_waiting_runs_beyond_its_slots():
     assert len(worker.runs) == WAITING_PER_SLOT + 1
 
 
+def test_a_client_with_too_many_waiting_runs_gets_no_more_slots_although_slots_are_free():
+    bench = Bench(max_waiting_per_client=2)
+    worker = bench.add_worker(b"w", slots=2)
+    for number in range(10):
+        bench.send(A, "run", b"%d" % number)
+        if (A, b"%d" % number) in worker.runs:
+            waits(bench, worker, b"%d" % number)
+    assert len(worker.runs) == 4  # two are free of charge, and two count as slots
+    bench.send(B, "run", b"1")
+    assert (B, b"1") in worker.runs
+    continues(bench, worker, b"0")
+    bench.finish(worker, (A, b"0"))
+    assert (A, b"4") in worker.runs
+
+
 def test_reports_about_runs_that_a_worker_does_not_have_are_ignored():
     bench = Bench()
     worker, other = bench.add_worker(b"w", slots=1), bench.add_worker(b"x", slots=1)
