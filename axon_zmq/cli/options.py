@@ -203,8 +203,7 @@ def check_utf8(context: typer.Context, params: Sequence[Any]) -> None:
     """
     for param in params:
         value: object = context.params.get(param.name or "")
-        # Several values are a list, or a tuple (typer 0.28).
-        for text in cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]:
+        for text in cast("list[object]", value) if isinstance(value, list) else [value]:
             if isinstance(text, str) and not _is_utf8(text):
                 shown = os.fsencode(_shortened(text))
                 raise typer.BadParameter(f"not valid UTF-8: {shown!r}", ctx=context, param=param)

@@ -410,7 +410,7 @@ def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
 
 def _adapted(schema: Any) -> Any:
     if isinstance(schema, dict):
-        adapted = {
+        adapted: dict[Any, Any] = {
             key: "always" if key == "when_used" and item == "json" else _adapted(item) for key, item in schema.items()
         }
         if getattr(adapted.get("function"), "__name__", None) == _RECORDING:
