@@ -101,7 +101,9 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
         "model", True, "After all retries, the output does not fit the schema, or cannot be sent as msgpack."
     ),
     "content_filtered": ErrorType("model", False, "The provider's content filter stopped the response."),
-    "model_auth": ErrorType("model", False, "The provider rejected the credentials: check the daemon's API key."),
+    "model_auth": ErrorType(
+        "model", False, "The provider rejected the credentials, or none are configured: check the daemon's API key."
+    ),
     "model_rate_limited": ErrorType(
         "model",
         True,

@@ -36,9 +36,15 @@ MAX_TIMEOUT_LIMIT_MS: Final = 31 * 24 * 3_600_000
 """Upper limit of `max_timeout_ms`: 31 days in milliseconds."""
 MAX_QUEUED_LIMIT: Final = 10_000_000
 """Upper limit of `max_queued` and `max_queued_per_client`, in runs."""
+MAX_CONNECTIONS_LIMIT: Final = 1_000_000
+"""Upper limit of `max_connections` and `max_connections_per_address`."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_ALLOWED_SETTING: Final = re.compile(
+    r"(extra_body|extra_headers|bedrock_additional_model_requests_fields)\.[\w-]+|(?!extra_)[a-z]\w*"
+)
+_PROVIDER: Final = re.compile(r"[a-z][a-z0-9-]*")
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -165,6 +171,16 @@ class Settings(BaseSettings):
         description="Python loggers, separated by commas, whose records below `warning` a run may also relay to its "
         "client, in addition to the loggers of the agents' and toolsets' own packages.",
     )
+    allowed_model_settings: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Model settings, separated by commas, that requests may set although they are refused by default: "
+        "`extra_body.KEY`, `extra_headers.NAME`, or the name of a provider's setting.",
+    )
+    ambient_providers: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Providers, separated by commas, that clients may use with the login of the machine or of the user "
+        "who runs the daemon: `bedrock`, `bedrock-mantle`, `google-cloud`, `openai-codex`.",
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         DEFAULT_DRAIN_S, description="Seconds for which a stopping worker lets its open runs continue; 0 to 3600."
     )
@@ -188,6 +204,26 @@ class Settings(BaseSettings):
     max_queued_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
         _DEFAULTS.max_queued_bytes,
         description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
+    )
+    max_connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
+        _DEFAULTS.max_connections,
+        description="Maximum number of client connections; 1 to 1000000. Further ones are closed at once. The broker "
+        "lowers the number if the limit of open files does not allow it.",
+    )
+    max_connections_per_address: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
+        _DEFAULTS.max_connections_per_address,
+        description="Maximum number of client connections from one address, except loopback addresses; 1 to 1000000.",
+    )
+
+    max_waiting_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
+        _DEFAULTS.max_waiting_per_client,
+        description="Number of runs of one client in a mode that may wait for the client's tools without counting "
+        "against the slots that the client may use; 0 to 10000000. No waiting run occupies a slot for other clients.",
+    )
+    max_keep_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_LIMIT_MS)] = Field(
+        _DEFAULTS.max_keep_ms,
+        description='Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for a tool of '
+        "a client that is gone; 1 to 31 days.",
     )
 
     @field_validator("agents", "toolsets", mode="before")
@@ -218,10 +254,28 @@ class Settings(BaseSettings):
                 raise ValueError(_invalid_target(f"{name}={target}", info))
         return targets
 
-    @field_validator("run_loggers", mode="before")
+    @field_validator("run_loggers", "allowed_model_settings", "ambient_providers", mode="before")
     @classmethod
     def _read_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_model_settings")
+    @classmethod
+    def _check_allowed(cls, entries: list[str]) -> list[str]:
+        for entry in entries:
+            if not _ALLOWED_SETTING.fullmatch(entry):
+                raise ValueError(
+                    f"invalid entry {entry!r}: expected extra_body.KEY, extra_headers.NAME, or the name of a setting"
+                )
+        return entries
+
+    @field_validator("ambient_providers")
+    @classmethod
+    def _check_providers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _PROVIDER.fullmatch(name):
+                raise ValueError(f"invalid provider {name!r}: expected a name such as openai-codex, without a model")
+        return names
 
     @field_validator("frontend")
     @classmethod
@@ -274,7 +328,11 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             max_queued_per_client=self.max_queued_per_client,
             max_queued_bytes=self.max_queued_bytes,
+            max_waiting_per_client=self.max_waiting_per_client,
+            max_keep_ms=self.max_keep_ms,
             hang_seconds=self.hang_seconds,
+            max_connections=self.max_connections,
+            max_connections_per_address=self.max_connections_per_address,
         )
 
 

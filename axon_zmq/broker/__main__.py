@@ -8,23 +8,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
+import os
 import resource
 import secrets
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from axon_zmq import __version__
-from axon_zmq.broker import server
-from axon_zmq.broker.core.broker import Broker
-from axon_zmq.broker.journal import JOURNAL_FILE, Journal
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
-from axon_zmq.process import backoff, gc, lifeline, logs
+from axon_zmq.process import backoff, gc, lifeline, logs, redaction
+from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.locks import BROKER_LOCK_FILE, hold_lock
-from axon_zmq.process.run_dir import backend_endpoint, handover_files, private_directory
+from axon_zmq.process.run_dir import (
+    backend_endpoint,
+    check_frontend_path,
+    clear_handover_files,
+    handover_files,
+    private_directory,
+)
 from axon_zmq.protocol import limits
+
+log = logging.getLogger("axon_zmq.broker")
+
+RESERVED_FILES: Final = 512
+"""File descriptors that connections of clients may not use: at most half of all."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -38,10 +51,30 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files to the highest allowed value, because each client needs a file descriptor."""
+def _raise_file_limit() -> int:
+    """Raise the limit of open files to the highest allowed value, because each client needs a file descriptor.
+
+    Returns:
+        The limit.
+    """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def _within_file_limit(bounds: limits.BrokerLimits, open_files: int) -> limits.BrokerLimits:
+    """Lower `max_connections` so that some descriptors stay free for workers, files, and connections to refuse.
+
+    At the limit of open files, ZeroMQ can neither accept a connection nor refuse it, and tries again without a pause.
+    """
+    reserve = min(RESERVED_FILES, open_files // 2)
+    if bounds.max_connections <= open_files - reserve:
+        return bounds
+    log.warning(
+        "AXON_MAX_CONNECTIONS %d is lowered to %d: this process may open %d files (ulimit -n), and %d are reserved",
+        *(bounds.max_connections, open_files - reserve, open_files, reserve),
+    )
+    return dataclasses.replace(bounds, max_connections=open_files - reserve)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,30 +84,40 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 after a signal, 2 if the broker cannot start with its configuration.
     """
     options = _arguments(sys.argv[1:] if argv is None else argv)
+    disable_core_dumps()
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
     logs.configure("broker", options.log_level)
+    redaction.redact_standard_streams()
     bounds = limits.BrokerLimits(
         **{bound.name: getattr(options, bound.name) for bound in dataclasses.fields(limits.BrokerLimits)}
     )
+    run_dir = options.run_dir.absolute()
     try:
         frontend = endpoints.check_frontend(options.frontend)
-        run_dir = options.run_dir.absolute()
-        endpoints.check_folder(frontend, run_dir)
+        check_frontend_path(frontend, run_dir)
         backend = backend_endpoint(run_dir)
         private_directory(run_dir)
-        backoff.pause(run_dir, "broker")
-        _raise_file_limit()
+        backoff.pause(run_dir, "broker", backoff.BROKER)
+        # Imported only now: if a package cannot be imported, the starts are counted and delayed, too.
+        from axon_zmq.broker import server
+        from axon_zmq.broker.core.broker import Broker
+        from axon_zmq.broker.journal import JOURNAL_FILE, Journal
+
+        bounds = _within_file_limit(bounds, _raise_file_limit())
         # The locks protect both endpoints until the process ends. They are needed because binding an ipc path that is
         # in use takes the path away from the process that uses it.
         with ExitStack() as locks:
             locks.enter_context(hold_lock(run_dir / BROKER_LOCK_FILE))
             if frontend.startswith("ipc://"):
                 locks.enter_context(hold_lock(Path(frontend.removeprefix("ipc://") + ".lock")))
+            delete_old_files = partial(clear_handover_files, run_dir, limits.RESUME_WINDOW)
+            delete_old_files()
+            os.umask(0o177)  # the sockets, too, are only for this user
             gc.tune_gc()
             journal = Journal(run_dir / JOURNAL_FILE, handover_files(run_dir), time.monotonic())
             server.serve(
-                lambda now: Broker(
+                make_core=lambda now: Broker(
                     boot=secrets.token_hex(8),
                     bounds=bounds,
                     version=__version__,
@@ -82,13 +125,16 @@ def main(argv: list[str] | None = None) -> int:
                     now=now,
                     previous=journal.previous,
                 ),
-                journal,
-                frontend,
-                backend,
-                bounds.max_body,
+                journal=journal,
+                frontend=frontend,
+                backend=backend,
+                max_body=bounds.max_body,
+                delete_old_files=delete_old_files,
             )
     except ConfigurationError as error:
-        server.log.error("%s", error)
+        log.error("%s", error)
+        # supervisord restarts the broker at once, see BROKER_START_SECONDS in supervise/conf.py.
+        backoff.pause_before_exit(run_dir, "broker", backoff.BROKER)
         return 2
     backoff.forget_starts(run_dir, "broker")
     return 0

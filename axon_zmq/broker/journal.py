@@ -22,6 +22,7 @@ import msgpack
 
 from axon_zmq.broker.core.effects import Dequeued, Enqueued, JournalEffect, Registered, Unregistered
 from axon_zmq.broker.core.recovery import PreviousState
+from axon_zmq.process.files import open_private
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack
 
@@ -160,7 +161,7 @@ class Journal:
         # A new file replaces the old one in one step, so a broker that dies here leaves one complete journal.
         new = self._path.with_suffix(".new")
         try:
-            file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            file = open_private(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
             try:
                 _write(file, [(_MACHINE_RECORD, _boot_id()), *self._state.records()])
                 new.replace(self._path)
@@ -185,7 +186,7 @@ class Journal:
         self.close()
         # Truncate first: it succeeds even if the directory is not writable, in which case unlink fails.
         with suppress(OSError):
-            os.truncate(self._path, 0)
+            os.close(open_private(self._path, os.O_WRONLY | os.O_TRUNC))
         with suppress(OSError):
             self._path.unlink()
 
@@ -217,7 +218,7 @@ def _read(path: Path, handover_files: tuple[str, ...]) -> PreviousState:
     workers: dict[bytes, int] = {}
     lost_at = 0.0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_private) as file:
             records: Iterator[Any] = iter(msgpack.Unpacker(file))
             # Without a boot id, a journal from an earlier boot could not be recognized, so none is used.
             if next(records, None) != [_MACHINE_RECORD, _boot_id()] or not _boot_id():

@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,11 +20,13 @@ from axon_zmq import __version__, settings
 from axon_zmq.cli.options import PING_TIMEOUT_S, ExitCode
 from axon_zmq.cli.output import counted
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.net import endpoints
+from axon_zmq.process.run_dir import check_frontend_path
 from axon_zmq.protocol.kinds import mode_of
 from axon_zmq.supervise import supervisord
 from axon_zmq.supervise.daemon import check_run_dir
 
+BROKER_STARTS_S: Final = 2
+"""Seconds after the start of a broker in which `doctor` does not expect an answer. A start takes 0.3 s."""
 MIN_OPEN_FILES: Final = 4096
 """Lowest hard limit of open files that `doctor` accepts: the broker needs a file descriptor for each client."""
 
@@ -93,9 +95,9 @@ def examine(endpoint: str | None) -> Iterator[Finding]:
     yield _check(True, "settings", f"frontend {configured.frontend}, workers: {workers}")
     yield _run_dir(configured.run_dir.absolute())
     try:
-        endpoints.check_folder(configured.frontend, configured.run_dir.absolute())
+        check_frontend_path(configured.frontend, configured.run_dir.absolute())
     except ConfigurationError as error:
-        yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND")
+        yield _check(False, "frontend", str(error), "create the directory, or set AXON_FRONTEND to another path")
     # `serve` starts the supervisord next to its interpreter, which may not be on PATH.
     directory = str(Path(sys.executable).parent)
     path = shutil.which("supervisord", path=os.pathsep.join((directory, os.environ.get("PATH", ""))))
@@ -238,8 +240,7 @@ def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
         return _check(True, "daemon", f"not running at {endpoint}; start it with `axon-zmq serve`")
     detail = f"no answer at {endpoint}, but a supervisord (pid {pid or 'unknown'}) uses the run directory {run_dir}"
     with suppress(*supervisord.FAULTS):
-        states = {info["name"]: info["statename"] for info in supervisord.processes(run_dir)}
-        if states.get("broker") == "STARTING":
+        if is_broker_starting(supervisord.processes(run_dir)):
             fix = "run doctor again in a few seconds"
             return Finding(state=State.STARTING, subject="daemon", detail=f"{detail}; the broker is starting", fix=fix)
     return _check(
@@ -247,6 +248,19 @@ def _no_daemon(endpoint: str, configured: settings.Settings) -> Finding:
         "daemon",
         detail,
         f"{supervisord.start_broker(run_dir, pid)}, or set AXON_FRONTEND to the value that the daemon was started with",
+    )
+
+
+def is_broker_starting(processes: Iterable[supervisord.ProcessInfo]) -> bool:
+    """Return whether the broker was started just now, judging by supervisord's report.
+
+    supervisord reports a broker as RUNNING at once (`BROKER_START_SECONDS`), so its age decides.
+    """
+    return any(
+        info["name"] == "broker"
+        and info["statename"] in ("STARTING", "RUNNING")
+        and info["now"] - info["start"] <= BROKER_STARTS_S
+        for info in processes
     )
 
 

@@ -23,6 +23,7 @@ from axon_zmq.cli.options import (
 )
 from axon_zmq.cli.output import counted, out, print_line
 from axon_zmq.errors import UnavailableError
+from axon_zmq.process.redaction import redacted_standard_streams
 
 
 def doctor(endpoint: Endpoint = None) -> None:
@@ -38,12 +39,14 @@ def doctor(endpoint: Endpoint = None) -> None:
 
     styles = {checks.State.OK: "green", checks.State.STARTING: "yellow", checks.State.FAIL: "bold red"}
     findings: list[checks.Finding] = []
-    for finding in checks.examine(endpoint):
-        findings.append(finding)
-        out.print(f"{finding.state:<8}", end=" ", style=styles[finding.state])
-        out.print(f"{finding.subject}: {finding.detail}", markup=False)
-        if finding.state is not checks.State.OK:
-            out.print(f"{'':<8} fix: {finding.fix}", markup=False)
+    # The modules of agents are loaded here, and may print anything.
+    with redacted_standard_streams():
+        for finding in checks.examine(endpoint):
+            findings.append(finding)
+            out.print(f"{finding.state:<8}", end=" ", style=styles[finding.state])
+            out.print(f"{finding.subject}: {finding.detail}", markup=False)
+            if finding.state is not checks.State.OK:
+                out.print(f"{'':<8} fix: {finding.fix}", markup=False)
     raise typer.Exit(checks.exit_code(findings))
 
 

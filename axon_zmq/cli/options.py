@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from axon_zmq.cli.conversation import UnansweredError
 from axon_zmq.cli.output import err, out, print_line
 from axon_zmq.errors import AxonError, RequestError, UnavailableError
+from axon_zmq.process.redaction import redactor
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.suggestions import suggestion
 
@@ -115,8 +116,8 @@ Timeout = Annotated[float, number_option("Seconds after which the run is ended."
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
-    """Print an error message to stderr and exit with `code`."""
-    err.print(f"error: {message}", style="red", markup=False)
+    """Print an error message, without secrets, to stderr and exit with `code`."""
+    err.print(f"error: {redactor.text(message)}", style="red", markup=False)
     raise SystemExit(int(code))
 
 
@@ -126,10 +127,19 @@ def prints_json(as_json: bool) -> bool:
 
 
 def run_dir() -> Path:
-    """Return the absolute run directory from the settings."""
-    from axon_zmq import settings
+    """Return the absolute run directory from the settings.
 
-    return settings.load().run_dir.absolute()
+    Raises:
+        ConfigurationError: A setting is invalid, or the directory exists and another user can write to it. The commands
+            believe what answers at the sockets in it.
+    """
+    from axon_zmq import settings
+    from axon_zmq.process.run_dir import check_private
+
+    directory = settings.load().run_dir.absolute()
+    if directory.exists():
+        check_private(directory)
+    return directory
 
 
 def frontend(endpoint: str | None) -> str:
@@ -153,7 +163,7 @@ def run_or_exit(coroutine: Coroutine[Any, Any, Result], as_json: bool = False) -
         fail(str(error), ExitCode.FAILED)
     except AxonError as error:
         if prints_json(as_json):
-            print_line({"kind": "error", **error.to_body()})
+            print_line(redactor.value({"kind": "error", **error.to_body()}))
         hint = "; start a daemon with `axon-zmq serve`" if error.error_type == "unreachable" else ""
         fail(f"{error}{hint}", _exit_code(error))
 

@@ -25,6 +25,8 @@ class ProcessReport(TypedDict, total=False):
     mode: str
     slots: int
     busy: int
+    waiting: int
+    """Runs that only wait for tools of their clients, and occupy no slot."""
     silent_ms: int
     crashes: int
     broker_says: str
@@ -41,6 +43,7 @@ class Report(TypedDict):
     draining: NotRequired[bool]
     modes: dict[str, broker_status.PoolStatus]
     quarantined: NotRequired[int]
+    takeovers: NotRequired[int]
     processes: dict[str, ProcessReport]
     silent: dict[str, str]
     """`supervisord` or `broker`, if it does not answer, and the reason."""
@@ -50,8 +53,9 @@ def report(run_dir: Path) -> Report:
     """Return the state of all processes and modes.
 
     Each process has `state`, `pid` and `uptime` in seconds, from supervisord. If the broker knows the process, it also
-    has `slots`, `busy`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
-    broker answers, the report contains its part, and `silent` has the reason why the other part is missing.
+    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of
+    supervisord and the broker answers, the report contains its part, and `silent` has the reason why the other part is
+    missing.
 
     Raises:
         UnavailableError: Neither supervisord nor the broker answers.
@@ -81,6 +85,7 @@ def report(run_dir: Path) -> Report:
                     "mode": worker["mode"],
                     "slots": worker["slots"],
                     "busy": worker["busy"],
+                    "waiting": worker.get("waiting", 0),  # an older broker does not report it
                     "silent_ms": worker["silent_ms"],
                     "crashes": worker["crashes"],
                     "broker_says": worker["state"],
@@ -109,6 +114,13 @@ def missing(current: Report) -> list[str]:
     ]
 
 
+def _runs(process: ProcessReport) -> str:
+    if "busy" not in process or "slots" not in process:
+        return "-"
+    waiting = f", {process['waiting']} waiting" if process.get("waiting") else ""
+    return f"{process['busy']} of {process['slots']}{waiting}"
+
+
 def show(current: Report, out: Console) -> None:
     """Print the report as a table and sentences."""
     table = Table(box=None, pad_edge=False)
@@ -121,7 +133,7 @@ def show(current: Report, out: Console) -> None:
             process.get("broker_says", "-"),
             str(process["pid"] or "-"),
             f"{process['uptime']} s" if "uptime" in process else "-",
-            f"{process['busy']} of {process['slots']}" if "busy" in process and "slots" in process else "-",
+            _runs(process),
             f"{process['silent_ms'] / 1000:.1f} s" if "silent_ms" in process else "-",
             str(process["crashes"]) if "crashes" in process else "-",
         )
@@ -147,3 +159,5 @@ def show(current: Report, out: Console) -> None:
         out.print("the daemon is draining: all workers are leaving", style="yellow")
     if quarantined := current.get("quarantined"):
         out.print(f"{counted(quarantined, 'request')} in quarantine", style="bold red")
+    if takeovers := current.get("takeovers"):
+        out.print(f"{counted(takeovers, 'takeover')} of routing ids; see the broker's log", style="yellow")

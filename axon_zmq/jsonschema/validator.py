@@ -92,8 +92,13 @@ class CompiledSchema:
         if self._weight.cost(size) > MAX_COST:
             return [("", _TOO_LARGE)]
         judged = value if size.is_plain else _json_value(value)
-        if self._validator(size.is_plain).is_valid(judged):
-            return []
+        try:
+            if self._validator(size.is_plain).is_valid(judged):
+                return []
+        except ValueError:
+            # `uniqueItems`, `const` and `enum` convert whole lists and maps, which the library does down to a depth of
+            # 255 only. Other keywords have no such limit, so deeper values are not refused in general.
+            return [("", f"is nested {size.depth} deep, which is too deep to validate against this schema")]
         return _Search(self.schema, self._weight, is_plain=size.is_plain).run(judged, size)
 
     def _validator(self, is_plain: bool) -> Any:

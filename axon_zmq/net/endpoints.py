@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from pathlib import Path
 
 from axon_zmq.errors import ConfigurationError
 
@@ -18,7 +17,10 @@ def check(endpoint: str) -> str:
     Raises:
         ConfigurationError: The endpoint is invalid.
     """
-    if endpoint.startswith("ipc://") and endpoint != "ipc://":
+    # A NUL ends a path in ZeroMQ, and a line break would end a line of supervisord's configuration.
+    if not endpoint.isprintable():
+        raise ConfigurationError(f"invalid endpoint {endpoint!r}: it contains a control character")
+    if endpoint.startswith("ipc://") and not endpoint.endswith("/"):
         return check_ipc(endpoint)
     if not endpoint.startswith("tcp://"):
         raise ConfigurationError(f"invalid endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
@@ -36,6 +38,12 @@ def check_frontend(endpoint: str) -> str:
     if endpoint.startswith("ipc://@"):
         raise ConfigurationError(
             f"endpoint {endpoint!r} is open to all users of this machine: expected ipc://PATH with the path of a file"
+        )
+    # ZeroMQ takes a path that begins with "*" as a request for a socket in a new temporary directory.
+    if endpoint.startswith("ipc://*"):
+        raise ConfigurationError(
+            f"endpoint {endpoint!r} has no fixed path, so no client could connect: "
+            "expected ipc://PATH with the path of a file"
         )
     if check(endpoint).startswith("tcp://") and not is_loopback(tcp_address(endpoint)[0]):
         raise ConfigurationError(
@@ -84,23 +92,3 @@ def check_ipc(endpoint: str) -> str:
             "set AXON_RUN_DIR or AXON_FRONTEND to a shorter path"
         )
     return endpoint
-
-
-def check_folder(frontend: str, run_dir: Path) -> None:
-    """Check that the broker can create its socket in the directory of an `ipc://` frontend.
-
-    Args:
-        frontend: The frontend.
-        run_dir: Absolute path of the run directory. The daemon creates it and its parents, so they may be missing.
-
-    Raises:
-        ConfigurationError: The directory is missing, or this user may not write to it.
-    """
-    folder = Path(frontend.removeprefix("ipc://")).parent
-    if not folder.exists() and folder.absolute() in (run_dir, *run_dir.parents):
-        return
-    if frontend.startswith("ipc://") and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ConfigurationError(
-            f"cannot create the socket of endpoint {frontend!r}: {str(folder)!r} is missing, or not a directory, "
-            "or not writable: create it, or set AXON_FRONTEND to another path"
-        )

@@ -8,6 +8,7 @@ any call on the socket, even a send, may consume that signal. Each method that u
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -18,6 +19,9 @@ from axon_zmq.net.sockets import EVENTS, POLLIN, receiver, recv_message, send_me
 
 RECEIVE_BATCH: Final = 256
 """Maximum number of messages received in one callback, so that the loop's other callbacks get their turn."""
+RECEIVE_S: Final = 0.001
+"""Seconds after which a callback receives no more messages. The peer may answer so fast that the socket never becomes
+empty: with the limit on messages alone, the parts of a replay kept a worker's loop busy for half a second."""
 COALESCED_MESSAGES: Final = 256
 """Maximum number of messages in a batch; a full batch is sent at once."""
 COALESCE_S: Final = 0.001
@@ -147,15 +151,18 @@ class LoopSocket:
             self._loop.call_soon(self._round)
 
     def _round(self) -> None:
-        """Send the waiting messages and receive up to `RECEIVE_BATCH` messages."""
+        """Send the waiting messages, and receive messages for `RECEIVE_S` or up to `RECEIVE_BATCH` of them."""
         self._scheduled = False
         if self._closed:
             return
+        end = time.monotonic() + RECEIVE_S  # not the clock of the loop: uvloop reads it only once in a turn
         try:
             self._flush()
             for _ in range(RECEIVE_BATCH):
                 self._received(recv_message(self._recv))
                 if self._closed:  # the callback may close this socket
+                    return
+                if time.monotonic() > end:
                     return
         except zmq.Again:
             pass

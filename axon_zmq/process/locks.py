@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from axon_zmq.errors import ConfigurationError
+from axon_zmq.process.files import open_private
 
 BROKER_LOCK_FILE = "broker.lock"
 
@@ -25,9 +26,13 @@ def hold_lock(path: Path) -> IO[str]:
         The open lock file; the kernel releases the lock when it is closed, or when the process ends in any way.
 
     Raises:
-        ConfigurationError: Another broker holds the lock.
+        ConfigurationError: Another broker holds the lock, or the file cannot be opened: for example, it is a symbolic
+            link or belongs to another user.
     """
-    file = path.open("a+")
+    try:
+        file = open(path, "a+", opener=open_private)  # noqa: SIM115
+    except OSError as fault:
+        raise ConfigurationError(f"cannot lock {str(path)!r}: {fault.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -44,7 +49,7 @@ def hold_lock(path: Path) -> IO[str]:
 def lock_holder(run_dir: Path) -> str | None:
     """The pid of the broker that has locked the run directory; None if it is not locked."""
     try:
-        with (run_dir / BROKER_LOCK_FILE).open() as file:
+        with open(run_dir / BROKER_LOCK_FILE, opener=open_private) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None

@@ -6,6 +6,8 @@ import logging
 import os
 from contextvars import ContextVar
 
+from axon_zmq.process.redaction import redactor
+
 current_run: ContextVar[str] = ContextVar("current_run", default="-")
 """Request id of the run that the current task or thread executes; "-" if none."""
 
@@ -17,8 +19,18 @@ class _RunFilter(logging.Filter):
         return True
 
 
+class _RedactingFormatter(logging.Formatter):
+    """Formats a record, with its traceback, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno >= logging.WARNING:
+            # The record is often about an exception of code that has just set variables, such as an agent's module.
+            redactor.refresh()
+        return redactor.text(super().format(record))
+
+
 def configure(process: str, level: str) -> None:
-    """Write log records to stderr, which supervisord captures and rotates.
+    """Write log records, without secrets, to stderr, which supervisord captures and rotates.
 
     Args:
         process: Name of the program, as in `supervisorctl status`.
@@ -27,7 +39,7 @@ def configure(process: str, level: str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_RunFilter())
     handler.setFormatter(
-        logging.Formatter(
+        _RedactingFormatter(
             f"%(asctime)s.%(msecs)03d %(levelname)-7s {process}[{os.getpid()}] id=%(run)s %(name)s: %(message)s",
             datefmt="%Y-%m-%d %H:%M:%S",
         )

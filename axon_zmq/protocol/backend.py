@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self, Union, get_args, get_
 
 from axon_zmq.errors import RequestError
 from axon_zmq.protocol import kinds
-from axon_zmq.protocol.frames import printable
+from axon_zmq.protocol.frames import HEADERS, REQUIRED_KEYS, printable
 from axon_zmq.protocol.msgpack import pack, unpack
 
 VERSION: Final = 1
@@ -52,6 +52,8 @@ class EndReason(Enum):
     """The broker, because the client sent `cancel`."""
     CLIENT_GONE = "client_gone"
     """The broker, because the client was gone for the grace period and `on_disconnect` is not `keep`."""
+    KEPT_TOO_LONG = "kept_too_long"
+    """The broker, because the run has only waited for tools of a gone client for `max_keep_ms`."""
     SLOW_CONSUMER = "slow_consumer"
     """The broker, because the client's send queue is full."""
     SUPERSEDED = "superseded"
@@ -167,6 +169,8 @@ class Held(Body):
     """`seq` of the run's last message so far."""
     ended: bool
     """Whether the run's terminal message was sent."""
+    waiting: bool = False
+    """Whether the run only waits for tools of its client, as `waiting` reports."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the map in types that msgpack can pack."""
@@ -181,6 +185,7 @@ class Held(Body):
             "keep": self.keep,
             "seq": self.seq,
             "ended": self.ended,
+            "waiting": self.waiting,
         }
 
 
@@ -233,11 +238,13 @@ class WorkerStatus(Body):
     slots: int
     """Concurrency: how many runs the worker executes at a time."""
     busy: int
-    """Number of runs that the worker executes now."""
+    """Number of runs that occupy a slot of the worker now."""
     silent_ms: int
     """Milliseconds since its last `progress`."""
     crashes: int
     """How many processes of this program crashed within the last minute."""
+    waiting: int = 0
+    """Number of runs that only wait for tools of their clients."""
 
 
 # --- from a worker to the broker -----------------------------------------------------------------------
@@ -290,12 +297,47 @@ class Slots(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting(Message):
+    """Sent when a run only waits for tools of its client: the broker may give its slot to another run."""
+
+    kind: ClassVar[bytes] = kinds.WAITING
+    client: bytes
+    """Routing id of the run's client."""
+    id: bytes
+    """Request id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuing(Message):
+    """Sent when the client has answered a waiting run, which needs a slot again: at once, or as soon as one is free.
+
+    A waiting run that ends sends only its terminal message.
+    """
+
+    kind: ClassVar[bytes] = kinds.CONTINUING
+    client: bytes
+    """Routing id of the run's client."""
+    id: bytes
+    """Request id."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress(Message):
     """Sent every second by the event loop that executes the runs, so it shows that the loop is not blocked."""
 
     kind: ClassVar[bytes] = kinds.PROGRESS
     open: int = 0
     """Number of runs that have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Message):
+    """Sent after each part of the worker's replays, about 256 KiB. The broker answers `more` when it has relayed it.
+
+    Without this, the messages of other runs would wait behind megabytes of replays.
+    """
+
+    kind: ClassVar[bytes] = kinds.REPLAYED
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +420,7 @@ class End(Message):
 
     kind: ClassVar[bytes] = kinds.END
     reason: EndReason
-    """`cancelled`, `client_gone`, `slow_consumer` or `superseded`."""
+    """`cancelled`, `client_gone`, `kept_too_long`, `slow_consumer` or `superseded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +450,13 @@ class Take(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class More(Message):
+    """Sent in answer to `replayed`: the worker may send the next part of its replays."""
+
+    kind: ClassVar[bytes] = kinds.MORE
+
+
+@dataclass(frozen=True, slots=True)
 class There(Message):
     """`["", "there"]`: sent to find out whether the worker's link is up; the worker ignores it."""
 
@@ -431,13 +480,29 @@ class Status(Message):
     """All registered workers."""
     quarantined: int
     """Number of requests in quarantine, where requests with the same digest count once."""
+    takeovers: int = 0
+    """Number of times, since the broker started, that a connection took over a routing id from another one."""
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {
-    each.kind: each for each in (Ready, Slots, Progress, Leaving, Handover, Holds, Processes, Exited, StatusRequest)
+    each.kind: each
+    for each in (
+        Ready,
+        Slots,
+        Waiting,
+        Continuing,
+        Progress,
+        Replayed,
+        Leaving,
+        Handover,
+        Holds,
+        Processes,
+        Exited,
+        StatusRequest,
+    )
 }
 """Control messages to the broker, by kind."""
-TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, There)}
+TO_WORKER: Final[Mapping[bytes, type[Message]]] = {each.kind: each for each in (Left, Handed, Take, More, There)}
 """Control messages to a worker, by kind."""
 
 
@@ -565,21 +630,39 @@ def _about_a_run(client: bytes, kind: bytes, rest: list[bytes]) -> FromBroker | 
             return Describe(client, id, body)
         case kinds.TOOL_RESULT | kinds.STEER | kinds.CREDIT:
             id, header, body = _exactly(3, kind, rest)
-            return ToRun(client, kind, id, unpack(header, "the header"), body)
+            return ToRun(client, kind, id, _read_header(kind, header), body)
         case kinds.END:
             id, body = _exactly(2, kind, rest)
             return RunEnd(client, id, End.unpack(body).reason)
         case kinds.RESUME:
             id, header, _body = _exactly(3, kind, rest)
-            return RunResume(client, id, unpack(header, "the header"))
+            return RunResume(client, id, _read_header(kind, header))
         case kinds.GONE | kinds.BACK:
             [id] = _exactly(1, kind, rest)
             return RunClient(client, id, kind == kinds.GONE)
         case _ if kind in kinds.RUN_KINDS:
             id, header, body, lease = _exactly(4, kind, rest)
-            return RunStart(client, kind, id, unpack(header, "the header"), body, _read_lease(kind, lease))
+            return RunStart(client, kind, id, _read_header(kind, header), body, _read_lease(kind, lease))
         case _:
             return None
+
+
+def _read_header(kind: bytes, packed: bytes) -> Mapping[str, Any]:
+    """Unpack and validate a client's header, which the broker passes on as it was received.
+
+    As in the broker, a key with nil counts as absent: `upto: nil` must not reach code that expects a number. Unknown
+    keys are kept, because the broker may have a later version.
+    """
+    header = unpack(packed, "the header")
+    checks = HEADERS[kind]
+    for key, value in list(header.items()):
+        if value is None:
+            del header[key]
+        elif (check := checks.get(key)) is not None and (expectation := check(value)):
+            raise MalformedMessageError(kind, f"header key {key!r} {expectation}")
+    if (needed := REQUIRED_KEYS.get(kind)) is not None and needed not in header:
+        raise MalformedMessageError(kind, f"header key {needed!r} is missing")
+    return header
 
 
 def _read_lease(kind: bytes, packed: bytes) -> Lease:

@@ -190,7 +190,8 @@ def _header(kind: bytes, frame: bytes) -> dict[str, Any]:
 def single_frame(kind: bytes, id: bytes, body: bytes) -> bytes:
     """Build the frame for a client with `frames: "single"`: a msgpack array of kind, id and body."""
     # 0x93 begins an array of three items, 0x80 is an empty map. The body is already packed and is not packed again.
-    return b"\x93" + pack(kind.decode("ascii")) + pack(id) + (body or b"\x80")
+    # "replace": a worker's kind is relayed unchecked, and a faulty one must not end the broker.
+    return b"\x93" + pack(kind.decode("ascii", "replace")) + pack(id) + (body or b"\x80")
 
 
 def body_digest(body: bytes) -> bytes:

@@ -49,7 +49,10 @@ ALIVE: Final = b"alive"
 
 READY: Final = b"ready"
 SLOTS: Final = b"slots"
+WAITING: Final = b"waiting"
+CONTINUING: Final = b"continuing"
 PROGRESS: Final = b"progress"
+REPLAYED: Final = b"replayed"
 LEAVING: Final = b"leaving"
 HANDOVER: Final = b"handover"
 HOLDS: Final = b"holds"
@@ -65,6 +68,7 @@ BACK: Final = b"back"
 LEFT: Final = b"left"
 HANDED: Final = b"handed"
 TAKE: Final = b"take"
+MORE: Final = b"more"
 THERE: Final = b"there"
 
 # --- groups --------------------------------------------------------------------------------------------

@@ -66,13 +66,24 @@ class BrokerLimits:
     others."""
     max_queued_bytes: int = 256 * MIB
     """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
+    max_waiting_per_client: int = 16
+    """Number of runs of one client in one mode that may wait for the client's tools without counting against the slots
+    that the client may use. Further waiting runs leave their slots to other clients only."""
+    max_keep_ms: int = 300_000
+    """Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for tools of a gone client."""
     hang_seconds: int = 30
     """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
+    max_connections: int = 4_096
+    """Maximum number of connections of clients. Each needs one file descriptor, so the broker lowers the number if the
+    process may not open that many."""
+    max_connections_per_address: int = 256
+    """Maximum number of connections from one IP address of another machine."""
 
     def to_wire(self) -> dict[str, int]:
         """Return `pong.limits`: the limits that concern clients, including the fixed ones."""
         client_facing = asdict(self)
-        del client_facing["hang_seconds"]
+        for internal in ("hang_seconds", "max_connections", "max_connections_per_address"):
+            del client_facing[internal]
         return {
             **client_facing,
             "max_id": MAX_ID,

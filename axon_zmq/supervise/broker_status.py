@@ -40,6 +40,8 @@ class WorkerStatus(TypedDict):
     broker is too old."""
     slots: int
     busy: int
+    waiting: NotRequired[int]
+    """Runs that only wait for tools of their clients; the key is missing if the broker is too old."""
     silent_ms: int
     crashes: int
     """Number of crashes within the last minute."""
@@ -54,6 +56,8 @@ class BrokerStatus(TypedDict):
     modes: dict[str, PoolStatus]
     workers: list[WorkerStatus]
     quarantined: int
+    takeovers: NotRequired[int]
+    """Number of routing ids that another connection took over; missing if the broker is too old."""
 
 
 def status(run_dir: Path, seconds: float = STATUS_TIMEOUT_S) -> BrokerStatus:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from axon_zmq.process.files import open_private
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.settings import Settings
 
@@ -29,6 +30,10 @@ LISTENER: Final = "events"
 """Name of the event listener in `supervisorctl status`."""
 START_SECONDS: Final = 2
 """Seconds after which supervisord considers a process started. Import errors occur earlier."""
+BROKER_START_SECONDS: Final = 0
+"""As `START_SECONDS`, for the broker: supervisord restarts it at once, however short it has run, and never gives up.
+Otherwise, several crashes in a row, each within `START_SECONDS`, would keep all clients waiting for ever. Repeated
+restarts are delayed by the broker itself (`process/backoff.py`)."""
 LISTENER_START_SECONDS: Final = 1
 """As `START_SECONDS`, for the event listener. supervisord sends it no events before that, but the listener requests all
 states when it starts."""
@@ -42,6 +47,8 @@ _WORKER_SETTINGS: Final = (
     "loop",
     "log_level",
     "run_loggers",
+    "allowed_model_settings",
+    "ambient_providers",
     "drain_seconds",
     *(f"{mode}_slots" for mode in MODES),
 )
@@ -107,7 +114,7 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
             f"directory={_escaped(directory)}",
             f"priority={priority}",
             "autorestart=true",
-            f"startsecs={START_SECONDS}",
+            f"startsecs={BROKER_START_SECONDS if name == 'broker' else START_SECONDS}",
             f"startretries={START_RETRIES}",
             f"stopwaitsecs={stop_seconds}",
             "killasgroup=true",
@@ -197,6 +204,6 @@ def write(settings: Settings, path: Path, python: str, directory: Path) -> None:
 def replace(path: Path, text: str) -> None:
     """Write a file atomically, readable only by its owner."""
     new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_text(text, encoding="utf-8")
+    with open(new, "w", encoding="utf-8", opener=open_private) as file:
+        file.write(text)
     new.replace(path)

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net import endpoints
 from axon_zmq.process import event_loop
+from axon_zmq.process.core_dumps import disable_core_dumps
+from axon_zmq.process.files import open_private
 from axon_zmq.process.locks import lock_holder
-from axon_zmq.process.run_dir import backend_endpoint, check_private, open_private, private_directory
+from axon_zmq.process.run_dir import backend_endpoint, check_frontend_path, check_private, private_directory
 from axon_zmq.settings import Settings
 from axon_zmq.supervise import conf, supervisord
 
@@ -69,14 +72,12 @@ class Daemon:
                 processes from starting.
         """
         check_run_dir(self.settings.run_dir)
+        disable_core_dumps()  # supervisord and its processes inherit this
         self._check_free()
-        endpoints.check_folder(self.settings.frontend, self.settings.run_dir)
+        check_frontend_path(self.settings.frontend, self.settings.run_dir)
         event_loop.new_loop(self.settings.loop).close()
         private_directory(self.settings.run_dir)
-        conf.write(self.settings, self.conf, sys.executable, self._directory)
-        # Workers that `scale` added to the previous daemon are not started again: the settings decide.
-        conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")
-        with open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private) as log:
+        with self._files() as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
                 stdin=subprocess.DEVNULL,
@@ -87,6 +88,20 @@ class Daemon:
             )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+
+    def _files(self) -> IO[bytes]:
+        """Write supervisord's configuration; return supervisord's log file.
+
+        Raises:
+            ConfigurationError: A file cannot be written.
+        """
+        try:
+            conf.write(self.settings, self.conf, sys.executable, self._directory)
+            # Workers that `scale` added to the previous daemon are not started again: the settings decide.
+            conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")
+            return open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private)
+        except OSError as fault:
+            raise ConfigurationError(f"cannot write {fault.filename!r}: {fault.strerror}") from None
 
     def _check_free(self) -> None:
         if holder := lock_holder(self.settings.run_dir):

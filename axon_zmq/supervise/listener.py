@@ -22,7 +22,8 @@ import zmq
 from supervisor.childutils import listener
 
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.process import lifeline, logs
+from axon_zmq.process import lifeline, logs, redaction
+from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.run_dir import backend_endpoint, private_directory
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.kinds import CONTROL, mode_of
@@ -191,9 +192,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.supervise.listener")
     parser.add_argument("--run-dir", required=True, type=Path, help="run directory of the daemon")
     options = parser.parse_args(argv)
+    disable_core_dumps()
     lifeline.die_with_parent()  # ends this process with supervisord, even if supervisord is killed
     answers = _take_stdout()
     logs.configure("events", "info")
+    redaction.redact_standard_streams()
     try:
         listening = Listener(private_directory(options.run_dir.absolute()), 0, answers)
     except ConfigurationError as error:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from xmlrpc.client import Fault
 
 from axon_zmq.errors import ConfigurationError, UnavailableError
-from axon_zmq.process.run_dir import open_private
+from axon_zmq.process.files import open_private
 from axon_zmq.protocol.kinds import MODES, mode_of
 from axon_zmq.supervise import broker_status, conf, supervisord
 

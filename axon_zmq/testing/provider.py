@@ -78,6 +78,8 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
         status=400, code="context_length_exceeded", message="This model's maximum context length is 8 tokens."
     ),
     "rejected": Behaviour(status=400, code="invalid_value", message="Invalid value: 'temperature'."),
+    "rejected-with-key": Behaviour(status=400, code="invalid_value", message="Invalid value for key {key}."),
+    "broken-with-key": Behaviour(status=500, code="server_error", message="No upstream for key {key}."),
     "filtered": Behaviour(refuses=True),
     # JSON can represent lone surrogates and integers of more than 64 bits; msgpack cannot.
     "surrogate": Behaviour(

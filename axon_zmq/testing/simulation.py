@@ -42,9 +42,11 @@ from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.kinds import CONTROL
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
+    Continue,
     Control,
     Deliver,
     Exit,
@@ -56,6 +58,7 @@ from axon_zmq.worker.core.effects import (
 )
 from axon_zmq.worker.core.effects import Effect as WorkerEffect
 from axon_zmq.worker.core.events import (
+    Answered,
     CodeReturned,
     Completed,
     Connected,
@@ -64,6 +67,7 @@ from axon_zmq.worker.core.events import (
     GraceOver,
     HandoverRead,
     HandoverWritten,
+    OnlyWaits,
     Received,
     Sent,
 )
@@ -77,13 +81,15 @@ STEP_S: Final = 0.25
 """Seconds by which the clock moves in one step."""
 DRAIN_S: Final = 20.0
 """Drain time of a leaving worker, in seconds."""
+PART_MESSAGES: Final = 3
+"""Number of messages in a part of the replays: so few that most replays have several parts."""
 MAX_ROUNDS: Final = 1000
 """Deliveries from each pipe after which `deliver_all` assumes an endless exchange of messages, and fails."""
 CHUNK, TOOL, STUBBORN = "chunk", "tool", "stubborn"
 """Steps of a script: send a chunk, call a tool of the client, or ignore all later attempts to end the run."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Script:
     """Simulated code of one run."""
 
@@ -93,6 +99,8 @@ class Script:
     """Tool calls that wait for an answer, by id."""
     is_stubborn: bool = False
     """Whether the code continues although the run must end."""
+    has_slot: bool = True
+    """Whether the code may execute."""
 
     def listed(self) -> list[dict[str, Any]]:
         """Return the open calls as `resumed` reports them."""
@@ -123,6 +131,7 @@ class Worker:
             drain_s=DRAIN_S,
             pack_body=packer(),
             now=world.now,
+            part_messages=PART_MESSAGES,
         )
         self.sent: deque[Frames] = deque()
         """Messages in flight to the broker."""
@@ -133,7 +142,10 @@ class Worker:
         self.terminals: Counter[RunKey] = Counter()
         """Number of terminal messages that the worker sent for each run, without replays."""
         self.most_running = 0
-        """Maximum number of runs whose code was executing at the same time, including stuck runs."""
+        """Maximum number of runs that held a slot at the same time, including stuck runs."""
+        self.was_overfull = False
+        """Whether more runs ever held a slot than there were. If stuck runs occupy all slots, one more run may have
+        one."""
         self.is_hung = self.is_dead = False
         self.reading: deque[str] = deque()
         """Names of handover files that the worker must read."""
@@ -172,13 +184,18 @@ class Worker:
         self.put(HandoverRead(runs or [], is_whole=runs is not None))
 
     def step(self, key: RunKey) -> None:
-        """Execute the next step of a run's script; a run that waits for a tool does nothing."""
+        """Execute the next step of a run's script; a run that waits for a tool leaves its slot."""
         run = self.core.get(key)
         script = None if run is None else self._scripts.get(run)
-        if run is None or script is None or script.open_calls:
+        if run is None or script is None or not script.has_slot:
+            return
+        if script.open_calls:
+            script.has_slot = False
+            self.put(OnlyWaits(run))
             return
         match script.steps.popleft() if script.steps else None:
             case None:
+                script.is_stubborn = False  # the code has nothing left to do
                 self.put(Completed(run, {"result": self.name, "usage": {}, "messages": []}))
                 self._returned(run)
             case "tool":
@@ -204,7 +221,9 @@ class Worker:
             self.put(WorkerTick())
 
     def _send(self, run: ActiveRun, kind: bytes, body: dict[str, Any]) -> None:
-        self.sent.append((run.client, kind, run.id, run.buffer.put(kind, body)))
+        packed = run.buffer.put(kind, body)
+        if not run.is_replaying:
+            self.sent.append((run.client, kind, run.id, packed))
 
     def _returned(self, run: ActiveRun) -> None:
         del self._scripts[run]
@@ -216,8 +235,11 @@ class Worker:
                 self.sent.append(tuple(effect))
             case Control(message):
                 self.sent.append((CONTROL, message.kind, message.pack()))
-            case Start(run, message):
-                self._start(run, message)
+            case Start(run, message, has_slot):
+                self._start(run, message, has_slot)
+            case Continue(run):
+                self._scripts[run].has_slot = True
+                self._count_running()
             case Finish(run, kind, bodies):
                 self.terminals[run.key] += 1
                 self._send(run, kind, bodies[0])
@@ -228,7 +250,7 @@ class Worker:
             case AwaitTurns(run):
                 self.put(GraceOver(run))
             case Deliver(run, message) if message.kind == kinds.TOOL_RESULT:
-                self._scripts[run].open_calls.pop(message.header["call_id"], None)
+                self._take_answer(run, message.header["call_id"])
             case ReadHandover(file):
                 self.reading.append(file)
             case WriteHandover(runs):
@@ -238,9 +260,24 @@ class Worker:
             case _:
                 pass
 
-    def _start(self, run: ActiveRun, message: RunStart) -> None:
-        script = self._scripts[run] = Script(deque(self._world.script_of(message.body)))
-        self.most_running = max(self.most_running, len(self._scripts))
+    def _take_answer(self, run: ActiveRun, call_id: str) -> None:
+        script = self._scripts[run]
+        if script.open_calls.pop(call_id, None) is not None and not script.open_calls and not script.has_slot:
+            self.put(Answered(run))
+
+    def _count_running(self) -> None:
+        # A run that is ending without a slot needs none: its code returns, or the run becomes stuck.
+        none = Slot.NONE
+        running = sum(script.has_slot and self.core.slot_of(run) is not none for run, script in self._scripts.items())
+        stuck = sum(script.is_stubborn and run.ended for run, script in self._scripts.items())
+        self.most_running = max(self.most_running, running + stuck)
+        if running > max(1, self.slots - stuck):
+            self.was_overfull = True
+
+    def _start(self, run: ActiveRun, message: RunStart, has_slot: bool) -> None:
+        script = Script(steps=deque(self._world.script_of(message.body)), has_slot=has_slot)
+        self._scripts[run] = script
+        self._count_running()
         run.open_calls = script.listed
         self.started.append((run.key, message.lease.attempt))
 

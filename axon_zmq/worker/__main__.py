@@ -15,12 +15,14 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.process import backoff, event_loop, lifeline, logs
+from axon_zmq.process import backoff, event_loop, lifeline, logs, redaction
+from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.gc import tune_gc
-from axon_zmq.process.run_dir import backend_endpoint, private_directory
+from axon_zmq.process.run_dir import backend_endpoint, clear_handover_files, private_directory
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.kinds import MODES
 
@@ -50,23 +52,24 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # settings are reported before that.
     from axon_zmq.protocol.plain import packer
     from axon_zmq.worker import run_logs
+    from axon_zmq.worker.adapter import tracing
     from axon_zmq.worker.core.worker import WorkerCore
-    from axon_zmq.worker.delivery import handover
     from axon_zmq.worker.host import Host
     from axon_zmq.worker.link import Link
     from axon_zmq.worker.registry.agents import Registry
     from axon_zmq.worker.registry.models import Models
 
-    registries: list[Registry] = []
+    registries = WeakSet[Registry]()  # weak, because a surplus thread of `run_sync` ends with its registry
 
     def make_registry(private: bool = False) -> Registry:
         made = Registry(
             targets=configured.agents,
-            models=Models(configured.model),
+            models=Models(configured.model, ambient=configured.ambient_providers),
             named_toolsets=configured.toolsets,
             private=private,
+            allowed_settings=configured.allowed_model_settings,
         )
-        registries.append(made)
+        registries.add(made)
         return made
 
     slots = configured.slots(mode)
@@ -75,8 +78,8 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     # Random for each process: otherwise late messages of a dead process would be taken for messages of the next one.
     routing_id = f"{name}.{secrets.token_hex(8)}".encode()
     run_logs.handler.install(configured.loggers())
-    # No run in a file of that age can be resumed any more, whichever worker reads it.
-    handover.clear(run_dir, time.time() - 2 * limits.RESUME_WINDOW)
+    tracing.redact_traces()
+    clear_handover_files(run_dir, limits.RESUME_WINDOW)
     core = WorkerCore(
         name=name,
         mode=mode,
@@ -151,8 +154,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     gc.disable()  # until `tune_gc`: collections during the imports take a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
+    disable_core_dumps()
     lifeline.die_with_parent()
     lifeline.stdin_from_devnull()
+    redaction.redact_standard_streams()
     try:
         configured = settings.load()
         logs.configure(options.name, configured.log_level)
@@ -164,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(options.name, "info")
         log.error("%s", error)
         return 2
-    backoff.pause(run_dir, options.name)
+    backoff.pause(run_dir, options.name, backoff.WORKER)
     # Until the event loop handles SIGINT, the signal ends the process. With Python's handler, Ctrl-C during the import
     # of an operator's module would be taken for a KeyboardInterrupt of that module.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

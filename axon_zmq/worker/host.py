@@ -23,7 +23,7 @@ from axon_zmq.process.event_loop import Turns
 from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.process.logs import current_run
 from axon_zmq.protocol import kinds, limits
-from axon_zmq.protocol.backend import Describe, Ready, RunStart, ToRun
+from axon_zmq.protocol.backend import Describe, Ready, ToRun
 from axon_zmq.protocol.frames import RunKey, error_body, printable, refused_body
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
@@ -36,6 +36,7 @@ from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
     Catalog,
+    Continue,
     ContinueTools,
     Control,
     Deliver,
@@ -46,11 +47,13 @@ from axon_zmq.worker.core.effects import (
     Note,
     PauseTools,
     ReadHandover,
+    ReplayComplete,
     Send,
     Start,
     WriteHandover,
 )
 from axon_zmq.worker.core.events import (
+    Answered,
     CodeReturned,
     Completed,
     Connected,
@@ -61,6 +64,7 @@ from axon_zmq.worker.core.events import (
     HandoverRead,
     HandoverWritten,
     Leave,
+    OnlyWaits,
     Received,
     Sent,
     Tick,
@@ -72,6 +76,7 @@ from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 from axon_zmq.worker.link import Link
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Mode, Run
+from axon_zmq.worker.starts import Starts
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +130,7 @@ class Host:
         """The context of the process. A run's code may cause an effect; tasks and timers started in the run's own
         context would write its request id into the log lines of other runs."""
         self._turns = Turns(END_TURNS)
+        self._starts: Starts[Run] = Starts(lambda run: self._spawn(self._execute(run)))
         self._runs: dict[ActiveRun, Run] = {}
         """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,8 +210,8 @@ class Host:
                 self._link.control(message)
                 if isinstance(message, Ready):
                     self.registered.set()
-            case Start(active, message):
-                self._start(active, message)
+            case Start():
+                self._start(effect)
             case Finish():
                 self._finish(effect)
             case AwaitTurns(active, give_up):
@@ -217,7 +223,7 @@ class Host:
                     self._done.set_result(None)
             case Catalog() | WriteHandover() | ReadHandover():
                 self._spawn(self._coroutine_for(effect))
-            case AskToEnd() | Deliver() | Grant() | PauseTools() | ContinueTools():
+            case AskToEnd() | Continue() | Deliver() | Grant() | ReplayComplete() | PauseTools() | ContinueTools():
                 self._apply_to_run(effect)
 
     def _coroutine_for(self, effect: Catalog | WriteHandover | ReadHandover) -> Coroutine[Any, Any, None]:
@@ -229,16 +235,26 @@ class Host:
             case ReadHandover(file):
                 return self._read_handover(file)
 
-    def _apply_to_run(self, effect: AskToEnd | Deliver | Grant | PauseTools | ContinueTools) -> None:
+    def _apply_to_run(
+        self, effect: AskToEnd | Continue | Deliver | Grant | ReplayComplete | PauseTools | ContinueTools
+    ) -> None:
         run = self._runs[effect.run]
         match effect:
+            case AskToEnd() if self._starts.remove(run):
+                # Its code was not started, and never will be. The core replaces the error by the one for the reason.
+                self._put(Failed(run.active, AxonError.of("cancelled", "")))
+                self._release(run)
             case AskToEnd():
                 run.end()
+            case Continue():
+                run.proceed()
             case Deliver(_, message):
                 self._deliver(run, message)
             case Grant(_, upto):
                 if run.credit.is_given:
                     run.grant(upto)
+            case ReplayComplete():
+                run.replayed()
             case PauseTools():
                 run.remote.pause_timers()
             case ContinueTools():
@@ -263,7 +279,8 @@ class Host:
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    def _start(self, active: ActiveRun, message: RunStart) -> None:
+    def _start(self, effect: Start) -> None:
+        active, message, has_slot = effect
         run = Run(
             active=active,
             header=message.header,
@@ -271,15 +288,22 @@ class Host:
             link=self._link,
             loop=self._loop,
             credit=Credit(message.header.get("credit"), self._size),
+            only_waits=partial(self._put, OnlyWaits(active)),
+            answered=partial(self._put, Answered(active)),
         )
+        if has_slot:
+            run.started.set()
         active.open_calls = run.remote.listed
         self._runs[active] = run
-        self._spawn(self._execute(run))
+        self._starts.add(run)
 
     async def _execute(self, run: Run) -> None:
         current_run.set(run.name)
         run_logs.executing_run.set(run)
         try:
+            if not run.started.is_set():
+                await run.started.wait()
+                _check_not_ending(run)
             with _traced(run.header):
                 body = await self._modes[run.kind].execute(run)
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
@@ -297,12 +321,13 @@ class Host:
         # A run that was asked to end may fail in any way, which is not a problem for the operator.
         if is_traced and run.active.reason is None and not run.ended:
             _log_trace(run, made)
-        self._put(Failed(run.active, made))
+        self._put(Failed(run.active, errors.redact(made)))
 
     def _release(self, run: Run) -> None:
         """Forget a run whose code has returned."""
         # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
         run_logs.handler.forget(run)
+        self._starts.ended(run)
         del self._runs[run.active]
         self._put(CodeReturned(run.active))
 
@@ -370,7 +395,7 @@ class Host:
 
     def _refuse(self, run: Run, of: bytes, error: AxonError, **more: Any) -> None:
         client, id = run.key
-        self._link.send(client, kinds.REFUSED, id, refused_body(of, error, **more))
+        self._link.send(client, kinds.REFUSED, id, refused_body(of, errors.redact(error), **more))
 
     # --- files and the catalog -------------------------------------------------------------------------
 
@@ -389,13 +414,18 @@ class Host:
             request = checked(DescribeRequest, unpack(message.body, "the body"))
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
-            kind, packed = kinds.ERROR, error_body(error)
+            kind, packed = kinds.ERROR, error_body(errors.redact(error))
         except Exception as error:  # from the code of an agent, such as a function that makes its description
             kind, packed = kinds.ERROR, error_body(errors.internal(error))
         self._link.send(message.client, kind, message.id, packed)
 
     def _size(self, body: Any) -> int:
         return len(self._pack(body))
+
+
+def _check_not_ending(run: Run) -> None:
+    if run.is_ending:
+        raise AxonError.of("cancelled", "ended before it was started")
 
 
 def _log_trace(run: Run, error: AxonError) -> None:

@@ -22,6 +22,7 @@ from axon_zmq.protocol.plain import PlainMap, plain
 from axon_zmq.protocol.requests import Steer, checked
 from axon_zmq.worker.adapter.client_tools import RemoteCalls
 from axon_zmq.worker.adapter.steering import Steering
+from axon_zmq.worker.adapter.tool_wait import ToolWait
 from axon_zmq.worker.core.active_run import ActiveRun
 from axon_zmq.worker.delivery.credit import NEEDS_CREDIT, Credit
 from axon_zmq.worker.link import Link
@@ -59,6 +60,10 @@ class Run:
     loop: asyncio.AbstractEventLoop
     """The event loop of the link; in mode `run_sync` the agent has another one."""
     credit: Credit
+    only_waits: Callable[[], None]
+    """Reports that the code only waits for tools of the client; on the event loop of the link."""
+    answered: Callable[[], None]
+    """Reports that the code wants to continue, for which `proceed` is called; on the event loop of the link."""
     token: CancellationToken = field(default_factory=CancellationToken)
     """Cancels the agent's run, from any thread."""
     on_end: Callable[[], object] | None = None
@@ -66,17 +71,32 @@ class Run:
     steering: Steering = field(default_factory=Steering)
     remote: RemoteCalls = field(init=False)
     """Its open calls of tools that the client executes."""
+    wait: ToolWait = field(init=False)
+    """Lets the run leave its slot while it only waits for its client."""
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the run may start, because it has a slot, or when it is asked to end."""
     _more_credit: asyncio.Event = field(default_factory=asyncio.Event)
     _release_is_due: bool = False
     """Whether a timer is set that will send the held chunks."""
 
     def __post_init__(self) -> None:
         self.remote = RemoteCalls(self.send)
+        self.wait = ToolWait(lambda: self.post(self.only_waits), lambda: self.post(self.answered))
 
     @property
     def kind(self) -> bytes:
         """The kind of its request."""
         return self.active.kind
+
+    @property
+    def client(self) -> bytes:
+        """Routing id of its client."""
+        return self.active.client
+
+    @property
+    def size(self) -> int:
+        """Size of its request body in bytes."""
+        return len(self.body)
 
     @property
     def key(self) -> RunKey:
@@ -102,9 +122,18 @@ class Run:
         """Call a function on the event loop of the link, from any thread; calls from one thread stay in order."""
         call_on(self.loop, function, *arguments)
 
+    def proceed(self) -> None:
+        """Let the code of the run start or continue, because it has got a slot."""
+        if self.started.is_set():
+            self.wait.granted()
+        else:
+            self.started.set()
+
     def end(self) -> None:
         """Ask the code of the run to end."""
         self.token.cancel()
+        self.started.set()
+        self.wait.end()
         # The task that reads the model may wait for credit and is woken here: `token` cancels only the agent's task.
         self._more_credit.set()
         if self.on_end is not None:
@@ -195,9 +224,17 @@ class Run:
         if not self.credit.full:
             self._more_credit.set()
 
+    def replayed(self) -> None:
+        """Continue to read the model's response: a replay has sent all messages so far."""
+        self._more_credit.set()
+
     def congested(self) -> bool:
-        """Return whether messages wait in this process, for the broker or for credit."""
-        return self.link.congested() or (self.credit.bytes >= limits.WAITING_BYTES and self.active.reason is None)
+        """Return whether messages wait in this process, for the broker, for credit or for a replay."""
+        return self.link.congested() or self._must_wait()
+
+    def _must_wait(self) -> bool:
+        # A replay only catches up with the run if the run does not add messages faster than the replay sends them.
+        return (self.credit.full or self.active.is_replaying) and self.active.reason is None
 
     async def room(self) -> None:
         """Wait until the run is no longer congested, or is asked to end.
@@ -207,7 +244,7 @@ class Run:
         """
         while self.congested():
             await self.link.room()
-            if self.credit.full and self.active.reason is None:
+            if self._must_wait():
                 self._more_credit.clear()
                 await self._more_credit.wait()
 
@@ -216,7 +253,9 @@ class Run:
         # Only chunks are frequent enough to gain from a delay: all chunks of 1 ms are sent together, so that the broker
         # wakes up once for them.
         send = self.link.send_soon if kind == kinds.CHUNK else self.link.send
-        send(active.client, kind, active.id, active.buffer.put(kind, body))
+        packed = active.buffer.put(kind, body)
+        if not active.is_replaying:  # otherwise the replay sends it, after all earlier messages
+            send(active.client, kind, active.id, packed)
 
     def chunk(self, type: str, data: Any, step: int, part: int) -> None:
         """Send one `chunk`.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from reprlib import Repr
 from typing import Any, Final
 
+from axon_zmq.process.redaction import redactor
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.plain import describe_value, plain
 from axon_zmq.worker.run import Run
@@ -148,15 +149,17 @@ def _dropped_records(count: int) -> dict[str, Any]:
 
 
 def _body(record: logging.LogRecord, run: Run) -> dict[str, Any]:
+    """Return the body of a `log` message. Secrets are removed before texts are cut: a part of one is not recognized."""
+    if record.levelno >= logging.WARNING:
+        redactor.refresh()
     extra = [(name, value) for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES]
     fields = {"run": run.name, **{name: _plain(value) for name, value in extra[:MAX_FIELDS]}}
     if record.exc_info and record.exc_info[1] is not None:
-        fields["exception"] = f"{type(record.exc_info[1]).__name__}: {describe_value(record.exc_info[1])}"[
-            :MAX_FIELD_CHARS
-        ]
+        text = f"{type(record.exc_info[1]).__name__}: {describe_value(record.exc_info[1])}"
+        fields["exception"] = redactor.text(text)[:MAX_FIELD_CHARS]
     return {
         "level": record.levelname.lower(),
-        "message": _message(record)[:MAX_MESSAGE_CHARS],
+        "message": redactor.text(_message(record))[:MAX_MESSAGE_CHARS],
         "logger": record.name,
         "fields": fields,
     }
@@ -171,12 +174,15 @@ def _message(record: logging.LogRecord) -> str:
 
 def _plain(value: Any) -> Any:
     """Return the value of a field unchanged if it is small, and the beginning of its text otherwise."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
+        return redactor.text(value)[:MAX_FIELD_CHARS]
+    if isinstance(value, bytes):
         return value[:MAX_FIELD_CHARS]
     if isinstance(value, int | float | None):
         return plain(value)
     text = _SHORT.repr(value)
-    return text[:MAX_FIELD_CHARS] if len(text) >= MAX_FIELD_CHARS or "..." in text else plain(value)
+    is_cut = len(text) >= MAX_FIELD_CHARS or "..." in text
+    return redactor.text(text)[:MAX_FIELD_CHARS] if is_cut else redactor.value(plain(value))
 
 
 _SHORT: Final = Repr()

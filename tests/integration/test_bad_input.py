@@ -140,6 +140,14 @@ BODIES = [
     (pack({**ECHO, "output_schema": {"enum": ["x" * 300_000]}}), "too_large", "at most 262144"),
     (pack({**ECHO, "model_settings": {"temprature": 1}}), "invalid_request", "/model_settings/temprature"),
     (pack({**ECHO, "model_settings": {"temperature": "hot"}}), "invalid_request", "/model_settings/temperature"),
+    (pack({**ECHO, "model_settings": {"extra_body": {"n": 2}}}), "invalid_request", "/model_settings/extra_body/n"),
+    (pack({**ECHO, "model_settings": {"openai_api_key": "x"}}), "invalid_request", "belong to the operator"),
+    (
+        pack({"agent": {"model": "echo", "model_settings": {"extra_headers": {"Host": "x"}}}, "prompt": "x"}),
+        "invalid_request",
+        "/agent/model_settings/extra_headers/Host",
+    ),
+    (pack({"agent": {"model": "openai-codex:x"}, "prompt": "x"}), "model_auth", "AXON_AMBIENT_PROVIDERS=openai-codex"),
     (pack({**ECHO, "usage_limits": {"requests": 1}}), "invalid_request", "/usage_limits/requests"),
     (pack({**ECHO, "retries": -1}), "invalid_request", "/retries"),
     (pack({**ECHO, "events": "some"}), "invalid_request", "/events"),
@@ -256,3 +264,17 @@ def test_usage_limits_end_a_run(client: Client):
         client.run("weather", "Oslo?", usage_limits={"request_limit": 1})
     assert caught.value.error_type == "usage_limit_exceeded"
     assert len(caught.value.details["partial"]["messages"]) >= 2
+
+
+def test_a_resume_with_nil_as_credit_keeps_the_credit_and_the_worker(dealer: Dealer):
+    # nil counts as absent. The worker passed it to the run's credit, and ended with all its runs.
+    dealer.send(
+        b"run_stream", b"1", {"credit": 1}, {"agent": {"model": "synthetic:tokens=4,delay_ms=5"}, "prompt": "x"}
+    )
+    assert dealer.recv()[0] == b"chunk"
+    dealer.send(b"resume", b"1", {"from": None, "upto": None})
+    while (answer := dealer.recv())[0] != b"resumed":
+        pass
+    assert answer[2]["from"] == 1
+    dealer.send(b"credit", b"1", {"upto": 100})
+    assert dealer.until_end(b"1")[-1][0] == b"complete"

@@ -34,7 +34,7 @@ def came(socket: zmq.Socket[bytes], count: int) -> list[bytes]:
 
 def test_messages_sent_now_and_soon_keep_their_order(pair):
     ours, theirs = pair
-    dice = random.Random(1)  # noqa: S311 -- no cryptography here
+    dice = random.Random(1)
 
     async def send() -> None:
         socket = LoopSocket(ours, lambda frames: None)

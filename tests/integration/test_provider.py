@@ -40,6 +40,8 @@ FAILURES = {
     "context": ("model_context_exceeded", False),
     "rejected": ("model_rejected", False),
     "surrogate": ("model_rejected", False),
+    "rejected-with-key": ("model_rejected", False),
+    "broken-with-key": ("model_unavailable", True),
     "filtered": ("content_filtered", False),
     "cut": ("model_connection", True),
     "garbage": ("model_behavior", True),

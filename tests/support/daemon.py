@@ -108,14 +108,23 @@ def running(*modes: str, broker: tuple[str, ...] = (), **env: str) -> Iterator[D
 
 
 class Dealer:
-    """A raw DEALER, which sends frames as a client in any language would."""
+    """A raw DEALER, which sends frames as a client in any language would.
 
-    def __init__(self, endpoint: str, identity: bytes | None = None) -> None:
+    Args:
+        endpoint: The broker's frontend.
+        identity: Routing id; None for an anonymous client.
+        unbounded: Whether any number of messages may wait in the socket, as in chumak.
+    """
+
+    def __init__(self, endpoint: str, identity: bytes | None = None, *, unbounded: bool = False) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if unbounded:
+            self.socket.setsockopt(zmq.SNDHWM, 0)
+            self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.connect(endpoint)
 
     def send(self, kind: bytes, id: bytes, header: Any = None, body: Any = None) -> None:

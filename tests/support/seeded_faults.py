@@ -26,6 +26,7 @@ from tests.support import ROOT
 
 RELAY: Final = "axon_zmq/broker/core/relay.py"
 WORKER: Final = "axon_zmq/worker/core/worker.py"
+SLOTS: Final = "axon_zmq/worker/core/concurrency.py"
 WORLD: Final = "tests/unit/testing/test_simulation.py"
 STAGES: Final[Sequence[str]] = ("not TestWorld", "TestWorld")
 """pytest's `-k` expressions for the named histories and for the state machine."""
@@ -125,15 +126,71 @@ FAULTS: Final[Sequence[Fault]] = (
         "stuck-slots-not-registered",
         "a worker registers with the slots that stuck code leaves",
         WORKER,
-        "                slots=self._slots - self._stuck,\n",
-        "                slots=self._slots,\n",
+        "                slots=self._slots.available,\n",
+        "                slots=self._slots.available + len(self._runs) - self._open_runs,\n",
     ),
     Fault(
         "stuck-slot-kept",
         "code that returns late gives its slot back",
         WORKER,
-        "            self._stuck -= 1\n",
+        "            self._slots.change_stuck(-1)\n",
         "",
+    ),
+    Fault(
+        "waiting-not-registered",
+        "a worker registers with the runs that only wait for their clients",
+        WORKER,
+        "        return self._store.held(waiting=waiting)\n",
+        "        return self._store.held(waiting=waiting & set())\n",
+    ),
+    Fault(
+        "continuing-not-reported",
+        "the broker is told that a waiting run continues",
+        WORKER,
+        "        self._control(Continuing(run.client, run.id))\n",
+        "",
+    ),
+    Fault(
+        "waiting-keeps-slot",
+        "a run that only waits for its client leaves its slot",
+        WORKER,
+        "            self._control(Waiting(run.client, run.id))\n",
+        "",
+    ),
+    Fault(
+        "slot-of-ended-run-kept",
+        "the slot of an ended run is given to the next one",
+        WORKER,
+        "        run.ended = True\n        self._slots.end(run)\n",
+        "        run.ended = True\n",
+    ),
+    Fault(
+        "new-before-continuing",
+        "a run that continues comes before new runs",
+        SLOTS,
+        "        waiting = self._continuing or self._new\n",
+        "        waiting = self._new or self._continuing\n",
+    ),
+    Fault(
+        "more-runs-than-slots",
+        "a run without a slot waits for one",
+        SLOTS,
+        "        if self._has_room() and not self._continuing and not waiting:\n",
+        "        if not self._continuing and not waiting:\n",
+    ),
+    Fault(
+        "answered-behind-stuck",
+        "an answered run continues although stuck code occupies every slot",
+        SLOTS,
+        "        return self._held < max(1, self.available)\n",
+        "        return self._held < self.available\n",
+    ),
+    Fault(
+        "ended-run-wants-slot",
+        "a run that is asked to end no longer waits for a slot",
+        WORKER,
+        "            self._slots.end(run)  # it ends",
+        "            pass  # it ends",
     ),
     Fault(
         "stuck-worker-stays",
@@ -210,7 +267,7 @@ FAULTS: Final[Sequence[Fault]] = (
         "holds-nothing",
         "a worker registers with the runs that it holds",
         WORKER,
-        "                holds=self._store.held(),\n",
+        "                holds=self._held(),\n",
         "                holds=(),\n",
     ),
     Fault(

@@ -397,7 +397,12 @@ def test_sigterm_ends_the_delay_and_the_next_start_counts_as_the_first(tmp_path:
     file = tmp_path / "run-1.starts"
     file.write_text(f"{os.getpid()}\n" + f"{time.monotonic()}\n" * 7)
     code = "import sys; from pathlib import Path; from axon_zmq.process import backoff; "
-    command = [sys.executable, "-c", code + "print(backoff.pause(Path(sys.argv[1]), 'run-1'))", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        code + "print(backoff.pause(Path(sys.argv[1]), 'run-1', backoff.WORKER))",
+        str(tmp_path),
+    ]
     env = {**os.environ, "SUPERVISOR_PROCESS_NAME": "run-1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as waiting:
         assert waiting.stderr is not None

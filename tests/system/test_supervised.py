@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from axon_zmq import Client
@@ -75,6 +76,35 @@ def test_serve_is_ready_soon_is_private_and_survives_a_kill_of_each_process():
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(WAIT_TIMEOUT_S) == 0
         assert daemon.family() == {}
+
+
+def test_a_broker_that_aborts_several_times_in_a_row_serves_again_at_once_each_time():
+    aborts = 5
+    with served(AXON_RUN_SYNC_WORKERS="0", AXON_RUN_WORKERS="1", AXON_RUN_STREAM_WORKERS="0") as daemon:
+        daemon.wait_for(GREETED)
+        for name, process in daemon.family().items():
+            assert max(process.rlimit(psutil.RLIMIT_CORE)) <= 1, name  # each of them would dump core at SIGABRT
+        worker = daemon.family()["run-1"]
+        served_after, pids = [], set()
+        for number in range(aborts):
+            broker = daemon.family()["broker"]
+            pids.add(broker.pid)
+            broker.send_signal(signal.SIGABRT)
+            killed_at = time.monotonic()
+            with Client(daemon.endpoint) as client:
+                assert client.run("echo", f"after abort {number}").result == f"after abort {number}"
+            served_after.append(time.monotonic() - killed_at)
+        print("answered after", ", ".join(f"{seconds:.2f} s" for seconds in served_after))
+        assert len(pids) == aborts
+        # With delays of the broker and of supervisord as for a worker, the five took 24 s.
+        assert sum(served_after) < 30
+        # supervisord accepted each start, and so did not delay the next one.
+        started = "success: broker entered RUNNING state"
+        log = daemon.run_dir / "supervisord.log"
+        wait_until(lambda: log.read_text().count(started) > aborts, "the last start in supervisord's log")
+        assert "waiting" not in (daemon.run_dir / "broker.log").read_text()
+        assert daemon.family()["run-1"].pid == worker.pid
+        assert set(status(daemon.run_dir).values()) == {"RUNNING"}
 
 
 def all_there(client: Client) -> bool:

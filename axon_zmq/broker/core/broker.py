@@ -27,6 +27,7 @@ from axon_zmq.broker.core.events import (
     FromClient,
     FromWorker,
     Stop,
+    TakenOver,
     Tick,
     WorkerGone,
 )
@@ -116,11 +117,13 @@ class Broker:
         """Whether all shutdown messages have been sent, so that the process can exit."""
         self.dropped = 0
         """Number of messages that were dropped because they have no readable request id."""
+        self.takeovers = 0
+        """Number of times that a connection took over the routing id of another one, which was open."""
         self.relay = Relay()
         """Decides about messages from workers to clients, which do not pass through `receive`."""
         self._out = Outgoing(now)
         self.clients = Clients(self.relay)
-        self.workers = Workers(self._out, bounds.hang_seconds, now)
+        self.workers = Workers(self._out, bounds, now)
         self._recovery = Recovery(self._out, previous, now)
         self.runs = Runs(
             outgoing=self._out,
@@ -194,6 +197,9 @@ class Broker:
                 self._client_back(client)
             case ClientBlocked(client):
                 self._client_blocked(client)
+            case TakenOver(client):
+                self.takeovers += 1
+                self.clients.taken_over(client, now)
             case Tick():
                 self._tick(now)
             case Stop():
@@ -275,7 +281,7 @@ class Broker:
             "protocol": limits.PROTOCOL,
             "version": self.version,
             "features": list(FEATURES),
-            "shared": self.clients.is_shared(client, message.header.get("instance", ""), now),
+            "shared": self.clients.is_shared(client, now),
             "limits": self.bounds.to_wire(),
             "dropped": self.dropped,
             "boot": self.boot,
@@ -304,6 +310,7 @@ class Broker:
             modes={mode: self._control.mode_status(pool, now) for mode, pool in self.workers.pools.items()},
             workers=self._control.worker_statuses(now),
             quarantined=self.runs.quarantine.refused(now),
+            takeovers=self.takeovers,
         )
 
     # --- clients that are gone or blocked ----------------------------------------------------------
@@ -327,7 +334,7 @@ class Broker:
 
     def _client_blocked(self, client: bytes) -> None:
         if (known := self.clients.get(client)) is not None:
-            running = [run for run in known.open.values() if run.state is RunState.RUNNING]
+            running = [run for run in known.open.values() if run.state in (RunState.RUNNING, RunState.WAITING)]
             if running:
                 text = f"client {printable(client)} reads too slowly (send queue full): ending {len(running)} runs"
                 self._out.log(logging.WARNING, text)
@@ -365,6 +372,8 @@ class Broker:
             if client.state is ClientState.GONE and now - client.gone_since > CLIENT_GRACE_S:
                 client.step(ClientEvent.GIVE_UP)
                 self.runs.abandon(client, now)
+            if client.state in (ClientState.GONE, ClientState.ABANDONED):
+                self.runs.end_kept(client, now - self.bounds.max_keep_ms / 1000)
         self.next_alive = now + (ALIVE_PAUSE_S if self._alive_due else ALIVE_INTERVAL_S)
 
     def _recovered(self, now: float) -> None:

@@ -19,6 +19,7 @@ from axon_zmq.broker.core.states import WorkerEvent
 from axon_zmq.broker.core.workers import Workers
 from axon_zmq.protocol.backend import (
     TO_BROKER,
+    Continuing,
     Exited,
     Handover,
     Holds,
@@ -27,10 +28,13 @@ from axon_zmq.protocol.backend import (
     MalformedMessageError,
     Message,
     ModeStatus,
+    More,
     Processes,
     Progress,
     Ready,
+    Replayed,
     Slots,
+    Waiting,
     WorkerStatus,
     decode,
 )
@@ -119,6 +123,10 @@ class Control:
             case Slots(slots):
                 self._workers.set_slots(worker, slots)
                 self._runs.dispatch_all(now)
+            case Replayed():
+                self._out.control(peer, More())
+            case Waiting(client, id) | Continuing(client, id):
+                self._runs.set_waiting(worker, (client, id), isinstance(message, Waiting), now)
             case Leaving():
                 self._leaving(worker)
             case Handover(file, forgot_at):
@@ -144,6 +152,9 @@ class Control:
             worker.step(WorkerEvent.READY)
             worker.progress_at = now
             self._workers.set_slots(worker, ready.slots)
+            # A `waiting` or `continuing` may have been lost with the connection.
+            for held in ready.holds:
+                self._runs.set_waiting(worker, (held.client, held.id), held.waiting, now)
             # A worker that registers assumes that all clients are connected, so `gone` is sent again for gone clients.
             for run in worker.runs.values():
                 self._runs.deliver_pending(run)
@@ -271,6 +282,7 @@ class Control:
                 busy=worker.busy,
                 silent_ms=max(0, int((now - worker.progress_at) * 1000)),
                 crashes=self._health.crashes(worker.name, now),
+                waiting=worker.waiting,
             )
             for worker in self._workers
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
-from axon_zmq.broker.core.fair_queue import FairQueue
+from axon_zmq.broker.core.shares import Shares
 from axon_zmq.broker.core.states import (
     RUN,
     WORKER,
@@ -17,6 +18,7 @@ from axon_zmq.broker.core.states import (
     WorkerState,
     step,
 )
+from axon_zmq.process.fair_queue import FairQueue
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.frames import RunKey
 
@@ -26,6 +28,14 @@ it is killed."""
 SUSPECTS_PER_WORKER: Final = 4
 """Maximum number of suspects that one worker executes at a time. When a worker dies, all its runs become suspects. If
 the request at fault then kills a second worker, at most this many requests are quarantined because of it."""
+WAITING_PER_SLOT: Final = 8
+"""Number of waiting runs for each slot of a worker whose slots are given to other runs. It bounds the memory of a
+worker and, in mode `run_sync`, its threads; further waiting runs keep their slots."""
+
+
+DESCRIBES_PER_WORKER: Final = 2
+"""Maximum number of `describe` requests that one worker answers at a time; one client may use half of it. A `describe`
+takes no slot, so nothing else would bound the time of the worker's event loop that a flood of them takes."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -57,6 +67,10 @@ class Run:
     """Whether the journal lists this run as queued."""
     started: float = 0.0
     """Time of the last dispatch, in seconds of the broker's clock."""
+    waits: bool = False
+    """Whether the run is counted as waiting for tools of its client. It stays true while a waiting run is ended."""
+    waits_since: float = 0.0
+    """Time since which it waits, in seconds of the broker's clock; meaningful only if `waits`."""
     terminal: bytes | None = None
     """Body of the `error` with which the broker ended the run; None if the run is unfinished or a worker ended it."""
 
@@ -103,14 +117,30 @@ class Worker:
     state: WorkerState = WorkerState.READY
     runs: dict[RunKey, Run] = field(default_factory=dict)
     """The unfinished runs of this worker, including `describe` requests."""
-    busy: int = 0
-    """Number of runs that count against the concurrency."""
+    holding: int = 0
+    """Number of runs, without `describe` requests."""
+    waiting: int = 0
+    """Number of these runs that only wait for tools of their clients."""
     suspects: int = 0
     """Number of suspects among the runs."""
 
     @property
+    def describes(self) -> int:
+        """Number of `describe` requests that the worker answers now."""
+        return len(self.runs) - self.holding
+
+    @property
+    def busy(self) -> int:
+        """Number of runs that count against the concurrency."""
+        return self.holding - min(self.waiting, self.slots * WAITING_PER_SLOT) if self.waiting else self.holding
+
+    @property
     def free(self) -> int:
-        """How many runs the worker can take now. Negative if its concurrency was reduced while it was busy."""
+        """How many runs the worker can take now.
+
+        Negative if its concurrency was reduced while it was busy, and if waiting runs continue after others have got
+        their slots.
+        """
         return self.slots - self.busy if self.state is WorkerState.READY else 0
 
     def makes_progress(self, now: float) -> bool:
@@ -125,18 +155,31 @@ class Worker:
         """Add a run to this worker's runs."""
         self.runs[run.key] = run
         # Counted here, so that neither `free` nor the choice of a worker for a suspect iterates over the runs.
-        self.busy += run.takes_slot
+        self.holding += run.takes_slot
+        self.waiting += run.waits
         self.suspects += run.suspect
 
-    def release(self, run: Run) -> None:
-        """Remove a run, if the worker has it."""
-        if self.runs.pop(run.key, None) is not None:
-            self.busy -= run.takes_slot
+    def release(self, run: Run) -> bool:
+        """Remove a run; return whether the worker had it."""
+        if has_run := self.runs.pop(run.key, None) is not None:
+            self.holding -= run.takes_slot
+            self.waiting -= run.waits
             self.suspects -= run.suspect
+        return has_run
 
     def step(self, event: WorkerEvent) -> None:
         """Apply an event to the worker's life cycle."""
         self.state = step(WORKER, self.state, event)
+
+
+class Resume(NamedTuple):
+    """A client's request for a replay."""
+
+    run: Run
+    start: int
+    """The first `seq` to replay."""
+    header_frame: bytes
+    """The header of the client's message, which the worker reads."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -146,13 +189,19 @@ class Pool:
     mode: str
     empty_since: float
     """Time since which the pool has had no worker; meaningful only while it has none."""
+    shares: Shares
+    """How many slots each client holds."""
     takes_slots: bool = True
     """Whether the pool's runs count against the concurrency of its workers; False for the pool of `describe`."""
+    modes: Mapping[str, Pool] = field(default_factory=dict[str, "Pool"])
+    """The pools of the modes, for the pool of `describe`; otherwise empty."""
     workers: dict[bytes, Worker] = field(default_factory=dict)
     queue: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     """The queue of suspects. It is separate because each worker executes only a few suspects at a time: in a common
     queue, all other runs would wait behind them."""
+    resumes: dict[RunKey, Resume] = field(default_factory=dict[RunKey, Resume])
+    """The requests for a replay that wait because their clients are held back, oldest first; one for each run."""
     mean_seconds: float = 1.0
     """Moving average of the duration of a run, in seconds, for `retry_after_ms`."""
     _suspects_turn: bool = False
@@ -180,23 +229,77 @@ class Pool:
     def next(self, now: float) -> tuple[Run, Worker] | None:
         """Remove the next run from its queue and return it with a worker that can take it.
 
-        The two queues take turns, so that neither delays the other. Returns None if no queued run can be dispatched.
+        The two queues take turns, so that neither delays the other. Clients that hold half of the slots are held back
+        while others wait. Returns None if no queued run can be dispatched.
         """
-        if self._suspects_turn:
-            found = self._next_suspect(now) or self._next_unsuspected(now)
-        else:
-            found = self._next_unsuspected(now) or self._next_suspect(now)
-        if found is not None:
-            self._suspects_turn = not found[0].suspect
-        return found
-
-    def _next_unsuspected(self, now: float) -> tuple[Run, Worker] | None:
+        if not self.takes_slots:
+            return self._next_describe(now)
         worker = self.idlest(now) if self.queue.count else None
-        return None if worker is None else (self.queue.pop(), worker)
+        suspects_worker = self._worker_for_suspect(now) if self.suspects.count else None
+        choices = [(self.queue, worker), (self.suspects, suspects_worker)]
+        if self._suspects_turn:
+            choices.reverse()
+        able = [(queue, worker) for queue, worker in choices if worker is not None]
+        for queue, worker in able:
+            if (run := queue.pop_unless(self.holds_back)) is not None:
+                self._suspects_turn = not run.suspect
+                return run, worker
+        # A slot is free and every client that could use it is held back. The rule exists for the clients that wait, and
+        # an idle slot helps none of them. This is rare: the other clients' runs are suspects that no worker may take,
+        # or workers have reported fewer slots than they have runs.
+        for queue, worker in able:
+            if (run := queue.pop_unless(self._waits_too_much)) is not None:
+                self._suspects_turn = not run.suspect
+                return run, worker
+        return None
 
-    def _next_suspect(self, now: float) -> tuple[Run, Worker] | None:
-        worker = self._worker_for_suspect(now) if self.suspects.count else None
-        return None if worker is None else (self.suspects.pop(), worker)
+    def _next_describe(self, now: float) -> tuple[Run, Worker] | None:
+        if not self.queue.count:
+            return None
+        run = self.queue.pop_unless(lambda client: self._worker_for_describe(client, now) is None)
+        if run is None:
+            return None
+        worker = self._worker_for_describe(run.client, now)
+        assert worker is not None
+        return run, worker
+
+    # --- fair shares -----------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> int:
+        """How many runs all workers of the pool execute at a time."""
+        if not self.takes_slots:
+            return DESCRIBES_PER_WORKER * len(self.workers)
+        return sum(worker.slots for worker in self.workers.values())
+
+    def holds_back(self, client: bytes) -> bool:
+        """Whether no new work of a client may start: it holds half of the slots or more, and another client waits."""
+        others_wait = self.queue.has_others(client) or self.suspects.has_others(client)
+        return (others_wait and self._holds_half(client)) or self._waits_too_much(client)
+
+    def _waits_too_much(self, client: bytes) -> bool:
+        """Whether a client holds all slots because of its waiting runs, so that it gets none of those that are free."""
+        return self.shares.is_over_limit(client) and self.shares.held(client) >= self.slots
+
+    def _holds_half(self, client: bytes) -> bool:
+        return 2 * self.shares.held(client) >= self.slots
+
+    def _worker_for_describe(self, client: bytes, now: float) -> Worker | None:
+        """The worker that answers a client's next `describe`; None if the client must wait.
+
+        A client never gets more than half of the places, even if no other client waits: a toolset that hangs may occupy
+        a place for many seconds, and places that stay free cost nothing. Workers of a mode in which the client is held
+        back are left out.
+        """
+        if self._holds_half(client):
+            return None
+        held_back = {mode for mode, pool in self.modes.items() if pool.holds_back(client)}
+        return self._least_describing([each for each in self.workers.values() if each.mode not in held_back], now)
+
+    @staticmethod
+    def _least_describing(workers: Iterable[Worker], now: float) -> Worker | None:
+        able = (each for each in workers if each.can_take(now) and each.describes < DESCRIBES_PER_WORKER)
+        return min(able, key=lambda worker: (worker.describes, -worker.free), default=None)
 
     def offer(self, worker: Worker) -> None:
         """Record that a worker's number of free slots has changed, or that it makes progress again."""
@@ -214,7 +317,7 @@ class Pool:
         are dropped when they reach the top.
         """
         if not self.takes_slots:  # a `describe` needs no free slot
-            return max((each for each in self.workers.values() if each.can_take(now)), key=_free, default=None)
+            return self._least_describing(self.workers.values(), now)
         while self._offers:
             minus_free, _, worker = self._offers[0]
             is_up_to_date = -minus_free == worker.free > 0 and worker.routing_id in self.workers
@@ -231,14 +334,9 @@ class Pool:
 
     def retry_after_ms(self) -> int:
         """Estimated milliseconds until all runs that are queued now have ended; from 100 ms to one minute."""
-        slots = sum(worker.slots for worker in self.workers.values()) or 1
-        return int(min(60.0, max(0.1, self.waiting * self.mean_seconds / slots)) * 1000)
+        return int(min(60.0, max(0.1, self.waiting * self.mean_seconds / (self.slots or 1))) * 1000)
 
     @property
     def free(self) -> int:
         """How many runs the pool's workers can take now."""
         return sum(max(0, worker.free) for worker in self.workers.values())
-
-
-def _free(worker: Worker) -> int:
-    return worker.free

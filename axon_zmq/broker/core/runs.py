@@ -11,7 +11,7 @@ from typing import Final
 
 from axon_zmq.broker.core.clients import Client, Clients
 from axon_zmq.broker.core.outgoing import Outgoing
-from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.pools import Pool, Resume, Run, Worker
 from axon_zmq.broker.core.quarantine import STRIKES, Quarantine
 from axon_zmq.broker.core.recovery import Recovery
 from axon_zmq.broker.core.relay import Relay
@@ -110,6 +110,10 @@ class Runs:
                 pool.suspects.push(run)
             else:
                 self._dispatch_to(run, worker, now)
+        self._release_resumes(pool)
+        # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
+        if pool.takes_slots and self._workers.describes.waiting:
+            self.dispatch(self._workers.describes, now)
 
     def dispatch_all(self, now: float) -> None:
         """Dispatch queued runs of all pools."""
@@ -120,8 +124,7 @@ class Runs:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started = worker.routing_id, now
         run.attempts += 1
-        worker.hold(run)
-        self._workers.offer(worker)
+        self._workers.hold(worker, run)
         # The journal record must be written before the run is sent. Otherwise, if this broker died in between, the next
         # one would tell the client that the run was never started, and the client would send it a second time.
         self._out.dequeued(run)
@@ -146,7 +149,7 @@ class Runs:
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages replayed to its client.
+        """Have a run's messages replayed to its client; later if the client is held back.
 
         Args:
             run: The run.
@@ -162,10 +165,20 @@ class Runs:
         elif run.worker is None:
             # The messages are in a handover file that no worker has read yet. A newer `resume` replaces an older one.
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
-        elif run.worker in self._workers:
-            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
-        else:
+        elif run.worker not in self._workers:
             self._out.error(run.client, run.id, _messages_lost())
+        elif (pool := self._workers.pool_of(run)).holds_back(run.client):
+            # A newer `resume` replaces an older one.
+            pool.resumes[run.key] = Resume(run, start, header_frame)
+        else:
+            self._out.to_worker(run, kinds.RESUME, header_frame, b"")
+
+    def _release_resumes(self, pool: Pool) -> None:
+        """Continue with the requests for a replay of clients that are no longer held back."""
+        if pool.resumes:
+            for resume in [each for each in pool.resumes.values() if not pool.holds_back(each.run.client)]:
+                del pool.resumes[resume.run.key]
+                self.resume(*resume)
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -185,10 +198,36 @@ class Runs:
 
     def ask_to_end(self, run: Run, reason: EndReason) -> None:
         """Ask the worker of a run to end it; nothing is sent if it was asked before."""
-        if run.state is RunState.RUNNING:
+        if run.state in (RunState.RUNNING, RunState.WAITING):
             assert run.worker is not None
             run.step(RunEvent.ASK_TO_END)
             self._out.end(run.worker, run.key, reason)
+
+    def set_waiting(self, worker: Worker, key: RunKey, waits: bool, now: float) -> None:
+        """Record that a worker's run only waits for tools of its client, or that it continues.
+
+        Nothing happens if the run is not this worker's, or is known to be in this state.
+        """
+        run = worker.runs.get(key)
+        if run is None or run.waits is waits:
+            return
+        if run.state is not RunState.ENDING:  # the worker may not have read `end` yet
+            run.step(RunEvent.WAIT if waits else RunEvent.CONTINUE)
+        run.waits_since = now
+        self._workers.set_waiting(worker, run, waits)
+        self.dispatch(self._workers.pool_of(run), now)
+
+    def end_kept(self, known: Client, since: float) -> None:
+        """End the runs of a gone client that have only waited for its tools since the given time or longer.
+
+        Args:
+            known: The client.
+            since: Time in seconds of the broker's clock; the client must have been gone since then, too.
+        """
+        if known.gone_since <= since:
+            for run in known.open.values():
+                if run.waits and run.waits_since <= since:
+                    self.ask_to_end(run, EndReason.KEPT_TOO_LONG)
 
     def end_queued(self, run: Run, error: AxonError, now: float) -> None:
         """End a queued run with an error."""
@@ -252,7 +291,9 @@ class Runs:
             # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
             # message has removed the mark.
             self._relay.forget(run.key)
-            if run.undelivered:  # a `resume` for which no successor has read the handover file in time
+            resume = self._workers.pool_of(run).resumes.pop(run.key, None)
+            # The second: a `resume` for which no successor has read the handover file in time.
+            if resume is not None or run.undelivered:
                 self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
@@ -287,6 +328,7 @@ class Runs:
             self._adopt_ended(run, now)
         else:
             self._adopt_open(run, worker)
+            self.set_waiting(worker, key, held.waiting, now)
 
     def _adopt_ended(self, run: Run, now: float) -> None:
         # An ended run can still be replayed, so a `resume` is delivered; `_release` refuses all other messages.
@@ -298,8 +340,7 @@ class Runs:
             self._out.to_worker(run, *each)
 
     def _adopt_open(self, run: Run, worker: Worker) -> None:
-        worker.hold(run)
-        self._workers.offer(worker)
+        self._workers.hold(worker, run)
         self._clients.opened(run)
         self.deliver_pending(run)
         known = self._clients.get(run.client)
@@ -396,6 +437,7 @@ class Runs:
         for pool in self._workers.all_pools():
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
+            self._release_resumes(pool)  # the runs that others waited for may have ended in the queue
         self.quarantine.tidy(now)
         if now >= self._forget_unknown_at:
             self._forget_unknown_at = now + limits.RESUME_WINDOW

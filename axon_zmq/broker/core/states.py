@@ -3,7 +3,8 @@
 A **run** is queued, then executed by one worker, then ended. Only the process that owns a run ends it: the broker while
 the run is queued, and its worker after it was dispatched. From then on the broker can only ask the worker to end it. A
 run is taken back from a worker only if that worker is lost. An ended run is remembered for the resume window, so that a
-repeated request id finds it, and is then forgotten.
+repeated request id finds it, and is then forgotten. A running run becomes waiting while it only waits for tools that
+its client executes: it then leaves its slot to other runs.
 
 A **worker** is ready from its first message, and leaving after its message `leaving`. It is killed if it hangs, and
 exited if the event listener reports that its process has ended. In any of these states, it becomes lost only when its
@@ -28,6 +29,8 @@ class RunState(Enum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"
+    """The run only waits for tools of its client, and other runs use its slot."""
     ENDING = "ending"
     """The broker has asked the worker to end the run, and waits for its terminal message."""
     ENDED = "ended"
@@ -37,6 +40,10 @@ class RunEvent(Enum):
     """Events in the life of a run."""
 
     DISPATCH = "dispatch"
+    WAIT = "wait"
+    """The worker reports that the run only waits for tools of its client."""
+    CONTINUE = "continue"
+    """The worker reports that the client has answered, so that the run needs a slot again."""
     ASK_TO_END = "ask to end"
     TERMINAL = "terminal"
     """The terminal message was sent: by the worker or, while the run was queued, by the broker."""
@@ -100,10 +107,15 @@ E = TypeVar("E", bound=Enum)
 RUN: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (RunState.QUEUED, RunEvent.DISPATCH): RunState.RUNNING,
     (RunState.QUEUED, RunEvent.TERMINAL): RunState.ENDED,
+    (RunState.RUNNING, RunEvent.WAIT): RunState.WAITING,
     (RunState.RUNNING, RunEvent.ASK_TO_END): RunState.ENDING,
     (RunState.RUNNING, RunEvent.TERMINAL): RunState.ENDED,
     (RunState.RUNNING, RunEvent.REQUEUE): RunState.QUEUED,
     (RunState.RUNNING, RunEvent.LOSE): RunState.ENDED,
+    (RunState.WAITING, RunEvent.CONTINUE): RunState.RUNNING,
+    (RunState.WAITING, RunEvent.ASK_TO_END): RunState.ENDING,
+    (RunState.WAITING, RunEvent.TERMINAL): RunState.ENDED,
+    (RunState.WAITING, RunEvent.LOSE): RunState.ENDED,
     (RunState.ENDING, RunEvent.TERMINAL): RunState.ENDED,
     (RunState.ENDING, RunEvent.LOSE): RunState.ENDED,
 }

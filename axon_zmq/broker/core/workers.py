@@ -8,7 +8,9 @@ from typing import Final
 
 from axon_zmq.broker.core.outgoing import Outgoing
 from axon_zmq.broker.core.pools import Pool, Run, Worker
+from axon_zmq.broker.core.shares import Shares
 from axon_zmq.broker.core.states import WorkerEvent, WorkerState
+from axon_zmq.protocol import limits
 from axon_zmq.protocol.backend import Ready
 from axon_zmq.protocol.kinds import MODES, POOLS
 
@@ -22,17 +24,20 @@ class Workers:
 
     Args:
         outgoing: Collects the effects.
-        hang_seconds: Seconds without progress after which a worker is killed.
+        bounds: The limits that the operator may set.
         now: Seconds of a monotonic clock.
     """
 
-    def __init__(self, outgoing: Outgoing, hang_seconds: float, now: float) -> None:
-        self.pools = {mode: Pool(mode=mode, empty_since=now) for mode in MODES}
-        self.describes = Pool(mode="describe", empty_since=now, takes_slots=False)
+    def __init__(self, outgoing: Outgoing, bounds: limits.BrokerLimits, now: float) -> None:
+        free = bounds.max_waiting_per_client
+        self.pools = {mode: Pool(mode=mode, empty_since=now, shares=Shares(free)) for mode in MODES}
+        self.describes = Pool(
+            mode="describe", empty_since=now, shares=Shares(free), takes_slots=False, modes=self.pools
+        )
         """The pool of `describe` requests, which contains all workers: any of them can answer, in addition to its
         runs."""
         self._out = outgoing
-        self._hang_seconds = hang_seconds
+        self._hang_seconds = bounds.hang_seconds
         self._workers: dict[bytes, Worker] = {}
         self._housekept_at = now
 
@@ -76,11 +81,29 @@ class Workers:
         """Record that the number of runs that a worker can take has changed."""
         self.pools[worker.mode].offer(worker)
 
+    def hold(self, worker: Worker, run: Run) -> None:
+        """Add a run to a worker's runs."""
+        worker.hold(run)
+        self.pool_of(run).shares.add(run.client)
+        self.offer(worker)
+
+    def set_waiting(self, worker: Worker, run: Run, waits: bool) -> None:
+        """Count a run of a worker as waiting for tools of its client, or as active again."""
+        run.waits = waits
+        worker.waiting += 1 if waits else -1
+        self.pool_of(run).shares.set_waiting(run.client, waits)
+        self.offer(worker)
+
     def release(self, run: Run) -> None:
-        """Remove an ended run from its worker, which can then take another one."""
-        if run.worker is not None and (worker := self._workers.get(run.worker)) is not None:
-            worker.release(run)
-            self.pools[worker.mode].offer(worker)
+        """Remove a run from its worker, which can then take another one; nothing happens if no worker has it."""
+        worker = self._workers.get(run.worker) if run.worker is not None else None
+        if worker is not None and worker.release(run):
+            self._forget(run)
+            self.offer(worker)
+
+    def _forget(self, run: Run) -> None:
+        self.pool_of(run).shares.remove(run.client, run.waits)
+        run.waits = False
 
     # --- registration, changes and loss ----------------------------------------------------------------
 
@@ -103,6 +126,8 @@ class Workers:
     def remove(self, worker: Worker, now: float) -> None:
         """Remove a lost worker."""
         worker.step(WorkerEvent.LOSE)
+        for run in worker.runs.values():
+            self._forget(run)
         del self._workers[worker.routing_id]
         for pool in (self.pools[worker.mode], self.describes):
             del pool.workers[worker.routing_id]

@@ -26,6 +26,7 @@ from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import ClientTool, ToolFault, ToolResult, invalid, tool_result
 from axon_zmq.worker.adapter import messages
 from axon_zmq.worker.adapter.output import arguments_validator
+from axon_zmq.worker.adapter.tool_wait import ToolWait
 
 TOOLSET_ID: Final = "client"
 """Name of the toolset in messages of pydantic-ai."""
@@ -255,7 +256,7 @@ class RemoteCalls:
 _RUN_HAS_ENDED: Final = ToolResult(error=ToolFault(message="the run has ended"))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class RemoteToolset(AbstractToolset[object]):
     """The client's tools of one request, as pydantic-ai's toolset.
 
@@ -263,11 +264,13 @@ class RemoteToolset(AbstractToolset[object]):
         tools: The tools.
         calls: Sends their calls.
         post: Calls a function on the event loop of the link, from any thread, in order.
+        wait: Lets the run leave its slot while it only waits for answers.
     """
 
     tools: Sequence[RemoteTool]
     calls: RemoteCalls
     post: Callable[..., None]
+    wait: ToolWait
     _by_name: dict[str, RemoteTool] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -325,7 +328,10 @@ class RemoteToolset(AbstractToolset[object]):
         call = RemoteCall(tool=called, wanted_id=ctx.tool_call_id or "", args=tool_args, answer=answer)
         self.post(self.calls.open, call)
         try:
-            return _returned(name, called.data.timeout_ms, await answer)
+            with self.wait.unanswered():
+                await answer
+            await self.wait.continue_after_answer()
+            return _returned(name, called.data.timeout_ms, answer.result())
         finally:
             # The agent's task was cancelled: the client must be told that its answer is no longer needed.
             if not answer.done() or answer.cancelled():

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from opentelemetry.trace import Tracer
 from pydantic import BaseModel, TypeAdapter
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, RunContext, models
 from pydantic_ai import exceptions as ai
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import (
@@ -33,6 +37,7 @@ from pydantic_ai.messages import (
     UploadedFile,
 )
 from pydantic_ai.models import Model, ModelRequestContext, StreamedResponse, download_item
+from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.providers import Provider
 from pydantic_ai.tool_manager import ToolManager
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
@@ -308,6 +313,27 @@ async def call_tool_directly(
     return await tools.execute_tool_call(valid, wrap_validation_errors=False)
 
 
+# --- traces ----------------------------------------------------------------------------------------
+
+
+def wrap_tracers(wrapped: Callable[[Tracer], Tracer]) -> None:
+    """Let pydantic-ai make all its spans with tracers that `wrapped` returns; to be called at most once.
+
+    Relies on each span being made with the attribute `tracer` of an `InstrumentationSettings`, which becomes a property
+    here. Such settings belong to agents, models and capabilities, or are made for each run after
+    `Agent.instrument_all`, so there is no other place where all of them can be changed. If this changes, spans may
+    contain secrets.
+    """
+
+    def get(settings: InstrumentationSettings) -> Tracer:
+        return wrapped(vars(settings)["tracer"])
+
+    def set_(settings: InstrumentationSettings, tracer: Tracer) -> None:
+        vars(settings)["tracer"] = tracer
+
+    setattr(InstrumentationSettings, "tracer", property(get, set_))  # noqa: B010 -- a property is not a Tracer
+
+
 # --- models ----------------------------------------------------------------------------------------
 
 
@@ -320,6 +346,28 @@ def share_provider(model: Model, shared: Callable[[Provider[Any]], Provider[Any]
     provider = getattr(model, "_provider", None)
     if isinstance(provider, Provider):
         vars(model)["_provider"] = shared(provider)
+
+
+@cache
+def provider_settings() -> frozenset[str]:
+    """Return the names of all settings that only single providers have, such as `openai_reasoning_effort`.
+
+    Relies on each provider's settings being the fields of a class `…ModelSettings`, which is defined in a module below
+    `pydantic_ai.models`, and on the layout of its source. The classes are public, but importing them needs the
+    packages of all providers, and there is no list of them. If this changes, requests with such settings are refused as
+    unknown. The first call takes 0.02 s.
+    """
+    found: set[str] = set()
+    for folder in models.__path__:
+        for file in sorted(Path(folder).rglob("*.py")):
+            for body in _SETTINGS_CLASS.findall(file.read_text(encoding="utf-8")):
+                found.update(_FIELD.findall(body))
+    return frozenset(found)
+
+
+_SETTINGS_CLASS: Final = re.compile(r"^class \w+ModelSettings\([^\n]*\):\n((?:[ #][^\n]*\n|\n)*)", re.MULTILINE)
+_FIELD: Final = re.compile(r"^    ([a-z0-9]+_[a-z0-9_]+): ", re.MULTILINE)
+"""A field that has a prefix: the name of its provider."""
 
 
 def can_stream(model: Model) -> bool:

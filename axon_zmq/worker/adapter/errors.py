@@ -11,6 +11,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError, ToolError
+from axon_zmq.process.redaction import redactor
 from axon_zmq.protocol.requests import invalid, located
 from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.adapter import messages as wire_messages
@@ -97,6 +98,34 @@ def internal(error: BaseException) -> AxonError:
     return made
 
 
+def redact(error: AxonError) -> AxonError:
+    """Remove secrets from the message and details of an error that a client will receive; return the error.
+
+    Of the partial answer, only texts of failures are changed. The rest is a result, which is never changed, and may
+    have many megabytes, which the event loop should not search.
+    """
+    # The exception may come from code that has just set variables.
+    redactor.refresh()
+    error.message = redactor.text(error.message)
+    partial = error.details.pop("partial", None)
+    error.details = redactor.value(error.details)
+    if partial is not None:
+        _redact_failures(partial)
+        error.details["partial"] = partial
+    error.args = (error.error_type, error.message)
+    return error
+
+
+def _redact_failures(partial: Mapping[str, Any]) -> None:
+    """Remove secrets from the texts with which tools and validators failed, in a partial answer."""
+    for message in partial["messages"]:
+        for part in message["parts"]:
+            # `retry-feedback`, and `retry-prompt` in older versions of pydantic-ai.
+            is_retry = str(part.get("part_kind")).startswith("retry-")
+            if is_retry or part.get("outcome", "success") != "success":
+                part.update(redactor.value(part))
+
+
 def _refined(code: str, error: Exception) -> str:
     if compat.are_output_retries_exhausted(error):
         return "invalid_output"
@@ -137,8 +166,11 @@ def _provider_message(error: ai.ModelHTTPError) -> str:
 
 
 def _text(text: str) -> str:
-    """Shorten a text to `_MAX_MESSAGE_CHARS` and replace lone surrogates, which JSON allows but msgpack does not."""
-    whole = text.encode("utf-8", "replace").decode()
+    """Shorten a text to `_MAX_MESSAGE_CHARS` and replace lone surrogates, which JSON allows but msgpack does not.
+
+    Secrets are removed first: the part of a secret that is left by shortening could no longer be found.
+    """
+    whole = redactor.text(text).encode("utf-8", "replace").decode()
     return whole if len(whole) <= _MAX_MESSAGE_CHARS else whole[:_MAX_MESSAGE_CHARS] + " …"
 
 

@@ -30,6 +30,8 @@ class ActiveRun:
     """Returns its unanswered tool calls in the form that `resumed` reports; set by the code that executes the run."""
     reason: EndReason | None = None
     """Why it was asked to end; None if it was not."""
+    is_replaying: bool = False
+    """Whether a replay is under way. New messages are then only added to `buffer`: the replay will reach them."""
     ended: bool = False
     """Whether its terminal message was sent."""
     is_stuck: bool = False

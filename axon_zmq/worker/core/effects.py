@@ -27,10 +27,19 @@ class Control(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Execute a run."""
+    """Execute a run, now or after `Continue`."""
 
     run: ActiveRun
     message: RunStart
+    has_slot: bool
+    """Whether the run has a slot now. If not, its code starts after `Continue`; until then the run can be steered and
+    asked to end like any other."""
+
+
+class Continue(NamedTuple):
+    """Let the code of a run execute that waited for a slot: a new run, or one whose client has answered."""
+
+    run: ActiveRun
 
 
 class AskToEnd(NamedTuple):
@@ -75,6 +84,12 @@ class Grant(NamedTuple):
 
     run: ActiveRun
     upto: int
+
+
+class ReplayComplete(NamedTuple):
+    """Continue to read the model's response of a run: a replay has sent all its messages so far."""
+
+    run: ActiveRun
 
 
 class PauseTools(NamedTuple):
@@ -124,11 +139,13 @@ Effect = (
     Send
     | Control
     | Start
+    | Continue
     | AskToEnd
     | AwaitTurns
     | Finish
     | Deliver
     | Grant
+    | ReplayComplete
     | PauseTools
     | ContinueTools
     | Catalog

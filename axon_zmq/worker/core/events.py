@@ -46,6 +46,18 @@ class Sent(NamedTuple):
     run: ActiveRun
 
 
+class OnlyWaits(NamedTuple):
+    """A run's code only waits for tools that its client executes."""
+
+    run: ActiveRun
+
+
+class Answered(NamedTuple):
+    """A run that only waited has got an answer, and its code wants to continue."""
+
+    run: ActiveRun
+
+
 class CodeReturned(NamedTuple):
     """A run's code has returned, so it no longer occupies the worker."""
 
@@ -89,6 +101,8 @@ Event = (
     | Completed
     | Failed
     | Sent
+    | OnlyWaits
+    | Answered
     | CodeReturned
     | GraceOver
     | HandoverWritten

@@ -14,6 +14,10 @@ run:
   broker counts the slot as free when it relays that message.
 - If a run is still stuck after `STUCK_GRACE_S`, the worker leaves, and supervisord starts a new process.
 
+A run holds one of the worker's slots while its code executes (`concurrency`). If its code only waits for tools that the
+client executes, the core sends `waiting` to the broker, which may send another run. Before the code continues, the core
+sends `continuing`, and the run takes a slot again.
+
 A worker **leaves** in phases. Each phase has a time limit, because the broker may not answer:
 
     SERVING --Leave--> ANNOUNCING --left--> DRAINING --no open run--> HANDING_OVER --all read--> WRITING
@@ -44,18 +48,22 @@ from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol import kinds
 from axon_zmq.protocol.backend import (
     VERSION,
+    Continuing,
     Describe,
     EndReason,
     FromBroker,
     Handed,
     Handover,
+    Held,
     Holds,
     Leaving,
     Left,
     MalformedMessageError,
     Message,
+    More,
     Progress,
     Ready,
+    Replayed,
     RunClient,
     RunEnd,
     RunResume,
@@ -63,14 +71,18 @@ from axon_zmq.protocol.backend import (
     Slots,
     Take,
     ToRun,
+    Waiting,
     decode_at_worker,
 )
 from axon_zmq.protocol.frames import RunKey, body_digest, error_body, printable, refused_body
+from axon_zmq.worker.core import concurrency
 from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
     Catalog,
+    Continue,
     ContinueTools,
     Control,
     Deliver,
@@ -81,11 +93,13 @@ from axon_zmq.worker.core.effects import (
     Note,
     PauseTools,
     ReadHandover,
+    ReplayComplete,
     Send,
     Start,
     WriteHandover,
 )
 from axon_zmq.worker.core.events import (
+    Answered,
     CodeReturned,
     Completed,
     Connected,
@@ -96,10 +110,12 @@ from axon_zmq.worker.core.events import (
     HandoverRead,
     HandoverWritten,
     Leave,
+    OnlyWaits,
     Received,
     Sent,
     Tick,
 )
+from axon_zmq.worker.core.replays import PART_MESSAGES, Replay, Replays
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
 from axon_zmq.worker.delivery.replay_store import ReplayStore
 
@@ -114,6 +130,9 @@ time when it was asked to end. On a machine with three times more work than it c
 more than 2 s."""
 STUCK_GRACE_S: Final = 10.0
 """Seconds that a run may be stuck before the worker process is replaced."""
+MORE_TIMEOUT_S: Final = 0.1
+"""Seconds that the next part of the replays waits for the broker's answer. A broker of an earlier version, or one that
+was restarted, never answers."""
 ANSWER_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for each answer of the broker, and for handover files that it still reads."""
 WRITE_TIMEOUT_S: Final = 10.0
@@ -121,6 +140,10 @@ WRITE_TIMEOUT_S: Final = 10.0
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
     EndReason.CLIENT_GONE: ("cancelled", 'the client was gone for too long; on_disconnect "keep" prevents this'),
+    EndReason.KEPT_TOO_LONG: (
+        "cancelled",
+        "the run waited for a tool of its client, and the client was gone for too long (max_keep_ms)",
+    ),
     EndReason.DEADLINE: ("deadline_exceeded", "timeout_ms passed during the run"),
     EndReason.SLOW_CONSUMER: ("slow_consumer", "the client read too slowly: its send queue in the broker is full"),
     EndReason.SHUTTING_DOWN: ("shutting_down", "the worker was stopped before the run had ended"),
@@ -149,6 +172,7 @@ class Phase(Enum):
     """Nothing more is sent, and the process ends."""
 
 
+_AFTER_HANDING_OVER: Final = (Phase.WRITING, Phase.WAITING, Phase.GONE)
 _REFUSED_AFTER_END: Final = RequestError("invalid_request", "the run has already ended")
 
 
@@ -180,6 +204,7 @@ class WorkerCore:
         drain_s: Seconds that open runs may take to finish when the worker leaves.
         pack_body: Packs the bodies of runs' messages.
         now: Seconds of a monotonic clock, as in every call of `receive`.
+        part_messages: Maximum number of messages in a part of the replays.
     """
 
     def __init__(
@@ -194,12 +219,13 @@ class WorkerCore:
         drain_s: float,
         pack_body: Callable[[Any], bytes],
         now: float,
+        part_messages: int = PART_MESSAGES,
     ) -> None:
         self.phase = Phase.SERVING
         self._name = name
         self._mode = mode
         self._served = served
-        self._slots = slots
+        self._slots = concurrency.Slots(slots)
         self._pid = pid
         self._broken = broken
         self._drain_s = drain_s
@@ -207,9 +233,17 @@ class WorkerCore:
         self._runs: dict[RunKey, ActiveRun] = {}
         self._open_runs = 0
         self._store = ReplayStore()
-        self._stuck = 0
         self._reading = 0
         """How many handover files are being read."""
+        self._replays = Replays(
+            begin=self._begin_replay,
+            send=self._send,
+            complete=self._complete_replay,
+            ask=lambda: self._control(Replayed()),
+            part_messages=part_messages,
+        )
+        self._more_at = float("inf")
+        """When the next part of the replays is sent without an answer; infinity if none waits for one."""
         self._early_resumes: list[RunResume] = []
         """Requests to resume unknown runs, which may be in a handover file that is being read."""
         self._handover: Handover | None = None
@@ -223,7 +257,7 @@ class WorkerCore:
         self._effects: list[Effect] = []
 
     def __repr__(self) -> str:
-        return f"<WorkerCore {self._name} {self.phase.value}, {len(self._runs)} runs, {self._stuck} stuck>"
+        return f"<WorkerCore {self._name} {self.phase.value}, {len(self._runs)} runs, {self._slots!r}>"
 
     # --- queries of the shell and of tests -------------------------------------------------------------
 
@@ -243,6 +277,20 @@ class WorkerCore:
         return self._open_runs
 
     @property
+    def slots(self) -> int:
+        """How many slots are not stuck."""
+        return self._slots.available
+
+    @property
+    def held_slots(self) -> int:
+        """How many slots runs hold that have not ended."""
+        return self._slots.held
+
+    def slot_of(self, run: ActiveRun) -> Slot:
+        """Return the relation of a run to the slots of the worker."""
+        return self._slots.of(run)
+
+    @property
     def kept_runs(self) -> int:
         """How many runs have messages that are kept for replay."""
         return len(self._store)
@@ -254,7 +302,7 @@ class WorkerCore:
 
     def next_timer(self) -> float:
         """Return the time of the next `Tick` that the core needs, in seconds of the monotonic clock."""
-        due = min(self._next_progress, self._phase_ends)
+        due = min(self._next_progress, self._phase_ends, self._more_at)
         return min(due, self._timers[0].due) if self._timers else due
 
     def receive(self, event: Event, now: float) -> list[Effect]:
@@ -274,14 +322,21 @@ class WorkerCore:
                 self._failed(run, error)
             case Sent(run):
                 self._sent(run, now)
+            case OnlyWaits(run):
+                self._only_waits(run)
+            case Answered(run):
+                self._answered(run)
             case CodeReturned(run):
                 self._code_returned(run)
             case GraceOver(run):
                 self._end_as_stuck(run, now)
             case _:
                 self._lifecycle(event, now)
+        while (next_run := self._slots.grant()) is not None:
+            self._put(Continue(next_run))
         if self.phase is not Phase.SERVING:
             self._advance(now)
+        self._watch_replays(now)
         effects, self._effects = self._effects, []
         return effects
 
@@ -329,9 +384,9 @@ class WorkerCore:
             Ready(
                 v=VERSION,
                 mode=self._mode,
-                slots=self._slots - self._stuck,
+                slots=self._slots.available,
                 name=self._name,
-                holds=self._store.held(),
+                holds=self._held(),
                 pid=self._pid,
                 broken=self._broken,
                 forgot_at=self._store.forgot_at,
@@ -343,6 +398,10 @@ class WorkerCore:
             # The first `handover` may have gone to the previous broker. If it reached this broker before `ready`, it
             # was ignored, because a broker ignores messages of workers that it does not know.
             self._control(self._handover)
+
+    def _held(self) -> tuple[Held, ...]:
+        waiting = {run.key for run in self._runs.values() if self._slots.of(run) is Slot.LEFT}
+        return self._store.held(waiting=waiting)
 
     # --- messages of the broker ------------------------------------------------------------------------
 
@@ -378,6 +437,8 @@ class WorkerCore:
                 # A restarted broker may send `take` before it reads `leaving`, even for the file that this worker
                 # has just written. The runs in that file must not be lost with this process.
                 self._write_again(now)
+            case More():
+                self._next_part()
             case Left() if self.phase is Phase.ANNOUNCING:
                 self._drain(now)
             case Handed() if self.phase is Phase.WAITING:
@@ -400,6 +461,11 @@ class WorkerCore:
             error = AxonError.of("internal", f"the worker {self._name} does not execute {printable(message.kind)}")
             self._send((message.client, message.id), kinds.ERROR, error_body(error))
             return
+        if (known := self._runs.get((message.client, message.id))) is not None and not known.ended:
+            # A second run under this key would replace the buffer of the first, whose end then fails. No broker sends
+            # this; the process, and with it the runs of others, must survive if one does.
+            self._note(logging.ERROR, "ignored a second start of a run that has not ended", message.id)
+            return
         lease = message.lease
         # The run info is kept with the messages: if the broker dies, `ready` reports it to the next one, which adopts
         # the run.
@@ -417,12 +483,13 @@ class WorkerCore:
             deadline=lease.deadline,
             started=now,
         )
+        self._replays.forget(run.key)
         self._runs[run.key] = run
         self._open_runs += 1
         self._store.add(run.key, run.buffer)
         # The worker ends the run at its deadline itself, so that deadlines hold while no broker is running.
         run.cancel_deadline = self._call_at(run.deadline, partial(self._end, run, EndReason.DEADLINE))
-        self._put(Start(run, message))
+        self._put(Start(run, message, self._slots.start(run)))
 
     def _to_run(self, message: ToRun) -> None:
         run = self._runs.get((message.client, message.id))
@@ -450,6 +517,8 @@ class WorkerCore:
         if run.ended or run.reason is not None:
             return
         run.reason, run.end_asked_at = reason, now
+        if self._slots.of(run) is not Slot.HELD:
+            self._slots.end(run)  # it ends without a slot, as this takes no time; a run that waits for one ends at once
         self._put(AskToEnd(run))
         self._call_at(now + END_GRACE_S, partial(self._on_end_grace, run))
 
@@ -464,7 +533,7 @@ class WorkerCore:
         if run.ended:
             return
         run.is_stuck = True
-        self._stuck += 1
+        self._slots.change_stuck(1)
         # `slots` must arrive first: the broker frees the run's slot when it relays the terminal message, and would
         # dispatch another run to a worker that is still occupied.
         self._report_slots()
@@ -494,6 +563,7 @@ class WorkerCore:
         if run.ended:
             return
         run.ended = True
+        self._slots.end(run)
         self._open_runs -= 1
         if run.cancel_deadline is not None:
             run.cancel_deadline()
@@ -508,11 +578,27 @@ class WorkerCore:
         run.open_calls = list
         if run.is_stuck:
             run.is_stuck = False
-            self._stuck -= 1
+            self._slots.change_stuck(-1)
             self._report_slots()
 
     def _report_slots(self) -> None:
-        self._control(Slots(self._slots - self._stuck))
+        self._control(Slots(self._slots.available))
+
+    # --- runs that only wait for their client ----------------------------------------------------------
+
+    def _only_waits(self, run: ActiveRun) -> None:
+        if self._slots.of(run) is Slot.HELD and run.reason is None:
+            self._slots.leave(run)
+            self._control(Waiting(run.client, run.id))
+
+    def _answered(self, run: ActiveRun) -> None:
+        if self._slots.of(run) is not Slot.LEFT:
+            self._put(Continue(run))  # it is ending, or its `OnlyWaits` came too late: it must not wait for a slot
+            return
+        # Sent even if no slot is free: the broker must not send a new run before this one has got its slot.
+        self._control(Continuing(run.client, run.id))
+        if self._slots.take_again(run):
+            self._put(Continue(run))
 
     # --- replay ----------------------------------------------------------------------------------------
 
@@ -521,7 +607,9 @@ class WorkerCore:
         key = message.client, message.id
         buffer = self._store.get(key)
         if buffer is not None:
-            self._replay(key, buffer, message.header)
+            self._replays.request(key, buffer, message.header)
+            if self.phase in _AFTER_HANDING_OVER:
+                self._replays.finish()  # nothing may be left when the broker assigns the ended runs to the successor
         elif self._reading:
             # The broker sends resumes to the successor as soon as it has sent `take`, before the file was read.
             self._early_resumes.append(message)
@@ -529,18 +617,42 @@ class WorkerCore:
             error = RequestError("unknown_request", "the run's messages are no longer kept", {"may_have_run": True})
             self._send(key, kinds.ERROR, error_body(error))
 
-    def _replay(self, key: RunKey, buffer: ReplayBuffer, header: Mapping[str, Any]) -> None:
-        run = self._runs.get(key)
+    def _begin_replay(self, replay: Replay) -> None:
+        buffer, header = replay.buffer, replay.header
+        run = self._runs.get(replay.key)
         if run is not None and run.buffer is not buffer:
             run = None  # an earlier run with the same key, whose code is stuck
-        replay = buffer.replay(header.get("from") or 1)
+        found = buffer.replay(header.get("from") or 1)
         calls = [] if run is None else run.open_calls()
-        resumed = {"from": replay.start, "gap": replay.gap, "open_calls": calls, "last": buffer.seq}
-        self._send(key, kinds.RESUMED, self._pack(resumed))
-        for message in replay.messages:
-            self._send(key, message.kind, message.body)
-        if run is not None and not run.ended and "upto" in header:
-            self._put(Grant(run, header["upto"]))
+        resumed = {"from": found.start, "gap": found.gap, "open_calls": calls, "last": buffer.seq}
+        self._send(replay.key, kinds.RESUMED, self._pack(resumed))
+        replay.next_seq = found.start
+        replay.messages.extend(found.messages)
+        if run is not None:
+            replay.run = run
+            run.is_replaying = True
+
+    def _complete_replay(self, replay: Replay) -> None:
+        run = replay.run
+        if run is None:
+            return
+        run.is_replaying = False
+        if not run.ended:
+            self._put(ReplayComplete(run))
+            if "upto" in replay.header:
+                self._put(Grant(run, replay.header["upto"]))
+
+    def _watch_replays(self, now: float) -> None:
+        """Set the time of the next part of the replays if it has begun to wait for the broker's answer."""
+        if not self._replays.is_waiting:
+            self._more_at = float("inf")
+        elif self._more_at == float("inf"):
+            self._more_at = now + MORE_TIMEOUT_S
+
+    def _next_part(self) -> None:
+        self._more_at = float("inf")
+        if self._replays.is_waiting:
+            self._replays.next_part()
 
     # --- leaving ---------------------------------------------------------------------------------------
 
@@ -574,6 +686,7 @@ class WorkerCore:
                 self._enter(Phase.HANDING_OVER, now + ANSWER_TIMEOUT_S)
                 self._advance(now)
             case Phase.HANDING_OVER if not self._reading or now >= self._phase_ends:
+                self._replays.finish()
                 self._store.tidy(now)
                 self._enter(Phase.WRITING, now + WRITE_TIMEOUT_S)
                 self._put(WriteHandover(list(self._store.ended(now))))
@@ -625,6 +738,8 @@ class WorkerCore:
     # --- timers ----------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
+        if now >= self._more_at:
+            self._next_part()
         while self._timers and self._timers[0].due <= now:
             timer = heapq.heappop(self._timers)
             if timer.fire is not None:

@@ -4,8 +4,9 @@ The runs are passed on in a file, of which the broker sees only the name: up to 
 the broker, and if no successor is running, the file waits for the next worker, even after a restart of the daemon.
 
 A file contains one msgpack list for each run, so that neither side has all runs in memory twice. Only the daemon's user
-can read it, and the successor deletes it. Its times are of the machine's monotonic clock, which all processes share. If
-the machine has booted since, the times do not fit, and the runs are dropped as if their resume windows had closed.
+can read it, and the successor deletes it. If no worker reads it, `clear_handover_files` in `process/run_dir.py` deletes
+it after the resume window. Its times are of the machine's monotonic clock, which all processes share. If the machine
+has booted since, the times do not fit, and the runs are dropped as if their resume windows had closed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from axon_zmq.process.run_dir import HANDOVER, open_private
+from axon_zmq.process.files import open_private
+from axon_zmq.process.run_dir import HANDOVER
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import pack as pack_value
@@ -89,7 +90,7 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
         log.error("invalid name of a handover file %r: expected a file name without a directory", name)
         return Taken(taken, is_whole=False)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_private) as file:
             entries = _entries(file)
             # Deleted before it is read: no second worker can take over the same runs, even if this one is killed here.
             # A file that is too large is not deleted, since `_entries` has raised an exception.
@@ -98,6 +99,10 @@ def take(run_dir: Path, name: str, pack: Callable[[Any], bytes], now: float) -> 
                 key, buffer = _restored(entry, pack)
                 if buffer.ended_at is not None and buffer.ended_at <= now < buffer.ended_at + limits.RESUME_WINDOW:
                     taken.append((key, buffer))
+    except FileNotFoundError:
+        # Broker and workers delete unread files after the resume window; nobody can resume the runs in them by then.
+        log.warning("handover file %s does not exist any more: its ended runs cannot be resumed", name)
+        return Taken(taken, is_whole=False)
     except (OSError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         log.error("cannot read handover file %s after %d ended runs, the rest are lost: %r", name, len(taken), error)
         return Taken(taken, is_whole=False)
@@ -116,11 +121,3 @@ def _restored(entry: list[Any], pack: Callable[[Any], bytes]) -> tuple[RunKey, R
     buffer = ReplayBuffer(pack, RunInfo(*info))
     buffer.restore(seq, ended_at, [Message(*message) for message in messages])
     return (bytes(client), bytes(id)), buffer
-
-
-def clear(run_dir: Path, before: float) -> None:
-    """Delete handover files that were written before this time of the wall clock and that no worker has read."""
-    for path in (run_dir / HANDOVER).glob("*"):
-        with suppress(OSError):
-            if path.stat().st_mtime < before:
-                path.unlink()

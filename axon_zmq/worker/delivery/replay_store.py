@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from axon_zmq.protocol import limits
@@ -54,8 +55,15 @@ class ReplayStore:
         self._buffers[key].ended_at = now
         self._buffers.move_to_end(key)
 
-    def held(self, keys: Iterable[RunKey] | None = None) -> tuple[Held, ...]:
-        """Return descriptions of kept runs for a registration: of all runs, or of the runs with these keys."""
+    def held(
+        self, keys: Iterable[RunKey] | None = None, waiting: AbstractSet[RunKey] = frozenset()
+    ) -> tuple[Held, ...]:
+        """Return descriptions of kept runs for a registration.
+
+        Args:
+            keys: Keys of the runs; None: all runs.
+            waiting: Keys of the runs that only wait for tools of their clients.
+        """
         wanted = self._buffers if keys is None else set(keys)
         return tuple(
             Held(
@@ -67,6 +75,7 @@ class ReplayStore:
                 keep=buffer.info.keep,
                 seq=buffer.seq,
                 ended=buffer.ended_at is not None,
+                waiting=(client, id) in waiting,
             )
             for (client, id), buffer in self
             if (client, id) in wanted

@@ -10,10 +10,9 @@ import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pkgutil import iter_modules
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import (
     Agent,
     AgentRunResult,
@@ -22,44 +21,26 @@ from pydantic_ai import (
     PromptedOutput,
     UsageLimits,
     capture_run_messages,
-    providers,
 )
 from pydantic_ai.messages import UserContent
-from pydantic_ai.models import known_model_names
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import OutputMode, Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs
-from axon_zmq.worker.adapter import compat, deferred, errors
+from axon_zmq.worker.adapter import compat, deferred, errors, model_settings
 from axon_zmq.worker.adapter import messages as wire_messages
 from axon_zmq.worker.adapter.client_tools import RemoteTool, RemoteToolset, remote_tools
 from axon_zmq.worker.adapter.output import output_type
+from axon_zmq.worker.adapter.tool_wait import ToolWatch
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Run
 
 MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
 """Bytes up to which a body is read on the event loop. Larger bodies contain schemas or long histories, which may take
 long to read, and are read in a thread."""
-
-
-@with_config(ConfigDict(arbitrary_types_allowed=True))
-class _Settings(ModelSettings, total=False):
-    """pydantic-ai's settings; pydantic does not know the type `httpx.Timeout`, which `timeout` has if httpx exists."""
-
-
-_SETTINGS: Final = TypeAdapter(_Settings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
-_PROVIDERS: Final = frozenset(
-    (
-        *(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name),
-        *(module.name.partition("_")[0] for module in iter_modules(providers.__path__)),
-    )
-) - {""}
-"""Names of pydantic-ai's providers; not all of them have known models. A provider's own model settings start with its
-name: `openai_reasoning_effort`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +89,9 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     call = build(request, registry, tools)
     call.options["metadata"] = run.steering.attach_to(request.metadata)
     if tools:
-        call.options["toolsets"] = [RemoteToolset(tools, run.remote, run.post)]
+        call.options["toolsets"] = [RemoteToolset(tools=tools, calls=run.remote, post=run.post, wait=run.wait)]
+        if any(tool.data.mode == "live" for tool in tools):
+            call.options["capabilities"] = [ToolWatch(run.wait)]
     return call
 
 
@@ -132,7 +115,7 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
         "infer_name": False,  # pydantic-ai would name the agent after a local variable of this package
     }
     data = request.agent
-    settings = request.model_settings
+    settings = model_settings.checked(request.model_settings, allowed=registry.allowed_settings)
     retries = request.retries
     if isinstance(data, str):
         registered = registry.named(data)
@@ -141,19 +124,22 @@ def build(request: RunRequest, registry: Registry, tools: Sequence[RemoteTool] =
         options["deps"] = registered.deps(request.deps)
         # A model that the agent has by name is made here, with the shared provider: pydantic-ai would rebuild the
         # provider's client in every run, which takes 35 ms.
-        if model := request.model or (agent.model if isinstance(agent.model, str) else None):
-            options["model"] = registry.models.named(model)
+        if request.model is not None:
+            options["model"] = registry.models.named_by_client(request.model)
+        elif isinstance(agent.model, str):
+            options["model"] = registry.models.named(agent.model)
         output = _output(request.output_schema, request.output_mode or "tool", "/output_schema")
     else:
         agent = registry.from_data(data, request.model)
         may_defer = True
         options["deps"] = request.deps
-        settings = {**(data.model_settings or {}), **(settings or {})}
+        own = model_settings.checked(data.model_settings, "/agent/model_settings", registry.allowed_settings)
+        settings = {**own, **settings}
         retries = data.retries if retries is None else retries
         output = _output(data.output_schema, request.output_mode or data.output_mode, "/agent/output_schema")
         if request.output_schema is not None:
             output = _output(request.output_schema, request.output_mode or data.output_mode, "/output_schema")
-    options["model_settings"] = _model_settings(settings)
+    options["model_settings"] = settings or None
     options["retries"] = retries.model_dump(exclude_none=True) if isinstance(retries, Retries) else retries
     if request.deferred_tool_results is not None:
         earlier = options["message_history"] or ()
@@ -179,21 +165,6 @@ def _comes_as_text(output: object) -> bool:
 
 def _output(output_schema: dict[str, Any] | None, mode: OutputMode, pointer: str) -> Any:
     return None if output_schema is None else output_type(output_schema, mode, pointer)
-
-
-def _model_settings(settings: Mapping[str, object] | None) -> ModelSettings | None:
-    if not settings:
-        return None
-    known = ModelSettings.__annotations__
-    for key in settings:
-        if key not in known and key.partition("_")[0] not in _PROVIDERS:
-            raise invalid([(f"/model_settings/{key}", "is unknown: remove it or correct its spelling")])
-    try:
-        checked = _SETTINGS.validate_python({key: value for key, value in settings.items() if key in known})
-    except ValidationError as error:
-        raise from_validation(error, "/model_settings") from None
-    own = {key: value for key, value in settings.items() if key not in known}
-    return cast("ModelSettings", {**checked, **own})
 
 
 def _usage_limits(usage_limits: Mapping[str, object] | None) -> UsageLimits | None:

@@ -71,13 +71,14 @@ class RunStreamMode:
                         await run.room()
 
         requests = OpenRequests()
+        capabilities = [requests, *call.options.pop("capabilities", ())]
         try:
             with call.converted_errors():
                 result = await call.agent.run(
                     call.prompt,
                     event_stream_handler=listen,
                     cancellation_token=run.token,
-                    capabilities=[requests],
+                    capabilities=capabilities,
                     **call.options,
                 )
         finally:

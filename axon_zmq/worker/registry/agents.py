@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import NoneType
@@ -18,6 +18,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset, CombinedToolset
 
 from axon_zmq.errors import ConfigurationError, RequestError
+from axon_zmq.process.redaction import redactor
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.protocol.requests import AgentData, from_validation, invalid
 from axon_zmq.settings import McpServer
@@ -103,6 +104,8 @@ class Registry:
         named_toolsets: Toolsets that agents as data may name.
         private: Execute the modules again instead of importing them, because an agent that several event loops share
             fails.
+        allowed_settings: Model settings that requests may set although they are refused by default; see
+            `axon_zmq.worker.adapter.model_settings.checked`.
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class Registry:
         models: Models,
         named_toolsets: Mapping[str, str | McpServer] | None = None,
         private: bool = False,
+        allowed_settings: Collection[str] = (),
     ) -> None:
         self.models = models
+        self.allowed_settings = frozenset(allowed_settings)
         self.toolsets = Toolsets(named_toolsets or {}, private=private)
         self._registered: dict[str, Registered] = {}
         self._broken: dict[str, str] = {}
@@ -122,7 +127,8 @@ class Registry:
                 agent = _load(target, private)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 # One faulty module must not take the other agents out of service.
-                self._broken[name] = f"{type(error).__name__}: {error}"
+                redactor.refresh()  # the module may have read a .env file before it failed
+                self._broken[name] = redactor.text(f"{type(error).__name__}: {error}")
                 log.error("agent %r (%s) cannot be loaded: %s", name, target, self._broken[name])
                 continue
             if isinstance(agent.model, Model):
@@ -160,13 +166,16 @@ class Registry:
         Raises:
             AxonError: `invalid_request`, `unknown_model` or `model_auth`.
         """
-        name = model or data.model or self.models.default
-        if name is None:
+        if name := model or data.model:
+            chosen = self.models.named_by_client(name)
+        elif (name := self.models.default) is not None:
+            chosen = self.models.named(name)
+        else:
             raise invalid([("/agent/model", "is missing, and AXON_MODEL names no default")])
         named = self.toolsets.named(data.toolsets or ())
         try:
             return Agent(
-                self.models.named(name),
+                chosen,
                 name=data.name,
                 instructions=data.instructions,
                 system_prompt=data.system_prompt or (),
@@ -203,7 +212,7 @@ class Registry:
         return await _first_with_tool(tool, local, agents, servers)
 
     async def describe(self, name: str | None) -> dict[str, Any]:
-        """Return the body of a `catalog`.
+        """Return the body of a `catalog`, without secrets.
 
         Args:
             name: The agent to describe; None for all agents and all named toolsets. An agent or toolset that could not
@@ -217,7 +226,8 @@ class Registry:
         names = [*self._registered, *self._broken] if name is None else [name]
         entries = await asyncio.gather(*map(self._entry, names))
         catalog = await self.toolsets.describe() if name is None else {}
-        return {"agents": dict(zip(names, entries, strict=True)), "toolsets": catalog}
+        redactor.refresh()
+        return redactor.value({"agents": dict(zip(names, entries, strict=True)), "toolsets": catalog})
 
     async def aclose(self) -> None:
         """End the processes that toolsets have started; may be called on any event loop."""

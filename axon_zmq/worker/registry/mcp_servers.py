@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from anyio.abc import ObjectReceiveStream
 from fastmcp.client.transports.base import ClientTransport, SessionKwargs, TransportOptions
@@ -33,6 +34,7 @@ from typing_extensions import Unpack
 
 from axon_zmq.errors import AxonError, ConfigurationError
 from axon_zmq.process import lifeline
+from axon_zmq.process.redaction import SECRET_NAME, redactor
 from axon_zmq.settings import McpServer
 from axon_zmq.worker.adapter import compat
 
@@ -55,6 +57,8 @@ _FORGOTTEN_SESSION_TEXTS: Final = ("Session not found", "Session terminated")
 SDKs, the second one from the MCP client after an HTTP 404 without a body."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _MAX_FAULT_CHARS: Final = 500
+_MAX_LINE_CHARS: Final = 64 * 1024
+"""Maximum number of characters of a line on a server's stderr that are logged together."""
 
 for _library in ("mcp", "fastmcp"):
     # Their records contain addresses and output of servers, which may be secret; and fastmcp's own handler writes lines
@@ -81,6 +85,7 @@ class ServerToolset(AbstractToolset[object]):
     def __init__(self, name: str, configured: McpServer, environment: Mapping[str, str] = os.environ) -> None:
         self._name = name
         self._server, self._secrets = with_variables(name, configured, environment)
+        _make_secrets_known(configured, self._server, environment)
         if self._server.command is not None:
             _check_command(name, configured, self._server)
         self._connection: _Connection | None = None
@@ -207,7 +212,7 @@ class ServerToolset(AbstractToolset[object]):
         if isinstance(error, MCPError):
             if error.code == CONNECTION_CLOSED:
                 return "ended while it started; the worker's log has what it wrote to stderr"
-            return f"refused: {self._masked(error.message)}"
+            return f"refused: {self._masked(redactor.text(error.message))}"
         if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
             return f"answered with HTTP status {status}"
         return f"could not be reached ({type(error).__name__})"
@@ -321,11 +326,35 @@ class _Stdio(ClientTransport):
     ) -> AsyncGenerator[ClientSession, None]:
         """Start the process, yield a session with it, and stop the process afterwards."""
         make_session = (transport_options or TransportOptions()).session_class
-        async with (
-            stdio_client(self._parameters, sys.stderr) as (incoming, outgoing),
-            make_session(_WatchedStream(incoming, self._ended), outgoing, **session_kwargs) as session,
-        ):
-            yield session
+        with _logged_stderr() as errors:
+            async with (
+                stdio_client(self._parameters, errors) as (incoming, outgoing),
+                make_session(_WatchedStream(incoming, self._ended), outgoing, **session_kwargs) as session,
+            ):
+                yield session
+
+
+@contextmanager
+def _logged_stderr() -> Generator[TextIO]:
+    """Yield a stream for the stderr of a process; what is written to it is written to this process's own stderr.
+
+    The process must not inherit the worker's stderr: servers print their environment and their arguments when they
+    fail, and nothing would remove the secrets.
+    """
+    reading, writing = os.pipe()
+    # A thread, because the event loop of a `run_sync` thread stands still between two runs. It ends when no process has
+    # the other end any more, which may be later than the server's end if the server has child processes.
+    source = open(reading, encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115 -- the thread closes it
+    threading.Thread(target=_copy_lines, args=(source,), name="mcp-stderr", daemon=True).start()
+    with open(writing, "w") as errors:  # noqa: PTH123
+        yield errors
+
+
+def _copy_lines(source: TextIO) -> None:
+    with source:
+        while line := source.readline(_MAX_LINE_CHARS):
+            sys.stderr.write(line)
+            sys.stderr.flush()
 
 
 class _WatchedStream(ObjectReceiveStream[SessionMessage | Exception]):
@@ -402,6 +431,25 @@ def with_variables(name: str, server: McpServer, environment: Mapping[str, str])
     whole = server.model_copy(update={key: fill(getattr(server, key), f"toolsets.{name}.{key}") for key in keys})
     used.update(whole.env.values(), whole.headers.values())
     return whole, sorted(filter(None, used), key=len, reverse=True)
+
+
+def _make_secrets_known(configured: McpServer, server: McpServer, environment: Mapping[str, str]) -> None:
+    """Make the secrets in a server's table known to the redactor of this process.
+
+    Args:
+        configured: The table as it was configured.
+        server: The table with the values of its variables.
+        environment: The environment variables.
+    """
+    redactor.learn(server.env)
+    redactor.learn(server.headers)
+    # An option may be followed by its value, or contain it.
+    pairs = list(zip(server.args, server.args[1:], strict=False))
+    pairs += [(name, value) for name, equals, value in (each.partition("=") for each in server.args) if equals]
+    redactor.learn_values(value for name, value in pairs if name.startswith("-") and SECRET_NAME.search(name))
+    # A variable in an address or a header is there because it must not be in the file.
+    texts = [configured.url or "", *configured.headers.values()]
+    redactor.learn_values(environment[name] for text in texts for name in _VARIABLE.findall(text))
 
 
 def _check_command(name: str, configured: McpServer, server: McpServer) -> None:

@@ -24,6 +24,7 @@ from pydantic_ai.toolsets import (
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError, ConfigurationError, RequestError
+from axon_zmq.process.redaction import redactor
 from axon_zmq.protocol.plain import plain
 from axon_zmq.protocol.requests import invalid
 from axon_zmq.settings import McpServer
@@ -65,7 +66,9 @@ class Toolsets:
             try:
                 made = self._server(name, source) if isinstance(source, McpServer) else _load(source, private)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                self.broken[name] = str(error) if isinstance(error, ConfigurationError) else _reason(error)
+                self.broken[name] = (
+                    redactor.text(str(error)) if isinstance(error, ConfigurationError) else _reason(error)
+                )
                 log.error("toolset %r cannot be loaded: %s", name, self.broken[name])
             else:
                 self.loaded[name] = NamedToolset(made, name)
@@ -284,7 +287,8 @@ def _entry(tool: ToolsetTool[object], approval: bool) -> dict[str, Any]:
 
 def _reason(error: BaseException) -> str:
     text = error.message if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
-    return text[:MAX_FAULT_CHARS]
+    redactor.refresh()
+    return redactor.text(text)[:MAX_FAULT_CHARS]
 
 
 # --- names -------------------------------------------------------------------------------------------

@@ -105,3 +105,17 @@ def test_doctor_exit_codes_are_ordered():
     invalid = finding("FAIL", exit_code=doctor.ExitCode.INVALID)
     for findings, code in (([ok], 0), ([ok, starting], 3), ([starting, failed], 1), ([failed, invalid], 2)):
         assert doctor.exit_code(findings) == code
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "seconds", "is_starting"),
+    [
+        ("broker", "RUNNING", 0, True),
+        ("broker", "RUNNING", 10, False),
+        ("broker", "STOPPED", 0, False),
+        ("run-1", "RUNNING", 0, False),
+    ],
+)
+def test_doctor_expects_no_answer_of_a_broker_that_was_just_started(name, state, seconds, is_starting):
+    info = doctor.supervisord.ProcessInfo(name=name, statename=state, pid=1, start=1000, now=1000 + seconds)
+    assert doctor.is_broker_starting([info]) is is_starting

@@ -409,6 +409,15 @@ def test_values_too_deep_for_the_stack_are_rejected_before_the_library_sees_them
     assert faults(given, value) == []
 
 
+def test_unique_items_that_are_nested_too_deeply_for_the_library_are_a_fault():
+    # The library compares 16 items or more by their hashes, and raises ValueError for items nested over 255 deep.
+    item = 1
+    for _ in range(150):
+        item = {"a": [item]}
+    [(place, reason)] = faults({"uniqueItems": True}, [item] * 16)
+    assert (place, reason.partition(",")[0]) == ("", "is nested 302 deep")
+
+
 def test_an_error_in_the_only_branch_for_a_type_is_reported_at_its_position():
     given = {"anyOf": [{"type": "null"}, THREAD["$defs"]["Comment"]], "$defs": THREAD["$defs"]}
     assert faults(given, {"text": "a", "replies": [{"text": 1}]}) == [("/replies/0/text", "1 is not of type 'string'")]

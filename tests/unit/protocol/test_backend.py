@@ -85,7 +85,8 @@ def test_unknown_keys_are_ignored(kind: type[Message], data: st.DataObject):
 
 
 READY = {"v": 1, "mode": "run", "slots": 1, "name": "run-1", "holds": []}
-HELD = {"client": b"c", "id": b"1", "kind": "run", "digest": b"", "deadline": 1, "keep": False, "seq": 1, "ended": True}
+RUN = {"client": b"c", "id": b"1", "kind": "run", "digest": b"", "deadline": 1, "keep": False, "seq": 1}
+HELD = {**RUN, "ended": True, "waiting": False}
 
 
 @pytest.mark.parametrize(

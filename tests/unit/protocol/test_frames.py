@@ -33,6 +33,12 @@ def test_a_single_frame_reply_is_one_array_that_contains_the_body_unchanged(kind
     assert msgpack.unpackb(single_frame(kind, id, b""))[2] == {}
 
 
+def test_a_kind_that_is_not_ascii_does_not_end_the_broker():
+    import msgpack
+
+    assert msgpack.unpackb(single_frame(b"c\x8c", b"1", b""))[1:] == [b"1", {}]
+
+
 def test_ids_are_printed_as_one_printable_line():
     assert printable(b"caf\xc3\xa9-1") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}-1"
     assert printable(b"a\n2026 forged\x1b[2J\xff") == "a\\n2026 forged\\x1b[2J\\\\xff"

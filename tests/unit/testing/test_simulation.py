@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,17 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from axon_zmq.broker.core.broker import CLIENT_GRACE_S, RECOVERY_S
+from axon_zmq.broker.core.pools import WAITING_PER_SLOT
 from axon_zmq.broker.core.quarantine import STRIKES
+from axon_zmq.broker.core.states import RunState
 from axon_zmq.errors import AxonError
 from axon_zmq.events import Chunk, Complete, ToolCall
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import RunKey
 from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.testing.simulation import CHUNK, DRAIN_S, STUBBORN, TOOL, Client, Worker, World
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.events import Leave
 from axon_zmq.worker.core.worker import STUCK_GRACE_S, Phase
 
-SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc"]
+SCRIPTS = ["cccc", "ctc", "cctct", "tc", "c", "", "cscc", "ttt", "tst"]
 """The behaviour of a run: chunks, tool calls, or not ending on request."""
 
 
@@ -47,7 +51,8 @@ class WorldMachine(RuleBasedStateMachine):
 
     @initialize(workers=st.integers(1, 3))
     def begin(self, workers: int) -> None:
-        self.world = World(script_of, max_queued=8, max_queued_per_client=6, hang_seconds=5)
+        bounds = {"max_queued": 8, "max_queued_per_client": 6, "max_waiting_per_client": 2, "max_keep_ms": 8_000}
+        self.world = World(script_of, **bounds, hang_seconds=5)
         self.names = 0
         self.attempts: dict[RunKey, int] = {}
         self.somebody_died = False
@@ -234,7 +239,14 @@ class WorldMachine(RuleBasedStateMachine):
     @invariant()
     def a_worker_is_given_no_more_runs_than_its_code_leaves_room_for(self) -> None:
         for worker in self.world.starts:
-            assert worker.most_running <= worker.slots, worker
+            assert not worker.was_overfull, worker
+
+    @invariant()
+    def no_slot_is_free_while_a_run_waits_for_one(self) -> None:
+        for worker in self._alive():
+            slots = Counter(worker.core.slot_of(run) for run in worker.core)
+            assert slots[Slot.HELD] == worker.core.held_slots
+            assert not slots[Slot.WANTED] or worker.core.held_slots >= max(1, worker.core.slots), worker
 
     @invariant()
     def a_worker_ends_each_run_that_it_started_once(self) -> None:
@@ -251,7 +263,15 @@ class WorldMachine(RuleBasedStateMachine):
             known = broker.workers.get(worker.routing_id)
             if known is not None and not worker.is_hung and worker.boot == broker.boot:
                 assert set(known.runs) == set(worker.runs)
-                assert known.busy == len(worker.runs) <= max(worker.slots, known.busy)
+                waiting = {run.key for run in worker.core if worker.core.slot_of(run) is Slot.LEFT}
+                assert {key for key, run in known.runs.items() if run.state is RunState.WAITING} == waiting
+                # A run that waited when it was asked to end holds no slot until it ends.
+                assert known.waiting == sum(run.waits for run in known.runs.values()) >= len(waiting)
+                assert known.busy == len(worker.runs) - min(known.waiting, WAITING_PER_SLOT * known.slots)
+                # More runs than slots have been dispatched only if runs continue that others had replaced; such a run
+                # may have been asked to end meanwhile.
+                wanting = [run for run in worker.core if worker.core.slot_of(run) in (Slot.WANTED, Slot.NONE)]
+                assert known.busy <= max(1, known.slots) + len(wanting) or not known.slots
 
     def teardown(self) -> None:
         """Whatever happened before: after all processes have returned and time has passed, every run has ended."""
@@ -272,7 +292,8 @@ class WorldMachine(RuleBasedStateMachine):
         world.pass_time(limits.RESUME_WINDOW + CLIENT_GRACE_S + 10)
         assert world.broker is not None
         assert len(world.broker.runs) == 0, list(world.broker.runs)
-        assert all(worker.busy == 0 for worker in world.broker.workers)
+        assert all(worker.busy == worker.waiting == 0 for worker in world.broker.workers)
+        assert not any(len(pool.shares) for pool in world.broker.workers.all_pools())
         assert not any(worker.core.kept_runs for worker in world.workers.values())
         assert world.broker.clients.gone() == []
         assert not world.broker.relay.relayed_runs
@@ -356,13 +377,19 @@ def plain(workers: int = 1, script: str = "ccc") -> tuple[World, Client, bytes]:
 
 
 def send(
-    world: World, client: Client, id: bytes, max_attempts: int = 1, timeout_ms: int = 600_000, prompt: str = "x"
+    world: World,
+    client: Client,
+    id: bytes,
+    max_attempts: int = 1,
+    timeout_ms: int = 600_000,
+    prompt: str = "x",
+    on_disconnect: Literal["cancel", "keep"] = "cancel",
 ) -> None:
     client.requests[id] = client.core.run(
         "run_stream",
         "agent",
         prompt,
-        {"id": id, "max_attempts": max_attempts, "timeout_ms": timeout_ms},
+        {"id": id, "max_attempts": max_attempts, "timeout_ms": timeout_ms, "on_disconnect": on_disconnect},
         world.now,
     )
     client.events[id] = []
@@ -753,6 +780,223 @@ def test_a_leaving_worker_reports_leaving_to_each_broker():
     assert [key for key, _ in worker.started] == [(b"a", id)]
 
 
+# --- histories of which each shows a rule of runs that only wait for their client --------------------
+
+
+def waiting(**bounds: int) -> tuple[World, Client, Worker]:
+    """A worker with one slot, whose run only waits for a tool of its client, and another client."""
+    world = World(script_of, **bounds)
+    worker = world.add_worker("run_stream-0", "run_stream", 1)
+    world.pass_time(RECOVERY_S + 1)
+    client = world.add_client(b"a")
+    world.add_client(b"b")
+    send(world, client, b"1", prompt="1/tc", on_disconnect="keep")
+    world.deliver_all()
+    worker.step((b"a", b"1"))  # it calls the tool
+    worker.step((b"a", b"1"))  # it only waits
+    world.deliver_all()
+    assert slot(worker, b"a", b"1") is Slot.LEFT
+    return world, client, worker
+
+
+def slot(worker: Worker, client: bytes, id: bytes) -> Slot:
+    run = worker.core.get((client, id))
+    assert run is not None
+    return worker.core.slot_of(run)
+
+
+def send_other(world: World, script: str = "c") -> Client:
+    """Let the other client send a request."""
+    other = world.clients[b"b"]
+    send(world, other, b"2", prompt=f"2/{script}")
+    return other
+
+
+def reply(client: Client) -> None:
+    """Let a client answer its open calls."""
+    while client.to_answer:
+        client.core.answer(*client.to_answer.pop(0), {"result": 1})
+    client.read()
+
+
+def test_a_run_that_only_waits_leaves_its_slot_to_another_run():
+    world, client, worker = waiting()
+    other = send_other(world)
+    world.deliver_all()
+    play_one(worker, b"b", b"2")
+    world.deliver_all()
+    assert isinstance(other.ends(b"2")[0], Complete)
+    reply(client)
+    finish(world)
+    assert isinstance(client.ends(b"1")[0], Complete)
+    assert worker.most_running == 1
+
+
+def test_an_answered_run_continues_before_new_runs():
+    world, client, worker = waiting()
+    send_other(world)
+    world.deliver_all()
+    send(world, world.clients[b"b"], b"3", prompt="3/c")
+    world.deliver_all()  # this one is queued in the broker
+    reply(client)
+    world.deliver_all()
+    assert slot(worker, b"a", b"1") is Slot.WANTED
+    play_one(worker, b"b", b"2")
+    world.deliver_all()
+    assert slot(worker, b"a", b"1") is Slot.HELD
+    assert (b"b", b"3") not in worker.runs
+    play_one(worker, b"a", b"1")
+    world.deliver_all()
+    assert worker.runs == [(b"b", b"3")]
+
+
+def test_a_run_that_was_sent_while_another_continued_waits_in_the_worker_and_is_not_lost():
+    world, client, worker = waiting()
+    reply(client)
+    world.deliver_from(client)
+    world.deliver_to(worker)  # it continues at once, and the broker does not know yet
+    other = send_other(world)
+    world.deliver_from(other)
+    world.deliver_to(worker)
+    assert slot(worker, b"a", b"1") is Slot.HELD
+    assert slot(worker, b"b", b"2") is Slot.WANTED
+    world.deliver_all()
+    play_one(worker, b"a", b"1")
+    assert slot(worker, b"b", b"2") is Slot.HELD
+    finish(world)
+    assert isinstance(other.ends(b"2")[0], Complete)
+    assert worker.most_running == 1
+
+
+def test_an_answered_run_continues_before_a_new_run_that_has_arrived_earlier():
+    world, client, worker = waiting()
+    send(world, client, b"4", prompt="4/tc")
+    world.deliver_all()
+    worker.step((b"a", b"4"))
+    worker.step((b"a", b"4"))
+    world.deliver_all()
+    first, second = client.to_answer
+    client.core.answer(*first, {"result": 1})
+    client.read()
+    world.deliver_from(client)
+    world.deliver_to(worker)  # run 1 continues, and the broker does not know yet
+    other = send_other(world)
+    world.deliver_from(other)
+    world.deliver_to(worker)
+    client.core.answer(*second, {"result": 1})
+    client.read()
+    world.deliver_from(client)
+    world.deliver_to(worker)
+    assert (slot(worker, b"b", b"2"), slot(worker, b"a", b"4")) == (Slot.WANTED, Slot.WANTED)
+    play_one(worker, b"a", b"1")
+    assert (slot(worker, b"b", b"2"), slot(worker, b"a", b"4")) == (Slot.WANTED, Slot.HELD)
+
+
+def test_a_run_that_waits_for_its_first_slot_can_be_cancelled():
+    world, client, worker = waiting()
+    reply(client)
+    world.deliver_from(client)
+    world.deliver_to(worker)
+    other = send_other(world)
+    world.deliver_from(other)
+    world.deliver_to(worker)
+    other.core.cancel(b"2")
+    other.read()
+    world.deliver_all()
+    assert error_type(other, b"2") == "cancelled"
+    assert worker.core.held_slots == 1
+
+
+def test_a_restarted_broker_learns_which_runs_wait():
+    world, _, worker = waiting()
+    world.kill_broker(lambda _: 0)
+    world.start_broker()
+    world.pass_time(RECOVERY_S + 1)
+    other = send_other(world)
+    world.deliver_all()
+    play_one(worker, b"b", b"2")
+    world.deliver_all()
+    assert isinstance(other.ends(b"2")[0], Complete)
+
+
+def test_a_run_answered_while_no_broker_was_there_continues_and_is_counted_by_the_next_one():
+    world, client, worker = waiting()
+    reply(client)
+    world.deliver_from(client)
+    world.kill_broker(lambda count: count)
+    world.deliver_to(worker)
+    worker.sent.clear()  # `continuing` is lost with the broker
+    world.start_broker()
+    world.pass_time(RECOVERY_S + 1)
+    send_other(world)
+    world.deliver_all()
+    assert worker.runs == [(b"a", b"1")]
+    finish(world)
+    assert isinstance(client.ends(b"1")[0], Complete)
+
+
+def test_an_answered_run_continues_although_stuck_code_occupies_every_slot():
+    world, client, worker = waiting()
+    other = send_other(world, "sc")
+    world.deliver_all()
+    worker.step((b"b", b"2"))  # it ignores all attempts to end it
+    other.core.cancel(b"2")
+    other.read()
+    world.deliver_all()
+    world.pass_time(0.5)
+    assert error_type(other, b"2") == "cancelled"
+    reply(client)
+    world.deliver_all()
+    assert slot(worker, b"a", b"1") is Slot.HELD
+
+
+def test_the_slot_of_a_waiting_run_that_is_cancelled_is_freed_only_once():
+    world, client, worker = waiting()
+    client.core.cancel(b"1")
+    client.read()
+    world.deliver_all()
+    assert error_type(client, b"1") == "cancelled"
+    other = world.clients[b"b"]
+    for id in (b"2", b"3"):
+        send(world, other, id, prompt=f"{id.decode()}/c")
+    world.deliver_all()
+    assert worker.runs == [(b"b", b"2")]
+
+
+def test_a_kept_run_that_only_waits_for_a_gone_client_ends_after_max_keep_ms():
+    world, client, worker = waiting(max_keep_ms=60_000)
+    world.cut(client, lambda _: 0)
+    world.pass_time(58.0)
+    assert worker.runs == [(b"a", b"1")]
+    world.pass_time(6.0)
+    assert not worker.runs
+    world.restore(client)
+    finish(world)
+    assert error_type(client, b"1") == "cancelled"
+
+
+def test_a_client_that_returns_stops_the_time_of_its_kept_runs():
+    world, client, worker = waiting(max_keep_ms=60_000)
+    for _ in range(3):
+        world.cut(client, lambda _: 0)
+        world.pass_time(50.0)
+        world.restore(client)
+        world.deliver_all()
+    assert worker.runs == [(b"a", b"1")]
+    reply(client)
+    finish(world)
+    assert isinstance(client.ends(b"1")[0], Complete)
+
+
+def test_a_kept_run_that_makes_progress_is_not_ended_for_its_gone_client():
+    world, client, worker = waiting(max_keep_ms=60_000)
+    reply(client)
+    world.deliver_all()
+    world.cut(client, lambda _: 0)
+    world.pass_time(200.0)
+    assert worker.runs == [(b"a", b"1")]
+
+
 # --- helpers -------------------- -------------------------------------------------------------------
 
 
@@ -781,6 +1025,12 @@ def stuck() -> tuple[World, Client, Worker]:
     world.deliver_all()
     worker.step((b"a", b"1"))
     return world, client, worker
+
+
+def play_one(worker: Worker, client: bytes, id: bytes) -> None:
+    """Continue a run until it ends."""
+    while (client, id) in worker.runs:
+        worker.step((client, id))
 
 
 def play(worker: Worker) -> None:

@@ -55,7 +55,16 @@ def run_of(link: Any, upto: int | None = None) -> Run:
     buffer = ReplayBuffer(pack, RunInfo("run_stream", b"digest", 0.0, keep=False))
     credit = Credit(upto, lambda body: len(pack(body)))
     active = ActiveRun(client=b"c", id=b"1", kind=b"run_stream", buffer=buffer, deadline=0.0, started=0.0)
-    return Run(active=active, header={}, body=b"", link=link, loop=asyncio.get_running_loop(), credit=credit)
+    return Run(
+        active=active,
+        header={},
+        body=b"",
+        link=link,
+        loop=asyncio.get_running_loop(),
+        credit=credit,
+        only_waits=lambda: None,
+        answered=lambda: None,
+    )
 
 
 def chunks(run: Run, *words: str, part: int = 0) -> None:

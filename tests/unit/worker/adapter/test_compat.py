@@ -31,7 +31,7 @@ from pydantic_ai import (
     capture_run_messages,
 )
 from pydantic_ai import exceptions as ai
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, Instrumentation
 from pydantic_ai.messages import (
     AgentStreamEvent,
     BinaryContent,
@@ -56,9 +56,11 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model, download_item
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import ExternalToolset, FunctionToolset
 from pydantic_ai.usage import RunUsage
@@ -67,6 +69,7 @@ from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.plain import packer
 from axon_zmq.worker.adapter import compat, messages
 from tests.support import ROOT
+from tests.support.spans import Recorder
 
 
 def test_the_lowest_and_the_pinned_version_of_pydantic_ai_are_verified_ones():
@@ -450,7 +453,42 @@ def test_a_tool_is_called_without_a_model_and_its_arguments_are_validated():
         call(ExternalToolset([ToolDefinition(name="elsewhere")]), "elsewhere", {})
 
 
+# --- traces ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["agent", "all agents", "model", "capability"])
+def test_all_spans_are_made_with_wrapped_tracers(how: str, monkeypatch: Any):
+    monkeypatch.setattr(InstrumentationSettings, "tracer", None, raising=False)  # restores the class at the end
+    monkeypatch.setattr(Agent, "_instrument_default", False)
+    recorded: list[str] = []
+    unwrapped: list[str] = []
+    early = InstrumentationSettings(tracer_provider=Recorder(unwrapped.append))
+    monkeypatch.setitem(vars(early), "tracer", Recorder(unwrapped.append).get_tracer())
+    compat.wrap_tracers(lambda _: Recorder(recorded.append).get_tracer())
+    model: Model = answering(ToolCallPart("work", {}))
+    agent = Agent(
+        InstrumentedModel(model, early) if how == "model" else model,
+        capabilities=[Instrumentation(early)] if how == "capability" else [],
+    )
+    agent.tool_plain(lambda: "x", name="work")
+    if how == "agent":
+        agent.instrument = early
+    if how == "all agents":
+        Agent.instrument_all(early)
+    asyncio.run(agent.run("x"))
+    assert unwrapped == []
+    starts = " ".join(text for text in recorded if text.startswith("start"))
+    assert {"invoke_agent", "chat", "execute_tool"} <= set(starts.split())
+
+
 # --- models ----------------------------------------------------------------------------------------
+
+
+def test_the_settings_of_providers_are_found_without_their_packages():
+    found = compat.provider_settings()
+    assert {"openai_user", "openai_reasoning_summary", "anthropic_thinking", "google_labels"} <= found
+    assert not found & {*ModelSettings.__annotations__, "openai_api_key"}
+    assert all(re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", name) for name in found)
 
 
 def test_models_share_a_given_provider():

@@ -292,6 +292,18 @@ def test_a_malformed_run_request_is_answered_with_an_error():
     assert unpack(sent.body, "error")["error_type"] == "internal"
 
 
+def test_a_second_start_of_an_open_run_is_ignored_and_the_run_ends_as_usual():
+    # It replaced the replay buffer of the run, whose end then ended the process.
+    bench = Bench()
+    run = bench.start()
+    lease = Lease(bench.now + 60.0, 2, b"digest")
+    assert [type(effect) for effect in bench.receive(CLIENT, b"run", ID, pack({}), b"", lease.pack())] == [Note]
+    bench.complete(run)
+    assert bench.core.open_runs == 0
+    bench.tick(61.0)
+    assert bench.start() is not run
+
+
 def leaving(phase: Phase) -> Bench:
     """A worker with one ended run, in the given phase of leaving."""
     bench = Bench()

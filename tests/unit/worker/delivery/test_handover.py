@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq.process.run_dir import HANDOVER, handover_files
+from axon_zmq.process.run_dir import HANDOVER, clear_handover_files, handover_files
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.msgpack import pack
 from axon_zmq.protocol.plain import packer
@@ -93,10 +93,24 @@ def test_a_worker_exits_even_if_the_handover_file_cannot_be_written(tmp_path: Pa
 
 def test_old_files_are_deleted(tmp_path: Path):
     handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
-    handover.clear(tmp_path, time.time() - 60)
-    assert len(files(tmp_path)) == 1
-    handover.clear(tmp_path, time.time() + 60)
-    assert files(tmp_path) == []
+    (tmp_path / HANDOVER / "half.msgpack.new").write_bytes(b"of a worker that was killed while it wrote this")
+    clear_handover_files(tmp_path, limits.RESUME_WINDOW)
+    assert len(files(tmp_path)) == 2
+    for seconds in (-limits.RESUME_WINDOW - 1, 3600.0):  # an hour in the future: the clock was set back
+        for path in files(tmp_path):
+            os.utime(path, times=(time.time() + seconds,) * 2)
+        clear_handover_files(tmp_path, limits.RESUME_WINDOW)
+        assert files(tmp_path) == []
+        handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
+
+
+def test_a_handover_file_that_is_a_symbolic_link_is_neither_read_nor_deleted(tmp_path: Path):
+    name = handover.write(tmp_path, [((b"a", b"1"), outbox(1, NOW))])
+    assert name is not None
+    moved = files(tmp_path)[0].rename(tmp_path / "elsewhere")
+    (tmp_path / HANDOVER / name).symlink_to(moved)
+    assert handover.take(tmp_path, name, packer(), NOW) == ([], False)
+    assert moved.exists()
 
 
 def test_a_file_over_the_size_limit_is_not_read_and_not_deleted(tmp_path: Path):

@@ -1,12 +1,13 @@
-"""The fair queue: waiting runs of a pool, served round-robin over clients.
+"""The fair queue: waiting requests, served round-robin over clients.
 
-A client that queues many runs therefore delays its own runs only: any other client's next run waits for at most one run
-of each client.
+A client that queues many requests therefore delays its own requests only: any other client's next request waits for at
+most one request of each client. The broker queues runs in it; a worker queues the starts of runs and the replays.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -69,6 +70,25 @@ class FairQueue(Generic[T]):
             self._clients[client] = requests
         self._account(-1, request)
         return request
+
+    def pop_unless(self, is_held_back: Callable[[bytes], bool]) -> T | None:
+        """Remove and return the next request of a client that is not held back; None if there is none.
+
+        A client that is held back keeps its place in the round.
+
+        Args:
+            is_held_back: Whether requests of a client must wait. It is called for clients in the order of the round,
+                until it returns False.
+        """
+        client = next((each for each in self._clients if not is_held_back(each)), None)
+        if client is None:
+            return None
+        self._clients.move_to_end(client, last=False)
+        return self.pop()
+
+    def has_others(self, client: bytes) -> bool:
+        """Whether the queue has a request of any other client."""
+        return len(self._clients) > (client in self._clients)
 
     def remove(self, request: T) -> None:
         """Remove a request, wherever it is in the queue.

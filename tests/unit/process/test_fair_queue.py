@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_zmq.broker.core.fair_queue import FairQueue
+from axon_zmq.process.fair_queue import FairQueue
 
 
 class Item:
@@ -48,3 +48,19 @@ def test_runs_can_be_removed_from_the_queue_and_returned_to_it():
     assert [queue.pop(), queue.pop()] == [items[0], items[2]]
     with pytest.raises(KeyError):
         queue.remove(items[1])
+
+
+def test_a_client_that_is_held_back_keeps_its_place_and_its_order():
+    queue: FairQueue[Item] = FairQueue()
+    for client, number in ((b"a", 1), (b"a", 2), (b"b", 3), (b"c", 4)):
+        queue.push(Item(client, number))
+    assert queue.has_others(b"a")
+    first, second = (queue.pop_unless(lambda client: client == b"a") for _ in range(2))
+    assert [first and first.number, second and second.number] == [3, 4]
+    assert queue.pop_unless(lambda _: True) is None
+    assert not queue.has_others(b"a")
+    assert queue.has_others(b"b")
+    queue.push(Item(b"b", 5))
+    assert [queue.pop().number for _ in range(3)] == [1, 5, 2]
+    assert not queue.has_others(b"a")
+    assert (queue.count, queue.bytes) == (0, 0)
