@@ -30,12 +30,15 @@ def play(scene: Scene, checkout: Path, quick: bool) -> Row:
     return row
 
 
-def table(rows: list[Row], where: dict[str, str]) -> str:
-    """Return the rows as a Markdown table."""
+def heading(where: dict[str, str]) -> str:
+    """Return the first lines of the Markdown table."""
     versions = ", ".join(f"{name} {where[name]}" for name in ("python", "pyzmq", "libzmq"))
-    lines = [HEAD, ("---",) * len(HEAD), *(row.cells() for row in rows)]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
-    return f"{where['date']}, {where['machine']}; {versions}.\n\n{text}"
+    return f"{where['date']}, {where['machine']}; {versions}.\n\n{line(HEAD)}\n{line(('---',) * len(HEAD))}"
+
+
+def line(cells: tuple[str, ...]) -> str:
+    """Return one line of the Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
 def main() -> int:
@@ -65,14 +68,16 @@ def main() -> int:
         print(*(f"{each.name:<16}{each.about}" for each in chosen), sep="\n")
         return 0
     bound(MAX_DURATION_S)
-    rows: list[Row] = []
+    print(heading(machine() | {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}))
+    broken = 0
     for scene in chosen:
         began = time.monotonic()
-        rows.append(play(scene, options.checkout.resolve(), options.quick or options.small))
-        print(f"{scene.name}: {rows[-1].cells()[-1]} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
-    where = machine() | {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
-    print(table(rows, where))
-    return 1 if any(row.broken for row in rows) else 0
+        row = play(scene, options.checkout.resolve(), options.quick or options.small)
+        broken += bool(row.broken)
+        # Each row is printed at once, so that an interrupted run has the rows so far.
+        print(line(row.cells()), flush=True)
+        print(f"{scene.name}: {row.cells()[-1]} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ MAX_BODY_GROWTH = 64.0 + 8 * 16
 """MiB by which the resident memory of a worker may grow for one accepted body of 16 MiB."""
 KEPT_AFTER_MIB: Final = 150.0
 """MiB that the daemon may keep after large bodies."""
+FLOOD_S: Final = 30.0
+"""Seconds after which a flood ends, even if fewer requests than planned were sent."""
+MAX_FUZZ_S: Final = 900.0
+"""Seconds after which the scene `fuzz` ends; 200,000 messages take about five minutes on two idle cores."""
 _TOOL: Final = {"name": "tool", "parameters": {"type": "object"}}
 _CALL: Final = json.dumps([[{"name": "tool", "args": {}}]])
 
@@ -117,7 +121,8 @@ def _flood(stage: Stage, count: int, kind: bytes, body: Any) -> None:
     with stage.daemon() as target:
         attacker = Attacker(target.endpoint)
         sent = answered = 0
-        while answered < count and not target.crashed():
+        ends_at = time.monotonic() + FLOOD_S
+        while answered < count and not target.crashed() and time.monotonic() < ends_at:
             while sent < count and sent - answered < 800:
                 attacker.send(kind, b"f-%d" % sent, None, body(sent))
                 sent += 1
@@ -138,11 +143,12 @@ def resumes(stage: Stage) -> None:
         attacker.send(b"run", b"1", None, {"agent": "echo", "prompt": "x" * 1_000_000})
         attacker.drain(1, 30.0)
         got = 0
+        ends_at = time.monotonic() + FLOOD_S
         for first in range(0, count, 20):
             for _ in range(20):
                 attacker.send(b"resume", b"1", {"from": 1})
             got += attacker.drain(20, 20.0)
-            if first + 20 - got > 200 or target.crashed():
+            if first + 20 - got > 200 or target.crashed() or time.monotonic() > ends_at:
                 break
         stage.row.wrong += attacker.foreign
         attacker.close()
@@ -235,7 +241,8 @@ def mutated(stage: Stage) -> None:
     with stage.daemon() as target:
         attackers = [Attacker(target.endpoint) for _ in range(connections)]
         sent = 0
-        while sent < count and not target.crashed():
+        ends_at = time.monotonic() + MAX_FUZZ_S
+        while sent < count and not target.crashed() and time.monotonic() < ends_at:
             for op, frames in decode(BROKER.make(rng)):
                 if op < FROM_WORKER and frames and sum(map(len, frames)) < MIB:
                     attackers[op % connections].socket.send_multipart(_harmless(frames))

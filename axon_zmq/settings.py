@@ -36,6 +36,8 @@ MAX_TIMEOUT_LIMIT_MS: Final = 31 * 24 * 3_600_000
 """Upper limit of `max_timeout_ms`: 31 days in milliseconds."""
 MAX_QUEUED_LIMIT: Final = 10_000_000
 """Upper limit of `max_queued` and `max_queued_per_client`, in runs."""
+MAX_CONNECTIONS_LIMIT: Final = 1_000_000
+"""Upper limit of `max_connections` and `max_connections_per_address`."""
 _NAME: Final = re.compile(r"[\w.-]+")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -203,6 +205,15 @@ class Settings(BaseSettings):
         _DEFAULTS.max_queued_bytes,
         description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
     )
+    max_connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
+        _DEFAULTS.max_connections,
+        description="Maximum number of client connections; 1 to 1000000. Further ones are closed at once. The broker "
+        "lowers the number if the limit of open files does not allow it.",
+    )
+    max_connections_per_address: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
+        _DEFAULTS.max_connections_per_address,
+        description="Maximum number of client connections from one address, except loopback addresses; 1 to 1000000.",
+    )
 
     max_waiting_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
         _DEFAULTS.max_waiting_per_client,
@@ -320,6 +331,8 @@ class Settings(BaseSettings):
             max_waiting_per_client=self.max_waiting_per_client,
             max_keep_ms=self.max_keep_ms,
             hang_seconds=self.hang_seconds,
+            max_connections=self.max_connections,
+            max_connections_per_address=self.max_connections_per_address,
         )
 
 

@@ -314,6 +314,10 @@ def more(rng: Random) -> Step:
     return Step(rng.randrange(OTHER, 256), [])
 
 
+_LOSE: Final = (224, 237, 250)
+"""`op` of the step that loses each of the first three workers."""
+
+
 def begin(rng: Random) -> list[Step]:
     """Make a history. Most have a worker; some are a flood of one client."""
     steps: list[Step] = []
@@ -322,7 +326,7 @@ def begin(rng: Random) -> list[Step]:
         steps += [Step(rng.randrange(FROM_WORKER, RELAYED), [ready.kind, ready.pack()]), Step(OTHER + 4, [])]
     elif rng.random() < 0.5:
         steps.append(Step(OTHER + 4, []))
-    match rng.randrange(8):
+    match rng.randrange(10):
         case 0:  # more requests than the queue of one client may have
             body = pack({"agent": "echo", "prompt": "hi"})
             steps += [Step(0, [kinds.RUN_STREAM, b"flood-%d" % each, b"", body]) for each in range(12)]
@@ -330,6 +334,14 @@ def begin(rng: Random) -> list[Step]:
         case 1:  # messages for a queued run
             steps += [Step(0, [kinds.RUN_SYNC, b"1", b"", pack({"agent": "echo", "prompt": "hi"})])]
             steps += [Step(0, [kinds.STEER, b"1", b"", pack({"content": "x"})])] * 20
+        case 2:  # a request during which workers die
+            for number in range(3):
+                name = f"run-{number}"
+                ready = backend.Ready(v=1, mode="run", slots=1, name=name, holds=(), pid=number + 1)
+                programs = backend.Processes({name: backend.Program("RUNNING", number + 1)})
+                steps += [Step(FROM_WORKER + number, [each.kind, each.pack()]) for each in (ready, programs)]
+                steps += [Step(OTHER + 4, []), Step(0, [kinds.RUN, b"p-%d" % number, b"", b""])]
+                steps.append(Step(_LOSE[number], []))
         case _:
             pass
     return steps + [more(rng) for _ in range(rng.choice((2, 4, 8, 12)))]
@@ -349,6 +361,6 @@ BROKER: Final = Harness(
     examine=examine,
     begin=begin,
     more=more,
-    share=8,
+    share=6,
     ci_inputs=300,
 )

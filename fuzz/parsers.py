@@ -233,6 +233,6 @@ PARSERS: Final = Harness(
     examine=examine,
     begin=lambda rng: [more(rng)],
     more=more,
-    share=70,
+    share=74,
     ci_inputs=1500,
 )

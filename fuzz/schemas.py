@@ -123,6 +123,6 @@ SCHEMAS: Final = Harness(
     examine=examine,
     begin=begin,
     more=more,
-    share=2,
+    share=1,
     ci_inputs=150,
 )

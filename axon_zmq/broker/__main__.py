@@ -17,6 +17,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from axon_zmq import __version__
 from axon_zmq.errors import ConfigurationError
@@ -35,6 +36,9 @@ from axon_zmq.protocol import limits
 
 log = logging.getLogger("axon_zmq.broker")
 
+RESERVED_FILES: Final = 512
+"""File descriptors that connections of clients may not use: at most half of all."""
+
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m axon_zmq.broker", description="Run a broker; see axon-zmq.")
@@ -47,10 +51,30 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files to the highest allowed value, because each client needs a file descriptor."""
+def _raise_file_limit() -> int:
+    """Raise the limit of open files to the highest allowed value, because each client needs a file descriptor.
+
+    Returns:
+        The limit.
+    """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def _within_file_limit(bounds: limits.BrokerLimits, open_files: int) -> limits.BrokerLimits:
+    """Lower `max_connections` so that some descriptors stay free for workers, files, and connections to refuse.
+
+    At the limit of open files, ZeroMQ can neither accept a connection nor refuse it, and tries again without a pause.
+    """
+    reserve = min(RESERVED_FILES, open_files // 2)
+    if bounds.max_connections <= open_files - reserve:
+        return bounds
+    log.warning(
+        "AXON_MAX_CONNECTIONS %d is lowered to %d: this process may open %d files (ulimit -n), and %d are reserved",
+        *(bounds.max_connections, open_files - reserve, open_files, reserve),
+    )
+    return dataclasses.replace(bounds, max_connections=open_files - reserve)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         from axon_zmq.broker.core.broker import Broker
         from axon_zmq.broker.journal import JOURNAL_FILE, Journal
 
-        _raise_file_limit()
+        bounds = _within_file_limit(bounds, _raise_file_limit())
         # The locks protect both endpoints until the process ends. They are needed because binding an ipc path that is
         # in use takes the path away from the process that uses it.
         with ExitStack() as locks:

@@ -11,11 +11,11 @@ only TCP's own timeouts apply.
 
 from __future__ import annotations
 
-import socket
-import struct
 import sys
 from typing import Final
 
+from axon_zmq.broker import tcp
+from axon_zmq.broker.tcp import TcpInfo
 from axon_zmq.protocol import limits
 
 CHECK_INTERVAL_S: Final = 1.0
@@ -24,10 +24,6 @@ UNANSWERED_PACKETS: Final = 3
 """Minimum number of consecutive unacknowledged packets, so that a few lost packets do not close a connection. TCP
 doubles the interval between two packets, up to 2 minutes: if a client had not read for a long time before its cable was
 cut, it takes minutes until three packets are unacknowledged."""
-_INFO: Final = struct.Struct("=8B13I")
-"""Linux's `struct tcp_info`, up to and including `tcpi_last_ack_recv`."""
-_ABORT: Final = struct.pack("ii", 1, 0)
-"""Value of SO_LINGER (on, 0 seconds): closing the socket discards unsent data and sends RST."""
 
 
 class DeadPeerDetector:
@@ -66,12 +62,12 @@ class DeadPeerDetector:
         dead = [fd for fd in list(self._unanswered_since) if self._is_dead(fd, now)]
         for fd in dead:
             self.closed(fd)
-            _shut_down(fd)
+            tcp.abort(fd)
         return len(dead)
 
     def _is_dead(self, fd: int, now: float) -> bool:
         try:
-            info = _info(fd)
+            info = tcp.info(fd)
         except OSError:  # closed by ZeroMQ, and perhaps reused for something else
             self.closed(fd)
             return False
@@ -80,11 +76,11 @@ class DeadPeerDetector:
         return dead
 
 
-def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
+def evaluate(info: TcpInfo, since: float | None, now: float, dead_host: float) -> tuple[float | None, bool]:
     """Decide from the kernel's counters whether a connection is dead.
 
     Args:
-        info: The connection's `tcp_info`.
+        info: The connection's counters.
         since: Time since which packets were unacknowledged, as of the previous check; None if all were acknowledged.
         now: Seconds of a monotonic clock.
         dead_host: Seconds without an acknowledgement after which a connection is dead.
@@ -93,34 +89,12 @@ def evaluate(info: bytes, since: float | None, now: float, dead_host: float) -> 
         The time since which packets have been unacknowledged (None: all are acknowledged), and whether the connection
         is dead.
     """
-    _, _, resent, probes, *_, answered_ms = _INFO.unpack(info)
-    # `resent` counts retransmissions of data. `probes` counts keepalives and zero-window probes; TCP sends the latter
-    # while the client's receive buffer is full.
-    unanswered = max(resent, probes)
+    # TCP sends zero-window probes while the client's receive buffer is full.
+    unanswered = max(info.resent, info.probes)
     if not unanswered:
         return None, False
     # The time restarts at the first unacknowledged packet and after each acknowledgement. The age of the last
     # acknowledgement alone would not suffice: it is also high on a connection that was idle.
-    if since is None or now - answered_ms / 1000 > since:
+    if since is None or now - info.answered_ms / 1000 > since:
         return now, False
     return since, unanswered >= UNANSWERED_PACKETS and now - since >= dead_host
-
-
-def _info(fd: int) -> bytes:
-    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
-    try:
-        return borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-    finally:
-        borrowed.detach()  # otherwise the garbage collector would close ZeroMQ's descriptor
-
-
-def _shut_down(fd: int) -> None:
-    # shutdown, not close, because ZeroMQ owns the descriptor: it notices the end of the connection and closes it.
-    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
-    try:
-        borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-        borrowed.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # the connection has already ended
-    finally:
-        borrowed.detach()

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Final
 
 import zmq
 
+from axon_zmq.broker.connection_guard import EVENTS, ConnectionGuard, assigned_ids, seed_routing_ids
 from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.core.effects import (
     Dequeued,
@@ -42,16 +42,17 @@ from axon_zmq.broker.core.events import (
     FromClient,
     FromWorker,
     Stop,
+    TakenOver,
     Tick,
     WorkerGone,
 )
 from axon_zmq.broker.core.relay import GONE, Verdict, framed
-from axon_zmq.broker.dead_peers import DeadPeerDetector
 from axon_zmq.broker.hashing import SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
+from axon_zmq.broker.unfinished import OVERSIZE_FACTOR, delivered_bytes
 from axon_zmq.errors import ConfigurationError
-from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_message, send_large_message, sender
+from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_from_peer, send_large_message, sender
 from axon_zmq.process.event_queue import EventQueue
 from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.frames import printable
@@ -61,9 +62,6 @@ log = logging.getLogger("axon_zmq.broker")
 
 PASS, END = Verdict.PASS, Verdict.END
 
-OVERSIZE_FACTOR: Final = 4
-"""ZeroMQ closes a connection on which a frame exceeds `max_body` times this factor (ZMQ_MAXMSGSIZE). Smaller frames
-over `max_body` are received, so that the client gets the error `too_large`."""
 CLIENT_PIPE: Final = 250
 """Maximum number of messages in ZeroMQ's pipe to one client (ZMQ_SNDHWM). A full pipe is retried every millisecond, so
 this allows 250,000 messages per second."""
@@ -117,7 +115,6 @@ class Server:
         self._send_queues = SendQueues()
         self._in_flight = InFlight()
         self._hasher = BodyHasher(max_body)
-        self._dead_peers = DeadPeerDetector()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._receive = self._events.put
         self._probe_at = 0.0
@@ -125,6 +122,7 @@ class Server:
         self._clean_at = 0.0
         self._suspect_until = 0.0
         self._stop_requested = False
+        seed_routing_ids()
         self._context = zmq.Context()  # with one I/O thread: a second one gains nothing here
         self._front = self._context.socket(zmq.ROUTER)
         self._back = self._context.socket(zmq.ROUTER)
@@ -134,14 +132,23 @@ class Server:
         self._wakeup.setblocking(False)
         self._wakeup_end.setblocking(False)
         # The monitor starts before the endpoint is bound, so that it reports the first connection, too.
-        self._front_monitor = self._front.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        self._open(frontend, backend, max_body)
+        front_monitor = self._front.get_monitor_socket(EVENTS)
+        self._poller = zmq.Poller()
+        self._set_options(frontend, core.bounds.max_body)
+        self._guard = ConnectionGuard(
+            monitor=front_monitor,
+            poller=self._poller,
+            assigned=assigned_ids(self._context, self._front),
+            bounds=core.bounds,
+            on_takeover=lambda client: self._receive(TakenOver(client)),
+        )
+        self._bind(frontend, backend)
         self._monitor = self._back.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     def __repr__(self) -> str:
         return f"<Server {self._core!r} {self._send_queues!r}>"
 
-    def _open(self, frontend: str, backend: str, max_body: int) -> None:
+    def _set_options(self, frontend: str, max_body: int) -> None:
         for router in (self._front, self._back):
             # Without MANDATORY, a ROUTER silently drops messages to peers that are full or unknown.
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -152,7 +159,7 @@ class Server:
             router.setsockopt(zmq.LINGER, 1000)
         # Two options must stay unset because of bugs in chumak, the Erlang library of some clients: a ZMTP PING
         # (ZMQ_HEARTBEAT_*) kills its peer process for good, and a long routing id of this ROUTER breaks its handshake.
-        # Dead hosts are found by TCP keepalive on idle connections, and by `DeadPeerDetector` on all others.
+        # Dead hosts are found by TCP keepalive on idle connections, and by the dead-peer detection on all others.
         self._front.setsockopt(zmq.IPV6, int("[" in frontend))
         self._front.setsockopt(zmq.SNDHWM, CLIENT_PIPE)
         self._front.setsockopt(zmq.MAXMSGSIZE, OVERSIZE_FACTOR * max_body)
@@ -165,6 +172,8 @@ class Server:
         # Unbounded, so that a send to a worker never fails with EAGAIN. Little can queue up: a worker has at most as
         # many runs as it has slots, and gets few other messages.
         self._back.setsockopt(zmq.SNDHWM, 0)
+
+    def _bind(self, frontend: str, backend: str) -> None:
         for router, endpoint in ((self._back, backend), (self._front, frontend)):
             try:
                 router.bind(endpoint)
@@ -182,13 +191,12 @@ class Server:
         # pyzmq resumes a poll that a signal has interrupted. The wakeup descriptor makes the poll return, so that the
         # stop request is noticed at once.
         signal.set_wakeup_fd(self._wakeup_end.fileno())
-        poller = zmq.Poller()
-        for readable in (self._front, self._back, self._monitor, self._front_monitor, self._wakeup):
-            poller.register(readable, zmq.POLLIN)
+        for readable in (self._front, self._back, self._monitor, self._wakeup):
+            self._poller.register(readable, zmq.POLLIN)
         log.info("broker %s is ready", self._core.boot)
         try:
             while not self._core.stopped:
-                self._turn(dict(poller.poll(self._poll_ms())))
+                self._turn(dict(self._poller.poll(self._poll_ms())))
         finally:
             self._close()
 
@@ -196,17 +204,14 @@ class Server:
         """Read the sockets that are ready, then perform everything that is due."""
         if self._back in ready:
             self._drain_backend(RECEIVE_BATCH)
-        if self._front in ready:
-            self._drain_frontend()
+        # Measurements of earlier turns show unfinished messages once all whole messages were read.
+        is_drained = self._front not in ready or self._drain_frontend()
         for message in self._hasher.step(RECEIVE_BATCH):
             self._receive(message)
         now = time.monotonic()
         if self._monitor in ready:
             self._on_link_down(now)
-        if self._front_monitor in ready:
-            self._on_connections_changed()
-        if now >= self._dead_peers.check_at:
-            self._close_dead_connections(now)
+        self._guard.turn(ready, is_drained, now)
         if now >= self._probe_at:
             self._probe_workers(now)
             self._clean(now)
@@ -238,7 +243,7 @@ class Server:
     def _poll_ms(self) -> int:
         if self._hasher.waiting:
             return 0
-        due = min(self._core.next_timer(), self._probe_at)
+        due = min(self._core.next_timer(), self._probe_at, self._guard.next_timer())
         if self._send_queues.waiting:
             due = min(due, self._send_queues.next_retry())
         wait = min(LONGEST_POLL_S, due - time.monotonic())
@@ -252,7 +257,7 @@ class Server:
         self._back.disable_monitor()
         self._front.disable_monitor()
         self._monitor.close()
-        self._front_monitor.close()
+        self._guard.close()
         self._front.close()
         self._back.close()
         self._context.term()
@@ -354,33 +359,28 @@ class Server:
 
     # --- clients to workers ------------------------------------------------------------------------
 
-    def _drain_frontend(self) -> None:
+    def _drain_frontend(self) -> bool:
+        """Process a batch of clients' messages; return whether the socket was read until it was empty."""
         now = time.monotonic()
         for _ in range(RECEIVE_BATCH):
             # After a stop signal, messages stay in ZeroMQ until the hasher is empty; otherwise new large bodies could
             # delay the stop without end.
             if self._hasher.full or (self._stop_requested and self._hasher.waiting):
-                return
+                return False
             try:
                 # Receive the routing id, all allowed frames and one more, which shows the core that there were too
                 # many. ZeroMQ itself bounds the size of a frame but not the number of frames.
-                client, *frames = recv_message(self._recv_front, max_frames=limits.MAX_FRAMES + 2, large=LARGE_MESSAGE)
+                fd, sizes, (client, *frames) = recv_from_peer(self._recv_front, limits.MAX_FRAMES + 2, LARGE_MESSAGE)
             except zmq.Again:
-                return
+                return True
+            if not self._guard.admit(fd, client, delivered_bytes(sizes), now):
+                continue
             message = FromClient(client, frames, now)
             if not self._hasher.defer(message):
                 self._receive(message)
             elif size(message) > SLICE_BYTES:
-                return  # receiving a large message takes about a millisecond itself, so it ends this turn
-
-    def _on_connections_changed(self) -> None:
-        while self._front_monitor.poll(0):
-            event, fd = _MONITORED.unpack(self._front_monitor.recv_multipart()[0])
-            (self._dead_peers.opened if event == zmq.EVENT_ACCEPTED else self._dead_peers.closed)(fd)
-
-    def _close_dead_connections(self, now: float) -> None:
-        if closed := self._dead_peers.check(now):
-            log.info("closed %d client connections: their hosts did not answer for %.0f s", closed, limits.DEAD_HOST)
+                return False  # receiving a large message takes about a millisecond itself, so it ends this turn
+        return False
 
     # --- workers -----------------------------------------------------------------------------------
 
@@ -464,10 +464,6 @@ class Server:
                 self._journal.remember(effect)
             case Note(level, text, id):
                 log.log(level, text, extra=_log_fields(id))
-
-
-_MONITORED = struct.Struct("=Hi")
-"""Layout of the first frame of a socket monitor's message: event, and file descriptor of the connection."""
 
 
 def _log_fields(id: bytes) -> dict[str, str]:

@@ -43,6 +43,7 @@ class Report(TypedDict):
     draining: NotRequired[bool]
     modes: dict[str, broker_status.PoolStatus]
     quarantined: NotRequired[int]
+    takeovers: NotRequired[int]
     processes: dict[str, ProcessReport]
     silent: dict[str, str]
     """`supervisord` or `broker`, if it does not answer, and the reason."""
@@ -158,3 +159,5 @@ def show(current: Report, out: Console) -> None:
         out.print("the daemon is draining: all workers are leaving", style="yellow")
     if quarantined := current.get("quarantined"):
         out.print(f"{counted(quarantined, 'request')} in quarantine", style="bold red")
+    if takeovers := current.get("takeovers"):
+        out.print(f"{counted(takeovers, 'takeover')} of routing ids; see the broker's log", style="yellow")

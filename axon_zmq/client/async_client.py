@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import time
@@ -24,6 +25,8 @@ from axon_zmq.net import endpoints
 from axon_zmq.net.loop_socket import LoopSocket
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import Mode
+
+log = logging.getLogger("axon_zmq.client")
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5570"
 MAX_IDENTITY_BYTES: Final = 200
@@ -559,8 +562,15 @@ class AsyncClient:
         self._flush()
 
     def _received(self, frames: list[bytes]) -> None:
+        was_shared = self._core.shared
         if (run := self._core.receive(frames, time.monotonic())) is not None:
             self._notify(run)
+        if self._core.shared and not was_shared:
+            log.warning(
+                "another process uses the identity %s, and only one of the two receives messages; "
+                "give each process its own random identity",
+                self._identity.decode("ascii"),
+            )
         self._flush()
 
     def _connected(self, _frames: list[bytes]) -> None:

@@ -107,6 +107,8 @@ class ClientCore:
         """Unfinished requests by id."""
         self.max_body = limits.BrokerLimits().max_body
         """Size of the largest body that the daemon accepts, in bytes: the default until the first `pong`."""
+        self.shared = False
+        """Whether the last `pong` reported that another process or connection recently used the same routing id."""
         self._instance = secrets.token_hex(8)
         """Random name of this client process, by which the broker detects two processes with one routing id."""
         self._probe_id = b"probe-" + secrets.token_hex(16).encode()
@@ -470,6 +472,7 @@ class ClientCore:
     def _process_pong(self, pong: Pong, now: float) -> None:
         if pong.max_body is not None:
             self.max_body = pong.max_body
+        self.shared = pong.shared
         if pong.boot is not None:
             self._check_boot(pong.boot, now)
         if self._was_silent:  # the broker is alive but sent nothing about the open requests: messages may be lost

@@ -54,7 +54,7 @@ class Catalog:
     toolsets: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """The reply to `ping`."""
 
@@ -62,6 +62,8 @@ class Pong:
     """Random name of the broker process."""
     max_body: int | None
     """Size of the largest body that the daemon accepts, in bytes."""
+    shared: bool
+    """Whether another process or connection recently used the same routing id."""
     body: dict[str, Any]
     """Whole body, for the application."""
 
@@ -191,7 +193,12 @@ def _catalog(body: Fields) -> Catalog:
 
 def _pong(body: Fields) -> Pong:
     limits = _map(body, "limits") or {}
-    return Pong(_optional(body, "boot", str), _optional(limits, "max_body", int), dict(body))
+    return Pong(
+        boot=_optional(body, "boot", str),
+        max_body=_optional(limits, "max_body", int),
+        shared=_optional(body, "shared", bool) or False,
+        body=dict(body),
+    )
 
 
 def _alive(body: Fields) -> Alive:

@@ -9,7 +9,7 @@ takes 0.23 µs instead of 0.48, combining two flags 0.6 µs, receiving four fram
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import zmq
 
@@ -17,6 +17,7 @@ NOBLOCK: Final = int(zmq.NOBLOCK)
 MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
+_SOURCE: Final = int(zmq.SRCFD)
 
 Send = Callable[..., Any]
 """Takes `data, flags`. Raises `zmq.Again` if the pipe to the peer is full."""
@@ -86,6 +87,44 @@ def recv_message(recv: Recv, max_frames: int | None = None, large: int | None = 
         if max_frames is None or len(frames) < max_frames:
             frames.append(frame.bytes if large is None or len(frames) < _FIRST_BODY else frame_data(frame, large))
     return frames
+
+
+class Delivered(NamedTuple):
+    """A message that a ROUTER has received from a peer."""
+
+    fd: int
+    """Descriptor of the peer's connection; -1 if there is none, as for `inproc` endpoints."""
+    sizes: list[int]
+    """Bytes of each frame behind the routing id, including those that were dropped."""
+    frames: list[bytes]
+    """Routing id, then the other frames."""
+
+
+def recv_from_peer(recv: Recv, max_frames: int, large: int) -> Delivered:
+    """Receive a message from a ROUTER without waiting, with the connection from which it came.
+
+    Args:
+        recv: The socket's `recv`, from `receiver`.
+        max_frames: How many frames to return; further frames are read and dropped.
+        large: Size in bytes from which a body is received without a copy, see `frame_data`.
+
+    Raises:
+        zmq.Again: No message has arrived.
+    """
+    frame = recv(NOBLOCK, copy=False)
+    frames: list[bytes] = [frame.bytes]
+    try:
+        fd = frame.get(_SOURCE)  # 0.4 µs
+    except zmq.ZMQError:
+        fd = -1
+    sizes: list[int] = []
+    # A message must be read to its last frame, or the next `recv` would return the rest of it.
+    while frame.more:
+        frame = recv(NOBLOCK, copy=False)
+        sizes.append(len(frame))
+        if len(frames) < max_frames:
+            frames.append(frame.bytes if len(frames) < _FIRST_BODY else frame_data(frame, large))
+    return Delivered(fd, sizes, frames)
 
 
 def frame_data(frame: zmq.Frame, large: int) -> bytes:

@@ -35,7 +35,7 @@ _MIN_LINE_CHARS: Final = 16
 
 SECRET_NAME: Final = re.compile(
     r"(?:^|[_.-])(?:api|access|auth|private)?(?:key|token|secret|pat|pass)$|passw(?:or)?d|passphrase|secret_key"
-    r"|authorization|^(?:set-)?cookie$",
+    r"|bearer|authorization|^(?:set-)?cookie$",
     re.IGNORECASE,
 )
 """Matches the name of an environment variable, option or header whose value is a secret."""

@@ -480,6 +480,8 @@ class Status(Message):
     """All registered workers."""
     quarantined: int
     """Number of requests in quarantine, where requests with the same digest count once."""
+    takeovers: int = 0
+    """Number of times, since the broker started, that a connection took over a routing id from another one."""
 
 
 TO_BROKER: Final[Mapping[bytes, type[Message]]] = {

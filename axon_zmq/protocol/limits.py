@@ -73,11 +73,17 @@ class BrokerLimits:
     """Milliseconds after which a run with `on_disconnect: "keep"` ends if it only waits for tools of a gone client."""
     hang_seconds: int = 30
     """Seconds without progress after which a worker is killed; the default is that of gunicorn's `timeout`."""
+    max_connections: int = 4_096
+    """Maximum number of connections of clients. Each needs one file descriptor, so the broker lowers the number if the
+    process may not open that many."""
+    max_connections_per_address: int = 256
+    """Maximum number of connections from one IP address of another machine."""
 
     def to_wire(self) -> dict[str, int]:
         """Return `pong.limits`: the limits that concern clients, including the fixed ones."""
         client_facing = asdict(self)
-        del client_facing["hang_seconds"]
+        for internal in ("hang_seconds", "max_connections", "max_connections_per_address"):
+            del client_facing[internal]
         return {
             **client_facing,
             "max_id": MAX_ID,

@@ -56,6 +56,8 @@ class BrokerStatus(TypedDict):
     modes: dict[str, PoolStatus]
     workers: list[WorkerStatus]
     quarantined: int
+    takeovers: NotRequired[int]
+    """Number of routing ids that another connection took over; missing if the broker is too old."""
 
 
 def status(run_dir: Path, seconds: float = STATUS_TIMEOUT_S) -> BrokerStatus:

@@ -108,7 +108,7 @@ def test_kept_runs_with_an_unanswered_tool_delay_no_other_client(
 
 @pytest.mark.parametrize("idle", [b"run_stream"], indirect=True)
 def test_a_flood_of_small_requests_delays_no_other_client(daemon: Daemon, attacker: Dealer, idle: tuple[float, float]):
-    for number in range(1500):
+    for number in range(700):
         attacker.send(b"run_stream", b"%d" % number, {}, ECHO)
     attacker.recv()
     assert_fair(daemon, "flood", b"run_stream", idle)

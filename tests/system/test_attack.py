@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attack.__main__ import SCENES, play, table
+from attack.__main__ import SCENES, heading, line, play
 from attack.scene import HEAD, Attacker, Row, Scene, Stage
 from attack.target import p99
 from attack.wire import Raw, header, ready
@@ -57,7 +57,7 @@ def test_an_attack_that_fails_with_an_exception_counts_as_broken():
 def test_the_table_has_a_cell_for_each_heading():
     row = Row("x", inputs="a|b", crashes=["broker"], wrong=2, idle_ms=1.4, notes=["note"])
     assert row.cells() == ("x", "a|b", "1", "2", "1 ms", "-", "-", "-", "held; note")
-    lines = table([row], machine() | {"date": "today"}).splitlines()
+    lines = [*heading(machine() | {"date": "today"}).splitlines(), line(row.cells())]
     assert lines[2].count("|") == lines[4].count("|") == len(HEAD) + 1
 
 

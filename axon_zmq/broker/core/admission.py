@@ -124,8 +124,9 @@ class Admission:
         bounds = self._bounds
         of_client = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
         if of_client >= bounds.max_queued_per_client:
-            client = printable(run.client)
-            return f"client {client!r} already has {of_client} queued {pool.mode} requests (max_queued_per_client)"
+            # The number in an id that ZeroMQ has assigned must stay secret: see `connections`.
+            client = repr(printable(run.client)) if run.client[:1] != b"\0" else "without a routing id"
+            return f"client {client} already has {of_client} queued {pool.mode} requests (max_queued_per_client)"
         if pool.waiting >= bounds.max_queued:
             return f"{pool.waiting} {pool.mode} requests are already queued (max_queued)"
         used = self._workers.waiting_bytes()

@@ -27,6 +27,7 @@ from axon_zmq.broker.core.events import (
     FromClient,
     FromWorker,
     Stop,
+    TakenOver,
     Tick,
     WorkerGone,
 )
@@ -116,6 +117,8 @@ class Broker:
         """Whether all shutdown messages have been sent, so that the process can exit."""
         self.dropped = 0
         """Number of messages that were dropped because they have no readable request id."""
+        self.takeovers = 0
+        """Number of times that a connection took over the routing id of another one, which was open."""
         self.relay = Relay()
         """Decides about messages from workers to clients, which do not pass through `receive`."""
         self._out = Outgoing(now)
@@ -194,6 +197,9 @@ class Broker:
                 self._client_back(client)
             case ClientBlocked(client):
                 self._client_blocked(client)
+            case TakenOver(client):
+                self.takeovers += 1
+                self.clients.taken_over(client, now)
             case Tick():
                 self._tick(now)
             case Stop():
@@ -275,7 +281,7 @@ class Broker:
             "protocol": limits.PROTOCOL,
             "version": self.version,
             "features": list(FEATURES),
-            "shared": self.clients.is_shared(client, message.header.get("instance", ""), now),
+            "shared": self.clients.is_shared(client, now),
             "limits": self.bounds.to_wire(),
             "dropped": self.dropped,
             "boot": self.boot,
@@ -304,6 +310,7 @@ class Broker:
             modes={mode: self._control.mode_status(pool, now) for mode, pool in self.workers.pools.items()},
             workers=self._control.worker_statuses(now),
             quarantined=self.runs.quarantine.refused(now),
+            takeovers=self.takeovers,
         )
 
     # --- clients that are gone or blocked ----------------------------------------------------------

@@ -12,27 +12,23 @@ from axon_zmq.broker.core.relay import DELIMITER, GONE, Relay
 from axon_zmq.broker.core.states import CLIENT, ClientEvent, ClientState, step
 
 CLIENTS_KEPT: Final = 100_000
-"""Maximum number of idle clients whose framing and `instance` are remembered."""
-SHARED_WINDOW_S: Final = 10.0
-"""If `ping` messages with different values of `instance` arrive under one routing id within this many seconds, two
-processes use the same routing id."""
+"""Maximum number of idle clients whose framing and takeovers are remembered."""
+SHARED_WINDOW_S: Final = 60.0
+"""Seconds for which a routing id counts as shared after a takeover. The client of the older connection must reconnect
+before it can send a `ping`."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Client:
-    """One client, identified by its routing id, with unfinished runs or a recent `instance`."""
+    """One client, identified by its routing id, with unfinished runs or a recent takeover."""
 
     state: ClientState = ClientState.IDLE
     open: dict[bytes, Run] = field(default_factory=dict)
     """Unfinished runs by request id."""
     gone_since: float = 0.0
     """When the grace period began; meaningful only while the client is gone."""
-    instance: str = ""
-    """Random name of the client's process, from its last `ping` with one; empty if there was none."""
-    instance_seen: float = 0.0
-    """When `instance` was last received."""
     shared_until: float = 0.0
-    """Time until which the routing id counts as shared by two processes."""
+    """Time until which the routing id counts as shared by two connections."""
 
     def step(self, event: ClientEvent) -> None:
         """Apply an event to the life cycle of the client's connection."""
@@ -40,7 +36,7 @@ class Client:
 
 
 class Clients:
-    """All clients that have unfinished runs or have recently sent their `instance`.
+    """All clients that have unfinished runs or whose routing id was recently taken over.
 
     Args:
         relay: Keeps each client's flags.
@@ -92,21 +88,15 @@ class Clients:
         """Whether a client has a REQ socket, which accepts exactly one reply per request."""
         return self._relay.has(client, DELIMITER)
 
-    def is_shared(self, client: bytes, instance: str, now: float) -> bool:
-        """Whether another process recently used the same routing id.
+    def is_shared(self, client: bytes, now: float) -> bool:
+        """Whether a connection recently took over a routing id from another one, which was open."""
+        known = self._known.get(client)
+        return known is not None and now < known.shared_until
 
-        Args:
-            client: The routing id.
-            instance: The random name in the client's `ping`; empty if the `ping` has none.
-            now: The time.
-        """
-        known = self._get_or_add(client)
-        if instance:
-            if known.instance not in ("", instance) and now - known.instance_seen < SHARED_WINDOW_S:
-                known.shared_until = now + SHARED_WINDOW_S
-            known.instance, known.instance_seen = instance, now
-        self._forget_idle()  # only a `ping` adds clients without unfinished runs
-        return now < known.shared_until
+    def taken_over(self, client: bytes, now: float) -> None:
+        """Report a routing id as shared, because a connection took it over from another one."""
+        self._get_or_add(client).shared_until = now + SHARED_WINDOW_S
+        self._forget_idle()
 
     def opened(self, run: Run) -> None:
         """Add a run to its client's unfinished runs."""
@@ -122,7 +112,7 @@ class Clients:
         known.step(ClientEvent.CLOSE)
         if self.is_gone(run.client):
             self._relay.clear_flag(run.client, GONE)
-        if not known.instance:
+        if not known.shared_until:
             del self._known[run.client]
 
     def vanished(self, client: bytes, now: float) -> Client | None:

@@ -62,6 +62,12 @@ class ClientBlocked(NamedTuple):
     client: bytes
 
 
+class TakenOver(NamedTuple):
+    """A message came from a connection that uses the routing id of another one, which was still open."""
+
+    client: bytes
+
+
 class Tick(NamedTuple):
     """A timer is due: see `Broker.next_timer`."""
 
@@ -70,4 +76,4 @@ class Stop(NamedTuple):
     """The broker was asked to exit."""
 
 
-Event = FromClient | FromWorker | Ended | WorkerGone | ClientGone | ClientBack | ClientBlocked | Tick | Stop
+Event = FromClient | FromWorker | Ended | WorkerGone | ClientGone | ClientBack | ClientBlocked | TakenOver | Tick | Stop

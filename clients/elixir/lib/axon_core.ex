@@ -3,7 +3,7 @@ defmodule AxonCore do
   Elixir client of the axon_zmq daemon, which executes pydantic-ai agents.
 
       children = [
-        {AxonCore.Connection, name: MyApp.Axon, identity: "my-app-1"},
+        {AxonCore.Connection, name: MyApp.Axon},
         {AxonCore.AgentProcess, name: MyApp.Support, connection: MyApp.Axon, agent: AxonCore.Agent.new("support")}
       ]
 

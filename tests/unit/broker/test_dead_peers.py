@@ -7,11 +7,12 @@ import struct
 import pytest
 
 from axon_zmq.broker.dead_peers import UNANSWERED_PACKETS, evaluate
+from axon_zmq.broker.tcp import TcpInfo, parse_info
 
 
-def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> bytes:
+def tcp_info(answered: float, resent: int = 0, probes: int = 0) -> TcpInfo:
     """TCP_INFO of a connection; `answered` is the time in seconds since the last acknowledgement."""
-    return struct.pack("=8B13I", 1, 0, resent, probes, *[0] * 16, int(answered * 1000))
+    return parse_info(struct.pack("=8B24I4Q", 1, 0, resent, probes, *[0] * 16, int(answered * 1000), *[0] * 15))
 
 
 @pytest.mark.parametrize("counted", ["resent", "probes"])

@@ -98,7 +98,9 @@ def test_messages_are_decoded_into_typed_values():
         None, Resumed(start=1, gap=False, open_calls=("a",), last=1)
     )
     assert decode(b"alive", pack(VALID[b"alive"])) == Received(None, Alive("one", 1))
-    assert decode(b"pong", pack(VALID[b"pong"])).message == Pong("one", 5, VALID[b"pong"])
+    assert decode(b"pong", pack(VALID[b"pong"])).message == Pong(
+        boot="one", max_body=5, shared=False, body=VALID[b"pong"]
+    )
     failed = decode(b"error", pack(ERROR | {"seq": 4, "details": {"may_have_run": False, "never_ran_within_ms": 7}}))
     assert failed.seq == 4
     assert isinstance(failed.message, Failed)

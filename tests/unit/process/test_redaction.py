@@ -38,7 +38,15 @@ ODD = "p/a'ss\"w+rd é\\x"
             "NPM_AUTHTOKEN",
         ),
         *("CLIENT_SECRET", "DB_PASSWORD", "PASSWORD_OF_DB", "PGPASSWORD", "MYSQL_PASSWD", "SECRET_KEY_BASE", "GH_PAT"),
-        *("AWS_SECRET_ACCESS_KEY", "KEY_PASSPHRASE", "Authorization", "Proxy-Authorization", "Cookie", "SMTP_PASS"),
+        *(
+            "AWS_SECRET_ACCESS_KEY",
+            "KEY_PASSPHRASE",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            "Authorization",
+            "Proxy-Authorization",
+            "Cookie",
+            "SMTP_PASS",
+        ),
     ],
 )
 def test_the_name_decides_whether_a_value_is_a_secret(name: str):

@@ -2,7 +2,7 @@ defmodule AxonCore.Connection do
   @moduledoc """
   Connection to the daemon: one DEALER socket for any number of agents and callers, which reconnects automatically.
 
-      {AxonCore.Connection, name: MyApp.Axon, endpoint: "tcp://127.0.0.1:5570", identity: "my-app-1"}
+      {AxonCore.Connection, name: MyApp.Axon, endpoint: "tcp://127.0.0.1:5570"}
 
   #{AxonCore.Options.docs(:connection)}
 
@@ -172,8 +172,8 @@ defmodule AxonCore.Connection do
     }
   end
 
-  # The random part is the same for every start of one connection in a VM, for two reasons: chumak turns identities into
-  # atoms, which are never freed, and the daemon would take a new `instance` for a second process with this identity.
+  # The random part is the same for every start of one connection in a VM, because chumak turns identities into atoms,
+  # which are never freed.
   defp identity_and_instance(options) do
     key = {__MODULE__, options[:name] || unnamed(1)}
     random = :persistent_term.get(key, nil) || tap(random(), &:persistent_term.put(key, &1))

@@ -99,7 +99,8 @@ defmodule AxonCore.Options do
         "the ZeroMQ routing id of this client; two processes must not share one. By default it is random. A connection " <>
           "that is restarted in the same VM keeps its identity; connections without a `name` are identified by the " <>
           "order in which they start. " <>
-          "Set it if the application resumes runs after a restart of the VM"
+          "Set it if the application resumes runs after a restart of the VM. Whoever knows it can take it over: use at " <>
+          "least 16 random bytes, as text"
     ],
     transport: [
       type: :module,

@@ -45,7 +45,7 @@ defmodule AxonCore.Session do
   @doc """
   Returns the state of a new connection.
 
-  - `instance` is random and different for each client process, so that the daemon detects a shared identity.
+  - `instance` is random and different for each client process. The daemon no longer uses it.
   - `options` are further header keys of each `ping`, such as `frames: "single"`. A `ping` is the first message on a
     connection, so they apply to all messages of the broker.
   - `id_prefix` is the prefix of the run ids that this VM generates. A run with this prefix that is unknown here was
@@ -87,7 +87,7 @@ defmodule AxonCore.Session do
     end
   end
 
-  # Checked here, because the broker closes the connection without an error if a frame exceeds four times `max_body`.
+  # Checked here, because the broker closes the connection without an error if a frame exceeds twice `max_body`.
   defp check_size(actions, max_body) do
     case for {:transmit, frames} <- actions, frame <- frames, byte_size(frame) > max_body, do: byte_size(frame) do
       [] ->

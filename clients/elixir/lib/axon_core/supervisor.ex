@@ -4,7 +4,6 @@ defmodule AxonCore.Supervisor do
 
       {AxonCore.Supervisor,
        name: MyApp.Axon,
-       identity: "my-app-1",
        agents: [
          support: AxonCore.Agent.new("support"),
          poet: AxonCore.Agent.new(model: "openai-chat:gpt-5-mini", instructions: "Rhyme.")

@@ -10,7 +10,7 @@ from axon_zmq.broker.core.admission import UNDELIVERED_KEPT
 from axon_zmq.broker.core.broker import ALIVE_INTERVAL_S, CLIENT_GRACE_S, RECOVERY_S
 from axon_zmq.broker.core.clients import SHARED_WINDOW_S
 from axon_zmq.broker.core.effects import ToClient
-from axon_zmq.broker.core.events import FromClient, FromWorker
+from axon_zmq.broker.core.events import FromClient, FromWorker, TakenOver
 from axon_zmq.broker.core.outgoing import BAD_INPUT_LINES_PER_SECOND
 from axon_zmq.broker.core.pools import PROGRESS_TIMEOUT_S
 from axon_zmq.broker.core.runs import NO_WORKER_GRACE_S
@@ -556,12 +556,28 @@ def test_a_req_client_gets_no_alive_instead_of_its_answer():
     assert bench.pass_time(ALIVE_INTERVAL_S) == []
 
 
-def test_pong_reports_two_processes_with_the_same_routing_id():
+def test_pong_reports_a_takeover_of_the_routing_id_for_a_minute():
     bench = Bench()
-    pong = lambda instance: unpack(bench.send(A, "ping", b"p", {"instance": instance})[0].body, "pong")["shared"]  # noqa: E731
-    assert [pong("one"), pong("one"), pong("two"), pong("one")] == [False, False, True, True]
+    pong = lambda client: unpack(bench.send(client, "ping", b"p")[0].body, "pong")["shared"]  # noqa: E731
+    assert pong(A) is False
+    bench.feed(TakenOver(A))
+    assert [pong(A), pong(A), pong(B)] == [True, True, False]
+    assert bench.broker.takeovers == 1
     bench.pass_time(SHARED_WINDOW_S + 1)
-    assert pong("one") is False
+    assert pong(A) is False
+
+
+def test_a_restarted_process_with_another_instance_is_no_takeover():
+    bench = Bench()
+    pongs = [unpack(bench.send(A, "ping", b"p", {"instance": name})[0].body, "pong") for name in ("one", "two")]
+    assert [pong["shared"] for pong in pongs] == [False, False]
+
+
+def test_an_error_does_not_show_a_routing_id_that_zeromq_has_assigned():
+    bench = Bench(max_queued_per_client=0)
+    [answer] = bench.send(b"\0\x6b\x8b\x45\x67", "run", b"1")
+    message = unpack(answer.body, "error")["message"]
+    assert "client without a routing id already has 0 queued run requests" in message
 
 
 def test_rule_6_a_new_broker_holds_requests_about_unknown_runs_until_workers_have_registered():
