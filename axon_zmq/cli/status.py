@@ -117,8 +117,8 @@ def missing(current: Report) -> list[str]:
 def _runs(process: ProcessReport) -> str:
     if "busy" not in process or "slots" not in process:
         return "-"
-    waiting = f", {process['waiting']} waiting" if process.get("waiting") else ""
-    return f"{process['busy']} of {process['slots']}{waiting}"
+    waiting = process.get("waiting", 0)
+    return f"{process['busy']} of {process['slots']}" + (f", {waiting} waiting" if waiting else "")
 
 
 def show(current: Report, out: Console) -> None:
