@@ -73,10 +73,15 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
         "The daemon has no run, or no open tool call, with this id; "
         "`details.may_have_run` shows whether the run may have been started.",
     ),
-    "too_large": ErrorType("caller", False, "A frame exceeds the limit that the message names (see `pong.limits`)."),
+    "too_large": ErrorType(
+        "caller", False, "A message exceeds the limit that the error names (see `pong.limits`): in bytes, or in items."
+    ),
     "unauthorized": ErrorType("caller", False, "The client's key does not permit this request."),
     "overloaded": ErrorType(
-        "later", True, "A queue is full: wait `details.retry_after_ms` milliseconds and send the request again."
+        "later",
+        True,
+        "A queue or the memory of a worker is full: wait `details.retry_after_ms` milliseconds and send the request "
+        "again.",
     ),
     "no_worker": ErrorType(
         "later", True, "No worker process serves this mode: send the request later, or check `axon-zmq status`."
@@ -94,6 +99,11 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     ),
     "slow_consumer": ErrorType("run", True, "The client read too slowly, and its send queue was full."),
     "usage_limit_exceeded": ErrorType("run", False, "The run reached one of its `usage_limits`."),
+    "out_of_memory": ErrorType(
+        "run",
+        False,
+        "The run needed more memory than its worker may use (`AXON_WORKER_MEMORY`): send less, or raise the limit.",
+    ),
     "internal": ErrorType(
         "run", False, "The daemon or the agent's own code failed: the worker's log has the traceback."
     ),

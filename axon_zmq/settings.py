@@ -29,6 +29,11 @@ from axon_zmq.suggestions import closest, suggestion
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 Slots = Annotated[int, Field(ge=1, le=65536)]
+DEFAULT_WORKER_MEMORY: Final = 2 * 1024 * limits.MIB
+"""Default of `worker_memory`, in bytes. A worker with the example agents uses about 90 MiB, and 300 MiB with 1,024
+streams."""
+MIN_WORKER_MEMORY: Final = 256 * limits.MIB
+"""Lower limit of `worker_memory`, in bytes, except 0."""
 DEFAULT_DRAIN_S: Final = 60.0
 """Default of `drain_seconds`. supervisord's `stopwaitsecs` of a worker is derived from the setting and is longer, so
 that supervisord does not kill a worker that is still draining."""
@@ -160,6 +165,11 @@ class Settings(BaseSettings):
         description="Default model, such as `openai-chat:gpt-5-mini`: for agents as data without `model`, and for the "
         "example agent `assistant`.",
     )
+    offline_models: bool | None = Field(
+        None,
+        description="Whether clients may name offline models (`echo`, `synthetic:…`, `test`, `tools`), in agents as "
+        "data and as `model` of a request. Registered agents may use them in any case.",
+    )
     loop: Literal["auto", "asyncio", "uvloop"] = Field(
         "auto", description="Event loop of the workers: `asyncio`, `uvloop`, or `auto` (`uvloop` if it is installed)."
     )
@@ -188,6 +198,11 @@ class Settings(BaseSettings):
         _DEFAULTS.hang_seconds,
         description="Seconds without progress after which a worker is killed and replaced; 2 to 3600.",
     )
+    worker_memory: Annotated[int, Field(ge=0, le=2**44)] = Field(
+        DEFAULT_WORKER_MEMORY,
+        description="Memory that each worker may use, in bytes: 268435456 (256 MiB) to 16 TiB, or 0 for no limit. "
+        "Linux only.",
+    )
     max_body: Annotated[int, Field(ge=1024, le=2**30)] = Field(
         _DEFAULTS.max_body, description="Maximum size of a request body in bytes; 1024 to 1073741824."
     )
@@ -215,6 +230,16 @@ class Settings(BaseSettings):
         description="Maximum number of client connections from one address, except loopback addresses; 1 to 1000000.",
     )
 
+    max_in_flight_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        _DEFAULTS.max_in_flight_bytes,
+        description="Maximum total size of the request bodies that one worker has, in bytes; at most 1 TiB. Further "
+        "runs wait; bodies of up to 64 KiB do not count.",
+    )
+    max_in_flight_bytes_per_client: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        _DEFAULTS.max_in_flight_bytes_per_client,
+        description="Maximum total size of the request bodies of one client that all workers have, in bytes; at most "
+        "1 TiB. Further runs wait; bodies of up to 64 KiB do not count.",
+    )
     max_waiting_per_client: Annotated[int, Field(ge=0, le=MAX_QUEUED_LIMIT)] = Field(
         _DEFAULTS.max_waiting_per_client,
         description="Number of runs of one client in a mode that may wait for the client's tools without counting "
@@ -258,6 +283,13 @@ class Settings(BaseSettings):
     @classmethod
     def _read_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("worker_memory")
+    @classmethod
+    def _check_worker_memory(cls, value: int) -> int:
+        if 0 < value < MIN_WORKER_MEMORY:
+            raise ValueError(f"invalid value {value}: expected at least {MIN_WORKER_MEMORY} bytes, or 0 for no limit")
+        return value
 
     @field_validator("allowed_model_settings")
     @classmethod
@@ -312,6 +344,10 @@ class Settings(BaseSettings):
         packages = [name if name.startswith("axon_zmq.") else name.partition(".")[0] for name in modules]
         return sorted({*packages, *self.run_loggers})
 
+    def allows_offline_models(self) -> bool:
+        """Return whether clients may name offline models."""
+        return self.agents == EXAMPLES if self.offline_models is None else self.offline_models
+
     def workers(self) -> dict[str, int]:
         """Return the number of worker processes of each mode."""
         return {mode: getattr(self, f"{mode}_workers") for mode in MODES}
@@ -328,6 +364,8 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             max_queued_per_client=self.max_queued_per_client,
             max_queued_bytes=self.max_queued_bytes,
+            max_in_flight_bytes=self.max_in_flight_bytes,
+            max_in_flight_bytes_per_client=self.max_in_flight_bytes_per_client,
             max_waiting_per_client=self.max_waiting_per_client,
             max_keep_ms=self.max_keep_ms,
             hang_seconds=self.hang_seconds,

@@ -186,7 +186,9 @@ class Site:
         """Start a worker with the agents of `bench.agents`."""
         name = f"{mode}-{number}"
         arguments = (f"--mode={mode}", f"--name={name}", f"--run-dir={self.folder}")
-        return self.start(name, "axon_zmq.worker", *arguments, **{"AXON_AGENTS": AGENTS, **env})
+        return self.start(
+            name, "axon_zmq.worker", *arguments, **{"AXON_AGENTS": AGENTS, "AXON_OFFLINE_MODELS": "true", **env}
+        )
 
     def source(self, mode: str = "run_stream", workers: int = 1) -> Process:
         """Start one process without agents that acts as that many workers; see `bench.source`."""

@@ -82,8 +82,18 @@ async def spin() -> str:
         pass
 
 
+async def _floods(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    for _ in range(10_000):
+        await asyncio.sleep(0.001)
+        yield "x" * 4000
+
+
+flood = Agent(FunctionModel(stream_function=_floods, model_name="flood"), name="flood")
+"""Streams 40 MB, which is more than offline models that a client names may answer."""
+
+
 NAMES = ",".join(
-    [f"{name}=chaos.agents:{name}" for name in ("paced", "caller", "poison", "busy")]
+    [f"{name}=chaos.agents:{name}" for name in ("paced", "caller", "poison", "busy", "flood")]
     + ["echo=axon_zmq.agents.echo:agent"]
 )
 """Value of `AXON_AGENTS`: the agents that the daemon serves."""

@@ -266,7 +266,7 @@ def _stall(daemon: Daemon, clients: int) -> tuple[list[zmq.Socket[bytes]], zmq.C
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(daemon.endpoint)
         header = pack({"credit": 100} if number % 2 else {})
-        body = pack({"agent": {"model": "synthetic:tokens=10000,delay_ms=1,size=4000"}, "prompt": f"{number}"})
+        body = pack({"agent": "flood", "prompt": f"{number}"})
         dealer.send_multipart([b"run_stream", b"stalled", header, body])
         stalled.append(dealer)
     return stalled, context

@@ -24,6 +24,9 @@ from axon_zmq.testing.ports import free_port
 from bench.processes import WAIT_TIMEOUT_S, Process, Site, environment, site
 from chaos import agents
 
+OFFLINE = {"AXON_OFFLINE_MODELS": "true"}
+"""Lets the scenarios' clients name offline models, although the daemon has agents of its own."""
+
 
 class Daemon:
     """A broker and workers without supervisord, which can be killed and started one by one.
@@ -37,7 +40,7 @@ class Daemon:
         self.site = site
         self.endpoint = site.endpoint
         self.workers: dict[str, Process] = {}
-        self._env = {"AXON_AGENTS": agents.NAMES, agents.STARTS: str(site.folder / "starts"), **env}
+        self._env = {"AXON_AGENTS": agents.NAMES, **OFFLINE, agents.STARTS: str(site.folder / "starts"), **env}
         self._numbers = count(1)
         (site.folder / "starts").touch()
 
@@ -107,7 +110,12 @@ class SupervisedDaemon:
     def __init__(self, folder: Path, **env: str) -> None:
         self.run_dir = folder / "run"
         self.endpoint = f"tcp://127.0.0.1:{free_port()}"
-        settings = {"AXON_RUN_DIR": str(self.run_dir), "AXON_FRONTEND": self.endpoint, "AXON_AGENTS": agents.NAMES}
+        settings = {
+            "AXON_RUN_DIR": str(self.run_dir),
+            "AXON_FRONTEND": self.endpoint,
+            "AXON_AGENTS": agents.NAMES,
+            **OFFLINE,
+        }
         self._starts = folder / "starts"
         self._starts.touch()
         self.env = environment({**settings, agents.STARTS: str(self._starts), **env})

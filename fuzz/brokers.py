@@ -21,6 +21,7 @@ from axon_zmq.broker.core.events import (
     Tick,
     WorkerGone,
 )
+from axon_zmq.broker.core.pools import Run
 from axon_zmq.broker.core.recovery import PreviousState
 from axon_zmq.broker.core.relay import Verdict, framed
 from axon_zmq.errors import RequestError
@@ -73,12 +74,12 @@ class _World:
         """Runs about which a worker has sent messages of its own; it may send two terminal messages."""
         self.held: dict[bytes, list[RunKey]] = {}
         """Runs that each worker executes."""
-        self.live: dict[RunKey, object] = {}
+        self.live: dict[RunKey, Run] = {}
         """Runs that the broker knows."""
         self.ends: dict[RunKey, set[tuple[bytes, bytes]]] = {}
         """Terminal messages of each run that the broker knows."""
-        self.restarted: set[RunKey] = set()
-        """Open runs while the effects of the event that has ended recovery are applied; otherwise empty."""
+        self.is_recovered = False
+        """Whether the effects of the event that has ended recovery are being applied."""
         self.returned = 0
         """Runs that may have returned to their queue because their worker was lost."""
         self.finished = 0
@@ -171,11 +172,10 @@ class _World:
         effects = self.broker.receive(event, self.now)
         check(len(effects) <= MAX_EFFECTS, f"{len(effects)} effects of one event")
         self._track_runs()
-        is_recovered = was_recovering and not self.broker.recovering
-        self.restarted = {run.key for run in self.broker.runs if is_recovered and run.state.value != "ended"}
+        self.is_recovered = was_recovering and not self.broker.recovering
         for effect in effects:
             self._apply(effect)
-        self.restarted = set()
+        self.is_recovered = False
         self._check_queues()
         self._forget_runs()
 
@@ -197,9 +197,13 @@ class _World:
         self.answered.append((sent.kind, sent.id))
         framed(self.broker.relay.flags_of(sent.client) or 0, sent.kind, sent.id, sent.body)
         key = sent.client, sent.id
-        # The event that ends recovery processes all held messages: it may answer one with an error, and then start a
-        # run with the same id.
-        if sent.kind in kinds.TERMINAL_KINDS and key in self.live and key not in self.untrusted | self.restarted:
+        if sent.kind not in kinds.TERMINAL_KINDS or key not in self.live or key in self.untrusted:
+            return
+        if self.is_recovered:
+            # The event that ends recovery processes all held messages: it may answer one with an error, then start a
+            # run with the same id, and end that run, too.
+            self.ends[key] = {(sent.kind, sent.body)} if self.live[key].state.value == "ended" else set()
+        else:
             self.ends[key].add((sent.kind, sent.body))
             check(len(self.ends[key]) == 1, "a run has two different terminal messages")
 

@@ -27,7 +27,7 @@ from typing import Final
 import zmq
 
 from axon_zmq.broker import tcp, unfinished
-from axon_zmq.broker.connections import AssignedIds, Connection, Connections, Identified
+from axon_zmq.broker.connections import MESSAGE_CREDIT, AssignedIds, Connection, Connections, Identified
 from axon_zmq.broker.dead_peers import DeadPeerDetector
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import printable
@@ -159,7 +159,7 @@ class ConnectionGuard:
         Args:
             fd: Descriptor of the connection from which it came (`zmq.SRCFD`); negative if ZeroMQ does not know it.
             routing_id: The client's routing id.
-            size: Its bytes, see `unfinished.delivered_bytes`.
+            size: Its bytes on the wire.
             now: The time.
 
         Returns:
@@ -168,7 +168,7 @@ class ConnectionGuard:
         connection = self._connections.open.get(fd)
         if connection is None or connection.client != routing_id:
             return self._identify(fd, routing_id, size, now)
-        connection.delivered += size
+        connection.delivered += size + MESSAGE_CREDIT
         return True
 
     def _identify(self, fd: int, routing_id: bytes, size: int, now: float) -> bool:
@@ -180,7 +180,7 @@ class ConnectionGuard:
         if connection is None:  # it has ended since it sent the message
             connection = Connection(fd=fd, address="", opened=self._connections.handshakes, closed=0)
         is_first = not connection.client
-        connection.delivered += size
+        connection.delivered += size + MESSAGE_CREDIT
         match self._connections.identify(connection, routing_id, self._assigned):
             case Identified.RESERVED:
                 # A descriptor may have been reused since the message was sent: if the connection has another routing

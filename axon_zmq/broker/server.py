@@ -50,7 +50,7 @@ from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.hashing import SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.send_queues import InFlight, SendQueues
-from axon_zmq.broker.unfinished import OVERSIZE_FACTOR, delivered_bytes
+from axon_zmq.broker.unfinished import OVERSIZE_FACTOR
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_from_peer, send_large_message, sender
 from axon_zmq.process.event_queue import EventQueue
@@ -370,10 +370,10 @@ class Server:
             try:
                 # Receive the routing id, all allowed frames and one more, which shows the core that there were too
                 # many. ZeroMQ itself bounds the size of a frame but not the number of frames.
-                fd, sizes, (client, *frames) = recv_from_peer(self._recv_front, limits.MAX_FRAMES + 2, LARGE_MESSAGE)
+                fd, wire, (client, *frames) = recv_from_peer(self._recv_front, limits.MAX_FRAMES + 2, LARGE_MESSAGE)
             except zmq.Again:
                 return True
-            if not self._guard.admit(fd, client, delivered_bytes(sizes), now):
+            if not self._guard.admit(fd, client, wire, now):
                 continue
             message = FromClient(client, frames, now)
             if not self._hasher.defer(message):

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from axon_zmq.broker.connections import MESSAGE_CREDIT, Connection
+from axon_zmq.broker.connections import Connection
 from axon_zmq.protocol import limits
 
 OVERSIZE_FACTOR: Final = 2
@@ -192,9 +192,3 @@ def _count_names(data: bytes, at: int) -> int:
         names.add(data[at + 1 : value_at])
         at = value_at + 4 + size
     return len(names)
-
-
-def delivered_bytes(frame_sizes: Iterable[int]) -> int:
-    """Bytes by which a delivered message reduces the held bytes of its connection: its frames as they are on the wire,
-    and `MESSAGE_CREDIT`."""
-    return MESSAGE_CREDIT + sum(size + (2 if size < 256 else 9) for size in frame_sizes)

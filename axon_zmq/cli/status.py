@@ -53,8 +53,9 @@ def report(run_dir: Path) -> Report:
     """Return the state of all processes and modes.
 
     Each process has `state`, `pid` and `uptime` in seconds, from supervisord. If the broker knows the process, it also
-    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of supervisord and the
-    broker answers, the report contains its part, and `silent` has the reason why the other part is missing.
+    has `slots`, `busy`, `waiting`, `silent_ms`, `crashes` within the last minute, and `broken`. If only one of
+    supervisord and the broker answers, the report contains its part, and `silent` has the reason why the other part is
+    missing.
 
     Raises:
         UnavailableError: Neither supervisord nor the broker answers.
@@ -116,8 +117,8 @@ def missing(current: Report) -> list[str]:
 def _runs(process: ProcessReport) -> str:
     if "busy" not in process or "slots" not in process:
         return "-"
-    waiting = f", {process['waiting']} waiting" if process.get("waiting") else ""
-    return f"{process['busy']} of {process['slots']}{waiting}"
+    waiting = process.get("waiting", 0)
+    return f"{process['busy']} of {process['slots']}" + (f", {waiting} waiting" if waiting else "")
 
 
 def show(current: Report, out: Console) -> None:

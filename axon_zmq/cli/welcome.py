@@ -21,7 +21,8 @@ from axon_zmq.supervise import broker_status
 from axon_zmq.supervise.daemon import Daemon
 
 EXAMPLE_AGENT: Final = {"model": "echo"}
-"""Agent of the example requests, as data: it works whatever `AXON_AGENTS` is."""
+"""Agent of the example requests, as data. They are sent only if clients may name offline models: the operator's own
+agents may cost money."""
 START_TIMEOUT_S: Final = 60.0
 """Seconds in which all workers must register. It takes about 3 s on two cores."""
 POLL_INTERVAL_S: Final = 0.2
@@ -84,10 +85,14 @@ def _not_ready(run_dir: Path) -> str:
 async def greet(daemon: Daemon, out: Console) -> None:
     """Send one request to each mode that has workers, and print the answers as they arrive, until a signal.
 
+    Nothing is sent if clients may not name offline models.
+
     Raises:
         AxonError: A request failed.
         ConfigurationError: The daemon ended.
     """
+    if not daemon.settings.allows_offline_models():
+        return
     greeting = asyncio.create_task(_greet(daemon.settings, out))
     try:
         while not daemon.stopping and not greeting.done():

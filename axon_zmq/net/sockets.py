@@ -94,8 +94,8 @@ class Delivered(NamedTuple):
 
     fd: int
     """Descriptor of the peer's connection; -1 if there is none, as for `inproc` endpoints."""
-    sizes: list[int]
-    """Bytes of each frame behind the routing id, including those that were dropped."""
+    size: int
+    """Bytes on the wire of all frames behind the routing id, including those that were dropped."""
     frames: list[bytes]
     """Routing id, then the other frames."""
 
@@ -117,14 +117,15 @@ def recv_from_peer(recv: Recv, max_frames: int, large: int) -> Delivered:
         fd = frame.get(_SOURCE)  # 0.4 µs
     except zmq.ZMQError:
         fd = -1
-    sizes: list[int] = []
+    size = 0
     # A message must be read to its last frame, or the next `recv` would return the rest of it.
     while frame.more:
         frame = recv(NOBLOCK, copy=False)
-        sizes.append(len(frame))
+        length = len(frame)
+        size += length + (2 if length < 256 else 9)  # flags and length
         if len(frames) < max_frames:
             frames.append(frame.bytes if len(frames) < _FIRST_BODY else frame_data(frame, large))
-    return Delivered(fd, sizes, frames)
+    return Delivered(fd, size, frames)
 
 
 def frame_data(frame: zmq.Frame, large: int) -> bytes:

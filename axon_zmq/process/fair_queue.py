@@ -71,6 +71,18 @@ class FairQueue(Generic[T]):
         self._account(-1, request)
         return request
 
+    def firsts(self) -> list[T]:
+        """The first request of each client, in the order in which `pop` would return them."""
+        return [requests[0] for requests in self._clients.values()]
+
+    def take(self, request: T) -> None:
+        """Remove the first request of a client. The client goes to the end of the round, as with `pop`."""
+        requests = self._clients.pop(request.client)
+        requests.popleft()
+        if requests:
+            self._clients[request.client] = requests
+        self._account(-1, request)
+
     def pop_unless(self, is_held_back: Callable[[bytes], bool]) -> T | None:
         """Remove and return the next request of a client that is not held back; None if there is none.
 

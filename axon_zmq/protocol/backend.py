@@ -63,6 +63,8 @@ class EndReason(Enum):
     """The worker itself, at the deadline of the run's lease."""
     SHUTTING_DOWN = "shutting_down"
     """The worker itself, at the end of its drain time."""
+    MEMORY = "memory"
+    """The worker itself, because it uses too much memory and this run is the largest."""
 
 
 class Body:

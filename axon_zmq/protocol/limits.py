@@ -47,6 +47,13 @@ response. The number is part of the client protocol."""
 
 REPLAY_BYTES_PER_RUN = 8 * MIB
 """Bytes of one run's messages that its worker keeps for replay; if there are more, the oldest are dropped."""
+MAX_ITEMS = 400_000
+"""Maximum number of msgpack items in a body: each list, map, list element, map key and map value counts. Bytes alone do
+not limit memory: an empty map is one byte, and 72 bytes once it is unpacked. A history of 5,000 messages, as
+pydantic-ai 2.62 dumps it, has about 270,000 items."""
+MIN_RUN_BYTES = 64 * MIB
+"""Lower bound of the limit on the bodies of one run: its request, its tool results and its steers. The limit is four
+times `max_body` if that is more."""
 MAX_SCHEMA = 256 * KIB
 """Maximum size of a JSON Schema in bytes, packed as msgpack."""
 
@@ -66,6 +73,12 @@ class BrokerLimits:
     others."""
     max_queued_bytes: int = 256 * MIB
     """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
+    max_in_flight_bytes: int = 128 * MIB
+    """Maximum total size of the request bodies that one worker has, in bytes; further runs wait in the queue. Bodies of
+    at most 64 KiB do not count."""
+    max_in_flight_bytes_per_client: int = 64 * MIB
+    """Maximum total size of the request bodies of one client that all workers have, in bytes; its further runs wait in
+    the queue. Bodies of at most 64 KiB do not count."""
     max_waiting_per_client: int = 16
     """Number of runs of one client in one mode that may wait for the client's tools without counting against the slots
     that the client may use. Further waiting runs leave their slots to other clients only."""
@@ -88,6 +101,7 @@ class BrokerLimits:
             **client_facing,
             "max_id": MAX_ID,
             "max_header": MAX_HEADER,
+            "max_items": MAX_ITEMS,
             "max_schema": MAX_SCHEMA,
             "default_timeout_ms": DEFAULT_TIMEOUT_MS,
             "resume_window_ms": int(RESUME_WINDOW * 1000),

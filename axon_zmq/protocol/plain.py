@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
@@ -28,6 +29,9 @@ from pydantic_core import to_jsonable_python
 from axon_zmq.errors import ModelError
 from axon_zmq.protocol import msgpack
 
+KEPT_BUFFER_BYTES: Final = 1024 * 1024
+"""Size of a packed value in bytes from which its packer is replaced: a packer keeps its buffer, which has at least this
+size."""
 MAX_DEPTH: Final = 256
 """Maximum depth of nested maps and lists. msgpack's packer fails at a depth of 511; many JSON parsers fail at about
 200."""
@@ -74,7 +78,10 @@ def packer() -> Callable[[object], bytes]:
     def packed(value: object) -> bytes:
         nonlocal pack
         try:
-            return pack(strictly_plain(value))
+            made = pack(strictly_plain(value))
+            if len(made) > KEPT_BUFFER_BYTES:
+                pack = msgpack.packer(_step)
+            return made
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             pack = msgpack.packer(_step)  # after an error, msgpack's Packer keeps the bytes that it has packed so far
             raise ModelError("invalid_output", f"the answer cannot be packed as msgpack: {error}") from error
@@ -181,15 +188,21 @@ def _step(value: Any) -> Any:
         if serializer is not None and (made := serializer.to_python(value, warnings=False)) is not value:
             return made
         if dataclasses.is_dataclass(value):
-            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return _fields(value)
     return to_jsonable_python(value)
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def _step_or_text(value: object) -> Any:
-    try:
+    with suppress(Exception):  # any exception of the value's own code
         return _step(value)
-    except Exception:  # any exception of the value's own code
-        return describe_value(value)
+    if dataclasses.is_dataclass(value):
+        with suppress(Exception):  # one field may have made the serializer of the whole dataclass fail
+            return _fields(value)
+    return describe_value(value)
 
 
 def describe_value(value: object) -> str:

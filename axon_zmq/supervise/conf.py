@@ -44,12 +44,14 @@ _WORKER_SETTINGS: Final = (
     "agents",
     "toolsets",
     "model",
+    "offline_models",
     "loop",
     "log_level",
     "run_loggers",
     "allowed_model_settings",
     "ambient_providers",
     "drain_seconds",
+    "worker_memory",
     *(f"{mode}_slots" for mode in MODES),
 )
 """Settings that a worker reads. Values that differ from the defaults are set in its environment."""

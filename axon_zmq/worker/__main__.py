@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from axon_zmq import settings
 from axon_zmq.errors import AxonError, ConfigurationError
-from axon_zmq.process import backoff, event_loop, lifeline, logs, redaction
+from axon_zmq.process import backoff, event_loop, lifeline, logs, memory, redaction
 from axon_zmq.process.core_dumps import disable_core_dumps
 from axon_zmq.process.gc import tune_gc
 from axon_zmq.process.run_dir import backend_endpoint, clear_handover_files, private_directory
@@ -64,7 +64,11 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     def make_registry(private: bool = False) -> Registry:
         made = Registry(
             targets=configured.agents,
-            models=Models(configured.model, ambient=configured.ambient_providers),
+            models=Models(
+                configured.model,
+                offline=configured.allows_offline_models(),
+                ambient=configured.ambient_providers,
+            ),
             named_toolsets=configured.toolsets,
             private=private,
             allowed_settings=configured.allowed_model_settings,
@@ -92,7 +96,14 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
         now=time.monotonic(),
     )
     connect = partial(Link, backend_endpoint(run_dir), routing_id)
-    host = Host(core=core, modes=modes, registry=registry, run_dir=run_dir, connect=connect)
+    host = Host(
+        core=core,
+        modes=modes,
+        registry=registry,
+        run_dir=run_dir,
+        connect=connect,
+        memory_limit=configured.worker_memory,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
@@ -130,10 +141,15 @@ async def _warm_up(host: Host, registry: Registry, model: str | None) -> None:
     """
     from axon_zmq.protocol.requests import run_request
     from axon_zmq.worker.modes import agent_call
+    from axon_zmq.worker.registry.agents import Registry
+    from axon_zmq.worker.registry.models import Models
 
     await host.registered.wait()  # warming up must not delay the registration
     try:
-        call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), registry)
+        own = Registry(
+            targets={}, models=Models(None)
+        )  # in which offline models may be named, unlike perhaps in the other
+        call = agent_call.build(run_request({"agent": {"model": "echo"}, "prompt": "warm"}), own)
         agent_call.completed(await call.agent.run(call.prompt, **call.options))
         if model is not None:
             registry.models.named(model)
@@ -152,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 2 if the settings are invalid. In every other case the process exits here, with 0 after an
         orderly stop and with 1 after an internal error.
     """
+    memory.tune_allocator()
     gc.disable()  # until `tune_gc`: collections during the imports take a fifth of the start
     options = _arguments(sys.argv[1:] if argv is None else argv)
     disable_core_dumps()

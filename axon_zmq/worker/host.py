@@ -74,6 +74,7 @@ from axon_zmq.worker.delivery import handover
 from axon_zmq.worker.delivery.credit import Credit
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer
 from axon_zmq.worker.link import Link
+from axon_zmq.worker.memory import Memory
 from axon_zmq.worker.registry.agents import Registry
 from axon_zmq.worker.run import Mode, Run
 from axon_zmq.worker.starts import Starts
@@ -115,10 +116,18 @@ class Host:
         registry: Answers `describe`.
         run_dir: The run directory, which contains the handover files.
         connect: Makes the link.
+        memory_limit: Bytes that this process may use; 0: no limit.
     """
 
     def __init__(
-        self, *, core: WorkerCore, modes: Mapping[bytes, Mode], registry: Registry, run_dir: Path, connect: MakeLink
+        self,
+        *,
+        core: WorkerCore,
+        modes: Mapping[bytes, Mode],
+        registry: Registry,
+        run_dir: Path,
+        connect: MakeLink,
+        memory_limit: int = 0,
     ) -> None:
         self._core = core
         self._modes = modes
@@ -135,6 +144,7 @@ class Host:
         """The executing `Run` of each run in the core's table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
+        self._memory = Memory(memory_limit, self._put)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         """When `_timer` fires, in seconds of the monotonic clock."""
@@ -163,6 +173,7 @@ class Host:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._memory.close()
             self._link.close()
 
     def leave(self) -> None:
@@ -311,6 +322,7 @@ class Host:
             if not run.started.is_set():
                 await run.started.wait()
                 _check_not_ending(run)
+            self._reserve_memory(run)
             with _traced(run.header):
                 body = await self._modes[run.kind].execute(run)
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
@@ -322,6 +334,15 @@ class Host:
         finally:
             self._release(run)
 
+    def _reserve_memory(self, run: Run) -> None:
+        """Reserve memory for reading the body of a run.
+
+        Raises:
+            UnavailableError: `overloaded` if there is too little.
+        """
+        if reserved := self._memory.admit(len(run.body), len(self._runs) == 1):
+            run.on_read = partial(self._memory.was_read, reserved)
+
     def _failed(self, run: Run, error: BaseException) -> None:
         made = error if isinstance(error, AxonError) else errors.internal(error)
         is_traced = made.error_type in TRACED_ERRORS and not isinstance(made, errors.ReportedByToolError)
@@ -332,10 +353,12 @@ class Host:
 
     def _release(self, run: Run) -> None:
         """Forget a run whose code has returned."""
+        run.body_was_read()
         # `_finish` has done this before; but the code of a stuck run may have started to relay its logs after that.
         run_logs.handler.forget(run)
         self._starts.ended(run)
         del self._runs[run.active]
+        self._memory.run_ended(run.active.size + run.active.buffer.bytes)
         self._put(CodeReturned(run.active))
 
     def _finish(self, effect: Finish) -> None:
@@ -388,17 +411,25 @@ class Host:
             AxonError: No such call is open, or the body is invalid.
         """
         if len(body) > LARGE_TOOL_RESULT_BYTES:
-            self._spawn(self._take_large_tool_result(run, run.remote.start_reading(call_id), body))
+            reserved = self._memory.admit(len(body), len(self._runs) == 1)
+            try:
+                call = run.remote.start_reading(call_id)
+            except AxonError:
+                self._memory.was_read(reserved)
+                raise
+            self._spawn(self._take_large_tool_result(run, call, body, reserved))
         else:
             call = run.remote.expected(call_id)
             run.remote.take(call, read_answer(call.tool, body))
 
-    async def _take_large_tool_result(self, run: Run, call: RemoteCall, body: bytes) -> None:
+    async def _take_large_tool_result(self, run: Run, call: RemoteCall, body: bytes, reserved: int) -> None:
         try:
             run.remote.take(call, await asyncio.to_thread(read_answer, call.tool, body))
         except AxonError as error:
             run.remote.reopen(call)
             self._refuse(run, kinds.TOOL_RESULT, error, call_id=call.call_id)
+        finally:
+            self._memory.was_read(reserved)
 
     def _refuse(self, run: Run, of: bytes, error: AxonError, **more: Any) -> None:
         client, id = run.key
@@ -418,7 +449,7 @@ class Host:
 
     async def _describe(self, message: Describe) -> None:
         try:
-            request = checked(DescribeRequest, unpack(message.body, "the body"))
+            request = checked(DescribeRequest, unpack(message.body, "the body", limits.MAX_ITEMS))
             kind, packed = kinds.CATALOG, self._pack(await self._registry.describe(request.agent))
         except AxonError as error:
             kind, packed = kinds.ERROR, error_body(errors.redact(error))

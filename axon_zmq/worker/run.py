@@ -55,7 +55,7 @@ class Run:
     header: Mapping[str, Any]
     """Header of the request."""
     body: bytes
-    """Packed body of the request."""
+    """Packed body of the request; empty once it was read."""
     link: Link
     loop: asyncio.AbstractEventLoop
     """The event loop of the link; in mode `run_sync` the agent has another one."""
@@ -66,6 +66,8 @@ class Run:
     """Reports that the code wants to continue, for which `proceed` is called; on the event loop of the link."""
     token: CancellationToken = field(default_factory=CancellationToken)
     """Cancels the agent's run, from any thread."""
+    on_read: Callable[[], object] | None = None
+    """Called once, on the event loop of the link, when the body was read or the run has ended."""
     on_end: Callable[[], object] | None = None
     """Called, in addition to cancelling `token`, when the run is asked to end."""
     steering: Steering = field(default_factory=Steering)
@@ -118,6 +120,21 @@ class Run:
         """Whether it was asked to end."""
         return self.active.reason is not None
 
+    def read_body(self) -> dict[str, Any]:
+        """Unpack the body of the request, and drop the packed one, which may have many megabytes.
+
+        Raises:
+            RequestError: `invalid_msgpack`, or `too_large` if it has too many items.
+        """
+        packed, self.body = self.body, b""
+        return unpack(packed, "the body", limits.MAX_ITEMS)
+
+    def body_was_read(self) -> None:
+        """Report that the body was read and converted; on the event loop of the link only."""
+        on_read, self.on_read = self.on_read, None
+        if on_read is not None:
+            on_read()
+
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function on the event loop of the link, from any thread; calls from one thread stay in order."""
         call_on(self.loop, function, *arguments)
@@ -148,7 +165,7 @@ class Run:
         """
         if self.kind == kinds.CALL_TOOL:
             raise RequestError("invalid_request", "a call_tool cannot be steered: it has no model")
-        self.steering.enqueue(checked(Steer, unpack(body, "the body")), len(body))
+        self.steering.enqueue(checked(Steer, unpack(body, "the body", limits.MAX_ITEMS)), len(body))
 
     # --- outgoing messages; on the event loop of the link only ----------------------------------------
 

@@ -51,7 +51,7 @@ def test_no_chunks_beyond_the_credit_are_sent_and_the_rest_is_merged_and_complet
 
 
 def test_a_model_is_not_read_while_its_client_gives_no_credit(dealer):
-    agent = {"model": "synthetic:tokens=100000,delay_ms=0,size=100"}
+    agent = {"model": "synthetic:tokens=40000,delay_ms=0,size=100"}
     dealer.send(b"run_stream", b"1", {"credit": 1}, {"agent": agent, "prompt": "x"})
     assert len(dealer.recv()[2]["data"]) == 100
     for upto in range(2, 12):
@@ -66,7 +66,7 @@ def test_a_model_is_not_read_while_its_client_gives_no_credit(dealer):
 
 
 def test_a_run_without_credit_ends_at_its_deadline(dealer):
-    agent = {"model": "synthetic:tokens=100000,delay_ms=0,size=100"}
+    agent = {"model": "synthetic:tokens=40000,delay_ms=0,size=100"}
     dealer.send(b"run_stream", b"1", {"credit": 0, "timeout_ms": 500}, {"agent": agent, "prompt": "x"})
     chunks, error = chunks_until(dealer, b"error")
     assert error["error_type"] == "deadline_exceeded"
@@ -118,7 +118,7 @@ def test_a_resume_may_carry_credit(dealer):
 
 
 def test_a_slow_reader_receives_everything_and_the_worker_waits_for_it(client: Client):
-    with client.stream({"model": "synthetic:tokens=100000,delay_ms=0,size=100"}, "x", credit=4) as events:
+    with client.stream({"model": "synthetic:tokens=40000,delay_ms=0,size=100"}, "x", credit=4) as events:
         seen = [event for event, _ in zip(events, range(40), strict=False) if isinstance(event, Chunk)]
         assert "".join(each.data for each in seen).startswith("0" * 98 + "0 ")
         events.cancel()

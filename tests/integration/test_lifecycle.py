@@ -234,13 +234,13 @@ def test_many_runs_longer_than_the_drain_time_all_end_as_shutting_down():
 
 
 def test_rule_9_a_client_that_does_not_read_becomes_a_slow_consumer_without_affecting_others():
-    with running("run_stream") as own, Client(own.endpoint) as healthy:
+    with running("run_stream", AXON_AGENTS="flood=sample_agents:flood") as own, Client(own.endpoint) as healthy:
         context = zmq.Context()
         stalled = context.socket(zmq.DEALER)
         stalled.setsockopt(zmq.RCVHWM, 1)
         stalled.setsockopt(zmq.RCVBUF, 4096)
         stalled.connect(own.endpoint)
-        flood = {"agent": {"model": "synthetic:tokens=20000,delay_ms=0,size=4000"}, "prompt": "x"}
+        flood = {"agent": "flood", "prompt": "x"}
         stalled.send_multipart([b"run_stream", b"1", b"", pack(flood)])
         wait_until(lambda: "slow_consumer" in own.log("run_stream-1"), "slow_consumer", 60)
         assert len(healthy.stream({"model": "synthetic:tokens=20,delay_ms=1"}, "x").complete().result) == 100

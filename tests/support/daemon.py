@@ -23,6 +23,8 @@ from tests.support import ROOT
 
 WAIT_TIMEOUT_S = 60.0
 """Seconds after which a test gives up waiting for an event that must happen."""
+OFFLINE = {"AXON_OFFLINE_MODELS": "true"}
+"""Setting with which the clients of a daemon with other agents than the examples may name offline models."""
 
 
 def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_TIMEOUT_S) -> Any:
@@ -40,7 +42,7 @@ class Daemon:
     def __init__(self, run_dir: Path, **env: str) -> None:
         self.run_dir = run_dir
         self.endpoint = f"tcp://127.0.0.1:{free_port()}"
-        self.env = {**os.environ, "AXON_FRONTEND": self.endpoint, "AXON_RUN_DIR": str(run_dir), **env}
+        self.env = {**os.environ, "AXON_FRONTEND": self.endpoint, "AXON_RUN_DIR": str(run_dir), **OFFLINE, **env}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start_broker(self, *more: str) -> None:
@@ -183,7 +185,7 @@ def run_in_mode(client: Client, mode: str, agent: Any, prompt: Any, **options: A
 SHIPPED = ("echo.echo:agent", "assistant.assistant:make", "weather.weather:agent")
 SAMPLES = (
     *("slow", "stubborn", "raising", "cancelling", "exiting", "interrupting", "leaving", "odd", "opaque"),
-    *("thinker", "typed", "same_ids", "careful"),
+    *("thinker", "typed", "same_ids", "careful", "flood"),
 )
 AGENTS = ",".join(
     [f"{name}=axon_zmq.agents.{target}" for name, _, target in (pair.partition(".") for pair in SHIPPED)]

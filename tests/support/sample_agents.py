@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import date
 
+import psutil
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, DeferredToolRequests, RunContext, ToolReturn
 from pydantic_ai.exceptions import ToolFailed
@@ -42,6 +43,30 @@ def calls_first_tool_once(text: str = "done") -> FunctionModel:
 
     return FunctionModel(respond, stream_function=stream, model_name="scripted")
 
+
+async def _floods(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    for _ in range(20_000):
+        yield "x" * 4000
+        await asyncio.sleep(0)
+
+
+flood = Agent(FunctionModel(stream_function=_floods, model_name="flood"), name="flood")
+"""Streams 80 MB, which is more than offline models that a client names may answer."""
+
+
+async def _hoards(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    """Take the memory that the prompt names: `BYTES at once`, or until the process uses `BYTES in all`."""
+    size, _, how = user_text(messages).partition(" ")
+    if how.startswith("at once"):
+        return ModelResponse(parts=[TextPart(f"{len(bytearray(int(size)))}")])
+    blocks: list[bytes] = []
+    while (missing := int(size) - psutil.Process().memory_info().rss) > 0:
+        blocks.append(b"x" * min(missing, 2**20))
+    await asyncio.sleep(60)
+    return ModelResponse(parts=[TextPart(f"{len(blocks)}")])
+
+
+hoarder = Agent(FunctionModel(_hoards, model_name="hoarder"), name="hoarder")
 
 slow = Agent(calls_first_tool_once(), name="slow")
 

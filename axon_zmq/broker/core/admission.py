@@ -111,7 +111,7 @@ class Admission:
         if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
             return no_worker(pool)
         # The bounds are for queued runs only: a run that is dispatched at once is accepted even if they are 0.
-        if not pool.waiting and pool.idlest(now) is not None:
+        if self._runs.starts_at_once(pool, run, now):
             return None
         if (full := self._full_queue(pool, run)) is None:
             return None
@@ -122,7 +122,7 @@ class Admission:
     def _full_queue(self, pool: Pool, run: Run) -> str | None:
         """Describe the bound that a run would exceed if it were queued; None if it would exceed none."""
         bounds = self._bounds
-        of_client = pool.queue.of_client(run.client) + pool.suspects.of_client(run.client)
+        of_client = pool.of_client(run.client)
         if of_client >= bounds.max_queued_per_client:
             # The number in an id that ZeroMQ has assigned must stay secret: see `connections`.
             client = repr(printable(run.client)) if run.client[:1] != b"\0" else "without a routing id"
@@ -150,6 +150,8 @@ class Admission:
             self._about_a_queued_run(run, message, now)
         elif message.kind == kinds.CANCEL:
             self._runs.ask_to_end(run, EndReason.CANCELLED)
+        elif (why := self._runs.in_flight.refusal(run, len(message.body))) is not None:
+            self._refuse(run, message, why, "too_large")
         else:
             self._runs.pass_on(run, message.kind, message.header_frame, message.body)
 

@@ -131,6 +131,7 @@ class Broker:
             workers=self.workers,
             relay=self.relay,
             recovery=self._recovery,
+            bounds=bounds,
         )
         self._control = Control(
             outgoing=self._out,

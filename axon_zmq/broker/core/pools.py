@@ -61,6 +61,10 @@ class Run:
     worker: bytes | None = None
     """Routing id of the worker that executes the run or, after its end, keeps its messages. None while the run is
     queued and while its messages are handed over to a successor."""
+    in_flight: int = 0
+    """Bytes of the run that count as in flight."""
+    is_held: bool = False
+    """Whether the run waits because it would exceed a bound on the bytes in flight."""
     suspect: bool = False
     """Whether a worker recently died while it executed this request."""
     journaled: bool = False
@@ -200,6 +204,9 @@ class Pool:
     suspects: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     """The queue of suspects. It is separate because each worker executes only a few suspects at a time: in a common
     queue, all other runs would wait behind them."""
+    held: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
+    """The queue of runs that wait because they would exceed a bound on the bytes in flight, although a worker has free
+    slots. It is separate so that no other run waits behind them."""
     resumes: dict[RunKey, Resume] = field(default_factory=dict[RunKey, Resume])
     """The requests for a replay that wait because their clients are held back, oldest first; one for each run."""
     mean_seconds: float = 1.0
@@ -215,15 +222,21 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Number of queued runs."""
-        return self.queue.count + self.suspects.count
+        return self.queue.count + self.suspects.count + self.held.count
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that the queued runs occupy."""
-        return self.queue.bytes + self.suspects.bytes
+        return self.queue.bytes + self.suspects.bytes + self.held.bytes
+
+    def of_client(self, client: bytes) -> int:
+        """Number of queued runs of a client."""
+        return self.queue.of_client(client) + self.suspects.of_client(client) + self.held.of_client(client)
 
     def queue_of(self, run: Run) -> FairQueue[Run]:
         """The queue in which a run waits, or will wait."""
+        if run.is_held:
+            return self.held
         return self.suspects if run.suspect else self.queue
 
     def next(self, now: float) -> tuple[Run, Worker] | None:
@@ -325,6 +338,13 @@ class Pool:
                 return worker
             heapq.heappop(self._offers)
         return None
+
+    def with_free_slot(self, run: Run, now: float) -> list[Worker]:
+        """The workers that have a free slot for a run, the one with the most free slots first."""
+        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+        if run.suspect:
+            able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
+        return sorted(able, key=lambda worker: worker.free, reverse=True)
 
     def _worker_for_suspect(self, now: float) -> Worker | None:
         # Scanning all workers is acceptable here, because there are suspects only after a worker has died.

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Final
 
 from axon_zmq.broker.core.clients import Client, Clients
+from axon_zmq.broker.core.in_flight import SMALL_BODY_BYTES, InFlight
 from axon_zmq.broker.core.outgoing import Outgoing
 from axon_zmq.broker.core.pools import Pool, Resume, Run, Worker
 from axon_zmq.broker.core.quarantine import STRIKES, Quarantine
@@ -40,12 +41,21 @@ class Runs:
         workers: Records of workers, and the pools in which runs are queued.
         relay: Knows which runs have been relayed.
         recovery: Keeps track of what is certain about runs from before the start of this broker.
+        bounds: The limits that the operator may set.
     """
 
     def __init__(
-        self, *, outgoing: Outgoing, clients: Clients, workers: Workers, relay: Relay, recovery: Recovery
+        self,
+        *,
+        outgoing: Outgoing,
+        clients: Clients,
+        workers: Workers,
+        relay: Relay,
+        recovery: Recovery,
+        bounds: limits.BrokerLimits,
     ) -> None:
         self.quarantine = Quarantine()
+        self.in_flight = InFlight(bounds)
         self._out = outgoing
         self._clients = clients
         self._workers = workers
@@ -96,24 +106,64 @@ class Runs:
             if run.takes_slot:
                 self._out.enqueued(run)
 
+    def starts_at_once(self, pool: Pool, run: Run, now: float) -> bool:
+        """Whether a new run would be dispatched without waiting."""
+        if pool.queue.count or pool.suspects.count or pool.idlest(now) is None:
+            return False
+        # Runs that are held back for their bytes do not delay others.
+        return run.size <= SMALL_BODY_BYTES or not run.takes_slot or self._with_room(pool, run, None, now) is not None
+
     def dispatch(self, pool: Pool, now: float) -> None:
         """Dispatch the queued runs of a pool while workers can take them, round-robin over clients."""
+        if pool.held.count:
+            self._dispatch_held(pool, now)
         while (found := pool.next(now)) is not None:
-            run, worker = found
-            if run.deadline <= now:
-                self._end(run, deadline_exceeded(), now)
-            elif self.quarantine.seconds_left(run.digest, now):
-                self._end(run, self.quarantined(run.digest, now), now)
-            elif not run.suspect and self.quarantine.suspects(run.digest, now):
-                # A worker died while it executed the same request, after this run had been queued.
-                run.suspect = True
-                pool.suspects.push(run)
-            else:
-                self._dispatch_to(run, worker, now)
+            self._dispatch_or_end(pool, *found, now)
         self._release_resumes(pool)
         # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
         if pool.takes_slots and self._workers.describes.waiting:
             self.dispatch(self._workers.describes, now)
+
+    def _dispatch_or_end(self, pool: Pool, run: Run, worker: Worker, now: float) -> None:
+        """Dispatch a run that was taken from its queue; end it, or put it back, if there is a reason to."""
+        if run.deadline <= now:
+            self._end(run, deadline_exceeded(), now)
+        elif self.quarantine.seconds_left(run.digest, now):
+            self._end(run, self.quarantined(run.digest, now), now)
+        elif not run.suspect and self.quarantine.suspects(run.digest, now):
+            # A worker died while it executed the same request, after this run had been queued.
+            run.suspect = True
+            pool.suspects.push(run)
+        elif run.size <= SMALL_BODY_BYTES or not run.takes_slot:
+            self._dispatch_to(run, worker, now)
+        elif (with_room := self._with_room(pool, run, worker, now)) is not None:
+            self._dispatch_to(run, with_room, now)
+        else:
+            run.is_held = True
+            pool.held.push(run)
+
+    def _with_room(self, pool: Pool, run: Run, first: Worker | None, now: float) -> Worker | None:
+        """The worker that may get a large run, `first` if possible; None if the run would exceed a bound."""
+        if not self.in_flight.client_has_room(run):
+            return None
+        if first is not None and self.in_flight.worker_has_room(run, first):
+            return first
+        able = pool.with_free_slot(run, now)
+        return next((worker for worker in able if self.in_flight.worker_has_room(run, worker)), None)
+
+    def _dispatch_held(self, pool: Pool, now: float) -> None:
+        """Dispatch the runs that were held back and have room now, round-robin over clients."""
+        dispatched = True
+        while dispatched and pool.idlest(now) is not None:
+            dispatched = False
+            for run in pool.held.firsts():
+                if pool.holds_back(run.client):
+                    continue
+                if (worker := self._with_room(pool, run, None, now)) is not None:
+                    pool.held.take(run)
+                    run.is_held = False
+                    self._dispatch_or_end(pool, run, worker, now)
+                    dispatched = True
 
     def dispatch_all(self, now: float) -> None:
         """Dispatch queued runs of all pools."""
@@ -128,6 +178,7 @@ class Runs:
         # The journal record must be written before the run is sent. Otherwise, if this broker died in between, the next
         # one would tell the client that the run was never started, and the client would send it a second time.
         self._out.dequeued(run)
+        self.in_flight.add(run, len(run.body))
         lease = pack_lease(run.deadline, run.attempts, run.digest)
         self._out.to_worker(run, run.kind, run.header_frame, run.body, lease)
         self.deliver_pending(run)
@@ -146,6 +197,7 @@ class Runs:
         """Pass a client's message on to the worker that executes the run."""
         # No further attempt is allowed: it would execute without this message, which the broker does not keep.
         run.max_attempts = run.attempts
+        self.in_flight.add(run, len(body))
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
@@ -191,10 +243,12 @@ class Runs:
         if kind == kinds.COMPLETE:
             self.quarantine.acquit(run.digest)
         run.step(RunEvent.TERMINAL)
-        self._release(run, now)
+        has_made_room = self._release(run, now)
         pool = self._workers.pool_of(run)
         pool.mean_seconds += 0.1 * (now - run.started - pool.mean_seconds)
         self.dispatch(pool, now)
+        if has_made_room:  # perhaps for a run of the same client in another mode
+            self.dispatch_all(now)
 
     def ask_to_end(self, run: Run, reason: EndReason) -> None:
         """Ask the worker of a run to end it; nothing is sent if it was asked before."""
@@ -242,7 +296,7 @@ class Runs:
             why: Creates the error for each run. Runs cannot share one error, because `_end` adds details to it.
             now: The time.
         """
-        for queue in (pool.queue, pool.suspects):
+        for queue in (pool.queue, pool.suspects, pool.held):
             while queue.count:
                 self._end(queue.pop(), why(pool), now)
 
@@ -266,8 +320,13 @@ class Runs:
         text = f"{printable(run.kind)} of client {printable(run.client)} ended: {error}"
         self._out.log(logging.WARNING, text, run.id)
 
-    def _release(self, run: Run, now: float) -> None:
-        """Detach an ended run from its worker and client, and remember it for the resume window."""
+    def _release(self, run: Run, now: float) -> bool:
+        """Detach an ended run from its worker and client, and remember it for the resume window.
+
+        Returns:
+            Whether it had bytes in flight.
+        """
+        has_made_room = self.in_flight.remove(run)
         run.body = run.header_frame = b""
         self._out.dequeued(run)
         for kind, *_ in run.undelivered:
@@ -278,12 +337,13 @@ class Runs:
         self._clients.closed(run)
         if run.kind == kinds.DESCRIBE:
             self._forget(run)
-            return
+            return has_made_room
         self._ended.append((now + limits.RESUME_WINDOW, run))
         if len(self._ended) > ENDED_RUNS_KEPT:
             # The broker can then no longer be certain that an unknown run never ran.
             self._forget(self._ended.popleft()[1])
             self._recovery.run_forgotten(now)
+        return has_made_room
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
@@ -409,6 +469,7 @@ class Runs:
             self._end(run, self.quarantined(run.digest, now), now, RunEvent.LOSE)
             return
         run.step(RunEvent.REQUEUE)
+        self.in_flight.remove(run)
         run.worker = None
         run.suspect = self.quarantine.suspects(run.digest, now)
         self._workers.pool_of(run).queue_of(run).push_front(run)

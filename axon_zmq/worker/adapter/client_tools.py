@@ -195,6 +195,9 @@ class RemoteCalls:
         for call in list(self._open.values()):
             self.drop(call)
             call.settle(_RUN_HAS_ENDED)
+        # `send` is a method of the run, which has this object. Without this cycle, the memory of the run is free as
+        # soon as it has ended, and not only at the next garbage collection.
+        self._send = _sends_nothing
 
     def pause_timers(self) -> None:
         """Stop the timers of all open calls, because the client is gone."""
@@ -251,6 +254,10 @@ class RemoteCalls:
         self._closed[call.call_id] = how
         if call.timer is not None:
             call.timer.cancel()
+
+
+def _sends_nothing(_kind: bytes, _body: dict[str, object]) -> int:
+    return 0
 
 
 _RUN_HAS_ENDED: Final = ToolResult(error=ToolFault(message="the run has ended"))
@@ -345,7 +352,7 @@ def read_answer(tool: RemoteTool, body: bytes) -> ToolResult:
         RequestError: `invalid_msgpack` or `invalid_request` if the body is invalid, or if the result does not match
             the schema in the tool's `returns`.
     """
-    answer = tool_result(unpack(body, "the body"))
+    answer = tool_result(unpack(body, "the body", limits.MAX_ITEMS))
     if answer.error is None and tool.returns is not None and (faults := tool.returns.faults(answer.result)):
         raise invalid([(f"/result{pointer}", reason) for pointer, reason in faults])
     # Checked now, although it is converted later: the client can still send another answer.

@@ -58,7 +58,7 @@ def explain(error: Exception, messages: Sequence[ModelMessage], usage: RunUsage)
         usage: The run's usage so far.
     """
     made = error if isinstance(error, AxonError) else _classify(error)
-    if messages:
+    if messages and made.error_type != "out_of_memory":  # dumping them would need even more memory
         made.details.setdefault(
             "partial",
             {
@@ -93,6 +93,11 @@ def internal(error: BaseException) -> AxonError:
 
     It names only the type: the text of the exception may contain prompts or keys.
     """
+    if isinstance(error, MemoryError):
+        message = "the run needed more memory than the worker may use; see AXON_WORKER_MEMORY"
+        made = AxonError.of("out_of_memory", message)
+        made.__cause__ = error
+        return made
     made = AxonError.of("internal", f"{type(error).__name__} in the worker; its log has the traceback")
     made.__cause__ = error
     return made

@@ -13,13 +13,19 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_ai.settings import ModelSettings
 
 from axon_zmq.protocol.requests import from_validation, invalid, pointer_of
 from axon_zmq.worker.adapter import compat
 
-_SETTINGS: Final = TypeAdapter(ModelSettings)
+
+@with_config(ConfigDict(arbitrary_types_allowed=True))
+class _Settings(ModelSettings, total=False):
+    """pydantic-ai's settings; pydantic does not know the type `httpx.Timeout`, which `timeout` has if httpx exists."""
+
+
+_SETTINGS: Final = TypeAdapter(_Settings)
 _RAW_BODIES: Final = ("extra_body", "bedrock_additional_model_requests_fields")
 """Settings whose keys are added to the body of the request to the provider, and replace keys of the same name."""
 _NESTED_BODIES: Final = frozenset(("extrabody", "generationconfig", "config"))

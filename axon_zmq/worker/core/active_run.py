@@ -26,6 +26,8 @@ class ActiveRun:
     """Seconds of the monotonic clock."""
     started: float
     """Seconds of the monotonic clock."""
+    size: int = 0
+    """Bytes of the request body, and of the bodies of the client's messages to the run."""
     open_calls: Callable[[], list[dict[str, Any]]] = list
     """Returns its unanswered tool calls in the form that `resumed` reports; set by the code that executes the run."""
     reason: EndReason | None = None
@@ -40,6 +42,10 @@ class ActiveRun:
     """When it was asked to end, in seconds of the monotonic clock; only meaningful if `reason` is set."""
     cancel_deadline: Callable[[], None] | None = None
     """Cancels the timer of its deadline."""
+
+    def weight(self) -> int:
+        """Return the bytes of the run's messages, in both directions, as a measure of the memory that it uses."""
+        return self.size + self.buffer.bytes
 
     @property
     def key(self) -> RunKey:

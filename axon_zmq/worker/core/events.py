@@ -86,6 +86,15 @@ class HandoverRead(NamedTuple):
     """Whether the whole file could be read."""
 
 
+class MemoryUsed(NamedTuple):
+    """The process uses too much memory, and collecting garbage has not helped; reported while this is so."""
+
+    used: int
+    """Bytes in use."""
+    most: int
+    """Bytes that the process should use at most."""
+
+
 class Leave(NamedTuple):
     """The process received a signal to stop."""
 
@@ -107,6 +116,7 @@ Event = (
     | GraceOver
     | HandoverWritten
     | HandoverRead
+    | MemoryUsed
     | Leave
     | Tick
 )

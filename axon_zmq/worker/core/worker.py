@@ -45,7 +45,7 @@ from itertools import count
 from typing import Any, Final
 
 from axon_zmq.errors import AxonError, RequestError
-from axon_zmq.protocol import kinds
+from axon_zmq.protocol import kinds, limits
 from axon_zmq.protocol.backend import (
     VERSION,
     Continuing,
@@ -110,6 +110,7 @@ from axon_zmq.worker.core.events import (
     HandoverRead,
     HandoverWritten,
     Leave,
+    MemoryUsed,
     OnlyWaits,
     Received,
     Sent,
@@ -137,6 +138,17 @@ ANSWER_TIMEOUT_S: Final = 1.0
 """Seconds that a leaving worker waits for each answer of the broker, and for handover files that it still reads."""
 WRITE_TIMEOUT_S: Final = 10.0
 """Seconds that writing the handover file, of 128 MiB at most, may take."""
+MEMORY_GRACE_S: Final = 1.0
+"""Seconds after the end of a run within which its memory must be free, before another run is ended for lack of it."""
+MEMORY_LEAVE_S: Final = 3.0
+"""Seconds for which a worker may use too much memory until it leaves."""
+MEMORY_FORGOTTEN_S: Final = 1.0
+"""Seconds without a report after which a worker no longer uses too much memory."""
+LARGE_RUN_BYTES: Final = 64 * limits.KIB
+"""Bytes of a run's messages, in both directions, from which it may be the cause of a lack of memory. Smaller runs are
+not ended for it: to end them would free nothing."""
+LARGE_ANSWER_BYTES: Final = limits.MIB
+"""Bytes of an ended run's kept messages from which the limit on all kept messages is enforced at once."""
 ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     EndReason.CANCELLED: ("cancelled", "cancelled by the client"),
     EndReason.CLIENT_GONE: ("cancelled", 'the client was gone for too long; on_disconnect "keep" prevents this'),
@@ -146,6 +158,10 @@ ERRORS: Final[Mapping[EndReason, tuple[str, str]]] = {
     ),
     EndReason.DEADLINE: ("deadline_exceeded", "timeout_ms passed during the run"),
     EndReason.SLOW_CONSUMER: ("slow_consumer", "the client read too slowly: its send queue in the broker is full"),
+    EndReason.MEMORY: (
+        "out_of_memory",
+        "the worker used too much memory (AXON_WORKER_MEMORY), and this run had the most bytes of all its runs",
+    ),
     EndReason.SHUTTING_DOWN: ("shutting_down", "the worker was stopped before the run had ended"),
     EndReason.SUPERSEDED: ("cancelled", "the run continues on another worker"),
 }
@@ -251,6 +267,9 @@ class WorkerCore:
         self._next_progress = now + PROGRESS_INTERVAL_S
         self._phase_ends = float("inf")
         """When the time limit of the current phase is reached, in seconds of the monotonic clock."""
+        self._memory_since = self._memory_reported = self._memory_ended = float("-inf")
+        """Since when the process uses too much memory, when that was last reported, and when a run was last ended for
+        it, in seconds of the monotonic clock."""
         self._timers: list[_Timer] = []
         """A heap; it may contain cancelled timers."""
         self._order = count()
@@ -349,6 +368,8 @@ class WorkerCore:
             case Disconnected():
                 for run in self._runs.values():
                     self._put(PauseTools(run))
+            case MemoryUsed(used, most):
+                self._memory_used(used, most, now)
             case Leave():
                 self._leave(now)
             case HandoverRead(runs, is_whole):
@@ -482,6 +503,7 @@ class WorkerCore:
             buffer=ReplayBuffer(self._pack, run_info),
             deadline=lease.deadline,
             started=now,
+            size=len(message.body),
         )
         self._replays.forget(run.key)
         self._runs[run.key] = run
@@ -494,6 +516,7 @@ class WorkerCore:
     def _to_run(self, message: ToRun) -> None:
         run = self._runs.get((message.client, message.id))
         if run is not None and not run.ended:
+            run.size += len(message.body)
             self._put(Deliver(run, message))
             return
         more = {"call_id": message.header["call_id"]} if "call_id" in message.header else {}
@@ -568,6 +591,30 @@ class WorkerCore:
         if run.cancel_deadline is not None:
             run.cancel_deadline()
         self._store.end(run.key, now)
+        if run.buffer.bytes > LARGE_ANSWER_BYTES:
+            # Within one second, a hundred answers of 48 MiB can end: the limit of the store must hold before the next
+            # tick.
+            self._store.tidy(now)
+
+    def _memory_used(self, used: int, most: int, now: float) -> None:
+        """End the largest run, and leave if that does not help: the other runs may then finish, and none is lost."""
+        if now - self._memory_reported > MEMORY_FORGOTTEN_S:
+            self._memory_since = now
+        self._memory_reported = now
+        if self.phase is Phase.SERVING and now - self._memory_since >= MEMORY_LEAVE_S:
+            why = f"the process has used more than {most} bytes for {MEMORY_LEAVE_S:g} s ({used} now)"
+            fix = "raise AXON_WORKER_MEMORY if this occurs in normal operation"
+            self._note(logging.ERROR, f"replacing this process: {why}; {fix}")
+            self._leave(now)
+        if now - self._memory_ended < MEMORY_GRACE_S:
+            return
+        open_runs = (run for run in self._runs.values() if not run.ended and run.reason is None)
+        largest = max(open_runs, key=ActiveRun.weight, default=None)
+        if largest is not None and largest.weight() >= LARGE_RUN_BYTES:
+            self._memory_ended = now
+            text = f"ending this run of {largest.weight()} bytes, the largest: the process uses {used} bytes of {most}"
+            self._note(logging.ERROR, f"{text} (AXON_WORKER_MEMORY)", largest.id)
+            self._end(largest, EndReason.MEMORY, now)
 
     def _code_returned(self, run: ActiveRun) -> None:
         # While the code of an ended run was stuck, its client may have started another run with the same id.

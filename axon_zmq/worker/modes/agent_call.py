@@ -26,7 +26,6 @@ from pydantic_ai.messages import UserContent
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.protocol import limits
-from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import OutputMode, Retries, RunRequest, from_validation, invalid, run_request
 from axon_zmq.worker import run_logs
 from axon_zmq.worker.adapter import compat, deferred, errors, model_settings
@@ -83,7 +82,14 @@ def call_for_run(run: Run, registry: Registry) -> AgentCall:
     Raises:
         AxonError: As `build`.
     """
-    request = run_request(unpack(run.body, "the body"))
+    try:
+        return _call_for_run(run, registry)
+    finally:
+        run.post(run.body_was_read)
+
+
+def _call_for_run(run: Run, registry: Registry) -> AgentCall:
+    request = run_request(run.read_body())
     run_logs.handler.listen(run, request.log)
     tools = remote_tools(request.tools or ())
     call = build(request, registry, tools)

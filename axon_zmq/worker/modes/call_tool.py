@@ -13,7 +13,6 @@ from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
 from axon_zmq.errors import AxonError
-from axon_zmq.protocol.msgpack import unpack
 from axon_zmq.protocol.requests import CallRequest, checked, invalid
 from axon_zmq.worker.adapter import compat, errors, messages
 from axon_zmq.worker.registry import offline_models
@@ -34,7 +33,7 @@ class CallTool:
             AxonError: `invalid_request` for invalid arguments, `unknown_agent`, `unknown_tool`, `tool_timeout`,
                 `tool_failed`, `cancelled`.
         """
-        request = checked(CallRequest, unpack(run.body, "the body"))
+        request = checked(CallRequest, run.read_body())
         if run.is_ending:  # asked to end before `on_end` was set
             raise AxonError.of("cancelled", "cancelled before it was started")
         # A separate task, which `on_end` can cancel: `run.token` has no effect on a tool without an agent.

@@ -33,12 +33,14 @@ class Models:
 
     Args:
         default: The name of the model in `AXON_MODEL`; None if it is not set.
+        offline: Whether clients may name offline models (`AXON_OFFLINE_MODELS`).
         ambient: Providers that clients may use with the login of the user who runs the daemon
             (`AXON_AMBIENT_PROVIDERS`). The provider of `default` is added.
     """
 
-    def __init__(self, default: str | None, *, ambient: Collection[str] = ()) -> None:
+    def __init__(self, default: str | None, *, offline: bool = True, ambient: Collection[str] = ()) -> None:
         self.default = default
+        self._offline = offline
         self._ambient = frozenset((*ambient, _provider_of(default or "")))
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._lock = Lock()
@@ -69,10 +71,16 @@ class Models:
         """Return the model with a name that comes from a request: of an agent as data, or instead of an agent's own.
 
         Raises:
-            RequestError: As `named`.
+            RequestError: `unknown_model`, also for an offline model if clients may not name these.
             ModelError: As `named`; also `model_auth` if the provider would use the login of the user who runs the
                 daemon, and the operator has not configured this.
         """
+        if not self._offline and offline_models.is_offline(name):
+            raise RequestError(
+                "unknown_model",
+                f"model {name[:64]!r} is an offline model, which clients of this daemon may not name: use another "
+                "model, or set AXON_OFFLINE_MODELS=true (its default is false if AXON_AGENTS is set)",
+            )
         self._check_login(_provider_of(name))
         return self.named(name)
 

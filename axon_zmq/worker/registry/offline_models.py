@@ -1,7 +1,11 @@
 """Models that need no network.
 
-`echo` answers with the prompt, `tools` calls the tools that the prompt names, and `synthetic` streams at a given pace.
-pydantic-ai uses them like any other model, so measurements with them include all of its work.
+`echo` answers with the prompt, `tools` calls the tools that the prompt names, `synthetic` streams at a given pace, and
+`test` is pydantic-ai's `TestModel`. pydantic-ai uses them like any other model, so measurements with them include all
+of its work.
+
+A request of a few bytes can ask these models for an answer of any size, so their answers are bounded: see
+`MAX_OUTPUT_CHARS`.
 """
 
 from __future__ import annotations
@@ -9,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
+from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -22,11 +28,34 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
 from pydantic_core import to_json
 
-from axon_zmq.errors import RequestError
+from axon_zmq.errors import ModelError, RequestError
+from axon_zmq.worker.registry import generated_size
 
+MAX_OUTPUT_CHARS: Final = 4 * 1024 * 1024
+"""Maximum number of characters in all answers of an offline model to one run. In memory and on the wire, an answer
+takes up to ten times its size: as deltas, as the result, in the messages, and packed."""
+MAX_SCRIPT_CHARS: Final = MAX_OUTPUT_CHARS // 2
+"""Maximum length of a prompt that the model `tools` reads as a script, in characters."""
+MAX_SCRIPT_CALLS: Final = 2_000
+"""Maximum number of calls in a script of the model `tools`. Each takes about 5 KiB while it is executed, and 20 bytes
+in the prompt."""
+MAX_PIECES: Final = 5_000
+"""Maximum number of deltas in which a text is streamed. A longer text is streamed in larger deltas."""
+MAX_PIECE_CHARS: Final = 65_536
+"""Maximum length of a delta in characters."""
+_ESTIMATED_CHARS: Final = 65_536
+"""Length of a text up to which pydantic-ai estimates its tokens. For this it splits the text into words, which takes 60
+bytes of memory for each word."""
+_MAX_TEST_TEXT_CHARS: Final = 2 * 1024 * 1024
+"""Maximum length of a text in the messages to the model `test`, which always lets pydantic-ai estimate tokens."""
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
@@ -44,24 +73,95 @@ def _part_text(part: object) -> str:
     return part if isinstance(part, str) else f"[{getattr(part, 'kind', type(part).__name__)}]"
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Split a text into the deltas in which it is streamed: its words, or several words each if it is long."""
+    least = len(text) // MAX_PIECES
+    gathered: list[str] = []
+    size = 0
+    for match in _WORD.finditer(text):
+        gathered.append(match[0])
+        size += len(match[0])
+        if size > least:
+            joined = "".join(gathered)
+            yield from (joined[at : at + MAX_PIECE_CHARS] for at in range(0, size, MAX_PIECE_CHARS))
+            gathered, size = [], 0
+    if gathered:
+        yield "".join(gathered)
+
+
+def _check_output(messages: Sequence[ModelMessage], chars: int, most: int, name: str, fix: str) -> None:
+    """Check that the answers of a run stay within their limit: a run may ask its model many times.
+
+    Args:
+        messages: The run's history and its messages so far.
+        chars: Number of characters of the next answer.
+        most: The limit for all answers together.
+        name: Name of the model.
+        fix: What the caller can do.
+
+    Raises:
+        ModelError: `model_rejected`.
+    """
+    of_run = messages[-1].run_id if messages else None
+    earlier = [each for each in messages if isinstance(each, ModelResponse) and each.run_id == of_run]
+    total = chars + sum(_chars_of(part) for each in earlier for part in each.parts)
+    if total > most:
+        raise ModelError(
+            "model_rejected",
+            f"model {name!r}: the answers of this run would have {total} characters, the limit of offline models is "
+            f"{most}: {fix}",
+        )
+
+
+def _chars_of(part: object) -> int:
+    match part:
+        case TextPart(content=text) | ToolCallPart(args=str(text)):
+            return len(text)
+        case _:
+            return 0
+
+
+def _texts(messages: Sequence[ModelMessage]) -> Iterator[str]:
+    """Return the texts in messages whose tokens pydantic-ai would estimate."""
+    for message in messages:
+        for part in message.parts:
+            content = getattr(part, "content", None) if not isinstance(part, ToolCallPart) else part.args
+            for text in content if isinstance(content, list) else [content]:
+                if isinstance(text, str):
+                    yield text
+                elif isinstance(inner := getattr(text, "content", None), str):
+                    yield inner
+
+
+def _with_usage(messages: Sequence[ModelMessage], response: ModelResponse) -> ModelResponse:
+    """Set the usage of a response to or with a long text, so that pydantic-ai does not split the text into words."""
+    asked, answered = (max(map(len, _texts(each)), default=0) for each in (messages, [response]))
+    if max(asked, answered) > _ESTIMATED_CHARS:
+        tokens = [sum(map(len, _texts(each))) // 4 for each in (messages, [response])]
+        response.usage = RequestUsage(input_tokens=50 + tokens[0], output_tokens=tokens[1])
+    return response
+
+
 def echo() -> FunctionModel:
     """Make a model that answers with the prompt, word by word.
 
     If the agent has an output tool, the model calls it with the prompt as its JSON arguments.
     """
 
-    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    def prompt_of(messages: list[ModelMessage]) -> str:
         text = user_text(messages)
-        if info.output_tools:
-            return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, text)])
-        return ModelResponse(parts=[TextPart(text)])
+        most = max(len(text), MAX_OUTPUT_CHARS)
+        _check_output(messages, len(text), most, "echo", "shorten the prompt, or allow fewer retries")
+        return text
 
     async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        return answer(messages, info)
+        text = prompt_of(messages)
+        part = ToolCallPart(info.output_tools[0].name, text) if info.output_tools else TextPart(text)
+        return _with_usage(messages, ModelResponse(parts=[part]))
 
     async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
-        words = _WORD.findall(user_text(messages)) or [""]
-        for index, word in enumerate(words):
+        text = prompt_of(messages)
+        for index, word in enumerate(_pieces(text) if text else [""]):
             if info.output_tools:
                 yield {0: DeltaToolCall(info.output_tools[0].name if index == 0 else None, word)}
             else:
@@ -86,16 +186,16 @@ def tools() -> FunctionModel:
         return [TextPart(to_json(gathered, bytes_mode="base64").decode())]
 
     async def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
-        return ModelResponse(parts=answer(messages))
+        return _with_usage(messages, ModelResponse(parts=answer(messages)))
 
     async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
         for index, part in enumerate(answer(messages)):
             if isinstance(part, TextPart):
-                for word in _WORD.findall(part.content):
+                for word in _pieces(part.content):
                     yield word
             else:
                 yield {index: DeltaToolCall(part.tool_name, tool_call_id=part.tool_call_id)}
-                for word in _WORD.findall(part.args if isinstance(part.args, str) else json.dumps(part.args)):
+                for word in _pieces(part.args if isinstance(part.args, str) else json.dumps(part.args)):
                     yield {index: DeltaToolCall(json_args=word)}
 
     return FunctionModel(respond, stream_function=stream, model_name="tools")
@@ -119,17 +219,91 @@ def _script(messages: list[ModelMessage]) -> tuple[list[list[dict[str, Any]]] | 
 
 
 def _steps(text: str) -> list[list[dict[str, Any]]] | None:
+    if len(text) > MAX_SCRIPT_CHARS:
+        raise _script_too_large(f"its script has {len(text)} characters, the limit is {MAX_SCRIPT_CHARS}")
     try:
         calls = json.loads(text)
     except ValueError:
         return None
     steps = calls if isinstance(calls, list) and calls and isinstance(calls[0], list) else [calls]
     named = all(isinstance(step, list) and all(isinstance(c, dict) and "name" in c for c in step) for step in steps)
+    if named and (calls_in_all := sum(map(len, steps))) > MAX_SCRIPT_CALLS:
+        raise _script_too_large(f"its script has {calls_in_all} calls, the limit is {MAX_SCRIPT_CALLS}")
     return steps if named else None
 
 
-MODELS_BY_NAME = {"echo": echo, "tools": tools}
+def _script_too_large(what: str) -> ModelError:
+    return ModelError("model_rejected", f"model 'tools': {what}: send a shorter prompt, or several requests")
+
+
+class BoundedTestModel(TestModel):
+    """pydantic-ai's `TestModel`, which generates arguments and output from their JSON Schemas, with bounds.
+
+    A schema of a few bytes can demand a text or a list of any length.
+    """
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Answer as `TestModel` does.
+
+        Raises:
+            ModelError: `model_rejected` if a message is too long, or a schema demands a value that is too large.
+        """
+        self._check(messages)
+        return await super().request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Stream an answer as `TestModel` does.
+
+        Raises:
+            ModelError: As `request`.
+        """
+        self._check(messages)
+        async with super().request_stream(messages, model_settings, model_request_parameters, run_context) as response:
+            yield response
+
+    def gen_tool_args(self, tool_def: ToolDefinition) -> Any:
+        """Generate the arguments of a tool.
+
+        Raises:
+            ModelError: `model_rejected` if its schema demands a value that is too large.
+        """
+        most = MAX_OUTPUT_CHARS // 16
+        if generated_size.of(tool_def.parameters_json_schema, most) > most:
+            raise ModelError(
+                "model_rejected",
+                f"model 'test': the schema of {tool_def.name!r} demands a value of more than {most} characters, the "
+                "limit of offline models: lower its minLength and minItems, or use fewer references",
+            )
+        return super().gen_tool_args(tool_def)
+
+    def _check(self, messages: list[ModelMessage]) -> None:
+        if (longest := max(map(len, _texts(messages)), default=0)) > _MAX_TEST_TEXT_CHARS:
+            raise ModelError(
+                "model_rejected",
+                f"model 'test': a message has a text of {longest} characters, the limit is {_MAX_TEST_TEXT_CHARS}: "
+                "shorten it, or use another model",
+            )
+
+
+MODELS_BY_NAME = {"echo": echo, "tools": tools, "test": BoundedTestModel}
 """The models without settings, by their name."""
+
+
+def is_offline(name: str) -> bool:
+    """Whether a model's name denotes an offline model."""
+    return name in MODELS_BY_NAME or name.partition(":")[0] == "synthetic"
 
 
 @dataclass(frozen=True)
@@ -151,7 +325,7 @@ def pace_of(spec: str) -> Pace:
     """Parse settings such as `tokens=50,delay_ms=20,size=5`; a missing setting has its default.
 
     Raises:
-        RequestError: `unknown_model`, with the invalid setting.
+        RequestError: `unknown_model`, with the invalid setting, or if all deltas together are too long.
     """
     settings: dict[str, int] = {}
     known = [field.name for field in fields(Pace)]
@@ -166,7 +340,14 @@ def pace_of(spec: str) -> Pace:
                 f"most {', '.join(f'{name}={getattr(_MAX_PACE, name)}' for name in known)}",
             )
         settings[name] = int(value)
-    return Pace(**settings)
+    pace = Pace(**settings)
+    if (chars := pace.tokens * pace.size) > MAX_OUTPUT_CHARS:
+        raise RequestError(
+            "unknown_model",
+            f"synthetic model: tokens={pace.tokens} of size={pace.size} are {chars} characters, the limit of offline "
+            f"models is {MAX_OUTPUT_CHARS}: use fewer or smaller tokens, or several requests",
+        )
+    return pace
 
 
 def synthetic(spec: str) -> FunctionModel:
@@ -181,11 +362,20 @@ def synthetic(spec: str) -> FunctionModel:
     pace = pace_of(spec)
     delta_of = _deltas(pace.size)
 
-    async def respond(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
-        await asyncio.sleep(pace.tokens * pace.delay_ms / 1000)
-        return ModelResponse(parts=[TextPart("".join(map(delta_of, range(pace.tokens))))])
+    def check(messages: list[ModelMessage]) -> None:
+        fix = "use fewer or smaller tokens, or allow fewer retries"
+        _check_output(messages, pace.tokens * pace.size, MAX_OUTPUT_CHARS, f"synthetic:{spec}", fix)
 
-    async def stream(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    async def respond(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        check(messages)
+        await asyncio.sleep(pace.tokens * pace.delay_ms / 1000)
+        # In blocks: a list of a million deltas would take ten times the memory of their text.
+        blocks = (range(start, min(start + 1000, pace.tokens)) for start in range(0, pace.tokens, 1000))
+        text = "".join(["".join(map(delta_of, block)) for block in blocks])
+        return _with_usage(messages, ModelResponse(parts=[TextPart(text)]))
+
+    async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+        check(messages)
         loop = asyncio.get_running_loop()
         start = loop.time()
         for index in range(pace.tokens):
@@ -205,4 +395,4 @@ def _deltas(size: int) -> Callable[[int], str]:
 
 def json_words(value: object) -> list[str]:
     """Split a value's JSON text into the pieces in which an offline model streams it."""
-    return _WORD.findall(json.dumps(value))
+    return list(_pieces(json.dumps(value)))

@@ -27,7 +27,7 @@ defmodule AxonCore.Error do
             unknown_tool unknown_request too_large overloaded no_worker shutting_down deadline_exceeded cancelled
             worker_lost quarantined slow_consumer unauthorized tool_timeout tool_failed invalid_output
             usage_limit_exceeded content_filtered model_auth model_rate_limited model_unavailable model_rejected
-            model_context_exceeded model_connection model_behavior internal)a
+            model_context_exceeded model_connection model_behavior out_of_memory internal)a
   @by_name Map.new(@types, &{Atom.to_string(&1), &1})
 
   @doc "Returns the error types of the daemon."

@@ -94,18 +94,21 @@ def test_a_run_keeps_its_slot_while_another_tool_executes(monkeypatch):
         end = asyncio.Event()
 
         async def works() -> str:
+            slot.reports.append("works")
             await end.wait()
             slot.reports.append("worked")
             return "ok"
 
         task = slot.start(slot.client_tool("ask"), works)
-        await asyncio.sleep(0.05)
-        assert slot.reports == ["model"]
+        await slot.reported("works")
+        await slot.until(lambda: "ask" in slot.answers)
+        await asyncio.sleep(0.02)
+        assert slot.reports == ["model", "works"]
         end.set()
         await slot.reported("waits")
         slot.answers["ask"].set_result("1")
         await task
-        assert slot.reports == ["model", "worked", "waits", "answered", "ask returned", "model"]
+        assert slot.reports == ["model", "works", "worked", "waits", "answered", "ask returned", "model"]
 
     asyncio.run(scenario())
 

@@ -37,6 +37,7 @@ from axon_zmq.worker.core.events import (
     HandoverRead,
     HandoverWritten,
     Leave,
+    MemoryUsed,
     Received,
     Sent,
     Tick,
@@ -45,13 +46,19 @@ from axon_zmq.worker.core.worker import (
     ANSWER_TIMEOUT_S,
     END_GRACE_S,
     ERRORS,
+    LARGE_ANSWER_BYTES,
+    LARGE_RUN_BYTES,
     LONGEST_END_GRACE_S,
+    MEMORY_FORGOTTEN_S,
+    MEMORY_GRACE_S,
+    MEMORY_LEAVE_S,
     STUCK_GRACE_S,
     WRITE_TIMEOUT_S,
     Phase,
     WorkerCore,
 )
 from axon_zmq.worker.delivery.replay_buffer import ReplayBuffer, RunInfo
+from axon_zmq.worker.delivery.replay_store import REPLAY_BYTES_PER_WORKER
 
 DRAIN_S = 20.0
 E = TypeVar("E")
@@ -86,10 +93,10 @@ class Bench:
     def control(self, kind: bytes, **body: Any) -> list[Effect]:
         return self.receive(b"", kind, b"", pack(body))
 
-    def start(self, id: bytes = ID, seconds: float = 60.0) -> ActiveRun:
+    def start(self, id: bytes = ID, seconds: float = 60.0, body: bytes = b"") -> ActiveRun:
         lease = Lease(self.now + seconds, 1, b"digest")
         [started] = [
-            each for each in self.receive(CLIENT, b"run", id, pack({}), b"", lease.pack()) if type(each) is Start
+            each for each in self.receive(CLIENT, b"run", id, pack({}), body, lease.pack()) if type(each) is Start
         ]
         return started.run
 
@@ -441,3 +448,75 @@ def test_a_run_of_an_unsupported_kind_is_answered_with_an_error():
     [sent] = bench.receive(CLIENT, b"run_stream", ID, pack({}), b"", lease.pack())
     assert isinstance(sent, Send)
     assert unpack(sent.body, "error")["message"] == "the worker run-1 does not execute run_stream"
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+TOO_MUCH = MemoryUsed(200, 100)
+
+
+def test_with_too_much_memory_the_largest_runs_are_ended_one_after_another():
+    bench = Bench(slots=3)
+    small, large, larger = (
+        bench.start(b"%d" % number, body=b"x" * size)
+        for number, size in enumerate((LARGE_RUN_BYTES - 1, LARGE_RUN_BYTES, LARGE_RUN_BYTES + 1))
+    )
+    bench.feed(TOO_MUCH)
+    assert bench.of(AskToEnd) == [AskToEnd(larger)]
+    assert "ending this run of 65537 bytes, the largest" in bench.of(Note)[0].text
+    bench.feed(TOO_MUCH)
+    assert not bench.of(AskToEnd)  # its memory gets time to become free
+    bench.now += MEMORY_GRACE_S
+    bench.feed(TOO_MUCH)
+    assert bench.of(AskToEnd) == [AskToEnd(large)]
+    bench.now += MEMORY_GRACE_S
+    bench.feed(TOO_MUCH)
+    assert not bench.effects
+    assert small.reason is None
+    [finish] = bench.feed(Failed(larger, AxonError.of("internal", "")))
+    assert isinstance(finish, Finish)
+    assert finish.bodies[0]["error_type"] == "out_of_memory"
+
+
+def test_messages_to_a_run_and_its_own_count_as_its_size():
+    bench = Bench()
+    bench.start(b"1", body=b"x" * LARGE_RUN_BYTES)
+    run = bench.start(b"2")
+    run.buffer.put(kinds.CHUNK, {"data": "x" * LARGE_RUN_BYTES})
+    bench.receive(CLIENT, b"steer", b"2", pack({}), b"x" * 100)
+    bench.feed(TOO_MUCH)
+    assert bench.of(AskToEnd) == [AskToEnd(run)]
+
+
+def test_a_worker_that_uses_too_much_memory_for_long_leaves_and_its_runs_may_finish():
+    bench = Bench()
+    run = bench.start()
+    for _ in range(4):
+        assert bench.core.phase is Phase.SERVING
+        bench.feed(TOO_MUCH)
+        bench.now += MEMORY_LEAVE_S / 4
+    bench.feed(TOO_MUCH)
+    assert bench.core.phase is Phase.ANNOUNCING
+    assert Leaving() in bench.told()
+    assert "raise AXON_WORKER_MEMORY" in bench.of(Note)[0].text
+    assert run.reason is None
+
+
+def test_a_short_lack_of_memory_does_not_replace_the_worker():
+    bench = Bench()
+    for _ in range(5):
+        bench.feed(TOO_MUCH)
+        bench.now += max(MEMORY_LEAVE_S, MEMORY_FORGOTTEN_S) + 0.1
+    assert bench.core.phase is Phase.SERVING
+
+
+def test_the_limit_of_all_kept_messages_holds_at_once_after_a_large_answer():
+    bench = Bench(slots=9)
+    size = REPLAY_BYTES_PER_WORKER // 3
+    assert size > LARGE_ANSWER_BYTES
+    for number in range(4):
+        run = bench.start(b"%d" % number)
+        [finish] = bench.feed(Completed(run, {"result": b"x" * size}))
+        bench.finish(finish)
+        bench.feed(CodeReturned(run))
+    assert bench.core.kept_runs == 2

@@ -1,0 +1,97 @@
+"""Bytes in flight: the request bodies that workers have, of runs that have not ended. No I/O.
+
+A worker needs several times the size of a body until its run has ended. Without a bound, a client that sends many large
+bodies would fill the memory of every worker that has free slots. A run that would exceed a bound waits, and runs with
+small bodies do not wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from axon_zmq.broker.core.pools import Run, Worker
+from axon_zmq.protocol import limits
+
+SMALL_BODY_BYTES: Final = 64 * limits.KIB
+"""Size in bytes up to which a body is not counted: the number of slots already bounds the sum of such bodies."""
+
+
+class InFlight:
+    """Counts the bytes of each worker and of each client.
+
+    Args:
+        bounds: The limits that the operator may set.
+    """
+
+    def __init__(self, bounds: limits.BrokerLimits) -> None:
+        self._per_worker = bounds.max_in_flight_bytes
+        self._per_client = bounds.max_in_flight_bytes_per_client
+        self._per_run = max(limits.MIN_RUN_BYTES, 4 * bounds.max_body)
+        self._workers: dict[bytes, int] = {}
+        self._clients: dict[bytes, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<InFlight {sum(self._workers.values())} bytes of {len(self._clients)} clients>"
+
+    def of_worker(self, routing_id: bytes) -> int:
+        """Bytes that a worker has."""
+        return self._workers.get(routing_id, 0)
+
+    def of_client(self, client: bytes) -> int:
+        """Bytes that all workers have of a client's runs."""
+        return self._clients.get(client, 0)
+
+    def client_has_room(self, run: Run) -> bool:
+        """Whether the client's bound allows that the run is dispatched."""
+        return _fits(run.size, self.of_client(run.client), self._per_client)
+
+    def worker_has_room(self, run: Run, worker: Worker) -> bool:
+        """Whether the worker's bound allows that it gets the run."""
+        return _fits(run.size, self.of_worker(worker.routing_id), self._per_worker)
+
+    def add(self, run: Run, size: int) -> None:
+        """Count bytes that the run's worker gets: the body of the run, or of a message to it."""
+        if size > SMALL_BODY_BYTES:
+            assert run.worker is not None
+            run.in_flight += size
+            self._workers[run.worker] = self.of_worker(run.worker) + size
+            self._clients[run.client] = self.of_client(run.client) + size
+
+    def remove(self, run: Run) -> bool:
+        """Stop counting the bytes of a run that has ended, or is taken back from its worker.
+
+        Returns:
+            Whether it had any, so that another run may now have room.
+        """
+        if not run.in_flight:
+            return False
+        assert run.worker is not None
+        _subtract(self._workers, run.worker, run.in_flight)
+        _subtract(self._clients, run.client, run.in_flight)
+        run.in_flight = 0
+        return True
+
+    def refusal(self, run: Run, size: int) -> str | None:
+        """Why a message of the client to its run is refused; None if it may be passed on.
+
+        Args:
+            run: A run that a worker executes.
+            size: Bytes of the message's body.
+        """
+        if size <= SMALL_BODY_BYTES or run.in_flight + size <= self._per_run:
+            return None
+        return (
+            f"the bodies of the run and of the messages to it would have {run.in_flight + size} bytes, the limit is "
+            f"{self._per_run} (4 * max_body); send smaller results, or a reference to them"
+        )
+
+
+def _fits(size: int, used: int, most: int) -> bool:
+    # Something that exceeds the bound on its own must go when nothing else is there, or it would never go.
+    return size <= SMALL_BODY_BYTES or not used or used + size <= most
+
+
+def _subtract(counts: dict[bytes, int], key: bytes, size: int) -> None:
+    counts[key] -= size
+    if not counts[key]:
+        del counts[key]
