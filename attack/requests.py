@@ -279,7 +279,7 @@ def _harmless(frames: list[bytes]) -> list[bytes]:
 
 SCENES: Final = (
     Scene("large-bodies", "bodies of almost 16 MiB", large_bodies),
-    Scene("msgpack-bomb", "values that take many times their bytes", msgpack_bomb),
+    Scene("msgpack-bomb", "values that take many times their bytes", msgpack_bomb, is_quick=True),
     Scene("synthetic", "an output of 64 GB from an offline model", synthetic),
     Scene("waiting-runs", "runs that wait for a client that is gone", waiting_runs),
     Scene("small-flood", "small requests at full speed", small_flood),

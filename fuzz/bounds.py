@@ -65,6 +65,14 @@ BOUNDS: Final[Sequence[Bound]] = (
         "readable = len(frames) > 1",
     ),
     Bound(
+        "items",
+        "a body has at most max_items msgpack items",
+        "parsers",
+        "axon_zmq/protocol/msgpack.py",
+        "if counted > max_items:",
+        "if counted < 0:",
+    ),
+    Bound(
         "frames",
         "a message with over 64 frames is dropped",
         "broker",

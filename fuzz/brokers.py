@@ -33,7 +33,7 @@ from fuzz.harness import Harness, Outcome, check, check_text
 from fuzz.parsers import MAX_BODY, MAX_ECHOED
 from fuzz.steps import Step
 
-MAX_QUEUED, MAX_QUEUED_PER_CLIENT, MAX_QUEUED_BYTES = 6, 3, 12_000
+MAX_QUEUED, MAX_QUEUED_PER_CLIENT, MAX_QUEUED_BYTES = 6, 3, 3 * MAX_BODY
 """Limits of the broker under test: small, so that a few messages reach them."""
 MAX_FRAMES: Final = 64
 MAX_UNDELIVERED: Final = 16

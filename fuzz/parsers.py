@@ -24,13 +24,15 @@ from fuzz.harness import Harness, Outcome, check, check_text
 from fuzz.mutations import unpacked
 from fuzz.steps import Step
 
-MAX_BODY: Final = 4096
+MAX_BODY: Final = 12_000
 """Limit on a body in this harness, so that inputs with a body over the limit stay small."""
 MAX_ID: Final = 64
 MAX_HEADER: Final = 16 * 1024
 MAX_ECHOED: Final = 256
 """The documented limits. They are repeated here: the harness must notice if the code no longer enforces them."""
 MAX_DEPTH: Final = 1024
+MAX_ITEMS, UNCOUNTED_BYTES = 2000, 4096
+"""Limit on the items of a body in this harness, which applies to bodies of more than `UNCOUNTED_BYTES`."""
 FROM_CLIENT, TO_BROKER, TO_WORKER, TO_CLIENT, RESULT = range(5)
 """Meaning of `op`, modulo 5: which parser gets the frames. `RESULT` is a value that a tool or agent returns."""
 _MODELS: Final[dict[bytes, Callable[[dict[str, Any]], object]]] = {
@@ -84,10 +86,29 @@ def _from_client(parts: list[bytes]) -> object:
     single = frames.single_frame(message.kind, message.id, b"")
     check(len(single) <= len(message.kind) + len(message.id) + 8, "a single frame is too large")
     if (read := _MODELS.get(message.kind)) is not None:
-        body = unpack(message.body, "the body")
-        check(_depth(body) <= MAX_DEPTH, "a body is nested too deeply")
-        _read_body(read, body)
+        _read_body(read, _body(message.body))
     return message.kind, *sorted(message.header)
+
+
+def _body(packed: bytes) -> dict[str, Any]:
+    body = unpack(packed, "the body", MAX_ITEMS)
+    check(_depth(body) <= MAX_DEPTH, "a body is nested too deeply")
+    items = _items(body)
+    is_counted = len(packed) > UNCOUNTED_BYTES
+    check(not is_counted or items <= MAX_ITEMS, f"a body of {items} items was accepted, the limit is {MAX_ITEMS}")
+    return body
+
+
+def _items(value: Any) -> int:
+    """Count the items of an unpacked value independently of the package: elements, keys, values, and containers."""
+    items, level = 0, [value]
+    while level:
+        items += len(level)
+        maps = [each for each in level if isinstance(each, dict)]
+        lists = [each for each in level if isinstance(each, list)]
+        items += len(maps) + len(lists) + sum(map(len, maps))
+        level = [inner for each in maps for inner in each.values()] + [inner for each in lists for inner in each]
+    return items
 
 
 def _read_body(read: Callable[[dict[str, Any]], object], body: dict[str, Any]) -> None:
@@ -211,6 +232,9 @@ def more(rng: Random) -> Step:
             case 1:
                 parts[3:] = [pack({"agent": "echo", "prompt": "x" * rng.choice((4000, MAX_BODY, 2 * MAX_BODY))})]
             case 2:
+                many = rng.choice(([None], [[]], [{}], ["x"])) * rng.choice((100, 900, 5000))
+                parts[3:] = [pack({"agent": "echo", "prompt": "hi", "deps": many, "metadata": {"x": "x" * 4000}})]
+            case 3:
                 parts[2] = b"\x80" * rng.choice((MAX_HEADER, MAX_HEADER + 1))
             case _:
                 pass
@@ -228,6 +252,7 @@ PARSERS: Final = Harness(
         f"an invalid id of over {MAX_ECHOED} bytes is not repeated in the error",
         "a header and a message of the backend are the same after they were packed again",
         "an error has a known error_type, a message of limited size, and at most 20 faults",
+        "a body has at most as many items as the reader of the body allows",
         "a result that was converted can be packed, and has only finite numbers and text as keys",
     ),
     examine=examine,
