@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -94,7 +94,7 @@ def delay(starts: int, policy: Policy) -> float:
 
 
 @contextmanager
-def _ended_by_sigterm(run_dir: Path, name: str) -> Iterator[None]:
+def _ended_by_sigterm(run_dir: Path, name: str) -> Generator[None]:
     def leave(_number: int, _frame: FrameType | None) -> None:
         forget_starts(run_dir, name)
         raise SystemExit(0)
