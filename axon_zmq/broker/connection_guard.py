@@ -302,7 +302,9 @@ class ConnectionGuard:
     def _evict(self, connection: Connection) -> None:
         """Shut down the connection whose routing id another one has taken over, if it is still open."""
         earlier, connection.taken_from = connection.taken_from, None
-        if earlier is not None and self._connections.open.get(earlier.fd) is earlier:
+        if earlier is None or earlier.client != connection.client:
+            return  # its descriptor was reused: by its latest message, it belongs to another client
+        if self._connections.open.get(earlier.fd) is earlier:
             earlier.cut = True
             tcp.abort(earlier.fd)
 

@@ -193,9 +193,15 @@ class Connections:
         All reported ends of connections must have been passed to `remove` before. After a takeover, `taken_from` is the
         other connection.
         """
-        if routing_id[:1] == b"\0":
-            if not assigned.contains(routing_id, self.accepted):
-                return Identified.RESERVED
+        is_assigned = routing_id[:1] == b"\0"
+        if is_assigned and not assigned.contains(routing_id, self.accepted):
+            return Identified.RESERVED
+        if self._last.get(connection.client) is connection and connection.client != routing_id:
+            # A connection has one routing id. If two are seen, one message came from an earlier connection with the
+            # same descriptor, which ended before its message was read. Without this, the next message of that client
+            # would count as a takeover, and this connection would be cut.
+            del self._last[connection.client]
+        if is_assigned:
             # ZeroMQ gives an assigned id to no other connection, so nobody asks who used it last.
             connection.client = routing_id
             return Identified.NEW
