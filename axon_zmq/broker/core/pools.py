@@ -29,8 +29,9 @@ SUSPECTS_PER_WORKER: Final = 4
 """Maximum number of suspects that one worker executes at a time. When a worker dies, all its runs become suspects. If
 the request at fault then kills a second worker, at most this many requests are quarantined because of it."""
 WAITING_PER_SLOT: Final = 8
-"""Number of waiting runs for each slot of a worker whose slots are given to other runs. It bounds the memory of a
-worker and, in mode `run_sync`, its threads; further waiting runs keep their slots."""
+"""Number of waiting runs for each slot of a worker whose slots are given to other runs, in addition to those that one
+client has free of charge. It bounds the memory of a worker and, in mode `run_sync`, its threads; further waiting runs
+keep their slots."""
 
 
 DESCRIBES_PER_WORKER: Final = 2
@@ -110,6 +111,8 @@ class Worker:
     """Time of the worker's last progress, in seconds of the broker's clock."""
     pid: int = 0
     """Process id; 0 if the worker does not report it."""
+    free_waiting: int = 0
+    """Number of waiting runs that one client has free of charge (`max_waiting_per_client`)."""
     broken: tuple[str, ...] | None = None
     """Agents that the worker could not load; None if the worker does not report them."""
     forgot_at: float = 0.0
@@ -136,7 +139,16 @@ class Worker:
     @property
     def busy(self) -> int:
         """Number of runs that count against the concurrency."""
-        return self.holding - min(self.waiting, self.slots * WAITING_PER_SLOT) if self.waiting else self.holding
+        return self.holding - min(self.waiting, self.max_waiting) if self.waiting else self.holding
+
+    @property
+    def max_waiting(self) -> int:
+        """Number of waiting runs that do not count against the concurrency.
+
+        One client has at most `free_waiting` waiting runs plus one for each slot of the mode. A worker with few slots
+        must have room for all of them, or this client alone would occupy its slots.
+        """
+        return self.free_waiting + self.slots * WAITING_PER_SLOT
 
     @property
     def free(self) -> int:

@@ -38,6 +38,7 @@ class Workers:
         runs."""
         self._out = outgoing
         self._hang_seconds = bounds.hang_seconds
+        self._free_waiting = free
         self._workers: dict[bytes, Worker] = {}
         self._housekept_at = now
 
@@ -117,6 +118,7 @@ class Workers:
             progress_at=now,
             pid=ready.pid,
             broken=ready.broken,
+            free_waiting=self._free_waiting,
         )
         self._workers[routing_id] = worker
         self.pools[ready.mode].workers[routing_id] = self.describes.workers[routing_id] = worker
