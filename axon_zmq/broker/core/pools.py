@@ -219,8 +219,9 @@ class Pool:
     held: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     """The queue of runs that wait because they would exceed a bound on the bytes in flight, although a worker has free
     slots. It is separate so that no other run waits behind them."""
-    resumes: dict[RunKey, Resume] = field(default_factory=dict[RunKey, Resume])
-    """The requests for a replay that wait because their clients are held back, oldest first; one for each run."""
+    resumes: dict[bytes, dict[bytes, Resume]] = field(default_factory=dict[bytes, dict[bytes, Resume]])
+    """The requests for replays of ended runs that wait because their clients are held back: by client, then by request
+    id; one for each run."""
     mean_seconds: float = 1.0
     """Moving average of the duration of a run, in seconds, for `retry_after_ms`."""
     _suspects_turn: bool = False
@@ -266,7 +267,7 @@ class Pool:
             choices.reverse()
         able = [(queue, worker) for queue, worker in choices if worker is not None]
         for queue, worker in able:
-            if (run := queue.pop_unless(self.holds_back)) is not None:
+            if (run := queue.pop_unless(self.gets_no_run)) is not None:
                 self._suspects_turn = not run.suspect
                 return run, worker
         # A slot is free and every client that could use it is held back. The rule exists for the clients that wait, and
@@ -280,6 +281,9 @@ class Pool:
 
     def _next_describe(self, now: float) -> tuple[Run, Worker] | None:
         if not self.queue.count:
+            return None
+        # Asked first, because the search below goes through all clients in the queue if none of them gets a worker.
+        if self.idlest(now) is None:
             return None
         run = self.queue.pop_unless(lambda client: self._worker_for_describe(client, now) is None)
         if run is None:
@@ -300,7 +304,11 @@ class Pool:
     def holds_back(self, client: bytes) -> bool:
         """Whether no new work of a client may start: it holds half of the slots or more, and another client waits."""
         others_wait = self.queue.has_others(client) or self.suspects.has_others(client)
-        return (others_wait and self._holds_half(client)) or self._waits_too_much(client)
+        return others_wait and self._holds_half(client)
+
+    def gets_no_run(self, client: bytes) -> bool:
+        """Whether no new run of a client may start: it is held back, or has too many waiting runs."""
+        return self.holds_back(client) or self._waits_too_much(client)
 
     def _waits_too_much(self, client: bytes) -> bool:
         """Whether a client holds all slots because of its waiting runs, so that it gets none of those that are free."""

@@ -157,7 +157,7 @@ class Runs:
         while dispatched and pool.idlest(now) is not None:
             dispatched = False
             for run in pool.held.firsts():
-                if pool.holds_back(run.client):
+                if pool.gets_no_run(run.client):
                     continue
                 if (worker := self._with_room(pool, run, None, now)) is not None:
                     pool.held.take(run)
@@ -201,7 +201,10 @@ class Runs:
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages replayed to its client; later if the client is held back.
+        """Have a run's messages replayed to its client; later if the run has ended and the client is held back.
+
+        The replay of an open run never waits: the run may need its client to continue, for the answer to a tool call
+        or for `credit`, and would otherwise keep its slot, because of which its client is held back.
 
         Args:
             run: The run.
@@ -219,18 +222,28 @@ class Runs:
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
         elif run.worker not in self._workers:
             self._out.error(run.client, run.id, _messages_lost())
-        elif (pool := self._workers.pool_of(run)).holds_back(run.client):
+        elif run.state is RunState.ENDED and (pool := self._workers.pool_of(run)).holds_back(run.client):
             # A newer `resume` replaces an older one.
-            pool.resumes[run.key] = Resume(run, start, header_frame)
+            pool.resumes.setdefault(run.client, {})[run.id] = Resume(run, start, header_frame)
         else:
             self._out.to_worker(run, kinds.RESUME, header_frame, b"")
 
     def _release_resumes(self, pool: Pool) -> None:
         """Continue with the requests for a replay of clients that are no longer held back."""
         if pool.resumes:
-            for resume in [each for each in pool.resumes.values() if not pool.holds_back(each.run.client)]:
-                del pool.resumes[resume.run.key]
-                self.resume(*resume)
+            for client in [each for each in pool.resumes if not pool.holds_back(each)]:
+                for resume in pool.resumes.pop(client).values():
+                    self.resume(*resume)
+
+    def _forget_resume(self, run: Run) -> bool:
+        """Drop the request for a replay of a run; return whether there was one."""
+        resumes = self._workers.pool_of(run).resumes
+        of_client = resumes.get(run.client, {})
+        if of_client.pop(run.id, None) is None:
+            return False
+        if not of_client:
+            del resumes[run.client]
+        return True
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -351,9 +364,8 @@ class Runs:
             # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
             # message has removed the mark.
             self._relay.forget(run.key)
-            resume = self._workers.pool_of(run).resumes.pop(run.key, None)
-            # The second: a `resume` for which no successor has read the handover file in time.
-            if resume is not None or run.undelivered:
+            # `undelivered`: a `resume` for which no successor has read the handover file in time.
+            if self._forget_resume(run) or run.undelivered:
                 self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
@@ -384,9 +396,11 @@ class Runs:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started, run.deadline = worker.routing_id, now, held.deadline
         run.attempts = run.max_attempts  # the number of earlier attempts is unknown, so there must be no further one
+        run.body = run.header_frame = b""
         if held.ended:
             self._adopt_ended(run, now)
         else:
+            self.in_flight.add(run, held.size)
             self._adopt_open(run, worker)
             self.set_waiting(worker, key, held.waiting, now)
 

@@ -157,7 +157,9 @@ def resumed(bench: Bench, worker: FakeWorker) -> list[tuple[Key, int]]:
 def test_replays_for_a_client_that_is_held_back_wait_and_the_newest_request_counts():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
-    for id in (b"1", b"2"):
+    bench.send(A, "run", b"1")
+    bench.finish(worker, (A, b"1"))
+    for id in (b"2", b"3"):
         bench.send(A, "run", id)
     bench.send(A, "resume", b"1", {"from": 1})
     assert resumed(bench, worker) == [((A, b"1"), 1)]  # nobody waits
@@ -170,6 +172,15 @@ def test_replays_for_a_client_that_is_held_back_wait_and_the_newest_request_coun
     bench.finish(worker, (A, b"2"))  # now A and B hold half each, and B waits
     bench.send(B, "cancel", b"2")
     bench.pass_time(HOUSEKEEPING_S)
+    assert resumed(bench, worker) == [((A, b"1"), 1)]
+
+
+def test_a_replay_of_an_open_run_never_waits_because_its_client_may_have_to_answer():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=1)
+    bench.send(A, "run", b"1")
+    bench.send(B, "run", b"1")
+    bench.send(A, "resume", b"1")
     assert resumed(bench, worker) == [((A, b"1"), 1)]
 
 
