@@ -246,6 +246,10 @@ class Pool:
         """Number of queued runs of a client."""
         return self.queue.of_client(client) + self.suspects.of_client(client) + self.held.of_client(client)
 
+    def bytes_of_client(self, client: bytes) -> int:
+        """Bytes that the queued runs of a client occupy."""
+        return sum(queue.bytes_of_client(client) for queue in (self.queue, self.suspects, self.held))
+
     def queue_of(self, run: Run) -> FairQueue[Run]:
         """The queue in which a run waits, or will wait."""
         if run.is_held:

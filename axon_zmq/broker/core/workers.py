@@ -78,6 +78,10 @@ class Workers:
         """Bytes that all queued runs occupy, over all pools and clients."""
         return sum(pool.waiting_bytes for pool in self.all_pools())
 
+    def waiting_bytes_of(self, client: bytes) -> int:
+        """Bytes that the queued runs of a client occupy, over all pools."""
+        return sum(pool.bytes_of_client(client) for pool in self.all_pools())
+
     def offer(self, worker: Worker) -> None:
         """Record that the number of runs that a worker can take has changed."""
         self.pools[worker.mode].offer(worker)
