@@ -52,7 +52,8 @@ class Slots:
     @property
     def available(self) -> int:
         """Number of slots that are not stuck, which the worker reports to the broker."""
-        return self._count - self._stuck
+        # Runs that had left their slots may be stuck, too, so that there are more stuck runs than slots.
+        return max(0, self._count - self._stuck)
 
     @property
     def held(self) -> int:
