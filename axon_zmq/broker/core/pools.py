@@ -278,7 +278,7 @@ class Pool:
         # an idle slot helps none of them. This is rare: the other clients' runs are suspects that no worker may take,
         # or workers have reported fewer slots than they have runs.
         for queue, worker in able:
-            if (run := queue.pop_unless(self._waits_too_much)) is not None:
+            if (run := queue.pop_unless(self.waits_too_much)) is not None:
                 self._suspects_turn = not run.suspect
                 return run, worker
         return None
@@ -312,9 +312,9 @@ class Pool:
 
     def gets_no_run(self, client: bytes) -> bool:
         """Whether no new run of a client may start: it is held back, or has too many waiting runs."""
-        return self.holds_back(client) or self._waits_too_much(client)
+        return self.holds_back(client) or self.waits_too_much(client)
 
-    def _waits_too_much(self, client: bytes) -> bool:
+    def waits_too_much(self, client: bytes) -> bool:
         """Whether a client holds all slots because of its waiting runs, so that it gets none of those that are free."""
         return self.shares.is_over_limit(client) and self.shares.held(client) >= self.slots
 

@@ -108,17 +108,25 @@ class Runs:
 
     def starts_at_once(self, pool: Pool, run: Run, now: float) -> bool:
         """Whether a new run would be dispatched without waiting."""
-        if pool.queue.count or pool.suspects.count or pool.idlest(now) is None:
+        if pool.suspects.count or pool.idlest(now) is None:
             return False
-        # Runs that are held back for their bytes do not delay others.
-        return run.size <= SMALL_BODY_BYTES or not run.takes_slot or self._with_room(pool, run, None, now) is not None
+        if not run.takes_slot:
+            return not pool.queue.count
+        # As a slot is free, the queue has at most runs of clients with too many waiting runs. These delay no other
+        # client, and neither do the runs that wait for room.
+        if pool.waits_too_much(run.client):
+            return False
+        return run.size <= SMALL_BODY_BYTES or self._with_room(pool, run, None, now) is not None
 
     def dispatch(self, pool: Pool, now: float) -> None:
         """Dispatch the queued runs of a pool while workers can take them, round-robin over clients."""
         if pool.held.count:
-            self._dispatch_held(pool, now)
+            self._dispatch_held(pool, pool.gets_no_run, now)
         while (found := pool.next(now)) is not None:
             self._dispatch_or_end(pool, *found, now)
+        if pool.held.count and (pool.queue.count or pool.suspects.count):
+            # As in `Pool.next`: no slot stays free for runs that no worker may take.
+            self._dispatch_held(pool, pool.waits_too_much, now)
         self._release_resumes(pool)
         # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
         if pool.takes_slots and self._workers.describes.waiting:
@@ -151,13 +159,13 @@ class Runs:
         able = pool.with_free_slot(run, now)
         return next((worker for worker in able if self.in_flight.worker_has_room(run, worker)), None)
 
-    def _dispatch_held(self, pool: Pool, now: float) -> None:
-        """Dispatch the runs that were held back and have room now, round-robin over clients."""
+    def _dispatch_held(self, pool: Pool, gets_no_run: Callable[[bytes], bool], now: float) -> None:
+        """Dispatch the runs that waited for room and have it now, round-robin over the clients that may get a run."""
         dispatched = True
         while dispatched and pool.idlest(now) is not None:
             dispatched = False
             for run in pool.held.firsts():
-                if pool.gets_no_run(run.client):
+                if gets_no_run(run.client):
                     continue
                 if (worker := self._with_room(pool, run, None, now)) is not None:
                     pool.held.take(run)

@@ -115,6 +115,19 @@ def test_a_client_with_too_many_waiting_runs_gets_no_more_slots_although_slots_a
     assert (A, b"4") in worker.runs
 
 
+def test_a_full_queue_of_a_client_with_too_many_waiting_runs_does_not_keep_others_from_free_slots():
+    bench = Bench(max_waiting_per_client=1, max_queued=2, max_queued_per_client=2)
+    worker = bench.add_worker(b"w", slots=1)
+    for id in (b"1", b"2"):
+        bench.send(A, "run", id)
+        waits(bench, worker, id)
+    for id in (b"3", b"4", b"5"):
+        bench.send(A, "run", id)
+    assert error_type(bench.replies(A, b"5")) == "overloaded"
+    bench.send(B, "run", b"1")
+    assert (B, b"1") in worker.runs
+
+
 def test_reports_about_runs_that_a_worker_does_not_have_are_ignored():
     bench = Bench()
     worker, other = bench.add_worker(b"w", slots=1), bench.add_worker(b"x", slots=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from axon_zmq.broker.core.in_flight import SMALL_BODY_BYTES
+from axon_zmq.broker.core.pools import SUSPECTS_PER_WORKER
 from tests.support.broker_helpers import Bench, error_type
 
 A, B, C = b"client-a", b"client-b", b"client-c"
@@ -139,6 +140,24 @@ def test_held_runs_are_served_round_robin_over_clients():
         [key] = worker.runs
         bench.finish(worker, key)
     assert started(bench) == [b"a1", b"a2", b"b1", b"a3", b"b2"]
+
+
+def test_a_held_run_starts_if_only_runs_wait_that_no_worker_may_take():
+    bench = Bench(max_in_flight_bytes_per_client=UNIT)
+    bench.add_worker(b"dies")
+    bench.send(B, "run", b"0", None, b"suspect")
+    bench.lose(bench.workers[b"dies"])
+    worker = bench.add_worker(b"w", slots=3 * SUSPECTS_PER_WORKER)
+    for number in range(SUSPECTS_PER_WORKER + 1):  # the last one waits, because the worker executes enough suspects
+        bench.send(B, "run", b"b%d" % number, None, b"suspect")
+    bench.send(A, "run", b"large", None, LARGE)
+    for number in range(6):
+        bench.send(A, "run", b"a%d" % number)
+    bench.send(A, "run", b"held", None, LARGE)
+    assert (B, b"b4") not in worker.runs
+    assert len(worker.runs) == 11
+    bench.finish(worker, (A, b"large"))
+    assert (A, b"held") in worker.runs  # although A has half of the slots and B waits
 
 
 def test_held_runs_can_be_cancelled_and_count_as_queued():
