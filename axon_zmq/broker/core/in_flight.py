@@ -54,11 +54,15 @@ class InFlight:
 
     def client_has_room(self, run: Run) -> bool:
         """Whether the client's bound allows that the run is dispatched."""
-        return _fits(run.size, self.of_client(run.client), self._per_client)
+        return run.size <= SMALL_BODY_BYTES or run.size <= _room(self.of_client(run.client), self._per_client)
 
     def worker_has_room(self, run: Run, worker: Worker) -> bool:
         """Whether the worker's bound allows that it gets the run."""
-        return _fits(run.size, self.of_worker(worker.routing_id), self._per_worker)
+        return run.size <= SMALL_BODY_BYTES or run.size <= self.room(worker)
+
+    def room(self, worker: Worker) -> float:
+        """How many bytes a large run may have that the worker gets; infinity if the worker has none."""
+        return _room(self.of_worker(worker.routing_id), self._per_worker)
 
     def add(self, run: Run, size: int) -> None:
         """Count bytes that the run's worker gets: the body of the run, or of a message to it."""
@@ -101,9 +105,9 @@ class InFlight:
         )
 
 
-def _fits(size: int, used: int, most: int) -> bool:
-    # Something that exceeds the bound on its own must go when nothing else is there, or it would never go.
-    return size <= SMALL_BODY_BYTES or not used or used + size <= most
+def _room(used: int, most: int) -> float:
+    # A body that exceeds the bound on its own must fit if nothing else is there, or its run would never start.
+    return most - used if used else float("inf")
 
 
 def _change(counts: dict[K, int], key: K, change: int) -> None:

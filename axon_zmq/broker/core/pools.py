@@ -200,7 +200,18 @@ class Resume(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Pool:
-    """The workers of one mode and the runs that wait for them."""
+    """The workers of one mode and the runs that wait for them.
+
+    A queued run is in one of three queues; clients take turns in each. `Runs.dispatch` serves them whenever a slot or
+    bytes may have become free:
+
+    1. `held`: runs with large bodies that had no room in the bytes in flight. They come first, because they have waited
+       before.
+    2. `queue` and `suspects`, in turns (`next`). If a run taken from them has no room, it moves to `held`.
+
+    `gets_no_run` says which clients get no run, although a slot is free. If only runs of such clients could start, all
+    but those with too many waiting runs get the slot nevertheless.
+    """
 
     mode: str
     empty_since: float
@@ -257,10 +268,10 @@ class Pool:
         return self.suspects if run.suspect else self.queue
 
     def next(self, now: float) -> tuple[Run, Worker] | None:
-        """Remove the next run from its queue and return it with a worker that can take it.
+        """Remove the next run from `queue` or `suspects` and return it with a worker that can take it.
 
         The two queues take turns, so that neither delays the other. Clients that hold half of the slots are held back
-        while others wait. Returns None if no queued run can be dispatched.
+        while others wait. Returns None if no run of these queues can be dispatched.
         """
         if not self.takes_slots:
             return self._next_describe(now)
@@ -363,17 +374,20 @@ class Pool:
             heapq.heappop(self._offers)
         return None
 
+    def able(self, now: float) -> list[Worker]:
+        """The workers that have a free slot and make progress."""
+        return [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+
     def with_free_slot(self, run: Run, now: float) -> list[Worker]:
         """The workers that have a free slot for a run, the one with the most free slots first."""
-        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+        able = self.able(now)
         if run.suspect:
             able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
         return sorted(able, key=lambda worker: worker.free, reverse=True)
 
     def _worker_for_suspect(self, now: float) -> Worker | None:
         # Scanning all workers is acceptable here, because there are suspects only after a worker has died.
-        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
-        able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
+        able = [worker for worker in self.able(now) if worker.suspects < SUSPECTS_PER_WORKER]
         return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)
 
     def retry_after_ms(self) -> int:

@@ -162,10 +162,14 @@ class Runs:
     def _dispatch_held(self, pool: Pool, gets_no_run: Callable[[bytes], bool], now: float) -> None:
         """Dispatch the runs that waited for room and have it now, round-robin over the clients that may get a run."""
         dispatched = True
-        while dispatched and pool.idlest(now) is not None:
+        while dispatched:
             dispatched = False
+            # Without this, each dispatch would search a worker for every client: 50 ms with 2,000 clients.
+            room = max((self.in_flight.room(worker) for worker in pool.able(now)), default=0)
+            if room <= SMALL_BODY_BYTES:
+                return
             for run in pool.held.firsts():
-                if gets_no_run(run.client):
+                if run.size > room or gets_no_run(run.client):
                     continue
                 if (worker := self._with_room(pool, run, None, now)) is not None:
                     pool.held.take(run)
