@@ -524,7 +524,7 @@ class Runs:
         for pool in self._workers.all_pools():
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
-            self._release_resumes(pool)  # the runs that others waited for may have ended in the queue
+            self.dispatch(pool, now)  # a client may no longer be held back, if the runs of others ended in the queue
         self.quarantine.tidy(now)
         if now >= self._forget_unknown_at:
             self._forget_unknown_at = now + limits.RESUME_WINDOW

@@ -118,7 +118,10 @@ class Slots:
 
 
 class _Turns:
-    """Runs that wait; clients take turns, and the runs of one client are first in, first out."""
+    """Runs that wait; clients take turns, and the runs of one client are first in, first out.
+
+    This is not a `FairQueue`, because that counts bytes, and the size of a run may change while it waits here.
+    """
 
     def __init__(self) -> None:
         self._clients: OrderedDict[bytes, deque[ActiveRun]] = OrderedDict()
