@@ -218,7 +218,8 @@ class Settings(BaseSettings):
     )
     max_queued_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
         _DEFAULTS.max_queued_bytes,
-        description="Maximum total size of queued request bodies, in bytes; at most 1 TiB.",
+        description="Maximum total size of queued request bodies, in bytes; at most 1 TiB. One client may use half of "
+        "it.",
     )
     max_connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
         _DEFAULTS.max_connections,

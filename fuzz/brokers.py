@@ -262,6 +262,10 @@ class _World:
         for _ in range(3):
             self.pass_time(limits.RESUME_WINDOW + 5.0)
         check(not self.live, f"{len(self.live)} runs are still known after all time limits")
+        check(not len(self.broker.runs.in_flight), f"bytes of ended runs count: {self.broker.runs.in_flight!r}")
+        for pool in self.broker.workers.all_pools():
+            left = (pool.waiting, pool.waiting_bytes, len(pool.shares), len(pool.resumes))
+            check(left == (0, 0, 0, 0), f"records of ended runs are left in the pool of {pool.mode}: {left}")
 
 
 def examine(steps: Sequence[Step]) -> Outcome:

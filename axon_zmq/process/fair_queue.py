@@ -38,6 +38,8 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._clients: OrderedDict[bytes, deque[T]] = OrderedDict()
+        self._bytes_of: dict[bytes, int] = {}
+        """Bytes of each client's requests, if they have any."""
         self.count = 0
         self.bytes = 0
 
@@ -47,6 +49,10 @@ class FairQueue(Generic[T]):
     def of_client(self, client: bytes) -> int:
         """Number of requests of a client in the queue."""
         return len(self._clients.get(client, ()))
+
+    def bytes_of_client(self, client: bytes) -> int:
+        """Total size of a client's requests in the queue, in bytes."""
+        return self._bytes_of.get(client, 0)
 
     def push(self, request: T) -> None:
         """Add a request after its client's other requests."""
@@ -115,10 +121,14 @@ class FairQueue(Generic[T]):
             del self._clients[request.client]
         self._account(-1, request)
 
-    def grow(self, bytes: int) -> None:
+    def grow(self, request: T, bytes: int) -> None:
         """Account for a request in the queue that has become larger by this number of bytes."""
         self.bytes += bytes
+        if of_client := self.bytes_of_client(request.client) + bytes:
+            self._bytes_of[request.client] = of_client
+        else:
+            self._bytes_of.pop(request.client, None)
 
     def _account(self, sign: int, request: T) -> None:
         self.count += sign
-        self.bytes += sign * request.size
+        self.grow(request, sign * request.size)

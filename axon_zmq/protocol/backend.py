@@ -173,6 +173,8 @@ class Held(Body):
     """Whether the run's terminal message was sent."""
     waiting: bool = False
     """Whether the run only waits for tools of its client, as `waiting` reports."""
+    size: int = 0
+    """Bytes of the bodies that the worker has received for the run, if it has not ended."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the map in types that msgpack can pack."""
@@ -188,6 +190,7 @@ class Held(Body):
             "seq": self.seq,
             "ended": self.ended,
             "waiting": self.waiting,
+            "size": self.size,
         }
 
 

@@ -72,7 +72,8 @@ class BrokerLimits:
     """Maximum number of queued runs of one client in one mode, so that one client cannot fill the queue for all
     others."""
     max_queued_bytes: int = 256 * MIB
-    """Maximum total size of the queued request bodies of all modes and clients, in bytes."""
+    """Maximum total size of the queued request bodies of all modes and clients, in bytes. One client may use half of
+    it, or one body if that is larger."""
     max_in_flight_bytes: int = 128 * MIB
     """Maximum total size of the request bodies that one worker has, in bytes; further runs wait in the queue. Bodies of
     at most 64 KiB do not count."""

@@ -129,11 +129,23 @@ class Admission:
             return f"client {client} already has {of_client} queued {pool.mode} requests (max_queued_per_client)"
         if pool.waiting >= bounds.max_queued:
             return f"{pool.waiting} {pool.mode} requests are already queued (max_queued)"
-        used = self._workers.waiting_bytes()
-        if used + run.size > bounds.max_queued_bytes:
-            limit = bounds.max_queued_bytes
-            return f"queued requests have {used} bytes and this one {run.size}, the limit is {limit} (max_queued_bytes)"
-        return None
+        return self._no_room(run.client, run.size)
+
+    def _no_room(self, client: bytes, size: int) -> str | None:
+        """Describe why the queues have no room for another body of a client; None if they have.
+
+        One client may use half of the bytes: if it could use all of them, every request of other clients that cannot
+        start at once would be refused. A client without queued bytes may exceed its half with one body.
+        """
+        most = self._bounds.max_queued_bytes
+        of_client = self._workers.waiting_bytes_of(client)
+        if size and of_client and of_client + size > most // 2:
+            used, whose, limit = of_client, " of this client", f"{most // 2} (half of max_queued_bytes)"
+        elif (used := self._workers.waiting_bytes()) + size > most:
+            whose, limit = "", f"{most} (max_queued_bytes)"
+        else:
+            return None
+        return f"queued requests{whose} have {used} bytes and this message {size}, the limit is {limit}"
 
     # --- about a run -------------------------------------------------------------------------------
 
@@ -157,18 +169,18 @@ class Admission:
 
     def _about_a_queued_run(self, run: Run, message: ClientMessage, now: float) -> None:
         # No worker has the run yet. `steer` and `credit` are kept for it, and count against the bounds of the queue.
-        room = self._bounds.max_queued_bytes - self._workers.waiting_bytes()
+        is_full = len(run.undelivered) >= UNDELIVERED_KEPT
+        no_room = self._no_room(run.client, len(message.body))
         match message.kind:
             case kinds.CANCEL:
                 self._runs.end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
-            case kinds.STEER | kinds.CREDIT if len(run.undelivered) < UNDELIVERED_KEPT and room >= len(message.body):
+            case kinds.STEER | kinds.CREDIT if not is_full and no_room is None:
                 run.undelivered.append((message.kind, message.header_frame, message.body))
-                self._workers.pool_of(run).queue_of(run).grow(len(message.body))
+                self._workers.pool_of(run).queue_of(run).grow(run, len(message.body))
             case kinds.STEER | kinds.CREDIT:
-                why = f"the run is still queued, and at most {UNDELIVERED_KEPT} messages are kept for it"
-                if len(run.undelivered) < UNDELIVERED_KEPT:
-                    why = f"the run is still queued, and the queues have no room for {len(message.body)} bytes"
-                self._refuse(run, message, f"{why}; send it again when the run has started", "overloaded")
+                why = f"at most {UNDELIVERED_KEPT} messages are kept for it" if is_full else f"{no_room}"
+                text = f"the run is still queued, and {why}; send it again when the run has started"
+                self._refuse(run, message, text, "overloaded")
             case _:
                 self._refuse(run, message, "the run is still queued, so it has not called a tool")
 

@@ -3,17 +3,22 @@
 A worker needs several times the size of a body until its run has ended. Without a bound, a client that sends many large
 bodies would fill the memory of every worker that has free slots. A run that would exceed a bound waits, and runs with
 small bodies do not wait for it.
+
+Messages to a run, such as tool results, never wait, so they may take a client beyond its bound. What is beyond it does
+not count against the bound of a worker: otherwise one client could occupy the whole bound with tool results, and the
+large bodies of all others would wait until its runs end. `AXON_WORKER_MEMORY` limits the memory of such messages.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from axon_zmq.broker.core.pools import Run, Worker
 from axon_zmq.protocol import limits
 
 SMALL_BODY_BYTES: Final = 64 * limits.KIB
 """Size in bytes up to which a body is not counted: the number of slots already bounds the sum of such bodies."""
+K = TypeVar("K")
 
 
 class InFlight:
@@ -28,13 +33,19 @@ class InFlight:
         self._per_client = bounds.max_in_flight_bytes_per_client
         self._per_run = max(limits.MIN_RUN_BYTES, 4 * bounds.max_body)
         self._workers: dict[bytes, int] = {}
+        """Bytes that count against the bound of each worker."""
         self._clients: dict[bytes, int] = {}
+        self._at_workers: dict[tuple[bytes, bytes], int] = {}
+        """Bytes by worker and client."""
+
+    def __len__(self) -> int:
+        return len(self._at_workers)
 
     def __repr__(self) -> str:
-        return f"<InFlight {sum(self._workers.values())} bytes of {len(self._clients)} clients>"
+        return f"<InFlight {sum(self._clients.values())} bytes of {len(self._clients)} clients>"
 
     def of_worker(self, routing_id: bytes) -> int:
-        """Bytes that a worker has."""
+        """Bytes that a worker has, of each client at most the client's bound."""
         return self._workers.get(routing_id, 0)
 
     def of_client(self, client: bytes) -> int:
@@ -43,19 +54,21 @@ class InFlight:
 
     def client_has_room(self, run: Run) -> bool:
         """Whether the client's bound allows that the run is dispatched."""
-        return _fits(run.size, self.of_client(run.client), self._per_client)
+        return run.size <= SMALL_BODY_BYTES or run.size <= _room(self.of_client(run.client), self._per_client)
 
     def worker_has_room(self, run: Run, worker: Worker) -> bool:
         """Whether the worker's bound allows that it gets the run."""
-        return _fits(run.size, self.of_worker(worker.routing_id), self._per_worker)
+        return run.size <= SMALL_BODY_BYTES or run.size <= self.room(worker)
+
+    def room(self, worker: Worker) -> float:
+        """How many bytes a large run may have that the worker gets; infinity if the worker has none."""
+        return _room(self.of_worker(worker.routing_id), self._per_worker)
 
     def add(self, run: Run, size: int) -> None:
         """Count bytes that the run's worker gets: the body of the run, or of a message to it."""
         if size > SMALL_BODY_BYTES:
-            assert run.worker is not None
             run.in_flight += size
-            self._workers[run.worker] = self.of_worker(run.worker) + size
-            self._clients[run.client] = self.of_client(run.client) + size
+            self._count(run, size)
 
     def remove(self, run: Run) -> bool:
         """Stop counting the bytes of a run that has ended, or is taken back from its worker.
@@ -65,11 +78,17 @@ class InFlight:
         """
         if not run.in_flight:
             return False
-        assert run.worker is not None
-        _subtract(self._workers, run.worker, run.in_flight)
-        _subtract(self._clients, run.client, run.in_flight)
+        self._count(run, -run.in_flight)
         run.in_flight = 0
         return True
+
+    def _count(self, run: Run, change: int) -> None:
+        assert run.worker is not None
+        place, most = (run.worker, run.client), self._per_client
+        before = self._at_workers.get(place, 0)
+        _change(self._at_workers, place, change)
+        _change(self._clients, run.client, change)
+        _change(self._workers, run.worker, min(before + change, most) - min(before, most))
 
     def refusal(self, run: Run, size: int) -> str | None:
         """Why a message of the client to its run is refused; None if it may be passed on.
@@ -86,12 +105,13 @@ class InFlight:
         )
 
 
-def _fits(size: int, used: int, most: int) -> bool:
-    # Something that exceeds the bound on its own must go when nothing else is there, or it would never go.
-    return size <= SMALL_BODY_BYTES or not used or used + size <= most
+def _room(used: int, most: int) -> float:
+    # A body that exceeds the bound on its own must fit if nothing else is there, or its run would never start.
+    return most - used if used else float("inf")
 
 
-def _subtract(counts: dict[bytes, int], key: bytes, size: int) -> None:
-    counts[key] -= size
-    if not counts[key]:
-        del counts[key]
+def _change(counts: dict[K, int], key: K, change: int) -> None:
+    if count := counts.get(key, 0) + change:
+        counts[key] = count
+    else:
+        counts.pop(key, None)

@@ -29,8 +29,9 @@ SUSPECTS_PER_WORKER: Final = 4
 """Maximum number of suspects that one worker executes at a time. When a worker dies, all its runs become suspects. If
 the request at fault then kills a second worker, at most this many requests are quarantined because of it."""
 WAITING_PER_SLOT: Final = 8
-"""Number of waiting runs for each slot of a worker whose slots are given to other runs. It bounds the memory of a
-worker and, in mode `run_sync`, its threads; further waiting runs keep their slots."""
+"""Number of waiting runs for each slot of a worker whose slots are given to other runs, in addition to those that one
+client has free of charge. It bounds the memory of a worker and, in mode `run_sync`, its threads; further waiting runs
+keep their slots."""
 
 
 DESCRIBES_PER_WORKER: Final = 2
@@ -110,6 +111,8 @@ class Worker:
     """Time of the worker's last progress, in seconds of the broker's clock."""
     pid: int = 0
     """Process id; 0 if the worker does not report it."""
+    free_waiting: int = 0
+    """Number of waiting runs that one client has free of charge (`max_waiting_per_client`)."""
     broken: tuple[str, ...] | None = None
     """Agents that the worker could not load; None if the worker does not report them."""
     forgot_at: float = 0.0
@@ -136,7 +139,16 @@ class Worker:
     @property
     def busy(self) -> int:
         """Number of runs that count against the concurrency."""
-        return self.holding - min(self.waiting, self.slots * WAITING_PER_SLOT) if self.waiting else self.holding
+        return self.holding - min(self.waiting, self.max_waiting) if self.waiting else self.holding
+
+    @property
+    def max_waiting(self) -> int:
+        """Number of waiting runs that do not count against the concurrency.
+
+        One client has at most `free_waiting` waiting runs plus one for each slot of the mode. A worker with few slots
+        must have room for all of them, or this client alone would occupy its slots.
+        """
+        return self.free_waiting + self.slots * WAITING_PER_SLOT
 
     @property
     def free(self) -> int:
@@ -188,7 +200,18 @@ class Resume(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Pool:
-    """The workers of one mode and the runs that wait for them."""
+    """The workers of one mode and the runs that wait for them.
+
+    A queued run is in one of three queues; clients take turns in each. `Runs.dispatch` serves them whenever a slot or
+    bytes may have become free:
+
+    1. `held`: runs with large bodies that had no room in the bytes in flight. They come first, because they have waited
+       before.
+    2. `queue` and `suspects`, in turns (`next`). If a run taken from them has no room, it moves to `held`.
+
+    `gets_no_run` says which clients get no run, although a slot is free. If only runs of such clients could start, all
+    but those with too many waiting runs get the slot nevertheless.
+    """
 
     mode: str
     empty_since: float
@@ -207,8 +230,9 @@ class Pool:
     held: FairQueue[Run] = field(default_factory=lambda: FairQueue[Run]())
     """The queue of runs that wait because they would exceed a bound on the bytes in flight, although a worker has free
     slots. It is separate so that no other run waits behind them."""
-    resumes: dict[RunKey, Resume] = field(default_factory=dict[RunKey, Resume])
-    """The requests for a replay that wait because their clients are held back, oldest first; one for each run."""
+    resumes: dict[bytes, dict[bytes, Resume]] = field(default_factory=dict[bytes, dict[bytes, Resume]])
+    """The requests for replays of ended runs that wait because their clients are held back: by client, then by request
+    id; one for each run."""
     mean_seconds: float = 1.0
     """Moving average of the duration of a run, in seconds, for `retry_after_ms`."""
     _suspects_turn: bool = False
@@ -233,6 +257,10 @@ class Pool:
         """Number of queued runs of a client."""
         return self.queue.of_client(client) + self.suspects.of_client(client) + self.held.of_client(client)
 
+    def bytes_of_client(self, client: bytes) -> int:
+        """Bytes that the queued runs of a client occupy."""
+        return sum(queue.bytes_of_client(client) for queue in (self.queue, self.suspects, self.held))
+
     def queue_of(self, run: Run) -> FairQueue[Run]:
         """The queue in which a run waits, or will wait."""
         if run.is_held:
@@ -240,10 +268,10 @@ class Pool:
         return self.suspects if run.suspect else self.queue
 
     def next(self, now: float) -> tuple[Run, Worker] | None:
-        """Remove the next run from its queue and return it with a worker that can take it.
+        """Remove the next run from `queue` or `suspects` and return it with a worker that can take it.
 
         The two queues take turns, so that neither delays the other. Clients that hold half of the slots are held back
-        while others wait. Returns None if no queued run can be dispatched.
+        while others wait. Returns None if no run of these queues can be dispatched.
         """
         if not self.takes_slots:
             return self._next_describe(now)
@@ -254,20 +282,23 @@ class Pool:
             choices.reverse()
         able = [(queue, worker) for queue, worker in choices if worker is not None]
         for queue, worker in able:
-            if (run := queue.pop_unless(self.holds_back)) is not None:
+            if (run := queue.pop_unless(self.gets_no_run)) is not None:
                 self._suspects_turn = not run.suspect
                 return run, worker
         # A slot is free and every client that could use it is held back. The rule exists for the clients that wait, and
         # an idle slot helps none of them. This is rare: the other clients' runs are suspects that no worker may take,
         # or workers have reported fewer slots than they have runs.
         for queue, worker in able:
-            if (run := queue.pop_unless(self._waits_too_much)) is not None:
+            if (run := queue.pop_unless(self.waits_too_much)) is not None:
                 self._suspects_turn = not run.suspect
                 return run, worker
         return None
 
     def _next_describe(self, now: float) -> tuple[Run, Worker] | None:
         if not self.queue.count:
+            return None
+        # Asked first, because the search below goes through all clients in the queue if none of them gets a worker.
+        if self.idlest(now) is None:
             return None
         run = self.queue.pop_unless(lambda client: self._worker_for_describe(client, now) is None)
         if run is None:
@@ -288,9 +319,13 @@ class Pool:
     def holds_back(self, client: bytes) -> bool:
         """Whether no new work of a client may start: it holds half of the slots or more, and another client waits."""
         others_wait = self.queue.has_others(client) or self.suspects.has_others(client)
-        return (others_wait and self._holds_half(client)) or self._waits_too_much(client)
+        return others_wait and self._holds_half(client)
 
-    def _waits_too_much(self, client: bytes) -> bool:
+    def gets_no_run(self, client: bytes) -> bool:
+        """Whether no new run of a client may start: it is held back, or has too many waiting runs."""
+        return self.holds_back(client) or self.waits_too_much(client)
+
+    def waits_too_much(self, client: bytes) -> bool:
         """Whether a client holds all slots because of its waiting runs, so that it gets none of those that are free."""
         return self.shares.is_over_limit(client) and self.shares.held(client) >= self.slots
 
@@ -339,17 +374,20 @@ class Pool:
             heapq.heappop(self._offers)
         return None
 
+    def able(self, now: float) -> list[Worker]:
+        """The workers that have a free slot and make progress."""
+        return [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+
     def with_free_slot(self, run: Run, now: float) -> list[Worker]:
         """The workers that have a free slot for a run, the one with the most free slots first."""
-        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
+        able = self.able(now)
         if run.suspect:
             able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
         return sorted(able, key=lambda worker: worker.free, reverse=True)
 
     def _worker_for_suspect(self, now: float) -> Worker | None:
         # Scanning all workers is acceptable here, because there are suspects only after a worker has died.
-        able = [worker for worker in self.workers.values() if worker.can_take(now) and worker.free > 0]
-        able = [worker for worker in able if worker.suspects < SUSPECTS_PER_WORKER]
+        able = [worker for worker in self.able(now) if worker.suspects < SUSPECTS_PER_WORKER]
         return max(able, key=lambda worker: (-worker.suspects, worker.free), default=None)
 
     def retry_after_ms(self) -> int:

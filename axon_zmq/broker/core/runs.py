@@ -108,17 +108,25 @@ class Runs:
 
     def starts_at_once(self, pool: Pool, run: Run, now: float) -> bool:
         """Whether a new run would be dispatched without waiting."""
-        if pool.queue.count or pool.suspects.count or pool.idlest(now) is None:
+        if pool.suspects.count or pool.idlest(now) is None:
             return False
-        # Runs that are held back for their bytes do not delay others.
-        return run.size <= SMALL_BODY_BYTES or not run.takes_slot or self._with_room(pool, run, None, now) is not None
+        if not run.takes_slot:
+            return not pool.queue.count
+        # As a slot is free, the queue has at most runs of clients with too many waiting runs. These delay no other
+        # client, and neither do the runs that wait for room.
+        if pool.waits_too_much(run.client):
+            return False
+        return run.size <= SMALL_BODY_BYTES or self._with_room(pool, run, None, now) is not None
 
     def dispatch(self, pool: Pool, now: float) -> None:
         """Dispatch the queued runs of a pool while workers can take them, round-robin over clients."""
         if pool.held.count:
-            self._dispatch_held(pool, now)
+            self._dispatch_held(pool, pool.gets_no_run, now)
         while (found := pool.next(now)) is not None:
             self._dispatch_or_end(pool, *found, now)
+        if pool.held.count and (pool.queue.count or pool.suspects.count):
+            # As in `Pool.next`: no slot stays free for runs that no worker may take.
+            self._dispatch_held(pool, pool.waits_too_much, now)
         self._release_resumes(pool)
         # A client that was held back in this mode may now get its `describe` answered by a worker of the mode.
         if pool.takes_slots and self._workers.describes.waiting:
@@ -151,13 +159,17 @@ class Runs:
         able = pool.with_free_slot(run, now)
         return next((worker for worker in able if self.in_flight.worker_has_room(run, worker)), None)
 
-    def _dispatch_held(self, pool: Pool, now: float) -> None:
-        """Dispatch the runs that were held back and have room now, round-robin over clients."""
+    def _dispatch_held(self, pool: Pool, gets_no_run: Callable[[bytes], bool], now: float) -> None:
+        """Dispatch the runs that waited for room and have it now, round-robin over the clients that may get a run."""
         dispatched = True
-        while dispatched and pool.idlest(now) is not None:
+        while dispatched:
             dispatched = False
+            # Without this, each dispatch would search a worker for every client: 50 ms with 2,000 clients.
+            room = max((self.in_flight.room(worker) for worker in pool.able(now)), default=0)
+            if room <= SMALL_BODY_BYTES:
+                return
             for run in pool.held.firsts():
-                if pool.holds_back(run.client):
+                if run.size > room or gets_no_run(run.client):
                     continue
                 if (worker := self._with_room(pool, run, None, now)) is not None:
                     pool.held.take(run)
@@ -201,7 +213,10 @@ class Runs:
         self._out.to_worker(run, kind, header_frame, body)
 
     def resume(self, run: Run, start: int, header_frame: bytes) -> None:
-        """Have a run's messages replayed to its client; later if the client is held back.
+        """Have a run's messages replayed to its client; later if the run has ended and the client is held back.
+
+        The replay of an open run never waits: the run may need its client to continue, for the answer to a tool call
+        or for `credit`, and would otherwise keep its slot, because of which its client is held back.
 
         Args:
             run: The run.
@@ -219,18 +234,28 @@ class Runs:
             run.undelivered = [(kinds.RESUME, header_frame, b"")]
         elif run.worker not in self._workers:
             self._out.error(run.client, run.id, _messages_lost())
-        elif (pool := self._workers.pool_of(run)).holds_back(run.client):
+        elif run.state is RunState.ENDED and (pool := self._workers.pool_of(run)).holds_back(run.client):
             # A newer `resume` replaces an older one.
-            pool.resumes[run.key] = Resume(run, start, header_frame)
+            pool.resumes.setdefault(run.client, {})[run.id] = Resume(run, start, header_frame)
         else:
             self._out.to_worker(run, kinds.RESUME, header_frame, b"")
 
     def _release_resumes(self, pool: Pool) -> None:
         """Continue with the requests for a replay of clients that are no longer held back."""
         if pool.resumes:
-            for resume in [each for each in pool.resumes.values() if not pool.holds_back(each.run.client)]:
-                del pool.resumes[resume.run.key]
-                self.resume(*resume)
+            for client in [each for each in pool.resumes if not pool.holds_back(each)]:
+                for resume in pool.resumes.pop(client).values():
+                    self.resume(*resume)
+
+    def _forget_resume(self, run: Run) -> bool:
+        """Drop the request for a replay of a run; return whether there was one."""
+        resumes = self._workers.pool_of(run).resumes
+        of_client = resumes.get(run.client, {})
+        if of_client.pop(run.id, None) is None:
+            return False
+        if not of_client:
+            del resumes[run.client]
+        return True
 
     # --- how a run ends ----------------------------------------------------------------------------
 
@@ -351,9 +376,8 @@ class Runs:
             # Replayed messages mark the run as relayed again. If its worker was lost during the replay, no terminal
             # message has removed the mark.
             self._relay.forget(run.key)
-            resume = self._workers.pool_of(run).resumes.pop(run.key, None)
-            # The second: a `resume` for which no successor has read the handover file in time.
-            if resume is not None or run.undelivered:
+            # `undelivered`: a `resume` for which no successor has read the handover file in time.
+            if self._forget_resume(run) or run.undelivered:
                 self._out.error(run.client, run.id, _messages_lost())
 
     # --- workers that come and go ------------------------------------------------------------------
@@ -384,9 +408,11 @@ class Runs:
         run.step(RunEvent.DISPATCH)
         run.worker, run.started, run.deadline = worker.routing_id, now, held.deadline
         run.attempts = run.max_attempts  # the number of earlier attempts is unknown, so there must be no further one
+        run.body = run.header_frame = b""
         if held.ended:
             self._adopt_ended(run, now)
         else:
+            self.in_flight.add(run, held.size)
             self._adopt_open(run, worker)
             self.set_waiting(worker, key, held.waiting, now)
 
@@ -498,7 +524,7 @@ class Runs:
         for pool in self._workers.all_pools():
             if not pool.workers and now - pool.empty_since > NO_WORKER_GRACE_S:
                 self.end_all(pool, no_worker, now)
-            self._release_resumes(pool)  # the runs that others waited for may have ended in the queue
+            self.dispatch(pool, now)  # a client may no longer be held back, if the runs of others ended in the queue
         self.quarantine.tidy(now)
         if now >= self._forget_unknown_at:
             self._forget_unknown_at = now + limits.RESUME_WINDOW

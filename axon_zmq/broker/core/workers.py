@@ -38,6 +38,7 @@ class Workers:
         runs."""
         self._out = outgoing
         self._hang_seconds = bounds.hang_seconds
+        self._free_waiting = free
         self._workers: dict[bytes, Worker] = {}
         self._housekept_at = now
 
@@ -76,6 +77,10 @@ class Workers:
     def waiting_bytes(self) -> int:
         """Bytes that all queued runs occupy, over all pools and clients."""
         return sum(pool.waiting_bytes for pool in self.all_pools())
+
+    def waiting_bytes_of(self, client: bytes) -> int:
+        """Bytes that the queued runs of a client occupy, over all pools."""
+        return sum(pool.bytes_of_client(client) for pool in self.all_pools())
 
     def offer(self, worker: Worker) -> None:
         """Record that the number of runs that a worker can take has changed."""
@@ -117,6 +122,7 @@ class Workers:
             progress_at=now,
             pid=ready.pid,
             broken=ready.broken,
+            free_waiting=self._free_waiting,
         )
         self._workers[routing_id] = worker
         self.pools[ready.mode].workers[routing_id] = self.describes.workers[routing_id] = worker

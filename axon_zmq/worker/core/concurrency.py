@@ -52,7 +52,8 @@ class Slots:
     @property
     def available(self) -> int:
         """Number of slots that are not stuck, which the worker reports to the broker."""
-        return self._count - self._stuck
+        # Runs that had left their slots may be stuck, too, so that there are more stuck runs than slots.
+        return max(0, self._count - self._stuck)
 
     @property
     def held(self) -> int:
@@ -117,7 +118,10 @@ class Slots:
 
 
 class _Turns:
-    """Runs that wait; clients take turns, and the runs of one client are first in, first out."""
+    """Runs that wait; clients take turns, and the runs of one client are first in, first out.
+
+    This is not a `FairQueue`, because that counts bytes, and the size of a run may change while it waits here.
+    """
 
     def __init__(self) -> None:
         self._clients: OrderedDict[bytes, deque[ActiveRun]] = OrderedDict()

@@ -422,7 +422,8 @@ class WorkerCore:
 
     def _held(self) -> tuple[Held, ...]:
         waiting = {run.key for run in self._runs.values() if self._slots.of(run) is Slot.LEFT}
-        return self._store.held(waiting=waiting)
+        sizes = {run.key: run.size for run in self._runs.values() if not run.ended}
+        return self._store.held(waiting=waiting, sizes=sizes)
 
     # --- messages of the broker ------------------------------------------------------------------------
 

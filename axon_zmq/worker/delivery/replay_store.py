@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Final
 
 from axon_zmq.protocol import limits
@@ -56,13 +57,17 @@ class ReplayStore:
         self._buffers.move_to_end(key)
 
     def held(
-        self, keys: Iterable[RunKey] | None = None, waiting: AbstractSet[RunKey] = frozenset()
+        self,
+        keys: Iterable[RunKey] | None = None,
+        waiting: AbstractSet[RunKey] = frozenset(),
+        sizes: Mapping[RunKey, int] = MappingProxyType({}),
     ) -> tuple[Held, ...]:
         """Return descriptions of kept runs for a registration.
 
         Args:
             keys: Keys of the runs; None: all runs.
             waiting: Keys of the runs that only wait for tools of their clients.
+            sizes: Bytes of the bodies that were received for each open run.
         """
         wanted = self._buffers if keys is None else set(keys)
         return tuple(
@@ -76,6 +81,7 @@ class ReplayStore:
                 seq=buffer.seq,
                 ended=buffer.ended_at is not None,
                 waiting=(client, id) in waiting,
+                size=sizes.get((client, id), 0),
             )
             for (client, id), buffer in self
             if (client, id) in wanted

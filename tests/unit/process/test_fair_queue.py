@@ -33,6 +33,7 @@ def test_no_waiting_client_is_skipped_by_the_fair_queue(arrivals):
             served_in_round = set()
         served_in_round.add(item.client)
     assert queue.bytes == 0
+    assert [queue.bytes_of_client(client) for client in waiting] == [0] * len(waiting)
     assert not any(waiting.values())
 
 
@@ -43,6 +44,11 @@ def test_runs_can_be_removed_from_the_queue_and_returned_to_it():
         queue.push(item)
     queue.remove(items[1])
     assert (queue.count, queue.bytes, queue.of_client(b"a")) == (2, 4, 2)
+    queue.push(Item(b"b", 5))
+    queue.grow(items[0], 7)
+    assert (queue.bytes, queue.bytes_of_client(b"a"), queue.bytes_of_client(b"b")) == (16, 11, 5)
+    queue.grow(items[0], -7)
+    queue.remove(next(item for item in queue.firsts() if item.client == b"b"))
     first = queue.pop()
     queue.push_front(first)
     assert [queue.pop(), queue.pop()] == [items[0], items[2]]

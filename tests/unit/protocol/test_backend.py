@@ -86,7 +86,7 @@ def test_unknown_keys_are_ignored(kind: type[Message], data: st.DataObject):
 
 READY = {"v": 1, "mode": "run", "slots": 1, "name": "run-1", "holds": []}
 RUN = {"client": b"c", "id": b"1", "kind": "run", "digest": b"", "deadline": 1, "keep": False, "seq": 1}
-HELD = {**RUN, "ended": True, "waiting": False}
+HELD = {**RUN, "ended": True, "waiting": False, "size": 0}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from axon_zmq.broker.core.broker import CLIENT_GRACE_S, RECOVERY_S
-from axon_zmq.broker.core.pools import WAITING_PER_SLOT
 from axon_zmq.broker.core.quarantine import STRIKES
 from axon_zmq.broker.core.states import RunState
 from axon_zmq.errors import AxonError
@@ -52,7 +51,9 @@ class WorldMachine(RuleBasedStateMachine):
     @initialize(workers=st.integers(1, 3))
     def begin(self, workers: int) -> None:
         bounds = {"max_queued": 8, "max_queued_per_client": 6, "max_waiting_per_client": 2, "max_keep_ms": 8_000}
-        self.world = World(script_of, **bounds, hang_seconds=5)
+        # A worker may have one large body, and a client two.
+        bounds |= {"max_in_flight_bytes": 100_000, "max_in_flight_bytes_per_client": 150_000}
+        self.world = World(script_of, **bounds, max_queued_bytes=500_000, hang_seconds=5)
         self.names = 0
         self.attempts: dict[RunKey, int] = {}
         self.somebody_died = False
@@ -72,15 +73,17 @@ class WorldMachine(RuleBasedStateMachine):
         attempts=st.sampled_from([1, 3, 2]),
         keep=st.booleans(),
         timeout_ms=st.sampled_from([20_000, 40_000, 2_000]),
+        size=st.sampled_from([0, 0, 70_000]),
     )
-    def request(self, who: bytes, scripts: list[str], attempts: int, keep: bool, timeout_ms: int) -> None:
+    def request(self, who: bytes, scripts: list[str], attempts: int, keep: bool, timeout_ms: int, size: int) -> None:
         client = self.world.clients[who]
         for script in scripts:
             self.names += 1
             id = b"%d" % self.names
             options = {"id": id, "max_attempts": attempts, "timeout_ms": timeout_ms}
             options["on_disconnect"] = "keep" if keep else "cancel"
-            request = client.core.run("run_stream", "agent", f"{self.names}/{script}", options, self.world.now)
+            prompt = f"{self.names}{' ' * size}/{script}"
+            request = client.core.run("run_stream", "agent", prompt, options, self.world.now)
             client.requests[id], client.events[id] = request, []
             self.attempts[who, id] = attempts
         client.read()
@@ -267,11 +270,34 @@ class WorldMachine(RuleBasedStateMachine):
                 assert {key for key, run in known.runs.items() if run.state is RunState.WAITING} == waiting
                 # A run that waited when it was asked to end holds no slot until it ends.
                 assert known.waiting == sum(run.waits for run in known.runs.values()) >= len(waiting)
-                assert known.busy == len(worker.runs) - min(known.waiting, WAITING_PER_SLOT * known.slots)
+                assert known.busy == len(worker.runs) - min(known.waiting, known.max_waiting)
                 # More runs than slots have been dispatched only if runs continue that others had replaced; such a run
                 # may have been asked to end meanwhile.
                 wanting = [run for run in worker.core if worker.core.slot_of(run) in (Slot.WANTED, Slot.NONE)]
                 assert known.busy <= max(1, known.slots) + len(wanting) or not known.slots
+
+    @invariant()
+    def the_counters_of_the_broker_agree_with_its_runs(self) -> None:
+        if (broker := self.world.broker) is None:
+            return
+        runs = [run for run in broker.runs if run.state is not RunState.ENDED]
+        for pool in broker.workers.all_pools():
+            queued = [run for run in runs if run.state is RunState.QUEUED and broker.workers.pool_of(run) is pool]
+            assert (pool.waiting, pool.waiting_bytes) == (len(queued), sum(run.size for run in queued))
+        shares = broker.workers.pools["run_stream"].shares
+        for client in (b"a", b"b"):
+            queued_bytes = sum(run.size for run in runs if run.client == client and run.state is RunState.QUEUED)
+            assert broker.workers.waiting_bytes_of(client) == queued_bytes
+            assert broker.runs.in_flight.of_client(client) == sum(run.in_flight for run in runs if run.client == client)
+            at_workers = [run for worker in broker.workers for run in worker.runs.values() if run.client == client]
+            waiting = sum(run.waits for run in at_workers)
+            assert shares.waiting(client) == waiting
+            assert shares.held(client) == len(at_workers) - min(waiting, 2)
+        for worker in broker.workers:
+            assert worker.holding == len(worker.runs)
+            assert worker.suspects == sum(run.suspect for run in worker.runs.values())
+            in_flight = sum(run.in_flight for run in worker.runs.values())
+            assert broker.runs.in_flight.of_worker(worker.routing_id) <= in_flight
 
     def teardown(self) -> None:
         """Whatever happened before: after all processes have returned and time has passed, every run has ended."""
@@ -292,8 +318,10 @@ class WorldMachine(RuleBasedStateMachine):
         world.pass_time(limits.RESUME_WINDOW + CLIENT_GRACE_S + 10)
         assert world.broker is not None
         assert len(world.broker.runs) == 0, list(world.broker.runs)
-        assert all(worker.busy == worker.waiting == 0 for worker in world.broker.workers)
-        assert not any(len(pool.shares) for pool in world.broker.workers.all_pools())
+        assert all(worker.busy == worker.waiting == worker.suspects == 0 for worker in world.broker.workers)
+        for pool in world.broker.workers.all_pools():
+            assert (len(pool.shares), len(pool.resumes), pool.waiting, pool.waiting_bytes) == (0, 0, 0, 0)
+        assert not len(world.broker.runs.in_flight)
         assert not any(worker.core.kept_runs for worker in world.workers.values())
         assert world.broker.clients.gone() == []
         assert not world.broker.relay.relayed_runs

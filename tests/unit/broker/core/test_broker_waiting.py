@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from axon_zmq.broker.core.pools import WAITING_PER_SLOT
 from axon_zmq.broker.core.states import RunState
 from tests.support.broker_helpers import Bench, FakeWorker, Key, error_type
@@ -55,16 +57,47 @@ def test_no_new_run_is_dispatched_before_a_run_that_continues():
 
 
 def test_a_worker_has_a_limited_number_of_waiting_runs_beyond_its_slots():
-    bench = Bench(max_waiting_per_client=1000)
+    bench = Bench(max_waiting_per_client=2)
     worker = bench.add_worker(b"w", slots=1)
-    for number in range(WAITING_PER_SLOT + 3):
+    most = WAITING_PER_SLOT + 2
+    for number in range(most + 3):
         bench.send(b"client-%d" % number, "run", b"1")
         if (b"client-%d" % number, b"1") in worker.runs:
             waits(bench, worker, b"1", client=b"client-%d" % number)
-    assert len(worker.runs) == WAITING_PER_SLOT + 1
+    assert len(worker.runs) == most + 1
     # When one of them ends, its place goes to another waiting run, and a queued run gets the slot.
     bench.finish(worker, (b"client-0", b"1"))
-    assert len(worker.runs) == WAITING_PER_SLOT + 1
+    assert len(worker.runs) == most + 1
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_the_waiting_runs_of_one_client_leave_slots_for_others_however_few_there_are(slots: int):
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=slots)
+    for number in range(50):
+        bench.send(A, "run", b"%d" % number, {"on_disconnect": "keep"})
+        if (A, b"%d" % number) in worker.runs:
+            waits(bench, worker, b"%d" % number)
+    for number in range(slots):
+        bench.send(B, "run", b"%d" % number)
+        assert (B, b"%d" % number) in worker.runs
+
+
+def test_a_client_with_too_many_waiting_runs_gets_replays_and_its_describes_answered():
+    bench = Bench(max_waiting_per_client=1)
+    worker = bench.add_worker(b"w", slots=1)
+    bench.send(A, "run", b"ended")
+    bench.finish(worker, (A, b"ended"))
+    for id in (b"1", b"2"):
+        bench.send(A, "run", id)
+        waits(bench, worker, id)
+    bench.send(A, "run", b"3")
+    assert (A, b"3") not in worker.runs
+    for id in (b"1", b"ended"):
+        bench.send(A, "resume", id)
+    assert worker.resumed == [((A, b"1"), 1), ((A, b"ended"), 1)]
+    bench.send(A, "describe", b"d")
+    assert (A, b"d") in worker.runs
 
 
 def test_a_client_with_too_many_waiting_runs_gets_no_more_slots_although_slots_are_free():
@@ -80,6 +113,19 @@ def test_a_client_with_too_many_waiting_runs_gets_no_more_slots_although_slots_a
     continues(bench, worker, b"0")
     bench.finish(worker, (A, b"0"))
     assert (A, b"4") in worker.runs
+
+
+def test_a_full_queue_of_a_client_with_too_many_waiting_runs_does_not_keep_others_from_free_slots():
+    bench = Bench(max_waiting_per_client=1, max_queued=2, max_queued_per_client=2)
+    worker = bench.add_worker(b"w", slots=1)
+    for id in (b"1", b"2"):
+        bench.send(A, "run", id)
+        waits(bench, worker, id)
+    for id in (b"3", b"4", b"5"):
+        bench.send(A, "run", id)
+    assert error_type(bench.replies(A, b"5")) == "overloaded"
+    bench.send(B, "run", b"1")
+    assert (B, b"1") in worker.runs
 
 
 def test_reports_about_runs_that_a_worker_does_not_have_are_ignored():

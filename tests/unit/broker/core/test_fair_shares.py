@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from axon_zmq.broker.core.pools import DESCRIBES_PER_WORKER
 from axon_zmq.broker.core.workers import HOUSEKEEPING_S
 from axon_zmq.protocol import limits
-from tests.support.broker_helpers import Bench, FakeWorker, Key
+from tests.support.broker_helpers import Bench, FakeWorker, Key, error_type
 
 A, B, C = b"a", b"b", b"c"
 Step = tuple[str, bytes, int]
@@ -149,6 +149,19 @@ def test_a_describe_of_a_client_that_is_held_back_goes_to_another_mode_or_waits(
     assert numbers(bench, A) == [b"1", b"d", b"e"]
 
 
+def test_a_describe_that_is_held_back_is_answered_when_no_other_client_waits_any_more():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=1)
+    bench.send(A, "run", b"1", {"timeout_ms": 600_000})
+    bench.send(B, "run", b"1", {"timeout_ms": 1000})
+    bench.send(A, "describe", b"d")
+    assert (A, b"d") not in worker.runs
+    for _ in range(3):
+        bench.pass_time(HOUSEKEEPING_S)
+    assert error_type(bench.replies(B, b"1")) == "deadline_exceeded"
+    assert (A, b"d") in worker.runs
+
+
 def resumed(bench: Bench, worker: FakeWorker) -> list[tuple[Key, int]]:
     taken, worker.resumed = worker.resumed, []
     return taken
@@ -157,7 +170,9 @@ def resumed(bench: Bench, worker: FakeWorker) -> list[tuple[Key, int]]:
 def test_replays_for_a_client_that_is_held_back_wait_and_the_newest_request_counts():
     bench = Bench()
     worker = bench.add_worker(b"w", slots=2)
-    for id in (b"1", b"2"):
+    bench.send(A, "run", b"1")
+    bench.finish(worker, (A, b"1"))
+    for id in (b"2", b"3"):
         bench.send(A, "run", id)
     bench.send(A, "resume", b"1", {"from": 1})
     assert resumed(bench, worker) == [((A, b"1"), 1)]  # nobody waits
@@ -170,6 +185,15 @@ def test_replays_for_a_client_that_is_held_back_wait_and_the_newest_request_coun
     bench.finish(worker, (A, b"2"))  # now A and B hold half each, and B waits
     bench.send(B, "cancel", b"2")
     bench.pass_time(HOUSEKEEPING_S)
+    assert resumed(bench, worker) == [((A, b"1"), 1)]
+
+
+def test_a_replay_of_an_open_run_never_waits_because_its_client_may_have_to_answer():
+    bench = Bench()
+    worker = bench.add_worker(b"w", slots=1)
+    bench.send(A, "run", b"1")
+    bench.send(B, "run", b"1")
+    bench.send(A, "resume", b"1")
     assert resumed(bench, worker) == [((A, b"1"), 1)]
 
 

@@ -63,3 +63,5 @@ def test_one_run_executes_even_if_all_slots_are_stuck():
     assert slots.available == 0
     assert slots.start(run_of(b"a"))
     assert not slots.start(run_of(b"b"))
+    slots.change_stuck(1)  # a run that had left its slot
+    assert slots.available == 0
