@@ -175,24 +175,28 @@ def takeover(stage: Stage) -> None:
     """Use the routing id of a live client: read its stream, and cancel it."""
     with stage.daemon(("run_stream",), is_fair=False) as target:
         id = b"a-client-with-a-known-name"
-        victim, thief = Attacker(target.endpoint, id), None
+        victim = Attacker(target.endpoint, id)
         prompt = " ".join(f"word-{number}" for number in range(2000))
         victim.send(b"run_stream", b"victim-1", {"credit": 1}, {"agent": "echo", "prompt": prompt})
         victim.receive(10.0)
         thief = Attacker(target.endpoint, id)
         thief.send(b"resume", b"victim-1", {"from": 1, "upto": 50})
-        stolen = 0
+        thief.send(b"ping", b"thief-1")  # now: once the victim has reconnected, the thief gets nothing more
+        stolen, is_thief_told = 0, False
         while (message := thief.receive(1.0)) is not None:
             stolen += message[0] == b"chunk"
-        reported = [_is_shared(thief, b"thief-1"), _is_shared(victim, b"victim-2")]
-        in_log = "another connection" in target.logs() or "same routing id" in target.logs()
+            is_thief_told |= message[0] == b"pong" and bool(unpack(message[2], "pong")["shared"])
+        # What the victim sends before its connection is closed is lost, so it asks several times.
+        is_victim_told = any(_is_shared(victim, b"victim-%d" % number) for number in range(2, 7))
+        in_log = "another connection" in target.logs()
         victim.close()
         thief.close()
     stage.row.inputs = "1 connection with the routing id of a live client"
-    stage.row.wrong = 0  # the documented limit of routing ids until keys exist; what must hold is that it is reported
     stage.row.notes.append(f"{stolen} chunks read by the second connection (prevented only by keys)")
-    stage.row.expect(any(reported), "the takeover is not reported in pong.shared")
-    stage.row.expect(in_log or any(reported), "the takeover is not in the log")
+    # The takeover itself is the documented limit of routing ids until keys exist; it must be reported.
+    stage.row.expect(is_thief_told, "the takeover is not reported to the second connection")
+    stage.row.expect(is_victim_told, "the takeover is not reported to the first connection")
+    stage.row.expect(in_log, "the takeover is not in the log")
 
 
 def _is_shared(client: Attacker, id: bytes) -> bool:
@@ -314,7 +318,7 @@ def _serves(stage: Stage, run_dir: Path, frontend: str) -> bool:
 
 SCENES: Final = (
     Scene("squat", "chosen routing ids of the form that libzmq assigns", squat, is_quick=True),
-    Scene("more-flood", "frames with MORE without end", more_flood, is_quick=True),
+    Scene("more-flood", "frames with MORE without end", more_flood),
     Scene("empty-frames", "empty frames with MORE without end", empty_frames),
     Scene("partial-frames", "frames without their last byte", partial_frames),
     Scene("ready-metadata", "large metadata in READY", ready_metadata),

@@ -107,6 +107,7 @@ def waiting_runs(stage: Stage) -> None:
         attacker.close()
         time.sleep(stage.scaled(2, 8))
     stage.row.inputs = f"8 runs, {called} wait for a tool"
+    stage.row.expect(called == 8, f"only {called} of 8 runs have called their tool")
 
 
 def small_flood(stage: Stage) -> None:

@@ -121,7 +121,7 @@ class Target:
 
 
 class Memory:
-    """Growth of the broker and of all workers together, from its start to their peaks and to now."""
+    """Growth of the broker and of all workers together, from its start to their peaks."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -144,15 +144,8 @@ class Memory:
 
     def peak(self, broker: bool) -> float:
         """Return the growth up to the peak in MiB, of the broker or of all workers together."""
-        return self._growth(self._peak, broker)
-
-    def now(self, broker: bool) -> float:
-        """Return the growth up to now in MiB."""
-        return self._growth(self._target.resident(), broker)
-
-    def _growth(self, sizes: dict[str, int], broker: bool) -> float:
         names = [name for name in self._before if (name == "broker") is broker]
-        return sum(max(0, sizes.get(name, 0) - self._before[name]) for name in names) / 2**20
+        return sum(self._peak[name] - self._before[name] for name in names) / 2**20
 
 
 class Honest:

@@ -1,4 +1,4 @@
-"""Raw connections: ZMTP 3.1 over a TCP socket, so that a scene can send what no ZeroMQ library sends.
+"""Raw connections: ZMTP 3.0 over a TCP socket, so that a scene can send what no ZeroMQ library sends.
 
 https://rfc.zeromq.org/spec/23 describes greeting, commands and frames.
 """

@@ -230,7 +230,6 @@ class Settings(BaseSettings):
         _DEFAULTS.max_connections_per_address,
         description="Maximum number of client connections from one address, except loopback addresses; 1 to 1000000.",
     )
-
     max_in_flight_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
         _DEFAULTS.max_in_flight_bytes,
         description="Maximum total size of the request bodies that one worker has, in bytes; at most 1 TiB. Further "

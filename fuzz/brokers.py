@@ -18,6 +18,7 @@ from axon_zmq.broker.core.events import (
     FromClient,
     FromWorker,
     Stop,
+    TakenOver,
     Tick,
     WorkerGone,
 )
@@ -294,7 +295,7 @@ _OTHERS: Final[Sequence[Callable[[_World, int], None]]] = (
     lambda world, _: world.pass_time(16.0),
     lambda world, _: world.pass_time(limits.RESUME_WINDOW),
     lambda world, op: world.feed(ClientGone(corpus.CLIENTS[op % 3])),
-    lambda world, op: world.feed(ClientBack(corpus.CLIENTS[op % 3])),
+    lambda world, op: world.feed((ClientBack if op % 2 else TakenOver)(corpus.CLIENTS[op % 3])),
     lambda world, op: world.feed(ClientBlocked(corpus.CLIENTS[op % 3])),
     lambda world, op: world.lose(corpus.WORKERS[op % 4]),
     lambda world, op: world.feed(Stop()) if op > 250 else None,

@@ -19,7 +19,6 @@ CLIENTS: Final = (b"client-a", b"client-b", b"\x00\x6b\x8b\x45")
 """Routing ids of clients."""
 WORKERS: Final = (b"run-1.11", b"run-2.12", b"run_stream-1.13", b"run_sync-1.14")
 """Routing ids of workers. The last byte before the dot does not matter; the mode is in `ready`."""
-_NO_BODY: Final = frozenset((kinds.CANCEL, kinds.RESUME, kinds.CREDIT, kinds.PING))
 DIGEST: Final = bytes(range(16))
 
 

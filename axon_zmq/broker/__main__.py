@@ -128,7 +128,6 @@ def main(argv: list[str] | None = None) -> int:
                 journal=journal,
                 frontend=frontend,
                 backend=backend,
-                max_body=bounds.max_body,
                 delete_old_files=delete_old_files,
             )
     except ConfigurationError as error:

@@ -19,7 +19,6 @@ import os
 import select
 import struct
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Container
 from typing import Final
@@ -29,6 +28,7 @@ import zmq
 from axon_zmq.broker import tcp, unfinished
 from axon_zmq.broker.connections import MAX_ROUTING_ID, AssignedIds, Connection, Connections, Identified
 from axon_zmq.broker.dead_peers import DeadPeerDetector
+from axon_zmq.process.memory import ProcessMemory
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.frames import printable
 
@@ -58,7 +58,6 @@ LOG_INTERVAL_S: Final = 10.0
 """Minimum seconds between two log lines of the same kind."""
 _MONITORED: Final = struct.Struct("=Hi")
 """Layout of the first frame of a socket monitor's message: event, and file descriptor of the connection."""
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def seed_routing_ids() -> None:
@@ -113,8 +112,11 @@ class ConnectionGuard:
         self._on_takeover = on_takeover
         self._connections = Connections(bounds.max_connections, bounds.max_connections_per_address)
         self._dead_peers = DeadPeerDetector()
+        self._memory = ProcessMemory()
         self._holding: dict[Connection, None] = {}
         """Connections with undelivered bytes at their last measurement."""
+        self._was_measured = False
+        """Whether one of them was measured since their sum was last compared with the bound."""
         self._suspects: dict[Connection, int] = {}
         """Connections that held too many bytes at their last measurement, and the bytes that ZeroMQ had read then."""
         self._low_water: list[Connection] = []
@@ -135,7 +137,6 @@ class ConnectionGuard:
             self._new, self._busy = select.epoll(), select.epoll()
             poller.register(self._new.fileno(), zmq.POLLIN)
             poller.register(self._busy.fileno(), zmq.POLLIN)
-            self._memory = os.open("/proc/self/statm", os.O_RDONLY)
         poller.register(monitor, zmq.POLLIN)
         self._logs: dict[str, tuple[float, int]] = {}
         """For each kind of log line, when the last one was written, and how many were not written since."""
@@ -146,10 +147,10 @@ class ConnectionGuard:
     def close(self) -> None:
         """Close everything that the guard has opened."""
         self._monitor.close()
+        self._memory.close()
         if self._new and self._busy:
             self._new.close()
             self._busy.close()
-            os.close(self._memory)
 
     # --- messages ----------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class ConnectionGuard:
             if event == zmq.EVENT_ACCEPTED:
                 self._accepted(value, now)
             elif event == zmq.EVENT_DISCONNECTED:
-                self._disconnected(value)
+                self._disconnected(value, now)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connections.handshakes += 1
             elif event == zmq.EVENT_ACCEPT_FAILED:
@@ -252,10 +253,10 @@ class ConnectionGuard:
             self._dead_peers.opened(fd)
             self._watch(connection, self._new, None)
 
-    def _disconnected(self, fd: int) -> None:
+    def _disconnected(self, fd: int, now: float) -> None:
         if (connection := self._connections.open.get(fd)) is not None:
             if connection.held >= TRIM_FROM:
-                self._trim_at = min(self._trim_at, time.monotonic() + TRIM_DELAY_S)
+                self._trim_at = min(self._trim_at, now + TRIM_DELAY_S)
             self._holding.pop(connection, None)
             self._suspects.pop(connection, None)
         self._connections.remove(fd)
@@ -298,7 +299,7 @@ class ConnectionGuard:
             self._evict(self._evictions.popleft()[1])
         if now >= self._trim_at:
             self._trim_at = float("inf")
-            _trim()
+            self._memory.return_free()  # glibc keeps the memory of many small frames otherwise
 
     def next_timer(self) -> float:
         """When `turn` must be called at the latest, in seconds of the monotonic clock."""
@@ -310,7 +311,9 @@ class ConnectionGuard:
     def _evict(self, connection: Connection) -> None:
         """Shut down the connection whose routing id another one has taken over, if it is still open."""
         earlier, connection.taken_from = connection.taken_from, None
-        if earlier is not None and self._connections.open.get(earlier.fd) is earlier:
+        if earlier is None or earlier.client != connection.client:
+            return  # its descriptor was reused: by its latest message, it belongs to another client
+        if self._connections.open.get(earlier.fd) is earlier:
             earlier.cut = True
             tcp.abort(earlier.fd)
 
@@ -346,12 +349,13 @@ class ConnectionGuard:
             waiting = tcp.unread(fd)
         except OSError:
             return
-        memory = self._resident()
+        memory = self._memory.private()
         unfinished.measured(connection, arrived, waiting, memory, now)
         if connection.undelivered < unfinished.LOOK_FROM:
             self._holding.pop(connection, None)
             return
         self._holding[connection] = None
+        self._was_measured = True
         self._look(connection, waiting, now)
         if unfinished.has_small_frames(connection, memory):
             self._cut(connection, "it sends very many small frames in one message", now)
@@ -380,9 +384,11 @@ class ConnectionGuard:
         suspects, self._suspects = self._suspects, {}
         for connection, read in suspects.items():
             if unfinished.is_too_large(connection, read, self._bounds):
-                text = f"its unfinished message has more than {self._bounds.one} bytes, twice AXON_MAX_BODY"
+                text = f"its unfinished message has more than {self._bounds.one} bytes, twice AXON_MAX_BODY and 1 MiB"
                 self._cut(connection, text, now)
-        self._cut_total(self._bounds.total, now)
+        if self._was_measured:
+            self._was_measured = False
+            self._cut_total(self._bounds.total, now)
         if now < self._sweep_at:
             return
         self._sweep_at = now + SWEEP_INTERVAL_S
@@ -406,11 +412,6 @@ class ConnectionGuard:
         client = f" of client {printable(connection.client)}" if connection.client else ""
         self._warn(why, f"closed a connection from {place}{client}: {why}", now)
 
-    def _resident(self) -> int:
-        """Bytes of memory that the process occupies, without pages of files: those are code that is used first now."""
-        _, resident, shared, *_ = os.pread(self._memory, 100, 0).split()
-        return (int(resident) - int(shared)) * _PAGE
-
     def _warn(self, kind: str, text: str, now: float) -> None:
         written_at, missing = self._logs.get(kind, (-LOG_INTERVAL_S, 0))
         if now - written_at < LOG_INTERVAL_S:
@@ -427,9 +428,3 @@ def _set_low_water(connection: Connection, size: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _trim() -> None:
-    """Return free memory to the system, as far as libc can: glibc keeps the memory of many small frames otherwise."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(ctypes.c_size_t(0))

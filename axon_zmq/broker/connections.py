@@ -248,14 +248,19 @@ class Connections:
         """
         if len(routing_id) > MAX_ROUTING_ID:
             return Identified.TOO_LONG
-        if routing_id[:1] == b"\0":
-            if not assigned.contains(routing_id, self.accepted):
-                return Identified.RESERVED
-            self._silent.pop(connection, None)
+        is_assigned = routing_id[:1] == b"\0"
+        if is_assigned and not assigned.contains(routing_id, self.accepted):
+            return Identified.RESERVED
+        self._silent.pop(connection, None)
+        if self._last.get(connection.client) is connection and connection.client != routing_id:
+            # A connection has one routing id. If two are seen, one message came from an earlier connection with the
+            # same descriptor, which ended before its message was read. Without this, the next message of that client
+            # would count as a takeover, and this connection would be cut.
+            del self._last[connection.client]
+        if is_assigned:
             # ZeroMQ gives an assigned id to no other connection, so nobody asks who used it last.
             connection.client = routing_id
             return Identified.NEW
-        self._silent.pop(connection, None)
         earlier = self._last.pop(routing_id, None)
         self._last[routing_id] = connection
         connection.client = routing_id

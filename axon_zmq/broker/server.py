@@ -95,7 +95,6 @@ class Server:
         journal: The file for the next broker.
         frontend: The endpoint for clients.
         backend: The endpoint for workers.
-        max_body: Largest accepted request body, in bytes; see also `OVERSIZE_FACTOR`.
         delete_old_files: Deletes handover files that no worker has read in time; called every `CLEANING_INTERVAL_S`.
     """
 
@@ -106,7 +105,6 @@ class Server:
         journal: Journal,
         frontend: str,
         backend: str,
-        max_body: int,
         delete_old_files: Callable[[], None] = lambda: None,
     ) -> None:
         self._core = core
@@ -114,7 +112,7 @@ class Server:
         self._journal = journal
         self._send_queues = SendQueues()
         self._in_flight = InFlight()
-        self._hasher = BodyHasher(max_body)
+        self._hasher = BodyHasher(core.bounds.max_body)
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._receive = self._events.put
         self._probe_at = 0.0
@@ -493,7 +491,6 @@ def serve(
     journal: Journal,
     frontend: str,
     backend: str,
-    max_body: int,
     delete_old_files: Callable[[], None],
 ) -> None:
     """Bind both endpoints and serve until SIGTERM or SIGINT.
@@ -503,7 +500,6 @@ def serve(
         journal: The file for the next broker.
         frontend: The endpoint for clients.
         backend: The endpoint for workers.
-        max_body: Largest accepted request body, in bytes.
         delete_old_files: Deletes handover files that no worker has read in time; called repeatedly.
 
     Raises:
@@ -514,6 +510,5 @@ def serve(
         journal=journal,
         frontend=frontend,
         backend=backend,
-        max_body=max_body,
         delete_old_files=delete_old_files,
     ).run()

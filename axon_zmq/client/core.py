@@ -110,7 +110,8 @@ class ClientCore:
         self.shared = False
         """Whether the last `pong` reported that another process or connection recently used the same routing id."""
         self._instance = secrets.token_hex(8)
-        """Random name of this client process, by which the broker detects two processes with one routing id."""
+        """Random name of this client process. Brokers of earlier versions detect by it that two processes have the same
+        routing id."""
         self._probe_id = b"probe-" + secrets.token_hex(16).encode()
         """Id of the pings that the core itself sends; the application does not read their replies."""
         self._boot: str | None = None

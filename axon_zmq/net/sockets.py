@@ -68,13 +68,8 @@ def send_large_message(send: Send, frames: Sequence[bytes], large: int) -> None:
     send(frames[-1], NOBLOCK, copy=len(frames[-1]) < large)
 
 
-def recv_message(recv: Recv, max_frames: int | None = None, large: int | None = None) -> list[bytes]:
-    """Receive a message without waiting.
-
-    Args:
-        recv: The socket's `recv`, from `receiver`.
-        max_frames: How many frames to return; further frames are read and dropped. None: all.
-        large: Size in bytes from which a body is received without a copy, see `frame_data`. None: always copy.
+def recv_message(recv: Recv) -> list[bytes]:
+    """Receive a message without waiting; `recv` is that of `receiver`.
 
     Raises:
         zmq.Again: No message has arrived.
@@ -84,8 +79,7 @@ def recv_message(recv: Recv, max_frames: int | None = None, large: int | None = 
     # A message must be read to its last frame, or the next `recv` would return the rest of it.
     while frame.more:
         frame = recv(NOBLOCK, copy=False)
-        if max_frames is None or len(frames) < max_frames:
-            frames.append(frame.bytes if large is None or len(frames) < _FIRST_BODY else frame_data(frame, large))
+        frames.append(frame.bytes)
     return frames
 
 

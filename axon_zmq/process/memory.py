@@ -11,6 +11,7 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ _ARENAS: Final = 2
 """Maximum number of heaps. By default there are 8 for each core, and each keeps its own free memory. Python code holds
 the GIL while it allocates, so more heaps would save no waiting."""
 _STATM: Final = Path("/proc/self/statm")
+_UNKNOWN: Final = (0,) * 7
 
 
 def _libc() -> ctypes.CDLL | None:
@@ -57,7 +59,12 @@ class ProcessMemory:
 
     def used(self) -> int:
         """Return the bytes that are in memory (RSS), in about 2 µs; 0 if the system does not report it."""
-        return self._pages(1) * self._page
+        return self._pages()[1] * self._page
+
+    def private(self) -> int:
+        """Return the same without pages of files, which grow when code is executed for the first time."""
+        _, resident, of_files, *_ = self._pages()
+        return (resident - of_files) * self._page
 
     def limit_growth(self, more: int) -> None:
         """Have the kernel refuse private memory beyond what this process has now plus a number of bytes.
@@ -74,7 +81,7 @@ class ProcessMemory:
         if self._file is None:
             return
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        soft = self._pages(5) * self._page + max(0, more)
+        soft = self._pages()[5] * self._page + max(0, more)
         resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
     def return_free(self) -> None:
@@ -83,5 +90,11 @@ class ProcessMemory:
         if libc is not None and hasattr(libc, "malloc_trim"):
             libc.malloc_trim(0)
 
-    def _pages(self, field: int) -> int:
-        return 0 if self._file is None else int(os.pread(self._file, 128, 0).split()[field])
+    def close(self) -> None:
+        """Close the file from which the memory is read. The object must not be used any more."""
+        if self._file is not None:
+            os.close(self._file)
+
+    def _pages(self) -> Sequence[int]:
+        """Return the fields of `/proc/self/statm`: numbers of pages."""
+        return _UNKNOWN if self._file is None else [int(field) for field in os.pread(self._file, 128, 0).split()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 from functools import cache
@@ -12,6 +13,7 @@ import pytest
 
 from axon_zmq.errors import AxonError, RequestError
 from axon_zmq.protocol.kinds import MODES
+from axon_zmq.protocol.limits import BrokerLimits
 from tests.support import ROOT
 from tests.support.any_share import any_share
 from tests.support.structure import Checkout, figures
@@ -331,6 +333,16 @@ def test_the_settings_page_lists_every_setting_with_its_default():
         )
         [row] = [line for line in page.splitlines() if line.startswith(f"| `AXON_{name.upper()}` |")]
         assert row.split("|")[2].strip().strip("`") == shown, row
+
+
+def test_the_security_page_names_existing_settings_and_every_limit():
+    from axon_zmq.settings import Settings
+
+    page = (ROOT / "docs/security.md").read_text()
+    assert {name.lower() for name in re.findall(r"\bAXON_([A-Z_]+)", page)} <= set(Settings.model_fields)
+    [table] = re.findall(r"^\| setting \| protects from \|\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    listed = {name.lower() for name in re.findall(r"`AXON_([A-Z_]+)`", table)}
+    assert {field.name for field in dataclasses.fields(BrokerLimits)} <= listed
 
 
 def test_no_host_of_a_package_registry_is_committed():

@@ -10,14 +10,12 @@ from axon_zmq.broker.core.broker import Broker
 from axon_zmq.broker.hashing import SLICE_BYTES
 from axon_zmq.broker.journal import Journal
 from axon_zmq.broker.server import LARGE_MESSAGE
-from axon_zmq.net.sockets import receiver, recv_message
+from axon_zmq.net.sockets import receiver, recv_from_peer
 from axon_zmq.protocol import limits
 from axon_zmq.protocol.kinds import TERMINAL_KINDS
 from axon_zmq.protocol.msgpack import pack
 from tests.support.daemon import Dealer, running, wait_until
 from tests.support.stepped_server import SteppedServer
-
-MAX_BODY = 2**24
 
 
 def test_only_large_bodies_are_received_without_a_copy():
@@ -27,7 +25,7 @@ def test_only_large_bodies_are_received_without_a_copy():
         other.connect("inproc://one")
         for frames in ([large] * 4, [b"a", b"run", b"1", b"", large[1:]], [b"a", b"run", b"1", b"", large]):
             other.send_multipart(frames)
-            taken = recv_message(receiver(one), large=LARGE_MESSAGE)
+            taken = recv_from_peer(receiver(one), len(frames), LARGE_MESSAGE, has_source=False).frames
             assert taken == frames
             views = [isinstance(frame, memoryview) for frame in taken]
             assert views == [False] * (len(frames) - 1) + [len(frames) == 5 and frames[4] == large]
@@ -38,7 +36,7 @@ def test_a_stopped_broker_answers_requests_whose_bodies_wait_for_their_digest(tm
     core = Broker(boot="boot", bounds=limits.BrokerLimits(), version="0", expected_workers=0, now=time.monotonic())
     frontend, backend = (f"ipc://{tmp_path / name}" for name in ("front", "back"))
     journal = Journal(tmp_path / "journal", (), time.monotonic())
-    server = SteppedServer(core=core, journal=journal, frontend=frontend, backend=backend, max_body=MAX_BODY)
+    server = SteppedServer(core=core, journal=journal, frontend=frontend, backend=backend)
     with Dealer(frontend) as dealer:
         for number in range(5):
             dealer.send(b"run", b"%d" % number, None, b"x" * 8 * SLICE_BYTES)

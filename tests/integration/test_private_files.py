@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -18,7 +20,7 @@ from axon_zmq.process.run_dir import HANDOVER
 from axon_zmq.protocol import limits
 from axon_zmq.testing.ports import free_port
 from tests.support.command import axon
-from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, running, wait_until
+from tests.support.daemon import WAIT_TIMEOUT_S, Daemon, wait_until
 from tests.support.owners import ANOTHER_USER
 
 ABORTS = """
@@ -53,11 +55,23 @@ def test_a_process_that_turned_core_dumps_off_leaves_none(tmp_path: Path):
     assert dumped["off"] is False
 
 
-def test_no_process_of_a_daemon_writes_a_core_dump_and_a_broker_on_ipc_is_only_for_its_user(tmp_path: Path):
+class Used(NamedTuple):
+    """A daemon on `ipc://`, started with the umask 0, whose only worker has executed a run and was then stopped."""
+
+    daemon: Daemon
+    folder: Path
+    """The directory of all its files."""
+    core_limits: dict[str, tuple[int, int]]
+    """Limits (soft, hard) on the size of core dumps, for each process."""
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    folder = tmp_path_factory.mktemp("used")
+    daemon = Daemon(folder)
+    daemon.endpoint = f"ipc://{folder}/front"
     previous = os.umask(0)
     try:
-        daemon = Daemon(tmp_path)
-        daemon.endpoint = f"ipc://{tmp_path}/front"
         daemon.start_broker()
         daemon.start_worker("run")
     finally:
@@ -65,34 +79,43 @@ def test_no_process_of_a_daemon_writes_a_core_dump_and_a_broker_on_ipc_is_only_f
     try:
         daemon.wait(run=1)
         with Client(daemon.endpoint) as client:
-            assert client.run("echo", "over ipc").result == "over ipc"
-        for name, process in daemon.processes.items():
-            soft, hard = psutil.Process(process.pid).rlimit(psutil.RLIMIT_CORE)
-            assert 0 <= soft <= hard <= 1, name
-        daemon.processes["run-1"].send_signal(signal.SIGTERM)  # it hands over its ended run
+            assert client.run("echo", "a secret prompt").result == "a secret prompt"
+        limits_of = {
+            name: psutil.Process(process.pid).rlimit(psutil.RLIMIT_CORE) for name, process in daemon.processes.items()
+        }
+        assert daemon.processes["run-1"].poll() is None
+        daemon.processes["run-1"].send_signal(signal.SIGTERM)  # it leaves a handover file
         daemon.processes["run-1"].wait(WAIT_TIMEOUT_S)
-        files = [path for path in tmp_path.rglob("*") if path.is_file() or path.is_socket()]
-        modes = {path.name: path.stat().st_mode & 0o777 for path in files if path.suffix != ".log"}
-        assert {"front", "front.lock", "broker.sock", "broker.lock", "journal"} < modes.keys()
-        assert set(modes.values()) == {0o600}, modes
+        yield Used(daemon, folder, limits_of)
     finally:
         daemon.stop()
 
 
-def test_a_handover_file_that_no_worker_reads_is_deleted_while_the_broker_runs():
-    with running("run") as daemon:
-        with Client(daemon.endpoint) as client:
-            assert client.run("echo", "a secret prompt").result == "a secret prompt"
-        daemon.processes["run-1"].send_signal(signal.SIGTERM)
-        daemon.processes["run-1"].wait(WAIT_TIMEOUT_S)
-        (file,) = (daemon.run_dir / HANDOVER).iterdir()
-        assert b"a secret prompt" in file.read_bytes()
-        fresh = daemon.run_dir / HANDOVER / "fresh.msgpack"
-        fresh.touch(mode=0o600)
-        long_ago = time.time() - limits.RESUME_WINDOW - 1
-        os.utime(file, times=(long_ago, long_ago))
-        wait_until(lambda: not file.exists(), "the deletion of the old file")
-        assert fresh.exists()
+def test_no_process_of_a_daemon_writes_a_core_dump_and_a_broker_on_ipc_is_only_for_its_user(used: Used):
+    assert used.core_limits.keys() == {"broker", "run-1"}
+    for name, (soft, hard) in used.core_limits.items():
+        assert 0 <= soft <= hard <= 1, name
+    files = [path for path in used.folder.rglob("*") if path.is_file() or path.is_socket()]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files if path.suffix != ".log"}
+    assert {"front", "front.lock", "broker.sock", "broker.lock", "journal"} < modes.keys()
+    assert any(path.suffix == ".msgpack" for path in files)
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_a_handover_file_that_no_worker_reads_is_deleted_while_the_broker_runs(used: Used):
+    folder = used.daemon.run_dir / HANDOVER
+    (file,) = folder.iterdir()
+    assert b"a secret prompt" in file.read_bytes()
+    # A copy, so that the other test finds the file itself.
+    old, fresh = folder / "old.msgpack", folder / "fresh.msgpack"
+    for path in (old, fresh):
+        path.write_bytes(file.read_bytes())
+        path.chmod(0o600)
+    long_ago = time.time() - limits.RESUME_WINDOW - 1
+    os.utime(old, times=(long_ago, long_ago))
+    wait_until(lambda: not old.exists(), "the deletion of the old file")
+    assert fresh.exists()
+    fresh.unlink()
 
 
 def test_a_broker_that_stops_during_recovery_waits_without_using_the_processor(tmp_path: Path):

@@ -57,7 +57,6 @@ def joined(folder: Path, slots: int) -> tuple[SteppedServer, Socket, Socket]:
         journal=Journal(folder / "journal", (), time.monotonic()),
         frontend="inproc://front",
         backend="inproc://back",
-        max_body=2**20,
     )
     worker = dealer(server.context, WORKER, "inproc://back")
     client = dealer(server.context, CLIENT, "inproc://front")

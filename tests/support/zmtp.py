@@ -7,9 +7,8 @@ import struct
 import time
 from typing import Any, Self
 
+from attack.wire import GREETING, MORE, header, ready
 from axon_zmq.protocol.msgpack import unpack
-
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
 def prop(name: bytes, value: bytes = b"") -> bytes:
@@ -17,21 +16,14 @@ def prop(name: bytes, value: bytes = b"") -> bytes:
     return bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
 
 
-def frame(data: bytes, *, more: bool = False, command: bool = False) -> bytes:
+def frame(data: bytes, *, more: bool = False) -> bytes:
     """A frame as it is on the wire."""
-    flags = int(more) | 4 * int(command)
-    header = bytes([flags, len(data)]) if len(data) < 256 else bytes([flags | 2]) + struct.pack(">Q", len(data))
-    return header + data
+    return header(len(data), MORE if more else 0) + data
 
 
 def message(*frames: bytes) -> bytes:
     """A whole message as it is on the wire."""
     return b"".join(frame(each, more=True) for each in frames[:-1]) + frame(frames[-1])
-
-
-def ready(routing_id: bytes, more: bytes = b"") -> bytes:
-    """The command that ends a DEALER's handshake."""
-    return frame(b"\x05READY" + prop(b"Socket-Type", b"DEALER") + prop(b"Identity", routing_id) + more, command=True)
 
 
 class RawClient:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attack.__main__ import SCENES, heading, line, play
+from attack.__main__ import SCENES, heading, line, main, play
 from attack.scene import HEAD, Attacker, Row, Scene, Stage
 from attack.target import p99
 from attack.wire import Raw, header, ready
@@ -73,9 +73,11 @@ def test_frames_have_the_form_of_zmtp():
     assert ready(b"id").endswith(b"\x08Identity\x00\x00\x00\x02id")
 
 
-def test_the_tool_rejects_unknown_scenes_and_folders_without_the_package(tmp_path: Path):
+def test_the_tool_rejects_unknown_scenes_and_folders_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     for arguments, message in ((["--only", "x"], "unknown scene"), (["--checkout", str(tmp_path)], "no checkout")):
-        command = [sys.executable, "-m", "attack", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2
-        assert message in done.stderr
+        monkeypatch.setattr(sys, "argv", ["attack", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert message in capsys.readouterr().err

@@ -145,6 +145,17 @@ def test_a_reused_descriptor_is_another_connection():
     assert len(some) == 1
 
 
+@pytest.mark.parametrize("other", [b"another client's id", numbered(0x10000001)])
+def test_a_late_message_of_an_ended_connection_makes_no_takeover(other: bytes):
+    some, assigned = table(), AssignedIds(FIRST)
+    some.identify(opened(some, 7), LONG, assigned)
+    some.remove(7)
+    reused = opened(some, 7)
+    assert some.identify(reused, LONG, assigned) is Identified.NEW  # read only now, with the same descriptor
+    assert some.identify(reused, other, assigned) is Identified.NEW
+    assert some.identify(opened(some, 8), LONG, assigned) is Identified.NEW
+
+
 def test_a_short_routing_id_is_reported_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connections, "CLIENTS_KEPT", 2)
     some = table()

@@ -22,7 +22,7 @@ class Clock:
 
     def __init__(self, monkeypatch: Any) -> None:
         self.now = 1000.0
-        monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "run-1", WORKER)
+        monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "run-1")
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         monkeypatch.setattr("time.sleep", self.sleep)
 
