@@ -223,8 +223,9 @@ class Settings(BaseSettings):
     )
     max_connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
         _DEFAULTS.max_connections,
-        description="Maximum number of client connections; 1 to 1000000. Further ones are closed at once. The broker "
-        "lowers the number if the limit of open files does not allow it.",
+        description="Maximum number of client connections; 1 to 1000000. Further ones are closed at once, except "
+        "that they replace connections without a message. The broker lowers the number if the limit of open files does "
+        "not allow it.",
     )
     max_connections_per_address: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS_LIMIT)] = Field(
         _DEFAULTS.max_connections_per_address,

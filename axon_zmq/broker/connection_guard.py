@@ -26,7 +26,7 @@ from typing import Final
 import zmq
 
 from axon_zmq.broker import tcp, unfinished
-from axon_zmq.broker.connections import MESSAGE_CREDIT, AssignedIds, Connection, Connections, Identified
+from axon_zmq.broker.connections import MAX_ROUTING_ID, AssignedIds, Connection, Connections, Identified
 from axon_zmq.broker.dead_peers import DeadPeerDetector
 from axon_zmq.process.memory import ProcessMemory
 from axon_zmq.protocol import limits
@@ -169,7 +169,7 @@ class ConnectionGuard:
         connection = self._connections.open.get(fd)
         if connection is None or connection.client != routing_id:
             return self._identify(fd, routing_id, size, now)
-        connection.delivered += size + MESSAGE_CREDIT
+        connection.delivered += size + connection.credit
         return True
 
     def _identify(self, fd: int, routing_id: bytes, size: int, now: float) -> bool:
@@ -181,13 +181,16 @@ class ConnectionGuard:
         if connection is None:  # it has ended since it sent the message
             connection = Connection(fd=fd, address="", opened=self._connections.handshakes, closed=0)
         is_first = not connection.client
-        connection.delivered += size + MESSAGE_CREDIT
+        connection.delivered += size + connection.credit
         match self._connections.identify(connection, routing_id, self._assigned):
-            case Identified.RESERVED:
+            case Identified.RESERVED | Identified.TOO_LONG as fault:
+                why = f"its routing id has more than {MAX_ROUTING_ID} bytes"
+                if fault is Identified.RESERVED:
+                    why = "its routing id begins with a zero byte, which only ZeroMQ may assign"
                 # A descriptor may have been reused since the message was sent: if the connection has another routing
                 # id already, the message is not its own.
                 if is_first and connection.closed is None:
-                    self._cut(connection, "its routing id begins with a zero byte, which only ZeroMQ may assign", now)
+                    self._cut(connection, why, now)
                 return False
             case Identified.TAKEOVER:
                 self._warn(
@@ -234,12 +237,18 @@ class ConnectionGuard:
                 self._warn("accept", f"cannot accept a connection: {reason}; lower AXON_MAX_CONNECTIONS", now)
 
     def _accepted(self, fd: int, now: float) -> None:
-        connection, reason = self._connections.add(fd, tcp.peer_address(fd))
-        if reason:
+        connection, refusal, evicted = self._connections.add(fd, tcp.peer_address(fd), now)
+        if refusal:
             connection.cut = True
             tcp.abort(fd)
-            self._warn("refused", f"refused a connection: {reason}", now)
+            self._warn("refused", f"refused a connection: {refusal}", now)
             return
+        if evicted is not None:
+            evicted.cut = True
+            self._holding.pop(evicted, None)
+            tcp.abort(evicted.fd)
+            text = "closed the oldest connection without a message: all AXON_MAX_CONNECTIONS connections are open"
+            self._warn("evicted", text, now)
         if connection.address:
             self._dead_peers.opened(fd)
             self._watch(connection, self._new, None)

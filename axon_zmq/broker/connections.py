@@ -2,7 +2,9 @@
 
 libzmq routes by routing id and hides connections. The broker needs them for three decisions:
 
-- **How many** connections there may be, in total and from one address of another machine.
+- **How many** connections there may be, in total and from one address of another machine. If there are too many in
+  total, the oldest connection that has not delivered a message makes room for a new one. Otherwise a client could use
+  all places with connections that never finish their handshake.
 - **Reserved routing ids.** libzmq's ROUTER assigns an id to each peer that has chosen none: a zero byte and a 32-bit
   counter. It also accepts a *chosen* id of this form, and when the counter reaches it, libzmq aborts the process. All
   assigned ids are consecutive. Therefore an id that begins with a zero byte and is not among those assigned so far was
@@ -20,7 +22,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from axon_zmq.net.endpoints import is_loopback
 
@@ -28,9 +30,17 @@ SHORT_ID: Final = 16
 """Bytes from which a routing id counts as hard to guess, if it is random."""
 CLIENTS_KEPT: Final = 100_000
 """Maximum number of routing ids whose last connection, or whose warning, is remembered."""
+FIRST_MESSAGE_S: Final = 1.0
+"""Seconds for which a connection without a message keeps its place, so that a client can complete its handshake and
+send its first message although another one opens connections as fast as it can."""
+MAX_ROUTING_ID: Final = 255
+"""Bytes that a routing id may have, as in ZMTP; libzmq accepts longer ones from a peer. The broker remembers routing
+ids after the end of their connections."""
+HANDSHAKE_FACTOR: Final = 3
+"""Bytes that ZeroMQ keeps for each byte of a handshake: the command, its properties, and the peer's metadata."""
 MESSAGE_CREDIT: Final = 4096
 """Bytes that each delivered message adds to the number of delivered bytes, beyond its frames. They cover ZeroMQ's
-handshake and commands, such as the PINGs of clients with heartbeats, which no message shows."""
+commands, such as the PINGs of clients with heartbeats, which no message shows."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -43,6 +53,8 @@ class Connection:
     """IP address of the other side; empty for a Unix socket."""
     opened: int
     """Number of ZeroMQ handshakes that the frontend had completed when the connection was accepted."""
+    opened_at: float = 0.0
+    """Time at which the connection was accepted."""
     closed: int | None = None
     """The same number when the connection ended; None while it is open."""
     cut: bool = False
@@ -52,7 +64,10 @@ class Connection:
     taken_from: Connection | None = None
     """The connection whose routing id this one took over, until it is cut."""
     delivered: int = 0
-    """Bytes of delivered messages, with `MESSAGE_CREDIT` for each; lowered to `read` by each measurement."""
+    """Bytes of delivered messages, with `credit` for each; lowered to `read` by each measurement."""
+    credit: int = 0
+    """`MESSAGE_CREDIT` once a measurement has shown that the handshake was small; 0 before. Otherwise many small
+    messages could hide a handshake whose properties ZeroMQ keeps as long as the connection."""
 
     # --- measurements of `unfinished`
     arrived: int = 0
@@ -80,9 +95,24 @@ class Connection:
         return max(0, self.read - self.delivered)
 
     @property
+    def cost(self) -> int:
+        """Bytes of memory that the held bytes take: after the first message, they may be those of a handshake."""
+        return self.held * (HANDSHAKE_FACTOR if self.client and not self.credit else 1)
+
+    @property
     def undelivered(self) -> int:
         """The same, including bytes in the kernel."""
         return max(0, self.arrived - self.delivered)
+
+
+class Added(NamedTuple):
+    """What follows from a new connection."""
+
+    connection: Connection
+    refusal: str
+    """Why the new connection must be cut; empty if it may stay."""
+    evicted: Connection | None
+    """A silent connection that must be cut, so that the new one may stay."""
 
 
 class AssignedIds:
@@ -117,6 +147,8 @@ class Identified(Enum):
     NEW = "new"
     RESERVED = "reserved"
     """The client chose an id that only ZeroMQ may assign. The connection must be cut."""
+    TOO_LONG = "too long"
+    """The id has more than `MAX_ROUTING_ID` bytes. The connection must be cut."""
     TAKEOVER = "takeover"
     """Another connection used this id last, and was still open when this one was established."""
 
@@ -134,6 +166,8 @@ class Connections:
         self._max_per_address = max_per_address
         self.open: dict[int, Connection] = {}
         """Open connections by file descriptor."""
+        self._silent: dict[Connection, None] = {}
+        """Open connections that have not delivered a message and are not cut, the oldest first."""
         self.accepted = 0
         """Number of connections accepted so far."""
         self.handshakes = 0
@@ -150,25 +184,32 @@ class Connections:
     def __repr__(self) -> str:
         return f"<Connections {len(self.open)} open, {self.accepted} accepted>"
 
-    def add(self, fd: int, address: str) -> tuple[Connection, str]:
+    def add(self, fd: int, address: str, now: float) -> Added:
         """Add a connection that was accepted.
 
         Returns:
-            The connection, and the reason why it must be cut; empty if there is none.
+            The connection, and which connection must be cut.
         """
         self.accepted += 1
         if fd in self.open:  # its end was not reported
             self.remove(fd)
-        connection = Connection(fd=fd, address=address, opened=self.handshakes)
-        reason = self._refusal(address)
+        connection = Connection(fd=fd, address=address, opened=self.handshakes, opened_at=now)
+        refusal, evicted = self._refusal(address), None
+        if not refusal and len(self.open) >= self._max_connections:
+            evicted = self._oldest_silent(now)
+            if evicted is None:
+                refusal = (
+                    f"{len(self.open)} connections are open, the limit is {self._max_connections} "
+                    "(AXON_MAX_CONNECTIONS)"
+                )
         self.open[fd] = connection
+        if not refusal:
+            self._silent[connection] = None
         if _is_remote(address):
             self._remote[address] += 1
-        return connection, reason
+        return Added(connection, refusal, evicted)
 
     def _refusal(self, address: str) -> str:
-        if len(self.open) >= self._max_connections:
-            return f"{len(self.open)} connections are open, the limit is {self._max_connections} (AXON_MAX_CONNECTIONS)"
         if _is_remote(address) and self._remote[address] >= self._max_per_address:
             return (
                 f"{self._remote[address]} connections from {address} are open, the limit is {self._max_per_address} "
@@ -176,12 +217,24 @@ class Connections:
             )
         return ""
 
+    def _oldest_silent(self, now: float) -> Connection | None:
+        """Return the oldest connection without a message, and forget that it is silent: it is evicted only once."""
+        while self._silent:
+            oldest = next(iter(self._silent))
+            if not oldest.cut and now - oldest.opened_at < FIRST_MESSAGE_S:
+                return None
+            del self._silent[oldest]
+            if not oldest.cut:
+                return oldest
+        return None
+
     def remove(self, fd: int) -> None:
         """Remove a connection that has ended."""
         connection = self.open.pop(fd, None)
         if connection is None:
             return
         connection.closed = self.handshakes
+        self._silent.pop(connection, None)
         if _is_remote(connection.address):
             self._remote[connection.address] -= 1
             if not self._remote[connection.address]:
@@ -193,9 +246,12 @@ class Connections:
         All reported ends of connections must have been passed to `remove` before. After a takeover, `taken_from` is the
         other connection.
         """
+        if len(routing_id) > MAX_ROUTING_ID:
+            return Identified.TOO_LONG
         is_assigned = routing_id[:1] == b"\0"
         if is_assigned and not assigned.contains(routing_id, self.accepted):
             return Identified.RESERVED
+        self._silent.pop(connection, None)
         if self._last.get(connection.client) is connection and connection.client != routing_id:
             # A connection has one routing id. If two are seen, one message came from an earlier connection with the
             # same descriptor, which ended before its message was read. Without this, the next message of that client

@@ -8,6 +8,8 @@ it:
 - **Size**: the held bytes of one connection exceed the largest message that is answered at all.
 - **Total**: the held bytes of all connections exceed a bound. The connection with the most held bytes multiplied by
   time is cut first: an honest client finishes its upload, an attack must hold its bytes.
+- **Large handshakes**: ZeroMQ keeps the properties of a handshake as long as the connection. Their bytes stay held,
+  whatever messages follow, and count three times in the total.
 - **Stalled**: nothing has arrived of an unfinished message for as long as a dead host is waited for.
 - **Small frames**: an empty frame has two bytes on the wire and occupies 64 bytes in ZeroMQ, so a bound on bytes alone
   would allow 30 times as much memory. The kernel shows the bytes that ZeroMQ has not read yet. If they form a long
@@ -29,7 +31,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from axon_zmq.broker.connections import Connection
+from axon_zmq.broker.connections import MESSAGE_CREDIT, Connection
 from axon_zmq.protocol import limits
 
 OVERSIZE_FACTOR: Final = 2
@@ -46,6 +48,9 @@ STALLED_LEAST: Final = 64 * limits.KIB
 never delivered, so a lower number would cut idle clients."""
 STALLED_S: Final = limits.DEAD_HOST
 """Seconds without a new byte after which an unfinished message is given up."""
+SMALL_HANDSHAKE: Final = 64 * limits.KIB
+"""Held bytes up to which, after the first message, the handshake counts as small. ZeroMQ keeps its properties as long
+as the connection."""
 LOOK_FROM: Final = 2 * limits.KIB
 """Undelivered bytes from which the bytes in the kernel are looked at."""
 LOOK_BYTES: Final = 4 * limits.KIB
@@ -94,7 +99,10 @@ def measured(connection: Connection, arrived: int, unread: int, memory: int, now
     if arrived != connection.arrived:
         connection.progress_at = now
     connection.arrived, connection.read = arrived, read
-    has_delivered = connection.delivered != connection.delivered_before
+    if connection.client and read - connection.delivered <= SMALL_HANDSHAKE:
+        connection.credit = MESSAGE_CREDIT
+    # While the held bytes may be a large handshake, messages are no progress of it.
+    has_delivered = connection.delivered != connection.delivered_before and connection.credit > 0
     # Without this, the credit of many small messages would hide the bytes of a later large one.
     connection.delivered = min(connection.delivered, read)
     connection.delivered_before = connection.delivered
@@ -139,15 +147,15 @@ def is_stalled(connection: Connection, now: float) -> bool:
 def over_total(connections: Iterable[Connection], total: int, now: float) -> list[Connection]:
     """The connections to cut so that the others together hold at most `total` bytes."""
     holding = [each for each in connections if each.held >= LOOK_FROM and not each.cut]
-    excess = sum(each.held for each in holding) - total
+    excess = sum(each.cost for each in holding) - total
     if excess <= 0:
         return []
     # One second is added, so that a large message counts more than a small one of the same moment.
-    holding.sort(key=lambda each: each.held * (now - each.since + 1.0))
+    holding.sort(key=lambda each: each.cost * (now - each.since + 1.0))
     chosen: list[Connection] = []
     while excess > 0:
         chosen.append(holding.pop())
-        excess -= chosen[-1].held
+        excess -= chosen[-1].cost
     return chosen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -195,6 +197,15 @@ def test_a_handshake_larger_than_a_frame_may_be_is_cut(broker: Daemon):
         assert client.is_closed()
 
 
+def test_long_routing_ids_are_not_kept_in_memory_and_their_connections_are_closed(broker: Daemon):
+    with growth_at_most(broker, MARGIN):
+        for number in range(50):
+            with RawClient(broker.endpoint, b"id %d " % number + b"x" * 2 * MIB) as client:
+                assert not client.ping()
+                assert client.is_closed()
+    assert "its routing id has more than 255 bytes" in broker.log("broker")
+
+
 # --- numbers of connections --------------------------------------------------------------------------------------
 
 
@@ -208,6 +219,20 @@ def test_connections_beyond_the_limit_are_closed_and_the_others_are_served():
         assert "10 connections are open, the limit is 10 (AXON_MAX_CONNECTIONS)" in own.log("broker")
         served[0].close()
         wait_until(lambda: not refused(own.endpoint), "a free place")
+
+
+def test_unfinished_handshakes_on_all_connections_do_not_keep_an_honest_client_out():
+    with running(broker=("--max-connections=10",)) as own, ExitStack() as stack:
+        wait_until(lambda: open_connections(own) == 0, "the end of the first client")
+        served = stack.enter_context(RawClient(own.endpoint, secrets.token_bytes(16)))
+        assert served.ping()
+        address = (urlsplit(own.endpoint).hostname, urlsplit(own.endpoint).port)
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(9)]
+        for each in silent:
+            each.send(b"\xff")  # the first byte of a greeting
+        wait_until(lambda: not refused(own.endpoint), "a place for an honest client")
+        assert served.ping()
+        assert "closed the oldest connection without a message" in own.log("broker")
 
 
 def open_connections(daemon: Daemon) -> int:

@@ -24,8 +24,8 @@ def table(most: int = 100, per_address: int = 100) -> Connections:
 
 def opened(connections: Connections, fd: int, address: str = "127.0.0.1") -> Connection:
     """A connection that has completed its handshake."""
-    connection, reason = connections.add(fd, address)
-    assert reason == ""
+    connection, refusal, evicted = connections.add(fd, address, 0.0)
+    assert (refusal, evicted) == ("", None)
     connections.handshakes += 1
     return connection
 
@@ -52,15 +52,47 @@ def test_a_chosen_id_of_the_form_that_zeromq_assigns_is_reserved():
     assert "10" not in repr(AssignedIds(FIRST))
 
 
+def test_a_routing_id_longer_than_zmtp_allows_is_not_remembered():
+    some, assigned = table(), AssignedIds(FIRST)
+    assert some.identify(opened(some, 7), b"x" * 255, assigned) is Identified.NEW
+    connection = opened(some, 8)
+    assert some.identify(connection, b"x" * 256, assigned) is Identified.TOO_LONG
+    assert connection.client == b""
+
+
 def test_connections_beyond_the_total_are_refused_until_one_has_ended():
     some = table(most=2)
     opened(some, 7), opened(some, 8)
-    third, reason = some.add(9, "127.0.0.1")
+    third, reason, _ = some.add(9, "127.0.0.1", 0.0)
     assert "2 connections are open, the limit is 2 (AXON_MAX_CONNECTIONS)" in reason
     some.remove(third.fd)
     some.remove(7)
     opened(some, 9)
     assert (len(some), repr(some)) == (2, "<Connections 2 open, 4 accepted>")
+
+
+def test_the_oldest_connection_without_a_message_makes_room_for_a_new_one():
+    some, later = table(most=3), connections.FIRST_MESSAGE_S
+    active, first, second = [opened(some, fd) for fd in (7, 8, 9)]
+    some.identify(active, LONG, AssignedIds(FIRST))
+    assert some.add(10, "127.0.0.1", later / 2).refusal, "a new connection has time to send its first message"
+    some.remove(10)
+    third, refusal, evicted = some.add(10, "127.0.0.1", later)
+    assert (refusal, evicted) == ("", first)
+    assert some.add(11, "127.0.0.1", later).evicted is second
+    some.remove(8)
+    some.remove(9)
+    assert some.add(12, "127.0.0.1", later).refusal, "the connection that has sent a message keeps its place"
+    some.remove(12)
+    some.identify(third, b"another client's id", AssignedIds(FIRST))
+    assert some.add(12, "127.0.0.1", 2 * later).evicted == some.open[11]
+
+
+def test_a_connection_that_was_cut_is_not_evicted():
+    some = table(most=2)
+    first, second = opened(some, 7), opened(some, 8)
+    first.cut = True
+    assert some.add(9, "127.0.0.1", connections.FIRST_MESSAGE_S).evicted is second
 
 
 @pytest.mark.parametrize("local", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", ""])
@@ -70,7 +102,7 @@ def test_the_limit_for_each_address_holds_for_other_machines_only(local: str):
         opened(some, fd, local)
     for address in ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.7"):
         opened(some, 10 + len(some), address), opened(some, 10 + len(some), address)
-        extra, reason = some.add(100, address)
+        extra, reason, _ = some.add(100, address, 0.0)
         assert f"2 connections from {address} are open" in reason
         assert "AXON_MAX_CONNECTIONS_PER_ADDRESS" in reason
         some.remove(extra.fd)
@@ -100,7 +132,7 @@ def test_a_reconnect_after_the_end_of_the_earlier_connection_is_no_takeover():
     some.remove(7)
     assert some.identify(opened(some, 7), LONG, assigned) is Identified.NEW
     # The next one is accepted before the end of the earlier one is reported, but completes its handshake after it.
-    again, _ = some.add(8, "127.0.0.1")
+    again = some.add(8, "127.0.0.1", 0.0).connection
     some.remove(7)
     some.handshakes += 1
     assert some.identify(again, LONG, assigned) is Identified.NEW

@@ -45,6 +45,28 @@ def test_the_credit_of_many_small_messages_does_not_hide_a_later_large_one():
     assert one.held == 40 * MIB
 
 
+def test_many_small_messages_do_not_hide_a_large_handshake():
+    one = connection(20 * MIB)
+    one.client = b"client"
+    for second in range(1, 101):
+        one.delivered += 100 * (17 + one.credit)
+        measured(one, 20 * MIB + second * 1_700, 0, 1, float(second))
+    assert one.held == 20 * MIB
+    assert one.since == 0.0, "messages are no progress of a handshake"
+    assert unfinished.over_total([one], 3 * 20 * MIB - 1, 100.0) == [one]
+    assert unfinished.over_total([one], 3 * 20 * MIB, 100.0) == []
+
+
+def test_commands_after_a_small_handshake_are_covered_by_the_credit_of_messages():
+    one = connection(200)
+    one.client = b"client"
+    one.delivered += 17
+    measured(one, 217, 0, 1, 1.0)
+    one.delivered += 17 + one.credit
+    measured(one, 217 + 17 + 3_000, 0, 1, 2.0)
+    assert one.held == 0
+
+
 def test_a_body_of_twice_max_body_is_not_too_large_and_a_longer_message_is():
     assert not unfinished.is_too_large(connection(), 32 * MIB + 100, BOUNDS)
     assert unfinished.is_too_large(connection(), 34 * MIB, BOUNDS)
