@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
@@ -181,15 +182,21 @@ def _step(value: Any) -> Any:
         if serializer is not None and (made := serializer.to_python(value, warnings=False)) is not value:
             return made
         if dataclasses.is_dataclass(value):
-            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return _fields(value)
     return to_jsonable_python(value)
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def _step_or_text(value: object) -> Any:
-    try:
+    with suppress(Exception):  # any exception of the value's own code
         return _step(value)
-    except Exception:  # any exception of the value's own code
-        return describe_value(value)
+    if dataclasses.is_dataclass(value):
+        with suppress(Exception):  # one field may have made the serializer of the whole dataclass fail
+            return _fields(value)
+    return describe_value(value)
 
 
 def describe_value(value: object) -> str:

@@ -13,26 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from types import FrameType
 from typing import Any, Final, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic_ai import Agent, RunContext
 from pydantic_ai import exceptions as ai
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import (
+    FileUrl,
     ModelMessage,
     ModelResponse,
     ModelResponseStreamEvent,
     PartStartEvent,
     ToolCallPart,
+    UploadedFile,
 )
 from pydantic_ai.models import Model, ModelRequestContext, StreamedResponse, download_item
 from pydantic_ai.providers import Provider
 from pydantic_ai.tool_manager import ToolManager
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from pydantic_core import SchemaSerializer
+
+from axon_zmq.protocol.plain import plain
 
 T = TypeVar("T")
 
@@ -375,8 +381,23 @@ def replace_events(
 # --- messages --------------------------------------------------------------------------------------
 
 
+FILES_ARE_REBUILT: Final[Mapping[str, Any]] = {"pydantic_ai": {"rebuild_unrecorded_tool_files": True}}
+"""Validation context with which a map in a tool result becomes a file again if the result has no record of its files.
+
+Relies on the names of the context's keys, which the documentation does not have. pydantic-ai 2.68 keeps such maps as
+maps by default; without a record, it cannot distinguish them from data of a tool. But clients write tool results
+themselves, histories of earlier versions have no record, and `serializer` omits some records. pydantic-ai 2.62 has no
+records, ignores the context, and always makes files of such maps. If this changes, files in these results come back as
+maps, and the model receives them as text.
+"""
+_RECORD_KEY: Final = "content_file_digests"
+_RECORDING: Final = "_serialize_recording_files"
+
+
 def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
     """Return a serializer that keeps bytes and times as they are, and applies pydantic-ai's serializers for JSON.
+
+    It also omits the record of a tool result's files if the record is incomplete, see `_record_of_files`.
 
     Relies on the core schema: the serializers of instruction ids, and of callbacks in deltas, have `when_used: "json"`.
     `ModelMessagesTypeAdapter` cannot read the Python values of these fields again. Of the two public modes, `python`
@@ -384,15 +405,67 @@ def serializer(adapter: TypeAdapter[Any]) -> SchemaSerializer:
     messages of a `complete` back as `message_history`.
     """
     adapter.rebuild()
-    return SchemaSerializer(_used_always(adapter.core_schema))
+    return SchemaSerializer(_adapted(adapter.core_schema))
 
 
-def _used_always(schema: Any) -> Any:
+def _adapted(schema: Any) -> Any:
     if isinstance(schema, dict):
-        return {
-            key: "always" if key == "when_used" and item == "json" else _used_always(item)
-            for key, item in schema.items()
+        adapted: dict[Any, Any] = {
+            key: "always" if key == "when_used" and item == "json" else _adapted(item) for key, item in schema.items()
         }
+        if getattr(adapted.get("function"), "__name__", None) == _RECORDING:
+            adapted["function"] = _record_of_files(adapted["function"])
+        return adapted
     if isinstance(schema, list | tuple):
-        return type(schema)(map(_used_always, schema))
+        return type(schema)(map(_adapted, schema))
     return schema
+
+
+def _record_of_files(serialize: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a serializer of tool results that omits pydantic-ai's record of their files if it is incomplete.
+
+    pydantic-ai 2.68 writes a list of digests next to the content of a tool result, and reads a map in the content as a
+    file only if its digest is in the list. A digest is made of the JSON form of a file. A file whose `vendor_metadata`
+    contains bytes has none, and that of a value which changes on the wire, such as a time in a local time zone, is
+    another one when it is read. Such a file would come back as a map. Without a record, it is rebuilt, because `load`
+    uses `FILES_ARE_REBUILT`; then any other map with the form of a file becomes one too, as with pydantic-ai 2.62.
+
+    Relies on the name of the serializer in the core schema, and on the key of the record. There is no option to leave
+    the record out. If this changes, files with such `vendor_metadata` come back as maps.
+    """
+
+    def serialize_with_complete_record(part: Any, handler: Any) -> Any:
+        made = serialize(part, handler)
+        if isinstance(made, dict) and _RECORD_KEY in made and not all(map(_has_lasting_digest, _files(part))):
+            del made[_RECORD_KEY]
+        return made
+
+    return serialize_with_complete_record
+
+
+def _has_lasting_digest(file: FileUrl | UploadedFile) -> bool:
+    details = file.vendor_metadata
+    try:
+        json.dumps(details, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return plain(details) is details
+
+
+def _files(result: object) -> Iterator[FileUrl | UploadedFile]:
+    """Yield the files in a tool result, for which pydantic-ai keeps digests."""
+    # A loop instead of recursion, and `seen`: a tool's result may be nested deep, or contain itself.
+    pending, seen = [result], set[int]()
+    while pending:
+        held = pending.pop()
+        if isinstance(held, FileUrl | UploadedFile):
+            yield held
+        elif isinstance(held, str | bytes | int | float | None) or id(held) in seen:
+            continue
+        seen.add(id(held))
+        if isinstance(held, Mapping):
+            pending += held.values()
+        elif isinstance(held, list | tuple | set | frozenset | deque):
+            pending += held
+        elif isinstance(held, BaseModel) or (is_dataclass(held) and not isinstance(held, type)):
+            pending += vars(held).values() if hasattr(held, "__dict__") else ()

@@ -49,7 +49,7 @@ def results(
         raise invalid([(RESULTS_POINTER + pointer_of(unknown[:1]), f"is unknown: expected one of {', '.join(_KEYS)}")])
     refuse_local_downloads(given, RESULTS_POINTER)
     try:
-        read = _RESULTS.validate_python({**given, **_decided(given)})
+        read = _RESULTS.validate_python({**given, **_decided(given)}, context=compat.FILES_ARE_REBUILT)
     except ValidationError as error:
         raise from_validation(error, RESULTS_POINTER) from None
     called = {call.tool_call_id: call.tool_name for call in _last_calls(history)}

@@ -93,7 +93,7 @@ def load(messages: Sequence[Mapping[str, object]] | None) -> list[ModelMessage] 
         return None
     refuse_local_downloads(messages, "/message_history")
     try:
-        return ModelMessagesTypeAdapter.validate_python(messages)
+        return ModelMessagesTypeAdapter.validate_python(messages, context=compat.FILES_ARE_REBUILT)
     except ValidationError as error:
         raise from_validation(error, "/message_history") from None
     except RecursionError:

@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pkgutil import iter_modules
 from typing import Any, Final, Literal, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_ai import (
     Agent,
     AgentRunResult,
@@ -21,6 +22,7 @@ from pydantic_ai import (
     PromptedOutput,
     UsageLimits,
     capture_run_messages,
+    providers,
 )
 from pydantic_ai.messages import UserContent
 from pydantic_ai.models import known_model_names
@@ -41,10 +43,23 @@ from axon_zmq.worker.run import Run
 MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
 """Bytes up to which a body is read on the event loop. Larger bodies contain schemas or long histories, which may take
 long to read, and are read in a thread."""
-_SETTINGS: Final = TypeAdapter(ModelSettings)
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True))
+class _Settings(ModelSettings, total=False):
+    """pydantic-ai's settings; pydantic does not know the type `httpx.Timeout`, which `timeout` has if httpx exists."""
+
+
+_SETTINGS: Final = TypeAdapter(_Settings)
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
-_PROVIDERS: Final = frozenset(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name)
-"""Names of pydantic-ai's providers. A provider's own model settings start with its name: `openai_reasoning_effort`."""
+_PROVIDERS: Final = frozenset(
+    (
+        *(name.partition(":")[0].partition("-")[0] for name in known_model_names() if ":" in name),
+        *(module.name.partition("_")[0] for module in iter_modules(providers.__path__)),
+    )
+) - {""}
+"""Names of pydantic-ai's providers; not all of them have known models. A provider's own model settings start with its
+name: `openai_reasoning_effort`."""
 
 
 @dataclass(slots=True, kw_only=True)
