@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,8 @@ WAIT_TIMEOUT_S = 60.0
 """Seconds after which a test gives up waiting for an event that must happen."""
 OFFLINE = {"AXON_OFFLINE_MODELS": "true"}
 """Setting with which the clients of a daemon with other agents than the examples may name offline models."""
+EXIT_TIMEOUT_S = 2.0
+"""Seconds after which processes are killed that are asked to end, when coverage is measured."""
 
 
 def wait_until(true: Callable[[], Any], what: str = "it", seconds: float = WAIT_TIMEOUT_S) -> Any:
@@ -83,11 +85,24 @@ class Daemon:
         return process.wait(WAIT_TIMEOUT_S)
 
     def stop(self) -> None:
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:
+            self._end_processes()
         for process in self.processes.values():
             process.send_signal(signal.SIGKILL)
         for process in self.processes.values():
             process.wait(WAIT_TIMEOUT_S)
         self.processes.clear()
+
+    def _end_processes(self) -> None:
+        """Let the processes end by themselves, the workers first: killed ones would not save what coverage measured."""
+        give_up = time.monotonic() + EXIT_TIMEOUT_S
+        for is_broker in (False, True):
+            ending = [process for name, process in self.processes.items() if (name == "broker") is is_broker]
+            for process in ending:
+                process.send_signal(signal.SIGTERM)
+            for process in ending:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, give_up - time.monotonic()))
 
 
 @contextmanager
