@@ -50,6 +50,11 @@ _ALLOWED_SETTING: Final = re.compile(
     r"(extra_body|extra_headers|bedrock_additional_model_requests_fields)\.[\w-]+|(?!extra_)[a-z]\w*"
 )
 _PROVIDER: Final = re.compile(r"[a-z][a-z0-9-]*")
+_NUMBER_FAULTS: Final = {
+    **dict.fromkeys(("int_parsing", "int_from_float"), "a whole number"),
+    "float_parsing": "a number",
+}
+"""What is expected instead of a text that is not a number, by pydantic's type of the error."""
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -420,6 +425,8 @@ def _described(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
     message = _message(fault, Settings, "setting")
     name = str(fault["loc"][0])
     value = fault["input"]
+    if number := _NUMBER_FAULTS.get(fault["type"]):
+        message = f"Input should be {number} without a unit"
     if message.startswith("Input ") and name != "toolsets" and isinstance(value, str | int | float):
         message = f"invalid value {value!r:.100}: {message[0].lower()}{message[1:]}"
     # pydantic-settings does not report which source a value came from; it reads the environment case-insensitively.

@@ -1,13 +1,14 @@
 """Send queues: messages for clients whose pipe is full, in bounded memory.
 
 Terminal messages have a separate bound, so that a client that reads too slowly for its streams still gets the end of
-each run. `InFlight` bounds the large messages that are already in ZeroMQ's pipes.
+each run. `PipeBytes` bounds the large messages that are already in ZeroMQ's pipes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Protocol
 
 from axon_zmq.errors import RunEndedError
@@ -23,7 +24,11 @@ counted can occupy about as much (250 times 64 KiB). With a bound of 4 MiB, the 
 were slowed down."""
 IN_FLIGHT_BYTES_TOTAL: Final = 256 * limits.MIB
 """Maximum bytes of large messages in the pipes to all clients. If more than 16 clients have large messages in their
-pipes, the bound of each is an equal share of this value."""
+pipes, the bound of each is an equal share of this value. A client that has none in its pipe gets one in any case, up to
+`IN_FLIGHT_BYTES_LIMIT`."""
+IN_FLIGHT_BYTES_LIMIT: Final = 4 * IN_FLIGHT_BYTES_TOTAL
+"""Bytes of large messages in all pipes above which no further one is sent, until ZeroMQ has released some. Without it,
+100 clients that do not read would hold 100 results of 11 MB. Only clients that do not read make others wait for it."""
 QUEUE_MESSAGES_PER_CLIENT: Final = 200_000
 """Maximum number of messages in the send queue of a blocked client; further terminal messages are dropped. Only a
 client that floods the broker with bad requests can reach it, through the error replies. Even the smallest chunks that
@@ -50,7 +55,9 @@ _NO_ROOM: Final = error_body(
 _OVERHEAD: Final = 200
 """Bytes that a waiting message is estimated to occupy in addition to its body."""
 _MIN_CLIENTS_TO_SWEEP: Final = 16
-"""`InFlight` looks for clients to forget only if it has at least this many clients; see `InFlight._sweep`."""
+"""`PipeBytes` looks for clients to forget only if it has at least this many clients; see `PipeBytes._sweep`."""
+_EXAMINED_AT_LIMIT: Final = 16
+"""Clients that `PipeBytes` examines for released messages before it refuses a message because of the limit."""
 
 MIN_RETRY_DELAY_S: Final = 0.001
 MAX_RETRY_DELAY_S: Final = 0.05
@@ -70,44 +77,58 @@ class Sent(Protocol):
         ...
 
 
-class InFlight:
-    """Counts the bytes of large messages that ZeroMQ holds for each client.
+class PipeBytes:
+    """Counts the bytes of large messages in each client's pipe.
 
     Args:
         per_client: Maximum bytes for one client.
         total: Maximum bytes for all clients; the bound of each client is at most an equal share of it.
+        limit: Bytes in all pipes from which no further message is sent.
     """
 
-    def __init__(self, per_client: int = IN_FLIGHT_BYTES_PER_CLIENT, total: int = IN_FLIGHT_BYTES_TOTAL) -> None:
+    def __init__(
+        self,
+        per_client: int = IN_FLIGHT_BYTES_PER_CLIENT,
+        total: int = IN_FLIGHT_BYTES_TOTAL,
+        limit: int = IN_FLIGHT_BYTES_LIMIT,
+    ) -> None:
         self._sent: dict[bytes, deque[tuple[Sent, int]]] = {}
+        self._bytes = 0
+        """Bytes of all messages in `_sent`; ZeroMQ may already have released some of them."""
         self._per_client = per_client
         self._total = total
+        self._limit = limit
         self._sweep_at = _MIN_CLIENTS_TO_SWEEP
 
     def __repr__(self) -> str:
-        return f"<InFlight {len(self._sent)} clients>"
+        return f"<PipeBytes {len(self._sent)} clients, {self._bytes} bytes>"
 
     def has_room(self, client: bytes) -> bool:
-        """Whether one more large message may be sent to a client; always true if ZeroMQ holds none for it."""
+        """Whether one more large message may be sent to a client."""
         held = self._held(client)
-        return not held or held < min(self._per_client, self._total // len(self._sent))
+        if held and held >= min(self._per_client, self._total // len(self._sent)):
+            return False
+        if self._bytes >= self._limit:
+            self._examine_some()
+        return self._bytes < self._limit
 
     def add(self, client: bytes, sent: Sent, size: int) -> None:
         """Record that a large message was sent."""
         if len(self._sent) >= self._sweep_at:
             self._sweep()
         self._sent.setdefault(client, deque()).append((sent, size))
+        self._bytes += size
 
     def forget(self, client: bytes) -> None:
         """Forget a client that is gone: ZeroMQ has discarded the messages in its pipe."""
-        self._sent.pop(client, None)
+        self._bytes -= sum(size for _, size in self._sent.pop(client, ()))
 
     def _held(self, client: bytes) -> int:
         sent = self._sent.get(client)
         if sent is None:
             return 0
         while sent and sent[0][0].done:
-            sent.popleft()
+            self._bytes -= sent.popleft()[1]
         if not sent:
             del self._sent[client]
         return sum(size for _, size in sent)
@@ -120,6 +141,15 @@ class InFlight:
         for client in list(self._sent):
             self._held(client)
         self._sweep_at = max(_MIN_CLIENTS_TO_SWEEP, 2 * len(self._sent))
+
+    def _examine_some(self) -> None:
+        """Look for released messages of the clients that were examined longest ago.
+
+        Only some clients at a time: while the limit is reached, the queues of all clients are retried frequently.
+        """
+        for client in list(islice(self._sent, _EXAMINED_AT_LIMIT)):
+            if self._held(client):
+                self._sent[client] = self._sent.pop(client)
 
 
 class SendQueues:

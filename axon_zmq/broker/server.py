@@ -49,7 +49,7 @@ from axon_zmq.broker.core.events import (
 from axon_zmq.broker.core.relay import GONE, Verdict, framed
 from axon_zmq.broker.hashing import SLICE_BYTES, BodyHasher, size
 from axon_zmq.broker.journal import Journal
-from axon_zmq.broker.send_queues import InFlight, SendQueues
+from axon_zmq.broker.send_queues import PipeBytes, SendQueues
 from axon_zmq.broker.unfinished import OVERSIZE_FACTOR
 from axon_zmq.errors import ConfigurationError
 from axon_zmq.net.sockets import MORE, NOBLOCK, frame_data, receiver, recv_from_peer, send_large_message, sender
@@ -66,7 +66,7 @@ CLIENT_PIPE: Final = 250
 """Maximum number of messages in ZeroMQ's pipe to one client (ZMQ_SNDHWM). A full pipe is retried every millisecond, so
 this allows 250,000 messages per second."""
 LARGE_MESSAGE: Final = 64 * limits.KIB
-"""Size in bytes from which a body is sent without a copy, and counted in `InFlight` until ZeroMQ has released it."""
+"""Size in bytes from which a body is sent without a copy, and counted in `PipeBytes` until ZeroMQ has released it."""
 RECEIVE_BATCH: Final = 256
 """Maximum number of messages read from one socket before the other one gets its turn."""
 PROBE_INTERVAL_S: Final = 2.0
@@ -111,7 +111,7 @@ class Server:
         self._relay = core.relay
         self._journal = journal
         self._send_queues = SendQueues()
-        self._in_flight = InFlight()
+        self._pipe_bytes = PipeBytes()
         self._hasher = BodyHasher(core.bounds.max_body)
         self._events = EventQueue(core.receive, time.monotonic, self._apply)
         self._receive = self._events.put
@@ -321,7 +321,7 @@ class Server:
         """
         is_large = len(body) >= LARGE_MESSAGE
         # Checked before the first frame is sent, because the rest of the message must follow it.
-        if is_large and not self._in_flight.has_room(client):
+        if is_large and not self._pipe_bytes.has_room(client):
             return False
         send = self._send_front
         try:
@@ -342,7 +342,7 @@ class Server:
             send(id, MORE)
         if is_large:
             # The tracker shows when ZeroMQ has released the body, which is then no longer in the client's pipe.
-            self._in_flight.add(client, self._front.send(body, NOBLOCK, copy=False, track=True), len(body))
+            self._pipe_bytes.add(client, self._front.send(body, NOBLOCK, copy=False, track=True), len(body))
         else:
             send(body, NOBLOCK)
         if flags and flags & GONE:
@@ -351,7 +351,7 @@ class Server:
 
     def _on_client_gone(self, client: bytes) -> None:
         self._send_queues.forget(client)
-        self._in_flight.forget(client)
+        self._pipe_bytes.forget(client)
         # One event is enough: workers still send messages for this client, and the send of each fails in the same way.
         if not (self._relay.flags_of(client) or 0) & GONE:
             self._receive(ClientGone(client))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from axon_zmq.errors import ConfigurationError
 from axon_zmq.process.files import open_private
 from axon_zmq.protocol.kinds import MODES
 from axon_zmq.settings import Settings
@@ -55,6 +57,8 @@ _WORKER_SETTINGS: Final = (
     *(f"{mode}_slots" for mode in MODES),
 )
 """Settings that a worker reads. Values that differ from the defaults are set in its environment."""
+_UNREADABLE: Final = re.compile(r"\s[;#]|[\x00-\x1f]")
+"""What supervisord's configuration cannot contain in a value: the start of a comment, and control characters."""
 
 
 def render(settings: Settings, *, python: str = "python", directory: str = HERE) -> str:
@@ -64,7 +68,11 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
         settings: The settings; a relative `run_dir` is relative to the directory of the file.
         python: The interpreter; a plain name is looked up on the PATH of supervisord.
         directory: Working directory of the processes, from which agents' modules are imported.
+
+    Raises:
+        ConfigurationError: A path or a setting has characters that supervisord cannot read in its configuration.
     """
+    check_path(settings.run_dir)
     run_dir = settings.run_dir.as_posix() if settings.run_dir.is_absolute() else f"{HERE}/{settings.run_dir.as_posix()}"
     place = _escaped(run_dir)
     lines = [
@@ -123,7 +131,33 @@ def render(settings: Settings, *, python: str = "python", directory: str = HERE)
             "redirect_stderr=true",
             *_log_file("stdout", place, name),
         ]
+    for line in lines:
+        _check_readable(line)
     return "\n".join(lines) + "\n"
+
+
+def check_path(run_dir: Path) -> None:
+    """Check that supervisord can use the path of a run directory.
+
+    Raises:
+        ConfigurationError: The path has characters that supervisord cannot read, or would replace.
+    """
+    path = run_dir.as_posix()
+    if "%" in path:  # supervisord replaces variables in the names of log files twice, so escaping is impossible
+        raise ConfigurationError(
+            f"invalid run directory {path!r}: supervisord cannot write logs to a path with '%'; set AXON_RUN_DIR to "
+            "another path"
+        )
+    _check_readable(f"AXON_RUN_DIR={path}")
+
+
+def _check_readable(line: str) -> None:
+    if not line.startswith(";") and (unreadable := _UNREADABLE.search(line)):
+        name, _, value = line.partition("=")
+        raise ConfigurationError(
+            f"invalid {name} {value!r:.200}: supervisord's configuration cannot contain {unreadable[0]!r} in a value; "
+            "use a value without ' ;', ' #' and control characters"
+        )
 
 
 def _command(python: str, arguments: list[str]) -> str:
@@ -189,6 +223,10 @@ def _environment(settings: Settings) -> list[str]:
             value = ",".join(f"{key}={target}" for key, target in value.items())
         if isinstance(value, list):
             value = ",".join(value)
+        if '"' in str(value):
+            raise ConfigurationError(
+                f"invalid AXON_{name.upper()} {value!r:.200}: supervisord cannot read a quotation mark in it; remove it"
+            )
         pairs.append(f'AXON_{name.upper()}="{_escaped(str(value))}"')
     return [f"environment={','.join(pairs)}"] if pairs else []
 
@@ -196,11 +234,6 @@ def _environment(settings: Settings) -> list[str]:
 def _escaped(text: str) -> str:
     """Escape a text so that supervisord expands only `%(here)s` in it."""
     return text.replace("%", "%%").replace(f"%{HERE}", HERE)
-
-
-def write(settings: Settings, path: Path, python: str, directory: Path) -> None:
-    """Write the configuration to a file atomically, readable only by its owner."""
-    replace(path, render(settings, python=python, directory=str(directory)))
 
 
 def replace(path: Path, text: str) -> None:

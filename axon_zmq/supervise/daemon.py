@@ -37,8 +37,10 @@ def check_run_dir(run_dir: Path) -> None:
         run_dir: Absolute path of the run directory.
 
     Raises:
-        ConfigurationError: The directory cannot be used or created, or the path of a socket in it is too long.
+        ConfigurationError: The directory cannot be used or created, the path of a socket in it is too long, or
+            supervisord cannot use its path.
     """
+    conf.check_path(run_dir)
     check_private(run_dir)
     backend_endpoint(run_dir)
     # supervisord binds a path that ends in its pid, then renames the socket. Linux's highest pid has 7 digits.
@@ -72,12 +74,13 @@ class Daemon:
                 processes from starting.
         """
         check_run_dir(self.settings.run_dir)
+        rendered = conf.render(self.settings, python=sys.executable, directory=str(self._directory))
         disable_core_dumps()  # supervisord and its processes inherit this
         self._check_free()
         check_frontend_path(self.settings.frontend, self.settings.run_dir)
         event_loop.new_loop(self.settings.loop).close()
         private_directory(self.settings.run_dir)
-        with self._files() as log:
+        with self._files(rendered) as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.conf)],
                 stdin=subprocess.DEVNULL,
@@ -89,14 +92,17 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
-    def _files(self) -> IO[bytes]:
+    def _files(self, rendered: str) -> IO[bytes]:
         """Write supervisord's configuration; return supervisord's log file.
+
+        Args:
+            rendered: The configuration.
 
         Raises:
             ConfigurationError: A file cannot be written.
         """
         try:
-            conf.write(self.settings, self.conf, sys.executable, self._directory)
+            conf.replace(self.conf, rendered)
             # Workers that `scale` added to the previous daemon are not started again: the settings decide.
             conf.replace(self.settings.run_dir / conf.ADDED_PROGRAMS_FILE, "")
             return open(self.settings.run_dir / "supervisord.log", "ab", opener=open_private)

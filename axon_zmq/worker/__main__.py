@@ -107,12 +107,24 @@ async def serve(mode: str, name: str, run_dir: Path, configured: settings.Settin
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.leave)
+    _warn_of_unknown(configured)
     log.info("serves %s with %d slots on %s; %r", mode, slots, event_loop.kind_of(loop), registry)
     warm_up = asyncio.create_task(_warm_up(host, registry, configured.model))
     await host.serve()
     warm_up.cancel()
     closing = [asyncio.create_task(each.aclose()) for each in registries]
     await asyncio.wait(closing, timeout=REGISTRY_CLOSE_TIMEOUT_S)
+
+
+def _warn_of_unknown(configured: settings.Settings) -> None:
+    """Log entries of settings that allow nothing: only the worker knows the names of providers and their settings."""
+    from axon_zmq.worker.adapter.model_settings import unknown_entries
+    from axon_zmq.worker.registry.models import unknown_logins
+
+    for text in unknown_logins(configured.ambient_providers):
+        log.warning("AXON_AMBIENT_PROVIDERS: %s", text)
+    for text in unknown_entries(configured.allowed_model_settings):
+        log.warning("AXON_ALLOWED_MODEL_SETTINGS: %s", text)
 
 
 def _modes(mode: str, slots: int, registry: Registry, make_registry: Callable[[bool], Registry]) -> dict[bytes, Mode]:

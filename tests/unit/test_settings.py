@@ -190,6 +190,14 @@ def test_a_run_directory_is_inspected_without_changing_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"open"}
 
 
+def test_a_number_with_a_unit_is_refused_with_the_fix(monkeypatch):
+    for name, value in (("AXON_WORKER_MEMORY", "2GiB"), ("AXON_DRAIN_SECONDS", "60s"), ("AXON_MAX_BODY", "1.5")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigurationError, match=f"{name}: invalid value '{value}'.* without a unit"):
+            settings.load()
+        monkeypatch.delenv(name)
+
+
 def test_the_generated_configuration_contains_settings_that_differ_from_the_defaults():
     changed = settings.load(
         agents={"mine": "my.module:agent"},
@@ -205,6 +213,24 @@ def test_the_generated_configuration_contains_settings_that_differ_from_the_defa
     assert "'--run-dir=/somewhere else'" in text
     assert "file=/somewhere else/supervisor.sock" in text
     assert text.count("[program:run-") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "directory", "says"),
+    [
+        ({"run_dir": Path("/a%b")}, "/app", "invalid run directory '/a%b'"),
+        ({"run_dir": Path("/a #b")}, "/app", "invalid AXON_RUN_DIR '/a #b': supervisord's configuration"),
+        ({"run_dir": Path("/a\t;b")}, "/app", "cannot contain '\\t;'"),
+        ({"run_dir": Path("/a\nb")}, "/app", "cannot contain '\\n'"),
+        ({}, "/app #1", "invalid directory '/app #1'"),
+        ({"model": 'a"b'}, "/app", "invalid AXON_MODEL 'a\"b'"),
+        ({"model": "a\n[program:x]"}, "/app", "invalid environment"),
+    ],
+)
+def test_values_that_supervisord_cannot_read_are_refused(changed, directory, says):
+    with pytest.raises(ConfigurationError) as caught:
+        conf.render(settings.load(**changed), directory=directory)
+    assert says in str(caught.value)
 
 
 def test_no_key_is_written_into_the_generated_configuration(monkeypatch):

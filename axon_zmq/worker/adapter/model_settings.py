@@ -10,13 +10,14 @@ Internal: may change in any release.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_ai.settings import ModelSettings
 
 from axon_zmq.protocol.requests import from_validation, invalid, pointer_of
+from axon_zmq.suggestions import suggestion
 from axon_zmq.worker.adapter import compat
 
 
@@ -109,6 +110,14 @@ def checked(
         raise from_validation(error, pointer) from None
     own = {key: value for key, value in settings.items() if key not in common}
     return {**cast("dict[str, object]", valid), **own}
+
+
+def unknown_entries(allowed: Iterable[str]) -> Iterator[str]:
+    """Describe each entry of `AXON_ALLOWED_MODEL_SETTINGS` that names a setting which is not refused by default."""
+    for entry in allowed:
+        if "." not in entry and entry not in REFUSED_SETTINGS:
+            hint = suggestion(entry, REFUSED_SETTINGS, "use one of these")
+            yield f"setting {entry!r} is not refused by default: remove it, or {hint}"
 
 
 def _check_own(key: str, pointer: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
@@ -18,6 +18,7 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
 from axon_zmq.errors import AxonError, ModelError, RequestError
+from axon_zmq.suggestions import suggestion
 from axon_zmq.worker.adapter import compat
 from axon_zmq.worker.registry import offline_models
 
@@ -171,6 +172,14 @@ KEYED: Final = frozenset(
     )
 )
 """Providers that take their credentials only from environment variables; found as those of `LOGINS`."""
+
+
+def unknown_logins(providers: Iterable[str]) -> Iterator[str]:
+    """Describe each entry of `AXON_AMBIENT_PROVIDERS` that allows nothing."""
+    for name in providers:
+        if _login_of(name) is None:
+            reason = "takes its credentials only from the environment" if name in KEYED else "is unknown"
+            yield f"provider {name!r} {reason}: remove it, or {suggestion(name, LOGINS, 'use one of these')}"
 
 
 def _provider_of(model: str) -> str:

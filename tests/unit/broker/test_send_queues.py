@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from axon_zmq.broker.send_queues import (
     MAX_RETRY_DELAY_S,
-    InFlight,
+    PipeBytes,
     SendQueues,
 )
 from axon_zmq.protocol.msgpack import unpack
@@ -18,37 +18,54 @@ class Tracker:
 
 
 def test_large_messages_are_counted_until_zeromq_has_released_them():
-    flight = InFlight(per_client=10)
+    pipes = PipeBytes(per_client=10)
     first, second = Tracker(), Tracker()
-    assert flight.has_room(b"a")
-    flight.add(b"a", first, 100)  # one message is sent whatever its size
-    assert not flight.has_room(b"a")
-    assert flight.has_room(b"b")
+    assert pipes.has_room(b"a")
+    pipes.add(b"a", first, 100)  # one message is sent whatever its size
+    assert not pipes.has_room(b"a")
+    assert pipes.has_room(b"b")
     first.done = True
-    assert flight.has_room(b"a")
-    flight.add(b"a", second, 9)
-    assert flight.has_room(b"a")
-    flight.add(b"a", Tracker(), 1)
-    assert not flight.has_room(b"a")
-    flight.forget(b"a")
-    assert flight.has_room(b"a")
-    assert repr(flight) == "<InFlight 0 clients>"
+    assert pipes.has_room(b"a")
+    pipes.add(b"a", second, 9)
+    assert pipes.has_room(b"a")
+    pipes.add(b"a", Tracker(), 1)
+    assert not pipes.has_room(b"a")
+    pipes.forget(b"a")
+    assert pipes.has_room(b"a")
+    assert repr(pipes) == "<PipeBytes 0 clients, 0 bytes>"
 
 
 def test_clients_share_the_bytes_in_flight_and_drained_clients_are_forgotten():
-    flight = InFlight(per_client=100, total=200)
+    pipes = PipeBytes(per_client=100, total=200)
     trackers = [Tracker() for _ in range(40)]
     for number, tracker in enumerate(trackers[:4]):
-        flight.add(b"%d" % number, tracker, 50)
-    assert not flight.has_room(b"0")  # 200 bytes for four clients
-    assert flight.has_room(b"new")
+        pipes.add(b"%d" % number, tracker, 50)
+    assert not pipes.has_room(b"0")  # 200 bytes for four clients
+    assert pipes.has_room(b"new")
     for tracker in trackers[:3]:
         tracker.done = True
-    assert flight.has_room(b"0")
+    assert pipes.has_room(b"0")
     for number, tracker in enumerate(trackers):
         tracker.done = True  # it has read everything and disconnected
-        flight.add(b"once %d" % number, tracker, 50)
-    assert int(repr(flight).split()[1]) <= 17
+        pipes.add(b"once %d" % number, tracker, 50)
+    assert int(repr(pipes).split()[1]) <= 17
+
+
+def test_large_messages_in_all_pipes_are_limited_whatever_the_number_of_clients():
+    pipes = PipeBytes(per_client=100, total=200, limit=1000)
+    trackers = [Tracker() for _ in range(40)]
+    sent = 0
+    for number, tracker in enumerate(trackers):
+        if pipes.has_room(b"%d" % number):
+            pipes.add(b"%d" % number, tracker, 60)
+            sent += 60
+    assert sent == 1020  # the last message may exceed the limit
+    assert not pipes.has_room(b"new")
+    pipes.forget(b"0")
+    assert pipes.has_room(b"new")
+    pipes.add(b"new", Tracker(), 60)
+    trackers[16].done = True  # a client that is not asked about has read; some clients are examined at each attempt
+    assert any(pipes.has_room(b"another") for _ in range(3))
 
 
 def test_over_the_total_limit_only_clients_above_their_share_are_blocked():

@@ -10,7 +10,7 @@ from pydantic_ai.settings import ModelSettings
 
 from axon_zmq.errors import RequestError
 from axon_zmq.worker.adapter import compat
-from axon_zmq.worker.adapter.model_settings import REFUSED_IN_BODY, REFUSED_SETTINGS, checked
+from axon_zmq.worker.adapter.model_settings import REFUSED_IN_BODY, REFUSED_SETTINGS, checked, unknown_entries
 
 
 def refusal(settings: Any, **options: Any) -> RequestError:
@@ -156,3 +156,10 @@ def test_all_settings_of_an_installed_provider_are_known():
     assert own - ModelSettings.__annotations__.keys() <= compat.provider_settings()
     assert REFUSED_SETTINGS.keys() <= compat.provider_settings()
     assert not [name for name in compat.provider_settings() if "key" in name and "cache" not in name]
+
+
+def test_allowed_settings_that_allow_nothing_are_described():
+    assert list(unknown_entries([*REFUSED_SETTINGS, "extra_body.n", "extra_headers.x-key"])) == []
+    assert list(unknown_entries(["openruter_models"])) == [
+        "setting 'openruter_models' is not refused by default: remove it, or did you mean 'openrouter_models'?"
+    ]

@@ -13,7 +13,7 @@ from axon_zmq.errors import AxonError, ModelError
 from axon_zmq.protocol.requests import AgentData, run_request
 from axon_zmq.worker.modes import agent_call
 from axon_zmq.worker.registry.agents import Registry
-from axon_zmq.worker.registry.models import KEYED, LOGINS, Models
+from axon_zmq.worker.registry.models import KEYED, LOGINS, Models, unknown_logins
 
 VARIABLES = sorted({variable for login in LOGINS.values() for variable in login.variables})
 
@@ -64,6 +64,13 @@ def test_a_variable_of_the_daemon_that_names_the_credentials_allows_them(provide
             with pytest.raises(AxonError) as caught:  # its package is not installed, or it lacks other settings
                 Models(None).named_by_client(f"{provider}:a-model")
             assert "AXON_AMBIENT_PROVIDERS" not in caught.value.message
+
+
+def test_allowed_providers_that_allow_nothing_are_described():
+    assert list(unknown_logins(LOGINS)) == []
+    wrong, keyed = unknown_logins(["bedrok", "openai"])
+    assert wrong == "provider 'bedrok' is unknown: remove it, or did you mean 'bedrock'?"
+    assert keyed.startswith("provider 'openai' takes its credentials only from the environment: remove it, or ")
 
 
 def test_every_provider_of_pydantic_ai_was_checked_for_other_credentials():
