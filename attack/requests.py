@@ -28,6 +28,13 @@ FLOOD_S: Final = 30.0
 MAX_FUZZ_S: Final = 900.0
 """Seconds after which the scene `fuzz` ends; 200,000 messages take about five minutes on two idle cores."""
 _TOOL: Final = {"name": "tool", "parameters": {"type": "object"}}
+_BAD: Final = (
+    {"agent": "missing", "prompt": "hi"},
+    {"prompt": "hi"},
+    {"agent": "echo", "prompt": "hi", "unknown": 1},
+    {"agent": {"model": "missing:model"}, "prompt": "hi"},
+    b"\xc1",
+)
 _CALL: Final = json.dumps([[{"name": "tool", "args": {}}]])
 
 
@@ -118,6 +125,11 @@ def small_flood(stage: Stage) -> None:
 def describes(stage: Stage) -> None:
     """Ask for the catalog many times."""
     _flood(stage, stage.scaled(1000, 8000), b"describe", lambda _: None)
+
+
+def bad_requests(stage: Stage) -> None:
+    """Send requests that are refused, each for another reason, as fast as one connection can."""
+    _flood(stage, stage.scaled(2000, 20_000), b"run", lambda number: _BAD[number % len(_BAD)])
 
 
 def _flood(stage: Stage, count: int, kind: bytes, body: Any) -> None:
@@ -285,6 +297,7 @@ SCENES: Final = (
     Scene("synthetic", "an output of 64 GB from an offline model", synthetic),
     Scene("waiting-runs", "runs that wait for a client that is gone", waiting_runs),
     Scene("small-flood", "small requests at full speed", small_flood),
+    Scene("bad-requests", "invalid requests at full speed", bad_requests),
     Scene("describes", "many requests for the catalog", describes),
     Scene("resumes", "an answer of 1 MB resumed again and again", resumes),
     Scene("secrets", "errors that contain secrets", planted_secrets),

@@ -85,18 +85,22 @@ def twice(report: Report) -> None:
         message = [b"run_stream", b"1", b"", pack({"agent": "paced", "prompt": prompt("twice", 50, 0.01)})]
         ends: list[bytes] = []
         accepted = 0
-        for during in (True, False):  # first while the run is open, then after its end
-            already = len(ends)
-            wanted = times // 2 + during
-            for _ in range(wanted):
-                dealer.send_multipart(message)
-            while accepted < (times // 2 if during else times) or len(ends) < already + (1 if during else wanted):
-                if not dealer.poll(5000):
-                    break
+
+        def receive_until(wanted_accepted: int, wanted_ends: int) -> None:
+            nonlocal accepted
+            while (accepted < wanted_accepted or len(ends) < wanted_ends) and dealer.poll(5000):
                 kind, _, body = dealer.recv_multipart()
                 accepted += kind == b"accepted"
                 if kind in TERMINAL_KINDS:
                     ends.append(body)
+
+        for _ in range(1 + times // 2):
+            dealer.send_multipart(message)
+        receive_until(times // 2, 1)
+        # One after the other, because several replays that wait at the same time are answered by one.
+        for number in range(1, 1 + times // 2):
+            dealer.send_multipart(message)
+            receive_until(times // 2 + number, 1 + number)
         report.done = f"{times} repetitions of one id, half of them after its end"
         runs = sum(daemon.starts().values())
         report.measured(

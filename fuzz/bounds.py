@@ -93,8 +93,8 @@ BOUNDS: Final[Sequence[Bound]] = (
         "at most 16 messages are kept for a queued run",
         "broker",
         "axon_zmq/broker/core/admission.py",
-        "case kinds.STEER | kinds.CREDIT if len(run.undelivered) < UNDELIVERED_KEPT and room",
-        "case kinds.STEER | kinds.CREDIT if room",
+        "is_full = len(run.undelivered) >= UNDELIVERED_KEPT",
+        "is_full = False",
     ),
     Bound(
         "schema",

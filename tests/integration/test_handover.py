@@ -48,7 +48,7 @@ def test_with_a_single_worker_a_resume_waits_for_its_replacement():
 
 
 def test_ended_runs_survive_a_restart_of_the_whole_daemon():
-    with running("run") as own, Dealer(own.endpoint) as dealer:
+    with running("run") as own, Dealer(own.endpoint, b"a-client-that-returns") as dealer:
         first = dealer.ask(b"run", b"1", None, ECHO)
         leave(own, "run-1")
         own.kill("broker", signal.SIGTERM)

@@ -140,8 +140,8 @@ FAULTS: Final[Sequence[Fault]] = (
         "waiting-not-registered",
         "a worker registers with the runs that only wait for their clients",
         WORKER,
-        "        return self._store.held(waiting=waiting)\n",
-        "        return self._store.held(waiting=waiting & set())\n",
+        "        return self._store.held(waiting=waiting, sizes=sizes)\n",
+        "        return self._store.held(waiting=waiting & set(), sizes=sizes)\n",
     ),
     Fault(
         "continuing-not-reported",
@@ -184,13 +184,6 @@ FAULTS: Final[Sequence[Fault]] = (
         SLOTS,
         "        return self._held < max(1, self.available)\n",
         "        return self._held < self.available\n",
-    ),
-    Fault(
-        "ended-run-wants-slot",
-        "a run that is asked to end no longer waits for a slot",
-        WORKER,
-        "            self._slots.end(run)  # it ends",
-        "            pass  # it ends",
     ),
     Fault(
         "stuck-worker-stays",

@@ -13,6 +13,7 @@ from axon_zmq.protocol import kinds
 from axon_zmq.protocol.backend import EndReason, Handover, Holds, Lease, Leaving, Progress, Ready, Slots
 from axon_zmq.protocol.msgpack import pack, unpack
 from axon_zmq.worker.core.active_run import ActiveRun
+from axon_zmq.worker.core.concurrency import Slot
 from axon_zmq.worker.core.effects import (
     AskToEnd,
     AwaitTurns,
@@ -221,6 +222,16 @@ def test_code_that_returns_late_frees_its_slot():
     assert bench.feed(CodeReturned(run)) == [Control(Slots(2))]
     bench.tick(STUCK_GRACE_S)
     assert bench.core.phase is Phase.SERVING
+
+
+def test_a_run_that_is_asked_to_end_no_longer_waits_for_a_slot():
+    bench = Bench(slots=1)
+    first = bench.start(b"1")
+    second = bench.start(b"2")
+    third = bench.start(b"3")
+    bench.end(b"2")
+    bench.complete(first)
+    assert [bench.core.slot_of(each) for each in (second, third)] == [Slot.NONE, Slot.HELD]
 
 
 def test_a_worker_leaves_if_its_code_stays_stuck():
