@@ -370,6 +370,6 @@ BROKER: Final = Harness(
     examine=examine,
     begin=begin,
     more=more,
-    share=6,
+    share=3,
     ci_inputs=300,
 )

@@ -162,6 +162,6 @@ CLIENTS: Final = Harness(
     examine=examine,
     begin=lambda rng: [more(rng) for _ in range(rng.choice((2, 4, 8)))],
     more=more,
-    share=12,
+    share=8,
     ci_inputs=600,
 )

@@ -258,6 +258,6 @@ PARSERS: Final = Harness(
     examine=examine,
     begin=lambda rng: [more(rng)],
     more=more,
-    share=74,
+    share=85,
     ci_inputs=1500,
 )

@@ -199,6 +199,6 @@ WORKER: Final = Harness(
     examine=examine,
     begin=lambda rng: [more(rng) for _ in range(rng.choice((2, 4, 8, 12)))],
     more=more,
-    share=7,
+    share=3,
     ci_inputs=300,
 )
