@@ -240,15 +240,15 @@ class ConnectionGuard:
         connection, refusal, evicted = self._connections.add(fd, tcp.peer_address(fd), now)
         if refusal:
             connection.cut = True
-            tcp.abort(fd)
             self._warn("refused", f"refused a connection: {refusal}", now)
+            tcp.abort(fd)
             return
         if evicted is not None:
             evicted.cut = True
             self._holding.pop(evicted, None)
-            tcp.abort(evicted.fd)
             text = "closed the oldest connection without a message: all AXON_MAX_CONNECTIONS connections are open"
             self._warn("evicted", text, now)
+            tcp.abort(evicted.fd)
         if connection.address:
             self._dead_peers.opened(fd)
             self._watch(connection, self._new, None)
@@ -406,13 +406,14 @@ class ConnectionGuard:
     def _cut(self, connection: Connection, why: str, now: float) -> None:
         connection.cut = True
         self._holding.pop(connection, None)
-        tcp.abort(connection.fd)
         self._trim_at = now + TRIM_DELAY_S
         place = connection.address or "a Unix socket"
         client = f" of client {printable(connection.client)}" if connection.client else ""
         self._warn(why, f"closed a connection from {place}{client}: {why}", now)
+        tcp.abort(connection.fd)
 
     def _warn(self, kind: str, text: str, now: float) -> None:
+        """Log why a connection is closed, before it is closed, at most once in `LOG_INTERVAL_S` for each reason."""
         written_at, missing = self._logs.get(kind, (-LOG_INTERVAL_S, 0))
         if now - written_at < LOG_INTERVAL_S:
             self._logs[kind] = written_at, missing + 1
