@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from axon_zmq.protocol import backend, frames, kinds
-from fuzz import corpus, engine, parsers
+from axon_zmq.protocol.msgpack import pack
+from fuzz import brokers, corpus, engine, parsers
 from fuzz.harness import BrokenInvariantError, Harness, Outcome
 from fuzz.harnesses import HARNESSES
 from fuzz.mutations import RAW
@@ -92,8 +93,16 @@ def test_hostile_frames_of_the_mutations_are_refused_by_the_parser():
 def test_an_input_that_takes_too_long_breaks_an_invariant(monkeypatch: pytest.MonkeyPatch):
     clock = iter((0.0, 10.0))
     monkeypatch.setattr("fuzz.harness.time.thread_time", lambda: next(clock))
-    with pytest.raises(BrokenInvariantError, match=r"took 10\.00 s of CPU time"):
+    with pytest.raises(BrokenInvariantError, match=r"took 10\.00 s of CPU time, the limit is 2\.00"):
         HARNESSES["parsers"](encode([Step(0, [b"ping", b"1"])]))
+
+
+def test_a_replay_that_fails_after_the_loss_of_a_worker_is_no_second_end_of_the_run():
+    ready = backend.Ready(v=1, mode="run", slots=1, name="run-1", holds=(), pid=1)
+    request = Step(0, [kinds.RUN, b"1", b"", pack({"agent": "echo", "prompt": "hi"})])
+    registers = [Step(brokers.FROM_WORKER, [ready.kind, ready.pack()]), Step(brokers.OTHER + 4, [])]
+    ends, loses_worker = Step(brokers.OTHER + 2, []), Step(brokers.OTHER + 24, [])
+    assert brokers.examine([*registers, request, ends, loses_worker, request]).passed == 3
 
 
 def test_a_finding_is_saved_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path):
