@@ -6,6 +6,7 @@ import faulthandler
 import multiprocessing
 import os
 import resource
+import signal
 import time
 import traceback
 from collections.abc import Hashable, Sequence
@@ -28,7 +29,7 @@ MAX_GROWN: Final = 2000
 MAX_MEMORY: Final = 2 * 2**30
 """Bytes of address space of one process: an input that allocates more fails with MemoryError."""
 HANG_S: Final = 300
-"""Seconds of one batch after which a process prints its stack and ends."""
+"""CPU seconds of one batch after which a process prints its stack and ends."""
 MAX_FINDINGS: Final = 20
 """Findings after which a run ends."""
 
@@ -124,15 +125,16 @@ def work(harnesses: Sequence[Harness], seed: int, inputs: int, report: Queue[Cou
     growers = [_Grower(each) for each in harnesses]
     shares = [each.share for each in harnesses]
     total = Counts()
+    faulthandler.register(signal.SIGVTALRM, chain=True)  # prints the stack, then the signal ends the process
     while total.inputs < inputs and len(total.findings) < MAX_FINDINGS:
-        faulthandler.dump_traceback_later(HANG_S, exit=True)
+        signal.setitimer(signal.ITIMER_VIRTUAL, HANG_S)
         batch = Counts()
         for grower in rng.choices(growers, shares, k=min(BATCH, inputs - total.inputs)):
             grower.run(rng, batch)
         total.add(batch)
         if report is not None:
             report.put(batch)
-    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return total
 
 
