@@ -173,6 +173,11 @@ class Attacker:
                 return frames[-3], frames[-2], frames[-1]
         return None
 
+    def discard(self, seconds: float) -> None:
+        """Receive until nothing arrives for some seconds, in any form of message."""
+        while self.socket.poll(int(seconds * 1000)):
+            self.foreign += any(b"honest-" in frame for frame in self.socket.recv_multipart())
+
     def drain(self, wanted: int, seconds: float) -> int:
         """Receive until `wanted` terminal messages or refusals have arrived; returns how many have."""
         ends_at, got = time.monotonic() + seconds, 0
