@@ -38,7 +38,7 @@ from axon_zmq.worker.run import Run
 
 MAX_INLINE_BODY_BYTES: Final = 4 * limits.KIB
 """Bytes up to which a body is read on the event loop. Larger bodies contain schemas or long histories, which may take
-long to read, and are read in a thread."""
+long to read, and are read in a thread; so are bodies with a schema that has references."""
 _USAGE_LIMITS: Final = TypeAdapter(UsageLimits)
 
 
@@ -102,8 +102,9 @@ def _call_for_run(run: Run, registry: Registry) -> AgentCall:
 
 
 async def call_for_run_in_thread(run: Run, registry: Registry) -> AgentCall:
-    """Build the call as `call_for_run` does; a large request is read in a thread, because other runs share the loop."""
-    if len(run.body) <= MAX_INLINE_BODY_BYTES:
+    """Build the call as `call_for_run` does; in a thread if reading takes long, because other runs share the loop."""
+    # Replacing the references of a small schema may take 50 ms, because targets may be referred to again and again.
+    if len(run.body) <= MAX_INLINE_BODY_BYTES and b"$ref" not in run.body:
         return call_for_run(run, registry)
     return await asyncio.to_thread(call_for_run, run, registry)
 

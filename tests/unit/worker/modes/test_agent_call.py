@@ -1,8 +1,10 @@
-"""Model settings of a request are checked and reach the model."""
+"""How a worker makes the call of an agent from a request."""
 
 from __future__ import annotations
 
 import asyncio
+from threading import get_ident
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,3 +40,15 @@ def test_known_settings_and_the_timeout_are_checked_and_passed_on():
     assert settings_for_the_model(given) == given
     with pytest.raises(RequestError, match="/model_settings/timeout"):
         settings_for_the_model({"timeout": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("body", "in_thread"),
+    [(b"small", False), (b'{"$ref": "#/$defs/a"}', True), (b"x" * (agent_call.MAX_INLINE_BODY_BYTES + 1), True)],
+)
+def test_a_body_that_may_take_long_to_read_is_read_in_a_thread(monkeypatch: Any, body: bytes, in_thread: bool):
+    threads: list[int] = []
+    monkeypatch.setattr(agent_call, "call_for_run", lambda _run, _registry: threads.append(get_ident()))
+    run: Any = SimpleNamespace(body=body)
+    asyncio.run(agent_call.call_for_run_in_thread(run, registry()))
+    assert (threads[0] != get_ident()) is in_thread
