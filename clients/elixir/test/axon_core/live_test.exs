@@ -389,14 +389,20 @@ for {transport, tag} <- [{AxonCore.Transport.Chumak, :chumak}, {AxonCore.Transpo
       assert Enum.map(chunks, & &1.seq) == [1, 2 | Enum.to_list(4..30)]
     end
 
-    test "a second process with the same identity is logged", %{connection: connection} do
+    test "a second process with the same identity is logged", context do
+      %{connection: connection, endpoint: endpoint, options: options} = context
+      python = Path.join(Path.dirname(options[:command]), "python")
+      identity = :sys.get_state(connection).options[:identity]
+
+      script =
+        "from axon_zmq import Client; Client(#{inspect(endpoint)}, identity=#{inspect(identity)}).__enter__().ping()"
+
       log =
         ExUnit.CaptureLog.capture_log(fn ->
           assert {:ok, _} = AxonCore.ping(connection)
-          another = AxonCore.Codec.message("ping", "who", %{instance: "another"})
-          %{module: module, transport: transport} = :sys.get_state(connection)
-          :ok = module.transmit(transport, another)
-          assert eventually(fn -> :sys.get_state(connection).session.shared? end)
+          assert {_, 0} = System.cmd(python, ["-c", script])
+          assert eventually(fn -> match?({:ok, %{"shared" => true}}, AxonCore.ping(connection)) end)
+          assert :sys.get_state(connection).session.shared?
         end)
 
       assert log =~ "another process uses the identity"
