@@ -169,20 +169,25 @@ class Admission:
 
     def _about_a_queued_run(self, run: Run, message: ClientMessage, now: float) -> None:
         # No worker has the run yet. `steer` and `credit` are kept for it, and count against the bounds of the queue.
-        is_full = len(run.undelivered) >= UNDELIVERED_KEPT
-        no_room = self._no_room(run.client, len(message.body))
         match message.kind:
             case kinds.CANCEL:
                 self._runs.end_queued(run, RunEndedError("cancelled", "cancelled before it was started"), now)
-            case kinds.STEER | kinds.CREDIT if not is_full and no_room is None:
-                run.undelivered.append((message.kind, message.header_frame, message.body))
-                self._workers.pool_of(run).queue_of(run).grow(run, len(message.body))
             case kinds.STEER | kinds.CREDIT:
-                why = f"at most {UNDELIVERED_KEPT} messages are kept for it" if is_full else f"{no_room}"
-                text = f"the run is still queued, and {why}; send it again when the run has started"
-                self._refuse(run, message, text, "overloaded")
+                self._keep(run, message)
             case _:
                 self._refuse(run, message, "the run is still queued, so it has not called a tool")
+
+    def _keep(self, run: Run, message: ClientMessage) -> None:
+        """Keep a message for a queued run, or refuse it if it exceeds a bound."""
+        is_full = len(run.undelivered) >= UNDELIVERED_KEPT
+        why = f"at most {UNDELIVERED_KEPT} messages are kept for it" if is_full else None
+        why = why or self._no_room(run.client, len(message.body))
+        if why is not None:
+            text = f"the run is still queued, and {why}; send it again when the run has started"
+            self._refuse(run, message, text, "overloaded")
+            return
+        run.undelivered.append((message.kind, message.header_frame, message.body))
+        self._workers.pool_of(run).queue_of(run).grow(run, len(message.body))
 
     def _refuse(self, run: Run, message: ClientMessage, why: str, error_type: str = "invalid_request") -> None:
         more = {"call_id": message.header["call_id"]} if "call_id" in message.header else {}
