@@ -26,7 +26,7 @@ KEPT_AFTER_MIB: Final = 150.0
 FLOOD_S: Final = 30.0
 """Seconds after which a flood ends, even if fewer requests than planned were sent."""
 MAX_FUZZ_S: Final = 900.0
-"""Seconds after which the scene `fuzz` ends; 200,000 messages take about five minutes on two idle cores."""
+"""Seconds after which the scene `fuzz` ends; 200,000 messages take 35 s on two idle cores."""
 _TOOL: Final = {"name": "tool", "parameters": {"type": "object"}}
 _BAD: Final = (
     {"agent": "missing", "prompt": "hi"},

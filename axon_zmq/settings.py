@@ -54,7 +54,7 @@ _NUMBER_FAULTS: Final = {
     **dict.fromkeys(("int_parsing", "int_from_float"), "a whole number"),
     "float_parsing": "a number",
 }
-"""What is expected instead of a text that is not a number, by pydantic's type of the error."""
+"""Expected values, by the type of pydantic's error, if a text is not a number."""
 _DEFAULTS: Final = limits.BrokerLimits()
 EXAMPLES: Final = {
     "echo": "axon_zmq.agents.echo:agent",
@@ -411,6 +411,8 @@ def _server(name: str, table: object) -> McpServer:
 
 
 def _message(fault: ErrorDetails, model: type[BaseModel], noun: str) -> str:
+    if number := _NUMBER_FAULTS.get(fault["type"]):
+        return f"Input should be {number} without a unit"
     if fault["type"] != "extra_forbidden":
         return fault["msg"].removeprefix("Value error, ")
     return f"unknown {noun}; {suggestion(str(fault['loc'][-1]), model.model_fields, f'known {noun}s')}"
@@ -425,8 +427,6 @@ def _described(fault: ErrorDetails, overrides: Mapping[str, object]) -> str:
     message = _message(fault, Settings, "setting")
     name = str(fault["loc"][0])
     value = fault["input"]
-    if number := _NUMBER_FAULTS.get(fault["type"]):
-        message = f"Input should be {number} without a unit"
     if message.startswith("Input ") and name != "toolsets" and isinstance(value, str | int | float):
         message = f"invalid value {value!r:.100}: {message[0].lower()}{message[1:]}"
     # pydantic-settings does not report which source a value came from; it reads the environment case-insensitively.

@@ -45,11 +45,6 @@ MAX_EFFECTS: Final = 600
 """Effects of one event: at the end of a run, up to 16 kept messages are refused."""
 
 
-def _is_lost(sent: ToClient) -> bool:
-    """Whether a replay of an ended run has failed: the messages were lost with the worker."""
-    return sent.kind == kinds.ERROR and unpack(sent.body, "error")["error_type"] == "unknown_request"
-
-
 PREVIOUS: Final = PreviousState(
     waiting=frozenset((client, corpus.IDS[0]) for client in corpus.CLIENTS),
     workers={corpus.WORKERS[0]: 4711, corpus.WORKERS[1]: 4712},
@@ -271,6 +266,11 @@ class _World:
         for pool in self.broker.workers.all_pools():
             left = (pool.waiting, pool.waiting_bytes, len(pool.shares), len(pool.resumes))
             check(left == (0, 0, 0, 0), f"records of ended runs are left in the pool of {pool.mode}: {left}")
+
+
+def _is_lost(sent: ToClient) -> bool:
+    """Whether a replay of an ended run has failed: the messages were lost with the worker."""
+    return sent.kind == kinds.ERROR and unpack(sent.body, "error")["error_type"] == "unknown_request"
 
 
 def examine(steps: Sequence[Step]) -> Outcome:

@@ -96,7 +96,7 @@ class Connection:
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that the held bytes take: after the first message, they may be those of a handshake."""
+        """Bytes of memory that the held bytes take: after the first message, they may belong to a handshake."""
         return self.held * (HANDSHAKE_FACTOR if self.client and not self.credit else 1)
 
     @property
@@ -106,7 +106,7 @@ class Connection:
 
 
 class Added(NamedTuple):
-    """What follows from a new connection."""
+    """The result of adding a connection."""
 
     connection: Connection
     refusal: str

@@ -4,8 +4,8 @@ A worker needs several times the size of a body until its run has ended. Without
 bodies would fill the memory of every worker that has free slots. A run that would exceed a bound waits, and runs with
 small bodies do not wait for it.
 
-Messages to a run, such as tool results, never wait, so they may take a client beyond its bound. What is beyond it does
-not count against the bound of a worker: otherwise one client could occupy the whole bound with tool results, and the
+Messages to a run, such as tool results, never wait, so they may take a client beyond its bound. The excess does not
+count against the bound of a worker: otherwise one client could occupy the whole bound with tool results, and the
 large bodies of all others would wait until its runs end. `AXON_WORKER_MEMORY` limits the memory of such messages.
 """
 
